@@ -1,0 +1,92 @@
+"""The protocol of a check: one kernel family, its inputs, its launch and its reference.
+
+A check never sets a tolerance (``gpucheck.verify.bounds`` does) and never knows about ranks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpucheck.model.case import Case, CheckSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gpucheck.library.adapters.base import Adapter
+    from gpucheck.verify.bounds import Estimate
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a check may use on the device under test."""
+
+    device: torch.device
+    library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
+    place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference of one output.
+
+    estimate: value and bound; outputs of integer dtype are compared exactly.
+    dtype: what the output must have.
+    alternatives: other wholly right answers, e.g. a second documented way to round ties; the output must match one
+        of them everywhere, not a mixture.
+    """
+
+    estimate: Estimate
+    dtype: torch.dtype
+    alternatives: tuple[Estimate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How people name places in an output: the words a region is reported in.
+
+    names: one word an axis, e.g. ("token", "column").
+    tile: extent of a tile along each axis; 0 means the axis is not tiled.
+    owners: for an axis-0 grouping, word -> (rows, n) int array; row r belongs to each owner in its row, -1 to none.
+    """
+
+    names: tuple[str, ...]
+    tile: tuple[int, ...]
+    owners: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Check(ABC):
+    """One kernel family."""
+
+    spec: ClassVar[CheckSpec]
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        """Why these parameters cannot make a case, or None; called while planning, without torch."""
+        return None
+
+    @abstractmethod
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        """The inputs on the CPU; equal seeds give equal bytes."""
+
+    @abstractmethod
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        """The trusted outputs, computed on the CPU in float64 or integers, never by the code under test."""
+
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        """Brings inputs on the device into the form the kernel takes (swizzling, wrapping); not timed as kernel."""
+        return inputs
+
+    @abstractmethod
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        """Runs the kernel under test once and returns its outputs on the device."""
+
+    @abstractmethod
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        """Names of the Triton kernels of which at least one must be launched; none launched is a silent fallback."""
+
+    @abstractmethod
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        """How to name places in each output."""

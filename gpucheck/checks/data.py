@@ -1,0 +1,111 @@
+"""Operands: making values of every dtype on the CPU, and decoding the bytes a kernel is given into float64.
+
+The decoders are written from the formats' definitions (OCP Microscaling v1.0: e2m1, e8m0) and are independent of the
+library under test.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from gpucheck.verify.bounds import EXACT_LIMIT, EXACT_LIMIT_FP8, Estimate
+
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+BLOCK = 32  # elements that share one mx scale
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float64)
+FP32_WIDE = 4095  # exact fp32 activations take 12 bits, one more than TF32 keeps
+
+
+def signed_integers(shape: tuple[int, ...], low: int, high: int, generator: Generator) -> Tensor:
+    """Integers of random sign with magnitude in [low, high], as float32."""
+    magnitude = torch.randint(low, high + 1, shape, generator=generator)
+    sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    return (magnitude * sign).to(torch.float32)
+
+
+def activations(kind: str, shape: tuple[int, ...], data: str, generator: Generator) -> Tensor:
+    """Activations of ``shape`` (..., K): integers for exact data, standard normal otherwise."""
+    if data == "normal":
+        return torch.randn(shape, generator=generator).to(DTYPES[kind])
+    if kind == "fp32":
+        return signed_integers(shape, FP32_WIDE // 2 + 2, FP32_WIDE, generator).to(torch.float32)
+    return signed_integers(shape, 1, _fp8_limit(shape[-1]) if kind.startswith("fp8") else 8, generator).to(DTYPES[kind])
+
+
+def weights(kind: str, shape: tuple[int, ...], data: str, generator: Generator) -> dict[str, Tensor]:
+    """A weight (..., K, N) as ``{"w": values}`` and, for fp8 and mx kinds, ``"w_scale"``.
+
+    fp8: (1,) float32 scale. mx: e8m0 bytes (..., ceil(K/32), N). mxfp4: uint8 values (..., K/2, N), even k in low nibbles.
+    """
+    *batch, terms, columns = shape
+    if kind.startswith("mx"):
+        blocks = (*batch, -(-terms // BLOCK), columns)
+        low, high = (126, 128) if data == "exact" else (121, 127)
+        scales = torch.randint(low, high + 1, blocks, generator=generator, dtype=torch.uint8)
+        if kind == "mxfp4":
+            codes = torch.randint(0, 256, (*batch, terms // 2, columns), generator=generator, dtype=torch.uint8)
+            return {"w": codes, "w_scale": scales}
+        dtype = DTYPES["fp8_" + kind.removeprefix("mxfp8_")]
+        values = (
+            signed_integers(shape, 1, 8, generator) if data == "exact" else torch.randn(shape, generator=generator) * 2
+        )
+        return {"w": values.to(dtype), "w_scale": scales}
+    if data == "normal":
+        values = torch.randn(shape, generator=generator)
+    else:
+        limit = 8
+        if kind == "fp32":
+            limit = max(1, min(8, int(EXACT_LIMIT // (FP32_WIDE * max(terms, 1)))))
+        elif kind.startswith("fp8"):
+            limit = _fp8_limit(terms)
+        values = signed_integers(shape, 1, limit, generator)
+    made = {"w": values.to(DTYPES[kind])}
+    if kind.startswith("fp8"):
+        made["w_scale"] = torch.tensor([0.5 if data == "exact" else 0.37])
+    return made
+
+
+def _fp8_limit(terms: int) -> int:
+    return 2 if 4 * terms <= EXACT_LIMIT_FP8 else 1
+
+
+def decode_scales(scales: Tensor) -> Tensor:
+    """e8m0 bytes -> float64 powers of two."""
+    return torch.exp2(scales.to(torch.float64) - 127)
+
+
+def decode_fp4(codes: Tensor, axis: int) -> Tensor:
+    """Packed e2m1 codes -> float64, twice as long along ``axis``; the low nibble comes first."""
+    table = torch.cat([E2M1, -E2M1])
+    pair = torch.stack([table[(codes & 15).long()], table[(codes >> 4).long()]], dim=axis % codes.ndim + 1)
+    shape = list(codes.shape)
+    shape[axis] *= 2
+    return pair.reshape(shape)
+
+
+def decode_weight(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
+    """The float64 weight (..., K, N) that the kernel computes with; per-tensor fp8 scales are not applied."""
+    if not kind.startswith("mx"):
+        return values.to(torch.float64)
+    assert scales is not None
+    decoded = decode_fp4(values, -2) if kind == "mxfp4" else values.to(torch.float64)
+    factors = decode_scales(scales).repeat_interleave(BLOCK, dim=-2)[..., : decoded.shape[-2], :]
+    return decoded * factors
+
+
+def weight_unit(kind: str) -> float:
+    """The power of two that divides every exact-data weight of :func:`weights`."""
+    return {"mxfp4": 0.25, "mxfp8_e4m3": 0.5, "mxfp8_e5m2": 0.5}.get(kind, 1.0)
+
+
+def as_estimate(value: Tensor, data: str, unit: float = 1.0) -> Estimate:
+    """An operand as the start of a reference: no error yet, and for normal data free to gain some."""
+    value = value.to(torch.float64)
+    return Estimate(value, None, unit) if data == "exact" else Estimate(value, torch.zeros_like(value))

@@ -1,0 +1,214 @@
+"""``matmul``: the library's matrix product, dense, batched or routed to experts, with every operand format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import Axes, Check, Expected, Runtime
+from gpucheck.model.case import Case, CheckSpec, Param
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gpucheck.library.adapters.base import KernelConfig
+    from gpucheck.verify.bounds import Estimate
+
+WEIGHTS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp4")
+SWIGLU = (1.702, 7.0)  # alpha and limit of gpt-oss
+FP8_EXACT_TERMS = 2048
+
+
+class Matmul(Check):
+    """``x @ w`` through the library's entry point."""
+
+    spec = CheckSpec(
+        name="matmul",
+        summary="matrix product of the library: dense, batched, routed; fp16 to mxfp4",
+        rows=("mode", "weight"),
+        params=(
+            Param("mode", "dense", "dense, batched (b products) or routed to experts", ("dense", "batched", "routed")),
+            Param("weight", "bf16", "format of the weights; mx formats take bf16 activations", WEIGHTS),
+            Param("m", 64, "rows; with gather or scatter tokens", label="m"),
+            Param("n", 64, "output columns before a fused swiglu", label="n"),
+            Param("k", 64, "terms of each sum", label="k"),
+            Param("batch", 0, "products of a batched case", label="b"),
+            Param("experts", 0, "experts of a routed case", label="e"),
+            Param("top_k", 0, "experts per token", label="top"),
+            Param("load", "random", "how tokens spread over experts", ("random", "skewed", "one"), label="load-"),
+            Param("gather", False, "activations are token rows, picked by the routing"),
+            Param("scatter", False, "results return to token order, summed over the experts of a token"),
+            Param("gammas", False, "each row is multiplied by its gate"),
+            Param("bias", False, "adds a bias per column (and expert)"),
+            Param("swiglu", False, "fused swiglu, halves the columns"),
+            Param("layout", "strided", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
+            Param("out", "bf16", "dtype of the result", ("bf16", "fp16", "fp32"), label="out-"),
+            Param(
+                "persistent", "auto", "force the persistent kernel or the other", ("auto", "yes", "no"), "persistent-"
+            ),
+            Param("split_k", 0, "parts of each sum; 0 leaves it to the library", label="split"),
+            Param("block_m", 0, "rows of a tile; 0 leaves it to the library", label="bm"),
+            Param("subtile", 0, "epilogue subtiles; 0 leaves it to the library", (0, 1, 2, 4), label="subtile"),
+        ),
+    )
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        mode, weight = params["mode"], params["weight"]
+        if min(params[name] for name in ("m", "n", "k", "batch", "experts", "top_k", "split_k", "block_m")) < 0:
+            return "sizes cannot be negative"
+        if (mode == "batched") != (params["batch"] > 0):
+            return "batch goes with mode batched, and needs to be at least 1 there"
+        if mode == "routed":
+            if not 1 <= params["top_k"] <= params["experts"]:
+                return f"a routed case needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
+        elif any(params[name] for name in ("experts", "top_k", "gather", "scatter", "gammas")):
+            return "experts, top_k, gather, scatter and gammas go with mode routed"
+        if weight == "mxfp4" and params["k"] % 2:
+            return "mxfp4 packs two values a byte: k must be even"
+        if weight.startswith("mxfp8") and params["k"] % 32:
+            return f"mxfp8 shares a scale over 32 terms: k must be a multiple of 32, not {params['k']}"
+        if not weight.startswith("mx") and params["layout"] != "strided":
+            return "layout default goes with mx weights"
+        if params["swiglu"]:
+            if data == "exact":
+                return "swiglu rounds, so it takes normal data only"
+            if params["n"] % 2 or params["scatter"] or params["gammas"]:
+                return "swiglu needs an even n, and neither scatter nor gammas"
+        if data == "exact" and weight.startswith("fp8") and params["k"] > FP8_EXACT_TERMS:
+            return f"exact fp8 data takes k up to {FP8_EXACT_TERMS}"
+        if data == "exact" and weight == "fp32" and params["k"] > 4096:
+            return "exact fp32 data takes k up to 4096"
+        return None
+
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        import torch
+
+        from gpucheck.checks import data, experts
+
+        kind, x_kind = case["weight"], _activation_kind(case["weight"])
+        rows, terms, columns = case["m"], case["k"], case["n"]
+        lead: tuple[int, ...] = ()
+        made: dict[str, Tensor] = {}
+        if case["mode"] == "batched":
+            lead = (case["batch"],)
+        elif case["mode"] == "routed":
+            lead = (case["experts"],)
+            ids = experts.choose(rows, case["experts"], case["top_k"], case["load"], generator)
+            gates = torch.rand(ids.shape, generator=generator)
+            if case.data == "exact":
+                gates = torch.exp2(-torch.randint(0, 5, ids.shape, generator=generator).float())
+            made |= experts.tables(ids, gates, case["experts"])
+            rows = rows if case["gather"] else rows * case["top_k"]
+        x_lead = lead if case["mode"] == "batched" else ()
+        made["x"] = data.activations(x_kind, (*x_lead, rows, terms), case.data, generator)
+        made |= data.weights(kind, (*lead, terms, columns), case.data, generator)
+        if kind.startswith("fp8"):
+            made["x_scale"] = torch.tensor([2.0 if case.data == "exact" else 1.61])
+        if case["bias"]:
+            shape = (*lead, columns)
+            bias = data.signed_integers(shape, 1, 64, generator)
+            made["bias"] = bias if case.data == "exact" else torch.randn(shape, generator=generator)
+        return made
+
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        from gpucheck.checks import data, experts
+        from gpucheck.verify import bounds
+
+        x = data.as_estimate(inputs["x"], case.data)
+        out_dtype = data.DTYPES[case["out"]]
+        if case["mode"] != "routed":
+            return {"y": Expected(self._columns(case, inputs, x, None), out_dtype)}
+        if case["gather"]:
+            x = experts.take(x, inputs["to_flat"].long() // case["top_k"])
+        columns = case["n"] // 2 if case["swiglu"] else case["n"]
+        y = experts.each_expert(x, inputs, columns, lambda expert, rows: self._columns(case, inputs, rows, expert))
+        if case["gammas"]:
+            y = bounds.scale(y, inputs["gates"].double()[:, None])
+        if case["scatter"]:
+            if case["top_k"] > 1 and case["split_k"] <= 1:
+                y = bounds.rounded(y, out_dtype)
+            y = bounds.summed(experts.take(y, inputs["to_sorted"].long(), (-1, case["top_k"], columns)), dim=1)
+        return {"y": Expected(y, out_dtype)}
+
+    def _columns(self, case: Case, inputs: dict[str, Tensor], x: Estimate, expert: int | None) -> Estimate:
+        """Product, scales, bias and activation of the rows of one expert, or of all rows."""
+        from gpucheck.checks import data
+        from gpucheck.verify import bounds
+
+        kind, pick = case["weight"], slice(None) if expert is None else expert
+        scales = inputs["w_scale"][pick] if kind.startswith("mx") else None
+        w = data.as_estimate(data.decode_weight(kind, inputs["w"][pick], scales), case.data, data.weight_unit(kind))
+        y = bounds.product(x, w, fp8=kind.startswith("fp8"))
+        if kind.startswith("fp8"):
+            y = bounds.scale(y, (inputs["x_scale"].double() * inputs["w_scale"].double()))
+        if case["bias"]:
+            bias = inputs["bias"].double()[pick]
+            y = bounds.add(y, bias[:, None, :] if case["mode"] == "batched" else bias)
+        return bounds.swiglu(y, *SWIGLU) if case["swiglu"] else y
+
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        from gpucheck.checks import experts
+
+        weight = runtime.library.weight(
+            case["weight"], inputs["w"], inputs.get("w_scale"), case["layout"], runtime.place
+        )
+        routing = None
+        if case["mode"] == "routed":
+            routing = experts.routing(inputs, case["experts"], case["top_k"])
+        return {"weight": weight, "routing": routing, **inputs}
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        from gpucheck.checks.data import DTYPES
+
+        y = runtime.library.matmul(
+            prepared["x"],
+            prepared["weight"],
+            out_dtype=DTYPES[case["out"]],
+            bias=prepared.get("bias"),
+            routing=prepared["routing"],
+            gather=case["gather"],
+            scatter=case["scatter"],
+            gammas=prepared["gates"] if case["gammas"] else None,
+            swiglu=SWIGLU if case["swiglu"] else None,
+            x_scale=prepared.get("x_scale"),
+            config=_config(case),
+        )
+        return {"y": y}
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        if not (case["m"] and case["n"] and case["k"]):
+            return ()
+        return runtime.library.kernels["matmul"]
+
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        from gpucheck.checks import experts
+
+        if case["mode"] == "batched":
+            return {"y": Axes(("batch", "row", "column"), (0, 128, 128))}
+        if case["mode"] == "dense":
+            return {"y": Axes(("row", "column"), (128, 128))}
+        owners = experts.owners(inputs)
+        if case["scatter"]:
+            owners = experts.by_token(owners, inputs, case["top_k"])[..., 0]
+            return {"y": Axes(("token", "column"), (128, 128), {"expert": owners})}
+        return {"y": Axes(("row", "column"), (128, 128), {"expert": owners})}
+
+
+def _activation_kind(weight: str) -> str:
+    return "bf16" if weight.startswith("mx") else weight
+
+
+def _config(case: Case) -> KernelConfig:
+    from gpucheck.library.adapters.base import KernelConfig
+
+    split_k = case["split_k"] or None
+    if case["scatter"] and case["top_k"] > 1:
+        split_k = split_k or 1  # fixes whether rows are rounded before they are summed, which the reference must know
+    return KernelConfig(
+        persistent={"auto": None, "yes": True, "no": False}[case["persistent"]],
+        split_k=split_k,
+        block_m=case["block_m"] or None,
+        epilogue_subtile=case["subtile"] or None,
+        allow_tf32=False,
+    )

@@ -1,0 +1,134 @@
+"""``moe``: the gpt-oss expert block as a server runs it, two routed products with a fused swiglu between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import Axes, Check, Expected, Runtime
+from gpucheck.checks.matmul import SWIGLU
+from gpucheck.model.case import Case, CheckSpec, Param
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Moe(Check):
+    """Token rows -> experts (w1, bias, swiglu) -> experts (w2, bias, gate) -> sum over the experts of a token."""
+
+    spec = CheckSpec(
+        name="moe",
+        summary="the gpt-oss expert block: gather, w1, swiglu, w2, gates, scatter",
+        data_kinds=("normal",),
+        rows=("weight",),
+        params=(
+            Param("weight", "mxfp4", "format of both weights", ("bf16", "mxfp4")),
+            Param("m", 16, "tokens", label="m"),
+            Param("hidden", 64, "width of a token", label="h"),
+            Param("intermediate", 64, "width between the two products", label="i"),
+            Param("experts", 8, "experts", label="e"),
+            Param("top_k", 4, "experts per token", label="top"),
+            Param("load", "random", "how tokens spread over experts", ("random", "skewed", "one"), label="load-"),
+            Param("layout", "strided", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
+        ),
+    )
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        if not 1 <= params["top_k"] <= params["experts"]:
+            return f"needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
+        if params["weight"] == "mxfp4" and (params["hidden"] % 2 or params["intermediate"] % 2):
+            return "mxfp4 packs two values a byte: hidden and intermediate must be even"
+        if params["weight"] == "bf16" and params["layout"] != "strided":
+            return "layout default goes with mx weights"
+        return None
+
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        import torch
+
+        from gpucheck.checks import data, experts
+
+        kind, hidden, inner, count = case["weight"], case["hidden"], case["intermediate"], case["experts"]
+        ids = experts.choose(case["m"], count, case["top_k"], case["load"], generator)
+        gates = torch.softmax(torch.randn(ids.shape, generator=generator), -1)
+        made = experts.tables(ids, gates, count)
+        made["x"] = data.activations("bf16", (case["m"], hidden), "normal", generator)
+        for name, shape in (("1", (count, hidden, 2 * inner)), ("2", (count, inner, hidden))):
+            weight = data.weights(kind, shape, "normal", generator)
+            if kind == "bf16":
+                weight["w"] = (weight["w"].float() * shape[1] ** -0.5).to(torch.bfloat16)
+            made |= {key.replace("w", "w" + name, 1): value for key, value in weight.items()}
+            made["bias" + name] = torch.randn((count, shape[2]), generator=generator)
+        return made
+
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        import torch
+
+        from gpucheck.checks import data, experts
+        from gpucheck.verify import bounds
+
+        def weight(name: str, expert: int) -> bounds.Estimate:
+            scales = inputs[f"w{name}_scale"][expert] if case["weight"] == "mxfp4" else None
+            return data.as_estimate(data.decode_weight(case["weight"], inputs["w" + name][expert], scales), "normal")
+
+        def block(expert: int, rows: bounds.Estimate) -> bounds.Estimate:
+            inner = bounds.add(bounds.product(rows, weight("1", expert)), inputs["bias1"][expert].double())
+            inner = bounds.rounded(bounds.swiglu(inner, *SWIGLU), torch.bfloat16)
+            return bounds.add(bounds.product(inner, weight("2", expert)), inputs["bias2"][expert].double())
+
+        tokens = data.as_estimate(inputs["x"], "normal")
+        x = experts.take(tokens, inputs["to_flat"].long() // case["top_k"])
+        rows = experts.each_expert(x, inputs, case["hidden"], block)
+        y = bounds.rounded(bounds.scale(rows, inputs["gates"].double()[:, None]), torch.bfloat16)
+        shape = (-1, case["top_k"], case["hidden"])
+        y = bounds.summed(experts.take(y, inputs["to_sorted"].long(), shape), dim=1)
+        return {"y": Expected(y, torch.bfloat16)}
+
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        from gpucheck.checks import experts
+
+        weights = [
+            runtime.library.weight(
+                case["weight"], inputs[name], inputs.get(f"{name}_scale"), case["layout"], runtime.place
+            )
+            for name in ("w1", "w2")
+        ]
+        return {"weights": weights, "routing": experts.routing(inputs, case["experts"], case["top_k"]), **inputs}
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        import torch
+
+        from gpucheck.library.adapters.base import KernelConfig
+
+        config = KernelConfig(split_k=1)  # split sums would leave rows unrounded, which the reference must know
+        first, second = prepared["weights"]
+        inner = runtime.library.matmul(
+            prepared["x"],
+            first,
+            out_dtype=torch.bfloat16,
+            bias=prepared["bias1"],
+            routing=prepared["routing"],
+            gather=True,
+            swiglu=SWIGLU,
+            config=config,
+        )
+        y = runtime.library.matmul(
+            inner,
+            second,
+            out_dtype=torch.bfloat16,
+            bias=prepared["bias2"],
+            routing=prepared["routing"],
+            scatter=True,
+            gammas=prepared["gates"],
+            config=config,
+        )
+        return {"y": y}
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        return runtime.library.kernels["matmul"]
+
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        from gpucheck.checks import experts
+
+        owners = experts.by_token(experts.owners(inputs), inputs, case["top_k"])[..., 0]
+        return {"y": Axes(("token", "column"), (128, 128), {"expert": owners})}

@@ -1,0 +1,104 @@
+"""``mxfp``: the library's microscaling codec, judged byte for byte in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import Axes, Check, Expected, Runtime
+from gpucheck.model.case import Case, CheckSpec, Param
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FORMATS = ("mxfp4", "mxfp8_e4m3", "mxfp8_e5m2")
+
+
+class Mxfp(Check):
+    """Values -> codes and scales (down), codes and scales -> values (up)."""
+
+    spec = CheckSpec(
+        name="mxfp",
+        summary="the library's mx codec, both ways, byte for byte",
+        rows=("direction",),
+        params=(
+            Param("direction", "down", "quantise or dequantise", ("down", "up")),
+            Param("format", "mxfp4", "the mx format", FORMATS),
+            Param("dtype", "bf16", "dtype of the plain values", ("bf16", "fp16", "fp32")),
+            Param("batch", 1, "leading axis", label="b"),
+            Param("rows", 64, "middle axis", label="r"),
+            Param("columns", 64, "last axis", label="c"),
+            Param("axis", 1, "axis that blocks of 32 run along", (0, 1, 2), label="axis"),
+        ),
+    )
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        length = (params["batch"], params["rows"], params["columns"])[params["axis"]]
+        if params["format"] == "mxfp4" and length % 2:
+            return f"mxfp4 packs two values a byte: the quantised axis must be even, not {length}"
+        return None
+
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        import torch
+
+        from gpucheck.checks import data
+
+        shape, axis = [case["batch"], case["rows"], case["columns"]], case["axis"]
+        if case["direction"] == "down":
+            if case.data == "exact":  # quarters up to 6: codes, and every tie between two codes
+                x = torch.randint(-24, 25, shape, generator=generator) / 4
+                x.index_fill_(axis, torch.arange(0, shape[axis], data.BLOCK), 6.0)
+            else:
+                x = torch.randn(shape, generator=generator) * torch.exp2(
+                    torch.randint(-9, 5, shape, generator=generator).float()
+                )
+            return {"x": x.to(data.DTYPES[case["dtype"]])}
+        blocks = [*shape]
+        blocks[axis] = -(-shape[axis] // data.BLOCK)
+        scales = torch.randint(120, 130, blocks, generator=generator, dtype=torch.uint8)
+        if case["format"] == "mxfp4":
+            shape[axis] //= 2
+            return {"values": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), "scales": scales}
+        values = torch.randn(shape, generator=generator) * 4
+        if case.data == "exact":
+            values = data.signed_integers(tuple(shape), 0, 8, generator)
+        return {"values": values.to(data.DTYPES[case["format"].removeprefix("mx")]), "scales": scales}
+
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        import torch
+
+        from gpucheck.checks import codec, data
+        from gpucheck.verify.bounds import Estimate, round_to
+
+        if case["direction"] == "up":
+            decoded = codec.decode(inputs["values"], inputs["scales"], case["axis"])
+            dtype = data.DTYPES[case["dtype"]]
+            return {"x": Expected(Estimate(round_to(dtype, decoded), None), dtype)}
+        answers = [
+            codec.encode(inputs["x"].double(), case["format"], case["axis"], rounding)
+            for rounding in ("half-away", "even")
+        ]
+        values = [Estimate(codes.double(), None) for codes, _ in answers]
+        return {
+            "values": Expected(values[0], torch.uint8, alternatives=tuple(values[1:])),
+            "scales": Expected(Estimate(answers[0][1].double(), None), torch.uint8),
+        }
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        import torch
+
+        from gpucheck.checks.data import DTYPES
+
+        if case["direction"] == "down":
+            values, scales = runtime.library.downcast(prepared["x"], case["format"], case["axis"])
+            return {"values": values.view(torch.uint8), "scales": scales}
+        dtype = DTYPES[case["dtype"]]
+        return {"x": runtime.library.upcast(prepared["values"], prepared["scales"], dtype, case["axis"])}
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        return runtime.library.kernels["downcast" if case["direction"] == "down" else "upcast"]
+
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        axes = Axes(("batch", "row", "column"), (0, 128, 128))
+        return dict.fromkeys(("values", "scales") if case["direction"] == "down" else ("x",), axes)

@@ -1,0 +1,117 @@
+"""``routing``: the library's own way from logits to sorted rows, integer tables and gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import Axes, Check, Expected, Runtime
+from gpucheck.model.case import Case, CheckSpec, Param
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LOGITS = (
+    Param("dtype", "bf16", "dtype of the logits", ("bf16", "fp16", "fp32")),
+    Param("m", 16, "tokens", label="m"),
+    Param("experts", 8, "columns of the logits", label="e"),
+    Param("top_k", 4, "experts per token", label="top"),
+    Param("load", "random", "which experts the logits favour", ("random", "skewed", "one"), label="load-"),
+)
+
+
+def validate_logits(params: Mapping[str, Any]) -> str | None:
+    """Why logits of these parameters cannot be made, or None."""
+    if not 1 <= params["top_k"] <= params["experts"]:
+        return f"needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
+    return None
+
+
+def make_logits(case: Case, generator: torch.Generator) -> Tensor:
+    """Logits (m, experts).
+
+    Normal data is standard normal; ``skewed`` lifts one expert above all and sinks the upper half, ``one`` lifts the
+    last k. Exact data is made of ties: in each row at least k experts share the highest logit, so the smallest ids
+    win and every gate is exactly 1/k.
+    """
+    import torch
+
+    from gpucheck.checks import experts
+    from gpucheck.checks.data import DTYPES
+
+    rows, columns, k = case["m"], case["experts"], case["top_k"]
+    logits = torch.randn((rows, columns), generator=generator)
+    if case.data == "exact":
+        ids = experts.choose(rows, columns, k, case["load"], generator)
+        extra = torch.rand((rows, columns), generator=generator) < 0.2
+        tied = extra.scatter(1, ids, True)
+        logits = torch.where(tied, torch.tensor(4.0), -logits.abs())
+    elif case["load"] != "random":
+        ids = experts.choose(rows, columns, k, case["load"], generator)
+        logits = logits.scatter_add(1, ids, torch.full(ids.shape, 8.0))
+    return logits.to(DTYPES[case["dtype"]])
+
+
+def reference_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Top-k with the smaller id winning ties: float64 logits (T, k) and ids (T, k), ids ascending in a row."""
+    order = logits.double().sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    ids = order.sort(dim=-1).values
+    return logits.double().gather(1, ids), ids
+
+
+class Routing(Check):
+    """Logits -> histogram, permutations and gates."""
+
+    spec = CheckSpec(
+        name="routing",
+        summary="the library's routing: histogram, permutations, gates",
+        params=LOGITS,
+    )
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        return validate_logits(params)
+
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"logits": make_logits(case, generator)}
+
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        import torch
+
+        from gpucheck.checks import experts
+        from gpucheck.checks.data import DTYPES
+        from gpucheck.verify import bounds
+
+        chosen, ids = reference_topk(inputs["logits"], case["top_k"])
+        gates = bounds.softmax(chosen)
+        tables = experts.tables(ids, gates.value, case["experts"])
+        order = tables["to_flat"].long()
+        made = {
+            name: Expected(bounds.Estimate(tables[name].double(), None), torch.int32)
+            for name in ("histogram", "to_flat", "to_sorted")
+        }
+        # the gates are stored in the dtype of the logits before they are widened to fp32
+        stored = bounds.rounded(experts.take(gates.flat(), order), DTYPES[case["dtype"]])
+        if case.data == "exact":
+            stored = bounds.Estimate(stored.value, None)
+        return {**made, "gates": Expected(stored, torch.float32)}
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        routing = runtime.library.route(prepared["logits"], case["top_k"])
+        return {
+            "histogram": routing.histogram,
+            "to_flat": routing.to_flat,
+            "to_sorted": routing.to_sorted,
+            "gates": routing.gates,
+        }
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        return runtime.library.kernels["route"]
+
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        return {
+            "histogram": Axes(("expert",), (0,)),
+            "to_flat": Axes(("sorted row",), (0,)),
+            "to_sorted": Axes(("flat row",), (0,)),
+            "gates": Axes(("sorted row",), (0,)),
+        }

@@ -1,0 +1,57 @@
+"""``swiglu``: the library's standalone activation kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import Axes, Check, Expected, Runtime
+from gpucheck.model.case import Case, CheckSpec, Param
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Swiglu(Check):
+    """Interleaved gate and linear columns -> ``g * sigmoid(alpha g) * (l + 1)``."""
+
+    spec = CheckSpec(
+        name="swiglu",
+        summary="the library's standalone swiglu",
+        data_kinds=("normal",),
+        params=(
+            Param("dtype", "bf16", "dtype of input and output", ("bf16", "fp16", "fp32")),
+            Param("m", 64, "rows", label="m"),
+            Param("n", 64, "input columns", label="n"),
+            Param("alpha", 1.702, "slope of the gate", label="alpha"),
+            Param("limit", 7.0, "clamp of gate and linear part", label="limit"),
+        ),
+    )
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        return "n must be even" if params["n"] % 2 else None
+
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        import torch
+
+        from gpucheck.checks.data import DTYPES
+
+        x = torch.randn((case["m"], case["n"]), generator=generator) * 4
+        return {"x": x.to(DTYPES[case["dtype"]])}
+
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        from gpucheck.checks import data
+        from gpucheck.verify import bounds
+
+        y = bounds.swiglu(data.as_estimate(inputs["x"], "normal"), float(case["alpha"]), float(case["limit"]))
+        return {"y": Expected(y, data.DTYPES[case["dtype"]])}
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        return {"y": runtime.library.swiglu(prepared["x"], float(case["alpha"]), float(case["limit"]))}
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        return runtime.library.kernels["swiglu"]
+
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        return {"y": Axes(("row", "column"), (128, 128))}

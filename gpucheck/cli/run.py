@@ -1,0 +1,216 @@
+"""``gpucheck run``: starts the ranks, shows them at work, and ends with the verdict."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpucheck.cli.options import LibraryOption, split
+from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpucheck.launch.torchrun import Ending, Rendezvous
+    from gpucheck.model.plan import Plan
+    from gpucheck.plan.scenario import Scenario
+
+WAIT_FOR_PLAN = 120.0  # s that further nodes wait for the plan of node 0
+
+
+def run(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(help="Built-in scenario or TOML file.", show_default="gate with GPUs, smoke without"),
+    ] = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Ranks on this node.", show_default="one a GPU; 1 without GPUs")
+    ] = None,
+    checks: Annotated[list[str] | None, typer.Option(help="Only these checks (comma-separated or repeated).")] = None,
+    case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
+    library: LibraryOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all inputs.", show_default="the scenario's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu (Triton interpreter).")] = "auto",
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds for the whole run.", show_default="the scenario's")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
+    nnodes: Annotated[int, typer.Option(min=1, help="Nodes; needs --out on shared storage.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
+    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet.")] = "",
+    rdzv_id: Annotated[str, typer.Option(help="Name of the meeting.")] = "gpucheck",
+    rdzv_backend: Annotated[str, typer.Option(help="torchrun's rendezvous backend.")] = "c10d",
+) -> None:
+    """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
+    from rich.console import Console
+
+    from gpucheck.launch.torchrun import Rendezvous, launch
+    from gpucheck.records.folder import write_json
+    from gpucheck.records.follow import Follower
+    from gpucheck.report.progress import Progress
+
+    rendezvous = Rendezvous(nnodes, node_rank, rdzv_endpoint, rdzv_id, rdzv_backend)
+    rendezvous.check()
+    if nnodes > 1 and out is None:
+        raise UsageError("--nnodes above 1 needs --out DIR on storage that all nodes share")
+    if timeout is not None and timeout <= 0:
+        raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0")
+    kind, count = _ranks(device, nproc)
+    chosen = _scenario(scenario or ("gate" if kind == "cuda" else "smoke"), seed, split(checks), case or [])
+    if dry_run:
+        _show_plan(chosen, kind, count, nnodes)
+        return
+    _require_torch()
+    console = Console(stderr=json_file == "-")
+    plan = _plan(chosen, library, kind, count, nnodes, timeout)
+    folder = _new_folder(out) if node_rank == 0 else _joined(out)
+    if node_rank == 0:
+        write_json(folder / "plan.json", plan.to_json())
+    with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
+        ending = launch(plan, folder, rendezvous, progress)
+    if node_rank:
+        raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
+    _close(folder, plan, ending, rendezvous)
+    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file)
+
+
+def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
+    """What the ranks run on, "cuda" or "cpu", and how many there are."""
+    from gpucheck.launch.environment import gpu_names
+
+    if device not in ("auto", "cuda", "cpu"):
+        raise UsageError(f"--device is {device!r}, expected auto, cuda or cpu")
+    gpus = gpu_names() if device != "cpu" else []
+    if device == "cuda" and not gpus:
+        raise InfrastructureError(
+            "--device cuda: no GPU is visible (nvidia-smi, CUDA_VISIBLE_DEVICES); try --device cpu"
+        )
+    if not gpus:
+        return "cpu", nproc or 1
+    if nproc and nproc > len(gpus):
+        raise InfrastructureError(
+            f"--nproc {nproc} asks for more ranks than the {len(gpus)} GPU(s) that are visible; "
+            f"use --nproc {len(gpus)}, or look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+        )
+    return "cuda", nproc or len(gpus)
+
+
+def _scenario(name: str, seed: int | None, checks: list[str], cases: list[str]) -> Scenario:
+    from gpucheck.plan.scenario import find, load
+    from gpucheck.plan.select import select
+
+    return select(load(find(name), seed), checks, cases)
+
+
+def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
+    for step in scenario.steps:
+        placement = step.placement if device == "cuda" else "cpu"
+        typer.echo(f"{placement:<8} {step.case.id}" + ("  (optional)" if step.optional else ""))
+    ranks = nproc * nnodes
+    typer.echo(f"{len(scenario.steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
+
+
+def _require_torch() -> None:
+    from gpucheck.launch.environment import missing_packages
+
+    missing = missing_packages()
+    if missing:
+        raise InfrastructureError(
+            f"{sys.executable} has no {' and no '.join(missing)}: run gpucheck with the Python that serves the model, "
+            "or install the CPU set with pip install 'gpucheck-harness[cpu]'"
+        )
+
+
+def _plan(scenario: Scenario, library: str | None, device: str, nproc: int, nnodes: int, timeout: float | None) -> Plan:
+    from gpucheck.launch.environment import software
+    from gpucheck.library.identity import check_installed_library
+    from gpucheck.library.source import SourceKind, parse_source, resolve
+    from gpucheck.plan.build import build
+
+    source = parse_source(library)
+    if source.kind in (SourceKind.DEFAULT, SourceKind.INSTALLED):
+        check_installed_library()
+    copy = resolve(source)
+    command = ["gpucheck", "run", scenario.name if not scenario.path else str(scenario.path)]
+    command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]
+    if library:
+        command += ["--library", library]
+    if device == "cpu":
+        command += ["--device", "cpu"]
+    environment = {"software": software(copy.package), "host": os.uname().nodename, "cpus": os.cpu_count()}
+    return build(
+        scenario,
+        copy,
+        device=device,
+        nproc=nproc,
+        nnodes=nnodes,
+        environment=environment,
+        command=command,
+        timeout=timeout,
+    )
+
+
+def _new_folder(out: Path | None) -> Path:
+    """Makes the run folder; an existing one must be empty."""
+    folder = out or Path("runs") / time.strftime("%m%d-%H%M%S")
+    try:
+        if out is None:
+            while folder.exists():
+                folder = folder.with_name(folder.name + "a")
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise UsageError(f"--out {folder} is not empty; a run needs a folder of its own")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "records").mkdir()
+    except OSError as error:
+        raise UsageError(f"run folder {folder} cannot be made: {error.strerror}; give another with --out") from None
+    return folder.resolve()
+
+
+def _joined(out: Path | None) -> Path:
+    """The run folder that node 0 makes on shared storage."""
+    assert out is not None
+    deadline = time.monotonic() + WAIT_FOR_PLAN
+    while not (out / "plan.json").exists():
+        if time.monotonic() > deadline:
+            raise InfrastructureError(
+                f"{out / 'plan.json'} did not appear in {WAIT_FOR_PLAN:g} s: is node 0 running, and is --out shared?"
+            )
+        time.sleep(0.2)
+    return out.resolve()
+
+
+def _close(folder: Path, plan: Plan, ending: Ending, rendezvous: Rendezvous) -> None:
+    """Writes how the run ended, with what changed in the software meanwhile."""
+    from gpucheck.launch.environment import changes, software
+    from gpucheck.records.folder import write_json
+
+    after = software(Path(plan.library["package"]))
+    outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
+    write_json(folder / "outcome.json", outcome)
+
+
+def _finish(
+    folder: Path, ending: Ending, console: Console, *, quiet: bool, verbose: bool, json_file: str | None
+) -> None:
+    """Shows the report and ends with the exit code of the verdict or of the interruption."""
+    from gpucheck.cli.present import exit_code, present
+
+    conclusion = present(folder, console, quiet=quiet, verbose=verbose, json_file=json_file)
+    if quiet and json_file != "-":
+        typer.echo(f"{conclusion.verdict.value}  {folder}")
+    if ending.timed_out:
+        console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
+    if ending.signal:
+        raise typer.Exit(128 + ending.signal)
+    raise typer.Exit(exit_code(conclusion.verdict))

@@ -1,0 +1,164 @@
+"""From records to findings and the verdict: pure functions over a run that was read from its folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+
+from gpucheck.diagnose.words import OUTCOME_TITLES, lines_of, rank_list
+from gpucheck.model.finding import Conclusion, Finding, Sighting
+from gpucheck.model.record import Outcome, Record, Verdict
+from gpucheck.records.folder import Run
+
+MOST_DIFFERING_TILES = 6
+
+
+def conclude(run: Run) -> Conclusion:
+    """The verdict of a run.
+
+    FAIL needs a failure of the code under test. PASS needs every planned case seen on every rank and passed, or
+    inapplicable where the scenario allows that. Everything between is INCONCLUSIVE.
+    """
+    findings = [*_failures(run), *_disagreements(run), *_software(run)]
+    passed = any(record.outcome is Outcome.PASS for record in run.records.values())
+    if any(finding.fails for finding in findings):
+        verdict = Verdict.FAIL
+    elif not passed and all(record.outcome is Outcome.INAPPLICABLE for record in run.records.values()):
+        verdict = Verdict.NOTHING_RAN
+    elif findings or not passed:
+        verdict = Verdict.INCONCLUSIVE
+    else:
+        verdict = Verdict.PASS
+    return Conclusion(verdict, findings, _notes(run))
+
+
+def replay_command(run: Run, case: str) -> str:
+    """The command that runs one case of this run again, on the same ranks, inputs and library."""
+    return shlex.join([*run.plan.command, "--case", case])
+
+
+def _failures(run: Run) -> list[Finding]:
+    """Failed and unjudged records, grouped by matrix row, outcome and ranks."""
+    by_case: dict[tuple[int, Outcome], list[Record]] = defaultdict(list)
+    for (step, _), record in sorted(run.records.items()):
+        tolerated = record.outcome is Outcome.INAPPLICABLE and run.plan.steps[step].optional
+        if record.outcome is not Outcome.PASS and not tolerated:
+            by_case[(step, record.outcome)].append(record)
+    groups: dict[tuple[str, Outcome, tuple[int, ...]], list[Sighting]] = defaultdict(list)
+    for (step, outcome), records in by_case.items():
+        case = run.plan.steps[step].case
+        ranks = tuple(record.rank for record in records)
+        groups[(case.row, outcome, ranks)].append(
+            Sighting(_labelled(run, step), list(ranks), _merged_lines(records), replay_command(run, case.id))
+        )
+    findings = [
+        Finding(
+            title=OUTCOME_TITLES[outcome],
+            fails=outcome.failed,
+            ranks=list(ranks),
+            rows=[row],
+            sightings=sightings,
+            remedy=_remedy(outcome),
+        )
+        for (row, outcome, ranks), sightings in groups.items()
+    ]
+    return _merge_rows(findings)
+
+
+def _merge_rows(findings: list[Finding]) -> list[Finding]:
+    """Unjudged findings of equal kind and ranks become one; their rows share a reason, their details repeat."""
+    merged: list[Finding] = []
+    for finding in findings:
+        twin = next((m for m in merged if not m.fails and (m.title, m.ranks) == (finding.title, finding.ranks)), None)
+        if twin is None:
+            merged.append(finding)
+        else:
+            twin.rows.extend(finding.rows)
+            twin.sightings.extend(finding.sightings)
+    return sorted(merged, key=lambda finding: not finding.fails)
+
+
+def _merged_lines(records: list[Record]) -> list[str]:
+    """The lines of all ranks; lines that not every rank says are led by the ranks that do."""
+    by_line: dict[str, list[int]] = {}
+    for record in records:
+        for line in lines_of(record):
+            by_line.setdefault(line, []).append(record.rank)
+    everyone = len(records)
+    return [line if len(ranks) == everyone else f"{rank_list(ranks)}: {line}" for line, ranks in by_line.items()]
+
+
+def _labelled(run: Run, step: int) -> str:
+    """The case id, with the placement where it is not the usual one."""
+    planned = run.plan.steps[step]
+    return planned.case.id + (f" ({planned.placement})" if planned.placement not in ("pinned", "cpu") else "")
+
+
+def _remedy(outcome: Outcome) -> str:
+    return {
+        Outcome.LOST: "look at the rank's log in the run folder's logs/",
+        Outcome.HARNESS: "this is a fault of gpucheck or of this machine's host side, not of the GPU",
+        Outcome.INAPPLICABLE: "use a library or Triton that offers it, or mark the cases optional in the scenario",
+    }.get(outcome, "")
+
+
+def _disagreements(run: Run) -> list[Finding]:
+    """Passing ranks that computed different bits from equal inputs with equal kernels."""
+    findings = []
+    for number, step in enumerate(run.plan.steps):
+        records = [run.records[(number, rank)] for rank in run.ranks]
+        passed = [record for record in records if record.outcome is Outcome.PASS]
+        groups: dict[tuple[str, tuple[tuple[str, str], ...], str], dict[str, list[Record]]] = {}
+        for record in passed:
+            kernels = tuple(sorted({(launch.kernel, launch.hash) for launch in record.launches}))
+            by_bits = groups.setdefault((record.device, kernels, record.inputs), {})
+            by_bits.setdefault(str(sorted(record.digests.items())), []).append(record)
+        for by_bits in groups.values():
+            if len(by_bits) > 1:
+                findings.append(_disagreement(run, step.case.row, number, list(by_bits.values())))
+    return findings
+
+
+def _disagreement(run: Run, row: str, number: int, camps: list[list[Record]]) -> Finding:
+    camps = sorted(camps, key=len, reverse=True)
+    minority = [record.rank for camp in camps[1:] for record in camp]
+    clear = len(camps[0]) > len(minority)
+    ranks = sorted(minority if clear else [record.rank for camp in camps for record in camp])
+    words = " against ".join(rank_list(record.rank for record in camp) for camp in camps)
+    lines = [f"outputs within their bounds, but different bits: {words}"]
+    first, other = camps[0][0], camps[1][0]
+    for name, tiles in first.tiles.items():
+        differing = [i for i, (a, b) in enumerate(zip(tiles, other.tiles.get(name, []), strict=False)) if a != b]
+        if differing:
+            shown = ", ".join(str(i) for i in differing[:MOST_DIFFERING_TILES])
+            more = ", ..." if len(differing) > MOST_DIFFERING_TILES else ""
+            lines.append(f"{name}: {len(differing)} of {len(tiles)} tiles differ, in row order: {shown}{more}")
+    case = run.plan.steps[number].case.id
+    sighting = Sighting(_labelled(run, number), ranks, lines, replay_command(run, case))
+    return Finding("ranks disagree on equal inputs and kernels", True, ranks, [row], [sighting])
+
+
+def _software(run: Run) -> list[Finding]:
+    changed = run.outcome.get("changes", [])
+    if not changed:
+        return []
+    sighting = Sighting("software", list(run.ranks), changed, "")
+    remedy = "run again while nothing installs or edits packages"
+    return [Finding("software changed during the run", False, list(run.ranks), [], [sighting], remedy)]
+
+
+def _notes(run: Run) -> list[str]:
+    notes = []
+    skipped = {
+        (run.plan.steps[step].case.id, record.message)
+        for (step, _), record in run.records.items()
+        if record.outcome is Outcome.INAPPLICABLE and run.plan.steps[step].optional
+    }
+    for reason in sorted({message for _, message in skipped}):
+        cases = sorted(case for case, message in skipped if message == reason)
+        notes.append(
+            f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
+        )
+    if run.torn:
+        notes.append(f"{run.torn} record line(s) could not be read")
+    return notes

@@ -1,0 +1,85 @@
+"""Records in words: what a mismatch or violation looked like, with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpucheck.model.record import Launch, Mismatch, Outcome, Record
+
+OUTCOME_TITLES = {
+    Outcome.MISMATCH: "wrong output",
+    Outcome.VIOLATION: "right output, wrong conduct",
+    Outcome.ERROR: "the library or kernel raised",
+    Outcome.CRASH: "crash",
+    Outcome.HANG: "hang",
+    Outcome.LOST: "lost",
+    Outcome.HARNESS: "gpucheck could not judge",
+    Outcome.INAPPLICABLE: "inapplicable, though not marked optional",
+}
+
+
+def rank_list(ranks: Iterable[int]) -> str:
+    """``rank 1`` or ``ranks 0, 2-7``."""
+    ordered = sorted(set(ranks))
+    spans: list[list[int]] = []
+    for rank in ordered:
+        if spans and rank == spans[-1][1] + 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" if b > a + 1 else f"{a}, {b}" for a, b in spans)
+    return f"rank {text}" if len(ordered) == 1 else f"ranks {text}"
+
+
+def lines_of(record: Record) -> list[str]:
+    """What one record says, region first."""
+    lines = [record.message] if record.message else []
+    for mismatch in record.mismatches:
+        lines += mismatch_lines(mismatch)
+    lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
+    if record.mismatches and record.launches:
+        lines.append("launched " + ", ".join(launch_words(launch) for launch in record.launches[:4]))
+    return lines
+
+
+def mismatch_lines(mismatch: Mismatch) -> list[str]:
+    """Region, then numbers, then what marks the error."""
+    share = mismatch.wrong / mismatch.total
+    lines = [
+        f"{mismatch.output}: {mismatch.region}",
+        f"{mismatch.wrong} of {mismatch.total} elements wrong ({share:.2%}), first at {_index(mismatch.first)}; "
+        + worst_words(mismatch),
+    ]
+    marks = []
+    if mismatch.nan or mismatch.inf:
+        start = f" from {_index(mismatch.first_nonfinite)}" if mismatch.first_nonfinite else ""
+        marks.append(f"{mismatch.nan} NaN and {mismatch.inf} Inf{start}")
+    if mismatch.poison:
+        marks.append(f"{mismatch.poison} wrong elements still hold the poison they were allocated with")
+    if mismatch.bits:
+        marks.append(f"each differs in one bit: {', '.join(str(bit) for bit in mismatch.bits)}")
+    if mismatch.wrong > 16 and abs(mismatch.bias) > 0.9 and not mismatch.bits:
+        marks.append("nearly all " + ("above" if mismatch.bias > 0 else "below") + " the reference")
+    return lines + ([("; ".join(marks))] if marks else [])
+
+
+def worst_words(mismatch: Mismatch) -> str:
+    """The worst element against its bound."""
+    got = "NaN" if mismatch.got is None else f"{mismatch.got:.9g}"
+    where = f"worst at {_index(mismatch.worst)}: expected {mismatch.expected:.9g}, got {got}"
+    if mismatch.method == "bound":
+        off = "" if mismatch.got is None else f", off by {abs(mismatch.got - mismatch.expected):.3g}"
+        return f"{where}{off} (bound {mismatch.bound:.3g})"
+    exactness = "integers" if mismatch.method == "integer" else "exact data"
+    ulps = f", {mismatch.ulps} ulp" if mismatch.ulps is not None else ""
+    return f"{where}{ulps} ({exactness}: no error allowed)"
+
+
+def launch_words(launch: Launch) -> str:
+    """One launch: kernel, device, how often."""
+    where = "" if launch.device is None else f" on cuda:{launch.device}"
+    return f"{launch.kernel}{where}" + (f" x{launch.count}" if launch.count > 1 else "")
+
+
+def _index(index: list[int] | None) -> str:
+    return "(" + ", ".join(str(i) for i in index or []) + ")"

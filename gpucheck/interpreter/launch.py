@@ -1,0 +1,56 @@
+"""Interpreted kernel launches: argument handling and observation.
+
+Every launch passes :func:`_run`, in each Triton version, so an observer sees all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+Observer = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
+"""Called before a launch with the kernel's name as written in its source, its positional and its keyword arguments."""
+
+observers: list[Observer] = []
+
+
+def unwrap(argument: Any) -> Any:
+    """The torch tensor inside a library's tensor object; any other argument unchanged."""
+    if isinstance(argument, torch.Tensor) or not hasattr(argument, "storage"):
+        return argument
+    data = getattr(argument, "data", None)
+    return data if isinstance(data, torch.Tensor) else argument
+
+
+def install() -> None:
+    """Routes every launch of an interpreted function through this module."""
+    from triton.runtime import interpreter
+
+    function, executor = interpreter.InterpretedFunction, interpreter.GridExecutor
+    # Tensors are on the CPU already: no copies to and fro, kernels touch the caller's memory itself.
+    executor._init_args_hst = lambda self, args, kwargs: (args, kwargs)
+    executor._restore_args_dev = lambda self, *args: None
+
+    def _run(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> None:
+        if warmup:
+            return
+        args = tuple(map(unwrap, args))
+        kwargs = {name: unwrap(value) for name, value in kwargs.items()}
+        for observer in observers:
+            observer(kernel.__name__, args, kwargs)
+        launch = executor(kernel.rewrite(), kernel.arg_names, grid)
+        with np.errstate(all="ignore"):
+            launch(*args, **kwargs)
+
+    def run_property(kernel: Any) -> Callable[..., None]:
+        return partial(_run, kernel)
+
+    def ignore(kernel: Any, value: Any) -> None:
+        """Older Triton sets ``run`` on each function; ours stays."""
+
+    function.run = property(run_property, ignore)
+    function.__getitem__ = lambda kernel, grid: partial(_run, kernel, grid=grid)

@@ -1,0 +1,151 @@
+"""The interface between checks and one generation of the ``triton_kernels`` API.
+
+Checks speak only this language; each generation translates it in one file of its own. Tensors are torch tensors on
+the device under test. Nothing here judges, moves data between devices or picks a device.
+
+Shapes use M rows of activations, K the reduction length, N output columns, E experts, T tokens, k experts per token.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+Place = Callable[["Tensor"], "Tensor"]
+"""Moves a tensor's bytes into memory the caller watches (guard bands) and returns a tensor of equal strides."""
+
+Rounding = Literal["half-away", "even"]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which expert computes which row, in plain tensors.
+
+    A flat index is ``token * k + slot``; expert-sorted positions keep ascending flat order within an expert.
+    """
+
+    histogram: Tensor  # (E,) int32: rows of each expert
+    to_flat: Tensor  # (T*k,) int32: expert-sorted position -> flat index
+    to_sorted: Tensor  # (T*k,) int32: flat index -> expert-sorted position
+    gates: Tensor  # (T*k,) float32 in expert-sorted order
+    experts: int
+    per_token: int  # k
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight operand in the form the library wants it."""
+
+    kind: str  # "bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp4"
+    operand: Any  # a torch tensor or the library's own tensor object
+    fresh_scale: Callable[[], Any]  # block scales (mx kinds) or None; a new wrapper a call, because calls mutate it
+    flex_scale: Tensor | None  # (1,) float32 per-tensor scale of fp8 weights
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """How the kernel is asked to compute; None leaves the choice to the library."""
+
+    persistent: bool | None = None
+    split_k: int | None = None
+    block_m: int | None = None
+    epilogue_subtile: int | None = None
+    allow_tf32: bool = False
+    imprecise_accumulations: int | None = None  # longest fp8 accumulation chain before promotion to fp32 on Hopper
+    bitwise_invariant: bool = False
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Native top-k, canonicalised: the k columns of a row ascend by expert id."""
+
+    values: Tensor  # (T, k), dtype of the logits; softmax over the k values when asked for
+    experts: Tensor  # (T, k) int32
+
+
+class Adapter(ABC):
+    """The library under test, loaded in this process.
+
+    Every method raises :class:`gpucheck.model.errors.Inapplicable` where this generation, the Triton or the device
+    does not offer what is asked for. Any other exception is a result about the library.
+    """
+
+    generation: ClassVar[str]
+    mx_rounding: ClassVar[Rounding]  # how ``downcast`` rounds fp4 ties
+    kernels: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Method name -> names of the Triton kernels of which at least one must be launched by it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @abstractmethod
+    def weight(self, kind: str, data: Tensor, scale: Tensor | None, layout: str, place: Place) -> Weight:
+        """Builds a weight operand.
+
+        Args:
+            kind: one of the kinds of :class:`Weight`.
+            data: (K, N) or (E, K, N) values, any strides; for ``mxfp4`` uint8 codes (..., K/2, N), even k in low nibbles.
+            scale: e8m0 bytes (..., K/32, N) for mx kinds; (1,) float32 for fp8 kinds; else None.
+            layout: ``"strided"`` or ``"default"`` (the swizzled layouts the library chooses for this device).
+            place: applied to every buffer the kernel will read.
+        """
+
+    @abstractmethod
+    def matmul(
+        self,
+        x: Tensor,
+        weight: Weight,
+        *,
+        out_dtype: dtype,
+        bias: Tensor | None = None,
+        routing: Routing | None = None,
+        gather: bool = False,
+        scatter: bool = False,
+        gammas: Tensor | None = None,
+        swiglu: tuple[float, float] | None = None,
+        x_scale: Tensor | None = None,
+        config: KernelConfig | None = None,
+    ) -> Tensor:
+        """Computes ``x @ weight`` dense (M, K), batched (B, M, K) or routed.
+
+        Args:
+            x: activations; with ``gather`` (T, K) token rows, else (T*k, K) expert-sorted rows.
+            out_dtype: dtype of the result.
+            bias: (N,) or (E, N) float32.
+            routing: rows to experts; None for dense and batched.
+            gather: rows of ``x`` are picked by the routing.
+            scatter: rows of the result go back to token order and the k rows of a token are summed: (T, N).
+            gammas: (T*k,) float32 factor of each expert-sorted row.
+            swiglu: (alpha, limit) of a fused swiglu; the result has N/2 columns.
+            x_scale: (1,) float32 per-tensor scale of fp8 activations.
+            config: kernel choice; an impossible one is Inapplicable.
+        """
+
+    @abstractmethod
+    def topk(self, logits: Tensor, k: int) -> TopK:
+        """The library's own top-k of (T, E) logits with softmax over the chosen k."""
+
+    @abstractmethod
+    def route(self, logits: Tensor, k: int) -> Routing:
+        """The library's own routing of (T, E) logits, as plain tensors of a :class:`Routing`."""
+
+    @abstractmethod
+    def swiglu(self, x: Tensor, alpha: float, limit: float) -> Tensor:
+        """Standalone swiglu of (M, N) with interleaved gate and linear columns -> (M, N/2)."""
+
+    @abstractmethod
+    def downcast(self, x: Tensor, kind: str, axis: int) -> tuple[Tensor, Tensor]:
+        """Quantises bf16/fp16/fp32 to ``"mxfp4"``, ``"mxfp8_e4m3"`` or ``"mxfp8_e5m2"`` along ``axis``.
+
+        Returns values and e8m0 scale bytes, logically ordered (index i of ``axis`` first), strides unspecified.
+        """
+
+    @abstractmethod
+    def upcast(self, values: Tensor, scales: Tensor, out_dtype: dtype, axis: int) -> Tensor:
+        """Dequantises what :meth:`downcast` made."""

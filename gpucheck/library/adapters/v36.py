@@ -1,0 +1,67 @@
+"""Generation v3.6 (content C): ``matmul_ogs`` with ragged metadata and without a routing module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from gpucheck.library.adapters.base import Rounding, Routing, TopK
+from gpucheck.library.adapters.matmul_ogs import MatmulOgsAdapter
+from gpucheck.library.adapters.sparse import fused_swiglu, sparse_routing, sparse_topk
+
+
+class AdapterV36(MatmulOgsAdapter):
+    """See :class:`gpucheck.library.adapters.base.Adapter`."""
+
+    generation: ClassVar[str] = "v3.6"
+    mx_rounding: ClassVar[Rounding] = "even"
+    kernels: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "matmul": ("_matmul_ogs", "_p_matmul_ogs"),
+        "topk": ("_topk_forward",),
+        "route": ("_bitmatrix_metadata_compute_stage2",),
+        "swiglu": ("_swiglu",),
+        "downcast": ("_downcast_to_mxfp",),
+        "upcast": ("_upcast_from_mxfp",),
+        "reduce": ("_reduce",),  # adds split-k parts and the k rows of a token
+    }
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.specialize: Any = import_module("triton_kernels.specialize")
+        self.topk_module: Any = import_module("triton_kernels.topk")
+
+    def _swizzled(self, values: Any, scales: Any) -> tuple[Any, Any]:
+        """The library's default layouts; this generation pads them itself, for any K and N."""
+        axis = len(values.shape) - 2
+        value_layout, value_options = self.layout.make_default_matmul_mxfp4_w_layout(mx_axis=axis)
+        scale_layout, scale_options = self.layout.make_default_matmul_mxfp4_w_scale_layout(mx_axis=axis)
+        return (
+            self.tensor.convert_layout(values, value_layout, **value_options),
+            self.tensor.convert_layout(scales, scale_layout, **scale_options),
+        )
+
+    def routing_arguments(self, routing: Routing) -> tuple[Any, Any, Any]:
+        module = self.matmul_module
+        data = module.RoutingData(
+            gate_scal=routing.gates,
+            expt_hist=routing.histogram,
+            n_expts_tot=routing.experts,
+            n_expts_act=routing.per_token,
+            expt_data=self.tensor.make_ragged_tensor_metadata(routing.histogram, routing.to_flat.numel()),
+        )
+        gather = module.GatherIndx(src_indx=routing.to_flat, dst_indx=routing.to_sorted)
+        scatter = module.ScatterIndx(src_indx=routing.to_sorted, dst_indx=routing.to_flat)
+        return data, gather, scatter
+
+    def fused_swiglu(self, alpha: float, limit: float) -> Any:
+        return fused_swiglu(self.matmul_module, self.specialize, self.swiglu_module.swiglu_fn, alpha, limit)
+
+    def topk(self, logits: torch.Tensor, k: int) -> TopK:
+        return sparse_topk(self.topk_module.topk, logits, k)
+
+    def route(self, logits: torch.Tensor, k: int) -> Routing:
+        return sparse_routing(self.topk_module.topk, logits, k)

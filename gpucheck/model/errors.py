@@ -1,0 +1,48 @@
+"""Errors a user can cause or must act on; each carries the exit code the command ends with."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    PASS = 0
+    FAIL = 1  # mismatch, violation, crash or hang of the code under test
+    USAGE = 2  # bad option, bad scenario
+    INCONCLUSIVE = 3  # infrastructure: no GPU where one was asked for, torchrun failed, records lost
+    NOTHING_RAN = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class GpucheckError(Exception):
+    """Base of the errors whose message is written for the user.
+
+    The message says what was found, what was expected and what to do.
+    """
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+
+class UsageError(GpucheckError):
+    """A bad option, scenario or path given by the user."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InfrastructureError(GpucheckError):
+    """The run could not be made or finished for a reason outside the code under test."""
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+
+class NothingToRunError(GpucheckError):
+    """The selection holds no case."""
+
+    exit_code = ExitCode.NOTHING_RAN
+
+
+class Inapplicable(Exception):
+    """The library under test, or this machine, does not offer what a case asks for; the text says why."""

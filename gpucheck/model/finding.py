@@ -1,0 +1,38 @@
+"""A finding: what is wrong, where, on whose word, and how to see it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gpucheck.model.record import Verdict
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One case of a finding."""
+
+    case: str
+    ranks: list[int]
+    lines: list[str]  # region and numbers, in words
+    replay: str  # command that runs this case again
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Failures that belong together: one row of the matrix, one kind, one set of ranks."""
+
+    title: str
+    fails: bool  # False: leaves the verdict open instead of failing it
+    ranks: list[int]
+    rows: list[str]
+    sightings: list[Sighting]
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The verdict of a run and everything it rests on."""
+
+    verdict: Verdict
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # worth knowing, no influence on the verdict

@@ -1,0 +1,136 @@
+"""What happened to one case on one rank: the JSON line a rank writes and everyone else reads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+SCHEMA = 1  # of plan.json and of every record line
+
+
+class Outcome(str, Enum):
+    """How a case ended on a rank."""
+
+    PASS = "pass"
+    MISMATCH = "mismatch"  # an output differs from its reference
+    VIOLATION = "violation"  # output right, but memory, launches or repeatability were not
+    ERROR = "error"  # the code under test raised
+    CRASH = "crash"  # the process that owns the device died
+    HANG = "hang"  # no result before the deadline
+    INAPPLICABLE = "inapplicable"  # library or machine does not offer what the case asks for
+    HARNESS = "harness"  # gpucheck itself failed; proves nothing about the device
+    LOST = "lost"  # expected, never seen
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is a failure of the code under test."""
+        return self in _FAILED
+
+    @property
+    def inconclusive(self) -> bool:
+        """Whether this proves nothing either way."""
+        return self in (Outcome.HARNESS, Outcome.LOST)
+
+
+_FAILED = (Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR, Outcome.CRASH, Outcome.HANG)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Where and how far one output is off."""
+
+    output: str
+    method: str  # "exact", "bound" or "integer"
+    wrong: int  # elements outside their bound
+    total: int
+    region: str  # in the words of the case
+    first: list[int]  # index of the first wrong element
+    worst: list[int]  # index of the element furthest outside its bound
+    expected: float  # at the worst index
+    got: float | None  # at the worst index; None is NaN
+    bound: float  # largest allowed |got - expected| there; 0 for exact data
+    ulps: int | None  # distance at the worst index in units of the output's last place
+    box: list[list[int]]  # per axis [first, last] wrong index
+    tiles: list[list[int]]  # coordinates of the first wrong tiles, at most 16
+    bits: list[int]  # bit positions flipped, where every wrong element differs in one bit only
+    bias: float  # mean sign of (got - expected) over wrong finite elements, -1 to 1
+    nan: int
+    inf: int
+    first_nonfinite: list[int] | None
+    poison: int  # wrong elements whose bytes are the poison they were allocated with
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Something wrong beside the numbers."""
+
+    kind: str  # "guard", "passes differ", "fallback", "device", "dtype", "inputs"
+    detail: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One distinct Triton launch of a case and how often it was made."""
+
+    kernel: str
+    count: int
+    device: int | None  # current device at launch; None in the interpreter
+    argument_devices: list[str]
+    stream: int | None
+    hash: str  # of the compiled kernel; "" in the interpreter
+    arch: str
+    shared: int  # bytes
+    warps: int
+    grid: list[int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The result line of one case on one rank in one attempt."""
+
+    step: int  # index into the plan
+    case: str
+    rank: int
+    outcome: Outcome
+    message: str = ""
+    attempt: int = 0
+    placement: str = ""
+    host: str = ""
+    device: str = ""
+    pid: int = 0
+    mismatches: list[Mismatch] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    launches: list[Launch] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)  # output -> hash of its bytes
+    tiles: dict[str, list[str]] = field(default_factory=dict)  # output -> hashes of its tiles, row by row
+    inputs: str = ""  # hash of the input bytes
+    tightness: float = 0.0  # largest error / bound seen, over outputs judged by a bound
+    seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
+    traceback: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain form of a result line."""
+        item = asdict(self)
+        item["outcome"] = self.outcome.value
+        return {"event": "result", "schema": SCHEMA, **item}
+
+    @classmethod
+    def from_json(cls, item: dict[str, Any]) -> Record:
+        """The record that :meth:`to_json` wrote; keys of newer versions are left out."""
+        known = {f.name for f in fields(cls)}
+        values = {key: value for key, value in item.items() if key in known}
+        values["outcome"] = Outcome(values["outcome"])
+        for key, kind in (("mismatches", Mismatch), ("violations", Violation), ("launches", Launch)):
+            names = {f.name for f in fields(kind)}
+            values[key] = [kind(**{k: v for k, v in part.items() if k in names}) for part in values.get(key, [])]
+        return cls(**values)
+
+
+class Verdict(str, Enum):
+    """What the run says."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NOTHING_RAN = "NOTHING RAN"

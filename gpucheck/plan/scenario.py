@@ -1,0 +1,170 @@
+"""Scenario files: TOML that says which cases run, under which placements, with which limits."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpucheck.model.case import CheckSpec
+from gpucheck.model.errors import UsageError
+from gpucheck.model.plan import Step
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PLACEMENTS = ("pinned", "visible")
+TOP_LEVEL: dict[str, Any] = {
+    "title": str,
+    "seed": int,
+    "timeout": (int, float),
+    "case_timeout": (int, float),
+    "cases": list,
+}
+GROUP_KEYS = ("check", "data", "placement", "optional")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A parsed and checked scenario."""
+
+    name: str
+    path: Path | None  # None for a built-in one
+    title: str
+    seed: int
+    timeout: float  # s, for the whole run
+    case_timeout: float  # s, for one case on one rank
+    steps: tuple[Step, ...]
+
+
+def find(name: str) -> Path:
+    """The file of a scenario given by built-in name or by path.
+
+    Raises:
+        UsageError: neither a file nor a built-in name.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise UsageError(f"scenario file {name} does not exist")
+        return path
+    built_in = builtin()
+    if name not in built_in:
+        raise UsageError(
+            f"unknown scenario {name!r}; built in: {', '.join(built_in)}; or give the path of a .toml file"
+        )
+    return built_in[name]
+
+
+def builtin() -> dict[str, Path]:
+    """Name -> file of the built-in scenarios, from a checkout or an installed wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "scenarios", package.parent / "scenarios"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def load(path: Path, seed: int | None = None) -> Scenario:
+    """Reads and checks a scenario.
+
+    Args:
+        path: a TOML file.
+        seed: replaces the scenario's seed.
+
+    Raises:
+        UsageError: unreadable, malformed, or with a key, check, value or type that is not known.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as text: {error}") from None
+    for key, value in document.items():
+        if key not in TOP_LEVEL:
+            raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(TOP_LEVEL)}")
+        if not isinstance(value, TOP_LEVEL[key]) or isinstance(value, bool):
+            raise UsageError(f"{path}: {key} is {value!r}, expected {_type_words(key)}")
+    for key in ("timeout", "case_timeout"):
+        if document.get(key, 1) <= 0:
+            raise UsageError(f"{path}: {key} is {document[key]!r}, expected seconds above 0")
+    actual_seed = document.get("seed", 0) if seed is None else seed
+    steps: dict[tuple[str, str], Step] = {}
+    for number, group in enumerate(document.get("cases", []), start=1):
+        for step in _expand(group, actual_seed, f"{path}: [[cases]] number {number}"):
+            steps.setdefault((step.placement, step.case.id), step)
+    ordered = sorted(steps.values(), key=lambda step: PLACEMENTS.index(step.placement))
+    return Scenario(
+        name=path.stem,
+        path=None if path in builtin().values() else path.resolve(),
+        title=document.get("title", path.stem),
+        seed=actual_seed,
+        timeout=float(document.get("timeout", 600)),
+        case_timeout=float(document.get("case_timeout", 120)),
+        steps=tuple(ordered),
+    )
+
+
+def _type_words(key: str) -> str:
+    return {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}.get(key, "seconds")
+
+
+def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
+    """All combinations of one ``[[cases]]`` table; a list value stands for each of its items."""
+    from gpucheck.checks import CHECKS, load
+
+    if not isinstance(group, dict) or not isinstance(group.get("check"), str):
+        raise UsageError(f'{where}: needs check = "NAME"; known checks: {", ".join(CHECKS)}')
+    try:
+        check = load(group["check"])
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    spec = check.spec
+    choices = {key: value if isinstance(value, list) else [value] for key, value in group.items() if key != "check"}
+    for key, values in choices.items():
+        if not values:
+            raise UsageError(f"{where}: {key} is an empty list, expected at least one value")
+        for value in values:
+            _check_value(spec, key, value, where)
+    if len(choices.get("optional", [])) > 1:
+        raise UsageError(f"{where}: optional is a list, expected true or false")
+    data_kinds = choices.pop("data", list(spec.data_kinds))
+    placements = choices.pop("placement", ["pinned"])
+    (optional,) = choices.pop("optional", [False])
+    for combination in itertools.product(*choices.values()):
+        params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}
+        for data in data_kinds:
+            if problem := check.validate(params, data):
+                if "data" in group or len(data_kinds) == 1:
+                    raise UsageError(f"{where}: {problem}")
+                continue
+            for placement in placements:
+                yield Step(spec.case(params, data, seed), placement, optional)
+
+
+def _check_value(spec: CheckSpec, key: str, value: Any, where: str) -> None:
+    if key == "data":
+        if value not in spec.data_kinds:
+            raise UsageError(f"{where}: data is {value!r}, expected one of {', '.join(spec.data_kinds)}")
+        return
+    if key == "placement":
+        if value not in PLACEMENTS:
+            raise UsageError(f"{where}: placement is {value!r}, expected one of {', '.join(PLACEMENTS)}")
+        return
+    if key == "optional":
+        if not isinstance(value, bool):
+            raise UsageError(f"{where}: optional is {value!r}, expected true or false")
+        return
+    for param in spec.params:
+        if param.name == key:
+            if not param.accepts(value):
+                raise UsageError(f"{where}: {key} is {value!r}, expected {param.expected()}")
+            return
+    known = ", ".join([*GROUP_KEYS, *(param.name for param in spec.params)])
+    raise UsageError(f"{where}: unknown key {key!r} for check {spec.name}; known: {known}")

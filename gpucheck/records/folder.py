@@ -1,0 +1,134 @@
+"""A run folder: the plan, the records of every rank and what became of each expected one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpucheck.model.errors import UsageError
+from gpucheck.model.plan import Plan, Step
+from gpucheck.model.record import SCHEMA, Outcome, Record
+
+
+@dataclass
+class Run:
+    """A plan together with everything the ranks wrote."""
+
+    folder: Path
+    plan: Plan
+    records: dict[tuple[int, int], Record]  # (step, rank), lost ones included
+    starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
+    ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
+    outcome: dict[str, Any] = field(default_factory=dict)  # outcome.json: how the launcher ended, times, changes
+    torn: int = 0  # lines that could not be read
+
+    @property
+    def ranks(self) -> range:
+        return range(self.plan.world_size)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file so that it appears complete or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(finite(content), file, indent=1)
+        file.write("\n")
+    partial.replace(path)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with every float that JSON cannot hold spelled as a string: "nan", "inf", "-inf"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def read_plan(folder: Path) -> Plan:
+    """Reads ``plan.json``.
+
+    Raises:
+        UsageError: the folder is no run folder, or one of a newer gpucheck.
+    """
+    path = folder / "plan.json"
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} is no run folder: it holds no plan.json") from None
+    except NotADirectoryError:
+        raise UsageError(f"{folder} is no folder; give the folder of a run") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    if not isinstance(item, dict) or "schema" not in item:
+        raise UsageError(f"{path} is not the plan of a gpucheck run")
+    if item["schema"] > SCHEMA:
+        raise UsageError(
+            f"{path} has schema {item['schema']}, this gpucheck reads up to {SCHEMA}: use a newer gpucheck"
+        )
+    try:
+        return Plan.from_json(item)
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged: {error!r}") from None
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder and adds a LOST record for every result that is missing.
+
+    Raises:
+        UsageError: the folder is no run folder.
+    """
+    run = Run(folder, read_plan(folder), {})
+    begun: dict[int, int] = {}
+    for path in sorted((folder / "records").glob("rank-*.jsonl")):
+        rank = int(path.stem.removeprefix("rank-"))
+        for item in _lines(path, run):
+            event = item.get("event")
+            if event == "start":
+                run.starts[rank] = item
+            elif event == "end":
+                run.ends[rank] = item
+            elif event == "begin":
+                begun[rank] = item["step"]
+            elif event == "result":
+                record = Record.from_json(item)
+                run.records[(record.step, rank)] = record
+    for number, step in enumerate(run.plan.steps):
+        for rank in run.ranks:
+            if (number, rank) not in run.records:
+                run.records[(number, rank)] = _lost(run, number, step, rank, begun)
+    outcome = folder / "outcome.json"
+    if outcome.is_file():
+        run.outcome = json.loads(outcome.read_text(encoding="utf-8"))
+    return run
+
+
+def _lost(run: Run, number: int, step: Step, rank: int, begun: dict[int, int]) -> Record:
+    if rank not in run.starts:
+        reason = "the rank never started"
+    elif begun.get(rank) == number:
+        reason = "the rank ended while this case ran"
+    else:
+        reason = "the rank ended before this case"
+    return Record(number, step.case.id, rank, Outcome.LOST, message=reason, placement=step.placement)
+
+
+def _lines(path: Path, run: Run) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                item = json.loads(line)
+            except ValueError:
+                run.torn += 1
+                continue
+            if isinstance(item, dict):
+                yield item
+            else:
+                run.torn += 1

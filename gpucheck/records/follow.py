@@ -1,0 +1,73 @@
+"""Following the records of a run while it is being written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpucheck.model.record import Outcome, Record
+
+
+@dataclass
+class RankState:
+    """How far a rank has come."""
+
+    started: bool = False
+    step: int | None = None  # running now
+    done: int = 0
+    failed: int = 0
+    ended: bool = False
+
+
+@dataclass
+class Follower:
+    """Reads what is new in the records of a run at each call of :meth:`poll`."""
+
+    run: Path
+    world_size: int
+    ranks: dict[int, RankState] = field(default_factory=dict)
+    _offsets: dict[Path, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ranks = {rank: RankState() for rank in range(self.world_size)}
+
+    def poll(self) -> list[Record]:
+        """The records written since the last call."""
+        fresh = []
+        for path in sorted((self.run / "records").glob("rank-*.jsonl")):
+            rank = int(path.stem.removeprefix("rank-"))
+            for item in self._new_lines(path):
+                record = self._apply(self.ranks.setdefault(rank, RankState()), item)
+                if record is not None:
+                    fresh.append(record)
+        return fresh
+
+    def _new_lines(self, path: Path) -> list[dict[str, Any]]:
+        with open(path, "rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            content = file.read()
+        whole = content.rfind(b"\n") + 1  # a line still being written waits for the next call
+        self._offsets[path] = self._offsets.get(path, 0) + whole
+        items = []
+        for line in content[:whole].splitlines():
+            try:
+                items.append(json.loads(line))
+            except ValueError:
+                continue
+        return items
+
+    def _apply(self, state: RankState, item: dict[str, Any]) -> Record | None:
+        event = item.get("event")
+        state.started = True
+        if event == "begin":
+            state.step = item["step"]
+        elif event == "end":
+            state.ended, state.step = True, None
+        elif event == "result":
+            record = Record.from_json(item)
+            state.done += 1
+            state.failed += record.outcome is not Outcome.PASS and record.outcome is not Outcome.INAPPLICABLE
+            return record
+        return None

@@ -1,0 +1,106 @@
+"""The report as lines of text with style names; the terminal colours them, everything else drops the styles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gpucheck.diagnose.words import rank_list
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Outcome
+from gpucheck.report.blocks import Cell, Report
+
+MARKS = {
+    Outcome.PASS: ("ok", "green"),
+    Outcome.MISMATCH: ("XX", "bold red"),
+    Outcome.VIOLATION: ("!!", "bold red"),
+    Outcome.ERROR: ("ER", "bold red"),
+    Outcome.CRASH: ("CR", "bold red"),
+    Outcome.HANG: ("HG", "bold red"),
+    Outcome.INAPPLICABLE: ("--", "dim"),
+    Outcome.HARNESS: ("??", "yellow"),
+    Outcome.LOST: ("LO", "yellow"),
+}
+MEANING = {
+    "XX": "wrong output",
+    "!!": "wrong conduct",
+    "ER": "raised",
+    "CR": "crashed",
+    "HG": "hung",
+    "--": "inapplicable",
+    "??": "not judged",
+    "LO": "lost",
+}
+VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red"}
+SHOWN_CASES = 3  # of a finding, unless verbose
+
+Line = list[tuple[str, str]]  # (text, style) pieces
+
+
+def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
+    """The whole report: verdict, matrix, findings, notes, time."""
+    count = sum(cases for _, cases, _ in report.rows)
+    failing = sum(finding.fails for finding in report.findings)
+    found = f"{failing} finding{'s' * (failing != 1)}" if failing else f"{count} cases on {len(report.ranks)} ranks"
+    open_count = len(report.findings) - failing
+    if open_count:
+        found += f", {open_count} open question{'s' * (open_count != 1)}"
+    yield [(report.verdict, VERDICT_STYLES.get(report.verdict, "bold yellow")), (f"  {found}", "")]
+    yield [(" · ".join(report.headline), "dim")]
+    yield []
+    yield from _matrix(report)
+    for number, finding in enumerate(report.findings, start=1):
+        yield []
+        yield from _finding(number, finding, None if verbose else SHOWN_CASES)
+    if report.notes:
+        yield []
+        yield from ([("note  ", "bold"), (note, "")] for note in report.notes)
+    yield []
+    yield from ([("time  ", "bold"), (line, "")] for line in report.timing)
+    yield [("run   ", "bold"), (report.folder, "")]
+
+
+def _matrix(report: Report) -> Iterator[Line]:
+    width = max([len(name) for name, _, _ in report.rows] + [len("check")])
+    column = max(2, len(str(max(report.ranks))))
+    yield [(f"{'check':<{width}}  cases  ", "dim"), (" ".join(f"{rank:>{column}}" for rank in report.ranks), "dim")]
+    seen: list[str] = []
+    for name, cases, cells in report.rows:
+        line: Line = [(f"{name:<{width}}  {cases:>5}  ", "")]
+        for cell in cells:
+            mark, style = _mark(cell)
+            seen.append(mark)
+            line += [(f"{mark:>{column}}", style), (" ", "")]
+        yield line
+    legend = [f"{mark} {MEANING[mark]}" for mark in dict.fromkeys(seen) if mark in MEANING]
+    if legend:
+        yield [("  ".join(legend), "dim")]
+
+
+def _mark(cell: Cell) -> tuple[str, str]:
+    return MARKS[cell.worst]
+
+
+def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]:
+    cases = len(finding.sightings)
+    rows = ", ".join(finding.rows)
+    counted = f"{rows} ({cases} case{'s' * (cases != 1)})" if rows else ""
+    style = "bold red" if finding.fails else "bold yellow"
+    yield [(f"{number}  {finding.title}", style), (f"   {rank_list(finding.ranks)}   {counted}", "bold")]
+    shown = finding.sightings if limit is None else finding.sightings[:limit]
+    previous: list[str] = []
+    for sighting in shown:
+        yield [("   case    ", "dim"), (sighting.case, "")]
+        if sighting.lines != previous:
+            yield from ([("           ", ""), (line, "")] for line in sighting.lines)
+        previous = sighting.lines
+        if sighting.replay:
+            yield [("   replay  ", "dim"), (sighting.replay, "cyan")]
+    if len(shown) < cases:
+        yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
+    if finding.remedy:
+        yield [("   mend    ", "dim"), (finding.remedy, "")]
+
+
+def plain(report: Report, *, verbose: bool = False) -> str:
+    """The report without styles."""
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in lines(report, verbose=verbose))

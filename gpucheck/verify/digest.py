@@ -1,0 +1,43 @@
+"""Hashes of outputs: equal bytes, equal digest; per tile, so that disagreeing ranks show where they disagree."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+MOST_TILES = 1024
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a CPU tensor in row-major order."""
+    flat = tensor.detach().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
+
+
+def whole(*tensors: Tensor) -> str:
+    """One hash over dtype, shape and bytes of CPU tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(raw(tensor))
+    return digest.hexdigest()
+
+
+def tiles(tensor: Tensor, tile: tuple[int, int] = (128, 128)) -> list[str]:
+    """Hashes of the tiles of a CPU tensor seen as (rows, last axis), row of tiles by row of tiles.
+
+    Tiles grow by doubling until there are at most ``MOST_TILES``; the result depends on the shape alone.
+    """
+    if tensor.ndim == 0 or not tensor.numel():
+        return []
+    matrix = tensor.reshape(-1, tensor.shape[-1])
+    height, width = tile
+    while -(-matrix.shape[0] // height) * -(-matrix.shape[1] // width) > MOST_TILES:
+        height, width = height * 2, width * 2
+    return [
+        hashlib.blake2b(raw(part), digest_size=4).hexdigest()
+        for band in matrix.split(height)
+        for part in band.split(width, dim=1)
+    ]

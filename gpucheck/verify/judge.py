@@ -1,0 +1,134 @@
+"""The one comparator: outputs against references, on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gpucheck.checks.base import Axes, Expected
+from gpucheck.model.record import Mismatch, Violation
+from gpucheck.verify import bounds, regions
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.digest import raw
+
+POISON = 0xFF
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass
+class Judgement:
+    """What the comparison of one case found."""
+
+    mismatches: list[Mismatch] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    tightness: float = 0.0  # largest error / bound of outputs judged by a bound and found right
+
+
+def judge(outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[str, Axes]) -> Judgement:
+    """Compares every expected output; a missing one, or one of another shape or dtype, is a violation."""
+    result = Judgement()
+    if not expected:
+        result.violations.append(Violation("no reference", "the check names no output to judge"))
+    for name, reference in expected.items():
+        if name not in outputs:
+            result.violations.append(Violation("output", f"{name} was not returned"))
+            continue
+        output, shape = outputs[name], tuple(reference.estimate.value.shape)
+        if tuple(output.shape) != shape:
+            result.violations.append(
+                Violation("output", f"{name} has shape {tuple(output.shape)}, the reference {shape}")
+            )
+        elif output.dtype != reference.dtype:
+            result.violations.append(Violation("output", f"{name} is {output.dtype}, asked for {reference.dtype}"))
+        else:
+            _judge_one(name, output, reference, axes[name], result)
+    return result
+
+
+def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, result: Judgement) -> None:
+    best: tuple[int, Tensor, Tensor, Estimate] | None = None
+    for estimate in (reference.estimate, *reference.alternatives):
+        wrong, ratio = _compare(output, estimate)
+        count = int(wrong.sum())
+        if count == 0:
+            if estimate.error is not None and ratio.numel():
+                result.tightness = max(result.tightness, float(ratio.max()))
+            return
+        if best is None or count < best[0]:
+            best = (count, wrong, ratio, estimate)
+    assert best is not None
+    result.mismatches.append(_mismatch(name, output, best[1], best[2], best[3], axes))
+
+
+def _compare(output: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
+    """Which elements are wrong, and error / bound of each (inf where no error is allowed; NaN outputs count as inf)."""
+    got = output.double()
+    if not output.dtype.is_floating_point or estimate.error is None:
+        target = bounds.round_to(output.dtype, estimate.value) if output.dtype.is_floating_point else estimate.value
+        wrong = got != target  # true for NaN
+        return wrong, torch.where(wrong, torch.inf, 0.0)
+    allowed = bounds.tolerance(output.dtype, estimate.value, estimate.error)
+    ratio = (got - estimate.value).abs() / allowed
+    ratio = torch.where(got == estimate.value, 0.0, ratio).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return ~(ratio <= 1), ratio
+
+
+def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate: Estimate, axes: Axes) -> Mismatch:
+    floating = output.dtype.is_floating_point
+    got = output.double()
+    distance = (got - estimate.value).abs().nan_to_num(nan=torch.inf)
+    # among elements beyond any finite ratio (exact data, NaN) the furthest value is the worst
+    badness = torch.where(wrong, ratio, -1.0)
+    if bool(torch.isinf(badness.max())):
+        badness = torch.where(torch.isinf(badness), distance, -1.0)
+    worst = tuple(int(i) for i in torch.unravel_index(badness.argmax(), wrong.shape))
+    value = estimate.value[worst]
+    exact = estimate.error is None or not floating
+    limit = 0.0 if exact else float(bounds.tolerance(output.dtype, value, estimate.error[worst]))  # type: ignore[index]
+    nonfinite = ~torch.isfinite(got)
+    finite = wrong & ~nonfinite
+    tiles, _, _ = regions.wrong_tiles(wrong, axes)
+    return Mismatch(
+        output=name,
+        method="integer" if not floating else "exact" if exact else "bound",
+        wrong=int(wrong.sum()),
+        total=wrong.numel(),
+        region=regions.describe(wrong, axes),
+        first=wrong.nonzero()[0].tolist(),
+        worst=list(worst),
+        expected=float(value),
+        got=None if bool(torch.isnan(got[worst])) else float(got[worst]),
+        bound=limit,
+        ulps=_ulps(output.dtype, float(distance[worst]), value) if floating else None,
+        box=regions.box(wrong),
+        tiles=tiles,
+        bits=_flipped_bits(output, wrong, estimate) if exact else [],
+        bias=float((got - estimate.value)[finite].sign().mean()) if bool(finite.any()) else 0.0,
+        nan=int(torch.isnan(got).sum()),
+        inf=int(torch.isinf(got).sum()),
+        first_nonfinite=nonfinite.nonzero()[0].tolist() if bool(nonfinite.any()) else None,
+        poison=_poisoned(output, wrong),
+    )
+
+
+def _ulps(dtype: torch.dtype, distance: float, value: Tensor) -> int | None:
+    if distance == float("inf"):
+        return None
+    return round(distance / float(bounds.ulp(dtype, value.abs())))
+
+
+def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int]:
+    """Bit positions in which wrong elements differ from the reference, if each differs in a single one."""
+    kind = _BITS[output.element_size()]
+    target = estimate.value.to(torch.float32).to(output.dtype)
+    difference = (output.view(kind) ^ target.view(kind))[wrong].to(torch.int64) & (2 ** (8 * output.element_size()) - 1)
+    if not bool(((difference & (difference - 1)) == 0).all()):
+        return []
+    return sorted({int(bits).bit_length() - 1 for bits in difference.unique().tolist() if bits})
+
+
+def _poisoned(output: Tensor, wrong: Tensor) -> int:
+    elements = torch.frombuffer(bytearray(raw(output)), dtype=torch.uint8).reshape(-1, output.element_size())
+    return int(((elements == POISON).all(1) & wrong.flatten()).sum())

@@ -1,0 +1,94 @@
+"""Where an output is wrong, in the words of the case: rows, columns, tiles, experts, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gpucheck.checks.base import Axes
+
+MOST_LISTED = 6  # numbers spelled out before a list is cut
+MOST_TILES = 16
+
+
+def plural(word: str) -> str:
+    """The plural of an axis name."""
+    return {"batch": "batches", "query": "queries"}.get(word, word + "s")
+
+
+def spans(touched: Tensor, word: str) -> str:
+    """A one-axis mask in words: ``all 64 rows``, ``row 3 of 64``, ``rows 8-15 of 64``, ``2 of 64 rows (1, 5)``."""
+    total, places = touched.numel(), touched.nonzero().flatten().tolist()
+    if len(places) == total:
+        return f"all {total} {plural(word)}" if total > 1 else f"the only {word}"
+    if len(places) == 1:
+        return f"{word} {places[0]} of {total}"
+    if places[-1] - places[0] + 1 == len(places):
+        return f"{plural(word)} {places[0]}-{places[-1]} of {total}"
+    return f"{len(places)} of {total} {plural(word)} ({listed(places)})"
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """``1, 2, 3`` cut after a few."""
+    shown = ", ".join(str(number) for number in numbers[:MOST_LISTED])
+    return shown + (", ..." if len(numbers) > MOST_LISTED else "")
+
+
+def box(wrong: Tensor) -> list[list[int]]:
+    """First and last wrong index along each axis."""
+    return [[int(span[0]), int(span[-1])] for span in (_along(wrong, axis).nonzero() for axis in range(wrong.ndim))]
+
+
+def wrong_tiles(wrong: Tensor, axes: Axes) -> tuple[list[list[int]], int, int]:
+    """Coordinates of the first wrong tiles over the tiled axes, how many are wrong, how many there are."""
+    tiled = [axis for axis, size in enumerate(axes.tile) if size]
+    if not tiled:
+        return [], 0, 0
+    grid = [-(-wrong.shape[axis] // axes.tile[axis]) for axis in tiled]
+    places = wrong.nonzero()
+    coordinates = torch.stack([places[:, axis] // axes.tile[axis] for axis in tiled], dim=1).unique(dim=0)
+    count = 1
+    for extent in grid:
+        count *= extent
+    return coordinates[:MOST_TILES].tolist(), len(coordinates), count
+
+
+def owners(wrong: Tensor, axes: Axes) -> list[str]:
+    """Groupings of axis 0 that explain the wrong rows: ``experts 2, 5 (whole)``."""
+    rows = _along(wrong, 0)
+    words = []
+    for word, membership in axes.owners.items():
+        total = int(membership.max()) + 1
+        bad, every = (
+            torch.zeros(total, dtype=torch.long).index_add(0, ids, torch.ones_like(ids))
+            for ids in (members[members >= 0] for members in (membership[rows].flatten(), membership.flatten()))
+        )
+        whole = (bad == every) & (every > 0)
+        if bool(((every > 0) == whole).all()):
+            words.append(f"every {word}")
+            continue
+        explained = torch.isin(membership, whole.nonzero().flatten()).any(1)
+        if bool((explained == rows).all()):
+            numbers = whole.nonzero().flatten().tolist()
+            words.append(f"exactly {word if len(numbers) == 1 else plural(word)} {listed(numbers)}")
+        else:
+            numbers = bad.nonzero().flatten().tolist()
+            words.append(f"touching {word if len(numbers) == 1 else plural(word)} {listed(numbers)}")
+    return words
+
+
+def describe(wrong: Tensor, axes: Axes) -> str:
+    """The wrong elements of an output in one line."""
+    parts = [spans(_along(wrong, axis), word) for axis, word in enumerate(axes.names)]
+    tiles, bad, total = wrong_tiles(wrong, axes)
+    if total > 1:
+        parts.append(f"tile {tuple(tiles[0])} of {total}" if bad == 1 else f"{bad} of {total} tiles")
+    return ", ".join([*parts, *owners(wrong, axes)])
+
+
+def _along(wrong: Tensor, axis: int) -> Tensor:
+    """Which indices of one axis hold a wrong element."""
+    others = [other for other in range(wrong.ndim) if other != axis]
+    return wrong.any(dim=others) if others else wrong

@@ -1,0 +1,130 @@
+"""Inputs and references of cases: made once per node, mapped by all its ranks.
+
+A file appears complete or not at all. Whoever holds the lock of a missing file makes it; the kernel releases the lock
+of a process that dies, so the next one takes over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpucheck import checks
+from gpucheck.checks.base import Expected
+from gpucheck.model.case import Case
+from gpucheck.verify import digest
+from gpucheck.verify.bounds import Estimate
+
+
+class Store:
+    """The files of one run on one node."""
+
+    def __init__(self, folder: Path, local_ranks: int) -> None:
+        self.folder = folder
+        self.local_ranks = local_ranks
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def inputs(self, number: int, case: Case) -> Path:
+        """The file with the inputs of a case, made if it is not there yet."""
+        return self._ensure(f"{number}.inputs", lambda: _make_inputs(case))
+
+    def input_digest(self, number: int, case: Case) -> str:
+        """Hash of the input bytes."""
+        return str(torch.load(self._ensure(f"{number}.digest", lambda: self._digest(number, case)), weights_only=True))
+
+    def reference(self, number: int, case: Case) -> dict[str, Expected]:
+        """The references of a case, made if they are not there yet."""
+        return _unpack(torch.load(self.reference_file(number, case), mmap=True, weights_only=True))
+
+    def reference_file(self, number: int, case: Case) -> Path:
+        """The file with the references of a case, made if it is not there yet."""
+
+        def make() -> Any:
+            inputs = torch.load(self.inputs(number, case), mmap=True, weights_only=True)
+            return _pack(checks.load(case.check).reference(case, inputs))
+
+        return self._ensure(f"{number}.reference", make)
+
+    def make_ahead(self, number: int, case: Case) -> None:
+        """Makes inputs and references unless another rank is at it."""
+        if self._try(f"{number}.inputs", lambda: _make_inputs(case)):
+            self.input_digest(number, case)
+            self.reference_file(number, case)
+
+    def done(self, number: int, rank: int) -> None:
+        """Says that a local rank needs a case no more; the last one removes its files."""
+        (self.folder / f"{number}.done{rank}").touch()
+        if len(list(self.folder.glob(f"{number}.done*"))) >= self.local_ranks:
+            for kind in ("inputs", "digest", "reference"):
+                (self.folder / f"{number}.{kind}").unlink(missing_ok=True)
+
+    def size(self) -> int:
+        """Bytes held at present."""
+        total = 0
+        for entry in os.scandir(self.folder):
+            try:
+                total += entry.stat().st_size
+            except FileNotFoundError:
+                continue
+        return total
+
+    def _digest(self, number: int, case: Case) -> Any:
+        inputs = torch.load(self.inputs(number, case), mmap=True, weights_only=True)
+        return digest.whole(*(inputs[name] for name in sorted(inputs)))
+
+    def _ensure(self, name: str, make: Callable[[], Any]) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            self._locked(path, make, fcntl.LOCK_EX)
+        return path
+
+    def _try(self, name: str, make: Callable[[], Any]) -> bool:
+        path = self.folder / name
+        return not path.exists() and self._locked(path, make, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _locked(self, path: Path, make: Callable[[], Any], mode: int) -> bool:
+        with open(path.with_name(path.name + ".lock"), "w") as lock:
+            try:
+                fcntl.flock(lock, mode)
+            except BlockingIOError:
+                return False
+            if not path.exists():
+                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+                torch.save(make(), partial)
+                partial.rename(path)
+        return True
+
+
+def wait_for_room(store: Store, limit: int, stopped: Callable[[], bool]) -> None:
+    """Returns when the store holds less than ``limit`` bytes, or when told to stop."""
+    while store.size() > limit and not stopped():
+        time.sleep(0.05)
+
+
+def _make_inputs(case: Case) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(case.input_seed)
+    return checks.load(case.check).inputs(case, generator)
+
+
+def _pack(expected: dict[str, Expected]) -> dict[str, Any]:
+    return {
+        name: {
+            "dtype": item.dtype,
+            "estimates": [(part.value, part.error, part.unit) for part in (item.estimate, *item.alternatives)],
+        }
+        for name, item in expected.items()
+    }
+
+
+def _unpack(packed: dict[str, Any]) -> dict[str, Expected]:
+    expected = {}
+    for name, item in packed.items():
+        first, *rest = (Estimate(*part) for part in item["estimates"])
+        expected[name] = Expected(first, item["dtype"], tuple(rest))
+    return expected

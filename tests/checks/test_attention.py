@@ -1,0 +1,265 @@
+"""The attention check: its kernel is right, its data shows planted faults, its reference and spec hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpucheck.checks.attention import MOST_EXACT_KEYS, Attention, block_rows, visible
+from gpucheck.checks.base import Expected, Runtime
+from gpucheck.model.case import Case
+from gpucheck.verify import bounds
+
+CHECK = Attention()
+RUNTIME = Runtime(torch.device("cpu"), None, lambda tensor: tensor)  # type: ignore[arg-type]
+SMALL: dict[str, Any] = {"q_heads": 4, "kv_heads": 2, "q_len": 33, "k_len": 95}
+WINDOW: dict[str, Any] = {**SMALL, "mask": "window", "window": 20}
+
+
+def case_of(data: str, **params: Any) -> Case:
+    case = CHECK.spec.case(params, data, 7)
+    assert CHECK.validate(case.params, data) is None
+    return case
+
+
+def inputs_of(case: Case) -> dict[str, Tensor]:
+    return CHECK.inputs(case, torch.Generator().manual_seed(case.input_seed))
+
+
+def is_right(out: Tensor, expected: Expected) -> bool:
+    value, error = expected.estimate.value, expected.estimate.error
+    assert out.dtype == expected.dtype
+    assert out.shape == value.shape
+    if error is None:
+        return torch.equal(out, value.to(out.dtype))
+    return bool(((out.double() - value).abs() <= bounds.tolerance(out.dtype, value, error)).all())
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("data", ["exact", "normal"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        SMALL,
+        {**SMALL, "head_dim": 128, "sinks": True},
+        {**SMALL, "mask": "full", "k_len": 65},
+        {**WINDOW, "sinks": True},
+        {**WINDOW, "head_dim": 128, "window": 1},
+        {**SMALL, "q_len": 70, "k_len": 33},  # the first queries see nothing
+        {**SMALL, "q_len": 70, "k_len": 33, "sinks": True},
+        {**SMALL, "q_len": 1, "k_len": 1},
+        {"batch": 2, "q_heads": 2, "q_len": 1, "k_len": 129},
+        {"batch": 2, "q_heads": 2, "q_len": 150, "k_len": 301, "mask": "window", "window": 129, "sinks": True},
+    ],
+    ids=lambda params: "-".join(f"{key}{value}" for key, value in params.items()),
+)
+def test_kernel_is_right(params: dict[str, Any], dtype: str, data: str) -> None:
+    case = case_of(data, dtype=dtype, **params)
+    inputs = inputs_of(case)
+    out = CHECK.launch(case, CHECK.prepare(case, inputs, RUNTIME), RUNTIME)["o"]
+    assert is_right(out, CHECK.reference(case, inputs)["o"])
+
+
+@pytest.fixture
+def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Replaces one piece of the kernel's source for the rest of the test."""
+
+    def replace(right: str, wrong: str) -> None:
+        from gpucheck.checks.triton import flash_attention
+
+        source = Path(str(flash_attention.__file__)).read_text()
+        assert source.count(right) == 1
+        path = tmp_path / "wrong_flash_attention.py"
+        path.write_text(source.replace(right, wrong))
+        monkeypatch.setattr(flash_attention, "flash_attention", load_module(path).flash_attention)
+
+    return replace
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize(
+    ("data", "params", "right", "wrong"),
+    [
+        ("exact", SMALL, "keys[None, :] <= positions[:, None]", "keys[None, :] <= positions[:, None] + 1"),
+        ("exact", SMALL, "keys[None, :] <= positions[:, None]", "keys[None, :] < positions[:, None]"),
+        ("exact", SMALL, "positions = rows + (k_len - q_len)", "positions = rows"),
+        ("exact", WINDOW, "keys[None, :] < window", "keys[None, :] <= window"),
+        ("exact", WINDOW, "keys[None, :] < window", "keys[None, :] < window - 1"),
+        ("exact", WINDOW, "keys[None, :] < window", "keys[None, :] < k_len"),
+        ("exact", {**WINDOW, "k_len": 150}, "// BLOCK_N * BLOCK_N", "// BLOCK_N * BLOCK_N + BLOCK_N"),
+        ("exact", SMALL, "range(first_key, end_key, BLOCK_N)", "range(first_key, end_key - BLOCK_N, BLOCK_N)"),
+        ("exact", {**SMALL, "mask": "full"}, "(keys < k_len)[None, :]", "(keys >= 0)[None, :]"),
+        ("normal", {**SMALL, "mask": "full"}, "(keys < k_len)[None, :]", "(keys >= 0)[None, :]"),
+        ("exact", SMALL, "kv_head = head // heads_per_group", "kv_head = head % heads_per_group"),
+        ("exact", SMALL, "accumulator = accumulator * carried[:, None]", "accumulator = accumulator"),
+        ("exact", {**SMALL, "sinks": True}, "SINKS=sinks is not None", "SINKS=False"),
+        ("normal", {**SMALL, "sinks": True}, "SINKS=sinks is not None", "SINKS=False"),
+        ("normal", {**SMALL, "sinks": True}, "tl.load(sink_ptr + head)", "tl.load(sink_ptr)"),
+        ("normal", SMALL, "scale = head_dim**-0.5", "scale = 0.99 * head_dim**-0.5"),
+        ("normal", SMALL, 'tl.dot(q, k, input_precision="ieee")', 'tl.dot(q, k, input_precision="ieee").to(q.dtype)'),
+        ("normal", SMALL, "other=0.0)\n        scores", "other=0.0) * (keys[:, None] != 40)\n        scores"),
+    ],
+)
+def test_wrong_twin_is_caught(
+    data: str, params: dict[str, Any], right: str, wrong: str, twin: Callable[[str, str], None]
+) -> None:
+    case = case_of(data, **params)
+    inputs = inputs_of(case)
+    expected = CHECK.reference(case, inputs)["o"]
+    assert is_right(CHECK.launch(case, inputs, RUNTIME)["o"], expected)
+    twin(right, wrong)
+    assert not is_right(CHECK.launch(case, inputs, RUNTIME)["o"], expected)
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_launched_kernel_has_the_name_the_check_gives() -> None:
+    from gpucheck.interpreter import launch
+
+    names: list[str] = []
+
+    def observe(name: str, *_: object) -> None:
+        names.append(name)
+
+    case = case_of("exact", q_len=3, k_len=3)
+    launch.observers.append(observe)
+    try:
+        CHECK.launch(case, inputs_of(case), RUNTIME)
+    finally:
+        launch.observers.remove(observe)
+    assert tuple(names) == CHECK.kernels(case, RUNTIME)
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize(
+    ("shapes", "dtypes", "message"),
+    [
+        (((1, 4, 8, 32), (1, 2, 8, 32)), ("float16", "float16"), "head_dim must be 64 or 128, not 32"),
+        (((1, 4, 8, 64), (1, 3, 8, 64)), ("float16", "float16"), "4 query heads cannot share 3 kv heads"),
+        (((1, 4, 8, 64), (2, 2, 8, 64)), ("float16", "float16"), "do not fit together"),
+        (((1, 4, 8, 64), (1, 2, 8, 64)), ("float16", "bfloat16"), "must share bf16, fp16 or fp32"),
+        (((1, 4, 8, 64), (1, 2, 8, 64)), ("float64", "float64"), "must share bf16, fp16 or fp32"),
+    ],
+)
+def test_wrapper_refuses_arguments_that_do_not_fit(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], dtypes: tuple[str, str], message: str
+) -> None:
+    from gpucheck.checks.triton.flash_attention import flash_attention
+
+    q, k = (torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in zip(shapes, dtypes, strict=True))
+    with pytest.raises(ValueError, match=message):
+        flash_attention(q, k, k, causal=True)
+
+
+@pytest.mark.parametrize("data", ["exact", "normal"])
+@pytest.mark.parametrize("params", [SMALL, WINDOW, {**SMALL, "mask": "full", "head_dim": 128}])
+def test_reference_agrees_with_torch(params: dict[str, Any], data: str) -> None:
+    case = case_of(data, **params)
+    inputs = inputs_of(case)
+    mask = torch.zeros(33, 95, dtype=torch.bool)
+    for query in range(33):
+        position = query + 62
+        for key in range(95):
+            late = case["mask"] != "full" and key > position
+            early = case["mask"] == "window" and key <= position - 20
+            mask[query, key] = not late and not early
+    assert torch.equal(visible(case), mask)
+    q, k, v = (inputs[name].double() for name in "qkv")
+    k, v = (tensor.repeat_interleave(2, 1) for tensor in (k, v))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(CHECK.reference(case, inputs)["o"].estimate.value, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_reference_counts_the_sink() -> None:
+    case = case_of("normal", sinks=True, **SMALL)
+    inputs = inputs_of(case)
+    head = 3
+    q, k, v = inputs["q"][0, head].double(), inputs["k"][0, 1].double(), inputs["v"][0, 1].double()
+    logits = torch.where(visible(case), q @ k.mT / 8, -torch.inf)
+    weights = torch.exp(logits) / (torch.exp(logits).sum(1, keepdim=True) + torch.exp(inputs["sinks"][head].double()))
+    value = CHECK.reference(case, inputs)["o"].estimate.value
+    torch.testing.assert_close(value[0, head], weights @ v, rtol=1e-12, atol=1e-12)
+
+
+def test_exact_output_is_one_value_row_or_zero() -> None:
+    case = case_of("exact", sinks=True, **SMALL)
+    inputs = inputs_of(case)
+    estimate = CHECK.reference(case, inputs)["o"].estimate
+    assert estimate.exact
+    assert not estimate.value[0, 1].any()
+    for head in (0, 2, 3):
+        rows = {tuple(row) for row in inputs["v"][0, head // 2].tolist()}
+        assert all(tuple(row) in rows for row in estimate.value[0, head].tolist())
+
+
+def test_data_that_is_not_exact_is_refused() -> None:
+    case = case_of("exact", **SMALL)
+    inputs = inputs_of(case)
+    inputs["q"] = inputs["q"] / 4
+    with pytest.raises(ValueError, match="exact data has a second weight of 2\\^-"):
+        CHECK.reference(case, inputs)
+
+
+@pytest.mark.parametrize("data", ["exact", "normal"])
+def test_equal_seeds_give_equal_bytes(data: str) -> None:
+    case = case_of(data, sinks=True, **SMALL)
+    first, second = inputs_of(case), inputs_of(case)
+    assert first.keys() == second.keys() == {"q", "k", "v", "sinks"}
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = CHECK.spec.case(case.params, data, 8)
+    assert not torch.equal(first["q"], inputs_of(other)["q"])
+
+
+@pytest.mark.parametrize(
+    ("params", "data", "reason"),
+    [
+        ({"q_heads": 6, "kv_heads": 4}, "normal", "q_heads 6 is not a multiple of kv_heads 4"),
+        ({"mask": "window"}, "normal", "mask window needs a window"),
+        ({"window": 8}, "normal", "mask causal takes no window"),
+        ({"q_len": 0}, "normal", "q_len must be at least 1"),
+        ({"batch": 2000, "q_heads": 64}, "normal", "at most 65535"),
+        ({"k_len": MOST_EXACT_KEYS + 1}, "exact", "exact data tells at most"),
+    ],
+)
+def test_validate_says_why(params: dict[str, Any], data: str, reason: str) -> None:
+    assert reason in (CHECK.validate({**CHECK.spec.defaults, **params}, data) or "")
+
+
+def test_id_names_what_matters() -> None:
+    case = case_of("exact", sinks=True, **{**WINDOW, "dtype": "fp16"})
+    assert case.id == "attention/window/fp16/b1-h4-kv2-q33-k95-d64-window20-sinks/exact"
+
+
+@pytest.mark.parametrize(
+    ("q_len", "dtype", "rows"), [(1, "bf16", 16), (33, "bf16", 64), (1024, "fp16", 128), (64, "fp32", 32)]
+)
+def test_axes_name_the_tile_of_the_kernel(q_len: int, dtype: str, rows: int) -> None:
+    case = case_of("normal", q_len=q_len, dtype=dtype)
+    assert block_rows(case) == rows
+    axes = CHECK.axes(case, {})["o"]
+    assert axes.names == ("batch", "head", "query", "dimension")
+    assert axes.tile == (0, 0, rows, 0)
+
+
+def test_importing_the_check_imports_neither_torch_nor_triton() -> None:
+    code = "import sys, gpucheck.checks.attention; print(sorted({'torch', 'triton', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

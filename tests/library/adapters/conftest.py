@@ -1,0 +1,37 @@
+"""Loads a real copy of the library into this process and runs its kernels in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+pytest.importorskip("triton", reason="needs triton")
+
+from gpucheck import interpreter
+
+interpreter.install()
+
+from gpucheck.library.adapters import load  # noqa: E402
+from gpucheck.library.adapters.base import Adapter  # noqa: E402
+from gpucheck.library.source import LibraryCopy, parse_source, resolve  # noqa: E402
+from gpucheck.model.errors import InfrastructureError  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def library_copy() -> LibraryCopy:
+    """The folder in GPUCHECK_TEST_LIBRARY, else what a run without options would test."""
+    folder = os.environ.get("GPUCHECK_TEST_LIBRARY")
+    if folder:
+        return resolve(parse_source(f"path:{folder}"))
+    try:
+        return resolve(None)
+    except InfrastructureError as error:
+        pytest.skip(f"no library to test, set GPUCHECK_TEST_LIBRARY: {error}")
+
+
+@pytest.fixture(scope="session")
+def adapter(library_copy: LibraryCopy) -> Adapter:
+    """The adapter to :func:`library_copy`."""
+    return load(library_copy.root, library_copy.generation)

@@ -1,0 +1,476 @@
+"""What every adapter must do, checked against plain fp64 torch with the library's kernels interpreted on the CPU.
+
+A process holds one copy of the library, so this module is not collected with the others: ``pairs.py`` runs it in a
+process of its own for each pair of library and Triton. ``GPUCHECK_TEST_LIBRARY`` is the folder of ``triton_kernels``,
+``GPUCHECK_TEST_CAPABILITY`` what the stand-in device reports: 8.0 (the default), or 9.0 for Hopper's layouts and
+persistent kernels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpucheck import interpreter
+from gpucheck.library import copies
+from gpucheck.library.adapters import load
+from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
+from gpucheck.model.errors import Inapplicable
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+ALPHA, LIMIT = 1.702, 7.0
+MAJOR = int(os.environ.get("GPUCHECK_TEST_CAPABILITY", "8.0").split(".")[0])
+
+
+@pytest.fixture(scope="session")
+def adapter() -> Adapter:
+    interpreter.install(capability=(MAJOR, 0))
+    package = Path(os.environ["GPUCHECK_TEST_LIBRARY"]) / "triton_kernels"
+    copy = copies.describe(package, "test")
+    return load(copy.root, copy.generation)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(1)
+
+
+def integers(*shape: int, limit: int = 4) -> torch.Tensor:
+    return torch.randint(-limit, limit + 1, shape).double()
+
+
+def moved(tensor: torch.Tensor) -> torch.Tensor:
+    """A ``place`` that proves its result is what kernels read: it spoils the original."""
+    copy = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    copy.view(torch.uint8).copy_(tensor.view(torch.uint8)) if tensor.element_size() == 1 else copy.copy_(tensor)
+    (tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor).fill_(77)
+    return copy
+
+
+def dense_weight(adapter: Adapter, kind: str, values: torch.Tensor, scale: float | None = None) -> Weight:
+    factor = None if scale is None else torch.tensor([scale])
+    return adapter.weight(kind, values.to(DTYPES[kind]), factor, "default", moved)
+
+
+def route_by(experts: torch.Tensor, count: int) -> Routing:
+    """Routing of (T, k) expert ids whose rows ascend, with gates that are powers of two."""
+    flat = experts.flatten()
+    to_flat = torch.argsort(flat, stable=True).to(torch.int32)
+    to_sorted = torch.empty_like(to_flat)
+    to_sorted[to_flat.long()] = torch.arange(flat.numel(), dtype=torch.int32)
+    gates = 2.0 ** torch.randint(-3, 2, (flat.numel(),))
+    histogram = torch.bincount(flat, minlength=count).to(torch.int32)
+    return Routing(histogram, to_flat, to_sorted, gates, count, experts.shape[1])
+
+
+def crowded_routing(tokens: int, per_token: int, experts: int) -> Routing:
+    """Every token uses expert 1, none uses expert 2."""
+    others = torch.tensor([e for e in range(experts) if e not in (1, 2)])
+    rows = [torch.cat([torch.tensor([1]), others[torch.randperm(len(others))[: per_token - 1]]]) for _ in range(tokens)]
+    return route_by(torch.stack(rows).sort(dim=1).values, experts)
+
+
+def routed_reference(x: torch.Tensor, w: torch.Tensor, routing: Routing, gather: bool) -> torch.Tensor:
+    """fp64 product of each expert-sorted row with its expert's matrix."""
+    rows = x[(routing.to_flat // routing.per_token).long()] if gather else x
+    expert = torch.repeat_interleave(torch.arange(routing.experts), routing.histogram)
+    return torch.einsum("rk,rkn->rn", rows, w[expert])
+
+
+def summed(rows: torch.Tensor, routing: Routing) -> torch.Tensor:
+    in_token_order = rows[routing.to_sorted.long()]
+    return in_token_order.view(-1, routing.per_token, rows.shape[-1]).sum(1)
+
+
+def swiglu_reference(x: torch.Tensor) -> torch.Tensor:
+    gate, linear = x[..., ::2].clamp(max=LIMIT), x[..., 1::2].clamp(-LIMIT, LIMIT)
+    return gate * torch.sigmoid(ALPHA * gate) * (linear + 1)
+
+
+def decode_mxfp4(codes: torch.Tensor, scales: torch.Tensor, axis: int) -> torch.Tensor:
+    table = torch.cat([E2M1, -E2M1])
+    pairs = torch.stack([table[(codes & 15).long()], table[(codes >> 4).long()]], dim=axis % codes.ndim + 1)
+    values = pairs.flatten(axis % codes.ndim, axis % codes.ndim + 1)
+    return values * block_factors(scales, values.shape[axis], axis)
+
+
+def block_factors(scales: torch.Tensor, length: int, axis: int) -> torch.Tensor:
+    return torch.pow(2.0, scales.double() - 127).repeat_interleave(32, axis).narrow(axis, 0, length)
+
+
+def mx_weight(adapter: Adapter, kind: str, *shape: int, layout: str = "strided") -> tuple[Weight, torch.Tensor]:
+    """A random microscaled weight of logical (..., K, N) and its fp64 values."""
+    *leading, k, n = shape
+    scales = torch.randint(126, 129, (*leading, -(-k // 32), n), dtype=torch.uint8)
+    if kind == "mxfp4":
+        data = torch.randint(0, 256, (*leading, k // 2, n), dtype=torch.uint8)
+        values = decode_mxfp4(data, scales, -2)
+    else:
+        numbers = integers(*shape, limit=8)
+        data = numbers.to(torch.float8_e4m3fn)
+        values = numbers * block_factors(scales, k, -2)
+    return adapter.weight(kind, data, scales, layout, moved), values
+
+
+@contextmanager
+def launches() -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    from gpucheck.interpreter import launch
+
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    def observer(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append((name, kwargs))
+
+    launch.observers.append(observer)
+    try:
+        yield seen
+    finally:
+        launch.observers.remove(observer)
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+def test_dense(adapter: Adapter, kind: str) -> None:
+    x, w, bias = integers(33, 96), integers(96, 72), integers(72)
+    output = adapter.matmul(
+        x.to(DTYPES[kind]), dense_weight(adapter, kind, w), out_dtype=torch.float32, bias=bias.float()
+    )
+    assert output.dtype == torch.float32
+    assert torch.equal(output.double(), x @ w + bias)
+
+
+@pytest.mark.parametrize("order", ["rows", "columns"])
+def test_dense_weight_strides(adapter: Adapter, order: str) -> None:
+    x, w = integers(5, 48), integers(48, 40)
+    data = w.bfloat16() if order == "rows" else w.bfloat16().mT.contiguous().mT
+    weight = adapter.weight("bf16", data, None, "strided", moved)
+    assert torch.equal(adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32).double(), x @ w)
+
+
+def test_one_row_one_column(adapter: Adapter) -> None:
+    x, w = integers(1, 64), integers(64, 8)
+    output = adapter.matmul(x.bfloat16(), dense_weight(adapter, "bf16", w), out_dtype=torch.bfloat16)
+    assert torch.equal(output, (x @ w).bfloat16())
+
+
+def test_scales_of_fp8_operands(adapter: Adapter) -> None:
+    x, w = integers(20, 64), integers(64, 32)
+    weight = dense_weight(adapter, "fp8_e4m3", w, scale=0.5)
+    output = adapter.matmul(x.to(torch.float8_e4m3fn), weight, out_dtype=torch.bfloat16, x_scale=torch.tensor([0.25]))
+    assert torch.equal(output, (x @ w / 8).bfloat16())
+
+
+@pytest.mark.parametrize("shared_bias", [False, True])
+def test_batched(adapter: Adapter, shared_bias: bool) -> None:
+    x, w = integers(3, 17, 64), integers(3, 64, 40)
+    bias = integers(40) if shared_bias else integers(3, 40)
+    output = adapter.matmul(x.bfloat16(), dense_weight(adapter, "bf16", w), out_dtype=torch.float32, bias=bias.float())
+    assert torch.equal(output.double(), x @ w + (bias if shared_bias else bias[:, None]))
+
+
+@pytest.mark.parametrize("per_token", [1, 2, 3])
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("scatter", [False, True])
+def test_routed(adapter: Adapter, per_token: int, gather: bool, scatter: bool) -> None:
+    routing = crowded_routing(19, per_token, 6)
+    x = integers(19 if gather else 19 * per_token, 64)
+    w, bias = integers(6, 64, 40), integers(6, 40)
+    output = adapter.matmul(
+        x.bfloat16(),
+        dense_weight(adapter, "bf16", w),
+        out_dtype=torch.float32,
+        bias=bias.float(),
+        routing=routing,
+        gather=gather,
+        scatter=scatter,
+        gammas=routing.gates,
+    )
+    rows = routed_reference(x, w, routing, gather) + bias.repeat_interleave(routing.histogram, 0)
+    rows = rows * routing.gates.double()[:, None]
+    assert torch.equal(output.double(), summed(rows, routing) if scatter else rows)
+
+
+def test_routed_bias_shared_by_experts(adapter: Adapter) -> None:
+    routing = crowded_routing(9, 2, 4)
+    x, w, bias = integers(18, 32), integers(4, 32, 24), integers(24)
+    weight = dense_weight(adapter, "bf16", w)
+    output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, bias=bias.float(), routing=routing)
+    assert torch.equal(output.double(), routed_reference(x, w, routing, False) + bias)
+
+
+def test_scattered_rows_are_rounded_before_they_are_summed(adapter: Adapter) -> None:
+    routing = crowded_routing(9, 2, 4)
+    x, w = integers(18, 256, limit=8), integers(4, 256, 24, limit=8)
+    weight = dense_weight(adapter, "bf16", w)
+    output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.bfloat16, routing=routing, scatter=True)
+    rows = routed_reference(x, w, routing, False)
+    assert torch.equal(output, summed(rows.bfloat16().double(), routing).bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_strided_mxfp4(adapter: Adapter, dtype: torch.dtype) -> None:
+    weight, w = mx_weight(adapter, "mxfp4", 160, 48)
+    x = integers(9, 160)
+    assert torch.equal(adapter.matmul(x.to(dtype), weight, out_dtype=torch.float32).double(), x @ w)
+
+
+@pytest.mark.parametrize("leading", [(), (2,)])
+def test_default_mxfp4(adapter: Adapter, leading: tuple[int, ...]) -> None:
+    weight, w = mx_weight(adapter, "mxfp4", *leading, 256, 64, layout="default")
+    swizzled = "HOPPER" in str(weight.operand.storage.layout.name)
+    assert swizzled == (MAJOR == 9)
+    x = integers(*leading, 9, 256)
+    assert torch.equal(adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32).double(), x @ w)
+    if swizzled:
+        with pytest.raises(Inapplicable, match="bf16 activations"):
+            adapter.matmul(x.half(), weight, out_dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["mxfp4", "mxfp8_e4m3"])
+def test_routed_microscaled(adapter: Adapter, kind: str) -> None:
+    routing = crowded_routing(9, 2, 4)
+    weight, w = mx_weight(adapter, kind, 4, 96, 40)
+    x = integers(9, 96)
+    output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, routing=routing, gather=True, scatter=True)
+    assert torch.equal(output.double(), summed(routed_reference(x, w, routing, True), routing))
+
+
+def test_batched_microscaled(adapter: Adapter) -> None:
+    weight, w = mx_weight(adapter, "mxfp4", 2, 64, 24)
+    x = integers(2, 5, 64)
+    assert torch.equal(adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32).double(), x @ w)
+
+
+def test_weight_serves_many_calls(adapter: Adapter) -> None:
+    weight, w = mx_weight(adapter, "mxfp4", 128, 64, layout="default")
+    x = integers(5, 128)
+    for _ in range(2):
+        assert torch.equal(adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32).double(), x @ w)
+    assert weight.fresh_scale() is not weight.fresh_scale()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "mxfp4"])
+def test_fused_swiglu(adapter: Adapter, kind: str) -> None:
+    routing = crowded_routing(7, 2, 4)
+    if kind == "mxfp4":
+        weight, w = mx_weight(adapter, kind, 4, 64, 32)
+    else:
+        w = integers(4, 64, 32) / 8
+        weight = dense_weight(adapter, kind, w)
+    x = integers(7, 64) / 16
+    output = adapter.matmul(
+        x.bfloat16(), weight, out_dtype=torch.float32, routing=routing, gather=True, swiglu=(ALPHA, LIMIT)
+    )
+    assert output.shape == (14, 16)
+    torch.testing.assert_close(
+        output.double(), swiglu_reference(routed_reference(x, w, routing, True)), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_standalone_swiglu(adapter: Adapter) -> None:
+    x = torch.randn(13, 40) * 5
+    output = adapter.swiglu(x, ALPHA, LIMIT)
+    assert output.shape == (13, 20)
+    torch.testing.assert_close(output.double(), swiglu_reference(x.double()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [KernelConfig(split_k=3), KernelConfig(block_m=64), KernelConfig(persistent=False)])
+def test_kernel_choice(adapter: Adapter, config: KernelConfig) -> None:
+    x, w = integers(33, 256), integers(256, 40)
+    weight = dense_weight(adapter, "bf16", w)
+    with launches() as seen:
+        output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, config=config)
+    values = next(kwargs for name, kwargs in seen if name in adapter.kernels["matmul"])
+    assert config.split_k in (None, values["SPLIT_K"])
+    assert config.block_m in (None, values["BLOCK_M"])
+    assert torch.equal(output.double(), x @ w)
+
+
+def test_precision_reaches_the_kernel(adapter: Adapter) -> None:
+    x, w = integers(16, 64), integers(64, 16)
+    weight = dense_weight(adapter, "fp8_e4m3", w)
+    config = KernelConfig(imprecise_accumulations=32, allow_tf32=True, split_k=1)
+    with launches() as seen:
+        adapter.matmul(x.to(torch.float8_e4m3fn), weight, out_dtype=torch.float32, config=config)
+        adapter.matmul(x.to(torch.float8_e4m3fn), weight, out_dtype=torch.float32)
+    asked, default = (kwargs for name, kwargs in seen if name in adapter.kernels["matmul"])
+    assert (asked["MAX_NUM_IMPRECISE_ACC"], asked["ALLOW_TF32"]) == (32, True)
+    assert (default["MAX_NUM_IMPRECISE_ACC"], default["ALLOW_TF32"]) == (None, False)
+
+
+def test_bitwise_invariant_calls_do_not_split(adapter: Adapter) -> None:
+    x, w = integers(4, 2048), integers(2048, 16)
+    weight = dense_weight(adapter, "bf16", w)
+    with launches() as seen:
+        adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32)
+        adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, config=KernelConfig(bitwise_invariant=True))
+    splits = [kwargs["SPLIT_K"] for name, kwargs in seen if name in adapter.kernels["matmul"]]
+    assert splits[0] > 1
+    assert splits[1] == 1
+
+
+def test_persistent_kernel(adapter: Adapter) -> None:
+    x, w = integers(33, 256), integers(256, 64)
+    weight = dense_weight(adapter, "bf16", w)
+    config = KernelConfig(persistent=True)
+    if MAJOR < 9:
+        with pytest.raises(Inapplicable, match="is_persistent"):
+            adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, config=config)
+        return
+    with launches() as seen:
+        output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, config=config)
+    assert [name for name, _ in seen if name in adapter.kernels["matmul"]][0].startswith("_p_matmul")
+    assert torch.equal(output.double(), x @ w)
+
+
+def test_refused_choice_is_inapplicable_and_leaves_no_trace(adapter: Adapter) -> None:
+    x = integers(16, 64)
+    weight, w = mx_weight(adapter, "mxfp4", 64, 16)  # strided: not for the tensor memory accelerator
+    with pytest.raises(Inapplicable, match="is_persistent"):
+        adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, config=KernelConfig(persistent=True, block_m=64))
+    with launches() as seen:
+        output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32)
+    values = next(kwargs for name, kwargs in seen if name in adapter.kernels["matmul"])
+    assert values["BLOCK_M"] == 16
+    assert torch.equal(output.double(), x @ w)
+
+
+def test_gammas_with_fused_activation_are_inapplicable(adapter: Adapter) -> None:
+    weight = dense_weight(adapter, "bf16", integers(64, 16))
+    x = integers(4, 64).bfloat16()
+    with pytest.raises(Inapplicable, match="gammas"):
+        adapter.matmul(x, weight, out_dtype=torch.float32, gammas=torch.ones(4), swiglu=(ALPHA, LIMIT))
+
+
+def test_fp8_activations_with_microscaled_weights_are_inapplicable(adapter: Adapter) -> None:
+    weight, _ = mx_weight(adapter, "mxfp4", 64, 16)
+    with pytest.raises(Inapplicable, match="16-bit activations"):
+        adapter.matmul(integers(4, 64).to(torch.float8_e4m3fn), weight, out_dtype=torch.float32)
+
+
+def chosen(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and softmax of the k largest, ids ascending; among equals the smaller id is chosen."""
+    ids = torch.argsort(-logits.double(), dim=1, stable=True)[:, :k]
+    gates = torch.softmax(logits.gather(1, ids).double(), dim=1)
+    order = ids.argsort(dim=1)
+    return ids.gather(1, order), gates.gather(1, order)
+
+
+@pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 13, 4), (35, 40, 2), (3, 8, 1)])
+def test_topk(adapter: Adapter, tokens: int, experts: int, k: int) -> None:
+    logits = torch.randn(tokens, experts)
+    logits[0] = 0  # all equal
+    top = adapter.topk(logits, k)
+    ids, gates = chosen(logits, k)
+    assert top.experts.dtype == torch.int32
+    assert torch.equal(top.experts.long(), ids)
+    torch.testing.assert_close(top.values.double(), gates, rtol=1e-6, atol=1e-7)
+
+
+def test_topk_of_three_is_inapplicable(adapter: Adapter) -> None:
+    with pytest.raises(Inapplicable, match="power of two"):
+        adapter.topk(torch.randn(4, 8), 3)
+    with pytest.raises(Inapplicable, match="power of two"):
+        adapter.route(torch.randn(4, 8), 3)
+
+
+@pytest.mark.parametrize(("tokens", "experts", "k"), [(70, 13, 4), (3, 40, 2)])
+def test_route(adapter: Adapter, tokens: int, experts: int, k: int) -> None:
+    logits = torch.randn(tokens, experts)
+    logits[:, 3] += 6  # a crowded expert
+    logits[:, 5] -= 60  # and an empty one
+    routing = adapter.route(logits, k)
+    ids, gates = chosen(logits, k)
+    expected = route_by(ids, experts)
+    for name in ("histogram", "to_flat", "to_sorted"):
+        assert getattr(routing, name).dtype == torch.int32
+        assert torch.equal(getattr(routing, name), getattr(expected, name)), name
+    assert (routing.experts, routing.per_token) == (experts, k)
+    torch.testing.assert_close(routing.gates.double(), gates.flatten()[expected.to_flat.long()], rtol=1e-6, atol=1e-7)
+
+
+def encode_mxfp4(x: torch.Tensor, ties: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and scale bytes of (M, K) along K: scales rounded up to a power of two, codes to the nearest value."""
+    blocks = x.double().view(x.shape[0], -1, 32)
+    largest = blocks.abs().amax(-1)
+    exponent = torch.ceil(torch.log2(largest / 6)) if largest.all() else None
+    assert exponent is not None, "the test data has no block of zeros"
+    scaled = blocks * torch.pow(2.0, -exponent)[..., None]
+    distance = (scaled.abs()[..., None] - E2M1).abs()
+    nearest = distance == distance.amin(-1, keepdim=True)
+    code = torch.arange(8).expand_as(nearest)
+    lowest, highest = code.where(nearest, 8).amin(-1), code.where(nearest, -1).amax(-1)
+    tied = lowest if ties == "down" else highest if ties == "half-away" else lowest + (lowest & 1 & (highest - lowest))
+    signed = (tied | torch.where(torch.signbit(scaled), 8, 0)).view(x.shape[0], -1, 2)
+    return (signed[..., 0] | signed[..., 1] << 4).to(torch.uint8), (exponent + 127).to(torch.uint8)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_downcast_to_mxfp4(adapter: Adapter, axis: int, dtype: torch.dtype) -> None:
+    x = (torch.randint(-24, 25, (40, 64)) / 4 + 0.0).to(dtype)  # a multiple of 1/4: many ties
+    x[:, ::32] = 6
+    codes, scales = encode_mxfp4(x.float(), adapter.mx_rounding)
+    given = x if axis else x.mT.contiguous()
+    found_codes, found_scales = adapter.downcast(given, "mxfp4", axis)
+    if not axis:
+        found_codes, found_scales = found_codes.mT, found_scales.mT
+    assert torch.equal(found_scales, scales)
+    zero = decode_mxfp4(codes, scales, 1) == 0
+    assert torch.equal(decode_mxfp4(found_codes, found_scales, 1), decode_mxfp4(codes, scales, 1))
+    assert not zero.all()
+
+
+@pytest.mark.parametrize("kind", ["mxfp8_e4m3", "mxfp8_e5m2"])
+def test_downcast_to_mxfp8(adapter: Adapter, kind: str) -> None:
+    dtype, largest = {"mxfp8_e4m3": (torch.float8_e4m3fn, 448), "mxfp8_e5m2": (torch.float8_e5m2, 57344)}[kind]
+    x = torch.randn(40, 64)
+    values, scales = adapter.downcast(x, kind, 1)
+    exponent = torch.ceil(torch.log2(x.double().view(40, 2, 32).abs().amax(-1) / largest))
+    assert torch.equal(scales.double(), exponent + 127)
+    scaled = (x.double() / block_factors(scales, 64, 1)).float()
+    assert torch.equal(values.float(), scaled.to(dtype).float())
+
+
+@pytest.mark.parametrize("kind", ["mxfp4", "mxfp8_e4m3", "mxfp8_e5m2"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_upcast(adapter: Adapter, kind: str, axis: int) -> None:
+    values, scales = adapter.downcast(torch.randn(64, 96), kind, axis)
+    if kind == "mxfp4":
+        expected = decode_mxfp4(values, scales, axis)
+    else:
+        expected = values.double() * block_factors(scales, values.shape[axis], axis)
+    output = adapter.upcast(values, scales, torch.bfloat16, axis)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output.double(), expected)
+
+
+def test_each_method_launches_the_kernels_it_names(adapter: Adapter) -> None:
+    x = integers(16, 64)
+    values, scales = adapter.downcast(x.float() + 1, "mxfp4", 1)
+    calls = {
+        "matmul": lambda: adapter.matmul(
+            x.bfloat16(), dense_weight(adapter, "bf16", integers(64, 16)), out_dtype=torch.float32
+        ),
+        "topk": lambda: adapter.topk(torch.randn(4, 8), 2),
+        "route": lambda: adapter.route(torch.randn(4, 8), 2),
+        "swiglu": lambda: adapter.swiglu(x.float(), ALPHA, LIMIT),
+        "downcast": lambda: adapter.downcast(x.float(), "mxfp4", 1),
+        "upcast": lambda: adapter.upcast(values, scales, torch.bfloat16, 1),
+    }
+    for method, call in calls.items():
+        with launches() as seen:
+            call()
+        assert {name for name, _ in seen} & set(adapter.kernels[method]), method
