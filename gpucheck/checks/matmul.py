@@ -42,6 +42,8 @@ class Matmul(Check):
             Param("gammas", False, "each row is multiplied by its gate"),
             Param("bias", False, "adds a bias per column (and expert)"),
             Param("swiglu", False, "fused swiglu, halves the columns"),
+            Param("alpha", SWIGLU[0], "slope of the fused swiglu", label="alpha"),
+            Param("limit", SWIGLU[1], "clamp of the fused swiglu", label="limit"),
             Param("layout", "strided", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
             Param("out", "bf16", "dtype of the result", ("bf16", "fp16", "fp32"), label="out-"),
             Param(
@@ -62,7 +64,9 @@ class Matmul(Check):
         if mode == "routed":
             if not 1 <= params["top_k"] <= params["experts"]:
                 return f"a routed case needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
-        elif any(params[name] for name in ("experts", "top_k", "gather", "scatter", "gammas")):
+        if not params["swiglu"] and (params["alpha"], params["limit"]) != SWIGLU:
+            return "alpha and limit go with swiglu"
+        if mode != "routed" and any(params[name] for name in ("experts", "top_k", "gather", "scatter", "gammas")):
             return "experts, top_k, gather, scatter and gammas go with mode routed"
         if weight == "mxfp4" and params["k"] % 2:
             return "mxfp4 packs two values a byte: k must be even"
@@ -145,7 +149,7 @@ class Matmul(Check):
         if case["bias"]:
             bias = inputs["bias"].double()[pick]
             y = bounds.add(y, bias[:, None, :] if case["mode"] == "batched" else bias)
-        return bounds.swiglu(y, *SWIGLU) if case["swiglu"] else y
+        return bounds.swiglu(y, float(case["alpha"]), float(case["limit"])) if case["swiglu"] else y
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks import experts
@@ -170,7 +174,7 @@ class Matmul(Check):
             gather=case["gather"],
             scatter=case["scatter"],
             gammas=prepared["gates"] if case["gammas"] else None,
-            swiglu=SWIGLU if case["swiglu"] else None,
+            swiglu=(float(case["alpha"]), float(case["limit"])) if case["swiglu"] else None,
             x_scale=prepared.get("x_scale"),
             config=_config(case),
         )

@@ -107,7 +107,7 @@ class CheckSpec:
                 if value != param.default:
                     numbers.append(param.label or param.name if value else f"no{param.label or param.name}")
             elif isinstance(value, (int, float)) and not isinstance(param.default, bool):
-                if value != param.default or (param.label and param.default > 0):
+                if value != param.default or (param.label and isinstance(param.default, int) and param.default > 0):
                     text = f"{value:g}" if isinstance(value, float) else str(value)
                     numbers.append(f"{param.label or param.name}{text}")
             elif value != param.default:

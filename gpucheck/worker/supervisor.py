@@ -5,6 +5,7 @@ It never touches CUDA. A dead or hung child costs a fresh child, not the run.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 STARTUP_TIMEOUT = 120.0  # s for a child to create its CUDA context
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
+WINDOW = 4  # steps a local rank, within which ranks take steps in different order
 PENDING_JUDGEMENTS = 2  # outputs that wait for the judge while the child goes on
 
 
@@ -65,6 +67,7 @@ class Supervisor:
         local_ranks = int(os.environ["LOCAL_WORLD_SIZE"])
         scratch = Path(os.environ["GPUCHECK_SCRATCH"])
         self.store: Store = Store(scratch, local_ranks)
+        self._order = rotated_order(plan, self.local_rank, local_ranks)
         self.writer = RecordWriter(run, self.rank)
         self.host = socket.gethostname()
         self.writer.start(
@@ -81,7 +84,8 @@ class Supervisor:
         maker.start()
         pending: list[Future[None]] = []
         with ThreadPoolExecutor(1, thread_name_prefix="judge") as judges:
-            for number, step in enumerate(self.plan.steps):
+            for number in self._order:
+                step = self.plan.steps[number]
                 while len(pending) >= PENDING_JUDGEMENTS:
                     pending.pop(0).result()
                 record, reply = self._run(number, step)
@@ -95,13 +99,13 @@ class Supervisor:
     def _make_ahead(self) -> None:
         from gpucheck.worker.store import wait_for_room
 
-        for number, step in enumerate(self.plan.steps):
+        for number in self._order:
             wait_for_room(self.store, STORE_LIMIT, self._stopped.is_set)
             if self._stopped.is_set():
                 return
             try:
                 if not self._judged(number):
-                    self.store.make_ahead(number, step.case)
+                    self.store.make_ahead(number, self.plan.steps[number].case)
             except Exception:
                 continue  # the rank that needs it meets the error itself and reports it
 
@@ -225,6 +229,23 @@ class Supervisor:
         )
         judged = time.perf_counter() - begin - waited
         return replace(record, seconds={**record.seconds, "reference": waited, "judge": judged})
+
+
+def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
+    """The order in which a rank takes the steps.
+
+    Within a window each rank starts at a place of its own, so that ranks compile different kernels into the cache they
+    share, and make different inputs, while all stay close enough together for a bounded store.
+    """
+    order: list[int] = []
+    for _, group in itertools.groupby(range(len(plan.steps)), key=lambda number: plan.steps[number].placement):
+        steps = list(group)
+        size = WINDOW * local_ranks
+        for start in range(0, len(steps), size):
+            window = steps[start : start + size]
+            turn = local_rank * len(window) // local_ranks
+            order += window[turn:] + window[:turn]
+    return order
 
 
 def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]:

@@ -8,6 +8,8 @@ import torch
 
 from gpucheck import interpreter
 
+triton = pytest.importorskip("triton", reason="needs triton")
+
 
 def test_install_is_idempotent_and_reports_itself() -> None:
     interpreter.install()
@@ -31,8 +33,6 @@ def test_install_refuses_a_triton_bound_to_the_compiler(monkeypatch: pytest.Monk
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a real device answers")
 def test_stand_in_device_answers_the_questions_of_host_code() -> None:
-    import triton
-
     assert triton.runtime.driver.active.get_current_target().backend == "cuda"
     assert torch.cuda.get_device_capability() == (8, 0)
     assert torch.cuda.get_device_properties(0).multi_processor_count == 108

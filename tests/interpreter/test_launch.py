@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-import triton
-import triton.language as tl
 
 from gpucheck.interpreter import launch
 from gpucheck.interpreter.library import SpecializedKernel
+
+triton = pytest.importorskip("triton", reason="needs triton")
+tl = triton.language
 
 
 @triton.jit

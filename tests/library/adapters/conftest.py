@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import pytest
 
-os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
-pytest.importorskip("triton", reason="needs triton")
-
 from gpucheck import interpreter
+from gpucheck.library.adapters import load
+from gpucheck.library.adapters.base import Adapter
+from gpucheck.library.source import LibraryCopy, parse_source, resolve
+from gpucheck.model.errors import InfrastructureError
 
-interpreter.install()
-
-from gpucheck.library.adapters import load  # noqa: E402
-from gpucheck.library.adapters.base import Adapter  # noqa: E402
-from gpucheck.library.source import LibraryCopy, parse_source, resolve  # noqa: E402
-from gpucheck.model.errors import InfrastructureError  # noqa: E402
+if importlib.util.find_spec("triton"):
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+    interpreter.install()
 
 
 @pytest.fixture(scope="session")
@@ -34,4 +33,5 @@ def library_copy() -> LibraryCopy:
 @pytest.fixture(scope="session")
 def adapter(library_copy: LibraryCopy) -> Adapter:
     """The adapter to :func:`library_copy`."""
+    pytest.importorskip("triton", reason="needs triton")
     return load(library_copy.root, library_copy.generation)
