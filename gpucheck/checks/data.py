@@ -6,6 +6,8 @@ library under test.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -20,6 +22,9 @@ DTYPES = {
 }
 BLOCK = 32  # elements that share one mx scale
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float64)
+_NIBBLES = torch.cat([E2M1, -E2M1])
+_LOW, _HIGH = _NIBBLES.repeat(16).float(), _NIBBLES.repeat_interleave(16).float()  # of each byte
+_POWERS = torch.exp2(torch.arange(256, dtype=torch.float64) - 127)  # of each e8m0 byte
 FP32_WIDE = 4095  # exact fp32 activations take 12 bits, one more than TF32 keeps
 
 
@@ -28,6 +33,13 @@ def signed_integers(shape: tuple[int, ...], low: int, high: int, generator: Gene
     magnitude = torch.randint(low, high + 1, shape, generator=generator)
     sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
     return (magnitude * sign).to(torch.float32)
+
+
+def random_bytes(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    """Uniform uint8, drawn eight at a time."""
+    count = math.prod(shape)
+    words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return words.view(torch.uint8)[:count].view(shape)
 
 
 def activations(kind: str, shape: tuple[int, ...], data: str, generator: Generator) -> Tensor:
@@ -42,7 +54,7 @@ def activations(kind: str, shape: tuple[int, ...], data: str, generator: Generat
 def weights(kind: str, shape: tuple[int, ...], data: str, generator: Generator) -> dict[str, Tensor]:
     """A weight (..., K, N) as ``{"w": values}`` and, for fp8 and mx kinds, ``"w_scale"``.
 
-    fp8: (1,) float32 scale. mx: e8m0 bytes (..., ceil(K/32), N). mxfp4: uint8 values (..., K/2, N), even k in low nibbles.
+    fp8: (1,) float32 scale. mx: e8m0 bytes (..., ceil(K/32), N). mxfp4: uint8 codes (..., K/2, N), even k low.
     """
     *batch, terms, columns = shape
     if kind.startswith("mx"):
@@ -50,8 +62,7 @@ def weights(kind: str, shape: tuple[int, ...], data: str, generator: Generator) 
         low, high = (126, 128) if data == "exact" else (121, 127)
         scales = torch.randint(low, high + 1, blocks, generator=generator, dtype=torch.uint8)
         if kind == "mxfp4":
-            codes = torch.randint(0, 256, (*batch, terms // 2, columns), generator=generator, dtype=torch.uint8)
-            return {"w": codes, "w_scale": scales}
+            return {"w": random_bytes((*batch, terms // 2, columns), generator), "w_scale": scales}
         dtype = DTYPES["fp8_" + kind.removeprefix("mxfp8_")]
         values = (
             signed_integers(shape, 1, 8, generator) if data == "exact" else torch.randn(shape, generator=generator) * 2
@@ -78,16 +89,17 @@ def _fp8_limit(terms: int) -> int:
 
 def decode_scales(scales: Tensor) -> Tensor:
     """e8m0 bytes -> float64 powers of two."""
-    return torch.exp2(scales.to(torch.float64) - 127)
+    return _POWERS.index_select(0, scales.flatten().int()).reshape(scales.shape)
 
 
 def decode_fp4(codes: Tensor, axis: int) -> Tensor:
     """Packed e2m1 codes -> float64, twice as long along ``axis``; the low nibble comes first."""
-    table = torch.cat([E2M1, -E2M1])
-    pair = torch.stack([table[(codes & 15).long()], table[(codes >> 4).long()]], dim=axis % codes.ndim + 1)
-    shape = list(codes.shape)
-    shape[axis] *= 2
-    return pair.reshape(shape)
+    axis %= codes.ndim
+    index, shape = codes.flatten().int(), list(codes.shape)
+    pairs = torch.empty((*shape[: axis + 1], 2, *shape[axis + 1 :]), dtype=torch.float64)
+    pairs.select(axis + 1, 0).copy_(_LOW.index_select(0, index).view(shape))
+    pairs.select(axis + 1, 1).copy_(_HIGH.index_select(0, index).view(shape))
+    return pairs.flatten(axis, axis + 1)
 
 
 def decode_weight(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
@@ -96,8 +108,10 @@ def decode_weight(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
         return values.to(torch.float64)
     assert scales is not None
     decoded = decode_fp4(values, -2) if kind == "mxfp4" else values.to(torch.float64)
-    factors = decode_scales(scales).repeat_interleave(BLOCK, dim=-2)[..., : decoded.shape[-2], :]
-    return decoded * factors
+    factors = decode_scales(scales)
+    if decoded.shape[-2] % BLOCK:
+        return decoded * factors.repeat_interleave(BLOCK, dim=-2)[..., : decoded.shape[-2], :]
+    return decoded.unflatten(-2, (-1, BLOCK)).mul_(factors.unsqueeze(-2)).flatten(-3, -2)
 
 
 def weight_unit(kind: str) -> float:

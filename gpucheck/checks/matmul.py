@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp4")
 SWIGLU = (1.702, 7.0)  # alpha and limit of gpt-oss
-FP8_EXACT_TERMS = 2048
+EXACT_TERMS = {  # largest k whose sums of exact data are sure not to round, whatever values are drawn
+    "bf16": 2**18,
+    "fp16": 2**18,
+    "fp32": 4096,
+    "fp8_e4m3": 2048,
+    "fp8_e5m2": 2048,
+    "mxfp8_e4m3": 2**16,
+    "mxfp4": 43690,
+}
 
 
 class Matmul(Check):
@@ -61,9 +69,8 @@ class Matmul(Check):
             return "sizes cannot be negative"
         if (mode == "batched") != (params["batch"] > 0):
             return "batch goes with mode batched, and needs to be at least 1 there"
-        if mode == "routed":
-            if not 1 <= params["top_k"] <= params["experts"]:
-                return f"a routed case needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
+        if mode == "routed" and not 1 <= params["top_k"] <= params["experts"]:
+            return f"a routed case needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
         if not params["swiglu"] and (params["alpha"], params["limit"]) != SWIGLU:
             return "alpha and limit go with swiglu"
         if mode != "routed" and any(params[name] for name in ("experts", "top_k", "gather", "scatter", "gammas")):
@@ -79,10 +86,8 @@ class Matmul(Check):
                 return "swiglu rounds, so it takes normal data only"
             if params["n"] % 2 or params["scatter"] or params["gammas"]:
                 return "swiglu needs an even n, and neither scatter nor gammas"
-        if data == "exact" and weight.startswith("fp8") and params["k"] > FP8_EXACT_TERMS:
-            return f"exact fp8 data takes k up to {FP8_EXACT_TERMS}"
-        if data == "exact" and weight == "fp32" and params["k"] > 4096:
-            return "exact fp32 data takes k up to 4096"
+        if data == "exact" and params["k"] > EXACT_TERMS[weight]:
+            return f"exact {weight} data takes k up to {EXACT_TERMS[weight]}, not {params['k']}"
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:

@@ -35,6 +35,9 @@ class Moe(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        for name in ("m", "hidden", "intermediate"):
+            if params[name] < 1:
+                return f"{name} must be at least 1, not {params[name]}"
         if not 1 <= params["top_k"] <= params["experts"]:
             return f"needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
         if params["weight"] == "mxfp4" and (params["hidden"] % 2 or params["intermediate"] % 2):

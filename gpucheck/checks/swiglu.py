@@ -30,7 +30,9 @@ class Swiglu(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        return "n must be even" if params["n"] % 2 else None
+        if params["m"] < 1 or params["n"] < 2 or params["n"] % 2:
+            return f"needs m of at least 1 and an even n of at least 2, not {params['m']} and {params['n']}"
+        return "limit must be above 0" if params["limit"] <= 0 else None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch

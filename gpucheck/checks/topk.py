@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Axes, Check, Expected, Runtime
-from gpucheck.checks.routing import LOGITS, make_logits, reference_topk, validate_logits
+from gpucheck.checks.routing import LOGITS, gates_are_exact, make_logits, reference_topk, validate_logits
 from gpucheck.model.case import Case, CheckSpec
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TopK(Check):
 
         chosen, ids = reference_topk(inputs["logits"], case["top_k"])
         gates = bounds.softmax(chosen)
-        if case.data == "exact":
+        if gates_are_exact(case):
             gates = bounds.Estimate(gates.value, None)
         return {
             "experts": Expected(bounds.Estimate(ids.double(), None), torch.int32),

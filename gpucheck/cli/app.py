@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from gpucheck import __version__
 from gpucheck.cli import library, listing, report, run
 from gpucheck.model.errors import ExitCode, GpucheckError
 
+
+class Group(TyperGroup):
+    """Ends the command on the two errors that typer, depending on its version, turns into exit code 1: FAIL here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted", ExitCode.INTERRUPTED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(ExitCode.BROKEN_PIPE)
+
+
 app = typer.Typer(
+    cls=Group,
     name="gpucheck",
     help="Prove that every GPU rank computes the right numbers with exactly the software installed there.",
     no_args_is_help=True,
@@ -50,11 +66,6 @@ def main() -> NoReturn:
         app()
     except GpucheckError as error:
         fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail("interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.PASS)
     except OSError as error:
         fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), ExitCode.INCONCLUSIVE)
     raise AssertionError("typer ends the process itself")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,26 @@ def exit_code(verdict: Verdict) -> int:
     return int(_EXIT_CODES[verdict])
 
 
+def check_json_file(json_file: str | None, run_dir: Path | None = None) -> None:
+    """Raises UsageError where the report could not be written, before the work it reports on.
+
+    Args:
+        json_file: as given to ``--json``.
+        run_dir: the folder of the run, which need not exist yet.
+    """
+    if not json_file or json_file == "-":
+        return
+    path = Path(json_file).absolute()
+    if path.is_dir():
+        raise UsageError(f"--json {json_file} is a folder, expected a file or -")
+    if run_dir is not None and path.parent == run_dir.absolute() and not run_dir.exists():
+        return
+    if not path.parent.is_dir():
+        raise UsageError(f"--json {json_file} cannot be written: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"--json {json_file} cannot be written: permission denied")
+
+
 def present(run_dir: Path, console: Console, *, quiet: bool, verbose: bool, json_file: str | None) -> Conclusion:
     """Concludes a run folder and shows it.
 
@@ -39,6 +60,7 @@ def present(run_dir: Path, console: Console, *, quiet: bool, verbose: bool, json
     Raises:
         UsageError: no run folder, or the JSON file cannot be written.
     """
+    check_json_file(json_file)
     run = read_run(run_dir)
     conclusion = conclude(run)
     report = blocks.build(run, conclusion)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpucheck.launch.torchrun import Ending, Rendezvous
+    from gpucheck.library.source import Source
     from gpucheck.model.plan import Plan
     from gpucheck.plan.scenario import Scenario
 
@@ -55,7 +56,10 @@ def run(
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
+    from gpucheck.cli.present import check_json_file
     from gpucheck.launch.torchrun import Rendezvous, launch
+    from gpucheck.library.source import parse_source
+    from gpucheck.plan.scenario import LONGEST
     from gpucheck.records.folder import write_json
     from gpucheck.records.follow import Follower
     from gpucheck.report.progress import Progress
@@ -64,16 +68,22 @@ def run(
     rendezvous.check()
     if nnodes > 1 and out is None:
         raise UsageError("--nnodes above 1 needs --out DIR on storage that all nodes share")
-    if timeout is not None and timeout <= 0:
-        raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0")
+    if timeout is not None and not 0 < timeout <= LONGEST:
+        raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0, at most {LONGEST:g}")
+    if checks and not split(checks):
+        raise UsageError("--checks names no check")
+    source = parse_source(library)
     kind, count = _ranks(device, nproc)
     chosen = _scenario(scenario or ("gate" if kind == "cuda" else "smoke"), seed, split(checks), case or [])
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
         return
+    if node_rank == 0:
+        check_json_file(json_file, out)
+        _check_out(out)
     _require_torch()
     console = Console(stderr=json_file == "-")
-    plan = _plan(chosen, library, kind, count, nnodes, timeout)
+    plan = _plan(chosen, source, kind, count, nnodes, timeout)
     folder = _new_folder(out) if node_rank == 0 else _joined(out)
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())
@@ -114,11 +124,13 @@ def _scenario(name: str, seed: int | None, checks: list[str], cases: list[str]) 
 
 
 def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
-    for step in scenario.steps:
-        placement = step.placement if device == "cuda" else "cpu"
-        typer.echo(f"{placement:<8} {step.case.id}" + ("  (optional)" if step.optional else ""))
+    from gpucheck.plan.build import bound_steps
+
+    steps = bound_steps(scenario, device)
+    for step in steps:
+        typer.echo(f"{step.placement:<8} {step.case.id}" + ("  (optional)" if step.optional else ""))
     ranks = nproc * nnodes
-    typer.echo(f"{len(scenario.steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
+    typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
 
 def _require_torch() -> None:
@@ -132,23 +144,22 @@ def _require_torch() -> None:
         )
 
 
-def _plan(scenario: Scenario, library: str | None, device: str, nproc: int, nnodes: int, timeout: float | None) -> Plan:
+def _plan(scenario: Scenario, source: Source, device: str, nproc: int, nnodes: int, timeout: float | None) -> Plan:
     from gpucheck.launch.environment import software
     from gpucheck.library.identity import check_installed_library
-    from gpucheck.library.source import SourceKind, parse_source, resolve
+    from gpucheck.library.source import SourceKind, resolve
     from gpucheck.plan.build import build
 
-    source = parse_source(library)
     if source.kind in (SourceKind.DEFAULT, SourceKind.INSTALLED):
         check_installed_library()
     copy = resolve(source)
     command = ["gpucheck", "run", scenario.name if not scenario.path else str(scenario.path)]
     command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]
-    if library:
-        command += ["--library", library]
+    if source.kind is not SourceKind.DEFAULT:
+        command += ["--library", str(source)]
     if device == "cpu":
         command += ["--device", "cpu"]
-    environment = {"software": software(copy.package), "host": os.uname().nodename, "cpus": os.cpu_count()}
+    environment = {"software": software(copy.package), "host": os.uname().nodename, "cpus": len(os.sched_getaffinity(0))}
     return build(
         scenario,
         copy,
@@ -161,15 +172,24 @@ def _plan(scenario: Scenario, library: str | None, device: str, nproc: int, nnod
     )
 
 
+def _check_out(out: Path | None) -> None:
+    """Raises UsageError where the run folder could not be made, before anything costs time or leaves a trace."""
+    folder = (out or Path("runs")).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    if not existing.is_dir():
+        raise UsageError(f"run folder {folder} cannot be made: {existing} is no folder; give another with --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"run folder {folder} cannot be made: {existing} is not writable; give another with --out")
+    if out is not None and existing == folder and any(folder.iterdir()):
+        raise UsageError(f"--out {out} is not empty; a run needs a folder of its own")
+
+
 def _new_folder(out: Path | None) -> Path:
-    """Makes the run folder; an existing one must be empty."""
+    """Makes the run folder."""
     folder = out or Path("runs") / time.strftime("%m%d-%H%M%S")
     try:
-        if out is None:
-            while folder.exists():
-                folder = folder.with_name(folder.name + "a")
-        elif folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"--out {folder} is not empty; a run needs a folder of its own")
+        while out is None and folder.exists():
+            folder = folder.with_name(folder.name + "a")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "records").mkdir()
     except OSError as error:

@@ -17,9 +17,10 @@ def conclude(run: Run) -> Conclusion:
     """The verdict of a run.
 
     FAIL needs a failure of the code under test. PASS needs every planned case seen on every rank and passed, or
-    inapplicable where the scenario allows that. Everything between is INCONCLUSIVE.
+    inapplicable where the scenario allows that, at least one passed on each rank, and a launcher that ended well.
+    Everything between is INCONCLUSIVE.
     """
-    findings = [*_failures(run), *_disagreements(run), *_software(run)]
+    findings = [*_failures(run), *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
     passed = any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -147,6 +148,36 @@ def _software(run: Run) -> list[Finding]:
     return [Finding("software changed during the run", False, list(run.ranks), [], [sighting], remedy)]
 
 
+def _ending(run: Run) -> list[Finding]:
+    """A launcher that was stopped or failed: what the ranks wrote may not be all there was to see."""
+    if not run.outcome:
+        line = "outcome.json is missing: the run is still under way, or gpucheck was killed"
+    elif run.outcome.get("signal"):
+        line = f"interrupted by signal {run.outcome['signal']}"
+    elif run.outcome.get("timed_out"):
+        line = f"stopped after {run.outcome.get('seconds', 0.0):.0f} s, the limit of the whole run"
+    elif run.outcome.get("code") != 0:
+        line = f"torchrun ended with exit code {run.outcome.get('code')}"
+    else:
+        return []
+    remedy = "look at the logs in the run folder's logs/"
+    return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], [line], "")], remedy)]
+
+
+def _unproven(run: Run) -> list[Finding]:
+    """Ranks that judged nothing, where others did."""
+    proven = {rank for (_, rank), record in run.records.items() if record.outcome is Outcome.PASS}
+    idle = [
+        rank
+        for rank in run.ranks
+        if proven and all(run.records[(n, rank)].outcome is Outcome.INAPPLICABLE for n in range(len(run.plan.steps)))
+    ]
+    if not idle:
+        return []
+    sighting = Sighting("every case", idle, ["every case is inapplicable here, though not on other ranks"], "")
+    return [Finding("nothing was judged on a rank", False, idle, [], [sighting])]
+
+
 def _notes(run: Run) -> list[str]:
     notes = []
     skipped = {
@@ -160,5 +191,5 @@ def _notes(run: Run) -> list[str]:
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
     if run.torn:
-        notes.append(f"{run.torn} record line(s) could not be read")
+        notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
     return notes

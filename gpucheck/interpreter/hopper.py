@@ -1,4 +1,4 @@
-"""What kernels need at capability 9.0 and not before: swizzled scales know the warps, descriptors concatenate shapes."""
+"""What kernels need at capability 9.0: swizzled scales ask for the warps, tensor descriptors concatenate shapes."""
 
 from __future__ import annotations
 

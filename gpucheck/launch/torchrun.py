@@ -80,6 +80,7 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], No
     received: list[int] = []
     previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
     begin = time.monotonic()
+    process: subprocess.Popen[bytes] | None = None
     try:
         with open(log, "wb") as output:
             process = subprocess.Popen(
@@ -107,6 +108,8 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], No
     except OSError as error:
         raise InfrastructureError(f"torchrun could not be started: {error}") from None
     finally:
+        if process is not None and process.poll() is None:
+            _end(process)
         shutil.rmtree(scratch, ignore_errors=True)
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -122,7 +125,7 @@ def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "GPUCHECK_SCRATCH": str(scratch),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // plan.nproc)),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // plan.nproc)),
     }
 
 

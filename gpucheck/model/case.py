@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ class Param:
         if isinstance(self.default, bool) or isinstance(value, bool):
             typed = isinstance(value, bool) and isinstance(self.default, bool)
         elif isinstance(self.default, float):
-            typed = isinstance(value, (int, float))
+            typed = isinstance(value, (int, float)) and math.isfinite(value)
         else:
             typed = isinstance(value, type(self.default))
         return typed and (not self.choices or value in self.choices)
@@ -108,7 +109,7 @@ class CheckSpec:
                     numbers.append(param.label or param.name if value else f"no{param.label or param.name}")
             elif isinstance(value, (int, float)) and not isinstance(param.default, bool):
                 if value != param.default or (param.label and isinstance(param.default, int) and param.default > 0):
-                    text = f"{value:g}" if isinstance(value, float) else str(value)
+                    text = repr(value).removesuffix(".0")
                     numbers.append(f"{param.label or param.name}{text}")
             elif value != param.default:
                 numbers.append(f"{param.label}{value}")

@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     INCONCLUSIVE = 3  # infrastructure: no GPU where one was asked for, torchrun failed, records lost
     NOTHING_RAN = 5
     INTERRUPTED = 130
+    BROKEN_PIPE = 141  # nobody read the output to its end
     TERMINATED = 143
 
 

@@ -50,7 +50,7 @@ class Mismatch:
     expected: float  # at the worst index
     got: float | None  # at the worst index; None is NaN
     bound: float  # largest allowed |got - expected| there; 0 for exact data
-    ulps: int | None  # distance at the worst index in units of the output's last place
+    ulps: int | None  # distance at the worst index in units of the output's last place; None: no sensible number
     box: list[list[int]]  # per axis [first, last] wrong index
     tiles: list[list[int]]  # coordinates of the first wrong tiles, at most 16
     bits: list[int]  # bit positions flipped, where every wrong element differs in one bit only
@@ -65,7 +65,7 @@ class Mismatch:
 class Violation:
     """Something wrong beside the numbers."""
 
-    kind: str  # "guard", "passes differ", "fallback", "device", "dtype", "inputs"
+    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "dtype", "inputs"
     detail: str
 
 

@@ -12,6 +12,16 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.plan.scenario import Scenario
 
 
+def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
+    """The steps on a device: without GPUs every placement becomes ``cpu``, and a case that several share runs once."""
+    if device != "cpu":
+        return scenario.steps
+    by_case: dict[str, Step] = {}
+    for step in scenario.steps:
+        by_case.setdefault(step.case.id, replace(step, placement="cpu"))
+    return tuple(by_case.values())
+
+
 def build(
     scenario: Scenario,
     library: LibraryCopy,
@@ -23,16 +33,7 @@ def build(
     command: list[str],
     timeout: float | None = None,
 ) -> Plan:
-    """The plan of a run.
-
-    Without GPUs every placement becomes ``cpu``, and a case that several placements share runs once.
-    """
-    steps = scenario.steps
-    if device == "cpu":
-        by_case: dict[str, Step] = {}
-        for step in steps:
-            by_case.setdefault(step.case.id, replace(step, placement="cpu"))
-        steps = tuple(by_case.values())
+    """The plan of a run; for its steps see :func:`bound_steps`."""
     return Plan(
         id=uuid.uuid4().hex[:12],
         scenario=scenario.name,
@@ -54,5 +55,5 @@ def build(
         },
         environment=environment,
         command=command,
-        steps=steps,
+        steps=bound_steps(scenario, device),
     )

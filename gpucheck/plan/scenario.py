@@ -26,6 +26,7 @@ TOP_LEVEL: dict[str, Any] = {
     "case_timeout": (int, float),
     "cases": list,
 }
+LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
 GROUP_KEYS = ("check", "data", "placement", "optional")
 
 
@@ -50,6 +51,8 @@ def find(name: str) -> Path:
     """
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
+        if path.is_dir():
+            raise UsageError(f"scenario {name} is a folder, expected a .toml file")
         if not path.is_file():
             raise UsageError(f"scenario file {name} does not exist")
         return path
@@ -92,8 +95,10 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         if not isinstance(value, TOP_LEVEL[key]) or isinstance(value, bool):
             raise UsageError(f"{path}: {key} is {value!r}, expected {_type_words(key)}")
     for key in ("timeout", "case_timeout"):
-        if document.get(key, 1) <= 0:
-            raise UsageError(f"{path}: {key} is {document[key]!r}, expected seconds above 0")
+        if not 0 < document.get(key, 1) <= LONGEST:
+            raise UsageError(f"{path}: {key} is {document[key]!r}, expected seconds above 0, at most {LONGEST:g}")
+    if document.get("seed", 0) < 0:
+        raise UsageError(f"{path}: seed is {document['seed']}, expected 0 or more")
     actual_seed = document.get("seed", 0) if seed is None else seed
     steps: dict[tuple[str, str], Step] = {}
     for number, group in enumerate(document.get("cases", []), start=1):
@@ -139,11 +144,10 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
     (optional,) = choices.pop("optional", [False])
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}
-        for data in data_kinds:
-            if problem := check.validate(params, data):
-                if "data" in group or len(data_kinds) == 1:
-                    raise UsageError(f"{where}: {problem}")
-                continue
+        problems = {data: check.validate(params, data) for data in data_kinds}
+        if any(problems.values()) and ("data" in group or all(problems.values())):
+            raise UsageError(f"{where}: {next(filter(None, problems.values()))}")
+        for data in (data for data in data_kinds if not problems[data]):
             for placement in placements:
                 yield Step(spec.case(params, data, seed), placement, optional)
 

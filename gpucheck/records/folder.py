@@ -25,7 +25,7 @@ class Run:
     starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
     outcome: dict[str, Any] = field(default_factory=dict)  # outcome.json: how the launcher ended, times, changes
-    torn: int = 0  # lines that could not be read
+    torn: int = 0  # lines that could not be read, or that belong to no case of the plan
 
     @property
     def ranks(self) -> range:
@@ -33,12 +33,20 @@ class Run:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file so that it appears complete or not at all."""
+    """Writes a JSON file so that it appears complete or not at all; links and devices are written through."""
+    text = json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(finite(content), file, indent=1)
-        file.write("\n")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk says so without a name
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def finite(value: Any) -> Any:
@@ -67,7 +75,7 @@ def read_plan(folder: Path) -> Plan:
         raise UsageError(f"{folder} is no folder; give the folder of a run") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
-    if not isinstance(item, dict) or "schema" not in item:
+    if not isinstance(item, dict) or not isinstance(item.get("schema"), int):
         raise UsageError(f"{path} is not the plan of a gpucheck run")
     if item["schema"] > SCHEMA:
         raise UsageError(
@@ -75,20 +83,21 @@ def read_plan(folder: Path) -> Plan:
         )
     try:
         return Plan.from_json(item)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is damaged: {error!r}") from None
 
 
 def read_run(folder: Path) -> Run:
     """Reads a run folder and adds a LOST record for every result that is missing.
 
+    Of several results of a case on a rank the first failure counts, else the last.
+
     Raises:
         UsageError: the folder is no run folder.
     """
     run = Run(folder, read_plan(folder), {})
     begun: dict[int, int] = {}
-    for path in sorted((folder / "records").glob("rank-*.jsonl")):
-        rank = int(path.stem.removeprefix("rank-"))
+    for rank, path in rank_files(folder):
         for item in _lines(path, run):
             event = item.get("event")
             if event == "start":
@@ -96,18 +105,48 @@ def read_run(folder: Path) -> Run:
             elif event == "end":
                 run.ends[rank] = item
             elif event == "begin":
-                begun[rank] = item["step"]
+                begun[rank] = item.get("step", -1)
             elif event == "result":
-                record = Record.from_json(item)
-                run.records[(record.step, rank)] = record
+                _take(run, rank, item)
     for number, step in enumerate(run.plan.steps):
         for rank in run.ranks:
             if (number, rank) not in run.records:
                 run.records[(number, rank)] = _lost(run, number, step, rank, begun)
-    outcome = folder / "outcome.json"
-    if outcome.is_file():
-        run.outcome = json.loads(outcome.read_text(encoding="utf-8"))
+    run.outcome = _outcome(folder / "outcome.json")
     return run
+
+
+def rank_files(folder: Path) -> list[tuple[int, Path]]:
+    """The record files of a run folder, with their ranks."""
+    numbered = ((path.stem.removeprefix("rank-"), path) for path in (folder / "records").glob("rank-*.jsonl"))
+    return sorted((int(number), path) for number, path in numbered if number.isdigit())
+
+
+def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
+    """Adds one result; one that cannot be read or is not of this plan leaves its case lost."""
+    try:
+        record = Record.from_json(item)
+        planned = run.plan.steps[record.step].case.id if record.step >= 0 else None
+    except (KeyError, TypeError, ValueError, IndexError):
+        planned = None
+    if planned is None or record.case != planned or record.rank != rank or rank not in run.ranks:
+        run.torn += 1
+        return
+    known = run.records.get((record.step, rank))
+    if known is None or not known.outcome.failed:
+        run.records[(record.step, rank)] = record
+
+
+def _outcome(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    if not isinstance(item, dict):
+        raise UsageError(f"{path} is damaged: expected an object")
+    return item
 
 
 def _lost(run: Run, number: int, step: Step, rank: int, begun: dict[int, int]) -> Record:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck.model.record import Outcome, Record
+from gpucheck.records.folder import rank_files
 
 
 @dataclass
@@ -23,7 +24,7 @@ class RankState:
 
 @dataclass
 class Follower:
-    """Reads what is new in the records of a run at each call of :meth:`poll`."""
+    """Reads what is new in the records of a run at each call of :meth:`poll`; what cannot be read is passed over."""
 
     run: Path
     world_size: int
@@ -36,10 +37,12 @@ class Follower:
     def poll(self) -> list[Record]:
         """The records written since the last call."""
         fresh = []
-        for path in sorted((self.run / "records").glob("rank-*.jsonl")):
-            rank = int(path.stem.removeprefix("rank-"))
+        for rank, path in rank_files(self.run):
             for item in self._new_lines(path):
-                record = self._apply(self.ranks.setdefault(rank, RankState()), item)
+                try:
+                    record = self._apply(self.ranks.setdefault(rank, RankState()), item)
+                except (KeyError, TypeError, ValueError, AttributeError):
+                    continue
                 if record is not None:
                     fresh.append(record)
         return fresh

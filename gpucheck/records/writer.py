@@ -38,6 +38,7 @@ class RecordWriter:
         self._write({"event": "end", "time": time.time(), **facts})
 
     def _write(self, item: dict[str, Any]) -> None:
-        line = json.dumps(item, separators=(",", ":"), allow_nan=True) + "\n"
+        line = (json.dumps(item, separators=(",", ":"), allow_nan=True) + "\n").encode()
         with self._lock:
-            os.write(self._fd, line.encode())
+            while line:
+                line = line[os.write(self._fd, line) :]

@@ -40,7 +40,10 @@ def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
     """The whole report: verdict, matrix, findings, notes, time."""
     count = sum(cases for _, cases, _ in report.rows)
     failing = sum(finding.fails for finding in report.findings)
-    found = f"{failing} finding{'s' * (failing != 1)}" if failing else f"{count} cases on {len(report.ranks)} ranks"
+    ranks = len(report.ranks)
+    found = f"{count} case{'s' * (count != 1)} on {ranks} rank{'s' * (ranks != 1)}"
+    if failing:
+        found = f"{failing} finding{'s' * (failing != 1)}"
     open_count = len(report.findings) - failing
     if open_count:
         found += f", {open_count} open question{'s' * (open_count != 1)}"

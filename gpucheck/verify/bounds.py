@@ -17,7 +17,8 @@ from torch import Tensor
 EXACT_LIMIT = 2.0**24  # integers below this are exact in fp32
 EXACT_LIMIT_FP8 = 2.0**11  # Hopper's fp8 tensor cores keep about 13 bits of a partial sum
 ACCUMULATION = 2.0**-23 / 16  # per term of a sum, relative to |R| + sqrt(sum x^2 w^2)
-ACCUMULATION_FP8 = 2.0**-13 / 32  # the same where fp8 products are summed in Hopper's shortened accumulator
+FP8_TERMS = 32  # products that Hopper's fp8 tensor cores add to the running sum in one step
+FP8_TRUNCATION = 2.0**-13  # a step cuts its addends off at this part of the largest of them
 ELEMENTARY = 2.0**-22  # one fast exponential and one fast division, a few fp32 ulps
 
 _SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}
@@ -89,7 +90,7 @@ def product(x: Estimate, w: Estimate, *, fp8: bool = False) -> Estimate:
     Args:
         x: (..., M, K).
         w: (..., K, N), exactly as the kernel sees it after dequantisation; its own error is taken as none.
-        fp8: both operands are fp8, whose sums Hopper keeps shorter.
+        fp8: both operands are fp8, whose sums Hopper keeps shorter: see :func:`_fp8_accumulation`.
     """
     value = x.value @ w.value
     terms = w.value.shape[-2]
@@ -97,12 +98,32 @@ def product(x: Estimate, w: Estimate, *, fp8: bool = False) -> Estimate:
         largest = float(x.value.abs().max() * w.value.abs().max()) * terms if value.numel() and terms else 0.0
         _require_exact(largest, x.unit * w.unit, EXACT_LIMIT_FP8 if fp8 else EXACT_LIMIT)
         return Estimate(value, None, x.unit * w.unit)
-    energy = torch.sqrt((x.value.square().float() @ w.value.square().float()).double())
-    per_term = ACCUMULATION_FP8 if fp8 else ACCUMULATION
-    error = per_term * max(terms, 32 if fp8 else 16) * (value.abs() + energy)
-    if x.error is not None:
+    energy = torch.sqrt((x.value.float().square() @ w.value.float().square()).double())
+    relative = _fp8_accumulation(terms) if fp8 else ACCUMULATION * _counted(terms)
+    error = relative * (value.abs() + energy)
+    if x.error is not None and bool(x.error.any()):
         error = error + (x.error.float() @ w.value.abs().float()).double()
     return Estimate(value, error)
+
+
+def _counted(terms: int) -> float:
+    """How many terms a sum counts for at ACCUMULATION each.
+
+    K additions in fp32, one after the other, stray from the right sum with a standard deviation that grows like K, the
+    bound like K^1.5. It is wide enough, 9 standard deviations, from K = 144 on; shorter sums count as longer.
+    """
+    return max(terms, 16, 12 * math.sqrt(terms))
+
+
+def _fp8_accumulation(terms: int) -> float:
+    """Error of an fp8 sum on Hopper, relative to ``|R| + sqrt(sum x^2 w^2)``.
+
+    Each step cuts 33 addends, the running sum among them, towards zero: a product loses a uniform part of one unit with
+    the sign of the product, so the loss of a step spreads by sqrt(33/12) units, and those of all steps add up like a
+    random walk, taken at 6 sigma; the running sum itself loses half a unit a step, always towards zero.
+    """
+    steps = max(1, -(-terms // FP8_TERMS))
+    return FP8_TRUNCATION * (6 * (steps * (FP8_TERMS + 1) / 12) ** 0.5 + steps / 2)
 
 
 def add(x: Estimate, term: Tensor) -> Estimate:
@@ -120,7 +141,8 @@ def scale(x: Estimate, factor: Tensor) -> Estimate:
     if x.error is None:
         if not bool((torch.frexp(factor)[0].abs() == 0.5).all()):
             raise ValueError("exact data is scaled by powers of two only")
-        return Estimate(value, None, x.unit * min(1.0, float(factor.abs().min())))
+        smallest = float(factor.abs().min()) if factor.numel() else 1.0
+        return Estimate(value, None, x.unit * min(1.0, smallest))
     return Estimate(value, x.error * factor.abs() + 2.0**-24 * value.abs())
 
 

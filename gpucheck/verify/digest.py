@@ -12,8 +12,11 @@ MOST_TILES = 1024
 
 def raw(tensor: Tensor) -> memoryview:
     """The bytes of a CPU tensor in row-major order."""
-    flat = tensor.detach().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
+    if not tensor.numel():
+        return memoryview(b"")
+    dense = tensor.detach().contiguous()
+    flat = dense.as_strided((dense.numel(),), (1,))  # a single element is contiguous whatever its stride says
+    return memoryview(flat.view(torch.uint8).numpy().data)
 
 
 def whole(*tensors: Tensor) -> str:

@@ -14,6 +14,7 @@ from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.digest import raw
 
 POISON = 0xFF
+MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -71,14 +72,18 @@ def _compare(output: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
         return wrong, torch.where(wrong, torch.inf, 0.0)
     allowed = bounds.tolerance(output.dtype, estimate.value, estimate.error)
     ratio = (got - estimate.value).abs() / allowed
-    ratio = torch.where(got == estimate.value, 0.0, ratio).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    right = got == estimate.value
+    if bool(torch.isinf(got).any()):  # right where a right computation may leave the range of the dtype
+        furthest = bounds.round_to(output.dtype, estimate.value + estimate.value.sign() * estimate.error)
+        right |= torch.isinf(got) & (got == furthest)
+    ratio = torch.where(right, 0.0, ratio).nan_to_num(nan=torch.inf, posinf=torch.inf)
     return ~(ratio <= 1), ratio
 
 
 def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate: Estimate, axes: Axes) -> Mismatch:
     floating = output.dtype.is_floating_point
     got = output.double()
-    distance = (got - estimate.value).abs().nan_to_num(nan=torch.inf)
+    distance = (got - estimate.value).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
     # among elements beyond any finite ratio (exact data, NaN) the furthest value is the worst
     badness = torch.where(wrong, ratio, -1.0)
     if bool(torch.isinf(badness.max())):
@@ -114,19 +119,23 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
 
 
 def _ulps(dtype: torch.dtype, distance: float, value: Tensor) -> int | None:
-    if distance == float("inf"):
-        return None
-    return round(distance / float(bounds.ulp(dtype, value.abs())))
+    count = distance / float(bounds.ulp(dtype, value.abs()))
+    return round(count) if count < MOST_ULPS else None
 
 
 def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int]:
     """Bit positions in which wrong elements differ from the reference, if each differs in a single one."""
     kind = _BITS[output.element_size()]
-    target = estimate.value.to(torch.float32).to(output.dtype)
-    difference = (output.view(kind) ^ target.view(kind))[wrong].to(torch.int64) & (2 ** (8 * output.element_size()) - 1)
+    target = estimate.value
+    if output.dtype.is_floating_point:
+        target = bounds.round_to(output.dtype, target)
+    size = 8 * output.element_size()
+    difference = (output.view(kind) ^ target.to(output.dtype).view(kind))[wrong].to(torch.int64)
+    if size < 64:
+        difference &= 2**size - 1  # the sign bit was carried up
     if not bool(((difference & (difference - 1)) == 0).all()):
         return []
-    return sorted({int(bits).bit_length() - 1 for bits in difference.unique().tolist() if bits})
+    return sorted((bits % 2**size).bit_length() - 1 for bits in difference.unique().tolist() if bits)
 
 
 def _poisoned(output: Tensor, wrong: Tensor) -> int:

@@ -60,7 +60,9 @@ def owners(wrong: Tensor, axes: Axes) -> list[str]:
     rows = _along(wrong, 0)
     words = []
     for word, membership in axes.owners.items():
-        total = int(membership.max()) + 1
+        total = int(membership.max()) + 1 if membership.numel() else 0
+        if not total:
+            continue
         bad, every = (
             torch.zeros(total, dtype=torch.long).index_add(0, ids, torch.ones_like(ids))
             for ids in (members[members >= 0] for members in (membership[rows].flatten(), membership.flatten()))

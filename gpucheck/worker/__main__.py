@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gpucheck.worker.rank import outlive
 from gpucheck.worker.supervisor import main
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    outlive(lambda: main(Path(sys.argv[1])))

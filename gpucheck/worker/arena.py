@@ -6,109 +6,129 @@ shows as a difference between two passes with different fills.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-GUARD = 4096  # bytes on each side of a tensor
+GUARD = {"cuda": 64 << 10, "cpu": 4 << 10}  # bytes on each side of a tensor
 ALIGNMENT = 256
-CHUNK = {"cuda": 256 << 20, "cpu": 4 << 20}
 
 _aten = torch.ops.aten
 _EMPTY = {_aten.empty.memory_format, _aten.empty_strided.default, _aten.new_empty.default}
 _EMPTY |= {_aten.new_empty_strided.default, _aten.empty_like.default}
+_FILLED = {_aten.zeros.default, _aten.zeros_like.default, _aten.new_zeros.default, _aten.ones.default}
+_FILLED |= {_aten.full.default, _aten.full_like.default, _aten.new_full.default, _aten.ones_like.default}
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One watched tensor: its whole memory, and where in it the tensor lies."""
+
+    memory: Tensor  # uint8
+    start: int
+    end: int
+    tensor: str  # its dtype and shape, in words
+    placed: bool  # holds a copy of given data; else what is not written is fill
+    fill: int
 
 
 class Arena:
-    """Chunks of device memory handed out between guards; reused for every case of a process."""
+    """Hands out guarded memory on one device.
+
+    Each tensor owns its memory, so what the library keeps beyond a launch (scratch buffers, descriptors) stays valid.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.guard = GUARD[device.type]
         self.fill = 0xFF
-        self._chunks: list[Tensor] = []
-        self._chunk = 0
-        self._offset = 0
-        self._slots: list[tuple[int, int, int]] = []  # chunk, first byte, end
+        self._odd: int | None = None
+        self._slots: list[_Slot] = []
 
-    def reset(self, fill: int) -> None:
-        """Forgets all tensors and fills what they used with ``fill``; chunks beyond the first few are given back."""
-        used = self._chunk + 1
-        self.fill, self._chunk, self._offset, self._slots = fill, 0, 0, []
-        del self._chunks[max(used, 4) :]
-        for chunk in self._chunks:
-            chunk.fill_(fill)
+    def __len__(self) -> int:
+        """How many tensors are watched."""
+        return len(self._slots)
+
+    def reset(self, fill: int, odd: int | None = None) -> None:
+        """Watches none of the tensors handed out so far any more.
+
+        Args:
+            fill: the byte that further memory is filled with.
+            odd: number of the one further tensor, in the order they are handed out, whose memory is filled with the
+                complement of ``fill``.
+        """
+        self.fill, self._odd, self._slots = fill, odd, []
+
+    def words(self, number: int) -> str:
+        """What reading fill from the memory of one watched tensor means."""
+        slot = self._slots[number]
+        return f"{'outside of' if slot.placed else 'in or outside of, before it was written,'} the {slot.tensor}"
 
     def empty(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised (filled) memory for a tensor of these strides, between guards."""
-        extent = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if all(size) else 0
-        count = extent * dtype.itemsize
-        start = self._take(count)
-        if start is None:
+        return self._slot(size, stride, dtype, placed=False)
+
+    def _slot(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, *, placed: bool) -> Tensor:
+        if not all(size):
             return torch.empty_strided(size, stride, dtype=dtype, device=self.device)
-        storage = self._chunks[self._chunk][start : start + count].view(dtype)
-        return storage.as_strided(size, stride, storage.storage_offset())
+        count = (1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))) * dtype.itemsize
+        fill = 0xFF - self.fill if len(self._slots) == self._odd else self.fill
+        memory = torch.full((2 * self.guard + count + ALIGNMENT,), fill, dtype=torch.uint8, device=self.device)
+        start = self.guard + (-(memory.data_ptr() + self.guard) % ALIGNMENT)
+        words = f"{str(dtype).removeprefix('torch.')} tensor of shape {tuple(size)}"
+        self._slots.append(_Slot(memory, start, start + count, words, placed, fill))
+        held = memory[start : start + count].view(dtype)
+        return held.as_strided(size, stride, held.storage_offset())
 
     def place(self, tensor: Tensor) -> Tensor:
         """A copy of ``tensor`` between guards on the arena's device, strides kept."""
         if not tensor.numel():
             return tensor.to(self.device)
-        dense = _dense_strides(tensor)
-        held = self.empty(tuple(tensor.shape), dense, tensor.dtype)
+        held = self._slot(tuple(tensor.shape), _dense_strides(tensor), tensor.dtype, placed=True)
         held.copy_(tensor)
         return held
 
     def broken_guards(self) -> list[str]:
         """One line for each guard band that no longer holds the fill."""
         bands = []
-        for chunk, start, end in self._slots:
-            data = self._chunks[chunk]
-            bands += [data[start - GUARD : start], data[end : end + GUARD]]
+        for slot in self._slots:
+            bands += [slot.memory[slot.start - self.guard : slot.start], slot.memory[slot.end : slot.end + self.guard]]
         if not bands:
             return []
-        wrong = (torch.cat(bands).view(len(bands), GUARD) != self.fill).any(1).tolist()
-        lines = []
-        for number, (_, start, end) in enumerate(self._slots):
-            for side, bad in (("before", wrong[2 * number]), ("after", wrong[2 * number + 1])):
-                if bad:
-                    band = bands[2 * number + (side == "after")]
-                    places = (band != self.fill).nonzero().flatten()
-                    distance = GUARD - int(places[-1]) if side == "before" else int(places[0]) + 1
-                    lines.append(
-                        f"{len(places)} bytes written {side} a tensor of {end - start} bytes, nearest {distance} off"
-                    )
-        return lines
+        fills = torch.tensor([slot.fill for slot in self._slots for _ in range(2)], device=self.device)[:, None]
+        wrong = (torch.cat(bands).view(len(bands), self.guard) != fills).any(1).nonzero().flatten().tolist()
+        return [
+            self._words(self._slots[number // 2], bands[number], "after" if number % 2 else "before")
+            for number in wrong
+        ]
 
-    def _take(self, count: int) -> int | None:
-        if not count:
-            return None
-        needed = 2 * GUARD + count + 2 * ALIGNMENT
-        while self._chunk < len(self._chunks) and self._offset + needed > self._chunks[self._chunk].numel():
-            self._chunk, self._offset = self._chunk + 1, 0
-        if self._chunk == len(self._chunks):
-            size = max(CHUNK[self.device.type], needed)
-            self._chunks.append(torch.full((size,), self.fill, dtype=torch.uint8, device=self.device))
-            self._offset = 0
-        chunk = self._chunks[self._chunk]
-        first = chunk.data_ptr() + self._offset + GUARD
-        start = self._offset + GUARD + (-first % ALIGNMENT)
-        self._offset = start + count + GUARD
-        self._slots.append((self._chunk, start, start + count))
-        return start
+    def _words(self, slot: _Slot, band: Tensor, side: str) -> str:
+        places = (band != slot.fill).nonzero().flatten()
+        distance = self.guard - int(places[-1]) if side == "before" else int(places[0]) + 1
+        return f"{len(places)} bytes written {side} the {slot.tensor}, nearest {distance} off"
 
 
 class WatchedAllocation(TorchDispatchMode):
-    """While active, uninitialised tensors on the arena's device come from the arena."""
+    """While active, tensors that are newly made on the arena's device, uninitialised or filled, lie in the arena."""
 
     def __init__(self, arena: Arena) -> None:
         super().__init__()
         self.arena = arena
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asks torch not to import its compiler, which takes longer than most cases; nothing here is compiled."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _EMPTY and result.device == self.arena.device and result.numel():
             return self.arena.empty(tuple(result.shape), result.stride(), result.dtype)
+        if func in _FILLED and result.device == self.arena.device:
+            return self.arena.place(result)
         return result
 
 

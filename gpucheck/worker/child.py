@@ -14,8 +14,10 @@ from typing import Any
 
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
+from gpucheck.worker import stacks
 
 FILLS = (0xFF, 0x00)
+MOST_LOCATED = 64  # tensors of a case tried as the one whose surroundings are read
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Setup:
     local_rank: int
     library_root: str
     generation: str
+    stacks: str  # file to write the stacks to when asked for them
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Reply:
     status: str  # "ran", "inapplicable" or "error"
     message: str = ""
     traceback: str = ""
-    digests: list[str] = field(default_factory=list)  # of all outputs, one a pass
+    digests: list[str] = field(default_factory=list)  # of all outputs, one a pass; two where they agree
     guards: list[str] = field(default_factory=list)  # broken guard bands
+    sensitive: list[str] = field(default_factory=list)  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     launches: list[dict[str, Any]] = field(default_factory=list)
     device: str = ""
@@ -54,12 +58,17 @@ class Reply:
 
 
 def serve(connection: Connection) -> None:
-    """Takes a :class:`Setup`, then requests until the connection closes."""
+    """Takes a :class:`Setup` and answers what went wrong with it, or ""; then requests until the connection closes."""
     faulthandler.enable(sys.stderr)
     try:
         setup: Setup = connection.recv()
-        bench = Bench(setup)
-        connection.send(bench.device_name)
+        stacks.register(Path(setup.stacks))
+        try:
+            bench = Bench(setup)
+        except Exception as error:
+            connection.send(f"{type(error).__name__}: {error}")
+            raise
+        connection.send("")
         while True:
             request: Request = connection.recv()
             connection.send(bench.run(request))
@@ -108,7 +117,7 @@ class Bench:
         return self._library
 
     def run(self, request: Request) -> Reply:
-        """Runs a case twice, in memory filled with 0xFF and with 0x00."""
+        """Runs a case in memory filled with 0xFF and with 0x00; where the outputs differ, with 0xFF once more."""
         reply = Reply("ran", device=self.device_name)
         try:
             self._run(request, reply)
@@ -116,7 +125,7 @@ class Bench:
             reply.status, reply.message = "inapplicable", str(reason)
         except Exception as error:
             reply.status = "error"
-            reply.message = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            reply.message = f"{type(error).__name__}: {first_line(error)}"
             reply.traceback = traceback.format_exc()
             reply.fatal = self._poisoned_context()
         reply.launches = [asdict(launch) for launch in self.observer.take()]
@@ -132,21 +141,44 @@ class Bench:
         check = checks.load(case.check)
         self.observer.start()
         inputs = timed(reply, "load", lambda: torch.load(request.inputs, mmap=True, weights_only=True))
-        for number, fill in enumerate(FILLS):
-            outputs = self._one_pass(check, case, inputs, fill, reply)
+        for number, fill in enumerate((*FILLS, FILLS[0])):
+            if number == len(FILLS) and len(set(reply.digests)) == 1:
+                break
+            outputs = self._one_pass(check, case, inputs, reply, fill)
             begin = time.perf_counter()
             held = {name: value.detach().to("cpu").contiguous() for name, value in outputs.items()}
             reply.digests.append(digest.whole(*held.values()))
             if number == 0:
                 torch.save(held, request.outputs)
             _add(reply, "copy", time.perf_counter() - begin)
+        if len(reply.digests) > len(FILLS) and reply.digests[-1] == reply.digests[0]:
+            begin = time.perf_counter()
+            reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
+            _add(reply, "locate", time.perf_counter() - begin)
 
-    def _one_pass(self, check: Any, case: Case, inputs: Any, fill: int, reply: Reply) -> dict[str, Any]:
+    def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> list[str]:
+        """The tensors in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
+
+        Args:
+            baseline: digest of the outputs where everything is filled with the second of ``FILLS``.
+        """
+        from gpucheck.verify import digest
+
+        found = []
+        for number in range(min(len(self.arena), MOST_LOCATED)):
+            outputs = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], odd=number)
+            if digest.whole(*(value.detach().to("cpu").contiguous() for value in outputs.values())) != baseline:
+                found.append(self.arena.words(number))
+        return found
+
+    def _one_pass(
+        self, check: Any, case: Case, inputs: Any, reply: Reply, fill: int, odd: int | None = None
+    ) -> dict[str, Any]:
         from gpucheck.worker.arena import WatchedAllocation
         from gpucheck.worker.observe import kernel_clock
 
         begin = time.perf_counter()
-        self.arena.reset(fill)
+        self.arena.reset(fill, odd)
         runtime = _Runtime(self)
         placed = {name: self.arena.place(value) for name, value in inputs.items()}
         prepared = check.prepare(case, placed, runtime)
@@ -190,6 +222,11 @@ class _Runtime:
     @property
     def library(self) -> Any:
         return self._bench.library()
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without the advice that CUDA errors carry after their first line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def timed(reply: Reply, stage: str, work: Callable[[], Any]) -> Any:

@@ -56,10 +56,14 @@ class Store:
         if self._try(f"{number}.inputs", lambda: _make_inputs(case)):
             self.input_digest(number, case)
             self.reference_file(number, case)
+            self._sweep(number)  # the ranks may have finished the case meanwhile
 
     def done(self, number: int, rank: int) -> None:
         """Says that a local rank needs a case no more; the last one removes its files."""
         (self.folder / f"{number}.done{rank}").touch()
+        self._sweep(number)
+
+    def _sweep(self, number: int) -> None:
         if len(list(self.folder.glob(f"{number}.done*"))) >= self.local_ranks:
             for kind in ("inputs", "digest", "reference"):
                 (self.folder / f"{number}.{kind}").unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -50,9 +51,12 @@ def main(run: Path) -> None:
 
     zygote = Zygote(child.serve)
     imported = time.perf_counter() - began
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
     Supervisor(run, plan, zygote, imported).work()
     zygote.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
 
 
 class Supervisor:
@@ -113,7 +117,10 @@ class Supervisor:
         return (self.store.folder / f"{number}.done{self.rank}").exists()
 
     def _run(self, number: int, step: Step) -> tuple[Record, Reply | None]:
-        """One case in the child; the record is complete unless there is a reply to judge."""
+        """One case in the child; the record is complete unless there is a reply to judge.
+
+        Whatever goes wrong here is written down: a supervisor that ends early loses the cases to come.
+        """
         record = Record(
             number,
             step.case.id,
@@ -134,7 +141,11 @@ class Supervisor:
         record = replace(record, seconds={"inputs": waited, "child": time.perf_counter() - begin - waited})
         if isinstance(child, str):
             return replace(record, outcome=Outcome.CRASH, message=child), None
-        return self._execute(record, step, child, inputs)
+        try:
+            return self._execute(record, step, child, inputs)
+        except Exception as error:
+            self._child = None
+            return replace(record, message=_words(error), traceback=traceback.format_exc()), None
 
     def _execute(self, record: Record, step: Step, child: Child, inputs: Path) -> tuple[Record, Reply | None]:
         from gpucheck.worker.child import Request
@@ -143,9 +154,7 @@ class Supervisor:
         try:
             child.connection.send(Request(step.case, str(inputs), str(self._outputs(record.step))))
             if not child.connection.poll(self.plan.case_timeout):
-                self._retire()
-                message = f"no result within {self.plan.case_timeout:g} s; the process was killed"
-                return replace(record, outcome=Outcome.HANG, message=message), None
+                return self._hung(record, child), None
             reply: Reply = child.connection.recv()
         except (EOFError, OSError):
             code = self.zygote.reap(child)
@@ -154,6 +163,18 @@ class Supervisor:
         if reply.fatal:
             self._retire()
         return record, reply
+
+    def _hung(self, record: Record, child: Child) -> Record:
+        from gpucheck.worker import stacks
+
+        text = stacks.collect(child.pid, self._stacks())
+        self._retire()
+        place = stacks.innermost(text)
+        message = f"no result within {self.plan.case_timeout:g} s" + (f", at {place}" if place else "")
+        return replace(record, outcome=Outcome.HANG, message=message + "; the process was killed", traceback=text)
+
+    def _stacks(self) -> Path:
+        return self.store.folder / f"stacks{self.rank}"
 
     def _outputs(self, number: int) -> Path:
         return self.store.folder / f"{number}.outputs{self.rank}"
@@ -168,14 +189,18 @@ class Supervisor:
         begin = time.perf_counter()
         child = self.zygote.spawn()
         library = self.plan.library
+        setup = Setup(placement, self.local_rank, library["root"], library["generation"], str(self._stacks()))
         try:
-            child.connection.send(Setup(placement, self.local_rank, library["root"], library["generation"]))
+            child.connection.send(setup)
             if not child.connection.poll(STARTUP_TIMEOUT):
                 self.zygote.bury(child)
                 return f"the process on this GPU was not ready within {STARTUP_TIMEOUT:g} s"
-            child.connection.recv()
+            problem = child.connection.recv()
         except (EOFError, OSError):
             return "while it was set up, " + _death(self.zygote.reap(child))
+        if problem:
+            self.zygote.bury(child)
+            return f"the device could not be set up: {problem}"
         self._child, self._placement = child, placement
         self._child_seconds += time.perf_counter() - begin
         return child
@@ -251,14 +276,7 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
 def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]:
     """What is wrong about how the outputs came to be, whatever they are."""
     found = [Violation("guard", line) for line in dict.fromkeys(reply.guards)]
-    if len(set(reply.digests)) > 1:
-        found.append(
-            Violation(
-                "passes differ",
-                "outputs change with the content of memory that is not part of the inputs: "
-                "a read past the end of a tensor, or of memory never written",
-            )
-        )
+    found += _differences(reply)
     wanted = reply.expected_kernels
     if wanted and not any(launch.kernel in wanted for launch in launches):
         seen = ", ".join(sorted({launch.kernel for launch in launches})) or "none"
@@ -272,6 +290,18 @@ def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]
                 )
             )
     return found
+
+
+def _differences(reply: Reply) -> list[Violation]:
+    """What it means that passes gave different bits; the third repeats the first."""
+    digests = reply.digests
+    if len(set(digests)) < 2:
+        return []
+    if digests[-1] == digests[0]:
+        where = "; and ".join(reply.sensitive) or "of a tensor that is not known"
+        detail = f"outputs change with the content of memory that is not part of the inputs: it is read {where}"
+        return [Violation("passes differ", detail)]
+    return [Violation("repeats differ", "equal inputs in equal memory gave other bits: a race, or randomness")]
 
 
 def _death(code: int) -> str:

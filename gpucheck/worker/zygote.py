@@ -12,11 +12,14 @@ import signal
 import socket
 import struct
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 _PR_SET_PDEATHSIG = 1
+_GRACE = 10.0  # s that a child which closed its connection has to end before it is killed
 
 
 def die_with_parent() -> None:
@@ -56,27 +59,31 @@ class Zygote:
         ours, theirs = socket.socketpair()
         socket.send_fds(self._control, [b"f" + bytes(4)], [theirs.fileno()])
         theirs.close()
-        (pid,) = struct.unpack("i", self._control.recv(4))
-        return Child(pid, Connection(ours.detach()))
+        return Child(self._answer(), Connection(ours.detach()))
 
     def bury(self, child: Child) -> int:
         """Kills the child if it still runs, waits for it and returns its exit code, negative for a signal."""
-        child.connection.close()
         self._control.send(b"k" + struct.pack("i", child.pid))
-        (code,) = struct.unpack("i", self._control.recv(4))
-        return int(code)
+        code = self._answer()
+        child.connection.close()
+        return code
 
     def reap(self, child: Child) -> int:
-        """Waits for a child that has ended by itself and returns its exit code, negative for a signal."""
+        """Waits for a child that ends by itself and returns its exit code, negative for a signal."""
         child.connection.close()
         self._control.send(b"w" + struct.pack("i", child.pid))
-        (code,) = struct.unpack("i", self._control.recv(4))
-        return int(code)
+        return self._answer()
 
     def close(self) -> None:
         """Ends the server."""
         self._control.close()
         os.waitpid(self.pid, 0)
+
+    def _answer(self) -> int:
+        answer = self._control.recv(4)
+        if len(answer) < 4:
+            raise ChildProcessError("the forkserver of this rank has died")
+        return int(struct.unpack("i", answer)[0])
 
 
 def _serve(control: socket.socket, main: Callable[[Connection], None]) -> None:
@@ -95,10 +102,20 @@ def _serve(control: socket.socket, main: Callable[[Connection], None]) -> None:
             control.send(struct.pack("i", pid))
             continue
         (pid,) = struct.unpack("i", message[1:])
-        if message[:1] == b"k":
+        if message[:1] == b"k" or not _ends(pid):
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         control.send(struct.pack("i", os.waitstatus_to_exitcode(status)))
+
+
+def _ends(pid: int) -> bool:
+    """Whether a child ends by itself within the grace; it is left to be waited for."""
+    deadline = time.monotonic() + _GRACE
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _run(main: Callable[[Connection], None], fd: int) -> None:
@@ -107,6 +124,11 @@ def _run(main: Callable[[Connection], None], fd: int) -> None:
     try:
         main(Connection(fd))
         code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        traceback.print_exc()
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

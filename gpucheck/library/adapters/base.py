@@ -90,7 +90,7 @@ class Adapter(ABC):
 
         Args:
             kind: one of the kinds of :class:`Weight`.
-            data: (K, N) or (E, K, N) values, any strides; for ``mxfp4`` uint8 codes (..., K/2, N), even k in low nibbles.
+            data: (K, N) or (E, K, N) values, any strides; for ``mxfp4`` uint8 codes (..., K/2, N), even k low.
             scale: e8m0 bytes (..., K/32, N) for mx kinds; (1,) float32 for fp8 kinds; else None.
             layout: ``"strided"`` or ``"default"`` (the swizzled layouts the library chooses for this device).
             place: applied to every buffer the kernel will read.

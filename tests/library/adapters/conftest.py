@@ -15,7 +15,8 @@ from gpucheck.model.errors import InfrastructureError
 
 if importlib.util.find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
-    interpreter.install()
+    major, minor = os.environ.get("GPUCHECK_TEST_CAPABILITY", "8.0").split(".")  # 9.0 tests Hopper's layouts
+    interpreter.install(capability=(int(major), int(minor)))
 
 
 @pytest.fixture(scope="session")

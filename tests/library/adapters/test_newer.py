@@ -1,10 +1,69 @@
+"""What only the generations with ``matmul`` do."""
+
 from __future__ import annotations
 
+from contextvars import copy_context
+
 import pytest
-from pairs import run_behaviour
+import torch
+
+from gpucheck.interpreter import launch
+from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing
+from gpucheck.model.errors import Inapplicable
 
 
-@pytest.mark.parametrize("capability", ["8.0", "9.0"])
-@pytest.mark.parametrize(("content", "triton"), [("D", "t3.7.1"), ("D", "t3.6.0"), ("E", "t3.9.0")])
-def test_content_on_triton(content: str, triton: str, capability: str) -> None:
-    run_behaviour(content, triton, capability)
+@pytest.fixture(scope="module", autouse=True)
+def generation(adapter: Adapter) -> None:
+    if adapter.generation not in ("v3.7", "v3.8"):
+        pytest.skip(f"this copy is of generation {adapter.generation}")
+
+
+def identity(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+@pytest.mark.parametrize("per_token", [1, 2])
+def test_the_library_itself_sums_scattered_rows(adapter: Adapter, per_token: int) -> None:
+    rows = torch.arange(6, dtype=torch.int32)
+    routing = Routing(torch.tensor([6], dtype=torch.int32), rows, rows, torch.ones(6), 1, per_token)
+    x, w = torch.randint(-4, 5, (6, 64)).double(), torch.randint(-4, 5, (1, 64, 16)).double()
+    weight = adapter.weight("bf16", w.bfloat16(), None, "strided", identity)
+    seen: list[str] = []
+
+    def observer(name: str, *_: object) -> None:
+        seen.append(name)
+
+    launch.observers.append(observer)
+    try:
+        output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, routing=routing, scatter=True)
+    finally:
+        launch.observers.remove(observer)
+    assert torch.equal(output.double(), (x @ w[0]).view(-1, per_token, 16).sum(1))
+    assert bool(set(seen) & set(adapter.kernels["reduce"])) == (per_token > 1)
+
+
+def test_codec_of_incomplete_blocks_is_inapplicable(adapter: Adapter) -> None:
+    with pytest.raises(Inapplicable, match="multiples of 32, not 48"):
+        adapter.downcast(torch.ones(4, 48), "mxfp4", 1)
+
+
+def test_hopper_layout_that_v37_misreads_is_inapplicable(adapter: Adapter) -> None:
+    codes, scales = torch.zeros(48, 64, dtype=torch.uint8), torch.full((3, 64), 127, dtype=torch.uint8)
+    if adapter.generation == "v3.7" and torch.cuda.get_device_capability()[0] == 9:
+        with pytest.raises(Inapplicable, match="multiple of 64, not 96"):
+            adapter.weight("mxfp4", codes, scales, "default", identity)
+    else:
+        assert adapter.weight("mxfp4", codes, scales, "default", identity).kind == "mxfp4"
+
+
+def test_constraints_of_the_caller_survive(adapter: Adapter) -> None:
+    def use() -> None:
+        flags = adapter.opt_flags  # type: ignore[attr-defined]
+        flags.update_opt_flags_constraints({"block_m": 64})
+        weight = adapter.weight("bf16", torch.ones(64, 16).bfloat16(), None, "strided", identity)
+        config = KernelConfig(split_k=2, block_m=32)
+        adapter.matmul(torch.ones(8, 64).bfloat16(), weight, out_dtype=torch.float32, config=config)
+        assert adapter.current_constraints() == {"block_m": 64}  # type: ignore[attr-defined]
+        flags.reset_opt_flags_constraints()
+
+    copy_context().run(use)

@@ -1,25 +1,14 @@
-"""What every adapter must do, checked against plain fp64 torch with the library's kernels interpreted on the CPU.
-
-A process holds one copy of the library, so this module is not collected with the others: ``pairs.py`` runs it in a
-process of its own for each pair of library and Triton. ``GPUCHECK_TEST_LIBRARY`` is the folder of ``triton_kernels``,
-``GPUCHECK_TEST_CAPABILITY`` what the stand-in device reports: 8.0 (the default), or 9.0 for Hopper's layouts and
-persistent kernels.
-"""
+"""What every adapter's products and element-wise kernels must do, against plain torch in float64."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gpucheck import interpreter
-from gpucheck.library import copies
-from gpucheck.library.adapters import load
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
 from gpucheck.model.errors import Inapplicable
 
@@ -32,15 +21,6 @@ DTYPES = {
     "fp8_e5m2": torch.float8_e5m2,
 }
 ALPHA, LIMIT = 1.702, 7.0
-MAJOR = int(os.environ.get("GPUCHECK_TEST_CAPABILITY", "8.0").split(".")[0])
-
-
-@pytest.fixture(scope="session")
-def adapter() -> Adapter:
-    interpreter.install(capability=(MAJOR, 0))
-    package = Path(os.environ["GPUCHECK_TEST_LIBRARY"]) / "triton_kernels"
-    copy = copies.describe(package, "test")
-    return load(copy.root, copy.generation)
 
 
 @pytest.fixture(autouse=True)
@@ -187,9 +167,14 @@ def test_routed(adapter: Adapter, per_token: int, gather: bool, scatter: bool) -
     routing = crowded_routing(19, per_token, 6)
     x = integers(19 if gather else 19 * per_token, 64)
     w, bias = integers(6, 64, 40), integers(6, 40)
+    weight = dense_weight(adapter, "bf16", w)
+    if per_token == 3 and adapter.generation == "v3.4":
+        with pytest.raises(Inapplicable, match="power of two"):
+            adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, routing=routing, gather=gather)
+        return
     output = adapter.matmul(
         x.bfloat16(),
-        dense_weight(adapter, "bf16", w),
+        weight,
         out_dtype=torch.float32,
         bias=bias.float(),
         routing=routing,
@@ -230,7 +215,7 @@ def test_strided_mxfp4(adapter: Adapter, dtype: torch.dtype) -> None:
 def test_default_mxfp4(adapter: Adapter, leading: tuple[int, ...]) -> None:
     weight, w = mx_weight(adapter, "mxfp4", *leading, 256, 64, layout="default")
     swizzled = "HOPPER" in str(weight.operand.storage.layout.name)
-    assert swizzled == (MAJOR == 9)
+    assert swizzled == (torch.cuda.get_device_capability()[0] == 9)
     x = integers(*leading, 9, 256)
     assert torch.equal(adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32).double(), x @ w)
     if swizzled:
@@ -251,6 +236,40 @@ def test_batched_microscaled(adapter: Adapter) -> None:
     weight, w = mx_weight(adapter, "mxfp4", 2, 64, 24)
     x = integers(2, 5, 64)
     assert torch.equal(adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32).double(), x @ w)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("bf16", ["W"]),
+        ("fp8_e4m3", ["W", "WScale"]),
+        ("mxfp4", ["W", "WMxScale"]),
+        ("mxfp4 default", ["W", "WMxScale"]),
+        ("mxfp8_e4m3", ["W", "WMxScale"]),
+    ],
+)
+def test_kernels_read_placed_buffers_only(adapter: Adapter, kind: str, parameters: list[str]) -> None:
+    placed: set[int] = set()
+
+    def place(tensor: torch.Tensor) -> torch.Tensor:
+        copy = moved(tensor)
+        assert copy.stride() == tensor.stride()
+        placed.add(copy.data_ptr())
+        return copy
+
+    kind, _, layout = kind.partition(" ")
+    x, w = integers(8, 128), integers(128, 64)
+    if kind.startswith("mx"):
+        data = w.to(torch.float8_e4m3fn) if kind == "mxfp8_e4m3" else torch.zeros(64, 64, dtype=torch.uint8)
+        weight = adapter.weight(kind, data, torch.full((4, 64), 127, dtype=torch.uint8), layout or "strided", place)
+    else:
+        weight = adapter.weight(kind, w.to(DTYPES[kind]), torch.ones(1) if "WScale" in parameters else None, "", place)
+    with launches() as seen:
+        dtype = DTYPES.get(kind, torch.bfloat16)
+        adapter.matmul(x.to(dtype), weight, out_dtype=torch.float32, config=KernelConfig(persistent=False))
+    values = next(kwargs for name, kwargs in seen if name in adapter.kernels["matmul"])
+    assert len(placed) == len(parameters)
+    assert {values[parameter].data_ptr() for parameter in parameters} == placed
 
 
 def test_weight_serves_many_calls(adapter: Adapter) -> None:
@@ -325,7 +344,7 @@ def test_persistent_kernel(adapter: Adapter) -> None:
     x, w = integers(33, 256), integers(256, 64)
     weight = dense_weight(adapter, "bf16", w)
     config = KernelConfig(persistent=True)
-    if MAJOR < 9:
+    if torch.cuda.get_device_capability()[0] < 9:
         with pytest.raises(Inapplicable, match="is_persistent"):
             adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, config=config)
         return
@@ -360,106 +379,9 @@ def test_fp8_activations_with_microscaled_weights_are_inapplicable(adapter: Adap
         adapter.matmul(integers(4, 64).to(torch.float8_e4m3fn), weight, out_dtype=torch.float32)
 
 
-def chosen(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and softmax of the k largest, ids ascending; among equals the smaller id is chosen."""
-    ids = torch.argsort(-logits.double(), dim=1, stable=True)[:, :k]
-    gates = torch.softmax(logits.gather(1, ids).double(), dim=1)
-    order = ids.argsort(dim=1)
-    return ids.gather(1, order), gates.gather(1, order)
-
-
-@pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 13, 4), (35, 40, 2), (3, 8, 1)])
-def test_topk(adapter: Adapter, tokens: int, experts: int, k: int) -> None:
-    logits = torch.randn(tokens, experts)
-    logits[0] = 0  # all equal
-    top = adapter.topk(logits, k)
-    ids, gates = chosen(logits, k)
-    assert top.experts.dtype == torch.int32
-    assert torch.equal(top.experts.long(), ids)
-    torch.testing.assert_close(top.values.double(), gates, rtol=1e-6, atol=1e-7)
-
-
-def test_topk_of_three_is_inapplicable(adapter: Adapter) -> None:
-    with pytest.raises(Inapplicable, match="power of two"):
-        adapter.topk(torch.randn(4, 8), 3)
-    with pytest.raises(Inapplicable, match="power of two"):
-        adapter.route(torch.randn(4, 8), 3)
-
-
-@pytest.mark.parametrize(("tokens", "experts", "k"), [(70, 13, 4), (3, 40, 2)])
-def test_route(adapter: Adapter, tokens: int, experts: int, k: int) -> None:
-    logits = torch.randn(tokens, experts)
-    logits[:, 3] += 6  # a crowded expert
-    logits[:, 5] -= 60  # and an empty one
-    routing = adapter.route(logits, k)
-    ids, gates = chosen(logits, k)
-    expected = route_by(ids, experts)
-    for name in ("histogram", "to_flat", "to_sorted"):
-        assert getattr(routing, name).dtype == torch.int32
-        assert torch.equal(getattr(routing, name), getattr(expected, name)), name
-    assert (routing.experts, routing.per_token) == (experts, k)
-    torch.testing.assert_close(routing.gates.double(), gates.flatten()[expected.to_flat.long()], rtol=1e-6, atol=1e-7)
-
-
-def encode_mxfp4(x: torch.Tensor, ties: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes and scale bytes of (M, K) along K: scales rounded up to a power of two, codes to the nearest value."""
-    blocks = x.double().view(x.shape[0], -1, 32)
-    largest = blocks.abs().amax(-1)
-    exponent = torch.ceil(torch.log2(largest / 6)) if largest.all() else None
-    assert exponent is not None, "the test data has no block of zeros"
-    scaled = blocks * torch.pow(2.0, -exponent)[..., None]
-    distance = (scaled.abs()[..., None] - E2M1).abs()
-    nearest = distance == distance.amin(-1, keepdim=True)
-    code = torch.arange(8).expand_as(nearest)
-    lowest, highest = code.where(nearest, 8).amin(-1), code.where(nearest, -1).amax(-1)
-    tied = lowest if ties == "down" else highest if ties == "half-away" else lowest + (lowest & 1 & (highest - lowest))
-    signed = (tied | torch.where(torch.signbit(scaled), 8, 0)).view(x.shape[0], -1, 2)
-    return (signed[..., 0] | signed[..., 1] << 4).to(torch.uint8), (exponent + 127).to(torch.uint8)
-
-
-@pytest.mark.parametrize("axis", [0, 1, -1])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_downcast_to_mxfp4(adapter: Adapter, axis: int, dtype: torch.dtype) -> None:
-    x = (torch.randint(-24, 25, (40, 64)) / 4 + 0.0).to(dtype)  # a multiple of 1/4: many ties
-    x[:, ::32] = 6
-    codes, scales = encode_mxfp4(x.float(), adapter.mx_rounding)
-    given = x if axis else x.mT.contiguous()
-    found_codes, found_scales = adapter.downcast(given, "mxfp4", axis)
-    if not axis:
-        found_codes, found_scales = found_codes.mT, found_scales.mT
-    assert torch.equal(found_scales, scales)
-    zero = decode_mxfp4(codes, scales, 1) == 0
-    assert torch.equal(decode_mxfp4(found_codes, found_scales, 1), decode_mxfp4(codes, scales, 1))
-    assert not zero.all()
-
-
-@pytest.mark.parametrize("kind", ["mxfp8_e4m3", "mxfp8_e5m2"])
-def test_downcast_to_mxfp8(adapter: Adapter, kind: str) -> None:
-    dtype, largest = {"mxfp8_e4m3": (torch.float8_e4m3fn, 448), "mxfp8_e5m2": (torch.float8_e5m2, 57344)}[kind]
-    x = torch.randn(40, 64)
-    values, scales = adapter.downcast(x, kind, 1)
-    exponent = torch.ceil(torch.log2(x.double().view(40, 2, 32).abs().amax(-1) / largest))
-    assert torch.equal(scales.double(), exponent + 127)
-    scaled = (x.double() / block_factors(scales, 64, 1)).float()
-    assert torch.equal(values.float(), scaled.to(dtype).float())
-
-
-@pytest.mark.parametrize("kind", ["mxfp4", "mxfp8_e4m3", "mxfp8_e5m2"])
-@pytest.mark.parametrize("axis", [0, 1])
-def test_upcast(adapter: Adapter, kind: str, axis: int) -> None:
-    values, scales = adapter.downcast(torch.randn(64, 96), kind, axis)
-    if kind == "mxfp4":
-        expected = decode_mxfp4(values, scales, axis)
-    else:
-        expected = values.double() * block_factors(scales, values.shape[axis], axis)
-    output = adapter.upcast(values, scales, torch.bfloat16, axis)
-    assert output.dtype == torch.bfloat16
-    assert torch.equal(output.double(), expected)
-
-
 def test_each_method_launches_the_kernels_it_names(adapter: Adapter) -> None:
     x = integers(16, 64)
-    values, scales = adapter.downcast(x.float() + 1, "mxfp4", 1)
+    values, scales = adapter.downcast(x.bfloat16() + 1, "mxfp4", 1)
     calls = {
         "matmul": lambda: adapter.matmul(
             x.bfloat16(), dense_weight(adapter, "bf16", integers(64, 16)), out_dtype=torch.float32
@@ -467,7 +389,7 @@ def test_each_method_launches_the_kernels_it_names(adapter: Adapter) -> None:
         "topk": lambda: adapter.topk(torch.randn(4, 8), 2),
         "route": lambda: adapter.route(torch.randn(4, 8), 2),
         "swiglu": lambda: adapter.swiglu(x.float(), ALPHA, LIMIT),
-        "downcast": lambda: adapter.downcast(x.float(), "mxfp4", 1),
+        "downcast": lambda: adapter.downcast(x.bfloat16(), "mxfp4", 1),
         "upcast": lambda: adapter.upcast(values, scales, torch.bfloat16, 1),
     }
     for method, call in calls.items():

@@ -1,0 +1,49 @@
+PYTHON ?= python3
+NPROC ?= 2
+ARGS ?=
+BIN := .venv/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint fmt type gpu contents clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## make .venv: this Python's own torch where it has one, else the CPU set
+	@.ci/setup run
+
+run: setup ## set up, then check NPROC=2 ranks on the GPUs here, or on the CPU; ARGS= adds options
+	$(BIN)/gpucheck run --nproc $(NPROC) $(ARGS)
+
+test: ## set up, then lint, types, import walls and all tests
+	@.ci/setup test
+	@$(MAKE) --no-print-directory lint type
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: ## style and import walls
+	@.ci/setup test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+fmt: ## format the code
+	@.ci/setup test
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+type: ## static types
+	@.ci/setup test
+	$(BIN)/python -m mypy
+
+gpu: setup ## the gate on every GPU here
+	$(BIN)/gpucheck run gate $(ARGS)
+
+contents: ## run the adapter tests with each known library content and the Tritons that import it
+	@.ci/setup test
+	@.ci/contents
+	GPUCHECK_TEST_CONTENTS=$(CURDIR)/.cache/contents GPUCHECK_TEST_TRITONS=$(CURDIR)/.cache/tritons \
+		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py $(ARGS)
+
+clean: ## remove the environment, caches and runs
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs build dist *.egg-info

@@ -1,0 +1,39 @@
+"""Where a hung child stands: it writes the stacks of its threads when signalled, even from inside a CUDA call."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+_SIGNAL = signal.SIGUSR1
+_WAIT = 2.0  # s for the stacks to appear
+_FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
+
+
+def register(path: Path) -> None:
+    """In the child: from now on the signal writes the stacks to ``path``."""
+    faulthandler.register(_SIGNAL, file=open(path, "w"), all_threads=True)  # noqa: SIM115 - open as long as the process
+
+
+def collect(pid: int, path: Path) -> str:
+    """The stacks of the process, the most recent call first; "" where it does not answer."""
+    os.kill(pid, _SIGNAL)
+    deadline = time.monotonic() + _WAIT
+    text = ""
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        seen, text = text, path.read_text(errors="replace")
+        if text and text == seen:
+            break
+    return text
+
+
+def innermost(text: str) -> str:
+    """``file.py:12 in function`` of the thread that took the signal, the main one; "" where there is none."""
+    _, _, current = text.rpartition("Current thread")
+    frame = _FRAME.search(current)
+    return f"{Path(frame['file']).name}:{frame['line']} in {frame['function']}" if frame else ""

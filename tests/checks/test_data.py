@@ -1,0 +1,151 @@
+"""Operands against the formats' definitions, read from their bits one code at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Generator
+
+from gpucheck.checks import data
+from gpucheck.checks.matmul import EXACT_TERMS, WEIGHTS
+from gpucheck.verify import bounds
+
+E2M1 = {0: 0.0, 1: 0.5, 2: 1.0, 3: 1.5, 4: 2.0, 5: 3.0, 6: 4.0, 7: 6.0}
+
+
+def fp4(code: int) -> float:
+    """Sign, two exponent bits of bias 1, one mantissa bit."""
+    sign, exponent, mantissa = code >> 3, code >> 1 & 3, code & 1
+    size = mantissa * 0.5 if exponent == 0 else (1 + mantissa / 2) * 2.0 ** (exponent - 1)
+    return -size if sign else size
+
+
+def rng(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_oracle_is_the_table_of_the_standard() -> None:
+    assert {code: fp4(code) for code in range(8)} == E2M1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_fp4_decodes_low_nibble_first_along_its_axis(axis: int) -> None:
+    codes = torch.randint(0, 256, (3, 4, 5), generator=rng(), dtype=torch.uint8)
+    decoded = data.decode_fp4(codes, axis)
+    shape = [3, 4, 5]
+    shape[axis] *= 2
+    assert list(decoded.shape) == shape and decoded.dtype == torch.float64
+    for place in torch.ones(shape).nonzero().tolist():
+        source = list(place)
+        source[axis] //= 2
+        byte = int(codes[tuple(source)])
+        code = byte >> 4 if place[axis] % 2 else byte & 15
+        assert float(decoded[tuple(place)]) == fp4(code)
+
+
+def test_fp4_decodes_every_byte_and_strided_codes() -> None:
+    codes = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
+    expected = [[fp4(code) for byte in row for code in (byte & 15, byte >> 4)] for row in codes.tolist()]
+    assert data.decode_fp4(codes, 1).tolist() == expected
+    assert data.decode_fp4(codes.T.contiguous().T, 1).tolist() == expected
+
+
+def test_every_scale_is_a_power_of_two() -> None:
+    scales = torch.arange(255, dtype=torch.uint8).reshape(5, 51)
+    assert data.decode_scales(scales).flatten().tolist() == [math.ldexp(1.0, code - 127) for code in range(255)]
+
+
+@pytest.mark.parametrize("kind", ["mxfp4", "mxfp8_e4m3", "mxfp8_e5m2"])
+@pytest.mark.parametrize("terms", [64, 48])
+def test_weights_decode_element_by_element(kind: str, terms: int) -> None:
+    made = data.weights(kind, (2, terms, 3), "normal", rng())
+    values, scales = made["w"], made["w_scale"]
+    decoded = data.decode_weight(kind, values.clone(), scales)
+    assert decoded.shape == (2, terms, 3)
+    for batch, term, column in torch.ones(2, terms, 3).nonzero().tolist():
+        if kind == "mxfp4":
+            byte = int(values[batch, term // 2, column])
+            plain = fp4(byte >> 4 if term % 2 else byte & 15)
+        else:
+            plain = float(values[batch, term, column].float())
+        scale = math.ldexp(1.0, int(scales[batch, term // 32, column]) - 127)
+        assert float(decoded[batch, term, column]) == plain * scale
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("kind_of_data", ["exact", "normal"])
+def test_decoding_leaves_the_operands_alone(kind: str, kind_of_data: str) -> None:
+    made = data.weights(kind, (64, 8), kind_of_data, rng())
+    before = {name: tensor.clone() for name, tensor in made.items()}
+    data.decode_weight(kind, made["w"], made.get("w_scale"))
+    assert all(torch.equal(before[name].view(torch.uint8), made[name].view(torch.uint8)) for name in before)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("terms", [32, 96, 2048])
+def test_exact_data_sums_to_the_same_bits_in_any_order(kind: str, terms: int) -> None:
+    generator = rng(terms)
+    x_kind = "bf16" if kind.startswith("mx") else kind
+    x = data.activations(x_kind, (8, terms), "exact", generator)
+    made = data.weights(kind, (terms, 8), "exact", generator)
+    w = data.decode_weight(kind, made["w"], made.get("w_scale"))
+    exact = x.double() @ w
+    assert torch.equal(x.double(), x.double().round()) and (x != 0).all()
+    for chunk in (1, 7, 32):
+        order = torch.randperm(terms, generator=generator)
+        total = torch.zeros(8, 8)
+        for part in order.split(chunk):
+            total = total + x[:, part].float() @ w[part].float()
+        assert torch.equal(total.double(), exact)
+    largest = (x.double().abs() @ w.abs()).max() / data.weight_unit(kind)
+    assert largest <= (bounds.EXACT_LIMIT_FP8 if kind.startswith("fp8") else bounds.EXACT_LIMIT)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_every_exact_weight_is_a_multiple_of_its_unit(kind: str) -> None:
+    made = data.weights(kind, (256, 64), "exact", rng())
+    units = data.decode_weight(kind, made["w"], made.get("w_scale")) / data.weight_unit(kind)
+    assert torch.equal(units, units.round()) and (units % 2 == 1).any()
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_the_largest_k_of_exact_data_is_safe_whatever_is_drawn_and_no_smaller(kind: str) -> None:
+    """The limit of a check is the limit of its bound: a plan that passes never meets a reference that refuses."""
+    generator = rng()
+    terms = EXACT_TERMS[kind]
+    x_kind = "bf16" if kind.startswith("mx") else kind
+    x = data.activations(x_kind, (1, terms), "exact", generator).float().abs().max()
+    made = data.weights(kind, (terms, 2), "exact", generator)
+    w = data.decode_weight(kind, made["w"], made.get("w_scale")).abs().max()
+    limit = bounds.EXACT_LIMIT_FP8 if kind.startswith("fp8") else bounds.EXACT_LIMIT
+    assert float(x) * float(w) * terms / data.weight_unit(kind) <= limit
+    if kind != "fp32":
+        assert float(x) * float(w) * (terms + 2) / data.weight_unit(kind) > limit
+
+
+def test_exact_fp32_activations_need_more_bits_than_tf32() -> None:
+    x = data.activations("fp32", (64, 64), "exact", rng())
+    tf32 = (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+    assert (tf32 != x).float().mean() > 0.4 and x.abs().max() <= data.FP32_WIDE
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"])
+def test_activations_have_their_dtype_and_both_signs(kind: str) -> None:
+    for kind_of_data in ("exact", "normal"):
+        x = data.activations(kind, (64, 64), kind_of_data, rng())
+        assert x.dtype == data.DTYPES[kind] and (x.float() > 0).any() and (x.float() < 0).any()
+        assert torch.isfinite(x.float()).all()
+
+
+def test_signed_integers_stay_in_their_range() -> None:
+    values = data.signed_integers((1000,), 2, 5, rng())
+    assert sorted(set(values.tolist())) == [-5, -4, -3, -2, 2, 3, 4, 5]
+
+
+def test_estimates_start_without_error() -> None:
+    exact = data.as_estimate(torch.ones(2), "exact", 0.5)
+    assert exact.error is None and exact.unit == 0.5 and exact.value.dtype == torch.float64
+    normal = data.as_estimate(torch.ones(2), "normal")
+    assert normal.error is not None and normal.error.tolist() == [0.0, 0.0]

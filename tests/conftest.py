@@ -1,0 +1,129 @@
+"""Synthetic runs, shared by the tests of everything that reads records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpucheck.model.case import Case
+from gpucheck.model.plan import Plan, Step
+from gpucheck.model.record import Mismatch, Outcome, Record
+from gpucheck.records.folder import Run, write_json
+from gpucheck.records.writer import RecordWriter
+
+WELL = {"code": 0, "timed_out": False, "signal": 0, "seconds": 12.5, "changes": []}
+
+
+def make_plan(cases: int = 2, ranks: int = 1, optional: Sequence[int] = (), **changes: Any) -> Plan:
+    """A plan of cases ``matmul/0/exact``, ``matmul/1/exact``, ...; ``optional`` names the optional ones."""
+    steps = tuple(
+        Step(Case("matmul", {"m": n}, "exact", f"matmul/{n}/exact", f"matmul row{n}", 0), "pinned", n in optional)
+        for n in range(cases)
+    )
+    plan = Plan(
+        id="0123456789ab",
+        scenario="smoke",
+        title="a title",
+        seed=0,
+        created=1.0,
+        device="cuda",
+        nproc=ranks,
+        nnodes=1,
+        timeout=600.0,
+        case_timeout=60.0,
+        library={
+            "root": "/lib",
+            "package": "/lib/triton_kernels",
+            "origin": "path",
+            "content": "f" * 64,
+            "name": "B",
+            "generation": "v3.5",
+        },
+        environment={"software": {"torch": {"version": "2.0"}, "triton": {"version": "3.0"}}},
+        command=["gpucheck", "run", "smoke", "--seed", "0"],
+        steps=steps,
+    )
+    return replace(plan, **changes)
+
+
+def make_mismatch(**changes: Any) -> Mismatch:
+    values: dict[str, Any] = {
+        "output": "y",
+        "method": "exact",
+        "wrong": 1,
+        "total": 4,
+        "region": "row 1 of 2",
+        "first": [1, 0],
+        "worst": [1, 0],
+        "expected": 1.0,
+        "got": 2.0,
+        "bound": 0.0,
+        "ulps": 3,
+        "box": [[1, 1], [0, 0]],
+        "tiles": [[0, 0]],
+        "bits": [],
+        "bias": 1.0,
+        "nan": 0,
+        "inf": 0,
+        "first_nonfinite": None,
+        "poison": 0,
+    }
+    return Mismatch(**{**values, **changes})
+
+
+def make_record(plan: Plan, step: int, rank: int, outcome: Outcome = Outcome.PASS, **changes: Any) -> Record:
+    known: dict[str, Any] = {"placement": "pinned", "device": "NVIDIA H200", "digests": {"y": "d"}, "inputs": "i"}
+    if outcome is Outcome.MISMATCH:
+        known["mismatches"] = [make_mismatch()]
+    return Record(step, plan.steps[step].case.id, rank, outcome, **{**known, **changes})
+
+
+def make_run(
+    plan: Plan, outcomes: Mapping[tuple[int, int], Outcome | Record] | None = None, **outcome: Any
+) -> Run:
+    """A run in which every case passes except where ``outcomes`` (step, rank) says otherwise."""
+    records = {}
+    for step in range(len(plan.steps)):
+        for rank in range(plan.world_size):
+            other = (outcomes or {}).get((step, rank), Outcome.PASS)
+            records[(step, rank)] = other if isinstance(other, Record) else make_record(plan, step, rank, other)
+    return Run(Path("runs/x"), plan, records, outcome={**WELL, **outcome})
+
+
+def write_run(folder: Path, run: Run, *, outcome: bool = True) -> Path:
+    """Writes a run as its ranks would have; LOST records are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", run.plan.to_json())
+    for rank in run.ranks:
+        writer = RecordWriter(folder, rank)
+        writer.start(rank=rank, import_seconds=1.0)
+        for step in range(len(run.plan.steps)):
+            record = run.records[(step, rank)]
+            if record.outcome is not Outcome.LOST:
+                writer.begin(step)
+                writer.result(record)
+        writer.end()
+    if outcome:
+        write_json(folder / "outcome.json", run.outcome)
+    return folder
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """The makers above, for tests to call."""
+
+    plan: Callable[..., Plan] = field(default=make_plan)
+    mismatch: Callable[..., Mismatch] = field(default=make_mismatch)
+    record: Callable[..., Record] = field(default=make_record)
+    run: Callable[..., Run] = field(default=make_run)
+    write: Callable[..., Path] = field(default=write_run)
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> Synthetic:
+    """Makers of plans, records and runs without a GPU behind them."""
+    return Synthetic()

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpucheck.diagnose.conclude import conclude, replay_command
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
+from gpucheck.records.folder import read_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Synthetic
+
+FAIL, OPEN, PASS = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS
+
+
+def titles(findings: list[Finding]) -> list[str]:
+    return [finding.title for finding in findings]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_all_passed(synthetic: Synthetic, ranks: int) -> None:
+    conclusion = conclude(synthetic.run(synthetic.plan(cases=3, ranks=ranks)))
+    assert (conclusion.verdict, conclusion.findings, conclusion.notes) == (PASS, [], [])
+
+
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [
+        (Outcome.MISMATCH, FAIL),
+        (Outcome.VIOLATION, FAIL),
+        (Outcome.ERROR, FAIL),
+        (Outcome.CRASH, FAIL),
+        (Outcome.HANG, FAIL),
+        (Outcome.LOST, OPEN),
+        (Outcome.HARNESS, OPEN),
+        (Outcome.INAPPLICABLE, OPEN),
+    ],
+)
+def test_one_cell_decides(synthetic: Synthetic, outcome: Outcome, verdict: Verdict, step: int, rank: int) -> None:
+    """One bad cell among twelve good ones, wherever it is."""
+    conclusion = conclude(synthetic.run(synthetic.plan(cases=3, ranks=4), {(step, rank): outcome}))
+    assert conclusion.verdict is verdict
+    (finding,) = conclusion.findings
+    assert finding.fails is (verdict is FAIL) and finding.ranks == [rank] and finding.rows == [f"matmul row{step}"]
+    (sighting,) = finding.sightings
+    assert (sighting.case, sighting.ranks) == (f"matmul/{step}/exact", [rank])
+    assert sighting.replay == f"gpucheck run smoke --seed 0 --case matmul/{step}/exact"
+
+
+def test_every_outcome_but_pass_keeps_a_run_from_passing(synthetic: Synthetic) -> None:
+    """Guards against an outcome that is added to the model and forgotten here."""
+    for outcome in Outcome:
+        verdict = conclude(synthetic.run(synthetic.plan(), {(1, 0): outcome})).verdict
+        assert (verdict is PASS) == (outcome is Outcome.PASS)
+
+
+@pytest.mark.parametrize("gap", ["rank", "line", "last line torn"])
+def test_a_missing_record_is_never_a_pass(synthetic: Synthetic, tmp_path: Path, gap: str) -> None:
+    folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=3, ranks=2)))
+    assert conclude(read_run(folder)).verdict is PASS
+    path = folder / "records" / "rank-00001.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    results = [i for i, line in enumerate(lines) if '"result"' in line]
+    if gap == "rank":
+        path.unlink()
+    elif gap == "line":
+        path.write_text("".join(lines[: results[1]] + lines[results[1] + 1 :]))
+    else:
+        path.write_text("".join(lines[: results[2]]) + lines[results[2]][:-30])
+    conclusion = conclude(read_run(folder))
+    assert conclusion.verdict is OPEN and titles(conclusion.findings) == ["lost"]
+    assert conclusion.findings[0].ranks == [1] and "logs/" in conclusion.findings[0].remedy
+
+
+def test_a_failure_weighs_more_than_what_is_lost(synthetic: Synthetic) -> None:
+    outcomes = {(0, 0): Outcome.LOST, (1, 1): Outcome.HARNESS, (2, 1): Outcome.MISMATCH}
+    conclusion = conclude(synthetic.run(synthetic.plan(cases=3, ranks=2), outcomes))
+    assert conclusion.verdict is FAIL
+    assert [finding.fails for finding in conclusion.findings] == [True, False, False]  # failures first
+
+
+def test_nothing_ran(synthetic: Synthetic) -> None:
+    for optional in ([], [0, 1]):
+        plan = synthetic.plan(cases=2, ranks=2, optional=optional)
+        outcomes = {(step, rank): Outcome.INAPPLICABLE for step in range(2) for rank in range(2)}
+        assert conclude(synthetic.run(plan, outcomes)).verdict is Verdict.NOTHING_RAN
+    assert conclude(synthetic.run(synthetic.plan(cases=0))).verdict is Verdict.NOTHING_RAN
+    lost = conclude(synthetic.run(synthetic.plan(cases=2), {(0, 0): Outcome.INAPPLICABLE, (1, 0): Outcome.LOST}))
+    assert lost.verdict is OPEN
+
+
+def test_optional_cases_may_be_inapplicable_and_say_so(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=3, ranks=2, optional=[1, 2])
+    reason = "needs Triton 3.7"
+    outcomes = {(1, r): synthetic.record(plan, 1, r, Outcome.INAPPLICABLE, message=reason) for r in range(2)}
+    conclusion = conclude(synthetic.run(plan, outcomes))
+    assert conclusion.verdict is PASS and conclusion.findings == []
+    assert conclusion.notes == [f"1 optional case(s) inapplicable: {reason} (matmul/1/exact)"]
+
+
+def test_optional_excuses_nothing_else(synthetic: Synthetic) -> None:
+    for outcome in set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE}:
+        run = synthetic.run(synthetic.plan(cases=2, optional=[1]), {(1, 0): outcome})
+        assert conclude(run).verdict is not PASS
+
+
+def test_an_inapplicable_case_that_is_not_optional_leaves_the_verdict_open(synthetic: Synthetic) -> None:
+    conclusion = conclude(synthetic.run(synthetic.plan(cases=2, optional=[0]), {(1, 0): Outcome.INAPPLICABLE}))
+    assert conclusion.verdict is OPEN and "optional" in conclusion.findings[0].remedy
+
+
+def test_a_rank_on_which_nothing_was_judged_proves_nothing(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=2, ranks=3, optional=[0, 1])
+    outcomes = {(step, 2): Outcome.INAPPLICABLE for step in range(2)}
+    conclusion = conclude(synthetic.run(plan, outcomes))
+    assert conclusion.verdict is OPEN and conclusion.findings[0].ranks == [2]
+    outcomes.pop((0, 2))
+    assert conclude(synthetic.run(plan, outcomes)).verdict is PASS
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [
+        ({"code": 1}, "exit code 1"),
+        ({"code": -9}, "exit code -9"),
+        ({"code": None, "timed_out": True, "seconds": 600.0}, "stopped after 600 s"),
+        ({"code": None, "signal": 2}, "signal 2"),
+    ],
+)
+def test_a_launcher_that_did_not_end_well_is_no_pass(synthetic: Synthetic, ending: dict[str, Any], words: str) -> None:
+    plan = synthetic.plan()
+    conclusion = conclude(synthetic.run(plan, **ending))
+    assert conclusion.verdict is OPEN and words in conclusion.findings[0].sightings[0].lines[0]
+    assert conclude(synthetic.run(plan, {(0, 0): Outcome.CRASH}, **ending)).verdict is FAIL
+
+
+def test_a_run_that_has_not_ended_is_no_pass(synthetic: Synthetic, tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan()), outcome=False)
+    conclusion = conclude(read_run(folder))
+    assert conclusion.verdict is OPEN and "outcome.json is missing" in conclusion.findings[0].sightings[0].lines[0]
+
+
+def test_changed_software_leaves_the_verdict_open(synthetic: Synthetic) -> None:
+    changes = ["torch changed during the run: was a, is b"]
+    conclusion = conclude(synthetic.run(synthetic.plan(), changes=changes))
+    assert conclusion.verdict is OPEN and conclusion.findings[0].sightings[0].lines == changes
+    failed = conclude(synthetic.run(synthetic.plan(), {(0, 0): Outcome.MISMATCH}, changes=changes))
+    assert failed.verdict is FAIL and len(failed.findings) == 2
+
+
+def test_ranks_that_fail_alike_are_one_finding(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=3, ranks=8)
+    outcomes = {(step, rank): Outcome.MISMATCH for step in (0, 1) for rank in range(1, 8)}
+    conclusion = conclude(synthetic.run(plan, outcomes))
+    assert [(f.rows, f.ranks) for f in conclusion.findings] == [
+        (["matmul row0"], list(range(1, 8))),
+        (["matmul row1"], list(range(1, 8))),
+    ]
+    other = conclude(synthetic.run(plan, {**outcomes, (0, 7): Outcome.CRASH}))
+    assert [(f.title, f.ranks) for f in other.findings if f.rows == ["matmul row0"]] == [
+        ("wrong output", list(range(1, 7))),
+        ("crash", [7]),
+    ]
+
+
+def test_open_findings_of_several_rows_are_told_once(synthetic: Synthetic) -> None:
+    outcomes = {(step, rank): Outcome.LOST for step in range(3) for rank in (0, 1)}
+    conclusion = conclude(synthetic.run(synthetic.plan(cases=3, ranks=3), outcomes))
+    (finding,) = conclusion.findings
+    assert finding.rows == ["matmul row0", "matmul row1", "matmul row2"] and len(finding.sightings) == 3
+
+
+def test_lines_that_only_some_ranks_say_are_led_by_them(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=4)
+    outcomes: dict[tuple[int, int], Outcome | Record] = {
+        (0, rank): synthetic.record(
+            plan, 0, rank, Outcome.VIOLATION, violations=[Violation("guard", "both"), *([Violation("x", "y")] * extra)]
+        )
+        for rank, extra in ((1, 0), (2, 1), (3, 1))
+    }
+    (finding,) = conclude(synthetic.run(plan, outcomes)).findings
+    assert finding.sightings[0].lines == ["guard: both", "ranks 2, 3: x: y"]
+
+
+def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    steps = (plan.steps[0], type(plan.steps[0])(plan.steps[0].case, "visible"))
+    run = synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.MISMATCH})
+    assert conclude(run).findings[0].sightings[0].case == "matmul/0/exact (visible)"
+
+
+def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan(command=["gpucheck", "run", "my scenario.toml"]))
+    assert replay_command(run, "a/b") == "gpucheck run 'my scenario.toml' --case a/b"
+
+
+def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan())
+    run.torn = 2
+    assert conclude(run).notes == ["2 record line(s) could not be read or are not of this plan"]
+
+
+class TestDisagreement:
+    """Passing ranks that computed different bits."""
+
+    def run(self, synthetic: Synthetic, changes: Mapping[int, dict[str, Any]], ranks: int) -> list[Finding]:
+        plan = synthetic.plan(cases=2, ranks=ranks)
+        outcomes = {(1, rank): synthetic.record(plan, 1, rank, **change) for rank, change in changes.items()}
+        conclusion = conclude(synthetic.run(plan, outcomes))
+        assert (conclusion.verdict is FAIL) == bool(conclusion.findings)
+        return conclusion.findings
+
+    def test_of_two_ranks_both_are_named(self, synthetic: Synthetic) -> None:
+        (finding,) = self.run(synthetic, {1: {"digests": {"y": "other"}}}, 2)
+        assert finding.fails and finding.ranks == [0, 1]
+        assert "rank 0 against rank 1" in finding.sightings[0].lines[0]
+
+    @pytest.mark.parametrize("outlier", [0, 5, 7])
+    def test_of_eight_ranks_the_outlier_is_named(self, synthetic: Synthetic, outlier: int) -> None:
+        (finding,) = self.run(synthetic, {outlier: {"digests": {"y": "other"}}}, 8)
+        assert finding.ranks == [outlier] and finding.sightings[0].ranks == [outlier]
+        assert finding.sightings[0].lines[0].endswith(f"against rank {outlier}")
+        assert finding.sightings[0].case == "matmul/1/exact"
+
+    def test_two_halves_name_everyone(self, synthetic: Synthetic) -> None:
+        (finding,) = self.run(synthetic, {rank: {"digests": {"y": "other"}} for rank in (2, 3)}, 4)
+        assert finding.ranks == [0, 1, 2, 3] and "ranks 0, 1 against ranks 2, 3" in finding.sightings[0].lines[0]
+
+    def test_a_majority_names_all_others(self, synthetic: Synthetic) -> None:
+        (finding,) = self.run(synthetic, {1: {"digests": {"y": "a"}}, 2: {"digests": {"y": "b"}}}, 5)
+        assert finding.ranks == [1, 2]
+
+    def test_an_output_that_only_one_rank_has_counts(self, synthetic: Synthetic) -> None:
+        assert self.run(synthetic, {1: {"digests": {"y": "d", "z": "e"}}}, 3)[0].ranks == [1]
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"inputs": "other inputs"},
+            {"device": "NVIDIA A100"},
+            {"launches": [Launch("_matmul_ogs", 1, 1, [], 0, "other hash", "sm_90", 0, 8, [1])]},
+            {"outcome": Outcome.INAPPLICABLE},
+        ],
+    )
+    def test_ranks_that_did_not_do_the_same_need_not_agree(self, synthetic: Synthetic, changes: dict[str, Any]) -> None:
+        plan = synthetic.plan(cases=2, ranks=2, optional=[1])
+        record = synthetic.record(plan, 1, 1, **{"digests": {"y": "other"}, **changes})
+        assert conclude(synthetic.run(plan, {(1, 1): record})).findings == []
+
+    def test_a_failing_rank_is_not_reported_twice(self, synthetic: Synthetic) -> None:
+        findings = self.run(synthetic, {1: {"outcome": Outcome.MISMATCH, "digests": {"y": "other"}}}, 2)
+        assert titles(findings) == ["wrong output"]
+
+    def test_the_differing_tiles_are_listed(self, synthetic: Synthetic) -> None:
+        plan = synthetic.plan(cases=1, ranks=3)
+        outcomes: dict[tuple[int, int], Outcome | Record] = {
+            (0, rank): synthetic.record(
+                plan, 0, rank, digests={"y": str(rank == 1)}, tiles={"y": ["a", "b", "x" if rank == 1 else "c"]}
+            )
+            for rank in range(3)
+        }
+        (finding,) = conclude(synthetic.run(plan, outcomes)).findings
+        assert finding.sightings[0].lines[1] == "y: 1 of 3 tiles differ, in row order: 2"
+
+
+def test_the_conclusion_of_a_stored_run_is_that_of_the_run(synthetic: Synthetic, tmp_path: Path) -> None:
+    outcomes = {(0, 1): Outcome.MISMATCH, (1, 0): Outcome.LOST}
+    run = synthetic.run(synthetic.plan(cases=2, ranks=2), outcomes)
+    stored = read_run(synthetic.write(tmp_path / "run", run))
+    assert [f.title for f in conclude(stored).findings] == [f.title for f in conclude(run).findings]
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["schema"] == 1

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck.diagnose.words import OUTCOME_TITLES, lines_of, mismatch_lines, rank_list, worst_words
+from gpucheck.model.record import Launch, Outcome, Violation
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        ([0], "rank 0"),
+        ([0, 1], "ranks 0, 1"),
+        ([1, 2, 3, 4, 5, 6, 7], "ranks 1-7"),
+        ([7, 0, 3, 2, 2], "ranks 0, 2, 3, 7"),
+        ([0, 2, 3, 4, 9, 10], "ranks 0, 2-4, 9, 10"),
+        ([10, 9, 8], "ranks 8-10"),
+    ],
+)
+def test_rank_lists(ranks: list[int], words: str) -> None:
+    assert rank_list(ranks) == words
+
+
+def test_every_outcome_has_a_title() -> None:
+    assert set(OUTCOME_TITLES) == set(Outcome) - {Outcome.PASS}
+
+
+def test_a_mismatch_in_words(synthetic: Synthetic) -> None:
+    mismatch = synthetic.mismatch(
+        wrong=20, total=80, bias=-1.0, nan=3, inf=1, first_nonfinite=[0, 2], poison=2, region="rows 3-4 of 8"
+    )
+    assert mismatch_lines(mismatch) == [
+        "y: rows 3-4 of 8",
+        "20 of 80 elements wrong (25.00%), first at (1, 0); "
+        "worst at (1, 0): expected 1, got 2, 3 ulp (exact data: no error allowed)",
+        "3 NaN and 1 Inf from (0, 2); 2 wrong elements still hold the poison they were allocated with; "
+        "nearly all below the reference",
+    ]
+
+
+def test_bits_stand_for_bias(synthetic: Synthetic) -> None:
+    assert mismatch_lines(synthetic.mismatch(wrong=20, total=80, bits=[7, 14]))[2:] == ["each differs in one bit: 7, 14"]
+
+
+def test_the_worst_element_by_method(synthetic: Synthetic) -> None:
+    bound = worst_words(synthetic.mismatch(method="bound", expected=0.1, got=0.35, bound=0.001, ulps=9))
+    assert bound == "worst at (1, 0): expected 0.1, got 0.35, off by 0.25 (bound 0.001)"
+    assert worst_words(synthetic.mismatch(method="integer", ulps=None)).endswith("got 2 (integers: no error allowed)")
+    assert "got NaN (bound" in worst_words(synthetic.mismatch(method="bound", got=None))
+    assert "got inf" in worst_words(synthetic.mismatch(got=math.inf, ulps=None))
+    assert "ulp" not in worst_words(synthetic.mismatch(got=math.inf, ulps=None))
+
+
+def test_launches_are_told_beside_wrong_numbers_only(synthetic: Synthetic) -> None:
+    launches = [Launch("_matmul_ogs", 2, 1, [], 0, "", "", 0, 0, []), Launch("_sum", 1, None, [], 0, "", "", 0, 0, [])]
+    plan = synthetic.plan()
+    wrong = synthetic.record(plan, 0, 0, Outcome.MISMATCH, launches=launches, violations=[Violation("guard", "g")])
+    assert lines_of(wrong)[-2:] == ["guard: g", "launched _matmul_ogs on cuda:1 x2, _sum"]
+    crashed = synthetic.record(plan, 0, 0, Outcome.CRASH, launches=launches, message="killed")
+    assert lines_of(crashed) == ["killed"]

@@ -1,0 +1,189 @@
+"""Real runs of the command on the CPU interpreter, with the library as it is and with copies that hold a fault."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpucheck.library.source import LibraryCopy, parse_source, resolve
+from gpucheck.model.errors import InfrastructureError
+
+REPOSITORY = Path(__file__).parents[2]
+PLANTS = REPOSITORY / "tests" / "data" / "plants.toml"
+LIBRARY = "wheel:vllm==0.33.0"  # the plants are places in its source
+DEADLINE = 120.0  # s for one run
+
+Edit = tuple[str, str, str]
+"""File of the library, text that occurs exactly once in it, replacement."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended."""
+
+    code: int
+    text: str
+    folder: Path
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
+        return content
+
+    def records(self, rank: int) -> list[dict[str, Any]]:
+        """The lines that a rank wrote."""
+        text = (self.folder / "records" / f"rank-{rank:05d}.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def results(self, rank: int) -> dict[str, dict[str, Any]]:
+        """The result lines of a rank by case."""
+        return {line["case"]: line for line in self.records(rank) if line["event"] == "result"}
+
+    def outcomes(self, case: str) -> list[str]:
+        """How the one case whose id contains ``case`` ended, rank by rank."""
+        found = [result for result in self.report["results"] if case in result["case"]]
+        assert len({result["case"] for result in found}) == 1, f"{case} names {[r['case'] for r in found]}"
+        return [result["outcome"] for result in sorted(found, key=lambda result: result["rank"])]
+
+    def findings(self, case: str) -> list[dict[str, Any]]:
+        """The findings that show the one case whose id contains ``case``, each with that sighting only."""
+        return [
+            {**finding, "sighting": sighting}
+            for finding in self.report["findings"]
+            for sighting in finding["sightings"]
+            if case in sighting["case"]
+        ]
+
+    def finding(self, case: str) -> dict[str, Any]:
+        """The only finding about a case."""
+        (finding,) = self.findings(case)
+        return finding
+
+    def lines(self, case: str) -> str:
+        """What the only finding about a case says of it."""
+        return "\n".join(self.finding(case)["sighting"]["lines"])
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run under way."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+
+    def finish(self, seconds: float = DEADLINE) -> Finished:
+        """Waits for the command to end."""
+        try:
+            text, _ = self.process.communicate(timeout=seconds)
+        finally:
+            self.process.kill()
+        return Finished(self.process.returncode, text, self.folder)
+
+    def wait_for(self, event: str, rank: int, seconds: float = 30.0) -> dict[str, Any]:
+        """Waits until a rank has written a line of this kind and returns it."""
+        path = self.folder / "records" / f"rank-{rank:05d}.jsonl"
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            for line in path.read_text().splitlines() if path.exists() else []:
+                item: dict[str, Any] = json.loads(line)
+                if item["event"] == event:
+                    return item
+            time.sleep(0.05)
+        raise AssertionError(f"rank {rank} wrote no {event} line: {self.finish(1).text}")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Makes runs, each in a folder of its own."""
+
+    library: LibraryCopy
+    new_folder: Callable[[], Path]
+
+    def plant(self, *edits: Edit, append: tuple[str, str] | None = None) -> str:
+        """Copies the library and edits the copy.
+
+        Args:
+            edits: texts that each occur exactly once.
+            append: a file and text to put at its end.
+
+        Returns:
+            What ``--library`` takes.
+        """
+        package = self.new_folder() / "triton_kernels"
+        shutil.copytree(self.library.package, package, ignore=shutil.ignore_patterns("__pycache__"))
+        for name, old, new in edits:
+            text = (package / name).read_text()
+            assert text.count(old) == 1, f"{name} holds {text.count(old)} times: {old}"
+            (package / name).write_text(text.replace(old, new))
+        if append:
+            with open(package / append[0], "a") as file:
+                file.write(append[1])
+        return f"path:{package}"
+
+    def start(
+        self,
+        *options: str,
+        library: str = LIBRARY,
+        scenario: str | Path = PLANTS,
+        nproc: int = 2,
+        cases: tuple[str, ...] = (),
+        folder: Path | None = None,
+    ) -> Running:
+        """Starts a run on the CPU that writes its report into the run folder.
+
+        Args:
+            cases: parts of case ids; only cases that contain one of them run.
+        """
+        folder = folder or self.new_folder() / "run"
+        command = [sys.executable, "-m", "gpucheck", "run", str(scenario), "--device", "cpu", "--nproc", str(nproc)]
+        command += ["--library", library, "--out", str(folder), "--json", str(folder / "report.json"), *options]
+        command += [option for case in select(scenario, cases) for option in ("--case", case)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, env=environment(), stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        return Running(process, folder)
+
+    def finish(self, *options: str, **choices: Any) -> Finished:
+        """Runs to the end; arguments as for :meth:`start`."""
+        return self.start(*options, **choices).finish()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """Skips where torch, triton or the library that the plants are made for cannot be had."""
+    for package in ("torch", "triton"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    try:
+        library = resolve(parse_source(LIBRARY))
+    except InfrastructureError as error:
+        pytest.skip(f"{LIBRARY} is neither cached nor to be had: {error}")
+    return Lab(library, lambda: tmp_path_factory.mktemp("lab"))
+
+
+def environment() -> dict[str, str]:
+    paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def select(scenario: str | Path, parts: tuple[str, ...]) -> list[str]:
+    """The ids of a scenario's cases that contain one of ``parts``."""
+    if not parts:
+        return []
+    from gpucheck.plan.scenario import find, load
+
+    ids = [step.case.id for step in load(find(str(scenario))).steps]
+    for part in parts:
+        assert any(part in case for case in ids), f"no case contains {part}"
+    return [case for case in ids if any(part in case for part in parts)]

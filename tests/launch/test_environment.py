@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpucheck.launch import environment
+
+LISTING = """\
+0, GPU-aaaa1111-0000, NVIDIA H200
+1, GPU-bbbb2222-0000, NVIDIA H200, MIG
+2, GPU-cccc3333-0000, NVIDIA A100
+garbage
+"""
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the driver's tool that lists three GPUs."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!{sys.executable}\nprint({LISTING!r}, end='')\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tool
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["NVIDIA H200", "NVIDIA H200, MIG", "NVIDIA A100"]),
+        ("0,1,2", ["NVIDIA H200", "NVIDIA H200, MIG", "NVIDIA A100"]),
+        (" 2 , 0 ", ["NVIDIA A100", "NVIDIA H200"]),
+        ("GPU-cccc3333", ["NVIDIA A100"]),
+        ("GPU-cccc3333-0000,1", ["NVIDIA A100", "NVIDIA H200, MIG"]),
+        ("", []),
+        ("-1", []),
+        ("0,7,1", ["NVIDIA H200"]),
+        ("0,,1", ["NVIDIA H200"]),
+        ("NoDevFiles", []),
+    ],
+)
+def test_visible_gpus(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert environment.gpu_names() == names
+
+
+def test_no_tool_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment.gpu_names() == []
+
+
+def test_a_tool_that_fails_or_hangs_finds_no_gpu(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi.write_text(f"#!{sys.executable}\nprint({LISTING!r})\nraise SystemExit(9)\n")
+    assert environment.gpu_names() == []
+
+    def hang(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("nvidia-smi", 30)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert environment.gpu_names() == []
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for torch and triton on the import path, and a library."""
+    site = tmp_path / "site"
+    for name, version in (("torch", "9.1"), ("triton", "8.2")):
+        (site / name / "sub").mkdir(parents=True)
+        (site / name / "__init__.py").write_text("raise RuntimeError('imported')\n")
+        (site / name / "sub" / "lib.so").write_bytes(b"abc")
+        (site / f"{name}-{version}.dist-info").mkdir()
+        (site / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+        (site / f"{name}-{version}.dist-info" / "RECORD").write_text("x\n")
+    (tmp_path / "triton_kernels").mkdir()
+    (tmp_path / "triton_kernels" / "matmul.py").write_text("x = 1\n")
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: spec(site / name))
+    return tmp_path
+
+
+def spec(folder: Path) -> object:
+    import importlib.machinery
+
+    if not folder.is_dir():
+        return None
+    made = importlib.machinery.ModuleSpec(folder.name, None, is_package=True)
+    made.submodule_search_locations = [str(folder)]
+    return made
+
+
+def test_versions_and_paths_are_found_without_importing(installed: Path) -> None:
+    found = environment.software(installed / "triton_kernels")
+    assert (found["torch"]["version"], found["triton"]["version"]) == ("9.1", "8.2")
+    assert found["torch"]["path"] == str(installed / "site" / "torch")
+    assert environment.changes(found, environment.software(installed / "triton_kernels")) == []
+    assert environment.missing_packages() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("triton_kernels/matmul.py", "triton_kernels"),
+        ("site/torch/sub/lib.so", "torch"),
+        ("site/torch-9.1.dist-info/RECORD", "torch"),
+        ("site/triton/__init__.py", "triton"),
+    ],
+)
+@pytest.mark.parametrize("change", ["edit", "remove"])
+def test_every_change_is_noticed(installed: Path, path: str, name: str, change: str) -> None:
+    before = environment.software(installed / "triton_kernels")
+    target = installed / path
+    if change == "remove":
+        target.unlink()
+    else:
+        old = target.stat()
+        target.write_bytes(target.read_bytes()[::-1])
+        os.utime(target, ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    (line,) = environment.changes(before, environment.software(installed / "triton_kernels"))
+    assert line.startswith(f"{name} changed during the run: was ")
+
+
+def test_a_new_file_is_noticed_and_bytecode_is_not(installed: Path) -> None:
+    before = environment.software(installed / "triton_kernels")
+    for folder in ("triton_kernels", "site/torch"):
+        (installed / folder / "__pycache__").mkdir()
+        (installed / folder / "__pycache__" / "x.pyc").write_bytes(b"x")
+    assert environment.changes(before, environment.software(installed / "triton_kernels")) == []
+    (installed / "triton_kernels" / "new.py").write_text("")
+    assert len(environment.changes(before, environment.software(installed / "triton_kernels"))) == 1
+
+
+def test_what_is_missing_is_said(installed: Path) -> None:
+    import shutil
+
+    shutil.rmtree(installed / "site" / "triton")
+    assert environment.missing_packages() == ["triton"]
+    assert environment.software(installed / "triton_kernels")["triton"] is None

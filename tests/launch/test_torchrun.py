@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck.launch import torchrun
+from gpucheck.launch.torchrun import Ending, Rendezvous, command, launch
+from gpucheck.model.errors import InfrastructureError, UsageError
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+ONE_NODE = Rendezvous()
+MEMORY = Path("/dev/shm")
+
+
+def options(line: list[str]) -> dict[str, str]:
+    return {line[i]: line[i + 1] for i in range(len(line) - 1) if line[i].startswith("--")}
+
+
+def test_the_command_line_of_one_node(synthetic: Synthetic, tmp_path: Path) -> None:
+    line = command(synthetic.plan(ranks=3), tmp_path, ONE_NODE)
+    assert line[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert line[-3:] == ["-m", "gpucheck.worker", str(tmp_path)]
+    found = options(line)
+    assert found["--nproc-per-node"] == "3" and found["--max-restarts"] == "0" and "--standalone" in line
+    assert found["--log-dir"] == str(tmp_path / "logs") and not [o for o in line if o.startswith(("--rdzv", "--nnodes"))]
+
+
+def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path) -> None:
+    line = command(synthetic.plan(ranks=8), tmp_path, Rendezvous(4, 2, "head:29500", "mine", "etcd"))
+    found = options(line)
+    assert "--standalone" not in line
+    assert {name: found[name] for name in found if name.startswith(("--rdzv", "--no"))} == {
+        "--node-rank": "2",
+        "--rdzv-backend": "etcd",
+        "--rdzv-endpoint": "head:29500",
+        "--rdzv-id": "mine",
+    }
+    assert found["--nnodes"] == "4" and found["--nproc-per-node"] == "8"
+
+
+@pytest.mark.parametrize(
+    ("rendezvous", "words"),
+    [
+        (Rendezvous(1, 1), "--node-rank 1"),
+        (Rendezvous(2, -1, "h:1"), "--node-rank -1"),
+        (Rendezvous(2, 2, "h:1"), "--node-rank 2"),
+        (Rendezvous(0, 0), "--nnodes"),
+        (Rendezvous(2, 0), "--rdzv-endpoint HOST:PORT"),
+    ],
+)
+def test_options_that_do_not_fit_together(rendezvous: Rendezvous, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        rendezvous.check()
+    Rendezvous(2, 1, "h:1").check()
+    ONE_NODE.check()
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Path]]]:
+    """Scratch folders under a prefix of this test; lists those that are left."""
+    prefix = f"gpucheck-test{os.getpid()}-"
+    monkeypatch.setattr(torchrun, "SCRATCH_PREFIX", prefix)
+    yield lambda: list(MEMORY.glob(prefix + "*"))
+    for path in MEMORY.glob(prefix + "*"):
+        path.rmdir()
+
+
+@pytest.fixture
+def run(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch: Callable[[], list[Path]]
+) -> Callable[..., Ending]:
+    """Launches Python code in torchrun's place; leaves nothing behind."""
+    monkeypatch.setattr(torchrun, "POLL", 0.01)
+    monkeypatch.setattr(torchrun, "GRACE", 0.3)
+
+    def run(code: str, watch: Callable[[], None] = lambda: None, timeout: float = 20.0) -> Ending:
+        monkeypatch.setattr(torchrun, "command", lambda *_: [sys.executable, "-S", "-c", code])
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            return launch(synthetic.plan(timeout=timeout), tmp_path, ONE_NODE, watch)
+        finally:
+            assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+            assert scratch() == [] and list(tmp_path.glob("scratch-*")) == []
+
+    return run
+
+
+@pytest.mark.parametrize("code", [0, 1, 77])
+def test_the_exit_code_is_reported(run: Callable[..., Ending], code: int) -> None:
+    ending = run(f"raise SystemExit({code})")
+    assert (ending.code, ending.timed_out, ending.signal) == (code, False, 0) and 0 < ending.seconds < 10
+
+
+def test_a_death_by_signal_is_reported(run: Callable[..., Ending]) -> None:
+    assert run("import os; os.kill(os.getpid(), 9)").code == -9
+
+
+def test_output_goes_to_the_log_and_scratch_to_the_ranks(run: Callable[..., Ending], tmp_path: Path) -> None:
+    run("import os, sys; s = os.environ['GPUCHECK_SCRATCH']; print(os.path.isdir(s)); print('oops', file=sys.stderr)")
+    text = (tmp_path / "logs" / "torchrun-0.log").read_text()
+    assert sorted(text.split()) == ["True", "oops"]
+
+
+def test_the_ranks_import_this_gpucheck(
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"/elsewhere{os.pathsep}")
+    run("import os; print(os.environ['PYTHONPATH'])")
+    first, second = (tmp_path / "logs" / "torchrun-0.log").read_text().strip().split(os.pathsep)
+    assert (Path(first) / "gpucheck" / "worker" / "__main__.py").is_file() and second == "/elsewhere"
+
+
+def test_watch_is_called_while_the_ranks_run_and_after_their_end(run: Callable[..., Ending], tmp_path: Path) -> None:
+    sizes: list[int] = []
+    log = tmp_path / "logs" / "torchrun-0.log"
+    run("import time; time.sleep(0.3); print('x')", lambda: sizes.append(log.stat().st_size))
+    assert len(sizes) > 3 and sizes[0] == 0 and sizes[-1] > 0
+
+
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize("code", ["import time; time.sleep(60)", STUBBORN])
+def test_the_deadline_ends_everything(run: Callable[..., Ending], code: str) -> None:
+    begin = time.monotonic()
+    ending = run(code, timeout=0.3)
+    assert (ending.code, ending.timed_out, ending.signal) == (None, True, 0)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number: signal.Signals) -> None:
+    sent: list[int] = []
+
+    def interrupt() -> None:
+        if not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+
+    ending = run("import time; time.sleep(60)", interrupt)
+    assert (ending.code, ending.timed_out, ending.signal) == (None, False, number)
+
+
+def test_an_error_while_watching_leaves_no_process(run: Callable[..., Ending], tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "torchrun-0.log"
+
+    def fail() -> None:
+        if log.read_text().strip():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run("import os, time; print(os.getpid(), flush=True); time.sleep(60)", fail)
+    assert not Path("/proc", log.read_text().strip()).exists()
+
+
+def test_torchrun_that_cannot_start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchrun, "command", lambda *_: ["/no/such/python"])
+    with pytest.raises(InfrastructureError, match="torchrun could not be started: .*No such file"):
+        launch(synthetic.plan(), tmp_path, ONE_NODE, lambda: None)
+
+
+KILLED = """
+import os, subprocess, sys
+from pathlib import Path
+from gpucheck.launch import torchrun
+torchrun.command = lambda *_: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+log = Path(sys.argv[1], "logs", "torchrun-0.log")
+def watch():
+    if log.read_text().strip():
+        os.kill(os.getpid(), 9)
+class Plan:
+    nproc, timeout = 1, 60.0
+torchrun.launch(Plan, Path(sys.argv[1]), torchrun.Rendezvous(), watch)
+"""
+
+
+def test_ranks_end_with_a_killed_command(tmp_path: Path, scratch: Callable[[], list[Path]]) -> None:
+    result = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, timeout=30)
+    assert result.returncode == -9
+    process = Path("/proc", (tmp_path / "logs" / "torchrun-0.log").read_text().strip())
+    deadline = time.monotonic() + 5
+    while process.exists() and time.monotonic() < deadline:
+        if "Z" in (process / "stat").read_text().rsplit(")", 1)[1].split()[:1]:
+            break  # dead; whoever inherited it has not waited for it yet
+        time.sleep(0.02)
+    else:
+        assert not process.exists()
+
+
+@pytest.mark.skipif(not os.access(MEMORY, os.W_OK), reason="needs /dev/shm")
+def test_scratch_of_dead_commands_is_removed_and_of_living_ones_kept(
+    tmp_path: Path, scratch: Callable[[], list[Path]]
+) -> None:
+    prefix = torchrun.SCRATCH_PREFIX
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, living, odd = (MEMORY / f"{prefix}{owner}-x" for owner in (ended.pid, os.getpid(), "word"))
+    for path in (dead, living, odd):
+        path.mkdir()
+    made = torchrun._scratch(tmp_path)
+    assert not dead.exists() and living.exists() and odd.exists() and made.is_dir()
+    made.rmdir()
+
+
+def test_scratch_moves_to_the_run_folder_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchrun, "ROOM", 1 << 60)
+    assert torchrun._scratch(tmp_path).parent == tmp_path

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import Launch, Outcome, Record, Violation
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+def full(synthetic: Synthetic) -> Record:
+    launch = Launch("_matmul_ogs", 2, 1, ["cuda:1"], 7, "abc", "sm_90", 1024, 8, [3, 1, 1])
+    return synthetic.record(
+        synthetic.plan(),
+        1,
+        0,
+        Outcome.MISMATCH,
+        mismatches=[synthetic.mismatch(), synthetic.mismatch(got=None, expected=math.inf, ulps=None)],
+        violations=[Violation("guard", "12 bytes")],
+        launches=[launch],
+        tiles={"y": ["a", "b"]},
+        seconds={"compile": 0.25},
+        tightness=0.5,
+        traceback="Traceback\n",
+    )
+
+
+def test_json_round_trip(synthetic: Synthetic) -> None:
+    record = full(synthetic)
+    item = json.loads(json.dumps(record.to_json()))
+    assert Record.from_json(item) == record
+    assert (item["event"], item["schema"], item["outcome"]) == ("result", 1, "mismatch")
+
+
+def test_keys_of_newer_versions_are_left_out(synthetic: Synthetic) -> None:
+    item = full(synthetic).to_json()
+    item["colour"] = "blue"
+    for part in ("mismatches", "violations", "launches"):
+        item[part][0]["smell"] = 1
+    assert Record.from_json(item) == full(synthetic)
+
+
+def test_an_outcome_that_is_not_known_is_an_error_not_a_pass(synthetic: Synthetic) -> None:
+    with pytest.raises(ValueError, match="splendid"):
+        Record.from_json({**full(synthetic).to_json(), "outcome": "splendid"})
+
+
+def test_only_the_code_under_test_fails() -> None:
+    failed = {outcome for outcome in Outcome if outcome.failed}
+    assert failed == {Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR, Outcome.CRASH, Outcome.HANG}
+    assert {outcome for outcome in Outcome if outcome.inconclusive} == {Outcome.HARNESS, Outcome.LOST}
+
+
+def test_plan_round_trip(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=3, ranks=2, optional=[1], nnodes=4)
+    item = json.loads(json.dumps(plan.to_json()))
+    again = Plan.from_json(item)
+    assert again == plan and again.world_size == 8
+    assert Plan.from_json({**item, "novelty": 1}) == plan
+    assert [step.case.id for step in again.steps] == [step.case.id for step in plan.steps]
+    assert replace(again.steps[1], optional=False) != plan.steps[1]

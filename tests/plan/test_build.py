@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpucheck.library.copies import LibraryCopy
+from gpucheck.model.plan import Plan
+from gpucheck.plan import scenario
+from gpucheck.plan.build import bound_steps, build
+
+TEXT = """
+timeout = 50
+[[cases]]
+check = "topk"
+data = "exact"
+placement = ["pinned", "visible"]
+m = [1, 2]
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Plan]:
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT)
+    copy = LibraryCopy(tmp_path, tmp_path / "triton_kernels", "path", "f" * 64, "B", "v3.5")
+
+    def make(device: str, timeout: float | None = None, nnodes: int = 1) -> Plan:
+        loaded = scenario.load(path)
+        return build(
+            loaded,
+            copy,
+            device=device,
+            nproc=2,
+            nnodes=nnodes,
+            environment={"software": {}},
+            command=["gpucheck", "run", str(path)],
+            timeout=timeout,
+        )
+
+    return make
+
+
+def test_placements_stay_with_gpus_and_fall_together_without(make: Callable[..., Plan]) -> None:
+    assert [step.placement for step in make("cuda").steps] == ["pinned", "pinned", "visible", "visible"]
+    cpu = make("cpu").steps
+    assert [(step.placement, step.case["m"]) for step in cpu] == [("cpu", 1), ("cpu", 2)]
+
+
+def test_what_is_shown_before_a_run_is_what_runs(make: Callable[..., Plan], tmp_path: Path) -> None:
+    loaded = scenario.load(tmp_path / "mine.toml")
+    for device in ("cuda", "cpu"):
+        assert bound_steps(loaded, device) == make(device).steps
+
+
+def test_plan_round_trips_with_its_ids(make: Callable[..., Plan]) -> None:
+    plan = make("cuda", nnodes=3)
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert (plan.world_size, plan.timeout, plan.library["name"]) == (6, 50.0, "B")
+    assert make("cuda", timeout=7.5).timeout == 7.5
+
+
+def test_runs_have_names_of_their_own(make: Callable[..., Plan]) -> None:
+    assert make("cpu").id != make("cpu").id

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from gpucheck.model.errors import NothingToRunError, UsageError
+from gpucheck.plan.scenario import Scenario, find, load
+from gpucheck.plan.select import select
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Scenario:
+    return load(find("smoke"))
+
+
+def test_nothing_asked_for_keeps_everything(smoke: Scenario) -> None:
+    assert select(smoke) == smoke
+
+
+def test_checks_and_cases_narrow(smoke: Scenario) -> None:
+    topk = select(smoke, ["topk"])
+    assert {step.case.check for step in topk.steps} == {"topk"} and len(topk.steps) < len(smoke.steps)
+    two = select(smoke, ["topk", "moe"])
+    assert {step.case.check for step in two.steps} == {"topk", "moe"}
+    wanted = topk.steps[1].case.id
+    assert [step.case.id for step in select(smoke, [], [wanted]).steps] == [wanted]
+    assert [step.case.id for step in select(smoke, ["topk"], [wanted]).steps] == [wanted]
+
+
+def test_a_case_of_another_check_leaves_nothing(smoke: Scenario) -> None:
+    wanted = select(smoke, ["topk"]).steps[0].case.id
+    with pytest.raises(NothingToRunError, match="no case of moe"):
+        select(smoke, ["moe"], [wanted])
+
+
+def test_unknown_names(smoke: Scenario) -> None:
+    with pytest.raises(UsageError, match=r"unknown check 'topq'; known: .*topk"):
+        select(smoke, ["topk", "topq"])
+    known = smoke.steps[0].case.id
+    with pytest.raises(UsageError, match=r"has no case .*; close: .*" + known) as caught:
+        select(smoke, [], [known[:-1]])
+    assert "gpucheck list --cases --scenario smoke" in str(caught.value)
+    with pytest.raises(UsageError, match="has no case ''; see"):
+        select(smoke, [], [""])
+    with pytest.raises(UsageError):
+        select(smoke, [], [known, "nothing/like/it"])  # one good one does not hide the bad one
+
+
+def test_an_empty_scenario_has_nothing_to_run() -> None:
+    empty = Scenario("empty", None, "", 0, 1.0, 1.0, ())
+    with pytest.raises(NothingToRunError) as caught:
+        select(empty)
+    assert caught.value.exit_code == 5

@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpucheck.verify import bounds
+from gpucheck.verify.bounds import Estimate
+
+FORMATS = {torch.bfloat16: (8, -126, 127), torch.float16: (11, -14, 15), torch.float32: (24, -126, 127)}
+DTYPES = list(FORMATS)
+SEEDS = range(4)
+
+
+def oracle(dtype: torch.dtype, value: float) -> float:
+    """Rounds to nearest even in rational arithmetic."""
+    bits, lowest, highest = FORMATS[dtype]
+    if math.isnan(value) or math.isinf(value) or value == 0:
+        return value
+    size = abs(Fraction(value))
+    exponent = max(math.frexp(value)[1] - 1, lowest)
+    quantum = Fraction(2) ** (exponent - bits + 1)
+    count, rest = divmod(size, quantum)
+    if rest * 2 > quantum or (rest * 2 == quantum and count % 2):
+        count += 1
+    rounded = count * quantum
+    result = math.inf if rounded >= Fraction(2) ** (highest + 1) else float(rounded)
+    return math.copysign(result, value)
+
+
+def awkward_values(dtype: torch.dtype, seed: int) -> list[float]:
+    """Values whose rounding goes wrong easily: ties, almost ties, subnormals, the ends of the range."""
+    bits, lowest, highest = FORMATS[dtype]
+    draw = random.Random(seed)
+    values = [0.0, -0.0, math.inf, -math.inf, 5e-324, -5e-324, 1.7976931348623157e308]
+    largest = float((2 - Fraction(2) ** (1 - bits)) * Fraction(2) ** highest)
+    values += [largest, math.nextafter(largest, math.inf), 2.0 ** (highest + 1), largest + 2.0 ** (highest - bits)]
+    values.append(math.nextafter(largest + 2.0 ** (highest - bits), 0.0))
+    for _ in range(400):
+        exponent = draw.choice([draw.randint(lowest - bits - 3, highest), draw.randint(-4, 4), lowest])
+        mantissa = draw.randint(2 ** (bits - 1), 2**bits - 1)
+        tie = math.ldexp(2 * mantissa + 1, exponent - bits)
+        values += [tie, math.nextafter(tie, 0.0), math.nextafter(tie, math.inf)]
+        values += [tie * (1 + 2.0**-30), tie * (1 - 2.0**-30)]  # lost by a first rounding to fp32
+        values += [math.ldexp(draw.random() + 1, exponent), math.ldexp(mantissa, exponent - bits + 1)]
+    return [sign * value for value in values for sign in (1, -1)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_round_to_rounds_once_to_nearest_even(dtype: torch.dtype, seed: int) -> None:
+    values = awkward_values(dtype, seed)
+    got = bounds.round_to(dtype, torch.tensor(values, dtype=torch.float64)).tolist()
+    wrong = [
+        (value, result, oracle(dtype, value))
+        for value, result in zip(values, got, strict=True)
+        if result != oracle(dtype, value) or math.copysign(1, result) != math.copysign(1, value)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_awkward_values_do_tell_double_rounding(dtype: torch.dtype) -> None:
+    values = torch.tensor(awkward_values(dtype, 0), dtype=torch.float64)
+    twice = values.to(torch.float32).to(dtype).double()
+    assert not torch.equal(twice, bounds.round_to(dtype, values))
+
+
+def test_round_to_keeps_nan_and_knows_its_dtypes() -> None:
+    assert torch.isnan(bounds.round_to(torch.bfloat16, torch.tensor([math.nan], dtype=torch.float64))).all()
+    for dtype in (torch.float8_e4m3fn, torch.int32, torch.float64):
+        with pytest.raises(ValueError, match="not defined"):
+            bounds.round_to(dtype, torch.zeros(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ulp_is_the_step_to_the_next_value(dtype: torch.dtype) -> None:
+    kind = torch.int32 if dtype == torch.float32 else torch.int16
+    last = {torch.bfloat16: 0x7F7E, torch.float16: 0x7BFE, torch.float32: 0x7F7FFFFE}[dtype]
+    codes = torch.cat([torch.arange(300), torch.randint(0, last, (3000,)), torch.tensor([last])]).to(kind)
+    here, after = codes.view(dtype).double(), (codes + 1).view(dtype).double()
+    assert torch.equal(bounds.ulp(dtype, here), after - here)
+
+
+def test_ulp_refuses_dtypes_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="no ulp is known"):
+        bounds.ulp(torch.float8_e5m2, torch.ones(1, dtype=torch.float64))
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def normal(x: Tensor) -> Estimate:
+    return Estimate(x.double(), torch.zeros(x.shape, dtype=torch.float64))
+
+
+def holds(result: Tensor, estimate: Estimate) -> bool:
+    """Whether an fp32 result lies within the error that the estimate allows, without a final rounding."""
+    assert estimate.error is not None
+    return bool(((result.double() - estimate.value).abs() <= estimate.error).all())
+
+
+def in_order(x: Tensor, w: Tensor, order: Tensor, chunk: int) -> Tensor:
+    """``x @ w`` in fp32: terms in ``order``, one running sum for each chunk, chunks summed last."""
+    x, w = x[:, order].float(), w[order].float()
+    parts = []
+    for start in range(0, x.shape[1], chunk):
+        total = torch.zeros(x.shape[0], w.shape[1])
+        for term in range(start, min(start + chunk, x.shape[1])):
+            total = total + x[:, term, None] * w[term]
+        parts.append(total)
+    return torch.stack(parts).sum(0)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 17, 64, 333])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_product_holds_for_every_order_of_summation(terms: int, dtype: torch.dtype) -> None:
+    for seed in range(6):
+        x, w = randn(16, terms, seed=seed).to(dtype), randn(terms, 24, seed=seed + 100).to(dtype)
+        estimate = bounds.product(normal(x), normal(w))
+        order = torch.randperm(terms, generator=torch.Generator().manual_seed(seed))
+        for chunk in (1, 16, terms):
+            assert holds(in_order(x, w, order, chunk), estimate)
+
+
+def test_product_is_no_looser_than_documented() -> None:
+    for rows, terms, columns in ((3, 1, 4), (2, 40, 3), (2, 333, 2)):
+        x, w = randn(rows, terms, seed=1).double(), randn(terms, columns, seed=2).double()
+        estimate = bounds.product(normal(x), normal(w))
+        assert estimate.error is not None
+        for row in range(rows):
+            for column in range(columns):
+                products = [float(x[row, t] * w[t, column]) for t in range(terms)]
+                energy = math.sqrt(math.fsum(p * p for p in products))
+                counted = max(terms, 16, 12 * terms**0.5)
+                documented = 2.0**-23 * counted / 16 * (abs(math.fsum(products)) + energy)
+                assert float(estimate.value[row, column]) == pytest.approx(math.fsum(products), rel=1e-12)
+                assert float(estimate.error[row, column]) == pytest.approx(documented, rel=1e-5)
+
+
+@pytest.mark.parametrize("terms", [64, 512, 2880])
+def test_two_ulps_of_bf16_are_wrong_anywhere(terms: int) -> None:
+    x, w = randn(16, terms, seed=3).bfloat16(), randn(terms, 16, seed=4).bfloat16()
+    estimate = bounds.product(normal(x), normal(w))
+    assert estimate.error is not None
+    right = bounds.round_to(torch.bfloat16, estimate.value)
+    off = (right + 2 * bounds.ulp(torch.bfloat16, right.abs()) - estimate.value).abs()
+    allowed = bounds.tolerance(torch.bfloat16, estimate.value, estimate.error)
+    assert ((right - estimate.value).abs() <= allowed).all()
+    assert (off > allowed)[estimate.value.abs() > 0.05].all()
+
+
+def test_bf16_accumulation_and_tf32_operands_are_outside() -> None:
+    x, w = randn(16, 256, seed=5), randn(256, 16, seed=6)
+    estimate = bounds.product(normal(x), normal(w))
+    tf32 = [(part.view(torch.int32) & ~0x1FFF).view(torch.float32) for part in (x, w)]
+    assert not holds(tf32[0] @ tf32[1], estimate)
+    total = torch.zeros(16, 16)
+    for term in range(256):
+        total = (total + x[:, term, None] * w[term]).bfloat16().float()
+    assert not holds(total, estimate)
+
+
+def test_product_carries_the_error_of_its_operand() -> None:
+    x, w = randn(4, 32, seed=7).double(), randn(32, 4, seed=8).double()
+    error = torch.full_like(x, 1e-3)
+    estimate = bounds.product(Estimate(x, error), normal(w))
+    for sign in (1.0, -1.0):
+        assert holds((x + sign * error * w[:, :1].T.sign()) @ w, estimate)
+    assert not holds((x + 1.5 * error * w[:, :1].T.sign()) @ w, estimate)
+
+
+@pytest.mark.parametrize(("fp8", "limit"), [(False, 2**24), (True, 2**11)])
+def test_exact_products_stop_where_a_sum_could_round(fp8: bool, limit: int) -> None:
+    def estimate(terms: int) -> Estimate:
+        return bounds.product(
+            Estimate(torch.full((1, terms), 8.0).double(), None), Estimate(torch.ones(terms, 1).double(), None), fp8=fp8
+        )
+
+    assert estimate(limit // 8).exact
+    with pytest.raises(ValueError, match="could round"):
+        estimate(limit // 8 + 1)
+
+
+def test_exact_limits_count_in_units() -> None:
+    quarter = Estimate(torch.tensor([[0.25]], dtype=torch.float64), None, 0.25)
+    large = Estimate(torch.tensor([[2.0**22 + 1]], dtype=torch.float64), None)
+    with pytest.raises(ValueError, match="could round"):
+        bounds.product(bounds.scale(large, torch.tensor(0.25).double()), quarter)
+        bounds.add(bounds.scale(large, torch.tensor(0.125).double()), torch.tensor(2.0**22).double())
+    assert bounds.product(quarter, quarter).unit == 0.0625
+
+
+def test_exact_sums_raise_at_the_limit() -> None:
+    x = Estimate(torch.tensor([2.0**23, 2.0**23], dtype=torch.float64), None)
+    assert float(bounds.summed(x, 0).value) == 2.0**24
+    assert bounds.add(x, torch.tensor(2.0**23).double()).exact
+    with pytest.raises(ValueError, match="could round"):
+        bounds.add(x, torch.tensor(2.0**23 + 1).double())
+    with pytest.raises(ValueError, match="could round"):
+        bounds.summed(Estimate(torch.tensor([2.0**24, -1.0]).double(), None), 0)
+
+
+def test_exact_scale_takes_powers_of_two_only() -> None:
+    x = Estimate(torch.tensor([3.0, -5.0]).double(), None)
+    scaled = bounds.scale(x, torch.tensor([0.25, 8.0]).double())
+    assert scaled.exact and scaled.unit == 0.25 and scaled.value.tolist() == [0.75, -40.0]
+    for factor in (3.0, 0.0, 0.3):
+        with pytest.raises(ValueError, match="powers of two"):
+            bounds.scale(x, torch.tensor(factor).double())
+
+
+def test_empty_exact_operands_have_empty_results() -> None:
+    nothing = Estimate(torch.zeros(0, 4).double(), None)
+    product = bounds.product(nothing, Estimate(torch.ones(4, 3).double(), None))
+    scaled = bounds.scale(product, torch.zeros(0, 1).double())
+    assert bounds.summed(bounds.add(scaled, torch.ones(3).double()), 1).value.shape == (0,)
+    assert bounds.product(
+        Estimate(torch.zeros(2, 0).double(), None), Estimate(torch.zeros(0, 3).double(), None)
+    ).value.tolist() == [[0.0] * 3] * 2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_elementwise_bounds_hold_for_fp32(seed: int) -> None:
+    x = randn(64, 96, seed=seed) * 10
+    near = x * (1 + 2.0**-20)
+    error = (near.double() - x.double()).abs()
+    term, factor = randn(96, seed=seed + 50) * 10, randn(64, 1, seed=seed + 60)
+    start = Estimate(x.double(), error)
+    assert holds(near + term, bounds.add(start, term.double()))
+    assert holds(near - x, bounds.add(start, -x.double()))  # cancels
+    assert holds(near * factor, bounds.scale(start, factor.double()))
+    stacked = near.reshape(16, 4, 96)
+    assert holds(
+        (stacked[:, 2] + stacked[:, 0]) + (stacked[:, 3] + stacked[:, 1]),
+        bounds.summed(Estimate(x.double().reshape(16, 4, 96), error.reshape(16, 4, 96)), 1),
+    )
+    assert not holds(near + term + 2e-4 * x.abs(), bounds.add(start, term.double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_between_kernels_is_free_except_at_boundaries(dtype: torch.dtype) -> None:
+    x = randn(200, 50, seed=1).double()
+    error = x.abs() * 2.0**-20
+    stored = bounds.rounded(Estimate(x, error), dtype)
+    assert stored.error is not None
+    for shift in (-1.0, -0.3, 0.0, 1.0):
+        assert holds(bounds.round_to(dtype, x + shift * error), stored)
+    assert 0 < (stored.error > 0).double().mean() < 0.01
+    assert (stored.error <= bounds.ulp(dtype, x.abs() + error)).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("limit", [7.0, 1.5])
+def test_swiglu_bound_holds_and_bites(seed: int, limit: float) -> None:
+    x = randn(64, 128, seed=seed) * 4
+    x[0, :8] = torch.tensor([7.0, -1.0, -30.0, 2.0, 0.0, 0.0, 90.0, -90.0])
+    gate, linear = x[:, 0::2].clamp(max=limit), x[:, 1::2].clamp(-limit, limit)
+    activated = gate / (1 + torch.exp(-1.702 * gate))
+    estimate = bounds.swiglu(normal(x), 1.702, limit)
+    assert holds(activated * linear + activated, estimate)
+    assert holds(activated * (linear + 1), estimate)
+    unclamped = x[:, 0::2] * torch.sigmoid(1.702 * x[:, 0::2]) * (x[:, 1::2] + 1)
+    assert not holds(unclamped, estimate)
+    assert not holds(gate * torch.sigmoid(1.7 * gate) * (linear + 1), estimate)
+    assert not holds((activated * (linear + 1)).bfloat16(), estimate)
+
+
+def test_swiglu_carries_error() -> None:
+    x = randn(64, 64, seed=9)
+    error = torch.full((64, 64), 1e-3, dtype=torch.float64)
+    estimate = bounds.swiglu(Estimate(x.double(), error), 1.702, 7.0)
+    for sign_gate in (1, -1):
+        for sign_linear in (1, -1):
+            moved = x.double()
+            moved[:, 0::2] += sign_gate * 1e-3
+            moved[:, 1::2] += sign_linear * 1e-3
+            gate, linear = moved[:, 0::2].clamp(max=7.0), moved[:, 1::2].clamp(-7.0, 7.0)
+            assert holds(gate * torch.sigmoid(1.702 * gate) * (linear + 1), estimate)
+
+
+@pytest.mark.parametrize("count", [1, 4, 128])
+def test_softmax_bound_holds_and_bites(count: int) -> None:
+    for seed in range(8):
+        logits = randn(50, count, seed=seed) * 8
+        estimate = bounds.softmax(logits.double())
+        assert holds(torch.softmax(logits, -1), estimate)
+        shifted = torch.exp(logits - logits.amax(-1, keepdim=True))
+        assert holds(shifted / shifted.sum(-1, keepdim=True), estimate)
+        assert not holds(torch.softmax(logits, -1) * (1 + 2.0**-14), estimate)

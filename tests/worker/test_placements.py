@@ -1,0 +1,50 @@
+"""How a process is tied to the GPU of its rank."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.plan import scenario  # noqa: E402
+from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Devices that were made the current one."""
+    devices: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    return devices
+
+
+def test_scenarios_know_the_placements_of_a_gpu() -> None:
+    assert {*scenario.PLACEMENTS, "cpu"} == set(PLACEMENTS)
+
+
+def test_pinned(chosen: list[int]) -> None:
+    assert PLACEMENTS["pinned"]().enter(3) == torch.device("cuda", 3)
+    assert chosen == [3]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, "2"), ("", "2"), ("4,5,6,7", "6"), ("GPU-a, GPU-b, GPU-c", " GPU-c")]
+)
+def test_visible(chosen: list[int], monkeypatch: pytest.MonkeyPatch, before: str | None, after: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before or "")  # also puts back what was there
+    if before is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert PLACEMENTS["visible"]().enter(2) == torch.device("cuda", 0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+    assert chosen == [0]
+
+
+def test_cpu(chosen: list[int]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert PLACEMENTS["cpu"]().enter(5) == torch.device("cpu")
+    finally:
+        torch.set_num_threads(threads)
+    assert chosen == []

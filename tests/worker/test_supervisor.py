@@ -1,0 +1,329 @@
+"""A supervisor with stand-in children: whatever they do, each case gets its record and the next one runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck import checks  # noqa: E402
+from gpucheck.model.plan import Plan, Step  # noqa: E402
+from gpucheck.model.record import Launch  # noqa: E402
+from gpucheck.worker import child as child_module  # noqa: E402
+from gpucheck.worker.child import Reply, Request, Setup  # noqa: E402
+from gpucheck.worker.supervisor import Supervisor, observed_violations  # noqa: E402
+from gpucheck.worker.zygote import Child  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+LAUNCH = {
+    "kernel": "_matmul_ogs",
+    "count": 2,
+    "device": None,
+    "argument_devices": ["cpu"],
+    "stream": None,
+    "hash": "",
+    "arch": "interpreter",
+    "shared": 0,
+    "warps": 0,
+    "grid": [],
+}
+Behaviour = Callable[[Request], Reply]
+
+
+class StandIn:
+    """Children as threads; ``exit_code`` is what ended ones are said to have ended with."""
+
+    def __init__(self, behave: Behaviour, problem: str = "", exit_code: int = -11, pid: int = 0) -> None:
+        self.behave, self.problem, self.exit_code, self.pid = behave, problem, exit_code, pid
+        self.spawned = 0
+        self.buried = 0
+
+    def spawn(self) -> Child:
+        self.spawned += 1
+        ours, theirs = Pipe()
+        threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
+        return Child(self.pid or os.getpid(), ours)
+
+    def bury(self, child: Child) -> int:
+        self.buried += 1
+        child.connection.close()
+        return -9
+
+    def reap(self, child: Child) -> int:
+        child.connection.close()
+        return self.exit_code
+
+    def _serve(self, connection: Connection) -> None:
+        with connection, suppress(EOFError, OSError, Died):
+            assert isinstance(connection.recv(), Setup)
+            if self.problem == "dies":
+                return
+            connection.send(self.problem)
+            while True:
+                connection.send(self.behave(connection.recv()))
+
+
+class Died(Exception):
+    """Raised by a behaviour that ends its child."""
+
+
+def right(request: Request) -> Reply:
+    """Answers as a child with a right kernel would."""
+    inputs = torch.load(request.inputs, weights_only=True)
+    expected = checks.load(request.case.check).reference(request.case, inputs)
+    torch.save({name: item.estimate.value.to(item.dtype) for name, item in expected.items()}, request.outputs)
+    return Reply("ran", digests=["d", "d"], expected_kernels=("_matmul_ogs",), launches=[LAUNCH], device="cpu")
+
+
+def on(columns: int, otherwise: Behaviour) -> Behaviour:
+    """The right answer but for the case with so many columns."""
+    return lambda request: otherwise(request) if request.case["n"] == columns else right(request)
+
+
+@pytest.fixture
+def plan(synthetic: Synthetic) -> Plan:
+    """Three small products, of 8, 9 and 10 columns."""
+    spec = checks.load("matmul").spec
+    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in (8, 9, 10)]
+    made: Plan = synthetic.plan(device="cpu", case_timeout=20.0)
+    return replace(made, steps=tuple(Step(case, "cpu") for case in cases))
+
+
+@pytest.fixture
+def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+    """Works through the plan with a stand-in; gives the result lines."""
+
+    def work(zygote: Any, **changes: Any) -> list[dict[str, Any]]:
+        for name, value in {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
+        Supervisor(tmp_path, replace(plan, **changes), zygote, 0.0).work()
+        text = (tmp_path / "records" / "rank-00001.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert [lines[0]["event"], lines[-1]["event"]] == ["start", "end"]
+        for number, _ in enumerate(plan.steps):
+            of_step = [line["event"] for line in lines if line.get("step") == number]
+            assert of_step == ["begin", "result"]
+        left = [path.name for path in (tmp_path / "scratch").iterdir() if path.stat().st_size]
+        assert left == [], "files of judged cases are left"
+        return sorted((line for line in lines if line["event"] == "result"), key=lambda line: line["step"])
+
+    return work
+
+
+def outcomes(results: list[dict[str, Any]]) -> list[str]:
+    return [result["outcome"] for result in results]
+
+
+def test_right_outputs_pass_in_one_child(supervise: Any) -> None:
+    zygote = StandIn(right)
+    results = supervise(zygote)
+    assert outcomes(results) == ["pass"] * 3
+    assert (zygote.spawned, zygote.buried) == (1, 1)
+    for result in results:
+        assert result["rank"] == 1
+        assert result["inputs"]
+        assert result["digests"].keys() == result["tiles"].keys() == {"y"}
+        assert result["launches"] == [LAUNCH]
+
+
+def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
+    def wrong(request: Request) -> Reply:
+        reply = right(request)
+        outputs = torch.load(request.outputs, weights_only=True)
+        outputs["y"].view(torch.int16)[2, 3] ^= 1
+        torch.save(outputs, request.outputs)
+        return reply
+
+    results = supervise(StandIn(on(9, wrong)))
+    assert outcomes(results) == ["pass", "mismatch", "pass"]
+    (mismatch,) = results[1]["mismatches"]
+    assert (mismatch["first"], mismatch["bits"]) == ([2, 3], [0])
+
+
+def test_dead_child_costs_its_case_only(supervise: Any) -> None:
+    def die(request: Request) -> Reply:
+        raise Died
+
+    zygote = StandIn(on(9, die))
+    results = supervise(zygote)
+    assert outcomes(results) == ["pass", "crash", "pass"]
+    assert results[1]["message"] == "the process that owns the device was killed by SIGSEGV"
+    assert zygote.spawned == 2
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ("RuntimeError: no device", "the device could not be set up: RuntimeError: no device"),
+        ("dies", "while it was set up, the process that owns the device ended with exit code 1"),
+    ],
+)
+def test_device_that_cannot_be_set_up(supervise: Any, problem: str, message: str) -> None:
+    results = supervise(StandIn(right, problem, exit_code=1))
+    assert outcomes(results) == ["crash"] * 3
+    assert {result["message"] for result in results} == {message}
+
+
+@pytest.mark.parametrize("fails", ["spawn", "reap"])
+def test_dead_forkserver_is_no_failure_of_the_device(
+    supervise: Any, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def die(request: Request) -> Reply:
+        raise Died
+
+    def fail(*_: Any) -> Any:
+        raise ChildProcessError("the forkserver of this rank has died")
+
+    zygote = StandIn(die)
+    monkeypatch.setattr(zygote, fails, fail)
+    results = supervise(zygote)
+    assert outcomes(results) == ["harness"] * 3
+    assert "the forkserver of this rank has died" in results[0]["message"]
+
+
+def test_hung_child_is_asked_for_its_stacks_and_buried(supervise: Any) -> None:
+    from gpucheck.worker import stacks
+
+    stop = threading.Event()
+
+    def hang(request: Request) -> Reply:
+        stop.wait(60)
+        raise Died
+
+    with subprocess.Popen(["sleep", "600"]) as process, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
+        stack = 'Current thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in spin\n'
+        zygote = StandIn(on(9, hang), pid=process.pid)
+        results = supervise(zygote, case_timeout=0.5)
+        process.kill()
+    stop.set()
+    assert outcomes(results) == ["pass", "hang", "pass"]
+    assert results[1]["message"] == "no result within 0.5 s, at b.py:7 in spin; the process was killed"
+    assert results[1]["traceback"] == stack
+    assert (zygote.spawned, zygote.buried) == (2, 2)
+
+
+def test_error_of_the_library_is_told_with_its_traceback(supervise: Any) -> None:
+    zygote = StandIn(on(9, lambda request: Reply("error", "ValueError: bad", "the traceback")))
+    results = supervise(zygote)
+    assert outcomes(results) == ["pass", "error", "pass"]
+    assert (results[1]["message"], results[1]["traceback"]) == ("ValueError: bad", "the traceback")
+    assert zygote.spawned == 1
+
+
+def test_child_with_a_broken_context_is_replaced(supervise: Any) -> None:
+    zygote = StandIn(on(9, lambda request: Reply("error", "AcceleratorError: illegal address", fatal=True)))
+    assert outcomes(supervise(zygote)) == ["pass", "error", "pass"]
+    assert zygote.spawned == 2
+
+
+def test_inapplicable_case_says_why(supervise: Any) -> None:
+    results = supervise(StandIn(on(9, lambda request: Reply("inapplicable", "needs more"))))
+    assert outcomes(results) == ["pass", "inapplicable", "pass"]
+    assert results[1]["message"] == "needs more"
+
+
+def test_outputs_that_cannot_be_judged_are_never_a_pass(supervise: Any) -> None:
+    def nothing(request: Request) -> Reply:
+        return Reply("ran", digests=["d", "d"], launches=[LAUNCH])
+
+    results = supervise(StandIn(on(9, nothing)))
+    assert outcomes(results) == ["pass", "harness", "pass"]
+    assert "FileNotFoundError" in results[1]["message"]
+
+
+def test_inputs_that_cannot_be_made_are_never_a_pass(supervise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpucheck.worker import store
+
+    make = store._make_inputs
+
+    def sometimes(case: Any) -> Any:
+        if case["n"] == 9:
+            raise ValueError("planted")
+        return make(case)
+
+    monkeypatch.setattr(store, "_make_inputs", sometimes)
+    results = supervise(StandIn(right))
+    assert outcomes(results) == ["pass", "harness", "pass"]
+    assert results[1]["message"] == "ValueError: planted"
+
+
+def launched(**changes: Any) -> Launch:
+    return Launch(**{**LAUNCH, **changes})
+
+
+def kinds(reply: Reply, launches: list[Launch]) -> list[str]:
+    return [violation.kind for violation in observed_violations(reply, launches)]
+
+
+def test_no_violation() -> None:
+    clean = Reply("ran", digests=["a", "a"], expected_kernels=("_matmul_ogs", "_p_matmul_ogs"))
+    assert kinds(clean, [launched()]) == []
+    assert kinds(clean, [launched(device=1, argument_devices=["cuda:1"])]) == []
+    assert kinds(clean, [launched(device=1, argument_devices=[])]) == []
+    assert kinds(Reply("ran", digests=["a", "a"]), []) == []
+
+
+@pytest.mark.parametrize(
+    ("digests", "kind"),
+    [(["a", "b", "a"], "passes differ"), (["a", "b", "c"], "repeats differ"), (["a", "b", "b"], "repeats differ")],
+)
+def test_differing_passes(digests: list[str], kind: str) -> None:
+    assert kinds(Reply("ran", digests=digests), []) == [kind]
+
+
+def test_broken_guards_are_told_once() -> None:
+    reply = Reply("ran", digests=["a", "a"], guards=["x", "y", "x"])
+    assert [violation.detail for violation in observed_violations(reply, [])] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("launches", "seen"), [([], "launched: none"), ([launched(kernel="other")], "launched: other")]
+)
+def test_kernel_that_was_not_launched(launches: list[Launch], seen: str) -> None:
+    (violation,) = observed_violations(Reply("ran", digests=["a"], expected_kernels=("_matmul_ogs",)), launches)
+    assert violation.kind == "fallback"
+    assert violation.detail.endswith(seen)
+
+
+def test_launch_away_from_its_tensors() -> None:
+    elsewhere = launched(device=0, argument_devices=["cuda:0", "cuda:1"])
+    (violation,) = observed_violations(Reply("ran", digests=["a"]), [elsewhere])
+    assert violation.kind == "device"
+    assert violation.detail == "_matmul_ogs launched on cuda:0, its tensors on cuda:1"
+
+
+def test_child_answers_what_is_wrong_with_its_setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(setup: Setup) -> Any:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(child_module, "Bench", fail)
+    monkeypatch.setattr(child_module.faulthandler, "enable", lambda *_: None)
+    monkeypatch.setattr(child_module.stacks, "register", lambda *_: None)
+    ours, theirs = Pipe()
+    ours.send(Setup("pinned", 0, "/lib", "v3.5", str(tmp_path / "stacks")))
+    with pytest.raises(RuntimeError):
+        child_module.serve(theirs)
+    assert ours.recv() == "RuntimeError: no such device"
+
+
+@pytest.fixture(autouse=True)
+def threads_end() -> Iterator[None]:
+    """Judges and makers of a supervisor end with it."""
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("judge")]
