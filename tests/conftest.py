@@ -82,9 +82,7 @@ def make_record(plan: Plan, step: int, rank: int, outcome: Outcome = Outcome.PAS
     return Record(step, plan.steps[step].case.id, rank, outcome, **{**known, **changes})
 
 
-def make_run(
-    plan: Plan, outcomes: Mapping[tuple[int, int], Outcome | Record] | None = None, **outcome: Any
-) -> Run:
+def make_run(plan: Plan, outcomes: Mapping[tuple[int, int], Outcome | Record] | None = None, **outcome: Any) -> Run:
     """A run in which every case passes except where ``outcomes`` (step, rank) says otherwise."""
     records = {}
     for step in range(len(plan.steps)):

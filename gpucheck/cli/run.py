@@ -159,7 +159,11 @@ def _plan(scenario: Scenario, source: Source, device: str, nproc: int, nnodes: i
         command += ["--library", str(source)]
     if device == "cpu":
         command += ["--device", "cpu"]
-    environment = {"software": software(copy.package), "host": os.uname().nodename, "cpus": len(os.sched_getaffinity(0))}
+    environment = {
+        "software": software(copy.package),
+        "host": os.uname().nodename,
+        "cpus": len(os.sched_getaffinity(0)),
+    }
     return build(
         scenario,
         copy,

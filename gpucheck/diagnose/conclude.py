@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 
-from gpucheck.diagnose.words import OUTCOME_TITLES, lines_of, rank_list
+from gpucheck.diagnose.symptoms import Symptom, symptom
+from gpucheck.diagnose.words import lines_of, rank_list
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.records.folder import Run
@@ -39,44 +40,24 @@ def replay_command(run: Run, case: str) -> str:
 
 
 def _failures(run: Run) -> list[Finding]:
-    """Failed and unjudged records, grouped by matrix row, outcome and ranks."""
-    by_case: dict[tuple[int, Outcome], list[Record]] = defaultdict(list)
+    """Failed and unjudged records, grouped by what they show, the ranks that show it and, mostly, the matrix row."""
+    by_case: dict[tuple[int, Symptom], list[Record]] = defaultdict(list)
     for (step, _), record in sorted(run.records.items()):
         tolerated = record.outcome is Outcome.INAPPLICABLE and run.plan.steps[step].optional
         if record.outcome is not Outcome.PASS and not tolerated:
-            by_case[(step, record.outcome)].append(record)
-    groups: dict[tuple[str, Outcome, tuple[int, ...]], list[Sighting]] = defaultdict(list)
-    for (step, outcome), records in by_case.items():
+            by_case[(step, symptom(record))].append(record)
+    findings: dict[tuple[Symptom, tuple[int, ...], str], Finding] = {}
+    for (step, shown), records in by_case.items():
         case = run.plan.steps[step].case
-        ranks = tuple(record.rank for record in records)
-        groups[(case.row, outcome, ranks)].append(
-            Sighting(_labelled(run, step), list(ranks), _merged_lines(records), replay_command(run, case.id))
-        )
-    findings = [
-        Finding(
-            title=OUTCOME_TITLES[outcome],
-            fails=outcome.failed,
-            ranks=list(ranks),
-            rows=[row],
-            sightings=sightings,
-            remedy=_remedy(outcome),
-        )
-        for (row, outcome, ranks), sightings in groups.items()
-    ]
-    return _merge_rows(findings)
-
-
-def _merge_rows(findings: list[Finding]) -> list[Finding]:
-    """Unjudged findings of equal kind and ranks become one; their rows share a reason, their details repeat."""
-    merged: list[Finding] = []
-    for finding in findings:
-        twin = next((m for m in merged if not m.fails and (m.title, m.ranks) == (finding.title, finding.ranks)), None)
-        if twin is None:
-            merged.append(finding)
-        else:
-            twin.rows.extend(finding.rows)
-            twin.sightings.extend(finding.sightings)
-    return sorted(merged, key=lambda finding: not finding.fails)
+        ranks = [record.rank for record in records]
+        fails = any(record.outcome.failed for record in records)
+        key = (shown, tuple(ranks), "" if shown.across else case.row)
+        finding = findings.setdefault(key, Finding(shown.title, fails, ranks, [], [], shown.remedy))
+        if case.row not in finding.rows:
+            finding.rows.append(case.row)
+        lines = _merged_lines(records)
+        finding.sightings.append(Sighting(_labelled(run, step), ranks, lines, replay_command(run, case.id)))
+    return sorted(findings.values(), key=lambda finding: not finding.fails)
 
 
 def _merged_lines(records: list[Record]) -> list[str]:
@@ -93,14 +74,6 @@ def _labelled(run: Run, step: int) -> str:
     """The case id, with the placement where it is not the usual one."""
     planned = run.plan.steps[step]
     return planned.case.id + (f" ({planned.placement})" if planned.placement not in ("pinned", "cpu") else "")
-
-
-def _remedy(outcome: Outcome) -> str:
-    return {
-        Outcome.LOST: "look at the rank's log in the run folder's logs/",
-        Outcome.HARNESS: "this is a fault of gpucheck or of this machine's host side, not of the GPU",
-        Outcome.INAPPLICABLE: "use a library or Triton that offers it, or mark the cases optional in the scenario",
-    }.get(outcome, "")
 
 
 def _disagreements(run: Run) -> list[Finding]:

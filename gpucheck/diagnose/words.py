@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpucheck.model.record import Launch, Mismatch, Outcome, Record
-
-OUTCOME_TITLES = {
-    Outcome.MISMATCH: "wrong output",
-    Outcome.VIOLATION: "right output, wrong conduct",
-    Outcome.ERROR: "the library or kernel raised",
-    Outcome.CRASH: "crash",
-    Outcome.HANG: "hang",
-    Outcome.LOST: "lost",
-    Outcome.HARNESS: "gpucheck could not judge",
-    Outcome.INAPPLICABLE: "inapplicable, though not marked optional",
-}
+from gpucheck.model.record import Launch, Mismatch, Record
 
 
 def rank_list(ranks: Iterable[int]) -> str:
@@ -38,7 +27,7 @@ def lines_of(record: Record) -> list[str]:
         lines += mismatch_lines(mismatch)
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
     if record.mismatches and record.launches:
-        lines.append("launched " + ", ".join(launch_words(launch) for launch in record.launches[:4]))
+        lines.append("launched " + launches_words(record.launches))
     return lines
 
 
@@ -75,10 +64,12 @@ def worst_words(mismatch: Mismatch) -> str:
     return f"{where}{ulps} ({exactness}: no error allowed)"
 
 
-def launch_words(launch: Launch) -> str:
-    """One launch: kernel, device, how often."""
-    where = "" if launch.device is None else f" on cuda:{launch.device}"
-    return f"{launch.kernel}{where}" + (f" x{launch.count}" if launch.count > 1 else "")
+def launches_words(launches: list[Launch]) -> str:
+    """Kernels and how often each was launched, in the order of their first launch."""
+    counts: dict[str, int] = {}
+    for launch in launches:
+        counts[launch.kernel] = counts.get(launch.kernel, 0) + launch.count
+    return ", ".join(kernel + (f" x{count}" if count > 1 else "") for kernel, count in counts.items())
 
 
 def _index(index: list[int] | None) -> str:

@@ -125,6 +125,9 @@ def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "GPUCHECK_SCRATCH": str(scratch),
+        "OMP_WAIT_POLICY": os.environ.get(
+            "OMP_WAIT_POLICY", "passive"
+        ),  # idle threads must not spin: ranks share cores
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // plan.nproc)),
     }
 

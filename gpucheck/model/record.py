@@ -105,7 +105,7 @@ class Record:
     digests: dict[str, str] = field(default_factory=dict)  # output -> hash of its bytes
     tiles: dict[str, list[str]] = field(default_factory=dict)  # output -> hashes of its tiles, row by row
     inputs: str = ""  # hash of the input bytes
-    tightness: float = 0.0  # largest error / bound seen, over outputs judged by a bound
+    tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     traceback: str = ""
 

@@ -96,7 +96,7 @@ def read_run(folder: Path) -> Run:
         UsageError: the folder is no run folder.
     """
     run = Run(folder, read_plan(folder), {})
-    begun: dict[int, int] = {}
+    begun: dict[int, list[int]] = {}
     for rank, path in rank_files(folder):
         for item in _lines(path, run):
             event = item.get("event")
@@ -105,13 +105,13 @@ def read_run(folder: Path) -> Run:
             elif event == "end":
                 run.ends[rank] = item
             elif event == "begin":
-                begun[rank] = item.get("step", -1)
+                begun.setdefault(rank, []).append(item.get("step", -1))
             elif event == "result":
                 _take(run, rank, item)
     for number, step in enumerate(run.plan.steps):
         for rank in run.ranks:
             if (number, rank) not in run.records:
-                run.records[(number, rank)] = _lost(run, number, step, rank, begun)
+                run.records[(number, rank)] = _lost(run, number, step, rank, begun.get(rank, []))
     run.outcome = _outcome(folder / "outcome.json")
     return run
 
@@ -149,11 +149,13 @@ def _outcome(path: Path) -> dict[str, Any]:
     return item
 
 
-def _lost(run: Run, number: int, step: Step, rank: int, begun: dict[int, int]) -> Record:
+def _lost(run: Run, number: int, step: Step, rank: int, begun: list[int]) -> Record:
     if rank not in run.starts:
         reason = "the rank never started"
-    elif begun.get(rank) == number:
+    elif begun[-1:] == [number]:
         reason = "the rank ended while this case ran"
+    elif number in begun:
+        reason = "the rank ended before it had judged this case"
     else:
         reason = "the rank ended before this case"
     return Record(number, step.case.id, rank, Outcome.LOST, message=reason, placement=step.placement)

@@ -46,6 +46,7 @@ class Report:
     verdict: str
     findings: list[Finding]
     notes: list[str]
+    bounds: str  # how close right outputs came to their error bounds, in words
     stages: dict[str, float]  # seconds, summed over cases, mean over ranks
     timing: list[str]  # where the time went, in words
     folder: str
@@ -70,6 +71,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         findings=conclusion.findings,
         notes=conclusion.notes,
         stages=stages,
+        bounds=_bounds_used(run),
         timing=_timing(run, stages),
         folder=str(run.folder),
     )
@@ -99,6 +101,15 @@ def to_json(run: Run, report: Report) -> dict[str, Any]:
     ]
     content: dict[str, Any] = finite({"schema": REPORT_SCHEMA, **item})
     return content
+
+
+def _bounds_used(run: Run) -> str:
+    """How close right outputs came to their error bounds."""
+    passed = (record for record in run.records.values() if record.outcome is Outcome.PASS)
+    tightest = max(passed, key=lambda record: record.tightness, default=None)
+    if tightest is None or not tightest.tightness:
+        return ""
+    return f"right outputs used at most {tightest.tightness:.0%} of their error bounds ({tightest.case})"
 
 
 def _cell(records: list[Record]) -> Cell:

@@ -58,6 +58,8 @@ def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
         yield []
         yield from ([("note  ", "bold"), (note, "")] for note in report.notes)
     yield []
+    if report.bounds:
+        yield [("bound ", "bold"), (report.bounds, "")]
     yield from ([("time  ", "bold"), (line, "")] for line in report.timing)
     yield [("run   ", "bold"), (report.folder, "")]
 

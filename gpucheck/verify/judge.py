@@ -24,7 +24,7 @@ class Judgement:
 
     mismatches: list[Mismatch] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
-    tightness: float = 0.0  # largest error / bound of outputs judged by a bound and found right
+    tightness: float = 0.0  # largest share of an error bound that outputs found right used
 
 
 def judge(outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[str, Axes]) -> Judgement:
@@ -54,8 +54,7 @@ def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, resul
         wrong, ratio = _compare(output, estimate)
         count = int(wrong.sum())
         if count == 0:
-            if estimate.error is not None and ratio.numel():
-                result.tightness = max(result.tightness, float(ratio.max()))
+            result.tightness = max(result.tightness, _used(output, estimate))
             return
         if best is None or count < best[0]:
             best = (count, wrong, ratio, estimate)
@@ -78,6 +77,14 @@ def _compare(output: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
         right |= torch.isinf(got) & (got == furthest)
     ratio = torch.where(right, 0.0, ratio).nan_to_num(nan=torch.inf, posinf=torch.inf)
     return ~(ratio <= 1), ratio
+
+
+def _used(output: Tensor, estimate: Estimate) -> float:
+    """Largest share of the error bound that a right output used beyond its own final rounding."""
+    if estimate.error is None or not output.numel() or not output.dtype.is_floating_point:
+        return 0.0
+    beyond = (output.double() - estimate.value).abs() - bounds.ulp(output.dtype, estimate.value.abs()) / 2
+    return float((beyond / estimate.error).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).max().clamp_min(0.0))
 
 
 def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate: Estimate, axes: Axes) -> Mismatch:

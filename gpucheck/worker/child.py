@@ -17,7 +17,7 @@ from gpucheck.model.errors import Inapplicable
 from gpucheck.worker import stacks
 
 FILLS = (0xFF, 0x00)
-MOST_LOCATED = 64  # tensors of a case tried as the one whose surroundings are read
+LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Reply:
     traceback: str = ""
     digests: list[str] = field(default_factory=list)  # of all outputs, one a pass; two where they agree
     guards: list[str] = field(default_factory=list)  # broken guard bands
-    sensitive: list[str] = field(default_factory=list)  # memory whose fill changes the outputs, in words
+    sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     launches: list[dict[str, Any]] = field(default_factory=list)
     device: str = ""
@@ -128,7 +128,7 @@ class Bench:
             reply.message = f"{type(error).__name__}: {first_line(error)}"
             reply.traceback = traceback.format_exc()
             reply.fatal = self._poisoned_context()
-        reply.launches = [asdict(launch) for launch in self.observer.take()]
+        reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
         return reply
 
     def _run(self, request: Request, reply: Reply) -> None:
@@ -151,25 +151,30 @@ class Bench:
             if number == 0:
                 torch.save(held, request.outputs)
             _add(reply, "copy", time.perf_counter() - begin)
+        reply.launches = [asdict(launch) for launch in self.observer.take()]
         if len(reply.digests) > len(FILLS) and reply.digests[-1] == reply.digests[0]:
             begin = time.perf_counter()
             reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
             _add(reply, "locate", time.perf_counter() - begin)
 
-    def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> list[str]:
-        """The tensors in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
+    def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
+        """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
+
+        Looks from the last tensor to the first, since what was made from the inputs is what kernels read.
 
         Args:
             baseline: digest of the outputs where everything is filled with the second of ``FILLS``.
         """
+        deadline = time.perf_counter() + LOCATE_SECONDS
         from gpucheck.verify import digest
 
-        found = []
-        for number in range(min(len(self.arena), MOST_LOCATED)):
+        for number in reversed(range(len(self.arena))):
             outputs = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], odd=number)
             if digest.whole(*(value.detach().to("cpu").contiguous() for value in outputs.values())) != baseline:
-                found.append(self.arena.words(number))
-        return found
+                return self.arena.words(number)
+            if time.perf_counter() > deadline:
+                break
+        return ""
 
     def _one_pass(
         self, check: Any, case: Case, inputs: Any, reply: Reply, fill: int, odd: int | None = None

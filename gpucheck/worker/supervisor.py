@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STARTUP_TIMEOUT = 120.0  # s for a child to create its CUDA context
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps a local rank, within which ranks take steps in different order
+JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
 PENDING_JUDGEMENTS = 2  # outputs that wait for the judge while the child goes on
 
 
@@ -51,12 +52,17 @@ def main(run: Path) -> None:
 
     zygote = Zygote(child.serve)
     imported = time.perf_counter() - began
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    torch.set_num_threads(fair_threads())
     Supervisor(run, plan, zygote, imported).work()
     zygote.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
+
+
+def fair_threads() -> int:
+    """This rank's share of the processors it may use."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
 class Supervisor:
@@ -84,10 +90,12 @@ class Supervisor:
 
     def work(self) -> None:
         """Runs every step; judging overlaps with the next case."""
+        import torch
+
         maker = threading.Thread(target=self._make_ahead, daemon=True)
         maker.start()
         pending: list[Future[None]] = []
-        with ThreadPoolExecutor(1, thread_name_prefix="judge") as judges:
+        with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
             for number in self._order:
                 step = self.plan.steps[number]
                 while len(pending) >= PENDING_JUDGEMENTS:
@@ -101,8 +109,11 @@ class Supervisor:
         self.writer.end(child_seconds=self._child_seconds)
 
     def _make_ahead(self) -> None:
+        import torch
+
         from gpucheck.worker.store import wait_for_room
 
+        torch.set_num_threads(fair_threads())  # holds for the thread that calls it
         for number in self._order:
             wait_for_room(self.store, STORE_LIMIT, self._stopped.is_set)
             if self._stopped.is_set():
@@ -298,7 +309,7 @@ def _differences(reply: Reply) -> list[Violation]:
     if len(set(digests)) < 2:
         return []
     if digests[-1] == digests[0]:
-        where = "; and ".join(reply.sensitive) or "of a tensor that is not known"
+        where = reply.sensitive or "of a tensor that is not known"
         detail = f"outputs change with the content of memory that is not part of the inputs: it is read {where}"
         return [Violation("passes differ", detail)]
     return [Violation("repeats differ", "equal inputs in equal memory gave other bits: a race, or randomness")]

@@ -59,7 +59,9 @@ def awkward(kind: str, generator: torch.Generator) -> torch.Tensor:
     sizes = sorted({abs(v) for v in TABLES[kind] if math.isfinite(v)})
     ties = [(a + b) / 2 for a, b in itertools.pairwise(sizes)]
     top = sizes[-1]
-    pool = torch.tensor([*sizes, *ties, *(tie * (1 + 2.0**-20) for tie in ties), *(tie * (1 - 2.0**-20) for tie in ties)])
+    pool = torch.tensor(
+        [*sizes, *ties, *(tie * (1 + 2.0**-20) for tie in ties), *(tie * (1 - 2.0**-20) for tie in ties)]
+    )
     blocks = pool.float().double()[torch.randint(0, len(pool), (12, 32), generator=generator)]
     blocks[:4, 0] = top  # scale 1: ties stay ties
     blocks[4, :] = 0.0

@@ -8,9 +8,7 @@ from gpucheck.verify.bounds import Estimate
 
 
 def choose(tokens: int, count: int, per_token: int, load: str, seed: int = 0) -> list[list[int]]:
-    ids: list[list[int]] = experts.choose(
-        tokens, count, per_token, load, torch.Generator().manual_seed(seed)
-    ).tolist()
+    ids: list[list[int]] = experts.choose(tokens, count, per_token, load, torch.Generator().manual_seed(seed)).tolist()
     return ids
 
 
@@ -20,7 +18,7 @@ def test_every_token_has_distinct_ascending_experts(load: str, tokens: int, coun
     ids = choose(tokens, count, per_token, load)
     assert len(ids) == tokens
     for row in ids:
-        assert row == sorted(set(row)) and len(row) == per_token and 0 <= row[0] and row[-1] < count
+        assert row == sorted(set(row)) and len(row) == per_token and row[0] >= 0 and row[-1] < count
 
 
 def test_loads_are_what_they_say() -> None:

@@ -42,7 +42,9 @@ def row(case: Case, inputs: dict[str, Tensor], x: Tensor, lead: tuple[int, ...])
     """One row of activations through the weight of one expert, batch or all."""
     result = []
     for column in range(case["n"]):
-        total = math.fsum(float(x[term].double()) * weight(case, inputs, lead, term, column) for term in range(case["k"]))
+        total = math.fsum(
+            float(x[term].double()) * weight(case, inputs, lead, term, column) for term in range(case["k"])
+        )
         if case["weight"].startswith("fp8"):
             total *= float(inputs["x_scale"]) * float(inputs["w_scale"])
         if case["bias"]:

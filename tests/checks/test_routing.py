@@ -76,7 +76,9 @@ def test_routing_tables_follow_from_the_choice(params: dict[str, Any], data: str
     if dtype == "bf16":
         stored = stored.float().bfloat16().double()  # the dtype of the logits, then widened
     estimate = expected["gates"].estimate
-    allowed = bounds.tolerance(torch.float32, estimate.value, estimate.error if estimate.error is not None else stored * 0)
+    allowed = bounds.tolerance(
+        torch.float32, estimate.value, estimate.error if estimate.error is not None else stored * 0
+    )
     assert expected["gates"].dtype == torch.float32 and ((estimate.value - stored).abs() <= allowed).all()
 
 

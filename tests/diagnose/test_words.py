@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.diagnose.words import OUTCOME_TITLES, lines_of, mismatch_lines, rank_list, worst_words
+from gpucheck.diagnose.symptoms import BY_OUTCOME
+from gpucheck.diagnose.words import lines_of, mismatch_lines, rank_list, worst_words
 from gpucheck.model.record import Launch, Outcome, Violation
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def test_rank_lists(ranks: list[int], words: str) -> None:
 
 
 def test_every_outcome_has_a_title() -> None:
-    assert set(OUTCOME_TITLES) == set(Outcome) - {Outcome.PASS}
+    assert set(BY_OUTCOME) == set(Outcome) - {Outcome.PASS}
 
 
 def test_a_mismatch_in_words(synthetic: Synthetic) -> None:
@@ -45,7 +46,9 @@ def test_a_mismatch_in_words(synthetic: Synthetic) -> None:
 
 
 def test_bits_stand_for_bias(synthetic: Synthetic) -> None:
-    assert mismatch_lines(synthetic.mismatch(wrong=20, total=80, bits=[7, 14]))[2:] == ["each differs in one bit: 7, 14"]
+    assert mismatch_lines(synthetic.mismatch(wrong=20, total=80, bits=[7, 14]))[2:] == [
+        "each differs in one bit: 7, 14"
+    ]
 
 
 def test_the_worst_element_by_method(synthetic: Synthetic) -> None:
@@ -61,6 +64,6 @@ def test_launches_are_told_beside_wrong_numbers_only(synthetic: Synthetic) -> No
     launches = [Launch("_matmul_ogs", 2, 1, [], 0, "", "", 0, 0, []), Launch("_sum", 1, None, [], 0, "", "", 0, 0, [])]
     plan = synthetic.plan()
     wrong = synthetic.record(plan, 0, 0, Outcome.MISMATCH, launches=launches, violations=[Violation("guard", "g")])
-    assert lines_of(wrong)[-2:] == ["guard: g", "launched _matmul_ogs on cuda:1 x2, _sum"]
+    assert lines_of(wrong)[-2:] == ["guard: g", "launched _matmul_ogs x2, _sum"]
     crashed = synthetic.record(plan, 0, 0, Outcome.CRASH, launches=launches, message="killed")
     assert lines_of(crashed) == ["killed"]

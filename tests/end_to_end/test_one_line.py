@@ -92,11 +92,9 @@ def test_one_gate_off_by_a_256th(lab: Lab) -> None:
 
 def token_of(row: int) -> int:
     """The token whose result the expert-sorted ``row`` goes to."""
-    from gpucheck import checks
     from gpucheck.plan.scenario import load
     from gpucheck.worker import store
 
     case = next(step.case for step in load(PLANTS).steps if step.case.id == SCATTER)
     inputs = store._make_inputs(case)
-    assert checks.load(case.check).spec.name == "matmul"
     return int(inputs["to_flat"][row]) // int(case["top_k"])

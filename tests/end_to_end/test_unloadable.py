@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 IMPORT = "import itertools\n"  # a line of the module with the matrix product
 
-pytestmark = pytest.mark.usefixtures("lab")
-
 
 def test_syntax_error(lab: Lab) -> None:
     library = lab.plant(("matmul_ogs.py", IMPORT, IMPORT + "def broken(:\n"))

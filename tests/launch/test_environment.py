@@ -43,9 +43,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("NoDevFiles", []),
     ],
 )
-def test_visible_gpus(
-    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]
-) -> None:
+def test_visible_gpus(nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, names: list[str]) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert environment.gpu_names() == names

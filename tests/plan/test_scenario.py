@@ -58,7 +58,10 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ("[[cases]]\ncheck = 3\n", ["number 1", 'needs check = "NAME"']),
         ("[[cases]]\ncheck = ['topk', 'moe']\n", ["number 1", 'needs check = "NAME"']),
         (GROUP + "[[cases]]\ncheck = 'topq'\n", ["number 2", "unknown check 'topq'", "topk"]),
-        (GROUP + "colour = 'red'\n", ["number 1", "unknown key 'colour' for check topk", "known: check, data", "top_k"]),
+        (
+            GROUP + "colour = 'red'\n",
+            ["number 1", "unknown key 'colour' for check topk", "known: check, data", "top_k"],
+        ),
         (GROUP + "m = '3'\n", ["m is '3'", "whole number"]),
         (GROUP + "m = true\n", ["m is True", "whole number"]),
         (GROUP + "m = 3.0\n", ["m is 3.0", "whole number"]),
@@ -86,7 +89,9 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ("[[cases]]\ncheck = 'matmul'\nswiglu = true\ndata = ['exact', 'normal']\n", ["normal data only"]),
     ],
 )
-def test_bad_scenarios_are_refused_with_place_and_expectation(tmp_path: Path, text: str | bytes, words: list[str]) -> None:
+def test_bad_scenarios_are_refused_with_place_and_expectation(
+    tmp_path: Path, text: str | bytes, words: list[str]
+) -> None:
     message = refused(tmp_path, text)
     assert not [word for word in words if word not in message], message
 
@@ -129,7 +134,10 @@ def test_defaults_and_values(tmp_path: Path) -> None:
 def test_lists_expand_to_all_combinations(tmp_path: Path) -> None:
     loaded = load(tmp_path, GROUP + 'm = [1, 2]\ndtype = ["bf16", "fp32"]\ndata = ["normal", "exact"]\nexperts = 9\n')
     assert {step.case.id for step in loaded.steps} == {
-        f"topk/{dtype}/m{m}-e9-top4/{data}" for m in (1, 2) for dtype in ("bf16", "fp32") for data in ("exact", "normal")
+        f"topk/{dtype}/m{m}-e9-top4/{data}"
+        for m in (1, 2)
+        for dtype in ("bf16", "fp32")
+        for data in ("exact", "normal")
     }
 
 

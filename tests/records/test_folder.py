@@ -81,6 +81,8 @@ def test_begin_without_result_names_the_culprit(run_dir: Path) -> None:
     begun = next(i for i, line in enumerate(lines) if '"begin","step":1' in line)
     rank_file(run_dir).write_text("".join(lines[: begun + 1]))
     assert read_run(run_dir).records[(1, 1)].message == "the rank ended while this case ran"
+    rank_file(run_dir).write_text("".join(line for line in lines[: begun + 1] if '"result"' not in line))
+    assert read_run(run_dir).records[(0, 1)].message == "the rank ended before it had judged this case"
     rank_file(run_dir).write_text("".join(lines[:begun]))
     run = read_run(run_dir)
     assert run.records[(1, 1)].message == "the rank ended before this case"

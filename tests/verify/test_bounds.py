@@ -220,9 +220,12 @@ def test_empty_exact_operands_have_empty_results() -> None:
     product = bounds.product(nothing, Estimate(torch.ones(4, 3).double(), None))
     scaled = bounds.scale(product, torch.zeros(0, 1).double())
     assert bounds.summed(bounds.add(scaled, torch.ones(3).double()), 1).value.shape == (0,)
-    assert bounds.product(
-        Estimate(torch.zeros(2, 0).double(), None), Estimate(torch.zeros(0, 3).double(), None)
-    ).value.tolist() == [[0.0] * 3] * 2
+    assert (
+        bounds.product(
+            Estimate(torch.zeros(2, 0).double(), None), Estimate(torch.zeros(0, 3).double(), None)
+        ).value.tolist()
+        == [[0.0] * 3] * 2
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)

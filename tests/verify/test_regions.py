@@ -79,7 +79,7 @@ def sorted_rows(*counts: int) -> Axes:
     ("rows", "words"),
     [
         (range(4, 8), "exactly expert 1"),
-        ([*range(0, 4), *range(8, 12)], "exactly experts 0, 3"),
+        ([*range(4), *range(8, 12)], "exactly experts 0, 3"),
         ([4], "touching expert 1"),
         ([3, 4], "touching experts 0, 1"),
         ([0, 1, 2, 3, 4], "touching experts 0, 1"),  # one whole, one in part

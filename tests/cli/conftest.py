@@ -1,0 +1,104 @@
+"""The command line in this process: arguments in, exit code and text out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpucheck.launch.torchrun import Ending
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.writer import RecordWriter
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The error for the user: on stderr, from gpucheck, without a traceback."""
+        assert self.err.startswith("gpucheck: ") and self.err.endswith("\n") and "Traceback" not in self.err
+        return self.err.removeprefix("gpucheck: ").rstrip("\n")
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def gpucheck(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs ``gpucheck`` with arguments, through its ``main``."""
+    from gpucheck.cli.app import main
+
+    def run(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["gpucheck", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Answer(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@dataclass
+class FakeRanks:
+    """Ranks that write what they are told instead of running kernels."""
+
+    outcomes: dict[tuple[int, int], Outcome]  # (step, rank); PASS where nothing is said
+    ending: dict[str, Any]
+    plans: list[Plan]
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRanks:
+    """Stands in for torchrun and its ranks; the machine has no GPU and the software is quickly read."""
+    fake = FakeRanks({}, {}, [])
+
+    def launch(plan: Plan, folder: Path, _: object, watch: Callable[[], None]) -> Ending:
+        fake.plans.append(plan)
+        for rank in range(plan.world_size):
+            writer = RecordWriter(folder, rank)
+            writer.start(import_seconds=0.5)
+            for number, step in enumerate(plan.steps):
+                outcome = fake.outcomes.get((number, rank), Outcome.PASS)
+                if outcome is not Outcome.LOST:
+                    writer.result(Record(number, step.case.id, rank, outcome, placement=step.placement, device="cpu"))
+            writer.end()
+        watch()
+        return Ending(**{"code": 0, "timed_out": False, "signal": 0, "seconds": 1.0, **fake.ending})
+
+    monkeypatch.setattr("gpucheck.launch.torchrun.launch", launch)
+    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", list)
+    monkeypatch.setattr("gpucheck.launch.environment.software", lambda _: {"torch": {"version": "1"}})
+    monkeypatch.setattr("gpucheck.launch.environment.missing_packages", list)
+    return fake
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> str:
+    """``--library`` of a stand-in copy."""
+    package = tmp_path / "lib" / "triton_kernels"
+    package.mkdir(parents=True)
+    for name in ("__init__", "numerics", "specialize", "target_info", "tensor", "testing"):
+        (package / f"{name}.py").write_text("raise RuntimeError('imported')\n")
+    (package / "matmul.py").write_text("class PrecisionConfig:\n    b_mx_scale: object = None\n")
+    return f"path:{package.parent}"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck import __version__
+from gpucheck.checks import CHECKS
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Command
+
+
+def test_help_and_version(gpucheck: Command) -> None:
+    for option in ("-h", "--help"):
+        answer = gpucheck(option)
+        assert answer.code == 0 and all(name in answer.out for name in ("run", "list", "report", "library"))
+        assert gpucheck("run", option).code == 0
+    assert gpucheck("--version").out == f"gpucheck {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("frobnicate",), ("--colour",), ("list", "x"), ("report",)])
+def test_bad_commands_are_usage_errors(gpucheck: Command, arguments: tuple[str, ...]) -> None:
+    answer = gpucheck(*arguments)
+    assert answer.code == 2 and "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "/x"), 3, "No space left on device: /x"),
+        (OSError("odd"), 3, "odd"),
+    ],
+)
+def test_what_happens_to_anyone_is_one_message(
+    gpucheck: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("gpucheck.plan.scenario.builtin", fail)
+    answer = gpucheck("list")
+    assert (answer.code, answer.message) == (code, message)
+
+
+def test_a_bug_is_not_dressed_up(gpucheck: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpucheck.plan.scenario.builtin", lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        gpucheck("list")
+
+
+def test_list(gpucheck: Command) -> None:
+    answer = gpucheck("list")
+    assert answer.code == 0 and "smoke" in answer.out and all(f"  {name} " in answer.out for name in CHECKS)
+
+
+def test_list_checks_shows_every_key(gpucheck: Command) -> None:
+    from gpucheck.checks import load
+
+    text = gpucheck("list", "--checks").out
+    for name in CHECKS:
+        spec = load(name).spec
+        assert f"{name}: {spec.summary}" in text
+        assert all(f"  {param.name} " in text and param.expected() in text for param in spec.params)
+
+
+def test_list_cases(gpucheck: Command) -> None:
+    smoke = gpucheck("list", "--cases", "--scenario", "smoke").out.splitlines()
+    assert len(smoke) > 50 and "matmul/dense/bf16/m33-n40-k96/exact" in smoke
+    everything = gpucheck("list", "--cases").out.splitlines()
+    assert {f"smoke  {line}" for line in smoke} <= set(everything) and len(everything) > len(smoke)
+    assert gpucheck("list", "--cases", "--scenario", "nope").message.startswith("unknown scenario 'nope'")
+    assert gpucheck("list", "--scenario", "smoke").message == "--scenario goes with --cases"
+
+
+def test_exit_codes_of_signals_are_those_of_the_shell() -> None:
+    from gpucheck.model.errors import ExitCode
+
+    assert ExitCode.INTERRUPTED == 128 + signal.SIGINT and ExitCode.TERMINATED == 128 + signal.SIGTERM
+    assert ExitCode.BROKEN_PIPE == 128 + signal.SIGPIPE

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpucheck.model.errors import InfrastructureError
+from gpucheck.model.record import Outcome
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Command, FakeRanks
+
+SCENARIO = '[[cases]]\ncheck = "topk"\nplacement = ["pinned", "visible"]\n'
+
+
+@pytest.fixture
+def scenario(here: Path) -> str:
+    (here / "mine.toml").write_text(SCENARIO)
+    return "mine.toml"
+
+
+@pytest.fixture
+def untouched(here: Path, scenario: str) -> Any:
+    """Fails the test if the command made or removed a file."""
+    (here / "occupied").mkdir()
+    (here / "occupied" / "old").write_text("")
+    (here / "file").write_text("")
+    (here / "broken.toml").write_text('title = "x"\n[[cases\n')
+    (here / "empty.toml").write_text("")
+    (here / "folder.toml").mkdir()
+    before = sorted(here.rglob("*"))
+    yield
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nope"], 2, "unknown scenario 'nope'; built in: .*smoke"),
+        (["gone.toml"], 2, "gone.toml does not exist"),
+        (["folder.toml"], 2, "folder.toml is a folder"),
+        (["broken.toml"], 2, r"broken.toml: not valid TOML: .*line 2"),
+        (["empty.toml"], 5, "scenario empty has no case; nothing to run"),
+        (["mine.toml", "--checks", "topq"], 2, "--checks: unknown check 'topq'; known: .*topk"),
+        (["mine.toml", "--checks", "topk,,mo"], 2, "unknown check 'mo'"),
+        (["mine.toml", "--checks", ","], 2, "--checks names no check"),
+        (["mine.toml", "--checks", "moe"], 5, "no case of moe; nothing to run"),
+        (["mine.toml", "--case", "topk/bf16/m16-e8-top4/exac"], 2, "close: topk/bf16/m16-e8-top4/exact"),
+        (["mine.toml", "--case", "nothing"], 2, "no case 'nothing'"),
+        (["mine.toml", "--device", "tpu"], 2, "--device is 'tpu', expected auto, cuda or cpu"),
+        (["mine.toml", "--device", "cuda"], 3, "--device cuda: no GPU is visible"),
+        (["mine.toml", "--library", "nonsense"], 2, "--library 'nonsense' is not understood"),
+        (["mine.toml", "--library", "path:gone"], 2, "there is no such folder"),
+        (["mine.toml", "--library", "path:occupied"], 2, "no genuine copy of triton_kernels there"),
+        (["mine.toml", "--timeout", "0"], 2, "--timeout is 0, expected seconds above 0"),
+        (["mine.toml", "--timeout", "nan"], 2, "--timeout is nan"),
+        (["mine.toml", "--timeout", "inf"], 2, "--timeout is inf"),
+        (["mine.toml", "--out", "file"], 2, "file is no folder"),
+        (["mine.toml", "--out", "file/below"], 2, "file is no folder"),
+        (["mine.toml", "--out", "occupied"], 2, "--out occupied is not empty"),
+        (["mine.toml", "--json", "occupied"], 2, "--json occupied is a folder"),
+        (["mine.toml", "--json", "."], 2, "--json . is a folder"),
+        (
+            ["mine.toml", "--json", "gone/report.json"],
+            2,
+            "--json gone/report.json cannot be written: there is no folder",
+        ),
+        (["mine.toml", "--json", "file/report.json"], 2, "there is no folder"),
+        (["mine.toml", "--nnodes", "2"], 2, "--rdzv-endpoint HOST:PORT"),
+        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "h:1"], 2, "needs --out DIR on storage"),
+        (["mine.toml", "--node-rank", "1"], 2, "--node-rank 1"),
+    ],
+)
+def test_errors_are_one_message_and_leave_nothing_behind(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, arguments: list[str], code: int, words: str
+) -> None:
+    answer = gpucheck("run", *arguments)
+    assert (answer.code, answer.out) == (code, "") and re.search(words, answer.message)
+    assert not ranks.plans
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--colour"], "No such option: --colour"),
+        (["--seed", "x"], "--seed"),
+        (["--seed", "-1"], "--seed"),
+        (["--nproc", "0"], "--nproc"),
+        (["--timeout", "soon"], "--timeout"),
+        (["a", "b"], "unexpected extra argument"),
+    ],
+)
+def test_options_that_cannot_be_read(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, arguments: list[str], words: str
+) -> None:
+    answer = gpucheck("run", *arguments)
+    assert answer.code == 2 and words in answer.err and "Traceback" not in answer.err and not answer.out
+
+
+def test_more_ranks_than_gpus(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", lambda: ["NVIDIA H200"] * 2)
+    answer = gpucheck("run", "mine.toml", "--nproc", "3")
+    assert answer.code == 3 and "--nproc 3 asks for more ranks than the 2 GPU(s)" in answer.message
+    assert "use --nproc 2" in answer.message and not ranks.plans
+
+
+def test_a_python_without_torch(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpucheck.launch.environment.missing_packages", lambda: ["torch", "triton"])
+    answer = gpucheck("run", "mine.toml")
+    assert answer.code == 3 and "has no torch and no triton" in answer.message
+
+
+def test_a_library_that_cannot_be_fetched(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise InfrastructureError("no network")
+
+    monkeypatch.setattr("gpucheck.library.source.resolve", refuse)
+    answer = gpucheck("run", "mine.toml", "--out", "new/run")
+    assert (answer.code, answer.message) == (3, "no network")
+
+
+@pytest.mark.parametrize("option", [("--out", "locked/run"), ("--out", "locked"), ("--json", "locked/r.json")])
+def test_places_that_may_not_be_written(
+    gpucheck: Command,
+    ranks: FakeRanks,
+    here: Path,
+    scenario: str,
+    option: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (here / "locked").mkdir()
+    access = os.access
+
+    def refuse(path: str | Path, mode: int) -> bool:
+        """Root may write everywhere, so the refusal is played."""
+        return access(path, mode) and not (Path(path).name == "locked" and mode & os.W_OK)
+
+    monkeypatch.setattr(os, "access", refuse)
+    answer = gpucheck("run", scenario, *option)
+    assert answer.code == 2 and re.search("not writable|permission denied", answer.message)
+    assert list((here / "locked").iterdir()) == [] and not ranks.plans
+
+
+def test_a_folder_that_cannot_be_made_after_all(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    answer = gpucheck("run", "mine.toml", "--library", library, "--out", "new")
+    assert answer.code == 2 and "new cannot be made: Read-only file system; give another with --out" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ending", "code", "verdict"),
+    [
+        (Outcome.PASS, {}, 0, "PASS"),
+        (Outcome.MISMATCH, {}, 1, "FAIL"),
+        (Outcome.VIOLATION, {}, 1, "FAIL"),
+        (Outcome.ERROR, {}, 1, "FAIL"),
+        (Outcome.CRASH, {"code": 1}, 1, "FAIL"),
+        (Outcome.HANG, {}, 1, "FAIL"),
+        (Outcome.LOST, {}, 3, "INCONCLUSIVE"),
+        (Outcome.HARNESS, {}, 3, "INCONCLUSIVE"),
+        (Outcome.INAPPLICABLE, {}, 3, "INCONCLUSIVE"),
+        (Outcome.PASS, {"code": 1}, 3, "INCONCLUSIVE"),
+        (Outcome.PASS, {"code": None, "timed_out": True}, 3, "INCONCLUSIVE"),
+        (Outcome.PASS, {"code": None, "signal": 2}, 130, "INCONCLUSIVE"),
+        (Outcome.LOST, {"code": None, "signal": 15}, 143, "INCONCLUSIVE"),
+    ],
+)
+def test_exit_codes_follow_the_verdict(
+    gpucheck: Command,
+    ranks: FakeRanks,
+    scenario: str,
+    library: str,
+    outcome: Outcome,
+    ending: dict[str, Any],
+    code: int,
+    verdict: str,
+) -> None:
+    ranks.outcomes, ranks.ending = {(1, 1): outcome}, ending
+    answer = gpucheck("run", scenario, "--library", library, "--nproc", "2", "--out", "run")
+    assert answer.code == code and f"\n{verdict}  " in "\n" + answer.out and answer.err == ""
+    expected_code = code if code < 128 else 3
+    assert gpucheck("report", "run").code == expected_code
+
+
+def test_nothing_applicable_is_nothing_ran(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str) -> None:
+    ranks.outcomes = {(step, 0): Outcome.INAPPLICABLE for step in (0, 1)}
+    answer = gpucheck("run", scenario, "--library", library)
+    assert answer.code == 5 and "NOTHING RAN" in answer.out
+
+
+def test_the_plan_holds_what_was_asked_for(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+) -> None:
+    options = ["--nproc", "3", "--seed", "7", "--timeout", "9", "--checks", "topk", "--library", library]
+    assert gpucheck("run", scenario, *options, "--case", "topk/bf16/m16-e8-top4/exact").code == 0
+    (plan,) = ranks.plans
+    assert (plan.nproc, plan.nnodes, plan.seed, plan.timeout, plan.device) == (3, 1, 7, 9.0, "cpu")
+    assert [(step.case.id, step.placement, step.case.seed) for step in plan.steps] == [
+        ("topk/bf16/m16-e8-top4/exact", "cpu", 7)
+    ]
+    (folder,) = (here / "runs").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["outcome.json", "plan.json", "records"]
+
+
+def test_the_replay_command_makes_the_same_plan_elsewhere(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "lib").symlink_to(Path(library.removeprefix("path:")))
+    gpucheck("run", scenario, "--library", "path:lib", "--seed", "3", "--nproc", "2", "-q")
+    (here / "away").mkdir()
+    monkeypatch.chdir(here / "away")
+    assert ranks.plans[0].command[0] == "gpucheck"
+    assert gpucheck(*ranks.plans[0].command[1:], "--case", ranks.plans[0].steps[1].case.id).code == 0
+    first, again = ranks.plans
+    assert again.steps == first.steps[1:] and again.library == first.library and again.command == first.command
+    assert (again.nproc, again.device, again.seed) == (2, "cpu", 3)
+
+
+def test_two_runs_in_a_second_have_folders_of_their_own(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "1121-120000")
+    for _ in range(3):
+        assert gpucheck("run", scenario, "--library", library, "-q").code == 0
+    assert len(list((here / "runs").iterdir())) == 3
+
+
+def test_quiet_prints_one_line(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path) -> None:
+    answer = gpucheck("run", scenario, "--library", library, "--out", "r", "--quiet")
+    assert (answer.out, answer.err) == (f"PASS  {here / 'r'}\n", "")
+
+
+def test_an_empty_folder_may_be_used(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+) -> None:
+    (here / "r").mkdir()
+    assert gpucheck("run", scenario, "--library", library, "--out", "r").code == 0
+
+
+def test_json_goes_to_stdout_alone(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str) -> None:
+    ranks.outcomes = {(0, 0): Outcome.MISMATCH}
+    answer = gpucheck("run", scenario, "--library", library, "--json", "-")
+    item = json.loads(answer.out)
+    assert answer.code == 1 and item["verdict"] == "FAIL" and "FAIL  1 finding" in answer.err
+
+
+def test_json_may_lie_in_the_run_folder(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+) -> None:
+    answer = gpucheck("run", scenario, "--library", library, "--out", "new/r", "--json", "new/r/report.json", "-q")
+    assert answer.code == 0 and json.loads((here / "new" / "r" / "report.json").read_text())["verdict"] == "PASS"
+
+
+def test_changed_software_is_told(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([{"torch": 1}, {"torch": 2}])
+    monkeypatch.setattr("gpucheck.launch.environment.software", lambda _: next(answers))
+    monkeypatch.setattr("gpucheck.report.blocks._headline", lambda _: [])
+    answer = gpucheck("run", scenario, "--library", library)
+    assert answer.code == 3 and "torch changed during the run: was 1, is 2" in answer.out
+
+
+def test_dry_run_shows_what_would_run_and_makes_nothing(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = gpucheck("run", "mine.toml", "--dry-run", "--seed", "4")
+    assert answer.code == 0 and answer.out.splitlines() == [
+        "cpu      topk/bf16/m16-e8-top4/exact",
+        "cpu      topk/bf16/m16-e8-top4/normal",
+        "2 cases of mine on 1 rank(s), cpu, seed 4",
+    ]
+    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", lambda: ["H200"] * 8)
+    lines = gpucheck("run", "mine.toml", "--dry-run", "--nnodes", "2", "--rdzv-endpoint", "h:1", "--out", "x").out
+    assert "visible  topk/bf16" in lines and "4 cases of mine on 16 rank(s), cuda, seed 0" in lines
+    assert gpucheck("run", "mine.toml", "--dry-run", "--case", "x").code == 2
+    assert gpucheck("run", "empty.toml", "--dry-run").code == 5
+    assert not ranks.plans
+
+
+def test_without_gpus_smoke_is_the_default_and_gate_with_them(
+    gpucheck: Command, ranks: FakeRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert " of smoke on 1 rank(s), cpu" in gpucheck("run", "--dry-run").out
+    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", lambda: ["H200"] * 8)
+    assert " of gate on 8 rank(s), cuda" in gpucheck("run", "--dry-run").out
+    assert " on 2 rank(s), cpu" in gpucheck("run", "--dry-run", "--device", "cpu", "--nproc", "2").out

@@ -1,0 +1,80 @@
+"""The command starts in a blink and shows stored runs on a machine without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucheck.model.record import Outcome
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+WATCH = """
+import json, sys
+heavy = ("torch", "triton", "triton_kernels", "numpy", "gpucheck.worker", "gpucheck.verify")
+sys.argv = ["gpucheck", *sys.argv[1:]]
+from gpucheck.cli.app import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print(json.dumps([code, [name for name in heavy if name in sys.modules]]), file=sys.stderr)
+"""
+
+
+def outcome(*arguments: str) -> tuple[int, list[str]]:
+    """Exit code of a command and the heavy modules that it imported."""
+    result = subprocess.run(
+        [sys.executable, "-c", WATCH, *arguments], capture_output=True, text=True, check=True, timeout=60
+    )
+    code, heavy = json.loads(result.stderr.splitlines()[-1])
+    return int(code or 0), heavy
+
+
+def test_a_stored_run_is_shown_without_torch(synthetic: Synthetic, tmp_path: Path) -> None:
+    plan = synthetic.plan(cases=2, ranks=2)
+    folder = synthetic.write(tmp_path / "run", synthetic.run(plan, {(1, 1): Outcome.MISMATCH}))
+    assert outcome("report", str(folder)) == (1, [])
+    assert outcome("report", str(folder), "--json", "-") == (1, [])
+
+
+def test_lists_and_dry_runs_need_no_torch() -> None:
+    for arguments in (
+        ["list"],
+        ["list", "--checks"],
+        ["list", "--cases"],
+        ["run", "smoke", "--dry-run", "--device", "cpu"],
+    ):
+        assert outcome(*arguments) == (0, [])
+
+
+def test_usage_errors_need_no_torch() -> None:
+    assert outcome("run", "nope") == (2, [])
+
+
+def test_help_takes_less_than_a_third_of_a_second() -> None:
+    best = min(timed() for _ in range(5))
+    assert best < 0.3
+
+
+def timed() -> float:
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gpucheck", "--help"], stdout=subprocess.DEVNULL, check=True, timeout=60)
+    return time.perf_counter() - begin
+
+
+def test_a_reader_that_stops_early_is_no_pass_and_no_traceback(synthetic: Synthetic, tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpucheck", "report", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) != 0 and b"Traceback" not in error
