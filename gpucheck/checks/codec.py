@@ -46,7 +46,7 @@ def encode(x: Tensor, kind: str, axis: int, rounding: str) -> tuple[Tensor, Tens
 def _fp4_codes(x: Tensor, rounding: str) -> Tensor:
     """e2m1 codes 0 to 15 of float64 values, as int64."""
     middles = (E2M1[:-1] + E2M1[1:]) / 2
-    size = x.abs()
+    size = x.abs().contiguous()
     below, above = torch.bucketize(size, middles, right=False), torch.bucketize(size, middles, right=True)
     # below != above exactly at a tie between codes `below` and `below + 1`
     code = above if rounding == "half-away" else torch.where(below % 2 == 0, below, above)

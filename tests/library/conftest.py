@@ -58,6 +58,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kept = [entry for entry in sys.path if entry.startswith(standard) and "site-packages" not in entry]
     monkeypatch.setattr(sys, "path", [str(folder), *kept])
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if isinstance(finder, type)])
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("triton_kernels", "vllm")]:
+        monkeypatch.delitem(sys.modules, name)
     return folder
 
 

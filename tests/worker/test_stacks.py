@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ def test_hung_process_names_its_innermost_call(tmp_path: Path) -> None:
         process.kill()
         process.communicate()
     assert "in idle" in text
-    assert stacks.innermost(text) in ("hangs.py:11 in turning", "hangs.py:12 in turning")
+    assert re.fullmatch(r"hangs\.py:1[0-2] in turning", stacks.innermost(text))
 
 
 def test_process_that_does_not_answer(tmp_path: Path) -> None:
