@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.model.case import Case, CheckSpec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpucheck.library.adapters.base import Adapter
-    from gpucheck.verify.bounds import Estimate
+    from gpucheck.verify.expected import Axes, Expected
 
 
 @dataclass(frozen=True)
@@ -27,35 +27,6 @@ class Runtime:
     device: torch.device
     library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
     place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The reference of one output.
-
-    estimate: value and bound; outputs of integer dtype are compared exactly.
-    dtype: what the output must have.
-    alternatives: other wholly right answers, e.g. a second documented way to round ties; the output must match one
-        of them everywhere, not a mixture.
-    """
-
-    estimate: Estimate
-    dtype: torch.dtype
-    alternatives: tuple[Estimate, ...] = ()
-
-
-@dataclass(frozen=True)
-class Axes:
-    """How people name places in an output: the words a region is reported in.
-
-    names: one word an axis, e.g. ("token", "column").
-    tile: extent of a tile along each axis; 0 means the axis is not tiled.
-    owners: for an axis-0 grouping, word -> (rows, n) int array; row r belongs to each owner in its row, -1 to none.
-    """
-
-    names: tuple[str, ...]
-    tile: tuple[int, ...]
-    owners: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Check(ABC):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.base import Axes, Check, Expected, Runtime
+from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.base import Axes, Check, Expected, Runtime
+from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.routing import LOGITS, gates_are_exact, make_logits, reference_topk, validate_logits
 from gpucheck.model.case import Case, CheckSpec
+from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
     import torch

@@ -107,7 +107,7 @@ def _overview() -> dict[str, Any]:
 def _installed() -> dict[str, Any] | None:
     """The installed copy, a dictionary with ``problem`` where it cannot be used, or None."""
     from gpucheck.library.identity import check_installed_library
-    from gpucheck.library.source import locate_installed
+    from gpucheck.library.installed import locate_installed
     from gpucheck.model.errors import GpucheckError
 
     try:

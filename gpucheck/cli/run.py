@@ -146,12 +146,9 @@ def _require_torch() -> None:
 
 def _plan(scenario: Scenario, source: Source, device: str, nproc: int, nnodes: int, timeout: float | None) -> Plan:
     from gpucheck.launch.environment import software
-    from gpucheck.library.identity import check_installed_library
     from gpucheck.library.source import SourceKind, resolve
     from gpucheck.plan.build import build
 
-    if source.kind in (SourceKind.DEFAULT, SourceKind.INSTALLED):
-        check_installed_library()
     copy = resolve(source)
     command = ["gpucheck", "run", scenario.name if not scenario.path else str(scenario.path)]
     command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]

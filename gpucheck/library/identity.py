@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from gpucheck.library.copies import PACKAGE, is_genuine, missing_files
-from gpucheck.library.source import find_spec, spec_folders
+from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError
 
 OUR_DISTRIBUTION = "gpucheck-harness"

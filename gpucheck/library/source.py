@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from enum import Enum
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from gpucheck.library import copies
 from gpucheck.library.copies import PACKAGE, LibraryCopy, describe, is_genuine, missing_files
+from gpucheck.library.identity import check_installed_library
+from gpucheck.library.installed import locate_installed
 from gpucheck.model.errors import InfrastructureError, UsageError
 
-__all__ = ["DEFAULT_WHEEL", "LibraryCopy", "Source", "SourceKind", "locate_installed", "parse_source", "resolve"]
+__all__ = ["DEFAULT_WHEEL", "LibraryCopy", "Source", "SourceKind", "parse_source", "resolve"]
 
 DEFAULT_WHEEL = ("vllm", "0.33.0")
 """Taken where nothing is asked for and nothing is installed."""
@@ -89,8 +89,6 @@ def resolve(source: Source | None) -> LibraryCopy:
 
         return fetch(source.distribution, source.version)
 
-    from gpucheck.library.identity import check_installed_library
-
     check_installed_library()
     installed = locate_installed()
     if installed:
@@ -104,47 +102,6 @@ def resolve(source: Source | None) -> LibraryCopy:
     from gpucheck.library.fetch import fetch
 
     return fetch(*DEFAULT_WHEEL)
-
-
-def locate_installed() -> LibraryCopy | None:
-    """The genuine copy this Python would import, or the one an installed vllm carries; None where there is neither.
-
-    Raises:
-        UsageError: the copy is of no supported generation.
-    """
-    for folder in spec_folders(find_spec(PACKAGE)):
-        if is_genuine(folder):
-            return describe(folder, "installed", installed=True)
-    for folder in spec_folders(find_spec("vllm")):
-        package = folder / "third_party" / PACKAGE
-        if is_genuine(package):
-            return describe(package, f"installed ({_release('vllm')})", installed=True)
-    return None
-
-
-def find_spec(name: str) -> ModuleSpec | None:
-    """The import spec of a top-level package, found without importing it."""
-    try:
-        return importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # ValueError: a stand-in without a spec lies in sys.modules
-        return None
-
-
-def spec_folders(spec: ModuleSpec | None) -> list[Path]:
-    """The folders a package spec points at."""
-    if spec is None or spec.submodule_search_locations is None:
-        return []
-    return [Path(folder) for folder in spec.submodule_search_locations]
-
-
-def _release(distribution: str) -> str:
-    """Name and version of an installed distribution, or the name alone."""
-    from importlib import metadata
-
-    try:
-        return f"{distribution} {metadata.version(distribution)}"
-    except metadata.PackageNotFoundError:
-        return distribution
 
 
 def _package_under(folder: Path) -> Path:

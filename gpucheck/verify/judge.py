@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gpucheck.checks.base import Axes, Expected
 from gpucheck.model.record import Mismatch, Violation
 from gpucheck.verify import bounds, regions
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.digest import raw
+from gpucheck.verify.expected import Axes, Expected
 
 POISON = 0xFF
 MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gpucheck.checks.base import Axes
+from gpucheck.verify.expected import Axes
 
 MOST_LISTED = 6  # numbers spelled out before a list is cut
 MOST_TILES = 16

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from gpucheck import checks
-from gpucheck.checks.base import Expected
 from gpucheck.model.case import Case
 from gpucheck.verify import digest
 from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Expected
 
 
 class Store:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from gpucheck.checks.attention import MOST_EXACT_KEYS, Attention, block_rows, visible
-from gpucheck.checks.base import Expected, Runtime
+from gpucheck.checks.base import Runtime
 from gpucheck.model.case import Case
 from gpucheck.verify import bounds
+from gpucheck.verify.expected import Expected
 
 CHECK = Attention()
 RUNTIME = Runtime(torch.device("cpu"), None, lambda tensor: tensor)  # type: ignore[arg-type]

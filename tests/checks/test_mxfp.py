@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gpucheck.checks import codec
-from gpucheck.checks.base import Expected
 from gpucheck.checks.mxfp import FORMATS, Mxfp
 from gpucheck.model.case import Case
+from gpucheck.verify.expected import Expected
 
 SHAPE = {"batch": 2, "rows": 64, "columns": 34}
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpucheck.checks.base import Check, Expected
+from gpucheck.checks.base import Check
 from gpucheck.checks.routing import Routing
 from gpucheck.checks.topk import TopK
 from gpucheck.model.case import Case
 from gpucheck.verify import bounds
+from gpucheck.verify.expected import Expected
 
 SHAPES: list[dict[str, Any]] = [
     {"m": 1},

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gpucheck.cli.library import app
-from gpucheck.library import source
+from gpucheck.library import installed
 from gpucheck.library.cache import Origin, library_folder, store
 from gpucheck.library.content import KNOWN
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -25,7 +25,7 @@ ROOMY = {"COLUMNS": "200"}
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and a Python in which nothing is installed."""
     monkeypatch.setenv("GPUCHECK_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(source, "find_spec", lambda _: None)
+    monkeypatch.setattr(installed, "find_spec", lambda _: None)
     monkeypatch.setattr("gpucheck.library.identity.find_spec", lambda _: None)
     return tmp_path / "cache"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.library.source import Source, SourceKind, locate_installed, parse_source, resolve
+from gpucheck.library.installed import locate_installed
+from gpucheck.library.source import Source, SourceKind, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 MakeLibrary = Callable[..., Path]

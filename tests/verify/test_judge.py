@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpucheck.checks.base import Axes, Expected
 from gpucheck.model.record import Mismatch
 from gpucheck.verify import bounds
 from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 
 ROWS, COLUMNS = 6, 5

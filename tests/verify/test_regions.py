@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpucheck.checks.base import Axes
 from gpucheck.verify import regions
+from gpucheck.verify.expected import Axes
 
 
 def wrong(shape: tuple[int, ...], *places: tuple[int | slice, ...]) -> Tensor:

@@ -15,8 +15,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
-from gpucheck.checks.base import Expected  # noqa: E402
 from gpucheck.verify.bounds import Estimate  # noqa: E402
+from gpucheck.verify.expected import Expected  # noqa: E402
 from gpucheck.worker import store as module  # noqa: E402
 from gpucheck.worker.store import Store, wait_for_room  # noqa: E402
 

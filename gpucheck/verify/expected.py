@@ -1,0 +1,42 @@
+"""What a check tells the judge: the right outputs, and how to name places in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gpucheck.verify.bounds import Estimate
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference of one output.
+
+    estimate: value and bound; outputs of integer dtype are compared exactly.
+    dtype: what the output must have.
+    alternatives: other wholly right answers, e.g. a second documented way to round ties; the output must match one
+        of them everywhere, not a mixture.
+    """
+
+    estimate: Estimate
+    dtype: torch.dtype
+    alternatives: tuple[Estimate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How people name places in an output: the words a region is reported in.
+
+    names: one word an axis, e.g. ("token", "column").
+    tile: extent of a tile along each axis; 0 means the axis is not tiled.
+    owners: for an axis-0 grouping, word -> (rows, n) int array; row r belongs to each owner in its row, -1 to none.
+    """
+
+    names: tuple[str, ...]
+    tile: tuple[int, ...]
+    owners: Mapping[str, Tensor] = field(default_factory=dict)
