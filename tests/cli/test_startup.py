@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WATCH = """
 import json, sys
-heavy = ("torch", "triton", "triton_kernels", "numpy", "gpucheck.worker", "gpucheck.verify")
+heavy = ("torch", "triton", "triton_kernels", "numpy", "gpucheck.worker", "gpucheck.verify.bounds")
 sys.argv = ["gpucheck", *sys.argv[1:]]
 from gpucheck.cli.app import main
 try:
