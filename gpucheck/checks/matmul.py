@@ -78,8 +78,6 @@ class Matmul(Check):
             return "experts, top_k, gather, scatter and gammas go with mode routed"
         if weight == "mxfp4" and params["k"] % 2:
             return "mxfp4 packs two values a byte: k must be even"
-        if weight.startswith("mxfp8") and params["k"] % 32:
-            return f"mxfp8 shares a scale over 32 terms: k must be a multiple of 32, not {params['k']}"
         if not weight.startswith("mx") and params["layout"] != "strided":
             return "layout default goes with mx weights"
         if params["swiglu"]:

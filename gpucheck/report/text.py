@@ -58,7 +58,7 @@ def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
         yield []
         yield from ([("note  ", "bold"), (note, "")] for note in report.notes)
     yield []
-    if report.bounds:
+    if report.bounds and verbose:
         yield [("bound ", "bold"), (report.bounds, "")]
     yield from ([("time  ", "bold"), (line, "")] for line in report.timing)
     yield [("run   ", "bold"), (report.folder, "")]
