@@ -55,7 +55,9 @@ class Report:
 def build(run: Run, conclusion: Conclusion) -> Report:
     """The blocks of a finished run."""
     rows: dict[str, list[int]] = {}
-    for number, step in enumerate(run.plan.steps):
+    checks = list(dict.fromkeys(step.case.check for step in run.plan.steps))
+    numbered = sorted(enumerate(run.plan.steps), key=lambda pair: checks.index(pair[1].case.check))
+    for number, step in numbered:
         name = step.case.row + (" (visible)" if step.placement == "visible" else "")
         rows.setdefault(name, []).append(number)
     table = [
