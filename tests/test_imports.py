@@ -16,6 +16,7 @@ from gpucheck.checks import CHECKS
 
 PACKAGE = Path(gpucheck.__file__).parent
 HEAVY = ("torch", "triton", "triton_kernels", "numpy")
+AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
 QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model")
 
 
@@ -94,6 +95,14 @@ def test_what_users_type_imports_nothing_heavy_when_it_loads(module: str) -> Non
 def test_finding_a_library_imports_nothing_heavy(module: str) -> None:
     for name in imports(MODULES[module], lazy=False):
         assert not within(name, HEAVY), f"{module} imports {name} when it is loaded: finding a copy never runs it"
+
+
+@pytest.mark.parametrize("module", [m for m in members("audit") if not within(m, AUDIT_PROBES)])
+def test_audit_reads_source_and_runs_nothing_in_this_process(module: str) -> None:
+    for name in imports(MODULES[module], lazy=True):
+        assert not within(name, (*HEAVY, *AUDIT_PROBES)), (
+            f"{module} imports {name}: the library under audit runs in a probing process only"
+        )
 
 
 @pytest.mark.parametrize("module", members("records", "diagnose", "report"))

@@ -40,7 +40,7 @@ def install(capability: tuple[int, int] = (8, 0), sms: int = 108, shared_memory:
     os.environ["TRITON_INTERPRET"] = "1"
     from . import aggregate, arithmetic, assembly, driver, hopper, language, launch, speed
 
-    driver.install(capability, sms, shared_memory)
+    driver.install(driver.StandInDevice(capability, sms, shared_memory))
     arithmetic.install()
     language.install()
     launch.install()

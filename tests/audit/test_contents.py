@@ -1,0 +1,160 @@
+"""The audit against what is known of the five released contents of the library, read by hand line by line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from gpucheck.audit.scan import scan
+from gpucheck.library.copies import LibraryCopy
+
+OLD, NEW = "matmul_ogs_details/", "matmul_details/"
+
+
+def flags(folder: str, nvidia: str, amd: str, helpers: str, helper_amd: str) -> str:
+    return (
+        f"fixed-device {folder}opt_flags.py {nvidia} {amd}\n"
+        f"fixed-device {folder}opt_flags_details/opt_flags_nvidia.py {helpers}\n"
+        f"fixed-device {folder}opt_flags_details/opt_flags_amd.py {helper_amd}\n"
+    )
+
+
+COMMON = """
+metadata-switch proton_opts.py 5
+fixed-device-user swiglu.py 41
+"""
+
+KNOWN_PLACES = {
+    "A": COMMON
+    + flags(OLD, "167", "97", "46 80", "12")
+    + """
+capability-cache target_info.py 4
+fixed-device target_info.py 77
+current-device matmul_ogs.py 442
+current-device matmul_ogs_details/opt_flags.py 160
+fixed-device-user matmul_ogs.py 223 505
+kernel-cache matmul_ogs.py 57
+module-registration matmul_ogs.py 77
+process-option matmul_ogs_details/opt_flags.py 250 251
+allocator matmul_ogs.py 462
+scratch-cache matmul_ogs_details/_p_matmul_ogs.py 493
+""",
+    "B": COMMON
+    + flags(OLD, "170", "98", "46 80", "12")
+    + """
+fixed-device target_info.py 54
+current-device matmul_ogs.py 368
+fixed-device-user matmul_ogs.py 426
+kernel-cache matmul_ogs.py 57
+module-registration matmul_ogs.py 77
+process-option matmul_ogs_details/opt_flags.py 253 254
+allocator matmul_ogs.py 396
+scratch-cache matmul_ogs_details/_p_matmul_ogs.py 459
+""",
+    "C": COMMON
+    + flags(OLD, "215", "111", "53 90", "12")
+    + """
+fixed-device target_info.py 54
+current-device matmul_ogs.py 373 427
+current-device matmul_ogs_details/opt_flags.py 204
+fixed-device-user matmul_ogs.py 500
+kernel-cache matmul_ogs.py 89
+kernel-cache reduce.py 98
+kernel-cache specialize.py 180
+module-registration specialize.py 197
+process-option matmul_ogs_details/opt_flags.py 297 298
+allocator matmul_ogs.py 474
+scratch-cache matmul_ogs_details/_p_matmul_ogs.py 579
+distributed-singleton distributed.py 170
+""",
+    "D": COMMON
+    + flags(NEW, "234", "117", "63 114", "11")
+    + """
+fixed-device target_info.py 72
+current-device matmul.py 274 346
+current-device matmul_details/opt_flags.py 219 224
+fixed-device-user matmul.py 409
+fixed-device-user tensor_details/layout_details/blackwell_scale.py 271 366
+kernel-cache matmul.py 69
+kernel-cache reduce.py 148 485
+kernel-cache specialize.py 183
+module-registration specialize.py 200
+process-option matmul_details/opt_flags.py 356 357
+allocator matmul.py 383
+scratch-cache matmul_details/_p_matmul.py 648
+global-rng testing.py 242
+""",
+    "E": COMMON
+    + flags(NEW, "250", "120", "101 160", "11")
+    + """
+fixed-device target_info.py 74
+current-device matmul.py 450
+current-device matmul_details/opt_flags.py 229 234
+current-device reduce.py 173
+fixed-device-user matmul.py 513
+fixed-device-user tensor_details/layout_details/blackwell_scale.py 327 422
+fixed-device-user reduce.py 156 186
+kernel-cache matmul.py 81
+kernel-cache reduce.py 645 1046
+kernel-cache specialize.py 190
+module-registration specialize.py 207
+process-option matmul_details/opt_flags.py 405 406 407
+process-option reduce.py 44 45
+allocator matmul.py 487
+scratch-cache matmul_details/_p_matmul.py 793
+global-rng testing.py 242
+""",
+}
+
+COMPLETE = (
+    "fixed-device",
+    "fixed-device-user",
+    "capability-cache",
+    "kernel-cache",
+    "module-registration",
+    "process-option",
+    "allocator",
+    "scratch-cache",
+    "metadata-switch",
+    "distributed-singleton",
+    "global-rng",
+)
+"""Kinds whose places above are all there are; of current-device only the direct questions are above."""
+
+
+def places(text: str) -> set[tuple[str, int, str]]:
+    rows = [line.split() for line in text.splitlines() if line]
+    return {(file, int(line), kind) for kind, file, *lines in rows for line in lines}
+
+
+@pytest.mark.parametrize("name", KNOWN_PLACES)
+def test_every_known_place_is_found_and_no_other_of_its_kind(content: Callable[[str], LibraryCopy], name: str) -> None:
+    found = {(hazard.file, hazard.line, hazard.kind.value) for hazard in scan(content(name).package)}
+    known = places(KNOWN_PLACES[name])
+    assert known - found == set()
+    assert {place for place in found - known if place[2] in COMPLETE} == set()
+
+
+@pytest.mark.parametrize("name", KNOWN_PLACES)
+def test_further_kinds_are_on_the_lines_that_hold_them(content: Callable[[str], LibraryCopy], name: str) -> None:
+    """What the table leaves out, by what must stand on the line."""
+    words = {
+        "current-device": ("capability", "version()", "native_mxfp", "tma_gather", "is_hip_", "current_target"),
+        "no-device-guard": ("](",),
+        "metadata-sync": (".item()", "int(", "float("),
+        "environment": ("CUDA_VISIBLE_DEVICES",),
+    }
+    hazards = [hazard for hazard in scan(content(name).package) if hazard.kind.value in words]
+    assert {hazard.kind.value for hazard in hazards} == set(words)
+    for hazard in hazards:
+        assert any(word in hazard.code for word in words[hazard.kind.value]), hazard
+
+
+@pytest.mark.parametrize("name", KNOWN_PLACES)
+def test_a_scan_is_fast(content: Callable[[str], LibraryCopy], name: str) -> None:
+    package = content(name).package
+    begin = time.process_time()
+    scan(package)
+    assert time.process_time() - begin < 2.0
