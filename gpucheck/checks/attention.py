@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
@@ -30,6 +31,8 @@ REFERENCE_ROWS = 512  # queries of one head at a time: bounds the memory of the 
 class Attention(Check):
     """Softmax attention forward, compared whole."""
 
+    late_inputs = ("q",)
+
     spec = CheckSpec(
         name="attention",
         summary="flash-attention forward: causal, full or sliding window, grouped heads, sinks (own Triton kernel)",
@@ -44,6 +47,7 @@ class Attention(Check):
             Param("head_dim", 64, "coordinates of a head", (64, 128), label="d"),
             Param("window", 0, "keys a query sees at most; for mask window"),
             Param("sinks", False, "one more logit a head in the softmax, without a value"),
+            Param("guard", False, "launch under a device guard; without one it goes to the current device"),
         ),
     )
 
@@ -97,17 +101,21 @@ class Attention(Check):
         return {"o": Expected(bounds.Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        import torch
+
         from gpucheck.checks.triton.flash_attention import flash_attention
 
-        out = flash_attention(
-            prepared["q"],
-            prepared["k"],
-            prepared["v"],
-            causal=case["mask"] != "full",
-            window=case["window"],
-            sinks=prepared.get("sinks"),
-            block_rows=block_rows(case),
-        )
+        guarded = case["guard"] and runtime.device.type == "cuda"
+        with torch.cuda.device(runtime.device) if guarded else nullcontext():
+            out = flash_attention(
+                prepared["q"],
+                prepared["k"],
+                prepared["v"],
+                causal=case["mask"] != "full",
+                window=case["window"],
+                sinks=prepared.get("sinks"),
+                block_rows=block_rows(case),
+            )
         return {"o": out}
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:

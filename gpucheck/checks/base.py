@@ -33,6 +33,8 @@ class Check(ABC):
     """One kernel family."""
 
     spec: ClassVar[CheckSpec]
+    late_inputs: ClassVar[tuple[str, ...]]
+    """Inputs that the kernel under test reads itself: those that come late where a scenario asks for late inputs."""
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         """Why these parameters cannot make a case, or None; called while planning, without torch."""

@@ -32,6 +32,8 @@ EXACT_TERMS = {  # largest k whose sums of exact data are sure not to round, wha
 class Matmul(Check):
     """``x @ w`` through the library's entry point."""
 
+    late_inputs = ("x",)
+
     spec = CheckSpec(
         name="matmul",
         summary="matrix product of the library: dense, batched, routed; fp16 to mxfp4",

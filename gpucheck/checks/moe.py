@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Moe(Check):
     """Token rows -> experts (w1, bias, swiglu) -> experts (w2, bias, gate) -> sum over the experts of a token."""
 
+    late_inputs = ("x",)
+
     spec = CheckSpec(
         name="moe",
         summary="the gpt-oss expert block: gather, w1, swiglu, w2, gates, scatter",

@@ -19,6 +19,8 @@ FORMATS = ("mxfp4", "mxfp8_e4m3", "mxfp8_e5m2")
 class Mxfp(Check):
     """Values -> codes and scales (down), codes and scales -> values (up)."""
 
+    late_inputs = ("x", "values")
+
     spec = CheckSpec(
         name="mxfp",
         summary="the library's mx codec, both ways, byte for byte",

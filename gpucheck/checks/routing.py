@@ -72,6 +72,8 @@ def gates_are_exact(case: Case) -> bool:
 class Routing(Check):
     """Logits -> histogram, permutations and gates."""
 
+    late_inputs = ("logits",)
+
     spec = CheckSpec(
         name="routing",
         summary="the library's routing: histogram, permutations, gates",

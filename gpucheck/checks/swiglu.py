@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Swiglu(Check):
     """Interleaved gate and linear columns -> ``g * sigmoid(alpha g) * (l + 1)``."""
 
+    late_inputs = ("x",)
+
     spec = CheckSpec(
         name="swiglu",
         summary="the library's standalone swiglu",

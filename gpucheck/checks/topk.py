@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class TopK(Check):
     """Logits -> the k largest per row and the softmax over them."""
 
+    late_inputs = ("logits",)
+
     spec = CheckSpec(name="topk", summary="the library's top-k and softmax over the chosen", params=LOGITS)
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:

@@ -55,6 +55,5 @@ def _cases(name: str | None) -> None:
     for entry in names:
         loaded = scenarios.load(scenarios.find(entry))
         for step in loaded.steps:
-            suffix = "" if step.placement == "pinned" else f"  ({step.placement})"
             prefix = "" if name else f"{loaded.name}  "
-            typer.echo(f"{prefix}{step.case.id}{suffix}")
+            typer.echo(f"{prefix}{step.case.id}" + (f"  ({step.conditions})" if step.conditions else ""))

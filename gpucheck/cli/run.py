@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from gpucheck.launch.torchrun import Ending, Rendezvous
+    from gpucheck.library.copies import LibraryCopy
     from gpucheck.library.source import Source
     from gpucheck.model.plan import Plan
     from gpucheck.plan.scenario import Scenario
@@ -34,7 +35,14 @@ def run(
     ] = None,
     checks: Annotated[list[str] | None, typer.Option(help="Only these checks (comma-separated or repeated).")] = None,
     case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
+    placement: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Run every case under this placement.", show_default="the scenario's"),
+    ] = None,
     library: LibraryOption = None,
+    patch: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Test a copy of the library with this diff; repeatable.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all inputs.", show_default="the scenario's")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu (Triton interpreter).")] = "auto",
     timeout: Annotated[
@@ -58,7 +66,8 @@ def run(
 
     from gpucheck.cli.present import check_json_file
     from gpucheck.launch.torchrun import Rendezvous, launch
-    from gpucheck.library.source import parse_source
+    from gpucheck.library.patches import patched_files, write_patched
+    from gpucheck.library.source import parse_source, resolve
     from gpucheck.plan.scenario import LONGEST
     from gpucheck.records.folder import write_json
     from gpucheck.records.follow import Follower
@@ -74,7 +83,9 @@ def run(
         raise UsageError("--checks names no check")
     source = parse_source(library)
     kind, count = _ranks(device, nproc)
-    chosen = _scenario(scenario or ("gate" if kind == "cuda" else "smoke"), seed, split(checks), case or [])
+    named = scenario or ("gate" if kind == "cuda" else "smoke")
+    chosen = _scenario(named, seed, split(checks), case or [], placement)
+    patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
         return
@@ -83,8 +94,13 @@ def run(
         _check_out(out)
     _require_torch()
     console = Console(stderr=json_file == "-")
-    plan = _plan(chosen, source, kind, count, nnodes, timeout)
+    copy = resolve(source)
+    patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
     folder = _new_folder(out) if node_rank == 0 else _joined(out)
+    if patched:
+        copy = write_patched(copy, patched, folder / "library")
+    command = _command(chosen, source, kind, count, placement, patches)
+    plan = _plan(chosen, copy, kind, count, nnodes, timeout, command, patches)
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())
     with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
@@ -116,11 +132,11 @@ def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
     return "cuda", nproc or len(gpus)
 
 
-def _scenario(name: str, seed: int | None, checks: list[str], cases: list[str]) -> Scenario:
+def _scenario(name: str, seed: int | None, checks: list[str], cases: list[str], placement: str | None) -> Scenario:
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
 
-    return select(load(find(name), seed), checks, cases)
+    return select(load(find(name), seed), checks, cases, placement)
 
 
 def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
@@ -128,7 +144,9 @@ def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None
 
     steps = bound_steps(scenario, device)
     for step in steps:
-        typer.echo(f"{step.placement:<8} {step.case.id}" + ("  (optional)" if step.optional else ""))
+        words = [*(["late"] * step.late), *([f"x{step.repeat}"] * (step.repeat > 1)), *(["optional"] * step.optional)]
+        words += ["must fail"] * (step.expect is not None) + [step.inapplicable] * bool(step.inapplicable)
+        typer.echo(f"{step.placement:<8} {step.case.id}" + (f"  ({', '.join(words)})" if words else ""))
     ranks = nproc * nnodes
     typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
@@ -144,18 +162,36 @@ def _require_torch() -> None:
         )
 
 
-def _plan(scenario: Scenario, source: Source, device: str, nproc: int, nnodes: int, timeout: float | None) -> Plan:
-    from gpucheck.launch.environment import software
-    from gpucheck.library.source import SourceKind, resolve
-    from gpucheck.plan.build import build
+def _command(
+    scenario: Scenario, source: Source, device: str, nproc: int, placement: str | None, patches: list[Path]
+) -> list[str]:
+    """What makes the run again, from any folder."""
+    from gpucheck.library.source import SourceKind
 
-    copy = resolve(source)
     command = ["gpucheck", "run", scenario.name if not scenario.path else str(scenario.path)]
     command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]
     if source.kind is not SourceKind.DEFAULT:
         command += ["--library", str(source)]
     if device == "cpu":
         command += ["--device", "cpu"]
+    if placement is not None:
+        command += ["--placement", placement]
+    return command + [part for patch in patches for part in ("--patch", str(patch))]
+
+
+def _plan(
+    scenario: Scenario,
+    copy: LibraryCopy,
+    device: str,
+    nproc: int,
+    nnodes: int,
+    timeout: float | None,
+    command: list[str],
+    patches: list[Path],
+) -> Plan:
+    from gpucheck.launch.environment import software
+    from gpucheck.plan.build import build
+
     environment = {
         "software": software(copy.package),
         "host": os.uname().nodename,
@@ -170,6 +206,7 @@ def _plan(scenario: Scenario, source: Source, device: str, nproc: int, nnodes: i
         environment=environment,
         command=command,
         timeout=timeout,
+        patches=[str(patch) for patch in patches],
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 
+from gpucheck.diagnose import rules
+from gpucheck.diagnose.expectations import settle
+from gpucheck.diagnose.sightings import Key, merged_lines, replay_command, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
-from gpucheck.diagnose.words import lines_of, rank_list
+from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.records.folder import Run
+
+__all__ = ["conclude", "replay_command"]
 
 MOST_DIFFERING_TILES = 6
 
@@ -17,12 +21,14 @@ MOST_DIFFERING_TILES = 6
 def conclude(run: Run) -> Conclusion:
     """The verdict of a run.
 
-    FAIL needs a failure of the code under test. PASS needs every planned case seen on every rank and passed, or
-    inapplicable where the scenario allows that, at least one passed on each rank, and a launcher that ended well.
-    Everything between is INCONCLUSIVE.
+    FAIL needs a failure of the code under test that the scenario does not expect, or one that it expects and that did
+    not come. PASS needs every planned case seen on every rank and passed, failed as expected, or inapplicable where
+    the scenario allows that, at least one passed on each rank, and a launcher that ended well. Everything between is
+    INCONCLUSIVE.
     """
-    findings = [*_failures(run), *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
-    passed = any(record.outcome is Outcome.PASS for record in run.records.values())
+    failures, expected = _failures(run)
+    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
+    passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
     elif not passed and all(record.outcome is Outcome.INAPPLICABLE for record in run.records.values()):
@@ -31,49 +37,42 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    return Conclusion(verdict, findings, _notes(run))
+    return Conclusion(verdict, findings, _notes(run, expected), expected)
 
 
-def replay_command(run: Run, case: str) -> str:
-    """The command that runs one case of this run again, on the same ranks, inputs and library."""
-    return shlex.join([*run.plan.command, "--case", case])
+def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:
+    """Findings of all records that did not pass, causes first, and which records failed as the scenario expects."""
+    attributed = rules.attribute(run, [key for key, record in sorted(run.records.items()) if record.outcome.failed])
+    causes = {key: evidence.cause for _, found in attributed for key, evidence in found.items()}
+    settled = settle(run, causes)
+    explained = [
+        finding
+        for rule, found in attributed
+        for finding in rule.findings(run, {key: item for key, item in found.items() if key not in settled.expected})
+    ]
+    left = {key for key in run.records if key not in causes and key not in settled.expected}
+    unexplained = _symptoms(run, [run.records[key] for key in sorted(left)])
+    return sorted([*explained, *settled.missing, *unexplained], key=lambda finding: not finding.fails), settled.expected
 
 
-def _failures(run: Run) -> list[Finding]:
+def _symptoms(run: Run, records: list[Record]) -> list[Finding]:
     """Failed and unjudged records, grouped by what they show, the ranks that show it and, mostly, the matrix row."""
     by_case: dict[tuple[int, Symptom], list[Record]] = defaultdict(list)
-    for (step, _), record in sorted(run.records.items()):
-        tolerated = record.outcome is Outcome.INAPPLICABLE and run.plan.steps[step].optional
+    for record in records:
+        tolerated = record.outcome is Outcome.INAPPLICABLE and run.plan.steps[record.step].optional
         if record.outcome is not Outcome.PASS and not tolerated:
-            by_case[(step, symptom(record))].append(record)
+            by_case[(record.step, symptom(record))].append(record)
     findings: dict[tuple[Symptom, tuple[int, ...], str], Finding] = {}
-    for (step, shown), records in by_case.items():
+    for (step, shown), alike in by_case.items():
         case = run.plan.steps[step].case
-        ranks = [record.rank for record in records]
-        fails = any(record.outcome.failed for record in records)
+        ranks = [record.rank for record in alike]
+        fails = any(record.outcome.failed for record in alike)
         key = (shown, tuple(ranks), "" if shown.across else case.row)
         finding = findings.setdefault(key, Finding(shown.title, fails, ranks, [], [], shown.remedy))
         if case.row not in finding.rows:
             finding.rows.append(case.row)
-        lines = _merged_lines(records)
-        finding.sightings.append(Sighting(_labelled(run, step), ranks, lines, replay_command(run, case.id)))
-    return sorted(findings.values(), key=lambda finding: not finding.fails)
-
-
-def _merged_lines(records: list[Record]) -> list[str]:
-    """The lines of all ranks; lines that not every rank says are led by the ranks that do."""
-    by_line: dict[str, list[int]] = {}
-    for record in records:
-        for line in lines_of(record):
-            by_line.setdefault(line, []).append(record.rank)
-    everyone = len(records)
-    return [line if len(ranks) == everyone else f"{rank_list(ranks)}: {line}" for line, ranks in by_line.items()]
-
-
-def _labelled(run: Run, step: int) -> str:
-    """The case id, with the placement where it is not the usual one."""
-    planned = run.plan.steps[step]
-    return planned.case.id + (f" ({planned.placement})" if planned.placement not in ("pinned", "cpu") else "")
+        finding.sightings.append(sighting(run, step, ranks, merged_lines(alike)))
+    return list(findings.values())
 
 
 def _disagreements(run: Run) -> list[Finding]:
@@ -107,18 +106,17 @@ def _disagreement(run: Run, row: str, number: int, camps: list[list[Record]]) ->
             shown = ", ".join(str(i) for i in differing[:MOST_DIFFERING_TILES])
             more = ", ..." if len(differing) > MOST_DIFFERING_TILES else ""
             lines.append(f"{name}: {len(differing)} of {len(tiles)} tiles differ, in row order: {shown}{more}")
-    case = run.plan.steps[number].case.id
-    sighting = Sighting(_labelled(run, number), ranks, lines, replay_command(run, case))
-    return Finding("ranks disagree on equal inputs and kernels", True, ranks, [row], [sighting])
+    seen = sighting(run, number, ranks, lines)
+    return Finding("ranks disagree on equal inputs and kernels", True, ranks, [row], [seen])
 
 
 def _software(run: Run) -> list[Finding]:
     changed = run.outcome.get("changes", [])
     if not changed:
         return []
-    sighting = Sighting("software", list(run.ranks), changed, "")
+    shown = Sighting("software", list(run.ranks), changed, "")
     remedy = "run again while nothing installs or edits packages"
-    return [Finding("software changed during the run", False, list(run.ranks), [], [sighting], remedy)]
+    return [Finding("software changed during the run", False, list(run.ranks), [], [shown], remedy)]
 
 
 def _ending(run: Run) -> list[Finding]:
@@ -147,12 +145,15 @@ def _unproven(run: Run) -> list[Finding]:
     ]
     if not idle:
         return []
-    sighting = Sighting("every case", idle, ["every case is inapplicable here, though not on other ranks"], "")
-    return [Finding("nothing was judged on a rank", False, idle, [], [sighting])]
+    shown = Sighting("every case", idle, ["every case is inapplicable here, though not on other ranks"], "")
+    return [Finding("nothing was judged on a rank", False, idle, [], [shown])]
 
 
-def _notes(run: Run) -> list[str]:
+def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
     notes = []
+    if expected:
+        ranks = rank_list(rank for _, rank in expected)
+        notes.append(f"{len({step for step, _ in expected})} case(s) failed as the scenario expects, on {ranks}")
     skipped = {
         (run.plan.steps[step].case.id, record.message)
         for (step, _), record in run.records.items()

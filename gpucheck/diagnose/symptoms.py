@@ -17,11 +17,6 @@ class Symptom:
 
 
 BY_VIOLATION = {
-    "device": Symptom(
-        "launched on another device than its tensors",
-        "torch.cuda.set_device(local_rank) before the first CUDA call, or torch.cuda.device(x.device) around the call",
-        across=True,
-    ),
     "guard": Symptom(
         "writes outside of its tensors",
         "a store mask or a grid is too wide; compute-sanitizer --tool memcheck names the instruction",
@@ -52,7 +47,7 @@ BY_OUTCOME = {
     ),
     Outcome.INAPPLICABLE: Symptom(
         "inapplicable, though not marked optional",
-        "use a library or Triton that offers it, or mark the cases optional in the scenario",
+        "use a library, Triton or machine that offers it, or mark the cases optional in the scenario",
         across=True,
     ),
 }

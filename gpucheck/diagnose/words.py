@@ -23,6 +23,8 @@ def rank_list(ranks: Iterable[int]) -> str:
 def lines_of(record: Record) -> list[str]:
     """What one record says, region first."""
     lines = [record.message] if record.message else []
+    if record.repeats > 1 and record.wrong:
+        lines.append(f"{record.wrong} of {record.repeats} repeats wrong")
     for mismatch in record.mismatches:
         lines += mismatch_lines(mismatch)
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]

@@ -27,6 +27,7 @@ class Finding:
     rows: list[str]
     sightings: list[Sighting]
     remedy: str = ""
+    cause: str = ""  # what `gpucheck explain` knows it by; "" where only a symptom is known
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,4 @@ class Conclusion:
     verdict: Verdict
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, no influence on the verdict
+    expected: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as the scenario says

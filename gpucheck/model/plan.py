@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpucheck.model.case import Case
 from gpucheck.model.record import SCHEMA
 
+EXPECTED_RANKS = ("all", "others")
+
+
+@dataclass(frozen=True)
+class ExpectedFailure:
+    """What a scenario says must go wrong; a case that passes all the same fails the run."""
+
+    cause: str = ""  # "" takes any
+    ranks: str = "all"  # one of EXPECTED_RANKS; "others": every rank but the first of each node, which must be clean
+
+    def includes(self, local_rank: int) -> bool:
+        """Whether the rank is one that must fail."""
+        return self.ranks == "all" or local_rank > 0
+
 
 @dataclass(frozen=True)
 class Step:
-    """One case under one placement; the unit a rank works on."""
+    """One case under one placement and stress; the unit a rank works on."""
 
     case: Case
     placement: str
     optional: bool = False  # library or machine may lack what it needs without making the run inconclusive
+    late: bool = False  # the main input is produced on the device right before the launch, behind a delay
+    repeat: int = 1  # times the case runs on each rank
+    expect: ExpectedFailure | None = None  # None: it must pass
+    inapplicable: str = ""  # why the machine at hand cannot run it; such a step is recorded and never run
+
+    @property
+    def key(self) -> tuple[str, bool, int, str]:
+        """What tells steps apart."""
+        return (self.placement, self.late, self.repeat, self.case.id)
+
+    @property
+    def conditions(self) -> str:
+        """Placement and stress in words, where they are not the usual ones."""
+        placement = [self.placement] if self.placement not in ("pinned", "cpu") else []
+        return ", ".join([*placement, *(["late"] if self.late else []), *([f"x{self.repeat}"] * (self.repeat > 1))])
+
+    @property
+    def label(self) -> str:
+        """The case id with the conditions."""
+        return self.case.id + (f" ({self.conditions})" if self.conditions else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """An item of the steps in ``plan.json``."""
+        return {
+            "placement": self.placement,
+            "optional": self.optional,
+            "late": self.late,
+            "repeat": self.repeat,
+            "expect": asdict(self.expect) if self.expect else None,
+            "inapplicable": self.inapplicable,
+            **self.case.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, item: dict[str, Any]) -> Step:
+        """The step that :meth:`to_json` wrote; keys that older versions did not write take their defaults."""
+        expect = item.get("expect")
+        return cls(
+            Case.from_json(item),
+            item["placement"],
+            item["optional"],
+            item.get("late", False),
+            item.get("repeat", 1),
+            ExpectedFailure(**expect) if expect else None,
+            item.get("inapplicable", ""),
+        )
 
 
 @dataclass(frozen=True)
@@ -41,19 +101,19 @@ class Plan:
     def world_size(self) -> int:
         return self.nproc * self.nnodes
 
+    def local_rank(self, rank: int) -> int:
+        """The rank's number on its node."""
+        return rank % self.nproc
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``plan.json``."""
         item = {key: value for key, value in vars(self).items() if key != "steps"}
-        item["steps"] = [
-            {"placement": step.placement, "optional": step.optional, **step.case.to_json()} for step in self.steps
-        ]
+        item["steps"] = [step.to_json() for step in self.steps]
         return {"schema": SCHEMA, **item}
 
     @classmethod
     def from_json(cls, item: dict[str, Any]) -> Plan:
         """The plan that :meth:`to_json` wrote."""
         values = {key: value for key, value in item.items() if key in cls.__dataclass_fields__}
-        values["steps"] = tuple(
-            Step(Case.from_json(step), step["placement"], step["optional"]) for step in item["steps"]
-        )
+        values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
         return cls(**values)

@@ -83,6 +83,16 @@ class Launch:
     shared: int  # bytes
     warps: int
     grid: list[int]
+    source: str = ""  # "file:line" of the call, relative to the library or to our own kernels
+    context: int | None = None  # device of the driver's current context at the first such launch
+    refused: str = ""  # what Triton raised instead of launching
+
+    @property
+    def away(self) -> list[str]:
+        """The GPUs of its tensors that are not the launch device."""
+        if self.device is None:
+            return []
+        return [name for name in self.argument_devices if name.startswith("cuda") and name != f"cuda:{self.device}"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ class Record:
     digests: dict[str, str] = field(default_factory=dict)  # output -> hash of its bytes
     tiles: dict[str, list[str]] = field(default_factory=dict)  # output -> hashes of its tiles, row by row
     inputs: str = ""  # hash of the input bytes
+    repeats: int = 1  # times the case ran
+    wrong: int = 0  # of them with a wrong output
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     traceback: str = ""

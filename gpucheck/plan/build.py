@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.plan import Plan, Step
-from gpucheck.plan.scenario import Scenario
+from gpucheck.plan.scenario import GPU_PLACEMENTS, Scenario
 
 
 def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
-    """The steps on a device: without GPUs every placement becomes ``cpu``, and a case that several share runs once."""
+    """The steps on a device.
+
+    Without GPUs ``pinned`` and ``visible`` become ``cpu``, and a case that both share runs once; a step whose point is
+    another placement, or late inputs, stays as it is and says why it cannot run.
+    """
     if device != "cpu":
         return scenario.steps
-    by_case: dict[str, Step] = {}
+    by_key: dict[tuple[str, bool, int, str], Step] = {}
     for step in scenario.steps:
-        by_case.setdefault(step.case.id, replace(step, placement="cpu"))
-    return tuple(by_case.values())
+        reason = _needs_gpus(step)
+        bound = replace(step, inapplicable=reason) if reason else replace(step, placement="cpu")
+        by_key.setdefault(bound.key, bound)
+    return tuple(by_key.values())
+
+
+def _needs_gpus(step: Step) -> str:
+    """Why a step means nothing without GPUs, or ""."""
+    if step.placement in GPU_PLACEMENTS:
+        return f"placement {step.placement} needs GPUs"
+    return "late inputs need a GPU" if step.late else ""
 
 
 def build(
@@ -32,8 +46,13 @@ def build(
     environment: dict[str, Any],
     command: list[str],
     timeout: float | None = None,
+    patches: Sequence[str] = (),
 ) -> Plan:
-    """The plan of a run; for its steps see :func:`bound_steps`."""
+    """The plan of a run; for its steps see :func:`bound_steps`.
+
+    Args:
+        patches: the files of the patches that the library is a patched copy by.
+    """
     return Plan(
         id=uuid.uuid4().hex[:12],
         scenario=scenario.name,
@@ -52,6 +71,7 @@ def build(
             "content": library.content,
             "name": library.name,
             "generation": library.generation,
+            "patches": list(patches),
         },
         environment=environment,
         command=command,

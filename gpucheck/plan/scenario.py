@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpucheck.diagnose.causes import CAUSES
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.errors import UsageError
-from gpucheck.model.plan import Step
+from gpucheck.model.plan import EXPECTED_RANKS, ExpectedFailure, Step
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-PLACEMENTS = ("pinned", "visible")
+GPU_PLACEMENTS = ("unpinned", "context0", "peer")  # leave the current device at 0: their point is a second device
+PLACEMENTS = ("pinned", "visible", *GPU_PLACEMENTS)
 TOP_LEVEL: dict[str, Any] = {
     "title": str,
     "seed": int,
@@ -27,7 +29,20 @@ TOP_LEVEL: dict[str, Any] = {
     "cases": list,
 }
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
-GROUP_KEYS = ("check", "data", "placement", "optional")
+MOST_REPEATS = 10_000
+CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "optional": (lambda value: isinstance(value, bool), "true or false"),
+    "late": (lambda value: isinstance(value, bool), "true or false"),
+    "repeat": (lambda value: type(value) is int and 1 <= value <= MOST_REPEATS, f"1 to {MOST_REPEATS}"),
+    "expect": (lambda value: value == "fail", "fail"),
+    "cause": (lambda value: isinstance(value, str) and value in CAUSES, "one of " + ", ".join(CAUSES)),
+    "expect_ranks": (lambda value: value in EXPECTED_RANKS, "one of " + ", ".join(EXPECTED_RANKS)),
+}
+"""Keys of a group that take one value: what is accepted, and that in words."""
+GROUP_KEYS = ("check", "data", "placement", *CONDITIONS)
+
+
+_EXPECTATION = (("expect", ""), ("cause", ""), ("expect_ranks", "all"))
 
 
 @dataclass(frozen=True)
@@ -100,10 +115,10 @@ def load(path: Path, seed: int | None = None) -> Scenario:
     if document.get("seed", 0) < 0:
         raise UsageError(f"{path}: seed is {document['seed']}, expected 0 or more")
     actual_seed = document.get("seed", 0) if seed is None else seed
-    steps: dict[tuple[str, str], Step] = {}
+    steps: dict[tuple[str, bool, int, str], Step] = {}
     for number, group in enumerate(document.get("cases", []), start=1):
         for step in _expand(group, actual_seed, f"{path}: [[cases]] number {number}"):
-            steps.setdefault((step.placement, step.case.id), step)
+            steps.setdefault(step.key, step)
     ordered = sorted(steps.values(), key=lambda step: PLACEMENTS.index(step.placement))
     return Scenario(
         name=path.stem,
@@ -131,17 +146,16 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
     spec = check.spec
+    conditions = _conditions(group, where)
+    group = {key: value for key, value in group.items() if key not in CONDITIONS}
     choices = {key: value if isinstance(value, list) else [value] for key, value in group.items() if key != "check"}
     for key, values in choices.items():
         if not values:
             raise UsageError(f"{where}: {key} is an empty list, expected at least one value")
         for value in values:
             _check_value(spec, key, value, where)
-    if len(choices.get("optional", [])) > 1:
-        raise UsageError(f"{where}: optional is a list, expected true or false")
     data_kinds = choices.pop("data", list(spec.data_kinds))
     placements = choices.pop("placement", ["pinned"])
-    (optional,) = choices.pop("optional", [False])
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}
         problems = {data: check.validate(params, data) for data in data_kinds}
@@ -149,7 +163,22 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
             raise UsageError(f"{where}: {next(filter(None, problems.values()))}")
         for data in (data for data in data_kinds if not problems[data]):
             for placement in placements:
-                yield Step(spec.case(params, data, seed), placement, optional)
+                yield Step(spec.case(params, data, seed), placement, **conditions)
+
+
+def _conditions(group: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a :class:`Step` that hold for a whole group."""
+    given = {key: group[key] for key in CONDITIONS if key in group}
+    for key, value in given.items():
+        accepts, words = CONDITIONS[key]
+        if isinstance(value, list):
+            raise UsageError(f"{where}: {key} is a list, expected {words}")
+        if not accepts(value):
+            raise UsageError(f"{where}: {key} is {value!r}, expected {words}")
+    expect, cause, ranks = (given.pop(key, default) for key, default in _EXPECTATION)
+    if not expect and (cause or ranks != "all"):
+        raise UsageError(f'{where}: cause and expect_ranks go with expect = "fail"')
+    return {**given, "expect": ExpectedFailure(cause, ranks) if expect else None}
 
 
 def _check_value(spec: CheckSpec, key: str, value: Any, where: str) -> None:
@@ -160,10 +189,6 @@ def _check_value(spec: CheckSpec, key: str, value: Any, where: str) -> None:
     if key == "placement":
         if value not in PLACEMENTS:
             raise UsageError(f"{where}: placement is {value!r}, expected one of {', '.join(PLACEMENTS)}")
-        return
-    if key == "optional":
-        if not isinstance(value, bool):
-            raise UsageError(f"{where}: optional is {value!r}, expected true or false")
         return
     for param in spec.params:
         if param.name == key:

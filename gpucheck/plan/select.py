@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpucheck.model.errors import NothingToRunError, UsageError
-from gpucheck.plan.scenario import Scenario
+from gpucheck.plan.scenario import PLACEMENTS, Scenario
 
 
-def select(scenario: Scenario, checks: Sequence[str] = (), cases: Sequence[str] = ()) -> Scenario:
-    """The scenario with only these checks and these case ids.
+def select(
+    scenario: Scenario, checks: Sequence[str] = (), cases: Sequence[str] = (), placement: str | None = None
+) -> Scenario:
+    """The scenario with only these checks and these case ids, all under one placement where one is given.
+
+    A case that is moved to another placement keeps its stress but not what was expected of it there.
 
     Raises:
-        UsageError: a check or case that does not exist.
+        UsageError: a check, case or placement that does not exist.
         NothingToRunError: nothing is left.
     """
     from gpucheck.checks import CHECKS
 
+    if placement is not None and placement not in PLACEMENTS:
+        raise UsageError(f"--placement is {placement!r}, expected one of {', '.join(PLACEMENTS)}")
     for name in checks:
         if name not in CHECKS:
             raise UsageError(f"--checks: unknown check {name!r}; known: {', '.join(CHECKS)}")
@@ -42,4 +48,8 @@ def select(scenario: Scenario, checks: Sequence[str] = (), cases: Sequence[str] 
             + (f" of {', '.join(checks)}" if checks else "")
             + "; nothing to run"
         )
+    if placement is not None:
+        moved = [replace(step, placement=placement, expect=None) for step in steps]
+        native = [step for step in steps if step.placement == placement]
+        steps = tuple({step.key: step for step in (*moved, *native)}.values())
     return replace(scenario, steps=steps)

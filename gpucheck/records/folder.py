@@ -83,7 +83,7 @@ def read_plan(folder: Path) -> Plan:
         )
     try:
         return Plan.from_json(item)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} is damaged: {error!r}") from None
 
 

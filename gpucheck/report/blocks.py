@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from gpucheck.model.finding import Conclusion, Finding
-from gpucheck.model.record import Outcome, Record
+from gpucheck.model.record import Outcome
 from gpucheck.records.folder import Run, finite
 
 REPORT_SCHEMA = 1
@@ -18,10 +19,11 @@ class Cell:
     """One check on one rank: how many cases ended how."""
 
     counts: dict[str, int]  # outcome -> cases
+    expected: int = 0  # cases that failed as the scenario expects; not in counts
 
     @property
-    def worst(self) -> Outcome:
-        """The outcome that decides how the cell looks."""
+    def worst(self) -> Outcome | None:
+        """The outcome that decides how the cell looks; None where every case failed as expected."""
         order = [
             Outcome.MISMATCH,
             Outcome.CRASH,
@@ -33,7 +35,7 @@ class Cell:
             Outcome.PASS,
             Outcome.INAPPLICABLE,
         ]
-        return next(outcome for outcome in order if self.counts.get(outcome.value))
+        return next((outcome for outcome in order if self.counts.get(outcome.value)), None)
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ def build(run: Run, conclusion: Conclusion) -> Report:
     checks = list(dict.fromkeys(step.case.check for step in run.plan.steps))
     numbered = sorted(enumerate(run.plan.steps), key=lambda pair: checks.index(pair[1].case.check))
     for number, step in numbered:
-        name = step.case.row + (" (visible)" if step.placement == "visible" else "")
+        name = step.case.row + (f" ({step.conditions})" if step.conditions else "")
         rows.setdefault(name, []).append(number)
     table = [
-        (name, len(steps), [_cell([run.records[(step, rank)] for step in steps]) for rank in run.ranks])
+        (name, len(steps), [_cell(run, conclusion.expected, steps, rank) for rank in run.ranks])
         for name, steps in rows.items()
     ]
     stages = _stages(run)
@@ -83,7 +85,8 @@ def to_json(run: Run, report: Report) -> dict[str, Any]:
     """The report for machines: verdict, findings, and one line for each case and rank."""
     item = asdict(report)
     item["rows"] = [
-        {"row": name, "cases": cases, "ranks": [cell.counts for cell in cells]} for name, cases, cells in report.rows
+        {"row": name, "cases": cases, "ranks": [_cell_json(cell) for cell in cells]}
+        for name, cases, cells in report.rows
     ]
     plan = run.plan.to_json()
     item["plan"] = {key: value for key, value in plan.items() if key not in ("steps", "schema")}
@@ -91,11 +94,14 @@ def to_json(run: Run, report: Report) -> dict[str, Any]:
         {
             "case": record.case,
             "placement": record.placement,
+            "late": run.plan.steps[record.step].late,
             "rank": record.rank,
             "outcome": record.outcome.value,
             "message": record.message,
             "mismatches": [asdict(mismatch) for mismatch in record.mismatches],
             "violations": [asdict(violation) for violation in record.violations],
+            "wrong": record.wrong,
+            "repeats": record.repeats,
             "tightness": record.tightness,
             "seconds": record.seconds,
         }
@@ -114,11 +120,17 @@ def _bounds_used(run: Run) -> str:
     return f"right outputs used at most {tightest.tightness:.0%} of their error bounds ({tightest.case})"
 
 
-def _cell(records: list[Record]) -> Cell:
+def _cell(run: Run, expected: frozenset[tuple[int, int]], steps: list[int], rank: int) -> Cell:
     counts: dict[str, int] = {}
-    for record in records:
-        counts[record.outcome.value] = counts.get(record.outcome.value, 0) + 1
-    return Cell(counts)
+    for step in steps:
+        if (step, rank) not in expected:
+            outcome = run.records[(step, rank)].outcome.value
+            counts[outcome] = counts.get(outcome, 0) + 1
+    return Cell(counts, len(steps) - sum(counts.values()))
+
+
+def _cell_json(cell: Cell) -> dict[str, int]:
+    return {**cell.counts, **({"failed as expected": cell.expected} if cell.expected else {})}
 
 
 def _headline(run: Run) -> list[str]:
@@ -129,6 +141,7 @@ def _headline(run: Run) -> list[str]:
         where = "1 rank on the CPU"
     versions = [f"{name} {(software.get(name) or {}).get('version', '?')}" for name in ("torch", "triton")]
     library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
+    library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
     facts = [plan.scenario, where, *versions, library, f"seed {plan.seed}"]
     if "seconds" in run.outcome:
         facts.append(f"{run.outcome['seconds']:.1f} s")

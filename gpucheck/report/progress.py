@@ -56,7 +56,7 @@ class Progress:
             state = next(iter(outcomes))
         else:
             state = "; ".join(f"{mark} {rank_list(ranks)}" for mark, ranks in outcomes.items() if mark != "ok")
-        return f"{state}  {records[0].case}  {seconds:.2f} s"
+        return f"{state}  {self.plan.steps[records[0].step].label}  {seconds:.2f} s"
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -72,4 +72,4 @@ class Progress:
             return "done"
         if not state.started:
             return "[dim]starting[/]"
-        return self.plan.steps[state.step].case.id if state.step is not None else "[dim]waiting[/]"
+        return self.plan.steps[state.step].label if state.step is not None else "[dim]waiting[/]"

@@ -20,6 +20,7 @@ MARKS = {
     Outcome.HARNESS: ("??", "yellow"),
     Outcome.LOST: ("LO", "yellow"),
 }
+EXPECTED = ("xf", "green")
 MEANING = {
     "XX": "wrong output",
     "!!": "wrong conduct",
@@ -29,6 +30,7 @@ MEANING = {
     "--": "inapplicable",
     "??": "not judged",
     "LO": "lost",
+    "xf": "failed as expected",
 }
 VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red"}
 SHOWN_CASES = 3  # of a finding, unless verbose
@@ -82,7 +84,7 @@ def _matrix(report: Report) -> Iterator[Line]:
 
 
 def _mark(cell: Cell) -> tuple[str, str]:
-    return MARKS[cell.worst]
+    return MARKS[cell.worst] if cell.worst else EXPECTED
 
 
 def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]:
@@ -104,6 +106,8 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
     if finding.remedy:
         yield [("   mend    ", "dim"), (finding.remedy, "")]
+    if finding.cause:
+        yield [("   explain ", "dim"), (f"gpucheck explain '{finding.cause}'", "cyan")]
 
 
 def plain(report: Report, *, verbose: bool = False) -> str:

@@ -23,6 +23,10 @@ _FILLED = {_aten.zeros.default, _aten.zeros_like.default, _aten.new_zeros.defaul
 _FILLED |= {_aten.full.default, _aten.full_like.default, _aten.new_full.default, _aten.ones_like.default}
 
 
+Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+"""Size, strides and dtype of a tensor."""
+
+
 @dataclass(frozen=True)
 class _Slot:
     """One watched tensor: its whole memory, and where in it the tensor lies."""
@@ -47,6 +51,8 @@ class Arena:
         self.fill = 0xFF
         self._odd: int | None = None
         self._slots: list[_Slot] = []
+        self._made: list[Form] = []
+        self._reserved: list[tuple[Form, Tensor]] = []
 
     def __len__(self) -> int:
         """How many tensors are watched."""
@@ -61,6 +67,15 @@ class Arena:
                 complement of ``fill``.
         """
         self.fill, self._odd, self._slots = fill, odd, []
+        self._made, self._reserved = [], []
+
+    def reserve(self) -> None:
+        """Fills memory now for tensors of the forms handed out by :meth:`empty` since the last reset.
+
+        A launch that is repeated then gets memory that needs no filling, which on a busy stream would come too late.
+        """
+        forms, self._made = self._made, []
+        self._reserved = [(form, self._slot(*form, placed=False)) for form in forms]
 
     def words(self, number: int) -> str:
         """What reading fill from the memory of one watched tensor means."""
@@ -69,6 +84,12 @@ class Arena:
 
     def empty(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised (filled) memory for a tensor of these strides, between guards."""
+        form = (size, stride, dtype)
+        self._made.append(form)
+        for number, (reserved, tensor) in enumerate(self._reserved):
+            if reserved == form:
+                del self._reserved[number]
+                return tensor
         return self._slot(size, stride, dtype, placed=False)
 
     def _slot(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, *, placed: bool) -> Tensor:

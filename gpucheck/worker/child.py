@@ -15,8 +15,8 @@ from typing import Any
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
 from gpucheck.worker import stacks
+from gpucheck.worker.passes import FILLS, depends_on_fill, wants_another_pass
 
-FILLS = (0xFF, 0x00)
 LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
 
 
@@ -37,7 +37,14 @@ class Request:
 
     case: Case
     inputs: str  # file with the inputs
-    outputs: str  # file to write the outputs of the first pass to
+    outputs: str  # file to write the outputs of the first pass to; for further ones see :func:`outputs_file`
+    late: bool = False  # inputs are produced right before the launch
+    repeat: int = 1
+
+
+def outputs_file(outputs: str, number: int) -> str:
+    """The file of the ``number``-th distinct outputs of a request whose case is repeated."""
+    return f"{outputs}.{number}" if number else outputs
 
 
 @dataclass
@@ -47,7 +54,8 @@ class Reply:
     status: str  # "ran", "inapplicable" or "error"
     message: str = ""
     traceback: str = ""
-    digests: list[str] = field(default_factory=list)  # of all outputs, one a pass; two where they agree
+    digests: list[str] = field(default_factory=list)  # of all outputs, one a pass
+    saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
     guards: list[str] = field(default_factory=list)  # broken guard bands
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
@@ -87,14 +95,17 @@ class Bench:
             from gpucheck import interpreter
 
             interpreter.install()
-        self.device = PLACEMENTS[setup.placement]().enter(setup.local_rank)
+        self.placement = PLACEMENTS[setup.placement]()
+        self.device = self.placement.enter(setup.local_rank)
 
         import torch
 
+        from gpucheck import checks
         from gpucheck.worker.arena import Arena
         from gpucheck.worker.observe import Observer
 
-        self.observer = Observer()
+        own_kernels = Path(checks.__file__).parent / "triton"
+        self.observer = Observer([Path(setup.library_root) / "triton_kernels", own_kernels])
         self.device_name = "cpu"
         if self.device.type == "cuda":
             self.observer.install_compiled()
@@ -117,7 +128,10 @@ class Bench:
         return self._library
 
     def run(self, request: Request) -> Reply:
-        """Runs a case in memory filled with 0xFF and with 0x00; where the outputs differ, with 0xFF once more."""
+        """Runs a case in memory filled with 0xFF and with 0x00; where the outputs differ, with 0xFF once more.
+
+        A case that is repeated runs as often as asked for, in memory filled with the one and the other by turns.
+        """
         reply = Reply("ran", device=self.device_name)
         try:
             self._run(request, reply)
@@ -141,18 +155,19 @@ class Bench:
         check = checks.load(case.check)
         self.observer.start()
         inputs = timed(reply, "load", lambda: torch.load(request.inputs, mmap=True, weights_only=True))
-        for number, fill in enumerate((*FILLS, FILLS[0])):
-            if number == len(FILLS) and len(set(reply.digests)) == 1:
-                break
-            outputs = self._one_pass(check, case, inputs, reply, fill)
+        while wants_another_pass(request.repeat, reply.digests):
+            fill = FILLS[len(reply.digests) % len(FILLS)]
+            outputs = self._one_pass(check, case, inputs, reply, fill, late=request.late)
             begin = time.perf_counter()
             held = {name: value.detach().to("cpu").contiguous() for name, value in outputs.items()}
-            reply.digests.append(digest.whole(*held.values()))
-            if number == 0:
-                torch.save(held, request.outputs)
+            whole = digest.whole(*held.values())
+            if not reply.digests or (request.repeat > 1 and whole not in reply.saved):
+                torch.save(held, outputs_file(request.outputs, len(reply.saved)))
+                reply.saved.append(whole)
+            reply.digests.append(whole)
             _add(reply, "copy", time.perf_counter() - begin)
         reply.launches = [asdict(launch) for launch in self.observer.take()]
-        if len(reply.digests) > len(FILLS) and reply.digests[-1] == reply.digests[0]:
+        if depends_on_fill(reply.digests) and not request.late:
             begin = time.perf_counter()
             reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
             _add(reply, "locate", time.perf_counter() - begin)
@@ -177,7 +192,7 @@ class Bench:
         return ""
 
     def _one_pass(
-        self, check: Any, case: Case, inputs: Any, reply: Reply, fill: int, odd: int | None = None
+        self, check: Any, case: Case, inputs: Any, reply: Reply, fill: int, odd: int | None = None, late: bool = False
     ) -> dict[str, Any]:
         from gpucheck.worker.arena import WatchedAllocation
         from gpucheck.worker.observe import kernel_clock
@@ -191,6 +206,8 @@ class Bench:
         self._synchronize()
         _add(reply, "prepare", time.perf_counter() - begin)
         begin, compiled = time.perf_counter(), self.observer.compile_seconds
+        if late:
+            self._hold_back(check, case, placed, prepared, runtime)
         with WatchedAllocation(self.arena), kernel_clock(self.device) as clock:
             outputs: dict[str, Any] = check.launch(case, prepared, runtime)
         self._synchronize()
@@ -201,11 +218,31 @@ class Bench:
         reply.guards += self.arena.broken_guards()
         return outputs
 
+    def _hold_back(self, check: Any, case: Case, placed: dict[str, Any], prepared: Any, runtime: Any) -> None:
+        """Rehearses the launch, so that nothing is left to compile or fill, and makes its inputs come late."""
+        from gpucheck.worker.arena import WatchedAllocation
+        from gpucheck.worker.late import hold_back
+
+        with WatchedAllocation(self.arena):
+            check.launch(case, prepared, runtime)
+        self._synchronize()
+        self.arena.reserve()
+        produce = hold_back((placed[name] for name in check.late_inputs if name in placed), self.device)
+        self._synchronize()
+        produce()
+
     def _synchronize(self) -> None:
+        """Waits for the device, and for the current one where that is another and is in use."""
         import torch
 
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        from gpucheck.worker import driver
+
+        if self.device.type != "cuda":
+            return
+        torch.cuda.synchronize(self.device)
+        current = torch.cuda.current_device()
+        if current != self.device.index and driver.has_context(current):
+            torch.cuda.synchronize(current)
 
     def _poisoned_context(self) -> bool:
         """Whether the CUDA context no longer works after an error."""

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpucheck.model.record import Launch
+from gpucheck.worker import driver
+
+Key = tuple[Any, ...]
 
 
 class Observer:
-    """Collects launches and compile time between :meth:`start` and :meth:`take`."""
+    """Collects launches and compile time between :meth:`start` and :meth:`take`.
 
-    def __init__(self) -> None:
-        self._launches: dict[tuple[Any, ...], Launch] = {}
-        self._ids: dict[tuple[Any, ...], int] = {}
+    Args:
+        roots: folders whose source is worth naming as the place of a call: the library's, our own kernels'.
+    """
+
+    def __init__(self, roots: Sequence[Path] = ()) -> None:
+        self._roots = [os.path.join(path, "") for root in roots for path in (str(root), os.path.realpath(root))]
+        self._launches: dict[Key, Launch] = {}
+        self._counts: dict[Key, int] = {}
         self.compile_seconds = 0.0
 
     def start(self) -> None:
         """Forgets what was seen."""
-        self._launches, self.compile_seconds = {}, 0.0
+        self._launches, self._counts, self.compile_seconds = {}, {}, 0.0
 
     def take(self) -> list[Launch]:
         """The distinct launches seen since :meth:`start`, in the order of their first occurrence."""
-        return list(self._launches.values())
+        return [replace(launch, count=self._counts[key]) for key, launch in self._launches.items()]
 
-    def add(self, launch: Launch) -> None:
-        """Counts one launch."""
-        key = (launch.kernel, launch.hash, launch.device, tuple(launch.argument_devices), launch.stream, *launch.grid)
-        seen = self._launches.get(key)
-        self._launches[key] = launch if seen is None else replace(seen, count=seen.count + 1)
+    def add(self, key: Key, describe: Callable[[], Launch]) -> None:
+        """Counts one launch; only the first of its key is described, since launches must stay cheap."""
+        if key in self._counts:
+            self._counts[key] += 1
+            return
+        self._launches[key], self._counts[key] = describe(), 1
 
     def install_interpreter(self) -> None:
         """Observes launches that Triton's interpreter runs."""
@@ -41,21 +53,30 @@ class Observer:
 
         def observe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             devices = _devices((*args, *kwargs.values()))
-            self.add(Launch(name, 1, None, devices, None, "", "interpreter", 0, 0, []))
+            self.add(
+                (name, *devices),
+                lambda: Launch(name, 1, None, devices, None, "", "interpreter", 0, 0, [], self.source()),
+            )
 
         observers.append(observe)
 
     def install_compiled(self) -> None:
-        """Observes launches and compilations of this process; works from Triton 3.4 on."""
+        """Observes launches, refused ones too, and compilations of this process; works from Triton 3.4 on."""
         import triton
         from triton.runtime.jit import JITFunction
 
         launch, build = JITFunction.run, triton.compiler.compile
 
         def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-            compiled = launch(function, *args, grid=grid, warmup=warmup, **kwargs)
+            try:
+                compiled = launch(function, *args, grid=grid, warmup=warmup, **kwargs)
+            except Exception as error:
+                if not warmup:
+                    with suppress(Exception):  # the error itself matters more
+                        self._see(function, None, args, kwargs, grid, f"{type(error).__name__}: {error}")
+                raise
             if not warmup and compiled is not None:
-                self.add(_compiled_launch(function, compiled, args, kwargs, grid))
+                self._see(function, compiled, args, kwargs, grid, "")
             return compiled
 
         def compile_timed(*args: Any, **kwargs: Any) -> Any:
@@ -69,23 +90,45 @@ class Observer:
         triton.compiler.compile = compile_timed
         triton.compiler.compiler.compile = compile_timed
 
+    def _see(self, function: Any, compiled: Any, args: Any, kwargs: Any, grid: Any, refused: str) -> None:
+        """Takes down a launch on the current device; touches no device and changes none."""
+        device = torch.cuda.current_device()
+        stream = torch._C._cuda_getCurrentRawStream(device)
+        devices = _devices((*args, *kwargs.values()))
+        blocks = tuple(grid) if isinstance(grid, (tuple, list)) else ()
+        key = (id(function), getattr(compiled, "hash", ""), device, stream, refused, *devices, *blocks)
 
-def _compiled_launch(function: Any, compiled: Any, args: Any, kwargs: Any, grid: Any) -> Launch:
-    current = torch.cuda.current_device()
-    metadata = compiled.metadata
-    target = metadata.target
-    return Launch(
-        kernel=function.fn.__name__,
-        count=1,
-        device=current,
-        argument_devices=_devices((*args, *kwargs.values())),
-        stream=torch.cuda.current_stream(current).cuda_stream,
-        hash=str(compiled.hash)[:16],
-        arch=f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch),
-        shared=int(metadata.shared),
-        warps=int(metadata.num_warps),
-        grid=[int(n) for n in grid] if isinstance(grid, (tuple, list)) else [],
-    )
+        def describe() -> Launch:
+            metadata = getattr(compiled, "metadata", None)
+            target = getattr(metadata, "target", None)
+            return Launch(
+                kernel=function.fn.__name__,
+                count=1,
+                device=device,
+                argument_devices=devices,
+                stream=stream,
+                hash=str(compiled.hash)[:16] if compiled is not None else "",
+                arch="" if target is None else f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch),
+                shared=int(getattr(metadata, "shared", 0)),
+                warps=int(getattr(metadata, "num_warps", 0)),
+                grid=[int(n) for n in blocks],
+                source=self.source(),
+                context=driver.context_device(),
+                refused=refused.partition("\n")[0],
+            )
+
+        self.add(key, describe)
+
+    def source(self) -> str:
+        """``file:line`` of the innermost frame in one of the roots, its path relative to that root."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            name = frame.f_code.co_filename
+            for root in self._roots:
+                if name.startswith(root):
+                    return f"{name[len(root) :]}:{frame.f_lineno}"
+            frame = frame.f_back  # type: ignore[assignment]
+        return ""
 
 
 def _devices(arguments: tuple[Any, ...]) -> list[str]:

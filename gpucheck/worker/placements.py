@@ -40,6 +40,34 @@ class Visible(Placement):
         return torch.device("cuda", 0)
 
 
+class Unpinned(Placement):
+    """Tensors on the rank's GPU, the current device left at 0, and nothing ever on device 0."""
+
+    def enter(self, local_rank: int) -> torch.device:
+        import torch
+
+        return torch.device("cuda", local_rank)
+
+
+class Context0(Unpinned):
+    """As unpinned, but device 0 has a live context, since a tensor lies there."""
+
+    def enter(self, local_rank: int) -> torch.device:
+        import torch
+
+        self.held = torch.ones(1024, device="cuda:0")
+        return super().enter(local_rank)
+
+
+class Peer(Context0):
+    """As context0, and device 0 may access the rank's GPU: torch enables that at the first copy between them."""
+
+    def enter(self, local_rank: int) -> torch.device:
+        device = super().enter(local_rank)
+        self.copied = self.held.to(device)
+        return device
+
+
 class Cpu(Placement):
     """No GPU: the Triton interpreter runs the kernels."""
 
@@ -50,4 +78,11 @@ class Cpu(Placement):
         return torch.device("cpu")
 
 
-PLACEMENTS: dict[str, type[Placement]] = {"pinned": Pinned, "visible": Visible, "cpu": Cpu}
+PLACEMENTS: dict[str, type[Placement]] = {
+    "pinned": Pinned,
+    "visible": Visible,
+    "unpinned": Unpinned,
+    "context0": Context0,
+    "peer": Peer,
+    "cpu": Cpu,
+}

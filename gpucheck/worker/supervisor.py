@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.model.plan import Plan, Step
-from gpucheck.model.record import Launch, Outcome, Record, Violation
+from gpucheck.model.record import Launch, Outcome, Record
 from gpucheck.records.folder import read_plan
 from gpucheck.records.writer import RecordWriter
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gpucheck.worker.child import Reply
     from gpucheck.worker.store import Store
     from gpucheck.worker.zygote import Child, Zygote
@@ -118,9 +120,10 @@ class Supervisor:
             wait_for_room(self.store, STORE_LIMIT, self._stopped.is_set)
             if self._stopped.is_set():
                 return
+            step = self.plan.steps[number]
             try:
-                if not self._judged(number):
-                    self.store.make_ahead(number, self.plan.steps[number].case)
+                if not step.inapplicable and not self._judged(number):
+                    self.store.make_ahead(number, step.case)
             except Exception:
                 continue  # the rank that needs it meets the error itself and reports it
 
@@ -142,6 +145,8 @@ class Supervisor:
             pid=os.getpid(),
         )
         self.writer.begin(number)
+        if step.inapplicable:
+            return replace(record, outcome=Outcome.INAPPLICABLE, message=step.inapplicable), None
         begin = time.perf_counter()
         try:
             inputs = self.store.inputs(number, step.case)
@@ -163,7 +168,8 @@ class Supervisor:
 
         record = replace(record, pid=child.pid)
         try:
-            child.connection.send(Request(step.case, str(inputs), str(self._outputs(record.step))))
+            outputs = str(self._outputs(record.step))
+            child.connection.send(Request(step.case, str(inputs), outputs, step.late, step.repeat))
             if not child.connection.poll(self.plan.case_timeout):
                 return self._hung(record, child), None
             reply: Reply = child.connection.recv()
@@ -230,6 +236,8 @@ class Supervisor:
             record = replace(record, outcome=Outcome.HARNESS, message=_words(error), traceback=traceback.format_exc())
         self.writer.result(record)
         self._outputs(number).unlink(missing_ok=True)
+        for further in self.store.folder.glob(f"{self._outputs(number).name}.*"):
+            further.unlink(missing_ok=True)
         self.store.done(number, self.rank)
 
     def _judge(self, number: int, step: Step, record: Record, reply: Reply) -> Record:
@@ -237,7 +245,9 @@ class Supervisor:
 
         from gpucheck import checks
         from gpucheck.verify import digest
-        from gpucheck.verify.judge import judge
+        from gpucheck.verify.judge import Judgement, judge
+        from gpucheck.worker.child import outputs_file
+        from gpucheck.worker.conduct import observed_violations
 
         launches = [Launch(**launch) for launch in reply.launches]
         record = replace(record, device=reply.device, launches=launches, seconds={**record.seconds, **reply.seconds})
@@ -248,9 +258,17 @@ class Supervisor:
         begin = time.perf_counter()
         expected = self.store.reference(number, step.case)
         waited = time.perf_counter() - begin
-        outputs = torch.load(self._outputs(number), mmap=True, weights_only=True)
         inputs = torch.load(self.store.inputs(number, step.case), mmap=True, weights_only=True)
-        found = judge(outputs, expected, checks.load(step.case.check).axes(step.case, inputs))
+        axes = checks.load(step.case.check).axes(step.case, inputs)
+        outputs: dict[str, Tensor] = {}
+        found, wrong = Judgement(), 0
+        for distinct, whole in enumerate(reply.saved or [""]):
+            got = torch.load(outputs_file(str(self._outputs(number)), distinct), mmap=True, weights_only=True)
+            judged = judge(got, expected, axes)
+            bad = bool(judged.mismatches or judged.violations)
+            if not distinct or (bad and not wrong):
+                outputs, found = got, judged
+            wrong += max(1, reply.digests.count(whole)) * bad
         violations = found.violations + observed_violations(reply, launches)
         outcome = Outcome.MISMATCH if found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
         record = replace(
@@ -262,9 +280,11 @@ class Supervisor:
             tiles={name: digest.tiles(value) for name, value in outputs.items()},
             inputs=self.store.input_digest(number, step.case),
             tightness=found.tightness,
+            repeats=step.repeat,
+            wrong=min(wrong, step.repeat),
         )
-        judged = time.perf_counter() - begin - waited
-        return replace(record, seconds={**record.seconds, "reference": waited, "judge": judged})
+        spent = time.perf_counter() - begin - waited
+        return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
 
 
 def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
@@ -282,37 +302,6 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
             turn = local_rank * len(window) // local_ranks
             order += window[turn:] + window[:turn]
     return order
-
-
-def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]:
-    """What is wrong about how the outputs came to be, whatever they are."""
-    found = [Violation("guard", line) for line in dict.fromkeys(reply.guards)]
-    found += _differences(reply)
-    wanted = reply.expected_kernels
-    if wanted and not any(launch.kernel in wanted for launch in launches):
-        seen = ", ".join(sorted({launch.kernel for launch in launches})) or "none"
-        found.append(Violation("fallback", f"none of {', '.join(wanted)} was launched; launched: {seen}"))
-    for launch in launches:
-        elsewhere = [name for name in launch.argument_devices if name != f"cuda:{launch.device}"]
-        if launch.device is not None and elsewhere:
-            found.append(
-                Violation(
-                    "device", f"{launch.kernel} launched on cuda:{launch.device}, its tensors on {', '.join(elsewhere)}"
-                )
-            )
-    return found
-
-
-def _differences(reply: Reply) -> list[Violation]:
-    """What it means that passes gave different bits; the third repeats the first."""
-    digests = reply.digests
-    if len(set(digests)) < 2:
-        return []
-    if digests[-1] == digests[0]:
-        where = reply.sensitive or "of a tensor that is not known"
-        detail = f"outputs change with the content of memory that is not part of the inputs: it is read {where}"
-        return [Violation("passes differ", detail)]
-    return [Violation("repeats differ", "equal inputs in equal memory gave other bits: a race, or randomness")]
 
 
 def _death(code: int) -> str:

@@ -51,6 +51,7 @@ def untouched(here: Path, scenario: str) -> Any:
         (["mine.toml", "--checks", "moe"], 5, "no case of moe; nothing to run"),
         (["mine.toml", "--case", "topk/bf16/m16-e8-top4/exac"], 2, "close: topk/bf16/m16-e8-top4/exact"),
         (["mine.toml", "--case", "nothing"], 2, "no case 'nothing'"),
+        (["mine.toml", "--placement", "nowhere"], 2, "--placement is 'nowhere', expected one of pinned, visible"),
         (["mine.toml", "--device", "tpu"], 2, "--device is 'tpu', expected auto, cuda or cpu"),
         (["mine.toml", "--device", "cuda"], 3, "--device cuda: no GPU is visible"),
         (["mine.toml", "--library", "nonsense"], 2, "--library 'nonsense' is not understood"),
@@ -229,6 +230,56 @@ def test_the_replay_command_makes_the_same_plan_elsewhere(
     first, again = ranks.plans
     assert again.steps == first.steps[1:] and again.library == first.library and again.command == first.command
     assert (again.nproc, again.device, again.seed) == (2, "cpu", 3)
+
+
+def test_a_placement_for_all_cases_is_part_of_the_replay(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
+) -> None:
+    assert gpucheck("run", scenario, "--library", library, "--placement", "peer", "-q").code == 0
+    (plan,) = ranks.plans
+    assert {(step.placement, step.inapplicable) for step in plan.steps} == {("peer", "placement peer needs GPUs")}
+    assert plan.command[-2:] == ["--placement", "peer"]
+
+
+PATCH = """\
+--- a/triton_kernels/matmul.py
++++ b/triton_kernels/matmul.py
+@@ -1,2 +1,3 @@
+ class PrecisionConfig:
+     b_mx_scale: object = None
++    guarded = True
+"""
+
+
+def test_a_patched_copy_is_tested_and_the_library_left_alone(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+) -> None:
+    (here / "a.patch").write_text(PATCH)
+    further = PATCH.replace("+    guarded", "     guarded = True\n+    also").replace("1,2 +1,3", "1,3 +1,4")
+    (here / "b.patch").write_text(further)
+    package = Path(library.removeprefix("path:")) / "triton_kernels"
+    before = {path: path.read_text() for path in package.iterdir()}
+    options = ["--library", library, "--patch", "a.patch", "--patch", "b.patch"]
+    answer = gpucheck("run", scenario, *options, "--out", "r")
+    assert answer.code == 0 and ") + a.patch + b.patch · " in answer.out
+    (plan,) = ranks.plans
+    copy = here / "r" / "library"
+    assert plan.library["root"] == str(copy) and plan.library["package"] == str(copy / "triton_kernels")
+    assert plan.library["patches"] == [str(here / "a.patch"), str(here / "b.patch")]
+    assert (copy / "triton_kernels" / "matmul.py").read_text().endswith("    guarded = True\n    also = True\n")
+    assert {path: path.read_text() for path in package.iterdir()} == before
+    assert plan.command[-4:] == ["--patch", str(here / "a.patch"), "--patch", str(here / "b.patch")]
+    assert gpucheck("run", scenario, "--library", library, "--out", "s").code == 0
+    assert ranks.plans[1].library["content"] != plan.library["content"]
+    assert ranks.plans[1].library["patches"] == []
+
+
+def test_a_patch_that_does_not_apply_leaves_nothing_behind(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, library: str
+) -> None:
+    for file, words in (("mine.toml", "holds no change in the unified format"), ("gone", "cannot be read as text")):
+        answer = gpucheck("run", "mine.toml", "--library", library, "--patch", file, "--out", "new")
+        assert answer.code == 2 and words in answer.message and not ranks.plans
 
 
 def test_two_runs_in_a_second_have_folders_of_their_own(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.model.plan import Plan
+from gpucheck.model.plan import ExpectedFailure, Plan, Step
 from gpucheck.model.record import Launch, Outcome, Record, Violation
 
 if TYPE_CHECKING:
@@ -65,3 +65,22 @@ def test_plan_round_trip(synthetic: Synthetic) -> None:
     assert Plan.from_json({**item, "novelty": 1}) == plan
     assert [step.case.id for step in again.steps] == [step.case.id for step in plan.steps]
     assert replace(again.steps[1], optional=False) != plan.steps[1]
+
+
+def test_steps_round_trip_and_older_ones_take_the_defaults(synthetic: Synthetic) -> None:
+    (step,) = synthetic.plan(cases=1).steps
+    full = replace(step, late=True, repeat=3, expect=ExpectedFailure("wrong device context", "others"))
+    full = replace(full, inapplicable="needs GPUs")
+    assert Step.from_json(json.loads(json.dumps(full.to_json()))) == full
+    old = {
+        key: value for key, value in step.to_json().items() if key not in ("late", "repeat", "expect", "inapplicable")
+    }
+    assert Step.from_json(old) == step
+
+
+def test_launches_away_from_their_tensors() -> None:
+    def away(device: int | None, *arguments: str) -> list[str]:
+        return Launch("k", 1, device, list(arguments), 0, "", "", 0, 0, []).away
+
+    assert away(0, "cuda:0") == away(1) == away(None, "cuda:1", "cpu") == away(0, "cpu") == []
+    assert away(0, "cpu", "cuda:0", "cuda:1", "cuda:3") == ["cuda:1", "cuda:3"]

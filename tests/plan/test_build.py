@@ -49,6 +49,26 @@ def test_placements_stay_with_gpus_and_fall_together_without(make: Callable[...,
     assert [(step.placement, step.case["m"]) for step in cpu] == [("cpu", 1), ("cpu", 2)]
 
 
+def test_what_needs_gpus_is_inapplicable_without_them_and_never_runs_as_something_else(
+    make: Callable[..., Plan], tmp_path: Path
+) -> None:
+    group = '[[cases]]\ncheck = "topk"\ndata = "exact"\n'
+    every = 'placement = ["pinned", "visible", "unpinned", "context0", "peer"]\n'
+    (tmp_path / "mine.toml").write_text(group + every + group + "late = true\n" + group + "repeat = 4\n")
+    loaded = scenario.load(tmp_path / "mine.toml")
+    assert bound_steps(loaded, "cuda") == loaded.steps and not [step for step in loaded.steps if step.inapplicable]
+    assert [(step.placement, step.late, step.repeat, step.inapplicable) for step in bound_steps(loaded, "cpu")] == [
+        ("cpu", False, 1, ""),
+        ("pinned", True, 1, "late inputs need a GPU"),
+        ("cpu", False, 4, ""),
+        ("unpinned", False, 1, "placement unpinned needs GPUs"),
+        ("context0", False, 1, "placement context0 needs GPUs"),
+        ("peer", False, 1, "placement peer needs GPUs"),
+    ]
+    plan = make("cpu")
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
 def test_what_is_shown_before_a_run_is_what_runs(make: Callable[..., Plan], tmp_path: Path) -> None:
     loaded = scenario.load(tmp_path / "mine.toml")
     for device in ("cuda", "cpu"):

@@ -9,6 +9,7 @@ import pytest
 from gpucheck.checks import CHECKS
 from gpucheck.model.case import Case
 from gpucheck.model.errors import UsageError
+from gpucheck.model.plan import ExpectedFailure
 from gpucheck.plan import scenario
 from gpucheck.plan.scenario import Scenario
 
@@ -80,6 +81,17 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         (GROUP + "placement = {}\n", ["placement is {}", "one of pinned"]),
         (GROUP + "optional = 1\n", ["optional is 1", "true or false"]),
         (GROUP + "optional = [true, false]\n", ["optional is a list", "true or false"]),
+        (GROUP + "late = 1\n", ["late is 1", "true or false"]),
+        (GROUP + "repeat = 0\n", ["repeat is 0", "1 to 10000"]),
+        (GROUP + "repeat = true\n", ["repeat is True", "1 to 10000"]),
+        (GROUP + "repeat = 2.0\n", ["repeat is 2.0", "1 to 10000"]),
+        (GROUP + "repeat = [1, 2]\n", ["repeat is a list", "1 to 10000"]),
+        (GROUP + "expect = 'pass'\n", ["expect is 'pass'", "expected fail"]),
+        (GROUP + "expect = 'fail'\ncause = 'bad luck'\n", ["cause is 'bad luck'", "wrong device context"]),
+        (GROUP + "expect = 'fail'\nexpect_ranks = [0]\n", ["expect_ranks is a list", "all, others"]),
+        (GROUP + "expect = 'fail'\nexpect_ranks = 'one'\n", ["expect_ranks is 'one'", "all, others"]),
+        (GROUP + "cause = 'wrong device context'\n", ['cause and expect_ranks go with expect = "fail"']),
+        (GROUP + "expect_ranks = 'others'\n", ['cause and expect_ranks go with expect = "fail"']),
         ("[[cases]]\ncheck = 'swiglu'\nn = 7\n", ["even n"]),
         ("[[cases]]\ncheck = 'swiglu'\nalpha = nan\n", ["alpha is nan", "a number"]),
         ("[[cases]]\ncheck = 'swiglu'\ndata = 'exact'\n", ["data is 'exact'", "one of normal"]),
@@ -162,6 +174,37 @@ def test_optional_is_carried(tmp_path: Path) -> None:
     assert not any(step.optional for step in load(tmp_path, GROUP).steps)
 
 
+def test_conditions_are_carried_and_tell_steps_apart(tmp_path: Path) -> None:
+    stressed = 'data = "exact"\nlate = true\nrepeat = 3\n'
+    loaded = load(tmp_path, GROUP + 'data = "exact"\n' + (GROUP + stressed) * 2)
+    plain, stress = loaded.steps
+    assert (plain.late, plain.repeat, plain.expect, plain.label) == (False, 1, None, plain.case.id)
+    assert (stress.late, stress.repeat, stress.case) == (True, 3, plain.case)
+    assert stress.label == f"{plain.case.id} (late, x3)"
+
+
+def test_expected_failures_are_carried(tmp_path: Path) -> None:
+    (step, *_) = load(tmp_path, GROUP + "expect = 'fail'\n").steps
+    assert step.expect == ExpectedFailure("", "all")
+    text = "expect = 'fail'\ncause = 'wrong device context'\nexpect_ranks = 'others'\n"
+    (step, *_) = load(tmp_path, GROUP + text).steps
+    assert step.expect == ExpectedFailure("wrong device context", "others")
+    assert [step.expect.includes(local_rank) for local_rank in (0, 1, 7)] == [False, True, True]
+
+
+def test_device_context_holds_the_library_to_every_placement() -> None:
+    steps = scenario.load(scenario.find("device-context")).steps
+    library = [step for step in steps if step.case.check != "attention"]
+    assert {step.placement for step in library} == set(scenario.PLACEMENTS)
+    assert not [step.label for step in library if step.expect]
+    assert all(step.late and step.repeat == 10 for step in steps if step.placement == "peer")
+    must_fail = [step for step in steps if step.expect]
+    assert must_fail and not [
+        step for step in must_fail if step.case["guard"] or step.placement in ("pinned", "visible")
+    ]
+    assert {step.placement for step in must_fail} == set(scenario.GPU_PLACEMENTS)
+
+
 BUILTIN = sorted(scenario.builtin())
 
 
@@ -174,7 +217,7 @@ def test_built_in_scenarios_are_found_by_name() -> None:
 def test_built_in_scenarios_load_with_ids_that_are_unique_and_typeable(name: str) -> None:
     loaded = scenario.load(scenario.find(name))
     assert loaded.path is None and loaded.steps and loaded.title != name
-    counts = Counter((step.placement, step.case.id) for step in loaded.steps)
+    counts = Counter(step.key for step in loaded.steps)
     assert not [key for key, count in counts.items() if count > 1]
     contents: dict[str, Case] = {}
     for step in loaded.steps:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gpucheck.model.errors import NothingToRunError, UsageError
@@ -43,6 +45,27 @@ def test_unknown_names(smoke: Scenario) -> None:
         select(smoke, [], [""])
     with pytest.raises(UsageError):
         select(smoke, [], [known, "nothing/like/it"])  # one good one does not hide the bad one
+
+
+def test_a_placement_moves_every_case(tmp_path: Path) -> None:
+    group = '[[cases]]\ncheck = "topk"\ndata = "exact"\n'
+    (tmp_path / "mine.toml").write_text(
+        group
+        + 'placement = ["pinned", "visible"]\n'
+        + group
+        + 'placement = "peer"\nlate = true\nexpect = "fail"\n'
+        + group
+        + 'm = 2\nplacement = "context0"\nexpect = "fail"\n'
+    )
+    loaded = load(tmp_path / "mine.toml")
+    moved = select(loaded, placement="peer").steps
+    assert [(step.placement, step.late, step.case["m"], bool(step.expect)) for step in moved] == [
+        ("peer", False, 16, False),  # pinned and visible, once
+        ("peer", False, 2, False),  # what was expected under another placement is not expected here
+        ("peer", True, 16, True),
+    ]
+    with pytest.raises(UsageError, match="--placement is 'nowhere', expected one of pinned, visible, unpinned"):
+        select(loaded, placement="nowhere")
 
 
 def test_an_empty_scenario_has_nothing_to_run() -> None:

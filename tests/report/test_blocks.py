@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Cell
@@ -50,6 +52,27 @@ def test_lost_records_are_in_the_json(synthetic: Synthetic) -> None:
 @pytest.mark.parametrize("outcome", set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE})
 def test_a_cell_never_looks_better_than_its_worst_case(outcome: Outcome) -> None:
     assert Cell({"pass": 100, outcome.value: 1, "inapplicable": 3}).worst is outcome
+
+
+def test_a_cell_of_expected_failures_only_has_no_worst_case() -> None:
+    assert Cell({}, expected=2).worst is None
+    assert Cell({"mismatch": 1}, expected=2).worst is Outcome.MISMATCH
+
+
+def test_expected_failures_are_counted_apart(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2)
+    steps = (replace(plan.steps[0], expect=ExpectedFailure(ranks="others"), placement="peer", late=True, repeat=3),)
+    run = synthetic.run(replace(plan, steps=steps), {(0, 1): Outcome.MISMATCH})
+    item = blocks.to_json(run, blocks.build(run, conclude(run)))
+    assert item["verdict"] == "PASS" and item["rows"] == [
+        {"row": "matmul row0 (peer, late, x3)", "cases": 1, "ranks": [{"pass": 1}, {"failed as expected": 1}]}
+    ]
+
+
+def test_patches_show_in_the_headline(synthetic: Synthetic) -> None:
+    plan = synthetic.plan()
+    run = synthetic.run(replace(plan, library={**plan.library, "patches": ["/a/guard.patch", "/b/two.diff"]}))
+    assert "triton_kernels B (path, ffffffff) + guard.patch + two.diff" in blocks.build(run, conclude(run)).headline
 
 
 def test_cells_without_a_bad_case() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import timeit
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,21 +33,18 @@ def double(x, count, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(x + at, tl.load(x + at, mask=at < count) * 2, mask=at < count)
 
-observer = Observer()
+import pathlib
+observer = Observer([pathlib.Path(__file__).parent])
 observer.install_interpreter()
 x = torch.ones(10)
 double[(1,)](x, 10, BLOCK=16)
 observer.start()
 for _ in range(3):
     double[(2,)](x, 10, BLOCK=8)
-print(x[0].item(), [(l.kernel, l.count, l.argument_devices, l.device) for l in observer.take()])
+print(x[0].item(), [(l.kernel, l.count, l.argument_devices, l.device, l.source) for l in observer.take()])
 observer.start()
 print(observer.take())
 """
-
-
-def launch(kernel: str = "k", device: int | None = 0, stream: int = 1, hash: str = "h") -> Launch:
-    return Launch(kernel, 1, device, ["cuda:0"], stream, hash, "sm_90", 0, 4, [8])
 
 
 def test_interpreted_launches_are_counted_from_the_start() -> None:
@@ -56,7 +57,8 @@ def test_interpreted_launches_are_counted_from_the_start() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["16.0 [('double', 3, ['cpu'], None)]", "[]"]
+    line = SCRIPT.splitlines().index("    double[(2,)](x, 10, BLOCK=8)") + 1
+    assert done.stdout.splitlines() == [f"16.0 [('double', 3, ['cpu'], None, 'kernel.py:{line}')]", "[]"]
 
 
 def _as_module() -> str:
@@ -69,19 +71,108 @@ def _as_module() -> str:
     )
 
 
-def test_equal_launches_are_one_with_a_count() -> None:
-    observer = Observer()
-    for seen in (launch(), launch(), launch(kernel="other"), launch()):
-        observer.add(seen)
+class Gpu:
+    """What the observer asks torch, Triton and the driver for, on a machine without a GPU."""
+
+    def __init__(self) -> None:
+        self.device, self.context, self.stream, self.hash = 0, 0, 7, "h" * 40
+        self.refuse: Exception | None = None
+        self.asked: list[int] = []
+
+    def launch(self, function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        if self.refuse:
+            raise self.refuse
+        target = SimpleNamespace(arch=90, backend="cuda")
+        return SimpleNamespace(hash=self.hash, metadata=SimpleNamespace(target=target, shared=1024, num_warps=8))
+
+    def raw_stream(self, device: int) -> int:
+        self.asked.append(device)
+        return self.stream
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    from gpucheck.worker import driver
+
+    fake = Gpu()
+    monkeypatch.setattr(JITFunction, "run", lambda function, *a, **k: fake.launch(function, *a, **k))
+    monkeypatch.setattr(triton.compiler, "compile", None)
+    monkeypatch.setattr(triton.compiler.compiler, "compile", None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: fake.device)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", fake.raw_stream, raising=False)
+    monkeypatch.setattr(driver, "context_device", lambda: fake.context)
+    return fake
+
+
+@pytest.fixture
+def observer(gpu: Gpu) -> Observer:
+    made = Observer([Path(__file__).parent])
+    made.install_compiled()
+    return made
+
+
+def run(name: str = "k", *args: Any, grid: Any = (8,), warmup: bool = False) -> None:
+    from triton.runtime.jit import JITFunction
+
+    JITFunction.run(kernel(name), *args, grid=grid, warmup=warmup)
+
+
+@cache
+def kernel(name: str) -> Any:
+    return SimpleNamespace(fn=SimpleNamespace(__name__=name))
+
+
+def test_equal_launches_are_one_with_a_count(observer: Observer) -> None:
+    for name in ("k", "k", "other", "k"):
+        run(name, torch.empty(2))
     assert [(seen.kernel, seen.count) for seen in observer.take()] == [("k", 3), ("other", 1)]
+    observer.start()
+    assert observer.take() == []
 
 
-@pytest.mark.parametrize("other", [launch(device=1), launch(stream=2), launch(hash="g")])
-def test_launches_that_differ_are_kept_apart(other: Launch) -> None:
-    observer = Observer()
-    observer.add(launch())
-    observer.add(other)
-    assert len(observer.take()) == 2
+@pytest.mark.parametrize(("name", "value"), [("device", 1), ("stream", 8), ("hash", "g" * 40)])
+def test_launches_that_differ_are_kept_apart(observer: Observer, gpu: Gpu, name: str, value: Any) -> None:
+    run()
+    setattr(gpu, name, value)
+    run()
+    run(grid=(9,))
+    assert [seen.count for seen in observer.take()] == [1, 1, 1]
+
+
+def test_a_launch_is_described_with_its_place_in_the_source(observer: Observer, gpu: Gpu) -> None:
+    gpu.context = 1
+    run("k", torch.empty(2), grid=(8, 2))
+    (seen,) = observer.take()
+    file, _, line = seen.source.partition(":")
+    assert file == "test_observe.py" and "JITFunction.run(" in Path(__file__).read_text().splitlines()[int(line) - 1]
+    assert seen == Launch("k", 1, 0, ["cpu"], 7, "h" * 16, "sm_90", 1024, 8, [8, 2], seen.source, context=1)
+    assert gpu.asked == [0], "a stream of the current device, asked for without making one current"
+
+
+def test_a_warm_up_is_no_launch(observer: Observer) -> None:
+    run(warmup=True)
+    assert observer.take() == []
+
+
+def test_a_refused_launch_is_seen_and_raises(observer: Observer, gpu: Gpu) -> None:
+    gpu.refuse = ValueError("Pointer argument (at 0) cannot be accessed\nmore")
+    with pytest.raises(ValueError, match="Pointer argument"):
+        run("k", torch.empty(2), grid=lambda meta: (1,))
+    with pytest.raises(ValueError):
+        run("k", warmup=True)
+    (seen,) = observer.take()
+    assert (seen.refused, seen.argument_devices) == ("ValueError: Pointer argument (at 0) cannot be accessed", ["cpu"])
+    assert (seen.hash, seen.shared, seen.grid, seen.count) == ("", 0, [], 1)
+
+
+def test_seeing_a_launch_takes_less_than_20_microseconds(observer: Observer) -> None:
+    arguments = [torch.empty(2), 1, 2.0, None, (3, torch.empty(1))] * 4
+    run("k", *arguments)
+    best = min(timeit.repeat(lambda: run("k", *arguments), number=200, repeat=5)) / 200
+    assert best < 20e-6, f"{best * 1e6:.1f} us"
 
 
 def test_devices_of_arguments_are_found_in_every_wrapping() -> None:

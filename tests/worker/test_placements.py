@@ -29,6 +29,35 @@ def test_pinned(chosen: list[int]) -> None:
     assert chosen == [3]
 
 
+@pytest.fixture
+def made(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where tensors were made and copied to."""
+    places: list[str] = []
+
+    class Held:
+        def to(self, device: torch.device) -> Held:
+            places.append(f"copy to {device}")
+            return self
+
+    def ones(size: int, device: str) -> Held:
+        places.append(device)
+        return Held()
+
+    monkeypatch.setattr(torch, "ones", ones)
+    return places
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("unpinned", []), ("context0", ["cuda:0"]), ("peer", ["cuda:0", "copy to cuda:3"])],
+)
+def test_placements_that_leave_the_current_device_at_0(
+    made: list[str], chosen: list[int], name: str, expected: list[str]
+) -> None:
+    assert PLACEMENTS[name]().enter(3) == torch.device("cuda", 3)
+    assert (made, chosen) == (expected, [])
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [(None, "2"), ("", "2"), ("4,5,6,7", "6"), ("GPU-a, GPU-b, GPU-c", " GPU-c")]
 )

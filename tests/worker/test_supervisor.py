@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -23,7 +24,8 @@ from gpucheck.model.plan import Plan, Step  # noqa: E402
 from gpucheck.model.record import Launch  # noqa: E402
 from gpucheck.worker import child as child_module  # noqa: E402
 from gpucheck.worker.child import Reply, Request, Setup  # noqa: E402
-from gpucheck.worker.supervisor import Supervisor, observed_violations  # noqa: E402
+from gpucheck.worker.conduct import observed_violations  # noqa: E402
+from gpucheck.worker.supervisor import Supervisor  # noqa: E402
 from gpucheck.worker.zygote import Child  # noqa: E402
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ LAUNCH = {
     "shared": 0,
     "warps": 0,
     "grid": [],
+    "source": "matmul_ogs.py:467",
+    "context": None,
+    "refused": "",
 }
 Behaviour = Callable[[Request], Reply]
 
@@ -118,11 +123,22 @@ def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         for number, _ in enumerate(plan.steps):
             of_step = [line["event"] for line in lines if line.get("step") == number]
             assert of_step == ["begin", "result"]
-        left = [path.name for path in (tmp_path / "scratch").iterdir() if path.stat().st_size]
+        deadline = time.monotonic() + 10
+        while (left := leftovers(tmp_path / "scratch")) and time.monotonic() < deadline:
+            time.sleep(0.02)  # the thread that makes references ahead may be at its last one
         assert left == [], "files of judged cases are left"
         return sorted((line for line in lines if line["event"] == "result"), key=lambda line: line["step"])
 
     return work
+
+
+def leftovers(scratch: Path) -> list[str]:
+    """Names of the files that hold something."""
+    sizes = {}
+    for path in scratch.iterdir():
+        with suppress(FileNotFoundError):
+            sizes[path.name] = path.stat().st_size
+    return [name for name, size in sizes.items() if size]
 
 
 def outcomes(results: list[dict[str, Any]]) -> list[str]:
@@ -153,6 +169,37 @@ def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
     assert outcomes(results) == ["pass", "mismatch", "pass"]
     (mismatch,) = results[1]["mismatches"]
     assert (mismatch["first"], mismatch["bits"]) == ([2, 3], [0])
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome", "wrong"),
+    [("rrrr", "pass", 0), ("rwrw", "mismatch", 2), ("wwww", "mismatch", 4), ("rrrw", "mismatch", 1)],
+)
+def test_repeats_are_judged_one_by_one(supervise: Any, plan: Plan, answers: str, outcome: str, wrong: int) -> None:
+    def repeat(request: Request) -> Reply:
+        assert request.repeat == 4 and not request.late
+        reply = right(request)
+        outputs = torch.load(request.outputs, weights_only=True)
+        reply.saved, reply.digests = list(dict.fromkeys(answers)), list(answers)
+        for number, answer in enumerate(reply.saved):
+            held = {"y": outputs["y"] + (answer == "w")}
+            torch.save(held, child_module.outputs_file(request.outputs, number))
+        return reply
+
+    steps = tuple(replace(step, repeat=4) if step.case["n"] == 9 else step for step in plan.steps)
+    results = supervise(StandIn(on(9, repeat)), steps=steps)
+    assert outcomes(results)[::2] == ["pass", "pass"]
+    kinds = [violation["kind"] for violation in results[1]["violations"]]
+    assert results[1]["outcome"] == (outcome if wrong or not kinds else "violation")
+    assert (results[1]["wrong"], results[1]["repeats"]) == (wrong, 4)
+    assert bool(results[1]["mismatches"]) == bool(wrong)
+
+
+def test_steps_that_cannot_run_here_are_recorded_without_a_child(supervise: Any, plan: Plan) -> None:
+    zygote = StandIn(right)
+    results = supervise(zygote, steps=tuple(replace(step, inapplicable="needs GPUs") for step in plan.steps))
+    assert outcomes(results) == ["inapplicable"] * 3 and zygote.spawned == 0
+    assert {result["message"] for result in results} == {"needs GPUs"}
 
 
 def test_dead_child_costs_its_case_only(supervise: Any) -> None:
@@ -281,7 +328,15 @@ def test_no_violation() -> None:
 
 @pytest.mark.parametrize(
     ("digests", "kind"),
-    [(["a", "b", "a"], "passes differ"), (["a", "b", "c"], "repeats differ"), (["a", "b", "b"], "repeats differ")],
+    [
+        (["a", "b", "a"], "passes differ"),
+        (["a", "b", "c"], "repeats differ"),
+        (["a", "b", "b"], "repeats differ"),
+        (["a", "b", "a", "b", "a"], "passes differ"),
+        (["a", "b", "a", "a"], "repeats differ"),
+        (["a", "a", "a", "b"], "repeats differ"),
+        (["a", "b"], "repeats differ"),
+    ],
 )
 def test_differing_passes(digests: list[str], kind: str) -> None:
     assert kinds(Reply("ran", digests=digests), []) == [kind]
@@ -305,7 +360,7 @@ def test_launch_away_from_its_tensors() -> None:
     elsewhere = launched(device=0, argument_devices=["cuda:0", "cuda:1"])
     (violation,) = observed_violations(Reply("ran", digests=["a"]), [elsewhere])
     assert violation.kind == "device"
-    assert violation.detail == "_matmul_ogs launched on cuda:0, its tensors on cuda:1"
+    assert violation.detail == "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)"
 
 
 def test_child_answers_what_is_wrong_with_its_setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

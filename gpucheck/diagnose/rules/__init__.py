@@ -1,0 +1,47 @@
+"""Rules: from the records of a run to causes.
+
+A rule is a module with two pure functions. ``recognise`` says what one record is evidence of, or None; ``findings``
+makes findings of evidence. Rules are asked in the order of :data:`RULES`; a record belongs to the first that
+recognises it and to no finding beside that rule's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from gpucheck.diagnose.rules import wrong_device
+from gpucheck.diagnose.sightings import Key
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Record
+from gpucheck.records.folder import Run
+
+
+class Evidence(Protocol):
+    """What a rule makes of a record."""
+
+    @property
+    def cause(self) -> str:
+        """A key of :data:`gpucheck.diagnose.causes.CAUSES`."""
+
+
+class Rule(Protocol):
+    """A module of this package."""
+
+    def recognise(self, run: Run, record: Record) -> Any:
+        """The evidence in a failed record, or None."""
+
+    def findings(self, run: Run, evidence: dict[Key, Any]) -> list[Finding]:
+        """The findings of evidence that this rule recognised."""
+
+
+RULES: tuple[Rule, ...] = (wrong_device,)
+
+
+def attribute(run: Run, keys: list[Key]) -> list[tuple[Rule, dict[Key, Any]]]:
+    """Each rule with the evidence it finds among records that no earlier rule recognised."""
+    left, attributed = list(keys), []
+    for rule in RULES:
+        found = {key: evidence for key in left if (evidence := rule.recognise(run, run.records[key])) is not None}
+        left = [key for key in left if key not in found]
+        attributed.append((rule, found))
+    return attributed

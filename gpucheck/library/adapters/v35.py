@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from gpucheck.library.adapters.base import KernelConfig, Rounding, Routing, TopK
 from gpucheck.library.adapters.common import ascending_experts, require, require_power_of_two
@@ -36,10 +37,15 @@ class AdapterV35(MatmulOgsAdapter):
         super().__init__(root)
         self.routing_module: Any = import_module("triton_kernels.routing")
         self.topk_module: Any = import_module("triton_kernels.topk")
+        self._tiles: MutableMapping[Routing, Any] = WeakIdKeyDictionary()
 
     def routing_arguments(self, routing: Routing) -> tuple[Any, Any, Any]:
         module = self.routing_module
-        tiles = module.compute_expt_data_torch(routing.histogram, routing.experts, routing.to_flat.numel())
+        if routing not in self._tiles:  # once a routing: it makes the host wait for the device
+            self._tiles[routing] = module.compute_expt_data_torch(
+                routing.histogram, routing.experts, routing.to_flat.numel()
+            )
+        tiles = self._tiles[routing]
         data = module.RoutingData(routing.gates, routing.histogram, routing.experts, routing.per_token, tiles)
         gather = module.GatherIndx(src_indx=routing.to_flat, dst_indx=routing.to_sorted)
         scatter = module.ScatterIndx(src_indx=routing.to_sorted, dst_indx=routing.to_flat)

@@ -1,0 +1,43 @@
+"""What findings are made of: the records of one step, in words and with the command that shows them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+
+from gpucheck.diagnose.words import lines_of, rank_list
+from gpucheck.model.finding import Sighting
+from gpucheck.model.record import Record
+from gpucheck.records.folder import Run
+
+Key = tuple[int, int]
+"""Step and rank of a record."""
+
+
+def replay_command(run: Run, case: str) -> str:
+    """The command that runs one case of this run again, on the same ranks, inputs and library."""
+    return shlex.join([*run.plan.command, "--case", case])
+
+
+def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:
+    """One step of a finding."""
+    planned = run.plan.steps[step]
+    return Sighting(planned.label, ranks, lines, replay_command(run, planned.case.id))
+
+
+def merged_lines(records: list[Record], lines: Callable[[Record], list[str]] = lines_of) -> list[str]:
+    """The lines of all ranks; lines that not every rank says are led by the ranks that do."""
+    by_line: dict[str, list[int]] = {}
+    for record in records:
+        for line in lines(record):
+            by_line.setdefault(line, []).append(record.rank)
+    everyone = len(records)
+    return [line if len(ranks) == everyone else f"{rank_list(ranks)}: {line}" for line, ranks in by_line.items()]
+
+
+def by_step(keys: Iterable[Key]) -> dict[int, list[int]]:
+    """The ranks of each step, both ascending."""
+    found: dict[int, list[int]] = {}
+    for step, rank in sorted(keys):
+        found.setdefault(step, []).append(rank)
+    return found

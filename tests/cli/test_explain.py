@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck.diagnose.causes import CAUSES
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Command
+
+
+@pytest.mark.parametrize("cause", sorted(CAUSES))
+def test_every_cause_is_explained_in_full(gpucheck: Command, cause: str) -> None:
+    answer = gpucheck("explain", cause)
+    lines = answer.out.splitlines()
+    assert answer.code == 0 and lines[0] == cause and max(map(len, lines)) <= 100
+    words = answer.out.split()
+    for title, text in vars(CAUSES[cause]).items():
+        assert [line for line in lines if line.startswith(f"  {title}")]
+        assert not [word for word in text.split() if word not in words]
+
+
+def test_a_cause_is_found_without_quotes_and_in_any_case(gpucheck: Command) -> None:
+    assert gpucheck("explain", "Wrong", "device", "CONTEXT").out == gpucheck("explain", "wrong device context").out
+
+
+def test_without_a_cause_all_are_listed(gpucheck: Command) -> None:
+    answer = gpucheck("explain")
+    assert answer.code == 0 and [line for line in answer.out.splitlines() if not line.startswith(" ")] == list(CAUSES)
+
+
+def test_an_unknown_cause(gpucheck: Command) -> None:
+    answer = gpucheck("explain", "bad luck")
+    assert answer.code == 2 and answer.message.startswith("unknown cause 'bad luck'; known: wrong device context")

@@ -1,0 +1,216 @@
+"""The rule on synthetic records: what is the device's doing, what is not, and what cannot be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.finding import Conclusion, Finding
+from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+POINTER = "ValueError: Pointer argument (at -1) cannot be accessed from Triton (cpu tensor?)"
+CAUSE = "wrong device context"
+
+
+def launch(device: int, *arguments: str, **changes: Any) -> Launch:
+    made = Launch("_matmul_ogs", 1, device, list(arguments), 0, "h", "sm_90", 0, 8, [1], "matmul_ogs.py:467", device)
+    return replace(made, **changes)
+
+
+def home(rank: int) -> list[Launch]:
+    return [launch(rank, f"cuda:{rank}")]
+
+
+def away(rank: int, **changes: Any) -> list[Launch]:
+    return [launch(0, f"cuda:{rank}", **changes)]
+
+
+class Bench:
+    """A run of one case under one placement; ranks that nothing is said of pass at home."""
+
+    def __init__(self, synthetic: Synthetic, placement: str = "peer", ranks: int = 4, **step: Any) -> None:
+        plan = synthetic.plan(cases=1, ranks=ranks)
+        self.synthetic = synthetic
+        self.plan = replace(plan, steps=(replace(plan.steps[0], placement=placement, **step),))
+
+    def conclude(self, changes: Mapping[int, dict[str, Any]]) -> Conclusion:
+        records: dict[tuple[int, int], Record] = {}
+        for rank in range(self.plan.world_size):
+            known = {"placement": self.plan.steps[0].placement, "launches": home(rank), **changes.get(rank, {})}
+            records[(0, rank)] = self.synthetic.record(self.plan, 0, rank, **known)
+        return conclude(self.synthetic.run(self.plan, records))
+
+    def finding(self, changes: Mapping[int, dict[str, Any]]) -> Finding:
+        (finding,) = self.conclude(changes).findings
+        return finding
+
+
+def violated(rank: int, *more: str) -> dict[str, Any]:
+    kinds = ("device", *more)
+    return {"outcome": Outcome.VIOLATION, "launches": away(rank), "violations": [Violation(k, "d") for k in kinds]}
+
+
+def corrupted(rank: int) -> dict[str, Any]:
+    return {**violated(rank), "outcome": Outcome.MISMATCH, "wrong": 10, "repeats": 10}
+
+
+def test_corrupted_outputs_are_told_with_launch_tensors_source_and_repeats(synthetic: Synthetic) -> None:
+    finding = Bench(synthetic).finding({1: corrupted(1)})
+    assert (finding.title, finding.cause, finding.ranks, finding.fails) == (f"{CAUSE}: corrupted", CAUSE, [1], True)
+    (sighting,) = finding.sightings
+    assert sighting.case == "matmul/0/exact (peer)" and sighting.replay.endswith("--case matmul/0/exact")
+    assert sighting.lines[:2] == [
+        "10 of 10 repeats wrong",
+        "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)",
+    ]
+    assert "y: row 1 of 2" in sighting.lines and sighting.lines[-1] == "ranks 0, 2, 3 clean"
+    assert "torch.cuda.device(x.device)" in finding.remedy
+
+
+def test_many_ranks_are_one_finding_of_few_lines(synthetic: Synthetic) -> None:
+    changes = {rank: corrupted(rank) for rank in range(1, 8)}
+    finding = Bench(synthetic, ranks=8).finding(changes)
+    assert finding.ranks == list(range(1, 8))
+    (sighting,) = finding.sightings
+    assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1-7 (matmul_ogs.py:467)" in sighting.lines
+    assert "rank 1: y: row 1 of 2" in sighting.lines and sighting.lines[-1] == "rank 0 clean"
+    assert len(sighting.lines) <= 6
+
+
+def test_many_kernels_are_not_all_told(synthetic: Synthetic) -> None:
+    launches = [launch(0, "cuda:1", kernel=f"k{n}") for n in range(5)]
+    lines = Bench(synthetic).finding({1: {**corrupted(1), "launches": launches}}).sightings[0].lines
+    assert [line.split()[0] for line in lines[1:5]] == ["k0", "k1", "k2", "and"] and "and 2 more kernels alike" in lines
+
+
+def test_right_outputs_are_latent_and_still_fail(synthetic: Synthetic) -> None:
+    bench = Bench(synthetic, "unpinned")
+    conclusion = bench.conclude({1: {**violated(1), "launches": away(1, context=1)}})
+    (finding,) = conclusion.findings
+    assert conclusion.verdict is Verdict.FAIL
+    assert (finding.title, finding.cause) == (f"{CAUSE}: latent, right by luck", CAUSE)
+    assert "outputs are right" in finding.sightings[0].lines
+    assert "the driver's context happened to be the one of the tensors" in finding.sightings[0].lines
+    lines = bench.finding({1: violated(1)}).sightings[0].lines
+    assert not [line for line in lines if "context" in line], "the driver's context was that of the launch device"
+    lines = bench.finding({1: {**violated(1), "launches": away(1, context=None)}}).sightings[0].lines
+    assert not [line for line in lines if "context" in line], "nothing is known of the context"
+
+
+@pytest.mark.parametrize(
+    ("placement", "launches"),
+    [
+        ("context0", []),  # nothing observed: the placement is known to leave device 0 current
+        ("peer", []),
+        ("context0", away(1, refused=POINTER)),
+        ("pinned", away(1, refused=POINTER)),  # the record counts, whatever the process was meant to do
+    ],
+)
+def test_refused_launches(synthetic: Synthetic, placement: str, launches: list[Launch]) -> None:
+    refused = {"outcome": Outcome.ERROR, "message": POINTER, "launches": launches}
+    finding = Bench(synthetic, placement).finding({1: refused})
+    assert (finding.title, finding.cause, finding.ranks) == (f"{CAUSE}: launch refused", CAUSE, [1])
+    assert finding.sightings[0].lines[0] == POINTER and finding.sightings[0].lines[-1] == "ranks 0, 2, 3 clean"
+    if launches:
+        assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)" in finding.sightings[0].lines
+
+
+@pytest.mark.parametrize(
+    ("placement", "rank", "message", "launches"),
+    [
+        ("pinned", 1, POINTER, []),  # a tensor that really is on the CPU
+        ("context0", 1, POINTER, [launch(0, "cpu", "cuda:1", refused=POINTER)]),
+        ("context0", 1, POINTER, [launch(1, "cuda:1", "cpu", refused=POINTER)]),
+        ("context0", 0, POINTER, []),  # the first rank of a node has no other device
+        ("context0", 1, "ValueError: something else", []),
+        ("context0", 1, "CompilationError: x", away(1, refused="CompilationError: x")),  # fails on any device
+        ("visible", 1, POINTER, []),
+    ],
+)
+def test_errors_that_are_not_the_devices(
+    synthetic: Synthetic, placement: str, rank: int, message: str, launches: list[Launch]
+) -> None:
+    error = {"outcome": Outcome.ERROR, "message": message, "launches": launches}
+    finding = Bench(synthetic, placement).finding({rank: error})
+    assert (finding.title, finding.cause) == ("the library or kernel raised", "")
+
+
+def test_wrong_outputs_of_launches_at_home_are_not_the_devices(synthetic: Synthetic) -> None:
+    finding = Bench(synthetic).finding({1: {"outcome": Outcome.MISMATCH}})
+    assert (finding.title, finding.cause) == ("wrong output", "")
+
+
+def test_an_error_after_a_launch_elsewhere_is_its_doing(synthetic: Synthetic) -> None:
+    message = "AcceleratorError: an illegal memory access was encountered"
+    finding = Bench(synthetic).finding({1: {"outcome": Outcome.ERROR, "message": message, "launches": away(1)}})
+    assert finding.title == f"{CAUSE}: corrupted" and finding.sightings[0].lines[0] == message
+
+
+def test_outputs_that_change_are_corrupted_though_right_once(synthetic: Synthetic) -> None:
+    finding = Bench(synthetic).finding({2: violated(2, "repeats differ")})
+    assert finding.title == f"{CAUSE}: corrupted" and "repeats differ: d" in finding.sightings[0].lines
+
+
+def test_ranks_that_fail_at_home_too_leave_the_cause_undetermined(synthetic: Synthetic) -> None:
+    """The kernel may be wrong by itself; the next experiment is named."""
+    bench = Bench(synthetic)
+    conclusion = bench.conclude({0: {"outcome": Outcome.MISMATCH}, 1: corrupted(1)})
+    assert {(f.title, f.cause, tuple(f.ranks)) for f in conclusion.findings} == {
+        ("undetermined: launched on another device than its tensors, but ranks that were not fail too",)
+        + ("undetermined", (1,)),
+        ("wrong output", "", (0,)),
+    }
+    (unclear,) = [finding for finding in conclusion.findings if finding.cause]
+    assert unclear.remedy.startswith("next: ") and "--placement pinned" in unclear.remedy
+
+
+def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2)
+    (step,) = plan.steps
+    plan = replace(plan, steps=(step, replace(step, placement="peer")))
+    records: dict[tuple[int, int], Outcome | Record] = {
+        (0, 1): synthetic.record(plan, 0, 1, Outcome.MISMATCH, launches=home(1)),
+        (1, 1): synthetic.record(plan, 1, 1, placement="peer", **corrupted(1)),
+    }
+    causes = {finding.cause for finding in conclude(synthetic.run(plan, records)).findings}
+    assert causes == {"undetermined", ""}
+    records[(0, 1)] = synthetic.record(plan, 0, 1, Outcome.CRASH, launches=home(1))
+    causes = {finding.cause for finding in conclude(synthetic.run(plan, records)).findings}
+    assert causes == {CAUSE, ""}, "a failure of another kind says nothing about this one"
+
+
+def test_the_three_faces_are_three_findings_of_one_cause(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=3, ranks=2)
+    steps = tuple(
+        replace(step, placement=placement)
+        for step, placement in zip(plan.steps, ("unpinned", "context0", "peer"), strict=True)
+    )
+    plan = replace(plan, steps=steps)
+    refused = {"outcome": Outcome.ERROR, "message": POINTER, "placement": "context0"}
+    run = synthetic.run(
+        plan,
+        {
+            (0, 1): synthetic.record(plan, 0, 1, **violated(1)),
+            (1, 1): synthetic.record(plan, 1, 1, **refused),
+            (2, 1): synthetic.record(plan, 2, 1, **corrupted(1)),
+        },
+    )
+    findings = conclude(run).findings
+    assert [finding.title.partition(": ")[2] for finding in findings] == [
+        "corrupted",
+        "launch refused",
+        "latent, right by luck",
+    ]
+    assert {finding.cause for finding in findings} == {CAUSE} and {tuple(f.ranks) for f in findings} == {(1,)}
+    assert [finding.rows for finding in findings] == [["matmul row2"], ["matmul row1"], ["matmul row0"]]
+
+
+def test_passing_records_are_evidence_of_nothing(synthetic: Synthetic) -> None:
+    assert Bench(synthetic).conclude({}).verdict is Verdict.PASS
