@@ -6,14 +6,12 @@ from collections import defaultdict
 
 from gpucheck.diagnose import rules
 from gpucheck.diagnose.expectations import settle
-from gpucheck.diagnose.sightings import Key, merged_lines, replay_command, sighting
+from gpucheck.diagnose.sightings import Key, merged_lines, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.records.folder import Run
-
-__all__ = ["conclude", "replay_command"]
 
 MOST_DIFFERING_TILES = 6
 

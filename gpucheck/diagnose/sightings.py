@@ -14,15 +14,22 @@ Key = tuple[int, int]
 """Step and rank of a record."""
 
 
-def replay_command(run: Run, case: str) -> str:
-    """The command that runs one case of this run again, on the same ranks, inputs and library."""
-    return shlex.join([*run.plan.command, "--case", case])
+USUAL = ("pinned", "cpu")
+"""Placements that a replay need not name."""
+
+
+def replay_command(run: Run, step: int) -> str:
+    """The command that runs one case of this run again, on the same ranks, inputs, library and placement."""
+    planned, command = run.plan.steps[step], run.plan.command
+    if planned.placement not in USUAL and "--placement" not in command:
+        command = [*command, "--placement", planned.placement]
+    return shlex.join([*command, "--case", planned.case.id])
 
 
 def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:
     """One step of a finding."""
     planned = run.plan.steps[step]
-    return Sighting(planned.label, ranks, lines, replay_command(run, planned.case.id))
+    return Sighting(planned.label, ranks, lines, replay_command(run, step))
 
 
 def merged_lines(records: list[Record], lines: Callable[[Record], list[str]] = lines_of) -> list[str]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.conclude import conclude, replay_command
+from gpucheck.diagnose.conclude import conclude
+from gpucheck.diagnose.sightings import replay_command
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.records.folder import read_run
@@ -199,7 +200,17 @@ def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
 
 def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan(command=["gpucheck", "run", "my scenario.toml"]))
-    assert replay_command(run, "a/b") == "gpucheck run 'my scenario.toml' --case a/b"
+    assert replay_command(run, 0) == "gpucheck run 'my scenario.toml' --case matmul/0/exact"
+
+
+def test_replay_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    steps = (type(plan.steps[0])(plan.steps[0].case, "peer"),)
+    run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
+    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    asked = ["gpucheck", "run", "x", "--placement", "peer"]
+    run = synthetic.run(synthetic.plan(steps=steps, command=asked))
+    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
 
 
 def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
