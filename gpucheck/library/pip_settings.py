@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-PYPI = "https://pypi.org/simple"
+from gpucheck.model.errors import InfrastructureError
+
 _SECTIONS = ("global", "install", "download")  # a later one wins; the environment wins over all
 _TRUE = ("1", "true", "yes", "on", "t", "y")
 
@@ -73,6 +74,22 @@ def address(url: str) -> Address:
     return Address(urlunsplit(parts._replace(netloc=host)), (unquote(name), unquote(password)))
 
 
+def default_index() -> str:
+    """The index that pip itself uses where none is configured.
+
+    Raises:
+        InfrastructureError: there is no pip to ask.
+    """
+    try:
+        from pip._internal.models.index import PyPI
+    except ImportError:
+        raise InfrastructureError(
+            "no package index is configured and this Python has no pip to take one from: "
+            "set PIP_INDEX_URL, or give the library as --library path:DIR"
+        ) from None
+    return str(PyPI.simple_url)
+
+
 def read_pip_settings(environ: Mapping[str, str] | None = None) -> PipSettings:
     """Reads pip's settings: environment, then its configuration files."""
     environ = os.environ if environ is None else environ
@@ -82,7 +99,7 @@ def read_pip_settings(environ: Mapping[str, str] | None = None) -> PipSettings:
         if environ.get(variable):
             values[key] = environ[variable]
 
-    urls = [] if values.get("no-index", "").lower() in _TRUE else [values.get("index-url", PYPI).strip()]
+    urls = [] if values.get("no-index", "").lower() in _TRUE else [(values.get("index-url") or default_index()).strip()]
     if urls:
         urls += values.get("extra-index-url", "").split()
     return PipSettings(

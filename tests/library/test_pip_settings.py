@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpucheck.library import pip_settings
-from gpucheck.library.pip_settings import PYPI, Address, address, read_pip_settings
+from gpucheck.library.pip_settings import Address, address, default_index, read_pip_settings
 
 NO_FILES = {"PIP_CONFIG_FILE": "/dev/null"}
 
@@ -16,7 +16,7 @@ def urls(environ: dict[str, str]) -> list[str]:
 
 
 def test_default_index() -> None:
-    assert urls(NO_FILES) == [PYPI]
+    assert urls(NO_FILES) == [default_index()]
 
 
 def test_environment_names_several_indexes_once_each() -> None:
