@@ -63,12 +63,16 @@ class Matmul(Check):
             Param("split_k", 0, "parts of each sum; 0 leaves it to the library", label="split"),
             Param("block_m", 0, "rows of a tile; 0 leaves it to the library", label="bm"),
             Param("subtile", 0, "epilogue subtiles; 0 leaves it to the library", (0, 1, 2, 4), label="subtile"),
+            Param("stages", 0, "stages of the software pipeline; 0 leaves it to the library", label="stages"),
         ),
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         mode, weight = params["mode"], params["weight"]
-        if min(params[name] for name in ("m", "n", "k", "batch", "experts", "top_k", "split_k", "block_m")) < 0:
+        if (
+            min(params[name] for name in ("m", "n", "k", "batch", "experts", "top_k", "split_k", "block_m", "stages"))
+            < 0
+        ):
             return "sizes cannot be negative"
         if (mode == "batched") != (params["batch"] > 0):
             return "batch goes with mode batched, and needs to be at least 1 there"
@@ -220,5 +224,6 @@ def _config(case: Case) -> KernelConfig:
         split_k=split_k,
         block_m=case["block_m"] or None,
         epilogue_subtile=case["subtile"] or None,
+        num_stages=case["stages"] or None,
         allow_tf32=False,
     )

@@ -165,6 +165,7 @@ class MatmulOgsAdapter(Adapter):
             "split_k": config.split_k,
             "block_m": config.block_m,
             "epilogue_subtile": config.epilogue_subtile,
+            "num_stages": config.num_stages,
         }
         return {name: value for name, value in asked.items() if value is not None}
 

@@ -243,3 +243,22 @@ def test_codec_returns_representable_data_unchanged(
     if kind == "mxfp4":
         assert (scales == 128).all()
     assert torch.equal(adapter.upcast(values, scales, torch.bfloat16, axis).float(), x)
+
+
+def test_every_kernel_choice_reaches_the_library(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = adapter.matmul_module  # type: ignore[attr-defined]
+    chosen, seen = module.make_opt_flags, []
+
+    def spy(*args: object, **options: object) -> object:
+        seen.append(chosen(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(module, "make_opt_flags", spy)
+    x, w = torch.ones(40, 64, dtype=torch.bfloat16), torch.ones(64, 32, dtype=torch.bfloat16)
+    config = KernelConfig(persistent=False, split_k=2, block_m=32, epilogue_subtile=1, num_stages=1)
+    weight = adapter.weight("bf16", w, None, "strided", lambda tensor: tensor)
+    y = adapter.matmul(x, weight, out_dtype=torch.float32, config=config)
+    assert torch.equal(y, torch.full((40, 32), 64.0))
+    (flags,) = seen
+    assert (flags.is_persistent, flags.split_k, flags.block_m) == (False, 2, 32)
+    assert (flags.epilogue_subtile, flags.num_stages) == (1, 1)
