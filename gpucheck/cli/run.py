@@ -158,7 +158,7 @@ def _require_torch() -> None:
     if missing:
         raise InfrastructureError(
             f"{sys.executable} has no {' and no '.join(missing)}: run gpucheck with the Python that serves the model, "
-            "or install the CPU set with pip install 'gpucheck-harness[cpu]'"
+            "or install the CPU set from a checkout with pip install '.[cpu]'"
         )
 
 
