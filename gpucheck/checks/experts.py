@@ -10,8 +10,6 @@ from torch import Generator, Tensor
 from gpucheck.library.adapters.base import Routing
 from gpucheck.verify.bounds import Estimate
 
-LOADS = ("random", "skewed", "one")
-
 
 def choose(tokens: int, experts: int, per_token: int, load: str, generator: Generator) -> Tensor:
     """Expert ids (T, k) int64, distinct and ascending within a token.

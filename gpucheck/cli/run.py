@@ -16,7 +16,7 @@ from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpucheck.launch.torchrun import Ending, Rendezvous
+    from gpucheck.launch.torchrun import Ending
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.library.source import Source
     from gpucheck.model.plan import Plan
@@ -107,7 +107,7 @@ def run(
         ending = launch(plan, folder, rendezvous, progress)
     if node_rank:
         raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
-    _close(folder, plan, ending, rendezvous)
+    _close(folder, plan, ending)
     _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file)
 
 
@@ -248,7 +248,7 @@ def _joined(out: Path | None) -> Path:
     return out.resolve()
 
 
-def _close(folder: Path, plan: Plan, ending: Ending, rendezvous: Rendezvous) -> None:
+def _close(folder: Path, plan: Plan, ending: Ending) -> None:
     """Writes how the run ended, with what changed in the software meanwhile."""
     from gpucheck.launch.environment import changes, software
     from gpucheck.records.folder import write_json

@@ -27,11 +27,6 @@ class Outcome(str, Enum):
         """Whether this is a failure of the code under test."""
         return self in _FAILED
 
-    @property
-    def inconclusive(self) -> bool:
-        """Whether this proves nothing either way."""
-        return self in (Outcome.HARNESS, Outcome.LOST)
-
 
 _FAILED = (Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR, Outcome.CRASH, Outcome.HANG)
 

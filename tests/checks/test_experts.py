@@ -12,7 +12,10 @@ def choose(tokens: int, count: int, per_token: int, load: str, seed: int = 0) ->
     return ids
 
 
-@pytest.mark.parametrize("load", experts.LOADS)
+LOADS = ("random", "skewed", "one")
+
+
+@pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("tokens", "count", "per_token"), [(0, 4, 2), (1, 1, 1), (37, 16, 4), (9, 8, 8), (5, 3, 2)])
 def test_every_token_has_distinct_ascending_experts(load: str, tokens: int, count: int, per_token: int) -> None:
     ids = choose(tokens, count, per_token, load)
@@ -29,7 +32,7 @@ def test_loads_are_what_they_say() -> None:
     assert used == set(range(8)) and choose(50, 8, 2, "random", 1) != choose(50, 8, 2, "random", 2)
 
 
-@pytest.mark.parametrize("load", experts.LOADS)
+@pytest.mark.parametrize("load", LOADS)
 def test_tables_sort_rows_by_expert_and_back(load: str) -> None:
     tokens, count, per_token = 23, 7, 3
     ids = torch.tensor(choose(tokens, count, per_token, load))

@@ -54,7 +54,6 @@ def test_an_outcome_that_is_not_known_is_an_error_not_a_pass(synthetic: Syntheti
 def test_only_the_code_under_test_fails() -> None:
     failed = {outcome for outcome in Outcome if outcome.failed}
     assert failed == {Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR, Outcome.CRASH, Outcome.HANG}
-    assert {outcome for outcome in Outcome if outcome.inconclusive} == {Outcome.HARNESS, Outcome.LOST}
 
 
 def test_plan_round_trip(synthetic: Synthetic) -> None:

@@ -44,9 +44,6 @@ PLACES_A_PROCESS = frozenset(
 """Variables that say which GPUs a process may use, or which of the processes it is."""
 
 
-READS_OR_SETS = ("os.getenv", "os.putenv", "os.environ.get", "os.environ.setdefault", "os.environ.pop")
-
-
 def module_registration(package: Package) -> Iterator[Hazard]:
     """``sys.modules[name] = module`` and calls that do the same."""
     for module in package:
