@@ -296,3 +296,26 @@ def test_softmax_bound_holds_and_bites(count: int) -> None:
         shifted = torch.exp(logits - logits.amax(-1, keepdim=True))
         assert holds(shifted / shifted.sum(-1, keepdim=True), estimate)
         assert not holds(torch.softmax(logits, -1) * (1 + 2.0**-14), estimate)
+
+
+def shortened_sum(products: torch.Tensor) -> torch.Tensor:
+    """Sums (..., K) as Hopper's fp8 tensor cores do: 32 addends and the running sum cut at 2^-13 of the largest."""
+    total = torch.zeros(products.shape[:-1], dtype=torch.float64)
+    for step in products.split(bounds.FP8_TERMS, dim=-1):
+        addends = torch.cat([total[..., None], step], dim=-1)
+        largest = torch.exp2(torch.floor(torch.log2(addends.abs().amax(-1, keepdim=True).clamp_min(1e-30))))
+        unit = largest * bounds.FP8_TRUNCATION
+        total = (torch.trunc(addends / unit) * unit).sum(-1)
+    return total
+
+
+@pytest.mark.parametrize("terms", [32, 400, 1024])
+def test_the_fp8_bound_holds_for_shortened_sums_and_is_not_loose(terms: int) -> None:
+    generator = torch.Generator().manual_seed(terms)
+    x, w = (torch.randn(shape, generator=generator).double() for shape in ((200, terms), (terms, 200)))
+    estimate = bounds.product(
+        bounds.Estimate(x, torch.zeros_like(x)), bounds.Estimate(w, torch.zeros_like(w)), fp8=True
+    )
+    assert estimate.error is not None
+    used = ((shortened_sum(x[:, None, :] * w.T[None]) - estimate.value).abs() / estimate.error).max()
+    assert 0.15 < float(used) <= 1
