@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable
 
 from gpucheck.diagnose.words import lines_of, rank_list
+from gpucheck.model.conditions import USUAL_PLACEMENTS
 from gpucheck.model.finding import Sighting
 from gpucheck.model.record import Record
 from gpucheck.records.folder import Run
@@ -14,15 +15,14 @@ Key = tuple[int, int]
 """Step and rank of a record."""
 
 
-USUAL = ("pinned", "cpu")
-"""Placements that a replay need not name."""
-
-
 def replay_command(run: Run, step: int) -> str:
     """The command that runs one case of this run again, on the same ranks, inputs, library and placement."""
     planned, command = run.plan.steps[step], run.plan.command
-    if planned.placement not in USUAL and "--placement" not in command:
-        command = [*command, "--placement", planned.placement]
+    conditions = planned.conditions
+    if conditions.placement not in USUAL_PLACEMENTS and "--placement" not in command:
+        command = [*command, "--placement", conditions.placement]
+    if conditions.process_group != "none" and "--process-group" not in command:
+        command = [*command, "--process-group", conditions.process_group]
     return shlex.join([*command, "--case", planned.case.id])
 
 

@@ -92,14 +92,14 @@ class Launch:
 
 @dataclass(frozen=True)
 class Record:
-    """The result line of one case on one rank in one attempt."""
+    """The result line of one attempt of one case on one rank."""
 
     step: int  # index into the plan
     case: str
     rank: int
     outcome: Outcome
     message: str = ""
-    attempt: int = 0
+    experiment: str = ""  # the changed condition of a follow-up attempt; "" for the attempt that the plan asks for
     placement: str = ""
     host: str = ""
     device: str = ""
@@ -107,11 +107,13 @@ class Record:
     mismatches: list[Mismatch] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
+    stream: int | None = None  # that inputs and outputs were produced and read on
     digests: dict[str, str] = field(default_factory=dict)  # output -> hash of its bytes
     tiles: dict[str, list[str]] = field(default_factory=dict)  # output -> hashes of its tiles, row by row
     inputs: str = ""  # hash of the input bytes
     repeats: int = 1  # times the case ran
     wrong: int = 0  # of them with a wrong output
+    distinct: int = 1  # different outputs among them
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     traceback: str = ""

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.sightings import replay_command
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.records.folder import read_run
@@ -193,7 +195,7 @@ def test_lines_that_only_some_ranks_say_are_led_by_them(synthetic: Synthetic) ->
 
 def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    steps = (plan.steps[0], type(plan.steps[0])(plan.steps[0].case, "visible"))
+    steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("visible")))
     run = synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.MISMATCH})
     assert conclude(run).findings[0].sightings[0].case == "matmul/0/exact (visible)"
 
@@ -205,7 +207,7 @@ def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
 
 def test_replay_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    steps = (type(plan.steps[0])(plan.steps[0].case, "peer"),)
+    steps = (replace(plan.steps[0], conditions=Conditions("peer")),)
     run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
     assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
     asked = ["gpucheck", "run", "x", "--placement", "peer"]

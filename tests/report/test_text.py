@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Outcome
 from gpucheck.records.folder import Run
@@ -72,7 +73,7 @@ def test_every_outcome_has_a_mark_and_a_meaning(synthetic: Synthetic, outcome: O
 def test_the_worst_case_of_a_row_decides_its_cell(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=3)
     case = plan.steps[0].case
-    steps = tuple(Step(type(case)(**{**vars(step.case), "row": "matmul"}), "pinned") for step in plan.steps)
+    steps = tuple(Step(type(case)(**{**vars(step.case), "row": "matmul"})) for step in plan.steps)
     run = synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.LOST, (2, 0): Outcome.INAPPLICABLE})
     assert text_of(run)[4] == "matmul      3  LO"
     for outcome in set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE}:
@@ -82,7 +83,7 @@ def test_the_worst_case_of_a_row_decides_its_cell(synthetic: Synthetic) -> None:
 
 def test_placements_have_rows_of_their_own(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    steps = (plan.steps[0], Step(plan.steps[0].case, "visible"))
+    steps = (plan.steps[0], Step(plan.steps[0].case, Conditions("visible")))
     text = text_of(synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.CRASH}))
     assert text[4:6] == ["matmul row0                1  ok", "matmul row0 (visible)      1  CR"]
 
