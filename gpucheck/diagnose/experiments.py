@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gpucheck.model.conditions import OFF_DEVICE, Conditions
 from gpucheck.model.record import Outcome, Record
 
-REPEATS = 5  # times the unchanged case runs again in a fresh process
+REPEAT = "repeat"
+REPEATS = 5  # times at least that the unchanged case runs again in a fresh process
+MOST_REPEATS = 200  # of one experiment, however seldom a failure shows
+LUCK = 1e-3  # largest probability that a failure which comes and goes stayed away by chance
 
 Change = Callable[[Conditions], Conditions | None]
 """The changed conditions; None where that changes nothing."""
@@ -49,9 +53,10 @@ def _guarded(conditions: Conditions) -> Conditions | None:
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
-        Experiment("repeat", "repeated in a fresh process", lambda c: replace(c, repeat=max(REPEATS, c.repeat))),
+        Experiment(REPEAT, "repeated in a fresh process", lambda c: replace(c, repeat=max(REPEATS, c.repeat))),
         Experiment("no group", "without a process group", _set(process_group="none")),
         Experiment("one thread", "with one thread", _one_thread),
+        Experiment("waits", "with a consumer that waits", _set(consumer="waits")),
         Experiment("guarded", "under a device guard", _guarded, needs_gpu=True),
         Experiment("synchronised", "with synchronised launches", _set(synchronised=True), needs_gpu=True),
         Experiment("fresh cache", "with a fresh kernel cache", _set(cache="fresh"), needs_gpu=True),
@@ -100,3 +105,16 @@ def applicable(record: Record, conditions: Conditions, device: str, ranks: int) 
         if changed is not None:
             found.append((name, changed))
     return found
+
+
+def rate_of(*attempts: Record) -> float:
+    """Share of launches that failed; an error, crash or hang counts as one of one."""
+    bad = sum(attempt.wrong or attempt.outcome.failed for attempt in attempts)
+    return bad / sum(attempt.repeats if attempt.wrong or not attempt.outcome.failed else 1 for attempt in attempts)
+
+
+def repeats_needed(rate: float) -> int:
+    """How often a case that fails at this rate must be right before luck is ruled out."""
+    if rate >= 1:
+        return 1
+    return min(MOST_REPEATS, math.ceil(math.log(LUCK) / math.log(1 - rate))) if rate > 0 else MOST_REPEATS

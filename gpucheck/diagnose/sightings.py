@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from gpucheck.diagnose.words import lines_of, rank_list
 from gpucheck.model.conditions import USUAL_PLACEMENTS
 from gpucheck.model.finding import Sighting
-from gpucheck.model.record import Record
+from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
 Key = tuple[int, int]
@@ -28,8 +28,13 @@ def replay_command(run: Run, step: int) -> str:
 
 def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:
     """One step of a finding."""
-    planned = run.plan.steps[step]
-    return Sighting(planned.label, ranks, lines, replay_command(run, step))
+    return Sighting(run.plan.steps[step].label, ranks, lines, replay_command(run, step))
+
+
+def clean_line(run: Run, step: int) -> list[str]:
+    """A line that names the ranks on which a step is right, if there are any."""
+    clean = [rank for rank in run.ranks if run.records[(step, rank)].outcome is Outcome.PASS]
+    return [f"{rank_list(clean)} clean"] if clean else []
 
 
 def merged_lines(records: list[Record], lines: Callable[[Record], list[str]] = lines_of) -> list[str]:

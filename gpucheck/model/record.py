@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 SCHEMA = 1  # of plan.json and of every record line
+DAMAGED_ENTRY = "damaged cache entry"  # leads the file in the message of an error that one explains
 
 
 class Outcome(str, Enum):
@@ -54,6 +55,14 @@ class Mismatch:
     inf: int
     first_nonfinite: list[int] | None
     poison: int  # wrong elements whose bytes are the poison they were allocated with
+    exactly: dict[str, list[int]] = field(default_factory=dict)  # grouping -> the groups whose rows are the wrong ones
+    inward: float = 0.0  # mean sign of |got| - |expected|; -1 is always towards zero
+    correlation: float | None = None  # of got and expected; None: no sensible number, as for the next three
+    relative: float | None = None  # rms of the error over rms of the reference
+    ratio: float | None = None  # got / expected, where nearly all share it
+    shift: int | None = None  # distance in rows that nearly all of the moved ones share
+    moved: int = 0  # wrong rows that are the reference of another row
+    sampled: int = 0  # wrong rows that were looked up for that
 
 
 @dataclass(frozen=True)

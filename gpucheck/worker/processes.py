@@ -44,6 +44,8 @@ class ThreadPerDevice(Process):
         self._threads = [ThreadPoolExecutor(1, f"cuda:{index}") for index in range(setup.local_ranks)]
         benches = [thread.submit(maker.bench, index) for index, thread in enumerate(self._threads)]
         self._benches = [bench.result() for bench in benches]
+        for bench in self._benches[1::2]:
+            bench.behind = True
 
     def run(self, request: Request) -> list[Reply]:
         pending = [

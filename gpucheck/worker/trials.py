@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gpucheck.diagnose.experiments import applicable
+from gpucheck.diagnose.experiments import REPEAT, applicable, rate_of, repeats_needed
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.runner import Runner
 
-MOST_CASES = 6  # of a rank; further ones that fail alike would tell the same
+MOST_CASES = 8  # of a rank; further ones that fail alike would tell the same
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Trials:
     def __init__(self, plan: Plan, runner: Runner, writer: RecordWriter, failed: Sequence[Record]) -> None:
         self.plan, self.runner, self.writer = plan, runner, writer
         self.failed = failed
+        self._records = {record.step: record for record in failed}
+        self._rates = {record.step: rate_of(record) for record in failed}  # at which launches of a step fail
 
     def work(self) -> None:
         """Tries what can tell causes apart: first what ranks can do side by side, then what each must do alone."""
@@ -58,8 +60,14 @@ class Trials:
     def _try(self, trial: Trial) -> None:
         from gpucheck.worker.judging import finished
 
+        conditions = trial.step.conditions
+        needed = repeats_needed(self._rates[trial.number])
+        step = replace(trial.step, conditions=replace(conditions, repeat=max(needed, conditions.repeat)))
         self.writer.begin(trial.number, trial.name)
-        self.writer.result(finished(self.runner.store, self.runner.run(trial.number, trial.step, trial.name)))
+        record = finished(self.runner.store, self.runner.run(trial.number, step, trial.name))
+        self.writer.result(record)
+        if trial.name == REPEAT:
+            self._rates[trial.number] = rate_of(self._records[trial.number], record)
 
 
 def representatives(plan: Plan, failed: Sequence[Record]) -> list[Record]:

@@ -46,14 +46,17 @@ def test_a_failure_from_top_to_bottom(synthetic: Synthetic) -> None:
     text = text_of(synthetic.run(synthetic.plan(cases=2, ranks=3), outcomes))
     assert text[0] == "FAIL  1 finding, 1 open question"
     assert text[4:7] == ["matmul row0      1  ok XX XX", "matmul row1      1  LO ok ok", "XX wrong output  LO lost"]
-    found = text.index("1  wrong output   ranks 1, 2   matmul row0 (1 case)")
+    found = text.index("1  undetermined: wrong output   ranks 1, 2   matmul row0 (1 case)")
     assert text[found + 1 : found + 5] == [
         "   case    matmul/0/exact",
         "           y: row 1 of 2",
         "           1 of 4 elements wrong (25.00%), first at (1, 0); worst at (1, 0): expected 1, got 2, 3 ulp"
         " (exact data: no error allowed)",
-        "   replay  gpucheck run smoke --seed 0 --case matmul/0/exact",
+        "           rank 0 clean",
     ]
+    assert text[found + 5] == "   replay  gpucheck run smoke --seed 0 --case matmul/0/exact"
+    assert text[found + 6].startswith("   mend    next: the same command with --experiments")
+    assert text[found + 7] == "   explain gpucheck explain 'undetermined'"
     assert any(line.startswith("2  lost   rank 0   matmul row1 (1 case)") for line in text)
     assert any(line.startswith("   mend    look at the rank's log") for line in text)
 

@@ -140,19 +140,41 @@ def test_a_delayed_consumer_sees_what_a_second_launch_overwrites(run: Any) -> No
 
 def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:
     class Racing(Kernel):
-        gate = threading.Barrier(3, timeout=10)  # breaks unless three threads are in here together
+        gate = threading.Barrier(4, timeout=10)  # breaks unless four threads are in here together
 
         def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
             observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
             self.gate.wait()
-            if threading.current_thread().name.endswith("_1"):
+            if threading.current_thread().name.endswith("_2"):
                 return {"y": prepared["x"] + 1}
             return super().launch(case, prepared, runtime)
 
-    reply, saved = run(Racing(), concurrency=3)
-    assert len(reply.digests) == 9 and reply.fills == [0xFF] * 3 + [0x00] * 3 + [0xFF] * 3
-    assert {float(y[0]) for y in saved} == {0.0, 1.0}
-    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 9)]
+    check = Racing()
+    reply, saved = run(check, concurrency=4)
+    assert reply.fills == [0xFF] * 2 + [0x00] * 2 + [0xFF] * 2, "two of four are looked at, in each pass"
+    assert {float(y[0]) for y in saved} == {0.0, 1.0} and set(check.seeds) == {1}
+    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 12)]
+
+
+def test_threads_that_mix_up_what_they_share_are_seen(run: Any) -> None:
+    class Mixing(Kernel):
+        gate = threading.Barrier(2, timeout=10)
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            if float(prepared["x"][0]) != 0:
+                self.operand = prepared["x"]
+            self.gate.wait()
+            return {"y": self.operand + 0}
+
+    _, (y,) = run(Mixing(), concurrency=2)
+    assert torch.equal(y, RIGHT + 10), "another thread's data"
+
+
+def test_a_bench_that_is_behind_has_other_data_first(run: Any, bench: Bench) -> None:
+    bench.behind = True
+    check = Kernel()
+    reply, (y,) = run(check)
+    assert torch.equal(y, RIGHT) and check.launches == 4 and len(reply.digests) == 2 and set(check.seeds) == {1}
 
 
 def test_what_a_thread_raises_is_the_error_of_the_case(run: Any) -> None:
