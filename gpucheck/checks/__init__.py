@@ -18,6 +18,7 @@ CHECKS = {
     "mxfp": "gpucheck.checks.mxfp:Mxfp",
     "swiglu": "gpucheck.checks.swiglu:Swiglu",
     "attention": "gpucheck.checks.attention:Attention",
+    "generation": "gpucheck.checks.generation:Generation",
 }
 
 

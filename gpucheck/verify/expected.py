@@ -21,11 +21,14 @@ class Expected:
     dtype: what the output must have.
     alternatives: other wholly right answers, e.g. a second documented way to round ties; the output must match one
         of them everywhere, not a mixture.
+    unknown: bool, of the shape of the value: elements that nothing can be said of, because what they were computed
+        from is wrong beyond use; None where there are none.
     """
 
     estimate: Estimate
     dtype: torch.dtype
     alternatives: tuple[Estimate, ...] = ()
+    unknown: Tensor | None = None
 
 
 @dataclass(frozen=True)
