@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.model.errors import UsageError
@@ -19,7 +21,19 @@ CHECKS = {
     "swiglu": "gpucheck.checks.swiglu:Swiglu",
     "attention": "gpucheck.checks.attention:Attention",
     "generation": "gpucheck.checks.generation:Generation",
+    "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
 }
+NEEDS = {"transformers_moe": ("transformers", "integrations/mxfp4.py")}
+"""Checks of other software: its package and the file in it that they call."""
+
+
+def installed(name: str) -> bool:
+    """Whether what the check called ``name`` calls is installed; looks for files and imports nothing."""
+    if name not in NEEDS:
+        return True
+    package, file = NEEDS[name]
+    spec = find_spec(package)
+    return spec is not None and any((Path(folder) / file).is_file() for folder in spec.submodule_search_locations or ())
 
 
 def load(name: str) -> Check:

@@ -26,7 +26,7 @@ def list_(
 
 
 def _overview() -> None:
-    from gpucheck.checks import CHECKS, load
+    from gpucheck.checks import CHECKS, installed, load
     from gpucheck.plan import scenario as scenarios
 
     typer.echo("scenarios")
@@ -34,14 +34,14 @@ def _overview() -> None:
         loaded = scenarios.load(path)
         typer.echo(f"  {name:<14} {len(loaded.steps):>4} cases  {loaded.title}")
     typer.echo("checks")
-    for name in CHECKS:
+    for name in filter(installed, CHECKS):
         typer.echo(f"  {name:<14} {load(name).spec.summary}")
 
 
 def _checks() -> None:
-    from gpucheck.checks import CHECKS, load
+    from gpucheck.checks import CHECKS, installed, load
 
-    for name in CHECKS:
+    for name in filter(installed, CHECKS):
         spec = load(name).spec
         typer.echo(f"{name}: {spec.summary}; data {', '.join(spec.data_kinds)}")
         for param in spec.params:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from gpucheck.model.record import Launch, Mismatch, Record
 
+MOST_OUTPUTS = 4  # told in full
+
 
 def rank_list(ranks: Iterable[int]) -> str:
     """``rank 1`` or ``ranks 0, 2-7``."""
@@ -25,12 +27,18 @@ def lines_of(record: Record) -> list[str]:
     lines = [record.message] if record.message else []
     if record.repeats > 1 and record.wrong:
         lines.append(f"{record.wrong} of {record.repeats} repeats wrong")
-    for mismatch in record.mismatches:
-        lines += mismatch_lines(mismatch)
+    lines += mismatches_lines(record.mismatches)
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))
     return lines
+
+
+def mismatches_lines(mismatches: list[Mismatch]) -> list[str]:
+    """The first few outputs; in most checks that is all there are."""
+    lines = [line for mismatch in mismatches[:MOST_OUTPUTS] for line in mismatch_lines(mismatch)]
+    further = [mismatch.output for mismatch in mismatches[MOST_OUTPUTS:]]
+    return lines + ([f"wrong too: {', '.join(further)}"] if further else [])
 
 
 def mismatch_lines(mismatch: Mismatch) -> list[str]:
