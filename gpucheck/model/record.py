@@ -32,6 +32,17 @@ _FAILED = (Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR, Outcome.CRASH, Ou
 
 
 @dataclass(frozen=True)
+class Heat:
+    """How wrong each part of an output is: the output as a matrix of (rows, last axis), cut into equal cells."""
+
+    shape: list[int]  # rows and columns of the matrix
+    cell: list[int]  # rows and columns of a cell; those at the far edges may be cut
+    tile: list[int]  # rows and columns of a tile; 0 where the axis is not tiled
+    block: int  # rows after which tiles begin anew: none reaches from one batch or head into the next
+    per_mille: list[list[int]]  # wrong elements of each cell, in thousandths; 0 where none and 1000 where all are wrong
+
+
+@dataclass(frozen=True)
 class Mismatch:
     """Where and how far one output is off."""
 
@@ -54,6 +65,12 @@ class Mismatch:
     inf: int
     first_nonfinite: list[int] | None
     poison: int  # wrong elements whose bytes are the poison they were allocated with
+    heat: Heat | None = None  # None in records of versions that drew no map
+
+    def __post_init__(self) -> None:
+        if isinstance(self.heat, dict):  # as read from a record line
+            known = {f.name for f in fields(Heat)}
+            object.__setattr__(self, "heat", Heat(**{k: v for k, v in self.heat.items() if k in known}))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from gpucheck.verify import bounds, regions
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.digest import raw
 from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.heat import heat_map
 
 POISON = 0xFF
 MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not
@@ -122,6 +123,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
         inf=int(torch.isinf(got).sum()),
         first_nonfinite=nonfinite.nonzero()[0].tolist() if bool(nonfinite.any()) else None,
         poison=_poisoned(output, wrong),
+        heat=heat_map(wrong, axes),
     )
 
 
