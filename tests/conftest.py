@@ -98,7 +98,8 @@ def write_run(folder: Path, run: Run, *, outcome: bool = True) -> Path:
     write_json(folder / "plan.json", run.plan.to_json())
     for rank in run.ranks:
         writer = RecordWriter(folder, rank)
-        writer.start(rank=rank, import_seconds=1.0)
+        host = next((run.records[(step, rank)].host for step in range(len(run.plan.steps))), "")
+        writer.start(rank=rank, import_seconds=1.0, host=host)
         for step in range(len(run.plan.steps)):
             record = run.records[(step, rank)]
             if record.outcome is not Outcome.LOST:

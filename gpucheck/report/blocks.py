@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gpucheck.model.finding import Conclusion, Finding
-from gpucheck.model.record import Outcome
-from gpucheck.records.folder import Run, finite
+from gpucheck.model.finding import Conclusion, Finding, Sighting
+from gpucheck.model.plan import Plan, Step
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.folder import Run
 
-REPORT_SCHEMA = 1
 STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "reference", "judge")
 
 
@@ -39,6 +38,33 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Result:
+    """One case on one rank."""
+
+    row: str  # name of the matrix row it counts in
+    label: str  # the case with its conditions, as sightings name it
+    late: bool
+    expected: bool  # it failed just as the scenario says
+    record: Record
+
+    @property
+    def seconds(self) -> float:
+        """What the case cost this rank; the kernel's own time is part of the launch."""
+        return sum(self.record.seconds.get(stage, 0.0) for stage in STAGES)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank ran and where its time went."""
+
+    rank: int
+    host: str  # "" where the rank never started
+    device: str  # "" where nothing was launched
+    import_seconds: float
+    seconds: dict[str, float]  # stage -> s, summed over its cases
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a renderer shows."""
 
@@ -52,6 +78,33 @@ class Report:
     stages: dict[str, float]  # seconds, summed over cases, mean over ranks
     timing: list[str]  # where the time went, in words
     folder: str
+    plan: Plan
+    seconds: float | None  # wall time of the run; None where it did not end by itself
+    results: list[Result]  # by step, then rank
+    places: list[Place]  # by rank
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a few words."""
+        count, ranks = sum(cases for _, cases, _ in self.rows), len(self.ranks)
+        failing = sum(finding.fails for finding in self.findings)
+        open_count = len(self.findings) - failing
+        words = counted(failing, "finding") if failing else f"{counted(count, 'case')} on {counted(ranks, 'rank')}"
+        return words + (f", {counted(open_count, 'open question')}" if open_count else "")
+
+    def told(self) -> dict[tuple[str, int], list[tuple[Finding, Sighting]]]:
+        """What the findings say of each case on each rank: label and rank of a result -> findings that name it."""
+        found: dict[tuple[str, int], list[tuple[Finding, Sighting]]] = {}
+        for finding in self.findings:
+            for sighting in finding.sightings:
+                for rank in sighting.ranks:
+                    found.setdefault((sighting.case, rank), []).append((finding, sighting))
+        return found
+
+
+def counted(count: int, word: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def build(run: Run, conclusion: Conclusion) -> Report:
@@ -60,8 +113,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
     checks = list(dict.fromkeys(step.case.check for step in run.plan.steps))
     numbered = sorted(enumerate(run.plan.steps), key=lambda pair: checks.index(pair[1].case.check))
     for number, step in numbered:
-        name = step.case.row + (f" ({step.conditions})" if step.conditions else "")
-        rows.setdefault(name, []).append(number)
+        rows.setdefault(_row(step), []).append(number)
     table = [
         (name, len(steps), [_cell(run, conclusion.expected, steps, rank) for rank in run.ranks])
         for name, steps in rows.items()
@@ -78,37 +130,35 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
         folder=str(run.folder),
+        plan=run.plan,
+        seconds=run.outcome.get("seconds"),
+        results=[
+            Result(_row(step), step.label, step.late, key in conclusion.expected, record)
+            for key, record in sorted(run.records.items())
+            for step in (run.plan.steps[record.step],)
+        ],
+        places=_places(run),
     )
 
 
-def to_json(run: Run, report: Report) -> dict[str, Any]:
-    """The report for machines: verdict, findings, and one line for each case and rank."""
-    item = asdict(report)
-    item["rows"] = [
-        {"row": name, "cases": cases, "ranks": [_cell_json(cell) for cell in cells]}
-        for name, cases, cells in report.rows
+def _row(step: Step) -> str:
+    return step.case.row + (f" ({step.conditions})" if step.conditions else "")
+
+
+def _places(run: Run) -> list[Place]:
+    of_rank: dict[int, list[Record]] = {rank: [] for rank in run.ranks}
+    for _, record in sorted(run.records.items()):
+        of_rank[record.rank].append(record)
+    return [
+        Place(
+            rank,
+            host=run.starts.get(rank, {}).get("host", ""),
+            device=next((record.device for record in records if record.device), ""),
+            import_seconds=run.starts.get(rank, {}).get("import_seconds", 0.0),
+            seconds={stage: sum(record.seconds.get(stage, 0.0) for record in records) for stage in STAGES},
+        )
+        for rank, records in of_rank.items()
     ]
-    plan = run.plan.to_json()
-    item["plan"] = {key: value for key, value in plan.items() if key not in ("steps", "schema")}
-    item["results"] = [
-        {
-            "case": record.case,
-            "placement": record.placement,
-            "late": run.plan.steps[record.step].late,
-            "rank": record.rank,
-            "outcome": record.outcome.value,
-            "message": record.message,
-            "mismatches": [asdict(mismatch) for mismatch in record.mismatches],
-            "violations": [asdict(violation) for violation in record.violations],
-            "wrong": record.wrong,
-            "repeats": record.repeats,
-            "tightness": record.tightness,
-            "seconds": record.seconds,
-        }
-        for _, record in sorted(run.records.items())
-    ]
-    content: dict[str, Any] = finite({"schema": REPORT_SCHEMA, **item})
-    return content
 
 
 def _bounds_used(run: Run) -> str:
@@ -127,10 +177,6 @@ def _cell(run: Run, expected: frozenset[tuple[int, int]], steps: list[int], rank
             outcome = run.records[(step, rank)].outcome.value
             counts[outcome] = counts.get(outcome, 0) + 1
     return Cell(counts, len(steps) - sum(counts.values()))
-
-
-def _cell_json(cell: Cell) -> dict[str, int]:
-    return {**cell.counts, **({"failed as expected": cell.expected} if cell.expected else {})}
 
 
 def _headline(run: Run) -> list[str]:
