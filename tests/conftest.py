@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,3 +126,12 @@ class Synthetic:
 def synthetic() -> Synthetic:
     """Makers of plans, records and runs without a GPU behind them."""
     return Synthetic()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unannounced() -> Iterator[None]:
+    """Keeps the runs of the tests out of the step summary and the termination log of the machine that tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+        patch.setenv("GPUCHECK_TERMINATION_LOG", "")
+        yield

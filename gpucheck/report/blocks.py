@@ -79,7 +79,7 @@ class Report:
     timing: list[str]  # where the time went, in words
     folder: str
     plan: Plan
-    seconds: float | None  # wall time of the run; None where it did not end by itself
+    seconds: float | None  # wall time of the run; None where nobody saw its end
     results: list[Result]  # by step, then rank
     places: list[Place]  # by rank
 

@@ -6,7 +6,7 @@ import re
 
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline: no XML can hold them, terminals obey them
-    "\u200e\u200f\u202a-\u202e\u2066-\u2069"  # those that turn the direction of what follows
+    "\u200b-\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff"  # without width, ending a line, or turning its direction
     "\ud800-\udfff\ufffe\uffff]"  # those that no encoding holds
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -168,17 +167,23 @@ def oddities(synthetic: Synthetic, plan: Plan, random: Random) -> dict[tuple[int
 
 
 @pytest.fixture(scope="session")
-def busy(synthetic: Synthetic) -> Report:
-    """The report of the bad night."""
-    run = busy_run(synthetic)
+def busy(synthetic: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of the bad night, read from its run folder."""
+    run = read_run(synthetic.write(tmp_path_factory.mktemp("busy") / "run", busy_run(synthetic)))
     return blocks.build(run, conclude(run))
 
 
 @pytest.fixture(scope="session")
-def busy_folder(synthetic: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the bad night, as its ranks would have written it."""
-    folder: Path = synthetic.write(tmp_path_factory.mktemp("busy") / "run", busy_run(synthetic))
-    return folder
+def scattered(synthetic: Synthetic) -> Report:
+    """60 cases on 8 ranks, all wrong, each in its own way."""
+    plan, random = synthetic.plan(cases=60, ranks=RANKS), Random(1)
+    records = {}
+    for step in range(60):
+        for rank in range(RANKS):
+            mismatch = wrong(synthetic, heat(random), region=f"row {rank} of {step}")
+            records[(step, rank)] = synthetic.record(plan, step, rank, Outcome.MISMATCH, mismatches=[mismatch])
+    run = synthetic.run(plan, records)
+    return blocks.build(run, conclude(run))
 
 
 @pytest.fixture(scope="session")

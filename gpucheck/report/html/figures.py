@@ -92,10 +92,10 @@ def error_to_bound(record: Record) -> float:
 
 def place(ratio: float) -> float:
     """Where a ratio lies on a strip, from 0 to ``WIDTH``."""
-    if not ratio > 0:
-        return ENDS / 2
     if not ratio < math.inf:  # NaN too
         return WIDTH - ENDS / 2
+    if ratio <= 0:
+        return ENDS / 2
     low, high = DECADES
     share = (math.log10(ratio) - low) / (high - low)
     return ENDS + (WIDTH - 2 * ENDS) * min(1.0, max(0.0, share))
