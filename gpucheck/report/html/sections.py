@@ -17,6 +17,7 @@ from gpucheck.report.text import EXPECTED, MARKS, MEANING, legend, mark
 JUDGED = (Outcome.PASS, Outcome.MISMATCH, Outcome.VIOLATION)
 MOST_MARKS = 6000  # in the table of cases; beyond, it lists only those that did not pass everywhere
 SHORTEST = 0.005  # s; a stage below that on every rank has no column
+MANY_RANKS = 24
 _CLASSES = {"green": "good", "bold red": "bad", "yellow": "warn", "dim": "quiet"}
 
 Links = dict[tuple[str, int], int]
@@ -51,11 +52,19 @@ def matrix(report: Report) -> Html:
         tag("thead", *_hosts(report), tag("tr", _column("check"), _column("cases", "cases"), *_ranks(report))),
         tag("tbody", joined(rows, "\n")),
         tag("tfoot", tag("tr", tag("th", "failing cases", scope="row"), tag("td", class_="cases"), *totals)),
-        class_="matrix",
+        class_="matrix many" if len(report.ranks) > MANY_RANKS else "matrix",
     )
     notes = (tag("p", tag("b", "Note"), " ", note, class_="note") for note in report.notes)
     key = tag("p", *(tag("span", words) for words in legend(report)), class_="legend")
-    return joined([_scrolling(table, "Matrix of checks and ranks"), key, *notes])
+    return joined([*_worst_ranks(report, failing), _scrolling(table, "Matrix of checks and ranks"), key, *notes])
+
+
+def _worst_ranks(report: Report, failing: Counter[int]) -> list[Html]:
+    """The ranks with failures in words, where the matrix is too wide to be seen at once."""
+    worst = [f"rank {rank} ({count})" for rank, count in failing.most_common(MANY_RANKS) if count]
+    if not worst or len(report.ranks) <= MANY_RANKS:
+        return []
+    return [tag("p", tag("b", "Failing cases"), f" {', '.join(worst)}", ", ..." * (len(+failing) > len(worst)))]
 
 
 def bounds(report: Report) -> Html:
@@ -174,7 +183,9 @@ def _hosts(report: Report) -> list[Html]:
     spans = [(host, len(list(group))) for host, group in groupby(report.places, lambda place: place.host)]
     if len(spans) < 2:
         return []
-    cells = (tag("th", host or "–", colspan=width, scope="colgroup", class_="host") for host, width in spans)
+    cells = (
+        tag("th", host or "–", colspan=width, scope="colgroup", class_="host", title=host) for host, width in spans
+    )
     return [tag("tr", tag("td"), tag("td", class_="cases"), *cells)]
 
 

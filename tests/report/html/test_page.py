@@ -275,3 +275,11 @@ def test_a_long_list_of_cases_is_cut_to_what_did_not_pass(synthetic: Synthetic) 
     (folded,) = [node for node in page_of(run).every("details") if "everywhere" in node.one("summary").text]
     assert folded.one("summary").text == "1 case not passed everywhere"
     assert [row.one("th").text for row in folded.one("tbody").every("tr")] == ["matmul/7/exact"]
+
+
+def test_a_matrix_too_wide_to_be_seen_at_once_names_the_bad_ranks(synthetic: Synthetic) -> None:
+    wrong = {(0, 77): Outcome.MISMATCH, (1, 77): Outcome.CRASH, (1, 5): Outcome.HANG}
+    found = page_of(synthetic.run(synthetic.plan(cases=2, ranks=128), wrong))
+    assert "Failing cases rank 77 (2), rank 5 (1)Matrix" in found.one("section").text.replace("check", "Matrix", 1)
+    found = page_of(synthetic.run(synthetic.plan(cases=1, ranks=128), {(0, rank): Outcome.HANG for rank in range(99)}))
+    assert ", rank 23 (1), ..." in found.one("section").text
