@@ -10,7 +10,8 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
-STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "reference", "judge")
+STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "locate", "reference", "judge")
+KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """What the case cost this rank; the kernel's own time is part of the launch."""
-        return sum(self.record.seconds.get(stage, 0.0) for stage in STAGES)
+        """What the case cost this rank."""
+        return sum(seconds for stage, seconds in self.record.seconds.items() if stage != KERNEL)
 
 
 @dataclass(frozen=True)
@@ -146,19 +147,19 @@ def _row(step: Step) -> str:
 
 
 def _places(run: Run) -> list[Place]:
-    of_rank: dict[int, list[Record]] = {rank: [] for rank in run.ranks}
+    devices: dict[int, str] = {}
+    seconds = {rank: dict.fromkeys(STAGES, 0.0) for rank in run.ranks}
     for _, record in sorted(run.records.items()):
-        of_rank[record.rank].append(record)
-    return [
-        Place(
-            rank,
-            host=run.starts.get(rank, {}).get("host", ""),
-            device=next((record.device for record in records if record.device), ""),
-            import_seconds=run.starts.get(rank, {}).get("import_seconds", 0.0),
-            seconds={stage: sum(record.seconds.get(stage, 0.0) for record in records) for stage in STAGES},
-        )
-        for rank, records in of_rank.items()
-    ]
+        devices[record.rank] = devices.get(record.rank) or record.device
+        for stage, spent in record.seconds.items():
+            if stage != KERNEL:
+                seconds[record.rank][stage] = seconds[record.rank].get(stage, 0.0) + spent
+    places = []
+    for rank in run.ranks:
+        start = run.starts.get(rank, {})
+        imported = start.get("import_seconds", 0.0)
+        places.append(Place(rank, start.get("host", ""), devices.get(rank, ""), imported, seconds[rank]))
+    return places
 
 
 def _bounds_used(run: Run) -> str:
@@ -195,8 +196,7 @@ def _headline(run: Run) -> list[str]:
 
 
 def _stages(run: Run) -> dict[str, float]:
-    total = dict.fromkeys(STAGES, 0.0)
-    total["kernel"] = 0.0
+    total = dict.fromkeys((*STAGES, KERNEL), 0.0)
     for record in run.records.values():
         for stage, seconds in record.seconds.items():
             total[stage] = total.get(stage, 0.0) + seconds

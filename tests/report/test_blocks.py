@@ -77,7 +77,7 @@ def test_what_findings_say_is_found_by_case_and_rank(busy: Report) -> None:
 
 def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=2, ranks=2)
-    seconds = {"compile": 1.0, "launch": 0.5, "kernel": 0.25}
+    seconds = {"compile": 1.0, "launch": 0.5, "kernel": 0.25, "tea": 0.125}
     records = {(step, 0): synthetic.record(plan, step, 0, seconds=seconds) for step in range(2)}
     run = synthetic.run(plan, {**records, (0, 1): Outcome.LOST, (1, 1): Outcome.LOST})
     run.records = {key: replace(record, device="") if key[1] else record for key, record in run.records.items()}
@@ -87,4 +87,5 @@ def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthe
     assert (first.rank, first.host, first.device, first.import_seconds) == (0, "a", "NVIDIA H200", 2.0)
     assert (second.rank, second.host, second.device, second.import_seconds) == (1, "", "", 0.0)
     assert first.seconds["compile"] == 2.0 and first.seconds["launch"] == 1.0 and not any(second.seconds.values())
-    assert report.results[0].seconds == 1.5  # the kernel's time is part of the launch
+    assert first.seconds["tea"] == 0.25, "a stage that is new takes its time all the same"
+    assert report.results[0].seconds == 1.625 and "kernel" not in first.seconds

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from gpucheck.model.record import Outcome
-from gpucheck.report.blocks import STAGES, Report, Result, counted
+from gpucheck.report.blocks import Report, Result, counted
 from gpucheck.report.html.figures import error_to_bound, scale, strip
 from gpucheck.report.html.markup import Html, joined, tag
 from gpucheck.report.text import EXPECTED, MARKS, MEANING, legend, mark
@@ -96,14 +96,16 @@ def bounds(report: Report) -> Html:
 def times(report: Report) -> Html:
     """Seconds of each rank in each stage, as numbers and bars; empty where none was measured."""
     spent = {place.rank: {"import": place.import_seconds, **place.seconds} for place in report.places}
-    stages = [name for name in ("import", *STAGES) if any(of[name] >= SHORTEST for of in spent.values())]
+    known = dict.fromkeys(name for of in spent.values() for name in of)
+    stages = [name for name in known if any(of.get(name, 0.0) >= SHORTEST for of in spent.values())]
     if not stages:
         return Html()
-    longest = max(of[name] for of in spent.values() for name in stages)
-    rows = (
-        tag("tr", tag("th", str(rank), scope="row"), *(_bar(of[name], longest) for name in stages), _sum(of.values()))
-        for rank, of in spent.items()
-    )
+    longest = max(seconds for of in spent.values() for seconds in of.values())
+    rows = []
+    for rank, of in spent.items():
+        bars = (_bar(of.get(name, 0.0), longest) for name in stages)
+        total = tag("td", f"{sum(of.values()):.2f}")
+        rows.append(tag("tr", tag("th", str(rank), scope="row"), *bars, total))
     columns = [_column("rank"), *(_column(name) for name in stages), _column("sum")]
     table = tag("table", tag("thead", tag("tr", *columns)), tag("tbody", joined(rows, "\n")), class_="times")
     words = (tag("p", line, class_="words") for line in report.timing)
@@ -206,10 +208,6 @@ def _count(count: int) -> Html:
 
 def _bar(seconds: float, longest: float) -> Html:
     return tag("td", f"{seconds:.2f}", style=f"--part:{seconds / longest:.1%}")
-
-
-def _sum(seconds: Any) -> Html:
-    return tag("td", f"{sum(seconds):.2f}", class_="sum")
 
 
 def _words(value: Any) -> str:
