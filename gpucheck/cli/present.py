@@ -13,7 +13,8 @@ from gpucheck.model.errors import ExitCode, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Verdict
 from gpucheck.records.folder import read_run, write_text
-from gpucheck.report import blocks, formats
+from gpucheck.report import blocks
+from gpucheck.report.formats import FORMATS, render
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,9 +43,8 @@ def check_files(json_file: str | None, write: Sequence[str], run_dir: Path | Non
     if json_file and json_file != "-":
         _check_file("--json", json_file, run_dir)
     for name in write:
-        if not formats.known(Path(name)):
-            known = ", ".join(formats.FORMATS)
-            raise UsageError(f"--write {name}: the suffix chooses the format; known: {known}")
+        if Path(name).suffix not in FORMATS:
+            raise UsageError(f"--write {name}: the suffix chooses the format; known: {', '.join(FORMATS)}")
         _check_file("--write", name, run_dir)
 
 
@@ -93,11 +93,11 @@ def present(
 
         announce(report)
     if json_file == "-":
-        sys.stdout.write(formats.render(report, Path("report.json")))
+        sys.stdout.write(render(report, ".json"))
     elif json_file:
-        _write("--json", json_file, formats.render(report, Path("report.json")))
+        _write("--json", json_file, render(report, ".json"))
     for name in write:
-        _write("--write", name, formats.render(report, Path(name)))
+        _write("--write", name, render(report, Path(name).suffix))
     return conclusion
 
 

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpucheck.report.blocks import Report
 
 FORMATS = {".json": "json", ".xml": "junit", ".md": "markdown", ".prom": "prometheus", ".html": "html"}
-"""Suffix -> module of this package, imported when it is asked for."""
+"""Suffix -> module of this package with a function ``render``, imported when it is asked for."""
 
 
-def known(path: Path) -> bool:
-    """Whether the suffix names a format."""
-    return path.suffix in FORMATS
-
-
-def render(report: Report, path: Path) -> str:
-    """The report in the format of a file; see :func:`known`."""
-    text: str = import_module(f"gpucheck.report.{FORMATS[path.suffix]}").render(report)
+def render(report: Report, suffix: str) -> str:
+    """The text of a file with a suffix that is a key of :data:`FORMATS`."""
+    text: str = import_module(f"gpucheck.report.{FORMATS[suffix]}").render(report)
     return text

@@ -17,7 +17,7 @@ from gpucheck.report.text import EXPECTED, MARKS, MEANING, legend, mark
 JUDGED = (Outcome.PASS, Outcome.MISMATCH, Outcome.VIOLATION)
 MOST_MARKS = 6000  # in the table of cases; beyond, it lists only those that did not pass everywhere
 SHORTEST = 0.005  # s; a stage below that on every rank has no column
-MANY_RANKS = 24
+MANY_RANKS = 24  # from there on the matrix is wider than most screens
 _CLASSES = {"green": "good", "bold red": "bad", "yellow": "warn", "dim": "quiet"}
 
 Links = dict[tuple[str, int], int]
@@ -213,10 +213,10 @@ def _bar(seconds: float, longest: float) -> Html:
 def _words(value: Any) -> str:
     """A fact of the environment, version first."""
     if isinstance(value, dict):
-        return ", ".join(_words(part) for _, part in sorted(value.items(), key=lambda item: item[0] != "version"))
-    return (
-        ", ".join(map(_words, value)) if isinstance(value, list) else "not installed" if value is None else str(value)
-    )
+        value = [part for _, part in sorted(value.items(), key=lambda item: item[0] != "version")]
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return "not installed" if value is None else str(value)
 
 
 def _scrolling(content: Html, label: str) -> Html:
