@@ -11,6 +11,7 @@ from gpucheck.model.record import Outcome
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.markdown import render
+from gpucheck.report.visible import one_line
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -81,6 +82,7 @@ def test_the_matrix_is_a_table_of_its_own_width(busy: Report, hostile: Report) -
         table = cells(render(report))
         assert len(table) == 1 + len(report.rows)
         assert {len(row) for row in table} == {2 + len(report.ranks)}
+        assert [row[0] for row in table[1:]] == [one_line(name) for name, _, _ in report.rows]
     assert cells(render(busy))[1] == ["matmul dense bf16", "5", *["ok"] * 5, "XX", "ok", "ok"]
 
 
