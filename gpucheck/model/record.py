@@ -69,8 +69,9 @@ class Mismatch:
 
     def __post_init__(self) -> None:
         if isinstance(self.heat, dict):  # as read from a record line
-            known = {f.name for f in fields(Heat)}
-            object.__setattr__(self, "heat", Heat(**{k: v for k, v in self.heat.items() if k in known}))
+            names = [f.name for f in fields(Heat)]
+            whole = all(name in self.heat for name in names)  # a failure is not lost for its map
+            object.__setattr__(self, "heat", Heat(*(self.heat[name] for name in names)) if whole else None)
 
 
 @dataclass(frozen=True)

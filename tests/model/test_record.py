@@ -56,6 +56,8 @@ def test_mismatches_of_versions_without_a_map(synthetic: Synthetic) -> None:
     for part in item["mismatches"]:
         del part["heat"]
     assert [mismatch.heat for mismatch in Record.from_json(item).mismatches] == [None] * 3
+    item["mismatches"][0]["heat"] = {"shape": [2, 2]}
+    assert Record.from_json(item).mismatches[0].heat is None
 
 
 def test_an_outcome_that_is_not_known_is_an_error_not_a_pass(synthetic: Synthetic) -> None:
