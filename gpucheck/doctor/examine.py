@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from gpucheck.doctor.line import Line, fail
 from gpucheck.doctor.machine import Machine
+from gpucheck.model.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,11 @@ FAMILIES = (
 
 
 def examine(machine: Machine) -> list[Line]:
-    """The lines of all families, in their order. A family that breaks costs its own lines only."""
+    """The lines of all families, in their order. A family that breaks costs its own lines only.
+
+    Raises:
+        UsageError: ``--library`` names what is not there.
+    """
     with ThreadPoolExecutor(len(FAMILIES)) as pool:
         return [line for lines in pool.map(lambda family: _look(family, machine), FAMILIES) for line in lines]
 
@@ -41,6 +46,8 @@ def examine(machine: Machine) -> list[Line]:
 def _look(family: Family, machine: Machine) -> list[Line]:
     try:
         lines: list[Line] = importlib.import_module(family.module).look(machine)
+    except UsageError:
+        raise
     except Exception as error:
         lines = [
             fail(
