@@ -158,6 +158,15 @@ def test_the_real_thing_on_the_cpu(real: Bench, only: Only) -> None:
     assert "no GPU is visible" in only(lines, "count").value
 
 
+def test_the_real_process_with_no_time_for_anything(real: Bench) -> None:
+    real.extra["deadline"] = 0.0
+    lines = devices.look(real.machine)
+    assert [(line.fact, line.status) for line in lines] == [
+        (fact, Status.FAIL) for fact in ("count", "allocate", "matmul", "seed")
+    ]
+    assert all("hung: no answer within 0 s" in line.value for line in lines)
+
+
 def test_the_real_process_ended_from_outside(real: Bench, only: Only, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "IMPORT_LIMIT", 0.3)
     real.extra["deadline"] = 0.0
