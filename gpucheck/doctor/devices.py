@@ -33,7 +33,8 @@ def look(machine: Machine) -> list[Line]:
     """The lines of what was tried, in a process of its own."""
     if folder_of("torch") is None:
         return []
-    return lines(ask(machine), _visible(machine), machine.deadline)
+    visible = _visible(machine)  # asks nvidia-smi before processes of ours show up in its answer
+    return lines(ask(machine), visible, machine.deadline)
 
 
 def _visible(machine: Machine) -> int | None:

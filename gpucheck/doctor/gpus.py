@@ -29,6 +29,15 @@ def identity(gpu: Gpu) -> Line:
     return ok("identity", f"{gpu.name}, {gpu.uuid}, {gpu.bus}", str(gpu.index))
 
 
+def answers(gpu: Gpu) -> Line:
+    """A GPU that is lost gives errors in place of values."""
+    if not gpu.errors:
+        return ok("answers", "every question", str(gpu.index))
+    named = ", ".join(gpu.errors[:4]) + ", ..." * (len(gpu.errors) > 4)
+    advice = "the GPU is lost or its driver is: look for Xid in the kernel log, reset the GPU or reboot the node"
+    return fail("answers", f"errors in place of {len(gpu.errors)} values: {named}", advice, str(gpu.index))
+
+
 def memory(gpu: Gpu) -> Line | None:
     if gpu.memory_total is None or gpu.memory_used is None:
         return None
@@ -141,17 +150,18 @@ def persistence(gpu: Gpu) -> Line:
 
 
 def fabric(gpu: Gpu) -> Line | None:
-    """GPUs behind NVSwitch take no work before the fabric manager has set it up."""
+    """GPUs behind NVSwitch take no work before the fabric manager has set it up; a lone one in a guest may."""
     if not gpu.fabric:
         return None
     if gpu.fabric == "Completed":
         return ok("fabric", "ready", str(gpu.index))
-    advice = "CUDA fails with error 802 until it is ready: start nvidia-fabricmanager, of exactly the driver's version"
-    return fail("fabric", gpu.fabric, advice, str(gpu.index))
+    advice = "where CUDA fails with error 802, start nvidia-fabricmanager, of exactly the driver's version"
+    return warn("fabric", gpu.fabric, advice, str(gpu.index))
 
 
 FACTS: tuple[Callable[[Gpu], Line | None], ...] = (
     identity,
+    answers,
     memory,
     processes,
     clocks,

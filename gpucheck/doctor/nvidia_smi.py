@@ -16,15 +16,8 @@ from gpucheck.launch.nvidia_smi import LIMIT, Answer, Reply, ask
 
 __all__ = ["LIMIT", "Gpu", "Process", "Reply", "Snapshot", "parse", "snapshot"]
 
-UNKNOWN = (
-    "",
-    "N/A",
-    "[N/A]",
-    "Not Supported",
-    "[Not Supported]",
-    "Unknown Error",
-    "Requested functionality has been deprecated",
-)
+UNKNOWN = re.compile(r"|\[?(N/A|Not Supported|Unknown Error|GPU is lost|ERR!)\]?|.*deprecated")
+ERROR = re.compile(r"Unknown Error|GPU is lost|ERR!")
 CORRECTABLE = re.compile(r"(?<!un)(correctable|single_bit)")
 UNCORRECTABLE = re.compile(r"uncorrectable|double_bit")
 
@@ -66,6 +59,7 @@ class Gpu:
     mig_devices: int = 0
     compute_mode: str = ""  # "Default", "Exclusive_Process", "Prohibited"
     persistence: str = ""  # "Enabled", "Disabled"
+    errors: tuple[str, ...] = ()  # elements that hold an error in place of a value
     fabric: str = ""  # state of the NVSwitch fabric: "Completed", "In Progress", ...
     processes: tuple[Process, ...] = ()
 
@@ -135,6 +129,7 @@ def _gpu(index: int, gpu: ElementTree.Element) -> Gpu:
         mig_devices=len(gpu.findall("mig_devices/mig_device")),
         compute_mode=_text(gpu, "compute_mode"),
         persistence=_text(gpu, "persistence_mode"),
+        errors=tuple(element.tag for element in gpu.iter() if ERROR.search(element.text or "")),
         fabric=_text(gpu, "fabric/state"),
         processes=tuple(_processes(gpu)),
     )
@@ -142,7 +137,7 @@ def _gpu(index: int, gpu: ElementTree.Element) -> Gpu:
 
 def _text(element: ElementTree.Element, path: str) -> str:
     text = (element.findtext(path) or "").strip()
-    return "" if text in UNKNOWN else text
+    return "" if UNKNOWN.fullmatch(text) else text
 
 
 def _number(element: ElementTree.Element, path: str) -> int | None:

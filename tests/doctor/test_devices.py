@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +45,7 @@ def answers(count: int, changes: dict[tuple[str, str], dict[str, Any]] | None = 
             }
             found.append({**answer, **({"digest": "d"} if operation == "seed" else {})})
     for a, b in pairs:
-        found.append({"operation": f"copy {a} {b}", "subject": "", "outcome": "done", "value": "16 MiB", "problem": ""})
+        found.append({"operation": f"copy {a} {b}", "subject": "", "outcome": "done", "value": "8 MiB", "problem": ""})
     for answer in found:
         answer.update((changes or {}).get((answer["operation"], answer["subject"]), {}))
     return found
@@ -51,7 +56,7 @@ def test_a_healthy_node(only: Only) -> None:
     assert {line.status for line in lines} == {Status.OK}
     assert only(lines, "count").value == "torch sees 8 GPU(s)"
     assert only(lines, "peer access").value == "all 56 pairs"
-    assert only(lines, "copy").value == "all 56 pairs, 16 MiB each, checksums equal"
+    assert only(lines, "copy").value == "all 56 pairs, 8 MiB each, checksums equal"
     assert only(lines, "seeds agree").value == "one seed, the same numbers on 8 GPUs"
     assert only(lines, "shared memory", "7").value == "232448 bytes a block at most"
     assert only(lines, "equal to device 0").value == "all 8: NVIDIA H200, capability 9.0, 132 multiprocessors"
@@ -80,7 +85,7 @@ def test_what_was_not_tried_says_nothing_of_the_machine(only: Only) -> None:
 
 
 def test_a_copy_that_loses_bytes_names_the_pair(only: Only) -> None:
-    lines = devices.lines(answers(4, {("copy 2 1", ""): {"problem": "7 of 16777216 bytes differ"}}), 4, 60)
+    lines = devices.lines(answers(4, {("copy 2 1", ""): {"problem": "7 of 8388608 bytes differ"}}), 4, 60)
     line = only(lines, "copy")
     assert line.status is Status.FAIL and line.subject == "2-1" and "GPU 2 to 1" in line.advice
 
@@ -172,6 +177,40 @@ def test_the_real_process_ended_from_outside(real: Bench, only: Only, monkeypatc
     real.extra["deadline"] = 0.0
     line = only(devices.look(real.machine), "trying")
     assert line.status is Status.FAIL and "was killed after 0.3 s" in line.value
+
+
+def test_nothing_outlives_doctor(real: Bench) -> None:
+    """The deadline, which stands in the command line of the trying process, tells it from others."""
+    script = (
+        "from gpucheck.doctor import devices, machine; import os\n"
+        "devices.ask(machine.Machine(environ=os.environ, deadline=61.25))"
+    )
+    doctor = subprocess.Popen([sys.executable, "-c", script], env=real.environ)
+    try:
+        assert wait_until(lambda: trying("61.25"))
+        doctor.kill()
+        doctor.wait()
+        assert wait_until(lambda: not trying("61.25")), "the trying process is still there"
+    finally:
+        doctor.kill()
+
+
+def trying(deadline: str) -> list[str]:
+    """Processes that try things with this deadline."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode())
+    return [line for line in lines if line.rstrip().endswith(f"{devices.CHILD} {deadline}")]
+
+
+def wait_until(done: Callable[[], object], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if done():
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def test_without_torch_nothing_is_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tests.doctor.conftest import Bench, Only
 
 FACTS = (
-    "identity", "memory", "processes", "clocks", "temperature", "ecc", "repairs", "mig", "compute mode", "persistence",
-    "fabric",
+    "identity", "answers", "memory", "processes", "clocks", "temperature", "ecc", "repairs", "mig", "compute mode",
+    "persistence", "fabric",
 )  # fmt: skip
 
 
@@ -81,7 +81,14 @@ PROCESS = (
         ("compute mode", {"compute_mode": "Exclusive_Process"}, Status.WARN, "Exclusive_Process", "-c DEFAULT"),
         ("compute mode", {"compute_mode": "Prohibited"}, Status.FAIL, "Prohibited", "-c DEFAULT"),
         ("persistence", {"persistence_mode": "Disabled"}, Status.WARN, "off", "nvidia-persistenced"),
-        ("fabric", {"fabric/state": "In Progress"}, Status.FAIL, "In Progress", "nvidia-fabricmanager"),
+        ("fabric", {"fabric/state": "In Progress"}, Status.WARN, "In Progress", "nvidia-fabricmanager"),
+        (
+            "answers",
+            {"ecc_mode/current_ecc": "Unknown Error", "product_brand": "[GPU is lost]"},
+            Status.FAIL,
+            "errors in place of 2 values: current_ecc, product_brand",
+            "reset the GPU",
+        ),
     ],
 )
 def test_what_is_not_well_names_the_gpu_and_the_remedy(
