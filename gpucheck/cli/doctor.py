@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck.cli.options import LibraryOption
+from gpucheck.diagnose.words import rank_list
 
 if TYPE_CHECKING:
     from gpucheck.doctor.line import Line
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 NARROWEST = 80
 WIDEST = 160
 COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
-NUMBERED = {"gpu": "GPU ", "device": "GPU "}
-"""What stands before the subject where that is a number."""
+ON_GPUS = ("gpu", "device")
+"""Families whose subjects are numbers of GPUs."""
 
 
 def doctor(
@@ -62,21 +63,10 @@ def show(lines: Sequence[Line]) -> None:
 
 
 def _name(family: str, fact: str, subjects: Sequence[str]) -> str:
-    """The fact and what it is about: ``"ecc GPU 0-7"``."""
-    if family not in NUMBERED or not all(subject.isdigit() for subject in subjects):
+    """The fact and what it is about: ``"ecc GPUs 0-7"``."""
+    if family not in ON_GPUS or not all(subject.isdigit() for subject in subjects):
         return fact
-    return f"{fact} {NUMBERED[family]}{_ranges([int(subject) for subject in subjects])}"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """``"0-3,5"``."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    return f"{fact} {rank_list(map(int, subjects)).replace('rank', 'GPU')}"
 
 
 def _print(name: str, column: int, status: str, value: str, advice: str, width: int) -> None:

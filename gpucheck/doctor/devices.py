@@ -19,7 +19,7 @@ from gpucheck.launch.environment import visible_gpus
 
 CHILD = "gpucheck.doctor.child"
 IMPORT_LIMIT = 180.0  # s to import torch, which takes long from a cold network folder
-STEPS = 12  # operations that may wait for each other, at most, with the deadline of each
+STEPS = 8  # operations that may run out of time one after the other before the rest is given up
 
 SUSPECT = (
     "suspect this GPU: look at its ECC counters and the kernel log, reset it, and try again with nothing else on it"
@@ -49,22 +49,23 @@ def _visible(machine: Machine) -> int | None:
 def ask(machine: Machine) -> list[Answer]:
     """What the trying process answers; the last answer says how it ended, where that was not well."""
     limit = IMPORT_LIMIT + STEPS * machine.deadline
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", CHILD, str(machine.deadline)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,  # files, since a process that is stuck in the driver would keep a pipe open
             stderr=errors,
             env=_environment(machine),
         )
         try:
-            output, _ = process.communicate(timeout=limit)
+            process.wait(limit)
             how = f"ended with exit code {process.returncode}"
         except subprocess.TimeoutExpired:
             process.kill()
-            output, _ = process.communicate()
+            process.wait()
             how = f"was killed after {limit:g} s"
-        answers: list[Answer] = [json.loads(line) for line in output.splitlines()]
+        output.seek(0)
+        answers: list[Answer] = [json.loads(line) for line in output if line.endswith(b"\n")]
         if process.returncode:
             errors.seek(0)
             said = (errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
@@ -116,13 +117,8 @@ def _survey(answer: Answer, visible: int | None, deadline: float) -> list[Line]:
     devices = answer["devices"]
     if visible is not None and len(devices) != visible:
         advice = "compare nvidia-smi -L, CUDA_VISIBLE_DEVICES, MIG and the CUDA build of torch"
-        return [
-            fail(
-                "count",
-                f"torch sees {len(devices)} GPU(s), nvidia-smi and CUDA_VISIBLE_DEVICES leave {visible}",
-                advice,
-            )
-        ]
+        value = f"torch sees {len(devices)} GPU(s), nvidia-smi and CUDA_VISIBLE_DEVICES leave {visible}"
+        return [fail("count", value, advice)]
     if not devices:
         return [warn("count", "no GPU is visible to torch; tried on the CPU", "see what the driver lines say above")]
     return [
@@ -206,11 +202,8 @@ def _seeds(answers: Sequence[Answer]) -> list[Line]:
         camps = sorted(digests.values(), key=len, reverse=True)
         if len(camps) > 1:
             words = " against ".join("GPU " + ", ".join(camp) for camp in camps)
-            found.append(
-                fail(
-                    "seeds agree", f"one seed, different numbers: {words}", SUSPECT.replace("this GPU", "the minority")
-                )
-            )
+            advice = SUSPECT.replace("this GPU", "the minority")
+            found.append(fail("seeds agree", f"one seed, different numbers: {words}", advice))
         elif len(camps[0]) > 1:
             found.append(ok("seeds agree", f"one seed, the same numbers on {len(camps[0])} GPUs"))
     return found

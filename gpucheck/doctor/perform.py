@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_PROCESSES = 3  # that a task may wear out; what comes after that is not tried
+GRACE = 10.0  # s to end after the last operation
 PR_SET_PDEATHSIG = 1
 
 Emit = Callable[[dict[str, Any]], None]
@@ -65,9 +66,10 @@ def perform(tasks: Sequence[Task], limit: float, emit: Emit) -> None:
         while selector.get_map():
             workers: list[_Worker] = [key.data for key in selector.get_map().values()]
             rest = min(worker.deadline for worker in workers) - time.monotonic()
-            for key, _ in selector.select(max(0.0, rest)):
+            ready = selector.select(max(0.0, rest))
+            for key, _ in ready:
                 _advance(key.data, limit, selector, emit)
-            for worker in [key.data for key in selector.get_map().values()]:
+            for worker in [] if ready else workers:
                 if time.monotonic() > worker.deadline:
                     os.kill(worker.pid, signal.SIGKILL)
                     _end(worker, limit, selector, emit, {"outcome": "hung"})
@@ -113,10 +115,19 @@ def _advance(worker: _Worker, limit: float, selector: selectors.BaseSelector, em
         worker.deadline = time.monotonic() + limit
     if data:
         return
-    _, status = os.waitpid(worker.pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    _end(worker, limit, selector, emit, {"outcome": "died", "message": how}, ended=True)
+    _end(worker, limit, selector, emit, {"outcome": "died", "message": _death(worker.pid)})
+
+
+def _death(pid: int) -> str:
+    """How a process that has closed its pipe ends; one whose contexts do not come down is not waited for."""
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        time.sleep(0.01)
+    return f"did not end within {GRACE:g} s"
 
 
 def _lines(buffer: bytearray) -> Iterator[bytes]:
@@ -127,20 +138,10 @@ def _lines(buffer: bytearray) -> Iterator[bytes]:
         yield bytes(line)
 
 
-def _end(
-    worker: _Worker,
-    limit: float,
-    selector: selectors.BaseSelector,
-    emit: Emit,
-    outcome: dict[str, Any],
-    *,
-    ended: bool = False,
-) -> None:
+def _end(worker: _Worker, limit: float, selector: selectors.BaseSelector, emit: Emit, outcome: dict[str, Any]) -> None:
     """Lets go of a worker; the operation that it was at, if any, gets the outcome."""
     selector.unregister(worker.pipe)
     os.close(worker.pipe)
-    if not ended:
-        os.waitpid(worker.pid, os.WNOHANG)  # one stuck in the driver cannot be waited for
     task = worker.task
     if task.done == len(task.operations):
         return

@@ -38,9 +38,9 @@ def test_one_line_a_fact_and_equal_gpus_share_one(gpucheck: Command, lines: list
     assert answer.code == 1 and answer.err == ""
     assert answer.out.splitlines() == [
         "GPUs",
-        "  ok    ecc GPU 0-2,4  on, no errors",
-        "  fail  ecc GPU 3      2 dram",
-        "                       do: drain the node",
+        "  ok    ecc GPUs 0-2, 4  on, no errors",
+        "  fail  ecc GPU 3        2 dram",
+        "                         do: drain the node",
         "host",
         "  warn  cores  2",
         "               do: give more",
