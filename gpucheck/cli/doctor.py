@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gpucheck.doctor.line import Line
 
 NARROWEST = 80
-WIDEST = 160
+WIDEST = 120
 COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
 ON_GPUS = ("gpu", "device")
 """Families whose subjects are numbers of GPUs."""

@@ -97,7 +97,7 @@ def filesystem(mountinfo: str, folder: Path) -> str:
 
 def _contents(folder: Path) -> list[Line]:
     found = scan(folder)
-    value = f"{found.entries} entries, {amount(found.size)}"
+    value = f"{found.entries}, {amount(found.size)}"
     if found.complete:
         lines = [ok("entries", value)]
     else:

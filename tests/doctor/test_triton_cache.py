@@ -31,7 +31,7 @@ def test_a_sound_cache(bench: Bench, cache: Path, only: Only) -> None:
     lines = triton_cache.look(bench.machine)
     assert {line.status for line in lines} == {Status.OK}
     assert only(lines, "folder").value == str(cache)
-    assert only(lines, "entries").value.startswith("2 entries, 2.1 KiB")
+    assert only(lines, "entries").value.startswith("2, 2.1 KiB")
     assert only(lines, "storage").value == "on ext4, local"
     assert only(lines, "damage").value == "every JSON file in it parses"
 
