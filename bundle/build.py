@@ -44,6 +44,7 @@ def build(output: Path) -> None:
             os.utime(path, (LONG_AGO, LONG_AGO))
         archive = Path(temporary, output.name)
         zipapp.create_archive(stage, archive, interpreter="/usr/bin/env python3", compressed=True)
+        archive.chmod(0o755)
         os.replace(archive, output)
 
 
