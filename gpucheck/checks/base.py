@@ -29,7 +29,7 @@ class Runtime:
     device: torch.device
     library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
     place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
-    synchronize: Callable[[], None]  # waits for everything that was launched, whatever GPU it went to
+    synchronize: Callable[[], None] = lambda: None  # waits for all that was launched, whatever GPU it went to
 
 
 OUTPUTS = "outputs"

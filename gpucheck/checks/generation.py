@@ -1,4 +1,4 @@
-"""``generation``: a small transformer in the shape of gpt-oss decodes greedily, and every operation on the way is judged.
+"""``generation``: a small transformer in the shape of gpt-oss decodes greedily; every operation on the way is judged.
 
 Roundings add up over layers and steps to more than any useful bound. So each operation is compared with what the
 reference makes of the very numbers that the operation was given on the device: if all are right, the whole is, and
@@ -29,7 +29,7 @@ class Generation(Check):
 
     spec = CheckSpec(
         name="generation",
-        summary="greedy decoding by a small gpt-oss-shaped transformer; names the first wrong step, layer and operation",
+        summary="greedy decoding by a small gpt-oss; names the first wrong step, layer and operation",
         data_kinds=("normal",),
         params=(
             Param("layers", 4, "blocks of attention and experts; the even ones have a sliding window", label="l"),
@@ -44,13 +44,14 @@ class Generation(Check):
             Param("top_k", 4, "experts per token", label="top"),
             Param("intermediate", 128, "width between the two products of an expert", label="i"),
             Param("vocabulary", 512, "tokens to choose from", label="v"),
-            Param("layout", "default", "how the experts' mxfp4 weights lie in memory", ("strided", "default"), label="layout-"),
+            Param("layout", "default", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
+            Param("guard", False, "launch our own attention under a device guard; the library is called without"),
         ),
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         for name, value in params.items():
-            if name != "layout" and value < 1:
+            if isinstance(self.spec.defaults[name], int) and name != "guard" and value < 1:
                 return f"{name} must be at least 1, not {value}"
         if params["heads"] % params["kv_heads"]:
             return f"heads {params['heads']} is not a multiple of kv_heads {params['kv_heads']}"
@@ -79,13 +80,12 @@ class Generation(Check):
         from gpucheck.checks.decoder.passes import judge_by
         from gpucheck.checks.decoder.shape import Shape
 
-        fits = all(
-            name in outputs
-            and outputs[name].shape == reference.estimate.value.shape
-            and outputs[name].dtype == reference.dtype
-            for name, reference in expected.items()
-        )
-        return judge_by(Shape.of(case), inputs, outputs) if fits else expected
+        def fits(name: str, reference: Expected) -> bool:
+            held = outputs.get(name)
+            return held is not None and held.shape == reference.estimate.value.shape and held.dtype == reference.dtype
+
+        whole = all(fits(name, reference) for name, reference in expected.items())
+        return judge_by(Shape.of(case), inputs, outputs) if whole else expected
 
     def beginning(
         self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
@@ -99,7 +99,7 @@ class Generation(Check):
         from gpucheck.checks.decoder.device import Decoder
         from gpucheck.checks.decoder.shape import Shape
 
-        return Decoder(Shape.of(case), inputs, case["layout"], runtime)
+        return Decoder(Shape.of(case), inputs, runtime, layout=case["layout"], guard=case["guard"])
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = prepared.decode()

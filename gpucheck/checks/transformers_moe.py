@@ -143,14 +143,14 @@ def _block(case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
     """
     import torch
 
-    library = _library(runtime)
     try:
         mxfp4 = import_module("transformers.integrations.mxfp4")
         load = mxfp4.swizzle_mxfp4_convertops
         config_class = import_module("transformers.models.gpt_oss.configuration_gpt_oss").GptOssConfig
         module_class = import_module("transformers.models.gpt_oss.modeling_gpt_oss").GptOssMLP
     except (ImportError, AttributeError) as error:
-        raise Inapplicable(f"needs a transformers 5 with its mxfp4 integration of gpt-oss: {error}") from error
+        raise Inapplicable(f"needs transformers 5 with its mxfp4 integration of gpt-oss: {error}") from error
+    library = _library(runtime)
     config = config_class(
         hidden_size=case["hidden"],
         intermediate_size=case["intermediate"],
@@ -202,7 +202,7 @@ def _library(runtime: Runtime) -> Any:
 @contextmanager
 def _from_hub(library: Any) -> Iterator[None]:
     """Inside, the package that transformers fetches from its kernel hub is ``library``."""
-    hub = import_module("transformers.integrations.hub_kernels")
+    hub: Any = import_module("transformers.integrations.hub_kernels")
     fetch = hub.get_kernel
     hub.get_kernel = lambda *names, **options: library
     try:

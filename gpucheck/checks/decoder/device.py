@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from gpucheck.checks.decoder.shape import (
     SWIGLU,
     TOKENS,
     UNEMBEDDING,
+    UNWRITTEN,
     Shape,
     dtype_of,
 )
@@ -29,13 +31,19 @@ from gpucheck.library.adapters.base import KernelConfig, Weight
 from gpucheck.model.errors import Inapplicable
 
 BLOCK_ROWS = 16  # of the attention kernel: a step has one query
-UNWRITTEN = -1  # in place of integers that were not computed; NaN in place of others
 
 
 class Decoder:
     """Weights on the device, in the form the library wants them."""
 
-    def __init__(self, shape: Shape, inputs: dict[str, Tensor], layout: str, runtime: Runtime) -> None:
+    def __init__(
+        self, shape: Shape, inputs: dict[str, Tensor], runtime: Runtime, *, layout: str, guard: bool = False
+    ) -> None:
+        """Args:
+        layout: of the experts' weights, see :meth:`gpucheck.library.adapters.base.Adapter.weight`.
+        guard: attention is launched with the device of its tensors current.
+        """
+        self.guard = guard and runtime.device.type == "cuda"
         self.shape, self.inputs, self.runtime = shape, inputs, runtime
         self.library = runtime.library
         self._weights: dict[tuple[str, int | None], Weight] = {(UNEMBEDDING, None): self._dense(inputs[UNEMBEDDING])}
@@ -91,15 +99,16 @@ class Decoder:
             cache[0, :, :, step] = heads[:, shape.heads :]
             cache[1, :, :, step] = qkv[:, shape.turned :].view(shape.batch, -1, shape.head_dim)
             keys, values = cache[:, :, :, : step + 1]
-            mixed = flash_attention(
-                heads[:, : shape.heads, None],
-                keys,
-                values,
-                causal=True,
-                window=shape.window_of(layer),
-                sinks=inputs["sinks"][layer],
-                block_rows=BLOCK_ROWS,
-            )
+            with torch.cuda.device(self.runtime.device) if self.guard else nullcontext():
+                mixed = flash_attention(
+                    heads[:, : shape.heads, None],
+                    keys,
+                    values,
+                    causal=True,
+                    window=shape.window_of(layer),
+                    sinks=inputs["sinks"][layer],
+                    block_rows=BLOCK_ROWS,
+                )
             return mixed.flatten(1)
 
         mixed = record("attention", attention)

@@ -7,6 +7,7 @@ of its operations is judged by what that very operation was given.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -111,11 +112,9 @@ class Reference:
 
         owners = ids.reshape(steps, -1).gather(1, order).flatten()
         rows = _plain(normed.reshape(-1, hidden)[_whole(order) // k])
-        up = self._each_expert(rows, owners, lambda expert, part: self._up(layer, expert, part), self.shape.intermediate)
+        up = self._each_expert(rows, owners, self.shape.intermediate, partial(self._up, layer))
         inner = proceed("experts up", layer, up.reshaped(steps, batch * k, -1))
-        down = self._each_expert(
-            _plain(inner.flatten(0, 1)), owners, lambda expert, part: self._down(layer, expert, part), hidden
-        )
+        down = self._each_expert(_plain(inner.flatten(0, 1)), owners, hidden, partial(self._down, layer))
         down = bounds.rounded(bounds.scale(down, gate.reshape(-1, 1)), torch.bfloat16)
         summed = bounds.summed(experts.take(down, _whole(places), (steps, batch, k, hidden)), dim=2)
         mixed = proceed("experts down", layer, summed)
@@ -130,11 +129,12 @@ class Reference:
             proceed(operation, layer, Estimate(table.double(), None))
         return stacked[1], stacked[2]
 
-    def _each_expert(self, rows: Estimate, owners: Tensor, compute: experts.Compute, columns: int) -> Estimate:
-        """``compute(expert, its rows)`` for rows (R, K) in any order with an expert each -> (R, columns)."""
+    def _each_expert(self, rows: Estimate, owners: Tensor, columns: int, compute: experts.Compute) -> Estimate:
+        """What each row's expert makes of it: (R, columns) of rows (R, K) in any order."""
         order = owners.argsort(stable=True)
         histogram = {"histogram": torch.bincount(owners, minlength=self.shape.experts)}
-        return experts.take(experts.each_expert(experts.take(rows, order), histogram, columns, compute), order.argsort())
+        by_expert = experts.each_expert(experts.take(rows, order), histogram, columns, compute)
+        return experts.take(by_expert, order.argsort())
 
     def _up(self, layer: int, expert: int, rows: Estimate) -> Estimate:
         up = bounds.product(rows, self._expert("up", layer, expert))
@@ -145,7 +145,8 @@ class Reference:
         return bounds.add(down, self.inputs["down_bias"][layer, expert].double())
 
     def _linear(self, name: str, layer: int, x: Tensor) -> Estimate:
-        return bounds.add(bounds.product(_plain(x), self._weight(name, layer)), self.inputs[f"{name}_bias"][layer].double())
+        product = bounds.product(_plain(x), self._weight(name, layer))
+        return bounds.add(product, self.inputs[f"{name}_bias"][layer].double())
 
     def _weight(self, name: str, layer: int | None = None) -> Estimate:
         held = self.inputs[name] if layer is None else self.inputs[name][layer]

@@ -40,6 +40,7 @@ OPERATIONS = (EMBEDDING, *LAYER, *HEAD)
 """What is recorded of a step, in the order it is computed; those of LAYER once a layer."""
 ROUTING = ("routing histogram", "routing order", "routing places")
 """Operations of LAYER with integer results."""
+UNWRITTEN = -1  # in place of integers that were not computed; NaN in place of others
 LOGITS, TOKENS = "logits", "tokens"
 """The results of :data:`HEAD` once more, compared with a reference that computed everything itself."""
 

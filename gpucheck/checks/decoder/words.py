@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gpucheck.checks.decoder.shape import EMBEDDING, LAYER, OUTPUTS, TOKENS, OPERATIONS
+from gpucheck.checks.decoder.shape import EMBEDDING, LAYER, OPERATIONS, OUTPUTS, TOKENS, UNWRITTEN
 from gpucheck.model.record import Mismatch
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def in_order(mismatches: list[Mismatch], layers: int) -> list[Mismatch]:
     return sorted(mismatches, key=key)
 
 
-def first_wrong(
-    ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Mapping[str, Expected]
-) -> str:
+def first_wrong(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Mapping[str, Expected]) -> str:
     """Step, layer and operation of the first mismatch, and the first token that is another; "" without mismatches."""
     if not ordered:
         return ""
@@ -36,7 +34,8 @@ def first_wrong(
     words = f"first wrong at {where}, {first.output}"
     if first.output not in OPERATIONS:
         words = f"every operation is right for what it was given, but from {where} on the whole is not: {first.output}"
-    return f"{words}; {_tokens(ordered, outputs, expected)}"
+    tokens = _tokens(ordered, outputs, expected)
+    return f"{words}; {tokens}" if tokens else words
 
 
 def _tokens(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Mapping[str, Expected]) -> str:
@@ -45,4 +44,6 @@ def _tokens(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Ma
         return "all tokens are those of the reference"
     step, sequence = other.first
     got, wanted = int(outputs[TOKENS][step, sequence]), int(expected[TOKENS].estimate.value[step, sequence])
+    if got == UNWRITTEN:
+        return ""
     return f"first other token at step {step} of sequence {sequence}: {got}, the reference's is {wanted}"
