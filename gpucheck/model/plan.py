@@ -10,6 +10,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import SCHEMA
 
 EXPECTED_RANKS = ("all", "others")
+STRAGGLER = 1.25
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Plan:
     environment: dict[str, Any]
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
+    bench: bool = False  # speed is measured at length, and beside plain torch and the GPUs' ceilings
+    straggler: float = STRAGGLER  # so many times as slow as the median of its peers is worth a warning
 
     @property
     def world_size(self) -> int:

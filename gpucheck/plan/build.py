@@ -81,4 +81,6 @@ def build(
         environment=environment,
         command=command,
         steps=bound_steps(scenario, device),
+        bench=scenario.bench,
+        straggler=scenario.straggler,
     )

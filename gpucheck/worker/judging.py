@@ -47,6 +47,7 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     launches = [Launch(**launch) for launch in reply.launches]
     seconds = {**attempt.record.seconds, **reply.seconds}
     record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
+    record = replace(record, speed=reply.speed, cost=reply.cost, ceilings=reply.ceilings)
     if reply.status == "inapplicable":
         return replace(record, outcome=Outcome.INAPPLICABLE, message=reply.message)
     if reply.status == "error":

@@ -1,0 +1,123 @@
+"""Ranks that are right but slow: in a server whose ranks wait for each other, each is as fast as the slowest.
+
+No failure, so no evidence is recognised in single records: what tells is a rank against its peers over many cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from gpucheck.diagnose.causes import CAUSES, STRAGGLER
+from gpucheck.diagnose.sightings import sighting
+from gpucheck.diagnose.speeds import call_seconds, geometric_mean, peers, took
+from gpucheck.diagnose.words import rank_list
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.folder import Run
+
+MARGIN = 5e-6  # s; smaller differences are none
+FEWEST = 3  # cases that must agree
+AGREEING = 2 / 3  # of the cases that can tell, so many must agree: what comes and goes is not the rank's
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One case of a rank against its peers."""
+
+    record: Record
+    peers: list[Record]
+    typical: float  # s, median of the peers
+    factor: float  # 1 where the difference is within MARGIN
+
+
+def stragglers(run: Run) -> list[Finding]:
+    """A warning for each rank that is slower than the median of its peers by the factor that the plan states."""
+    found = []
+    for rank in run.ranks:
+        told = [each for each in _comparisons(run, rank) if _tells(each, run.plan.straggler)]
+        slow = [each for each in told if each.factor >= run.plan.straggler]
+        if len(slow) < max(FEWEST, AGREEING * len(told)):
+            continue
+        factor = geometric_mean(each.factor for each in told)
+        if factor >= run.plan.straggler:
+            found.append(_finding(run, rank, factor, told, slow))
+    return found
+
+
+def _comparisons(run: Run, rank: int) -> Iterable[_Comparison]:
+    for step in range(len(run.plan.steps)):
+        record = run.records[(step, rank)]
+        mine, others = call_seconds(record), peers(run, record)
+        if record.outcome is not Outcome.PASS or mine is None or not others:
+            continue
+        typical = median(other.speed["call"] for other in others)
+        yield _Comparison(record, others, typical, mine / typical if abs(mine - typical) > MARGIN else 1.0)
+
+
+def _tells(comparison: _Comparison, factor: float) -> bool:
+    """Whether a case takes so long that the factor would show beyond MARGIN, on this rank or on its peers."""
+    return max(comparison.record.speed["call"], comparison.typical) * (factor - 1) > MARGIN
+
+
+def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: list[_Comparison]) -> Finding:
+    others = rank_list(other.rank for each in told for other in each.peers)
+    worst = sorted(slow, key=lambda each: -each.factor)
+    lines = [
+        f"{len(slow)} of {len(told)} cases at least {run.plan.straggler:g} times as slow as the median of {others}; "
+        f"geometric mean {factor:.2f}"
+    ]
+    unlike = sum(_kernels(each.record) not in [_kernels(other) for other in each.peers] for each in slow)
+    if unlike:
+        lines.append(f"in {unlike} of them it launched other kernels than each of its peers")
+    return Finding(
+        title=f"{STRAGGLER}: {factor:.2f} times as slow as its peers",
+        fails=False,
+        warns=True,
+        ranks=[rank],
+        rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
+        sightings=[sighting(run, each.record.step, [rank], [_words(each)]) for each in worst],
+        remedy=CAUSES[STRAGGLER].mend,
+        evidence=lines + _gpu_lines(run, rank),
+        cause=STRAGGLER,
+    )
+
+
+def _words(comparison: _Comparison) -> str:
+    mine, typical = comparison.record.speed["call"], comparison.typical
+    return f"{took(mine)} a call, its peers {took(typical)}: {comparison.factor:.2f} times as slow"
+
+
+def _kernels(record: Record) -> set[tuple[str, str]]:
+    return {(launch.kernel, launch.hash) for launch in record.launches}
+
+
+def _gpu_lines(run: Run, rank: int) -> list[str]:
+    """What the driver said of the GPU meanwhile, beside those of the other ranks."""
+    if rank not in run.gpus:
+        return []
+    others = [facts for other, facts in sorted(run.gpus.items()) if other != rank]
+    own = _gpu_words([run.gpus[rank]])
+    beside = f"; those of the other ranks: {_gpu_words(others)}" if others else ""
+    return [f"nvidia-smi during the run, of its GPU: {own}{beside}"] if own else []
+
+
+def _gpu_words(gpus: list[dict[str, Any]]) -> str:
+    """``SM clock 1980 of 1980 MHz, 61 to 65 C, slowed by sw_power_cap``; what is not known is left out."""
+    words = []
+    clocks, highest = (_span(gpus, key) for key in ("sm_clock", "sm_clock_max"))
+    if clocks:
+        words.append(f"SM clock {clocks}" + (f" of {highest}" if highest else "") + " MHz")
+    if warmth := _span(gpus, "temperature"):
+        words.append(f"{warmth} C")
+    reasons = dict.fromkeys(str(reason) for facts in gpus for reason in facts.get("throttle") or [])
+    return ", ".join(words + ([f"slowed by {', '.join(reasons)}"] if reasons else []))
+
+
+def _span(gpus: list[dict[str, Any]], key: str) -> str:
+    values = [facts[key] for facts in gpus if isinstance(facts.get(key), (int, float))]
+    if not values:
+        return ""
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"
