@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from torch import Tensor
 
 from gpucheck.checks.data import DTYPES
@@ -80,4 +78,4 @@ def topk(case: Case, inputs: dict[str, Tensor]) -> Cost:
 
 def routing(case: Case, inputs: dict[str, Tensor]) -> Cost:
     """Of the ``routing`` check: logits, then histogram, both permutations and gates of 4 bytes each."""
-    return Cost(0.0, float(size(inputs["logits"]) + 4 * case["experts"] + 3 * 4 * prod((case["m"], case["top_k"]))))
+    return Cost(0.0, float(size(inputs["logits"]) + 4 * case["experts"] + 12 * case["m"] * case["top_k"]))

@@ -168,8 +168,8 @@ CAUSES: dict[str, Cause] = {
         "of its peers by the factor that the scenario states (straggler, 1.25 by default). Times are the GPU's own, so "
         "a busy host does not show; differences of a few microseconds are ignored.",
         confirm="gpucheck run SCENARIO --bench measures at length, and each rank's ceilings: low ceilings are the "
-        "GPU's, equal ones point at the kernels it launched. nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE under load; "
-        "gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
+        "GPU's, equal ones point at the kernels it launched. nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE under "
+        "load; gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
         mend="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
         "whether the rank's environment makes it take other kernels.",
     ),

@@ -1,4 +1,4 @@
-"""How fast ranks were: times of calls that can be compared, and in words."""
+"""How fast ranks were: times of calls, and which of them can be compared."""
 
 from __future__ import annotations
 
@@ -31,14 +31,6 @@ def ceilings(run: Run, rank: int) -> Ceilings | None:
     if not measured:
         return None
     return Ceilings(max(each.flops for each in measured), max(each.bytes for each in measured))
-
-
-def took(seconds: float) -> str:
-    """A time in words: ``12.3 us``, ``1.23 ms``, ``1.23 s``."""
-    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
-        if seconds < 999.5 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def geometric_mean(factors: Iterable[float]) -> float:

@@ -32,6 +32,7 @@ FLUSHED = 256 << 20  # bytes; where the size of the cache is not known
 CYCLES = 2.0e9  # of the SM clock a second, at most: a delay at a lower clock only lasts longer
 AHEAD = 1.5  # length of a delay in times of what the host took to launch the same before
 BATCH = 5  # calls behind one delay
+LONG = 10  # times what is allowed; a pass that took longer is not made again for its time
 HELD = 0.003  # s of launching behind one delay: more launches than a stream holds would make the host wait
 
 SIDE = 8192  # of the square bf16 product that is the ceiling of compute
@@ -107,28 +108,30 @@ class CudaClock:
 def seconds_of(call: Call, clock: Clock, allowed: Allowance) -> float:
     """Median time of a call on the device, in s.
 
-    It is called once untimed and once timed at leisure; where a second time of that kind would go beyond what is
-    allowed, that one time is the answer.
+    The first call does not count: memory may still have to be had in it. The second one always does.
     """
-    call()
-    clock.wait()
-    begin = clock.host()
-    first, last = _timed(call, clock)
-    launching = clock.host() - begin
-    clock.wait()
-    whole = max(clock.host() - begin, 1e-6)
-    repeats = min(allowed.repeats, int(allowed.seconds / whole) - 1)
-    if repeats < 1:
-        return clock.between(first, last)
-    took: list[float] = []
-    batch = max(1, min(BATCH, int(HELD / max(launching, 1e-6))))
+    launching, first = _batch(call, clock, 1, 0.0)
+    again, took = _batch(call, clock, 1, launching)
+    launching = max(min(launching, again), 1e-6)  # a host that stumbled once says nothing
+    repeats = min(allowed.repeats, int(allowed.seconds / (launching + min(*first, *took))) - 1)
+    batch = max(1, min(BATCH, int(HELD / launching)))
     while len(took) < repeats:
-        count = min(batch, repeats - len(took))
-        clock.hold(AHEAD * launching * count)
-        marks = [_timed(call, clock) for _ in range(count)]
-        clock.wait()
-        took += [clock.between(*pair) for pair in marks]
+        took += _batch(call, clock, min(batch, repeats - len(took)), launching)[1]
     return median(took)
+
+
+def _batch(call: Call, clock: Clock, count: int, launching: float) -> tuple[float, list[float]]:
+    """What the host took to launch so many calls, and the device for each.
+
+    Args:
+        launching: s that the host needs for one of them; the stream is held back so long.
+    """
+    clock.hold(AHEAD * launching * count)
+    begin = clock.host()
+    marks = [_timed(call, clock) for _ in range(count)]
+    launched = clock.host() - begin
+    clock.wait()
+    return launched, [clock.between(*pair) for pair in marks]
 
 
 def _timed(call: Call, clock: Clock) -> tuple[Any, Any]:
@@ -189,7 +192,7 @@ class Stopwatch:
         with torch.cuda.device(self._device):
             with self._optional(reply, under_test=True):
                 known = reply.seconds.get("kernel", 0.0)
-                long = known >= allowed.seconds  # once more would take longer than is allowed
+                long = known > LONG * allowed.seconds
                 reply.speed["call"] = known if long else seconds_of(call, self._ready(), allowed)
                 reply.cost = check.cost(case, inputs)
             if not allowed.thorough or "call" not in reply.speed:

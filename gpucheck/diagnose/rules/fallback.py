@@ -9,8 +9,8 @@ from gpucheck.diagnose.causes import FALLBACK
 from gpucheck.diagnose.rules import common
 from gpucheck.diagnose.rules.common import Evidence
 from gpucheck.diagnose.sightings import Key
-from gpucheck.diagnose.speeds import call_seconds, ceilings, peers, took
-from gpucheck.diagnose.words import lines_of, rank_list
+from gpucheck.diagnose.speeds import call_seconds, ceilings, peers
+from gpucheck.diagnose.words import lines_of, rank_list, took
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
 from gpucheck.records.folder import Run

@@ -12,8 +12,8 @@ from typing import Any
 
 from gpucheck.diagnose.causes import CAUSES, STRAGGLER
 from gpucheck.diagnose.sightings import sighting
-from gpucheck.diagnose.speeds import call_seconds, geometric_mean, peers, took
-from gpucheck.diagnose.words import rank_list
+from gpucheck.diagnose.speeds import call_seconds, geometric_mean, peers
+from gpucheck.diagnose.words import rank_list, took
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
