@@ -35,7 +35,10 @@ def render(report: Report, limit: int | None = None) -> str:
                 findings.append(f"\n{counted(left, 'further finding')} left out here; `gpucheck report` shows all\n")
                 break
         findings.append(text)
-    return head + "".join(findings) + tail
+    speeds = "\n".join(_speed(report))
+    if room is not None and len(speeds.encode()) > room:
+        speeds = "\nThe table of speeds is left out here; `gpucheck report` shows it\n"
+    return head + "".join(findings) + speeds + tail
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -90,6 +93,7 @@ def _speed(report: Report) -> Iterator[str]:
     """The table of ``--bench``, folded."""
     if not report.speed.paces:
         return
+    yield ""
     yield "<details>"
     yield "<summary>Speed</summary>"
     yield ""
@@ -105,7 +109,6 @@ def _speed(report: Report) -> Iterator[str]:
 
 
 def _tail(report: Report) -> Iterator[str]:
-    yield from _speed(report)
     items = [("Note", note) for note in report.notes]
     items += [("Bound", report.bounds)] if report.bounds else []
     items += [("Time", line) for line in report.timing]

@@ -58,8 +58,12 @@ def _comparisons(run: Run, rank: int) -> Iterable[_Comparison]:
 
 
 def _tells(comparison: _Comparison, factor: float) -> bool:
-    """Whether a case takes so long that the factor would show beyond MARGIN, on this rank or on its peers."""
-    return max(comparison.record.speed["call"], comparison.typical) * (factor - 1) > MARGIN
+    """Whether a case takes so long on any rank that the factor would show beyond MARGIN.
+
+    Of any: were it this rank alone, its spikes would choose the cases that it is judged by.
+    """
+    longest = max(each.speed["call"] for each in (comparison.record, *comparison.peers))
+    return longest * (factor - 1) > MARGIN
 
 
 def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: list[_Comparison]) -> Finding:
