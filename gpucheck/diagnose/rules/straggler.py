@@ -5,14 +5,14 @@ No failure, so no evidence is recognised in single records: what tells is a rank
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from gpucheck.diagnose.causes import CAUSES, STRAGGLER
 from gpucheck.diagnose.sightings import sighting
-from gpucheck.diagnose.speeds import call_seconds, geometric_mean, peers
+from gpucheck.diagnose.speeds import call_seconds, geometric_mean
 from gpucheck.diagnose.words import rank_list, took
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
@@ -28,16 +28,29 @@ class _Comparison:
     """One case of a rank against its peers."""
 
     record: Record
-    peers: list[Record]
+    group: list[Record]  # the peers and the record itself
     typical: float  # s, median of the peers
-    factor: float  # 1 where the difference is within MARGIN
+    longest: float  # s, of the group
+
+    @property
+    def seconds(self) -> float:
+        return self.record.speed["call"]
+
+    @property
+    def factor(self) -> float:
+        """How many times as slow the rank is; 1 where the difference is within MARGIN."""
+        return self.seconds / self.typical if abs(self.seconds - self.typical) > MARGIN else 1.0
+
+    @property
+    def peers(self) -> list[Record]:
+        return [other for other in self.group if other is not self.record]
 
 
 def stragglers(run: Run) -> list[Finding]:
     """A warning for each rank that is slower than the median of its peers by the factor that the plan states."""
     found = []
-    for rank in run.ranks:
-        told = [each for each in _comparisons(run, rank) if _tells(each, run.plan.straggler)]
+    for rank, compared in _comparisons(run).items():
+        told = [each for each in compared if _tells(each, run.plan.straggler)]
         slow = [each for each in told if each.factor >= run.plan.straggler]
         if len(slow) < max(FEWEST, AGREEING * len(told)):
             continue
@@ -47,14 +60,27 @@ def stragglers(run: Run) -> list[Finding]:
     return found
 
 
-def _comparisons(run: Run, rank: int) -> Iterable[_Comparison]:
+def _comparisons(run: Run) -> dict[int, list[_Comparison]]:
+    """Of each rank, every case that it and others with GPUs of the same kind passed and were timed with."""
+    found: dict[int, list[_Comparison]] = {rank: [] for rank in run.ranks}
     for step in range(len(run.plan.steps)):
-        record = run.records[(step, rank)]
-        mine, others = call_seconds(record), peers(run, record)
-        if record.outcome is not Outcome.PASS or mine is None or not others:
-            continue
-        typical = median(other.speed["call"] for other in others)
-        yield _Comparison(record, others, typical, mine / typical if abs(mine - typical) > MARGIN else 1.0)
+        groups: dict[str, list[Record]] = {}
+        for record in (run.records[(step, rank)] for rank in run.ranks):
+            if record.outcome is Outcome.PASS and call_seconds(record) is not None:
+                groups.setdefault(record.device, []).append(record)
+        for group in (group for group in groups.values() if len(group) > 1):
+            times = sorted(record.speed["call"] for record in group)
+            for record in group:
+                typical = _median_without(times, record.speed["call"])
+                found[record.rank].append(_Comparison(record, group, typical, times[-1]))
+    return found
+
+
+def _median_without(ordered: Sequence[float], value: float) -> float:
+    """The median of all but one of at least two ascending values."""
+    place, count = bisect_left(ordered, value), len(ordered) - 1
+    low, high = (index + (index >= place) for index in ((count - 1) // 2, count // 2))
+    return (ordered[low] + ordered[high]) / 2
 
 
 def _tells(comparison: _Comparison, factor: float) -> bool:
@@ -62,8 +88,7 @@ def _tells(comparison: _Comparison, factor: float) -> bool:
 
     Of any: were it this rank alone, its spikes would choose the cases that it is judged by.
     """
-    longest = max(each.speed["call"] for each in (comparison.record, *comparison.peers))
-    return longest * (factor - 1) > MARGIN
+    return comparison.longest * (factor - 1) > MARGIN
 
 
 def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: list[_Comparison]) -> Finding:
@@ -90,8 +115,8 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
 
 
 def _words(comparison: _Comparison) -> str:
-    mine, typical = comparison.record.speed["call"], comparison.typical
-    return f"{took(mine)} a call, its peers {took(typical)}: {comparison.factor:.2f} times as slow"
+    times = f"{took(comparison.seconds)} a call, its peers {took(comparison.typical)}"
+    return f"{times}: {comparison.factor:.2f} times as slow"
 
 
 def _kernels(record: Record) -> set[tuple[str, str]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from random import Random
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.rules.straggler import stragglers
+from gpucheck.diagnose.rules.straggler import _median_without, stragglers
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Verdict
 from gpucheck.records.folder import Run
@@ -63,6 +65,20 @@ def test_of_two_ranks_the_other_one_is_the_median(synthetic: Synthetic) -> None:
 
 def test_every_slow_rank_has_a_warning_of_its_own(synthetic: Synthetic) -> None:
     assert [finding.ranks for finding in Times(synthetic).scaled(0, 1.5).scaled(3, 2.0).found()] == [[0], [3]]
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 2.0], [1.0, 2.0, 2.0], [1.0, 3.0, 4.0, 9.0], [5.0] * 5, [1.0, 2.0, 3.0, 7.0, 8.0]]
+)
+def test_the_median_of_the_others(values: list[float]) -> None:
+    for number, value in enumerate(values):
+        assert _median_without(values, value) == median(values[:number] + values[number + 1 :])
+
+
+def test_hundreds_of_ranks_take_no_time(synthetic: Synthetic) -> None:
+    times = Times(synthetic, cases=20, ranks=512).scaled(77, 2.0)
+    begin = time.process_time()
+    assert [finding.ranks for finding in times.found()] == [[77]] and time.process_time() - begin < 2
 
 
 def test_the_worst_cases_come_first(synthetic: Synthetic) -> None:
