@@ -18,6 +18,10 @@ CHECKS = {
     "mxfp": "gpucheck.checks.mxfp:Mxfp",
     "swiglu": "gpucheck.checks.swiglu:Swiglu",
     "attention": "gpucheck.checks.attention:Attention",
+    "softmax": "gpucheck.checks.softmax:Softmax",
+    "weighted_matmul": "gpucheck.checks.weighted_matmul:WeightedMatmul",
+    "selection_attention": "gpucheck.checks.selection_attention:SelectionAttention",
+    "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
 }
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from gpucheck.verify.expected import Axes, Expected
 
 
+OPERANDS = ("bf16", "fp16", "fp32")
+"""What kernels of our own take."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What a check may use on the device under test."""

@@ -66,6 +66,10 @@ def test_every_record_holds_launches_of_the_kernel_under_test(smoke: Finished) -
         "mxfp/down": "_downcast_to_mxfp",
         "mxfp/up": "_upcast_from_mxfp",
         "attention": "_flash_attention_forward",
+        "softmax": "_row_softmax",
+        "weighted_matmul": "_weighted_matmul",
+        "selection_attention": "_selection_attention_forward",
+        "paged_attention": "_paged_attention_decode",
     }
     for rank in (0, 1):
         for case, result in smoke.results(rank).items():
