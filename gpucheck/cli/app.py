@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import audit, explain, library, listing, report, run
+from gpucheck.cli import audit, explain, library, listing, new, report, run
 from gpucheck.model.errors import ExitCode, GpucheckError
 
 
@@ -42,6 +42,7 @@ app.command("report")(report.report)
 app.command("explain")(explain.explain)
 app.command("audit")(audit.audit)
 app.add_typer(library.app, name="library")
+app.add_typer(new.app, name="new")
 
 
 def _version(wanted: bool) -> None:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpucheck.cli.options import LibraryOption, split
+from gpucheck.cli.options import (
+    CandidateOption,
+    CheckFileOption,
+    LibraryOption,
+    ProblemOption,
+    check_sources,
+    split,
+)
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.library.source import Source
     from gpucheck.model.plan import Plan
+    from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
 WAIT_FOR_PLAN = 120.0  # s that further nodes wait for the plan of node 0
@@ -39,6 +47,9 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="Run every case under this placement.", show_default="the scenario's"),
     ] = None,
+    check_file: CheckFileOption = None,
+    problem: ProblemOption = None,
+    candidate: CandidateOption = None,
     library: LibraryOption = None,
     patch: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="Test a copy of the library with this diff; repeatable.")
@@ -83,8 +94,9 @@ def run(
         raise UsageError("--checks names no check")
     source = parse_source(library)
     kind, count = _ranks(device, nproc)
-    named = scenario or ("gate" if kind == "cuda" else "smoke")
-    chosen = _scenario(named, seed, split(checks), case or [], placement)
+    given, offered = check_sources(check_file, problem, candidate)
+    named = scenario or ("" if given else "gate" if kind == "cuda" else "smoke")
+    chosen = _scenario(named, given, seed, split(checks), case or [], placement)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
@@ -99,8 +111,8 @@ def run(
     folder = _new_folder(out) if node_rank == 0 else _joined(out)
     if patched:
         copy = write_patched(copy, patched, folder / "library")
-    command = _command(chosen, source, kind, count, placement, patches)
-    plan = _plan(chosen, copy, kind, count, nnodes, timeout, command, patches)
+    command = _command(chosen, given, source, kind, count, placement, patches)
+    plan = _plan(chosen, copy, kind, count, nnodes, timeout, command, patches, [*given, *offered])
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())
     with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
@@ -132,11 +144,20 @@ def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
     return "cuda", nproc or len(gpus)
 
 
-def _scenario(name: str, seed: int | None, checks: list[str], cases: list[str], placement: str | None) -> Scenario:
+def _scenario(
+    name: str,
+    given: list[CheckSource],
+    seed: int | None,
+    checks: list[str],
+    cases: list[str],
+    placement: str | None,
+) -> Scenario:
+    """The scenario of that name, or the one that the checks that were given make without one."""
+    from gpucheck.plan.implied import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
 
-    return select(load(find(name), seed), checks, cases, placement)
+    return select(load(find(name), seed) if name else implied(given, seed), checks, cases, placement)
 
 
 def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
@@ -163,12 +184,21 @@ def _require_torch() -> None:
 
 
 def _command(
-    scenario: Scenario, source: Source, device: str, nproc: int, placement: str | None, patches: list[Path]
+    scenario: Scenario,
+    given: list[CheckSource],
+    source: Source,
+    device: str,
+    nproc: int,
+    placement: str | None,
+    patches: list[Path],
 ) -> list[str]:
     """What makes the run again, from any folder."""
     from gpucheck.library.source import SourceKind
 
-    command = ["gpucheck", "run", scenario.name if not scenario.path else str(scenario.path)]
+    command = ["gpucheck", "run"]
+    if not scenario.implied:
+        command.append(scenario.name if not scenario.path else str(scenario.path))
+    command += [word for item in given for word in item.options]
     command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]
     if source.kind is not SourceKind.DEFAULT:
         command += ["--library", str(source)]
@@ -188,6 +218,7 @@ def _plan(
     timeout: float | None,
     command: list[str],
     patches: list[Path],
+    known: list[CheckSource],
 ) -> Plan:
     from gpucheck.launch.environment import software
     from gpucheck.plan.build import build
@@ -207,6 +238,7 @@ def _plan(
         command=command,
         timeout=timeout,
         patches=[str(patch) for patch in patches],
+        check_sources=known,
     )
 
 

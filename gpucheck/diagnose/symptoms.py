@@ -30,6 +30,15 @@ BY_VIOLATION = {
     ),
     "repeats differ": Symptom("not repeatable", "a missing barrier, atomics, or a read that races with a write"),
     "fallback": Symptom("kernel under test not launched", "the call was answered by something else", across=True),
+    "cached": Symptom(
+        "answers from an earlier call", "what is kept between calls must be keyed by content, or not kept"
+    ),
+    "inputs": Symptom(
+        "changes its inputs", "whoever uses an input again gets other results: write to memory of its own"
+    ),
+    "alias": Symptom(
+        "output in the memory of an input", "whoever writes to the one changes the other: return memory of its own"
+    ),
 }
 """By violation kind, the most telling first."""
 

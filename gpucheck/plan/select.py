@@ -21,13 +21,13 @@ def select(
         UsageError: a check, case or placement that does not exist.
         NothingToRunError: nothing is left.
     """
-    from gpucheck.checks import CHECKS
+    from gpucheck.checks import names
 
     if placement is not None and placement not in PLACEMENTS:
         raise UsageError(f"--placement is {placement!r}, expected one of {', '.join(PLACEMENTS)}")
     for name in checks:
-        if name not in CHECKS:
-            raise UsageError(f"--checks: unknown check {name!r}; known: {', '.join(CHECKS)}")
+        if name not in names():
+            raise UsageError(f"--checks: unknown check {name!r}; known: {', '.join(names())}")
     known = {step.case.id for step in scenario.steps}
     for case in cases:
         if case not in known:

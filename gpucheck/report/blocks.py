@@ -11,7 +11,7 @@ from gpucheck.model.record import Outcome
 from gpucheck.records.folder import Run, finite
 
 REPORT_SCHEMA = 1
-STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "reference", "judge")
+STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "inspect", "reference", "judge")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def to_json(run: Run, report: Report) -> dict[str, Any]:
             "wrong": record.wrong,
             "repeats": record.repeats,
             "tightness": record.tightness,
+            "bounds": record.bounds,
+            "speed": record.speed,
             "seconds": record.seconds,
         }
         for _, record in sorted(run.records.items())

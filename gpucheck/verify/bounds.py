@@ -317,3 +317,47 @@ def _rounded_weights(p: Tensor, largest: Tensor, v: Tensor, dtype: torch.dtype) 
     half_ulp = torch.where(p > 0, torch.maximum(p * 2.0**-bits, largest * 2.0 ** (lowest - bits)), 0.0).float()
     independent = 6 / math.sqrt(3) * torch.sqrt(half_ulp.square() @ v.square().float())
     return torch.minimum(half_ulp @ v.abs().float(), independent).double()
+
+
+SAMPLES = 16  # runs of a computation with errors drawn at random
+WIDTH = 12  # of a bound in deviations that are estimated from SAMPLES runs
+PRODUCT_WIDTH = 9  # of the bound of a long product in deviations of a sum made one term after the other
+ELEMENTARY_DEVIATION = ELEMENTARY / 3  # the most that such a function errs, taken as three deviations
+
+
+def summing_deviation(terms: int) -> float:
+    """Standard deviation of the error of a sum, relative to its terms and to itself: see :func:`product`."""
+    return ACCUMULATION * _counted(terms) / PRODUCT_WIDTH
+
+
+def rounding_deviation(dtype: torch.dtype) -> float:
+    """Standard deviation of a rounding to ``dtype``, uniform within half an ulp, relative to the largest ulp."""
+    if dtype not in _SIGNIFICAND:
+        raise ValueError(f"rounding to {dtype} is not defined here")
+    return float(2.0 ** -_SIGNIFICAND[dtype][0] / math.sqrt(3))
+
+
+def sampled(value: Tensor, runs: list[Tensor]) -> Estimate:
+    """The error of a computation from runs with errors drawn at random, see :mod:`gpucheck.verify.sampling`.
+
+    The error of a right result over the root mean square of n such differences follows Student's t with n degrees of
+    freedom. With 16 it passes WIDTH once in 500 million elements, if the result errs as much as the runs do, which take
+    sums one term after the other. A computation that never differs makes no error.
+
+    Args:
+        value: float64, or whole numbers in it.
+        runs: SAMPLES of them, of the same shape.
+    """
+    if len(runs) != SAMPLES:
+        raise ValueError(f"expected {SAMPLES} runs, not {len(runs)}")
+    square = torch.zeros_like(value)
+    for run in runs:
+        square += torch.where(run == value, 0.0, run - value).square()  # equal infinities do not differ
+    if not bool(square.any()):
+        return Estimate(value, None)
+    return Estimate(value, WIDTH * (square / SAMPLES).sqrt() + SMALLEST_NORMAL)
+
+
+def stated(value: Tensor, *, absolute: float, relative: float) -> Estimate:
+    """An error that the author of a computation states instead of deriving it."""
+    return Estimate(value, absolute + relative * value.abs())

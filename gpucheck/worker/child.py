@@ -57,6 +57,8 @@ class Reply:
     digests: list[str] = field(default_factory=list)  # of all outputs, one a pass
     saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
     guards: list[str] = field(default_factory=list)  # broken guard bands
+    blamed: list[tuple[str, str]] = field(default_factory=list)  # kind and detail of violations that the check saw
+    speed: dict[str, float] = field(default_factory=dict)  # what -> s a call takes
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     launches: list[dict[str, Any]] = field(default_factory=list)
@@ -104,8 +106,7 @@ class Bench:
         from gpucheck.worker.arena import Arena
         from gpucheck.worker.observe import Observer
 
-        own_kernels = Path(checks.__file__).parent / "triton"
-        self.observer = Observer([Path(setup.library_root) / "triton_kernels", own_kernels])
+        self.observer = Observer([Path(setup.library_root) / "triton_kernels", *checks.folders()])
         self.device_name = "cpu"
         if self.device.type == "cuda":
             self.observer.install_compiled()
@@ -157,7 +158,7 @@ class Bench:
         inputs = timed(reply, "load", lambda: torch.load(request.inputs, mmap=True, weights_only=True))
         while wants_another_pass(request.repeat, reply.digests):
             fill = FILLS[len(reply.digests) % len(FILLS)]
-            outputs = self._one_pass(check, case, inputs, reply, fill, late=request.late)
+            prepared, outputs = self._one_pass(check, case, inputs, reply, fill, late=request.late)
             begin = time.perf_counter()
             held = {name: value.detach().to("cpu").contiguous() for name, value in outputs.items()}
             whole = digest.whole(*held.values())
@@ -166,6 +167,7 @@ class Bench:
                 reply.saved.append(whole)
             reply.digests.append(whole)
             _add(reply, "copy", time.perf_counter() - begin)
+            self._inspect(check, case, prepared, held, reply)
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         if depends_on_fill(reply.digests) and not request.late:
             begin = time.perf_counter()
@@ -184,7 +186,7 @@ class Bench:
         from gpucheck.verify import digest
 
         for number in reversed(range(len(self.arena))):
-            outputs = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], odd=number)
+            _, outputs = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], odd=number)
             if digest.whole(*(value.detach().to("cpu").contiguous() for value in outputs.values())) != baseline:
                 return self.arena.words(number)
             if time.perf_counter() > deadline:
@@ -193,13 +195,14 @@ class Bench:
 
     def _one_pass(
         self, check: Any, case: Case, inputs: Any, reply: Reply, fill: int, odd: int | None = None, late: bool = False
-    ) -> dict[str, Any]:
+    ) -> tuple[Any, dict[str, Any]]:
+        """What was prepared, and the outputs on the device."""
         from gpucheck.worker.arena import WatchedAllocation
         from gpucheck.worker.observe import kernel_clock
 
         begin = time.perf_counter()
         self.arena.reset(fill, odd)
-        runtime = _Runtime(self)
+        runtime = _Runtime(self, reply)
         placed = {name: self.arena.place(value) for name, value in inputs.items()}
         prepared = check.prepare(case, placed, runtime)
         reply.expected_kernels = check.kernels(case, runtime)
@@ -216,7 +219,16 @@ class Bench:
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.arena.broken_guards()
-        return outputs
+        return prepared, outputs
+
+    def _inspect(self, check: Any, case: Case, prepared: Any, outputs: dict[str, Any], reply: Reply) -> None:
+        from gpucheck.worker.arena import WatchedAllocation
+
+        begin = time.perf_counter()
+        with WatchedAllocation(self.arena):  # so that memory nobody writes holds the same in further calls
+            check.inspect(case, prepared, outputs, _Runtime(self, reply))
+        self._synchronize()
+        _add(reply, "inspect", time.perf_counter() - begin)
 
     def _hold_back(self, check: Any, case: Case, placed: dict[str, Any], prepared: Any, runtime: Any) -> None:
         """Rehearses the launch, so that nothing is left to compile or fill, and makes its inputs come late."""
@@ -256,10 +268,16 @@ class Bench:
 class _Runtime:
     """:class:`gpucheck.checks.base.Runtime` of a bench, with the library loaded when first asked for."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, bench: Bench, reply: Reply) -> None:
+        self._bench, self._reply = bench, reply
         self.device = bench.device
         self.place = bench.arena.place
+
+    def blame(self, kind: str, detail: str) -> None:
+        self._reply.blamed.append((kind, detail))
+
+    def timed(self, what: str, seconds: float) -> None:
+        self._reply.speed[what] = seconds
 
     @property
     def library(self) -> Any:

@@ -98,7 +98,8 @@ def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest
     monkeypatch.setattr(late, "hold_back", hold_back)
     case: Any = SimpleNamespace()
     reply = Reply("ran")
-    y = bench._one_pass(check, case, {"x": torch.arange(4.0)}, reply, 0xFF, late=True)["y"]
+    _, outputs = bench._one_pass(check, case, {"x": torch.arange(4.0)}, reply, 0xFF, late=True)
+    y = outputs["y"]
     assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
     assert torch.equal(y, torch.arange(4.0)) if waits else bool(y.isnan().all())
     assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"

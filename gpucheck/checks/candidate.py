@@ -1,0 +1,182 @@
+"""A candidate on the device under test, and what it may do beside giving right numbers."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpucheck.checks.base import Runtime
+from gpucheck.checks.torch_model import build, named, unpack, weights
+from gpucheck.verify import digest
+
+WARM_UP, REPEATS = 3, 20  # calls of a race
+
+
+class Candidate:
+    """``ModelNew`` with the weights of ``Model``.
+
+    It answers other inputs first: whatever it keeps from that call is wrong for those that are judged.
+    """
+
+    def __init__(self, module: ModuleType, inputs: dict[str, Tensor], seed: int, runtime: Runtime) -> None:
+        self.inputs = inputs
+        self._module, self._runtime = module, runtime
+        self._model = build(module, inputs, seed, "ModelNew").to(runtime.device)
+        self._model.load_state_dict(weights(inputs), assign=True)  # so that the weights lie between guards too
+        self._values, self._others = unpack("input", inputs), unpack("other", inputs)
+        self._real = _copies(self._values)
+        self._first = self._bits(self._others)
+
+    def answer(self) -> dict[str, Tensor]:
+        """Its outputs for the inputs that are judged."""
+        outputs = self._call(self._values)
+        given = {name: value.untyped_storage().data_ptr() for name, value in self.inputs.items() if value.numel()}
+        for name, output in outputs.items():
+            if output.device != self._runtime.device:
+                self._runtime.blame("output", f"{name} is on {output.device}, the inputs on {self._runtime.device}")
+            elif output.numel():
+                for shared in [key for key, place in given.items() if place == output.untyped_storage().data_ptr()]:
+                    self._runtime.blame("alias", f"{name} shares the memory of {shared}")
+        return outputs
+
+    def inspect(self, outputs: dict[str, Tensor]) -> None:
+        """Blames what shows only beside the outputs, which are copied to the CPU."""
+        for number, (value, real) in enumerate(zip(self._values, self._real, strict=True)):
+            changed = int((_raw(value) != _raw(real)).sum()) if isinstance(value, Tensor) else 0
+            if changed:
+                self._runtime.blame("inputs", f"ModelNew changed input{number}: {changed} of {value.numel()} elements")
+        _restore(self._values, self._real)
+        answered = {name: digest.whole(output) for name, output in outputs.items()}
+        if self._bits(self._values) != answered:
+            self._runtime.blame("repeats differ", "a second call with equal inputs gave other bits")
+        _restore(self._values, self._real)
+        self._inspect_memory(answered)
+        self._inspect_kernels(answered)
+        _restore(self._values, self._real)
+
+    def _inspect_memory(self, answered: dict[str, str]) -> None:
+        """Puts the other inputs where the judged ones lie: a candidate that knows inputs by place is wrong then."""
+        if not all(_alike(value, other) for value, other in zip(self._values, self._others, strict=True)):
+            return
+        _restore(self._values, self._others)
+        if self._bits(self._values) == answered != self._first:
+            self._runtime.blame("cached", "with other inputs in the same memory the answer is still the one before")
+
+    def _inspect_kernels(self, answered: dict[str, str]) -> None:
+        """Lets the kernels do nothing: an output that stays right does not come from them.
+
+        The call before was for other inputs, so what lies in reused memory is not the answer either.
+        """
+        self._call(self._others)
+        _restore(self._values, self._real)
+        with muted(self._module) as called:
+            try:
+                silent = self._bits(self._values)
+            except Exception:
+                return  # it cannot do without them
+        if called and silent == answered != self._first:
+            words = "the output stays the same when its kernels do nothing: " + ", ".join(dict.fromkeys(called))
+            self._runtime.blame("fallback", words)
+
+    def race(self, model: torch.nn.Module) -> None:
+        """Notes the time of a call of the candidate and of ``model``, which is plain torch, on the same GPU."""
+        model = model.to(self._runtime.device)
+        model.load_state_dict(weights(self.inputs))
+        for what, racer in (("candidate", self._model), ("reference", model)):
+            self._runtime.timed(what, median_seconds(racer, self._values, self._runtime.device))
+
+    def _call(self, values: list[Any]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return named(self._model(*values))
+
+    def _bits(self, values: list[Any]) -> dict[str, str]:
+        """Hashes of the outputs of a call."""
+        outputs = self._call(values)
+        return {name: digest.whole(output.detach().to("cpu").contiguous()) for name, output in outputs.items()}
+
+
+@torch.no_grad()
+def median_seconds(model: Callable[..., Any], values: list[Any], device: torch.device) -> float:
+    """Median time that a GPU takes for a call, by its own clock."""
+    for _ in range(WARM_UP):
+        model(*values)
+    stream = torch.cuda.current_stream(device)
+    times = []
+    for _ in range(REPEATS):
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record(stream)
+        model(*values)
+        last.record(stream)
+        last.synchronize()
+        times.append(first.elapsed_time(last) / 1000)
+    return statistics.median(times)
+
+
+@contextmanager
+def muted(module: ModuleType) -> Iterator[list[str]]:
+    """Inside, the Triton kernels of a module and its neighbours do nothing when launched; yields the names of those."""
+    called: list[str] = []
+    folder = Path(str(module.__file__)).parent
+    modules = [
+        other for other in sys.modules.values() if Path(getattr(other, "__file__", None) or "/").parent == folder
+    ]
+    kernels = [
+        (other, name, value) for other in modules for name, value in list(vars(other).items()) if _is_kernel(value)
+    ]
+    try:
+        for other, name, kernel in kernels:
+            setattr(other, name, _Mute(name, kernel, called))
+        yield called
+    finally:
+        for other, name, kernel in kernels:
+            setattr(other, name, kernel)
+
+
+def _is_kernel(value: Any) -> bool:
+    return type(value).__module__.startswith("triton.") and hasattr(value, "run") and hasattr(value, "__getitem__")
+
+
+class _Mute:
+    """Stands in for a kernel."""
+
+    def __init__(self, name: str, kernel: Any, called: list[str]) -> None:
+        self._name, self._kernel, self._called = name, kernel, called
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        return self.run
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        self._called.append(self._name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
+
+
+def _copies(values: list[Any]) -> list[Any]:
+    return [value.clone() if isinstance(value, Tensor) else value for value in values]
+
+
+def _restore(values: list[Any], contents: list[Any]) -> None:
+    for value, content in zip(values, contents, strict=True):
+        if isinstance(value, Tensor):
+            value.copy_(content)
+
+
+def _alike(value: Any, other: Any) -> bool:
+    if isinstance(value, Tensor):
+        return isinstance(other, Tensor) and (value.shape, value.dtype) == (other.shape, other.dtype)
+    return bool(value == other)
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    """The bits of each element, so that NaN equals itself."""
+    kinds: Mapping[int, torch.dtype] = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(kinds[tensor.element_size()])
