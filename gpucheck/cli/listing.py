@@ -69,4 +69,4 @@ def _cases(name: str | None, given: list[CheckSource]) -> None:
     for loaded in listed:
         for step in loaded.steps:
             prefix = "" if len(listed) == 1 else f"{loaded.name}  "
-            typer.echo(f"{prefix}{step.case.id}" + (f"  ({step.conditions})" if step.conditions else ""))
+            typer.echo(prefix + step.label)

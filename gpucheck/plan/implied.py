@@ -10,6 +10,7 @@ from gpucheck.plan.scenario import Scenario
 
 TIMEOUT = 600.0  # s, for the whole run
 CASE_TIMEOUT = 120.0  # s
+EXPERIMENTS = 30.0  # s
 
 
 def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
@@ -24,7 +25,9 @@ def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
             params = {**check.spec.defaults, **usual}
             for data in check.spec.data_kinds:
                 if check.validate(params, data) is None:
-                    step = Step(check.spec.case(params, data, seed or 0), "pinned")
+                    step = Step(check.spec.case(params, data, seed or 0))
                     steps[step.key] = step
     title = f"the usual cases of {', '.join(names)}"
-    return Scenario("usual", None, title, seed or 0, TIMEOUT, CASE_TIMEOUT, tuple(steps.values()), implied=True)
+    return Scenario(
+        "usual", None, title, seed or 0, TIMEOUT, CASE_TIMEOUT, EXPERIMENTS, tuple(steps.values()), implied=True
+    )

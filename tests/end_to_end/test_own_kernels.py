@@ -1,4 +1,4 @@
-"""Kernels that users bring along, run by the command on two ranks: right ones, wrong ones, and candidates that cheat."""
+"""Kernels that users bring along, run by the command on two ranks: right ones, wrong ones, and ones that cheat."""
 
 from __future__ import annotations
 
