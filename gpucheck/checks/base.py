@@ -32,6 +32,7 @@ class Runtime:
     library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
     place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
     blame: Callable[[str, str], None] = lambda kind, detail: None  # notes a violation beside the numbers
+    note: Callable[[str], None] = lambda text: None  # says something that a report of a failure should tell
     timed: Callable[[str, float], None] = lambda what, seconds: None  # notes how long something took
 
 

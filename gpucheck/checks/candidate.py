@@ -32,10 +32,22 @@ class Candidate:
         self.inputs = inputs
         self._runtime = runtime
         self._model = build(module, inputs, seed, "ModelNew").to(runtime.device)
-        self._model.load_state_dict(weights(inputs), assign=True)  # so that the weights lie between guards too
+        self._take_weights()
         self._values, self._others = unpack("input", inputs), unpack("other", inputs)
         self._real = _copies(self._values)
         self._first = self._bits(self._others)
+
+    def _take_weights(self) -> None:
+        """Gives each weight the value that ``Model`` has under its name; others stay as they were drawn.
+
+        Both models are made under one seed, so weights that bear other names are equal where they are drawn alike.
+        """
+        given, own = weights(self.inputs), self._model.state_dict()
+        unknown = [name for name in own if name not in given or not _alike(own[name], given[name])]
+        taken = {name: self._runtime.place(own[name]) if name in unknown else given[name] for name in own}
+        self._model.load_state_dict(taken, assign=True)  # so that the weights lie between guards too
+        if unknown:
+            self._runtime.note(f"ModelNew drew weights itself that Model does not have alike: {', '.join(unknown)}")
 
     def answer(self) -> dict[str, Tensor]:
         """Its outputs for the inputs that are judged."""
@@ -51,19 +63,21 @@ class Candidate:
 
     def inspect(self, outputs: dict[str, Tensor]) -> None:
         """Blames what shows only beside the outputs, which are copied to the CPU."""
+        answered = {name: digest.whole(output) for name, output in outputs.items()}  # further calls may overwrite them
+        varies = any(_varies(output) for output in outputs.values())
         for number, (value, real) in enumerate(zip(self._values, self._real, strict=True)):
             changed = int((_raw(value) != _raw(real)).sum()) if isinstance(value, Tensor) else 0
             if changed:
                 self._runtime.blame("inputs", f"ModelNew changed input{number}: {changed} of {value.numel()} elements")
         _restore(self._values, self._real)
-        answered = {name: digest.whole(output) for name, output in outputs.items()}
         if self._bits(self._values) != answered:
             self._runtime.blame("repeats differ", "a second call with equal inputs gave other bits")
         _restore(self._values, self._real)
-        if answered == self._first and any(_varies(output) for output in outputs.values()):
-            self._runtime.blame("cached", "the answer is bit for bit the one that other inputs got a call before")
-        self._inspect_memory(answered)
-        self._inspect_kernels(answered)
+        if varies:  # what nobody wrote, or is one value everywhere, stays the same without being kept
+            if answered == self._first:
+                self._runtime.blame("cached", "the answer is bit for bit the one that other inputs got a call before")
+            self._inspect_memory(answered)
+            self._inspect_kernels(answered)
         _restore(self._values, self._real)
 
     def _inspect_memory(self, answered: dict[str, str]) -> None:
@@ -88,7 +102,7 @@ class Candidate:
                 return  # it cannot do without them
         if called and silent == answered != self._first:
             words = "the output stays the same when its kernels do nothing: " + ", ".join(dict.fromkeys(called))
-            self._runtime.blame("fallback", words)
+            self._runtime.blame("idle", words)
 
     def race(self, model: torch.nn.Module) -> None:
         """Notes the time of a call of the candidate and of ``model``, which is plain torch, on the same GPU."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpucheck.checks.base import Check
+from gpucheck.model.case import CheckSpec
 from gpucheck.model.errors import UsageError
 from gpucheck.model.source import CheckSource, SourceKind, content_hash, source_of
 
@@ -24,6 +25,7 @@ _lock = threading.RLock()  # two threads of a process may ask for the same modul
 _modules: dict[tuple[str, str], ModuleType] = {}
 
 PROBLEM_NAMES = ("Model", "get_inputs", "get_init_inputs")
+MODULES = ("nn.Module", "torch.nn.Module", "Module")  # bases that have no forward of their own
 
 
 def find(
@@ -68,8 +70,15 @@ def make(source: CheckSource, name: str) -> Check:
         return Problem(name, source)
     if source.kind is SourceKind.ENTRY_POINT:
         read_as_planned(source, 0)
-        return _offered_class(source.target, name)()
-    return _classes(module_of(source, 0))[name]()
+        return _made(_offered_class(source.target, name), source.files[0])
+    return _made(_classes(module_of(source, 0))[name], source.files[0])
+
+
+def _made(kind: type[Check], path: str) -> Check:
+    try:
+        return kind()
+    except Exception as error:
+        raise UsageError(f"{path}: {kind.__name__} cannot be made without arguments: {_words(error)}") from error
 
 
 def module_of(source: CheckSource, number: int) -> ModuleType:
@@ -147,17 +156,31 @@ def _classes(module: ModuleType) -> dict[str, type[Check]]:
     for value in vars(module).values():
         if not isinstance(value, type) or not issubclass(value, Check) or value.__module__ != module.__name__:
             continue
-        if isabstract(value) or not hasattr(value, "spec"):
-            missing = ", ".join(sorted(value.__abstractmethods__)) or "spec"
-            raise UsageError(f"{module.__file__}: {value.__name__} is no whole check: it lacks {missing}")
+        _require_whole(value, str(module.__file__))
+        if value.spec.name in found:
+            raise UsageError(f"{module.__file__} has two checks named {value.spec.name!r}: rename one")
         found[value.spec.name] = value
     return found
 
 
+def _require_whole(kind: type[Check], where: str) -> None:
+    """Raises UsageError where a class does not say all that a check must."""
+    missing = sorted(kind.__abstractmethods__) if isabstract(kind) else []
+    missing += [name for name in ("spec", "late_inputs") if not hasattr(kind, name)]
+    if missing:
+        raise UsageError(f"{where}: {kind.__name__} is no whole check: it lacks {', '.join(missing)}")
+    if not isinstance(kind.spec, CheckSpec):
+        raise UsageError(f"{where}: {kind.__name__}.spec is a {type(kind.spec).__name__}, expected a CheckSpec")
+
+
 def _pair(problem: Path, candidate: Path) -> CheckSource:
     """A problem and its candidate, after whose file the check is called; both are read, none is run."""
-    _require_names(_python_file(problem, "--problem"), PROBLEM_NAMES)
-    _require_names(_python_file(candidate, "--candidate"), ("ModelNew",))
+    for path, option, names in ((problem, "--problem", PROBLEM_NAMES), (candidate, "--candidate", ("ModelNew",))):
+        bound = top_level(_python_file(path, option))
+        missing = [name for name in names if name not in bound]
+        if missing:
+            raise UsageError(f"{option} {path} does not define {' and '.join(missing)}")
+        _require_forward(bound[names[0]], f"{option} {path}")
     return source_of(SourceKind.PROBLEM, (candidate.stem,), (problem, candidate))
 
 
@@ -167,16 +190,18 @@ def _python_file(path: Path, option: str) -> Path:
     return path
 
 
-def _require_names(path: Path, names: Sequence[str]) -> None:
-    """Raises UsageError where a module does not bind these names."""
-    bound = set(top_level(path))
-    missing = [name for name in names if name not in bound]
-    if missing:
-        raise UsageError(f"{path} does not define {' and '.join(missing)}")
+def _require_forward(model: ast.AST | None, where: str) -> None:
+    """Raises UsageError where a class derived from torch's Module alone has no ``forward``."""
+    if not isinstance(model, ast.ClassDef) or not {ast.unparse(base) for base in model.bases} <= {*MODULES}:
+        return  # it may come from elsewhere
+    names = {getattr(node, "name", "") for node in model.body}
+    names |= {target.id for node in model.body for target in getattr(node, "targets", []) if hasattr(target, "id")}
+    if "forward" not in names:
+        raise UsageError(f"{where}: {model.name} has no forward")
 
 
-def top_level(path: Path) -> dict[str, ast.expr | None]:
-    """The names that a Python file binds outside of functions and classes, with the value where it is assigned.
+def top_level(path: Path) -> dict[str, ast.AST | None]:
+    """The names that a Python file binds outside of functions and classes, with the value or class where it shows.
 
     Raises:
         UsageError: the file is not Python.
@@ -185,11 +210,11 @@ def top_level(path: Path) -> dict[str, ast.expr | None]:
         tree = ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{path} is not Python: {_words(error)}") from None
-    bound: dict[str, ast.expr | None] = {}
+    bound: dict[str, ast.AST | None] = {}
     nodes: list[ast.AST] = list(tree.body)
     for node in nodes:  # grows by what stands in branches
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            bound[node.name] = None
+            bound[node.name] = node
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             bound.update({alias.asname or alias.name: None for alias in node.names})
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):

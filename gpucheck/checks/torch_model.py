@@ -27,14 +27,30 @@ _lock = threading.RLock()  # the random state, and how torch computes attention,
 
 def draw(module: ModuleType, seed: int) -> dict[str, Tensor]:
     """Arguments and weights of ``Model``, and the inputs of two calls: ``input0``, ... and, drawn anew, ``other0``."""
-    with seeded(seed):
+    with seeded(seed), problems_own("get_init_inputs"):
         init = pack("init", module.get_init_inputs())
-    with seeded(seed):
+    with seeded(seed), problems_own("get_inputs"):
         inputs = pack("input", module.get_inputs())
-    with seeded(seed ^ 1):
+    with seeded(seed ^ 1), problems_own("get_inputs"):
         others = pack("other", module.get_inputs())
-    state = build(module, init, seed).state_dict()
+    with problems_own("Model"):
+        state = build(module, init, seed).state_dict()
     return {**init, **inputs, **others, **{f"state.{name}": value.detach() for name, value in state.items()}}
+
+
+@contextmanager
+def problems_own(what: str) -> Iterator[None]:
+    """Inside, the problem's code runs: what it raises is a fault of that file.
+
+    Raises:
+        UsageError: it raised.
+    """
+    try:
+        yield
+    except (UsageError, UnknownOperation):
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} of the problem raised {type(error).__name__}: {error}") from error
 
 
 def build(module: ModuleType, inputs: Mapping[str, Tensor], seed: int, name: str = "Model") -> torch.nn.Module:
@@ -150,7 +166,8 @@ class Reference:
             UsageError: no bound can be had that tells right from wrong.
         """
         with _lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            own = named(self._run("input", wide=False))
+            with problems_own("Model"):
+                own = named(self._run("input", wide=False))
             values, others = (self._wide(prefix) for prefix in ("input", "other"))
             if any(bool(value.isnan().any()) for value in values.values()):
                 raise UsageError("Model gives NaN: such outputs cannot be judged")
@@ -204,7 +221,8 @@ class Reference:
             values = [
                 value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in values
             ]
-        return model(*values)
+        with problems_own("Model"):
+            return model(*values)
 
 
 def _exactly(bound: str, estimate: bounds.Estimate) -> str:

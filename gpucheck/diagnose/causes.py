@@ -137,9 +137,9 @@ CAUSES: dict[str, Cause] = {
         mend="Mask the load or store, or pad the named tensor to whole tiles.",
     ),
     FALLBACK: Cause(
-        means="The call was answered without any launch of the kernel under test, usually by plain torch code.",
-        shows="Right numbers, no launch of the kernel, slow.",
-        confirm="The finding lists what was launched instead.",
+        means="The call was answered without the kernel under test, usually by plain torch code.",
+        shows="Right numbers, and no launch of the kernel, or the same numbers when it does nothing.",
+        confirm="The finding lists what was launched.",
         mend="Look for a swallowed import error or a capability check that turns the kernel off; log it loudly.",
     ),
     NOT_FROM_INPUTS: Cause(

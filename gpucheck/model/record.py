@@ -69,7 +69,7 @@ class Mismatch:
 class Violation:
     """Something wrong beside the numbers."""
 
-    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "output", "inputs", "alias", "cached"
+    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "output", or one that a check names
     detail: str
 
 

@@ -109,7 +109,7 @@ class Bench:
             for outputs in launched:
                 with timed(reply, "copy"):
                     held = self._keep(outputs, reply, fill, request)
-            if conditions.concurrency == 1:
+            if not passes and conditions.concurrency == 1:
                 with timed(reply, "inspect"):
                     self._inspect(check, case, prepared, held, reply)
             passes += 1
@@ -302,6 +302,9 @@ class _Runtime:
 
     def blame(self, kind: str, detail: str) -> None:
         self._reply.blamed.append((kind, detail))
+
+    def note(self, text: str) -> None:
+        self._reply.message = text
 
     def timed(self, what: str, seconds: float) -> None:
         self._reply.speed[what] = seconds

@@ -62,6 +62,7 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     record = replace(
         record,
         outcome=outcome,
+        message=reply.message,
         mismatches=judged.found.mismatches,
         violations=violations,
         digests={name: digest.whole(value) for name, value in judged.outputs.items()},
