@@ -101,6 +101,6 @@ def stated_tolerance(path: Path) -> dict[str, float] | None:
     except ValueError:
         raise UsageError(f"{path}: tolerance is computed, {expected}") from None
     known = isinstance(value, dict) and value and set(value) <= {"absolute", "relative"}
-    if not known or not all(isinstance(part, (int, float)) and 0 <= part < 1e30 for part in value.values()):
+    if not known or not all(type(part) in (int, float) and 0 <= part < 1e30 for part in value.values()):
         raise UsageError(f"{path}: tolerance is {value!r}, {expected}")
     return {key: float(part) for key, part in value.items()}

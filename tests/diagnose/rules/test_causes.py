@@ -190,6 +190,10 @@ def test_a_race_is_no_kernel_bug_though_all_ranks_have_it(synthetic: Synthetic) 
         ("guard", "access outside of tensors: writes"),
         ("passes differ", "access outside of tensors: reads"),
         ("fallback", "fallback: kernel under test not launched"),
+        ("idle", "fallback: answer not made by the kernels launched"),
+        ("cached", "answer not from its inputs"),
+        ("inputs", "changes its inputs"),
+        ("alias", "output in the memory of an input"),
     ],
 )
 def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: str) -> None:
