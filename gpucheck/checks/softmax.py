@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEVIATION = 4.0  # of normal logits
-FAR = (
-    256  # exact logits: the others lie so far, or a multiple, below the largest of their row: exp of it is zero in fp32
-)
+FAR = 256  # exact logits: the others lie so far, or a multiple, below the largest of their row: their exp is zero
 MOST_TIES = 16  # exact logits that are the largest of their row, a power of two
 BLOCK_ELEMENTS = 4096  # of a tile
 MOST_COLUMNS = 1024  # of a tile

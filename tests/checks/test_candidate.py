@@ -74,6 +74,48 @@ def test_weights_are_the_models_by_name_or_by_draw(kind: type[nn.Module]) -> Non
     assert blamed == []
 
 
+class Event:
+    """Stands in for an event of a GPU whose clock goes on by a millisecond at each call of the model."""
+
+    clock = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: Any) -> None:
+        self.at = Event.clock
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, last: Event) -> float:
+        return last.at - self.at
+
+
+def test_a_race_times_both_models_with_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate, inputs, _, _ = candidate_of(Model)
+    timed: dict[str, float] = {}
+    candidate._runtime = Runtime(torch.device("cpu"), None, torch.clone, timed=timed.__setitem__)  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    seen: list[tuple[str, Any]] = []
+
+    def tick(name: str, milliseconds: float) -> Any:
+        def hook(module: Any, args: Any, out: Any) -> None:
+            Event.clock += milliseconds
+            seen.append((name, out))
+
+        return hook
+
+    model = Model(3)
+    model.register_forward_hook(tick("reference", 4.0))
+    candidate._model.register_forward_hook(tick("candidate", 2.0))
+    candidate.race(model)
+    assert timed == {"candidate": 0.002, "reference": 0.004}
+    first = dict(reversed(seen))
+    assert torch.equal(first["candidate"], first["reference"]) and not first["reference"].requires_grad
+
+
 def test_launches_of_other_threads_go_on_while_kernels_are_muted(
     interpreter: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

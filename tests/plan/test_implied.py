@@ -52,7 +52,9 @@ def test_every_usual_case_with_every_kind_of_data_that_it_takes(mine: list[Check
 
 
 def test_a_case_that_is_none_of_them_is_answered_with_what_is(mine: list[CheckSource]) -> None:
-    with pytest.raises(UsageError, match=r"has no case 'mine/n4/exact'; close: mine/n3/exact, mine/n4/normal; see `gpucheck list --cas"):
+    with pytest.raises(
+        UsageError, match=r"has no case 'mine/n4/exact'; close: mine/n3/exact, mine/n4/normal; see `gpucheck list --cas"
+    ):
         select(implied(mine, None), cases=["mine/n4/exact"])
     moved = select(implied(mine, None), placement="peer", process_group="initialised")
     assert {(s.conditions.placement, s.conditions.process_group) for s in moved.steps} == {("peer", "initialised")}

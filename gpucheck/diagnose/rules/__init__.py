@@ -54,12 +54,12 @@ class Rule(Protocol):
 
 RULES: tuple[Rule, ...] = (
     wrong_device,
+    conduct,
     fallback,
     refused,
     process_group,
     threads,
     outside,
-    conduct,
     compile_race,
     kernel_cache,
     overwritten,

@@ -204,6 +204,20 @@ def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: 
 
 
 @pytest.mark.parametrize(
+    ("kinds", "title"),
+    [
+        (("passes differ", "fallback", "cached"), "answer not from its inputs"),
+        (("fallback", "inputs"), "changes its inputs"),
+        (("guard", "inputs"), "access outside of tensors: writes"),
+    ],
+)
+def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: tuple[str, ...], title: str) -> None:
+    violations = [Violation(kind, "where") for kind in kinds]
+    matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.VIOLATION, violations=violations)
+    assert matrix.finding().title == title
+
+
+@pytest.mark.parametrize(
     ("message", "cause"),
     [
         ("OutOfResources: out of resource: shared memory, Required: 300000", "resource limit"),
