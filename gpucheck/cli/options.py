@@ -21,6 +21,17 @@ LibraryOption = Annotated[
 """``--library``; read with :func:`gpucheck.library.source.parse_source`."""
 
 
+JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")]
+
+WriteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--write",
+        metavar="FILE",
+        help="Write the report in the format of the suffix: .json .xml .md .prom .html; repeatable.",
+    ),
+]
+
 CheckFileOption = Annotated[
     list[str] | None,
     typer.Option("--check-file", metavar="FILE", help="Python file with checks of your own; repeatable."),
