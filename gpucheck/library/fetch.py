@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from gpucheck.library import cache as cached
 from gpucheck.library.copies import GENUINE_FILES, PACKAGE, LibraryCopy
-from gpucheck.library.index import OTHER_WAY, Wheel, find_wheels, normalise, request_failure
+from gpucheck.library.index import OTHER_WAY, Wheel, find_versions, find_wheels, normalise, request_failure
 from gpucheck.library.pip_settings import PipSettings, read_pip_settings
 from gpucheck.model.errors import InfrastructureError, UsageError
 
@@ -55,6 +55,18 @@ def fetch(name: str, version: str, *, cache: Path | None = None) -> LibraryCopy:
     if copy is None:
         raise InfrastructureError(f"the copy just stored in {folder} is gone or was changed; run the command again")
     return copy
+
+
+def offered_versions(name: str) -> dict[str, bool]:
+    """The versions of a distribution that have wheels on pip's indexes, and whether each is yanked.
+
+    Raises:
+        UsageError: no index knows the distribution.
+        InfrastructureError: an index could not be asked, or ``remotezip`` is not installed.
+    """
+    settings = read_pip_settings()
+    with _session() as session:
+        return find_versions(name, settings, session)
 
 
 def _sound_copy(folder: Path) -> LibraryCopy | None:

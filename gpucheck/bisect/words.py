@@ -1,0 +1,117 @@
+"""The outcome of a search in words: what was found, the evidence on both sides, and the path taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gpucheck.bisect.hunt import Outcome
+from gpucheck.bisect.look import Look
+from gpucheck.bisect.look import State as CaseState
+from gpucheck.bisect.repeats import Rate
+from gpucheck.bisect.signature import Answer, Signature
+from gpucheck.bisect.sources.base import Candidate, Source
+from gpucheck.bisect.sources.patches import Patches
+from gpucheck.bisect.state import Find, State
+
+MARKS = {Answer.GOOD: "good", Answer.BAD: "bad", Answer.SKIP: "skip", None: "-"}
+LABEL = 10  # columns
+
+
+def report(state: State, outcome: Outcome) -> list[str]:
+    """Everything there is to say at the end of a search, as plain lines."""
+    signature, source = outcome.verified.signature, state.source
+    lines = [_headline(source, outcome)]
+    if outcome.exact:
+        for candidate in outcome.answer:
+            lines += [_field("", detail) for detail in source.details(candidate)]
+    lines += [_field("note", note) for note in outcome.notes]
+    lines.append("")
+    for answer, candidate in ((Answer.BAD, outcome.bad), (Answer.GOOD, outcome.good)):
+        lines += _evidence(state, candidate, answer, signature)
+    lines += [
+        _field("searched", f"{signature.words}: {signature.case}"),
+        _field("repeats", rate_words(outcome.verified.rate)),
+    ]
+    lines += ["", *_path(state, outcome)]
+    return lines
+
+
+def rate_words(rate: Rate) -> str:
+    """How often the bad end fails, and what follows from it."""
+    passes = f"{rate.passes} pass{'es' * (rate.passes != 1)}"
+    return (
+        f"{rate.failed} of {rate.runs} runs of the bad end show it; {passes} in a row make a candidate good "
+        f"(chance to miss it {rate.missed:.1%})"
+    )
+
+
+def _headline(source: Source, outcome: Outcome) -> str:
+    if isinstance(source, Patches):
+        does = "turn the case green" if outcome.find is Find.FIX else "break the case"
+        if len(outcome.answer) == 1:
+            does = does.replace("turn ", "turns ").replace("break ", "breaks ")
+        names = " and ".join(candidate.name for candidate in outcome.answer)
+        together = ", only together" if len(outcome.answer) > 1 else ""
+        return f"{names} {does}{together} ({len(outcome.answer)} of {len(source.files)} patches)"
+    first = "first bad" if outcome.find is Find.BAD else "first fixed"
+    if outcome.exact:
+        return f"{first} {source.unit}: {_named(outcome.answer[0])}"
+    names = f"{outcome.answer[0].name} to {outcome.answer[-1].name}"
+    return (
+        f"not decidable: the {first} {source.unit} is one of {len(outcome.answer)}, {names}; only the last can be tried"
+    )
+
+
+def _evidence(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> Iterator[str]:
+    """What the runs of one side showed, the most telling run in full."""
+    looks = state.of(candidate)
+    shown = [
+        look for look in looks if look.state is (CaseState.FAILED if _fails(answer, signature) else CaseState.PASSED)
+    ]
+    look = shown[0] if shown else looks[0]
+    times = f"{len(shown)} of {len(looks)} run{'s' * (len(looks) != 1)}"
+    yield _field(MARKS[answer], f"{_named(candidate)}: {_seen(look, signature)}, {times}")
+    for failure in look.failures:
+        yield from (_field("", line) for line in failure.lines)
+    if look.folder:
+        yield _field("", f"gpucheck report {state.work / 'runs' / look.folder}")
+
+
+def _fails(answer: Answer, signature: Signature) -> bool:
+    return answer is Answer.BAD and not signature.bits
+
+
+def _seen(look: Look, signature: Signature) -> str:
+    return f"{look.words}, bits {look.bits[:8]}" if signature.bits else look.words
+
+
+def _path(state: State, outcome: Outcome) -> Iterator[str]:
+    """One line a candidate."""
+    tried = sum(answer is not None for _, answer in outcome.path)
+    seconds = sum(look.seconds for looks in state.looks.values() for look in looks)
+    yield f"path  {tried} of {len(outcome.path)} tried, {state.runs} runs, {seconds:.0f} s"
+    names = [candidate.name for candidate, _ in outcome.path]
+    width = max(map(len, names)) if max(map(len, names)) <= 40 else 0
+    for candidate, answer in outcome.path:
+        reason = _why_skipped(state.of(candidate)) if answer is Answer.SKIP else ""
+        line = f"  {MARKS[answer]:<5} {candidate.name:<{width}}  {candidate.title}".rstrip()
+        yield line + (f"  ({reason})" if reason else "") + _pointer(state.source, outcome, candidate)
+
+
+def _pointer(source: Source, outcome: Outcome, candidate: Candidate) -> str:
+    if isinstance(source, Patches) or not outcome.exact or candidate != outcome.answer[0]:
+        return ""
+    return "  <- first bad" if outcome.find is Find.BAD else "  <- first fixed"
+
+
+def _why_skipped(looks: Sequence[Look]) -> str:
+    telling = [look for look in looks if look.state is not CaseState.PASSED]
+    return telling[-1].words if telling else ""
+
+
+def _named(candidate: Candidate) -> str:
+    return f"{candidate.name}  {candidate.title}".rstrip()
+
+
+def _field(name: str, text: str) -> str:
+    return f"{name:<{LABEL}}{text}"
