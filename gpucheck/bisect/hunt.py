@@ -83,7 +83,7 @@ def _series(session: Session) -> Outcome:
         bad=after if find is Find.BAD else before,
         verified=verified,
         path=tuple((candidate, answers.get(candidate.key)) for candidate in candidates),
-        notes=tuple(_relapses(candidates, found, find)),
+        notes=(*_relapses(candidates, found, find), *_returns(candidates)),
     )
 
 
@@ -106,6 +106,17 @@ def _relapses(candidates: Sequence[Candidate], found: Found, find: Find) -> list
         f"{before.value} again at {candidates[second].name}; the first one is named"
         for first, second in found.relapses
     ]
+
+
+def _returns(candidates: Sequence[Candidate]) -> list[str]:
+    """Where a content comes back after another: a history that goes back and forth has more changes than one."""
+    last: dict[str, int] = {}
+    for place, candidate in enumerate(candidates):
+        if candidate.key in last and last[candidate.key] < place - 1 and not candidate.lacks:
+            earlier = candidates[last[candidate.key]].name
+            return [f"{candidate.name} holds the content of {earlier} again; what lies between may differ from both"]
+        last[candidate.key] = place
+    return []
 
 
 def _parts(session: Session, source: Patches) -> Outcome:

@@ -42,8 +42,8 @@ class Found:
 def search(keys: Sequence[Hashable], ask: Callable[[int], Side]) -> Found:
     """Finds the first change between the first candidate and the last.
 
-    About log2 of the number of candidates are asked; each one that cannot be told costs at most one question more.
-    Where what becomes known shows several changes, the first one is narrowed down.
+    About log2 of the number of candidates are asked, and few more beside those that cannot be told. Where what becomes
+    known shows several changes, the first one is narrowed down.
 
     Args:
         keys: one a candidate, in order; candidates with equal keys are equal, and one of them is asked. The first is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import asdict, dataclass, field
@@ -105,6 +106,7 @@ def load(path: Path) -> State:
         raise UsageError(f"--resume {path} is damaged: {error!r}") from None
 
 
+@functools.cache
 def made_with() -> dict[str, str | None]:
     """The software that the runs of a search share; a package under search takes its own place."""
     return {"gpucheck": __version__, "python": sys.executable, "torch": _version("torch"), "triton": _version("triton")}

@@ -48,7 +48,7 @@ def _take(target: Target, prepared: Prepared, folder: Path) -> Look:
     log = folder.with_suffix(".log")
     limit = target.limit() + STARTUP
     with tempfile.TemporaryDirectory(prefix="gpucheck-triton-") as cache, open(log, "wb") as output:
-        ended = _run(target.command(prepared.library, folder), _environment(prepared.paths, cache), output, limit)
+        ended = _run(target.command(prepared.library, folder), environment(prepared.paths, cache), output, limit)
     if not ended:
         return Look(State.BROKEN, target.label, reason=f"the run did not end within {limit:.0f} s and was killed")
     try:
@@ -92,7 +92,8 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _environment(paths: Sequence[Path], cache: str) -> dict[str, str]:
+def environment(paths: Sequence[Path], cache: str) -> dict[str, str]:
+    """The variables of a run: these folders first on PYTHONPATH, and a Triton cache of its own."""
     ours = Path(__file__).resolve().parent.parent.parent
     entries = [*map(str, paths), str(ours), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(entries)), "TRITON_CACHE_DIR": cache}

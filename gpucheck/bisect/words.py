@@ -38,11 +38,9 @@ def report(state: State, outcome: Outcome) -> list[str]:
 
 def rate_words(rate: Rate) -> str:
     """How often the bad end fails, and what follows from it."""
-    passes = f"{rate.passes} pass{'es' * (rate.passes != 1)}"
-    return (
-        f"{rate.failed} of {rate.runs} runs of the bad end show it; {passes} in a row make a candidate good "
-        f"(chance to miss it {rate.missed:.1%})"
-    )
+    runs = f"{rate.failed} of {rate.runs} run{'s' * (rate.runs != 1)} of the bad end"
+    passes = f"{rate.passes} passes in a row make" if rate.passes > 1 else "1 pass makes"
+    return f"seen in {runs}; {passes} a candidate good (chance to miss it {rate.missed:.1%})"
 
 
 def _headline(source: Source, outcome: Outcome) -> str:

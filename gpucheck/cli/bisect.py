@@ -84,7 +84,7 @@ def bisect(
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were set, but for ``resume``."""
     given = {name: value for name, value in options.items() if name != "resume" and value is not False}
-    return {name: value for name, value in given.items() if value is not None and value != "" and value != []}
+    return {name: value for name, value in given.items() if value == 0 or value}
 
 
 def _begin(given: dict[str, Any]) -> State:

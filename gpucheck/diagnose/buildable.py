@@ -10,6 +10,8 @@ from gpucheck.records.folder import Run
 IMPORTING = re.compile(r'File "[^"]*gpucheck/library/adapters/__init__\.py", line \d+, in load$', re.MULTILINE)
 """The frame that every exception passes through that the library raises while it is imported."""
 
+NO_REASON = "no case applies"
+
 
 def unbuildable(run: Run) -> str:
     """Why this library cannot be tried here, or "".
@@ -29,9 +31,9 @@ def unbuildable(run: Run) -> str:
         if record.outcome is Outcome.INAPPLICABLE and not run.plan.steps[record.step].optional
     ]
     if lacking:
-        return lacking[0].message
+        return lacking[0].message or NO_REASON
     if all(record.outcome is Outcome.INAPPLICABLE for record in records):
-        return records[0].message if records else "no case ran"
+        return records[0].message if records and records[0].message else NO_REASON
     return ""
 
 
