@@ -48,7 +48,7 @@ def hunt(session: Session) -> Outcome:
     """Searches to the end.
 
     Raises:
-        UsageError: an end is not what it should be, or the ends do not differ.
+        UsageError: an end is not what it should be.
         InfrastructureError: runs of an end give no answer, or a candidate cannot be had.
     """
     state = session.state
@@ -61,7 +61,6 @@ def hunt(session: Session) -> Outcome:
 def _series(session: Session) -> Outcome:
     """The first candidate of a history that is as the newer end."""
     find, candidates = session.state.find, session.state.candidates
-    _check_ends(candidates)
     old, new = candidates[0], candidates[-1]
     bad, good = (new, old) if find is Find.BAD else (old, new)
     verified = session.verify_bad(bad)
@@ -87,7 +86,8 @@ def _series(session: Session) -> Outcome:
     )
 
 
-def _check_ends(candidates: Sequence[Candidate]) -> None:
+def check_ends(candidates: Sequence[Candidate]) -> None:
+    """Raises UsageError where the ends of a history do not differ, so that there is nothing to search for."""
     if len(candidates) > 1 and candidates[0].key != candidates[-1].key:
         return
     if len(candidates) < 2:

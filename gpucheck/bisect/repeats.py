@@ -7,7 +7,10 @@ import math
 from dataclasses import dataclass
 
 LIMIT = 0.01  # largest chance to take a candidate with the fault for one without
-FEWEST, MOST = 5, 10  # runs of the bad end: the first where all of them fail
+FEWEST = 5  # runs of the bad end, where all of them show the fault
+USUAL = 10  # where some do
+MOST = 60
+WORTH = 3  # more runs of the bad end are cheaper than this many times as many passes of every candidate
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class Rate:
     def missed(self) -> float:
         """Chance that a candidate that fails as the bad end does passes so often, and is taken for good."""
         return chance_missed(self.failed, self.runs, self.passes)
+
+
+def enough(failed: int, runs: int) -> bool:
+    """Whether the bad end has been run often enough to say how often a candidate must pass."""
+    if failed == runs or failed == 0:
+        return runs >= (FEWEST if failed else USUAL)
+    return runs >= MOST or (runs >= USUAL and estimate(failed, runs).passes <= WORTH * runs)
 
 
 def chance_missed(failed: int, runs: int, passes: int) -> float:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gpucheck.bisect.look import Look
 from gpucheck.bisect.look import State as CaseState
-from gpucheck.bisect.repeats import FEWEST, MOST, Rate, estimate
+from gpucheck.bisect.repeats import Rate, enough, estimate
 from gpucheck.bisect.signature import Answer, Seen, Signature
 from gpucheck.bisect.sources.base import Candidate, Unbuildable
 from gpucheck.bisect.state import State
@@ -140,9 +140,11 @@ class Session:
         signature = self._signature(looks)
         failed = sum(signature is not None and signature.seen(look) is Seen.BAD for look in looks)
         runs = len(looks) - broken
+        if self.state.bits and failed < runs:
+            return True
         if self.state.repeat:
             return failed > 0 or runs >= self.state.repeat
-        return runs >= MOST or (runs >= FEWEST and failed == runs)
+        return enough(failed, runs)
 
     def _signature(self, looks: Sequence[Look]) -> Signature | None:
         """What these looks at the bad end say must be searched for; None where they show nothing."""

@@ -8,7 +8,7 @@ from gpucheck.bisect.hunt import Outcome
 from gpucheck.bisect.look import Look
 from gpucheck.bisect.look import State as CaseState
 from gpucheck.bisect.repeats import Rate
-from gpucheck.bisect.signature import Answer, Signature
+from gpucheck.bisect.signature import Answer, Seen, Signature
 from gpucheck.bisect.sources.base import Candidate, Source
 from gpucheck.bisect.sources.patches import Patches
 from gpucheck.bisect.state import Find, State
@@ -26,14 +26,18 @@ def report(state: State, outcome: Outcome) -> list[str]:
             lines += [_field("", detail) for detail in source.details(candidate)]
     lines += [_field("note", note) for note in outcome.notes]
     lines.append("")
-    for answer, candidate in ((Answer.BAD, outcome.bad), (Answer.GOOD, outcome.good)):
-        lines += _evidence(state, candidate, answer, signature)
+    sides = {Answer.GOOD: outcome.good, Answer.BAD: outcome.bad}
+    for answer in (Answer.BAD, Answer.GOOD):
+        lines += _evidence(state, sides[answer], answer, signature)
+    folders = [_telling(state, candidate, answer, signature)[0].folder for answer, candidate in sides.items()]
+    if all(folders):
+        runs = " ".join(str(state.work / "runs" / folder) for folder in folders)
+        lines.append(_field("compare", f"gpucheck diff {runs}"))
     lines += [
         _field("searched", f"{signature.words}: {signature.case}"),
         _field("repeats", rate_words(outcome.verified.rate)),
     ]
-    lines += ["", *_path(state, outcome)]
-    return lines
+    return [*lines, "", *_path(state, outcome)]
 
 
 def rate_words(rate: Rate) -> str:
@@ -51,7 +55,7 @@ def _headline(source: Source, outcome: Outcome) -> str:
         names = " and ".join(candidate.name for candidate in outcome.answer)
         together = ", only together" if len(outcome.answer) > 1 else ""
         return f"{names} {does}{together} ({len(outcome.answer)} of {len(source.files)} patches)"
-    first = "first bad" if outcome.find is Find.BAD else "first fixed"
+    first = _first(outcome)
     if outcome.exact:
         return f"{first} {source.unit}: {_named(outcome.answer[0])}"
     names = f"{outcome.answer[0].name} to {outcome.answer[-1].name}"
@@ -62,12 +66,8 @@ def _headline(source: Source, outcome: Outcome) -> str:
 
 def _evidence(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> Iterator[str]:
     """What the runs of one side showed, the most telling run in full."""
-    looks = state.of(candidate)
-    shown = [
-        look for look in looks if look.state is (CaseState.FAILED if _fails(answer, signature) else CaseState.PASSED)
-    ]
-    look = shown[0] if shown else looks[0]
-    times = f"{len(shown)} of {len(looks)} run{'s' * (len(looks) != 1)}"
+    count, telling = len(state.of(candidate)), _telling(state, candidate, answer, signature)
+    look, times = telling[0], f"{len(telling)} of {count} run{'s' * (count != 1)}"
     yield _field(MARKS[answer], f"{_named(candidate)}: {_seen(look, signature)}, {times}")
     for failure in look.failures:
         yield from (_field("", line) for line in failure.lines)
@@ -75,8 +75,10 @@ def _evidence(state: State, candidate: Candidate, answer: Answer, signature: Sig
         yield _field("", f"gpucheck report {state.work / 'runs' / look.folder}")
 
 
-def _fails(answer: Answer, signature: Signature) -> bool:
-    return answer is Answer.BAD and not signature.bits
+def _telling(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> list[Look]:
+    """The runs that make a candidate what it is."""
+    wanted = Seen.BAD if answer is Answer.BAD else Seen.GOOD
+    return [look for look in state.of(candidate) if signature.seen(look) is wanted]
 
 
 def _seen(look: Look, signature: Signature) -> str:
@@ -99,7 +101,13 @@ def _path(state: State, outcome: Outcome) -> Iterator[str]:
 def _pointer(source: Source, outcome: Outcome, candidate: Candidate) -> str:
     if isinstance(source, Patches) or not outcome.exact or candidate != outcome.answer[0]:
         return ""
-    return "  <- first bad" if outcome.find is Find.BAD else "  <- first fixed"
+    return f"  <- {_first(outcome)}"
+
+
+def _first(outcome: Outcome) -> str:
+    if outcome.verified.signature.bits:
+        return "first changed"
+    return "first bad" if outcome.find is Find.BAD else "first fixed"
 
 
 def _why_skipped(looks: Sequence[Look]) -> str:

@@ -148,6 +148,7 @@ def _target(given: dict[str, Any]) -> Target:
 
 
 def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, list[Candidate]]:
+    from gpucheck.bisect.hunt import check_ends
     from gpucheck.bisect.sources import Commits, Packages, Patches, Releases
 
     if kind == "repo":
@@ -160,7 +161,9 @@ def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, li
         series = Packages(given["package"], given["first"], given["last"], str(_library(given)))
     else:
         return Patches.in_folder(given["patches"], _library(given)), []
-    return series, series.candidates()
+    candidates = series.candidates()
+    check_ends(candidates)
+    return series, candidates
 
 
 def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.bisect.hunt import Outcome, hunt
+from gpucheck.bisect.hunt import Outcome, check_ends, hunt
 from gpucheck.bisect.look import Failure, Look
 from gpucheck.bisect.look import State as CaseState
 from gpucheck.bisect.session import Session
 from gpucheck.bisect.signature import Answer
+from gpucheck.bisect.sources.base import Candidate
 from gpucheck.bisect.state import Find, State, load
 from gpucheck.model.errors import GpucheckError, InfrastructureError, UsageError
 from tests.bisect.conftest import CASE, FAILED, OTHER, PASSED, WRONG
@@ -113,7 +114,7 @@ def test_a_fault_that_shows_in_30_percent_of_runs(world: World, monkeypatch: pyt
             assert "10 of 10 runs: passed" in str(error)
             refused += 1  # 0.7^10: the bad end did not show it
             continue
-        assert outcome.verified.rate.runs == 10 and outcome.verified.rate.missed < 0.01
+        assert outcome.verified.rate.runs >= 10 and outcome.verified.rate.missed < 0.01
         wrong += found(outcome) != [str(change)]
     assert refused <= 5 and wrong <= 1
 
@@ -182,10 +183,10 @@ def test_a_version_that_cannot_be_unpacked_is_no_bad_end(world: World) -> None:
 
 
 @pytest.mark.parametrize(("keys", "words"), [("a", "nothing changes"), ("aba", "the ends are equal"), ("aa", "equal")])
-def test_ends_with_equal_content_are_refused_before_any_run(world: World, keys: str, words: str) -> None:
+def test_ends_with_equal_content_are_refused(keys: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        hunt(world.session(world.state("g" * len(keys), keys=keys)))
-    assert world.runs == []
+        check_ends([Candidate(str(number), key) for number, key in enumerate(keys)])
+    check_ends([Candidate("0", "a"), Candidate("1", "b")])
 
 
 def test_the_failure_of_the_stored_run_must_show(world: World) -> None:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from gpucheck.bisect.repeats import FEWEST, LIMIT, MOST, chance_missed, estimate
+from gpucheck.bisect.repeats import LIMIT, chance_missed, enough, estimate
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,25 @@ def test_chances_by_hand() -> None:
     assert chance_missed(5, 5, 0) == pytest.approx(1 / 7)
 
 
+@pytest.mark.parametrize(
+    ("failed", "runs", "wanted"),
+    [
+        (4, 4, False),
+        (5, 5, True),
+        (5, 6, False),
+        (0, 9, False),
+        (0, 10, True),
+        (3, 10, True),
+        (1, 10, False),  # 95 passes of each candidate, or some more runs of the bad end
+        (3, 14, True),
+        (1, 59, False),
+        (1, 60, True),
+    ],
+)
+def test_when_the_bad_end_has_been_run_often_enough(failed: int, runs: int, wanted: bool) -> None:
+    assert enough(failed, runs) is wanted
+
+
 def test_the_chance_holds_for_faults_of_any_rate() -> None:
     """Faults drawn as the prior says, measured as a search does: a bad candidate passes in under 1% of cases."""
     chance = random.Random(1)
@@ -37,9 +56,9 @@ def test_the_chance_holds_for_faults_of_any_rate() -> None:
     missed = trials = 0
     while trials < 20_000:
         rate = 1.0 if chance.random() < 0.5 else chance.random()
-        fails = [chance.random() < rate for _ in range(MOST)]
-        runs = FEWEST if all(fails[:FEWEST]) else MOST
-        failed = sum(fails[:runs])
+        failed = runs = 0
+        while not enough(failed, runs):
+            failed, runs = failed + (chance.random() < rate), runs + 1
         if not failed:
             continue  # the bad end is refused
         trials += 1

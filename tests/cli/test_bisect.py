@@ -166,3 +166,4 @@ def test_a_repository_whose_ends_are_equal(gpucheck: Command, here: Path, librar
     subprocess.run(["git", "-C", "checkout", *identity, "commit", "-qm", "two", "--allow-empty"], check=True)
     answer = gpucheck("bisect", "--repo", "checkout", "--good", "HEAD~1", *GIVEN)
     assert answer.code == 2 and "nothing changes between the ends" in answer.message
+    assert not (here / "runs").exists()
