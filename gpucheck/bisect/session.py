@@ -63,7 +63,7 @@ class Session:
         signature = self._signature(looks)
         seen = Counter(signature.seen(look) for look in looks) if signature else Counter()
         if signature is None or not seen[Seen.BAD]:
-            raise _not_bad(candidate, looks, signature)
+            raise self._not_bad(candidate, looks, signature)
         failed, runs = seen[Seen.BAD], len(looks) - seen[Seen.BROKEN]
         if self.state.bits and failed < runs:
             raise UsageError(f"the outputs of {candidate.name} differ from run to run: their bits tell nothing")
@@ -104,12 +104,12 @@ class Session:
         self._tell(candidate, found, _tally(looks))
         return found
 
-    def _look(self, candidate: Candidate, enough: Callable[[Sequence[Look]], bool]) -> None:
-        """Runs a candidate until what was seen is enough; each run is saved."""
+    def _look(self, candidate: Candidate, settled: Callable[[Sequence[Look]], bool]) -> None:
+        """Runs a candidate until what was seen settles it; each run is saved."""
         looks = self.state.of(candidate)
         with ExitStack() as stack:
             prepared: Prepared | None = None
-            while not enough(looks):
+            while not settled(looks):
                 self._listener.running(candidate, len(looks) + 1)
                 try:
                     prepared = prepared or stack.enter_context(self.state.source.prepared(candidate, self.state.work))
@@ -164,6 +164,17 @@ class Session:
             signature = signature.widened(look)
         return signature
 
+    def _not_bad(self, candidate: Candidate, looks: Sequence[Look], signature: Signature | None) -> Exception:
+        what = f"the bad end {candidate.name}"
+        if any(look.state in (CaseState.UNBUILDABLE, CaseState.BROKEN) for look in looks):
+            return _unusable(what, looks)
+        wanted = "a pass, whose bits can be compared" if self.state.bits else "a failure of the case"
+        if signature:
+            wanted = f"the failure of the stored run, {signature.words}"
+        return UsageError(
+            f"{what} does not show what is searched for.\n  seen      {_tally(looks)}\n  expected  {wanted}"
+        )
+
     def _tell(self, candidate: Candidate, answer: Answer, words: str) -> None:
         if candidate.key not in self._told:
             self._told.add(candidate.key)
@@ -187,14 +198,6 @@ def _tally(looks: Sequence[Look]) -> str:
     counts = Counter(look.words for look in looks)
     of = f"of {len(looks)} run{'s' * (len(looks) != 1)}"
     return "; ".join(f"{count} {of}: {words}" for words, count in counts.items())
-
-
-def _not_bad(candidate: Candidate, looks: Sequence[Look], signature: Signature | None) -> Exception:
-    what = f"the bad end {candidate.name}"
-    if any(look.state in (CaseState.UNBUILDABLE, CaseState.BROKEN) for look in looks):
-        return _unusable(what, looks)
-    wanted = f"the failure of the stored run, {signature.words}" if signature else "a failure of the case"
-    return UsageError(f"{what} does not fail as it should.\n  seen      {_tally(looks)}\n  expected  {wanted}")
 
 
 def _unusable(what: str, looks: Sequence[Look]) -> Exception:

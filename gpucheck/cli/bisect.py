@@ -15,7 +15,6 @@ from gpucheck.cli.options import LibraryOption
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.bisect.session import Session
     from gpucheck.bisect.signature import Answer
     from gpucheck.bisect.sources import AnySource
     from gpucheck.bisect.sources.base import Candidate
@@ -69,16 +68,13 @@ def bisect(
     resume: Annotated[Path | None, typer.Option(metavar="STATE", help="Go on with a search.")] = None,
 ) -> None:
     """Find the first bad (or fixed) commit or release, or the patches that mend a case."""
-    from gpucheck.bisect.session import Session
     from gpucheck.bisect.state import load
-    from gpucheck.bisect.step import take
 
     given = _given(context.params)
     if resume is not None and given:
         raise UsageError("--resume goes on with a search as it was begun; leave every other option out")
     state = load(resume) if resume is not None else _begin(given)
-    with _Teller() as teller:
-        _search(Session(state, take, teller))
+    _search(state)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -196,15 +192,17 @@ def _folder(out: Path | None) -> Path:
     return folder
 
 
-def _search(session: Session) -> NoReturn:
+def _search(state: State) -> NoReturn:
     """Searches to the end, or says how to go on."""
     from gpucheck.bisect.hunt import hunt
+    from gpucheck.bisect.session import Session
+    from gpucheck.bisect.step import take
     from gpucheck.bisect.words import report
 
-    state = session.state
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        outcome = hunt(session)
+        with _Teller() as teller:
+            outcome = hunt(Session(state, take, teller))
     except KeyboardInterrupt as interrupt:
         typer.echo(f"interrupted after {state.runs} runs; go on with: gpucheck bisect --resume {state.file}", err=True)
         raise typer.Exit(int(str(interrupt) or ExitCode.INTERRUPTED)) from None

@@ -160,7 +160,7 @@ def test_a_history_that_goes_back_and_forth_says_so(world: World) -> None:
 @pytest.mark.parametrize(
     ("letters", "kind", "words"),
     [
-        ("gg", UsageError, "the bad end 1 does not fail as it should.\n  seen      10 of 10 runs: passed"),
+        ("gg", UsageError, "the bad end 1 does not show what is searched for.\n  seen      10 of 10 runs: passed"),
         ("gu", UsageError, "the bad end 1 cannot be used.\n  seen  1 of 1 run: not buildable: SyntaxError"),
         ("gx", InfrastructureError, "the bad end 1 cannot be used.\n  seen  2 of 2 runs: no answer: no GPU"),
         ("bb", UsageError, "the good end 0 shows what is searched for: wrong output, rank 0.\n  seen  1 of 1 run"),
@@ -213,6 +213,8 @@ def test_changed_bits(world: World) -> None:
 def test_bits_need_equal_inputs_and_outputs_that_repeat(world: World) -> None:
     looks = {**bits("aab"), 1: replace(PASSED, bits="bbbb", inputs="other")}
     assert not hunt(world.session(world.state(looks, bits=True))).exact  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="expected  a pass, whose bits can be compared"):
+        hunt(world.session(world.state("gb", bits=True)))
     changing = iter("abcdefghijkl")
     with pytest.raises(UsageError, match="differ from run to run"):
         hunt(world.session(world.state({0: PASSED, 1: lambda: replace(PASSED, bits=next(changing))}, bits=True)))

@@ -119,7 +119,7 @@ def test_which_patch_breaks_the_case(series: Patches, tmp_path: Path) -> None:
 
 
 def test_wrong_ends(series: Patches, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="the bad end no patch does not fail"):
+    with pytest.raises(UsageError, match="the bad end no patch does not show"):
         searched(tmp_path / "w", series, lambda lines: True)
     with pytest.raises(UsageError, match="the good end 0.patch, 1.patch.* shows what is searched for"):
         searched(tmp_path / "v", series, lambda lines: False)

@@ -93,7 +93,7 @@ def test_infrastructure_that_fails_keeps_the_search(
 
 def test_ends_that_are_not_what_they_should_be(gpucheck: Command, patches: list[str], takes: list[Any]) -> None:
     answer = gpucheck("bisect", *patches, "--find", "bad")
-    assert answer.code == 2 and answer.message.startswith("the bad end 0.patch, 1.patch, 2.patch does not fail")
+    assert answer.code == 2 and answer.message.startswith("the bad end 0.patch, 1.patch, 2.patch does not show")
 
 
 GIVEN = ["--scenario", "smoke", "--case", CASE, "--device", "cpu"]
