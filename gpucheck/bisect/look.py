@@ -82,17 +82,20 @@ class Look:
         return cls(**{**item, "state": State(item["state"]), "failures": failures})
 
 
-def look_at(folder: Path, cases: Sequence[str] = (), label: str = "") -> Look:
+def look_at(folder: Path, cases: Sequence[str] = (), label: str = "", *, experiments: bool = False) -> Look:
     """Reads a run folder.
 
     Args:
         cases: ids of the cases that may be meant; empty for any.
         label: the case that is meant. Without one it is the first that fails, else the first of all.
+        experiments: whether causes may rest on the run's experiments. Their answers may change from run to run, and
+            with them the cause of one and the same failure, so all runs that are compared must be read alike.
 
     Raises:
         UsageError: the folder is no run folder.
     """
     run = unexpecting(read_run(folder))
+    run = run if experiments else replace(run, experiments={})
     findings = [finding for finding in conclude(run).findings if finding.fails]
     label = label or first_failing(run, findings, cases) or run.plan.steps[0].label
     records = [record for (step, _), record in sorted(run.records.items()) if run.plan.steps[step].label == label]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def chance_missed(failed: int, runs: int, passes: int) -> float:
     return (1 - always) * uniform
 
 
+@functools.cache
 def estimate(failed: int, runs: int) -> Rate:
     """The fewest passes whose chance to miss the fault is below :data:`LIMIT`.
 

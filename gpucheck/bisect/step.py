@@ -52,7 +52,7 @@ def _take(target: Target, prepared: Prepared, folder: Path) -> Look:
     if not ended:
         return Look(State.BROKEN, target.label, reason=f"the run did not end within {limit:.0f} s and was killed")
     try:
-        return look_at(folder, target.cases, target.label)
+        return look_at(folder, target.cases, target.label, experiments=target.experiments > 0)
     except UsageError:
         return Look(State.BROKEN, target.label, reason=_last_line(log))
 

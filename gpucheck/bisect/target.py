@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck.bisect.look import Failure, State, look_at
-from gpucheck.diagnose.sightings import USUAL
+from gpucheck.model.conditions import USUAL_PLACEMENTS, Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.records.folder import Run, read_run
 
@@ -24,6 +24,8 @@ class Target:
     nproc: int | None = None  # None: as `gpucheck run` chooses
     seed: int | None = None  # None: the scenario's
     placement: str | None = None  # None: the scenario's
+    process_group: str | None = None  # None: the scenario's
+    experiments: float = 0.0  # s that each rank may try a failed case otherwise; 0: what one attempt shows must do
     timeout: float | None = None  # s for one run; None: the scenario's
     label: str = ""  # the case that is looked at; "": the first that fails
     known: Failure | None = None  # the failure to look for; None: the one that the bad end shows
@@ -41,7 +43,9 @@ class Target:
             ("--nproc", self.nproc),
             ("--seed", self.seed),
             ("--placement", self.placement),
+            ("--process-group", self.process_group),
             ("--timeout", self.timeout),
+            ("--experiments", self.experiments),
         ):
             command += [option, str(value)] if value is not None else []
         return command + [part for case in self.cases for part in ("--case", case)]
@@ -50,13 +54,13 @@ class Target:
         """Seconds that one run may take by its own account.
 
         Raises:
-            UsageError: no such scenario, case or placement.
+            UsageError: no such scenario, case, placement or process group.
             NothingToRunError: no case is left.
         """
         from gpucheck.plan.scenario import find, load
         from gpucheck.plan.select import select
 
-        scenario = select(load(find(self.scenario), self.seed), [], self.cases, self.placement)
+        scenario = select(load(find(self.scenario), self.seed), [], self.cases, self.placement, self.process_group)
         return self.timeout or scenario.timeout
 
     def to_json(self) -> dict[str, Any]:
@@ -70,13 +74,14 @@ class Target:
         return cls(**{**item, "cases": tuple(item["cases"]), "known": known})
 
 
-def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False) -> Target:
-    """The target that a stored run gives: one of its cases, on the same ranks, device, placement and seed.
+def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, experiments: float = 0.0) -> Target:
+    """The target that a stored run gives: one of its cases, on the same ranks, device and seed, held the same way.
 
     Args:
         folder: a run folder.
         cases: ids; the first of them that failed is looked at. Without them it is that of the first finding.
         bits: whether outputs are looked at instead of a failure.
+        experiments: of the target; without them those of the stored run do not count either.
 
     Raises:
         UsageError: no run folder, a run over several nodes, or no such failure in it.
@@ -85,24 +90,37 @@ def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False) -> 
     if run.plan.nnodes > 1:
         raise UsageError(f"{folder} is a run over {run.plan.nnodes} nodes; a search runs on one")
     _check_cases(run, folder, cases)
-    look = look_at(folder, cases)
+    look = look_at(folder, cases, experiments=experiments > 0)
     if look.state is not State.FAILED and not bits:
         which = " of " + ", ".join(cases) if cases else ""
         raise UsageError(f"{folder} holds no failure{which} to search for: {look.case} {look.words}")
     label = look.case if not bits or not cases else next(s.label for s in run.plan.steps if s.case.id == cases[0])
     step = next(step for step in run.plan.steps if step.label == label)
-    command = run.plan.command
-    placement = command[command.index("--placement") + 1] if "--placement" in command else None
+    moves = _moves(run.plan.command, step.conditions)
     return Target(
-        scenario=command[2],
+        scenario=run.plan.command[2],
         cases=tuple(cases) or (step.case.id,),
         device=run.plan.device,
         nproc=run.plan.nproc,
         seed=run.plan.seed,
-        placement=placement or (step.placement if step.placement not in USUAL else None),
+        placement=moves["--placement"],
+        process_group=moves["--process-group"],
+        experiments=experiments,
         label=label,
         known=None if bits else replace(look.failures[0], lines=()),
     )
+
+
+def _moves(command: Sequence[str], conditions: Conditions) -> dict[str, str | None]:
+    """The options that put a case under the conditions it failed under: those of the run, else what is unusual."""
+    placement, group = conditions.placement, conditions.process_group
+    unusual = {
+        "--placement": None if placement in USUAL_PLACEMENTS else placement,
+        "--process-group": None if group == "none" else group,
+    }
+    return {
+        option: command[command.index(option) + 1] if option in command else value for option, value in unusual.items()
+    }
 
 
 def _check_cases(run: Run, folder: Path, cases: Sequence[str]) -> None:

@@ -56,6 +56,16 @@ def bisect(
     nproc: Annotated[int | None, typer.Option(min=1, help="Ranks.", show_default="the stored run's")] = None,
     device: Annotated[str | None, typer.Option(help="cuda or cpu.", show_default="the stored run's, else auto")] = None,
     placement: Annotated[str | None, typer.Option(metavar="NAME", help="Placement of the case.")] = None,
+    process_group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="none or initialised, for the case.")
+    ] = None,
+    experiments: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds a rank may try the failed case otherwise, for causes that one attempt cannot tell apart.",
+            show_default="none",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the inputs.", show_default="the stored run's")
     ] = None,
@@ -128,14 +138,17 @@ def _target(given: dict[str, Any]) -> Target:
     from gpucheck.plan.scenario import LONGEST
 
     cases, bits = given.get("case", []), "bits" in given
-    names = ("scenario", "nproc", "device", "placement", "seed", "timeout")
+    names = ("scenario", "nproc", "device", "placement", "process_group", "experiments", "seed", "timeout")
     options = {name: given[name] for name in names if name in given}
     if given.get("device", "auto") not in ("auto", "cuda", "cpu"):
         raise UsageError(f"--device is {given['device']!r}, expected auto, cuda or cpu")
     if "timeout" in given and not 0 < given["timeout"] <= LONGEST:
         raise UsageError(f"--timeout is {given['timeout']:g}, expected seconds above 0, at most {LONGEST:g}")
+    if not 0 <= given.get("experiments", 0) <= LONGEST:
+        raise UsageError(f"--experiments is {given['experiments']:g}, expected seconds, 0 for none, at most {LONGEST:g}")
     if "run_dir" in given:
-        return replace(from_run(given["run_dir"], cases, bits=bits), **options)
+        stored = from_run(given["run_dir"], cases, bits=bits, experiments=given.get("experiments", 0.0))
+        return replace(stored, **options)
     if not cases:
         raise UsageError("say what fails: the folder of a stored run, or --case ID with --scenario NAME")
     device = given.get("device", "auto")

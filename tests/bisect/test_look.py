@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from gpucheck.bisect.look import Look, State, look_at
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Record
+from gpucheck.records.writer import RecordWriter
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -36,9 +38,9 @@ def test_the_first_failing_case_and_its_ranks(synthetic: Synthetic, folder: Path
     look = seen(synthetic, folder, {(1, 1): Outcome.MISMATCH})
     assert (look.state, look.case) == (State.FAILED, "matmul/1/exact")
     (failure,) = look.failures
-    assert (failure.title, failure.cause, failure.ranks) == ("wrong output", "", (1,))
+    assert (failure.title, failure.cause, failure.ranks) == ("undetermined: wrong output", "undetermined", (1,))
     assert failure.lines[0] == "y: row 1 of 2"
-    assert look.words == "wrong output, rank 1"
+    assert look.words == "undetermined: wrong output, rank 1"
 
 
 def test_a_case_that_is_named_is_looked_at_alone(synthetic: Synthetic, folder: Path) -> None:
@@ -47,9 +49,20 @@ def test_a_case_that_is_named_is_looked_at_alone(synthetic: Synthetic, folder: P
     assert look_at(folder, cases=("matmul/1/exact",)).case == "matmul/0/exact", "the first of all where none fails"
 
 
+def test_causes_rest_on_experiments_only_where_they_may(synthetic: Synthetic, folder: Path) -> None:
+    """Their answers change from run to run, and with them the cause of one and the same failure."""
+    plan = synthetic.plan(cases=1)
+    failed = synthetic.record(plan, 0, 0, Outcome.MISMATCH)
+    again = replace(failed, experiment="repeat", repeats=5, wrong=5, distinct=5)
+    synthetic.write(folder, synthetic.run(plan, {(0, 0): failed}))
+    RecordWriter(folder, 0).result(again)
+    assert look_at(folder).failures[0].cause == "undetermined"
+    assert look_at(folder, experiments=True).failures[0].cause == "race or uninitialised read"
+
+
 def test_several_ways_at_once(synthetic: Synthetic, folder: Path) -> None:
     look = seen(synthetic, folder, {(0, 0): Outcome.MISMATCH, (0, 1): Outcome.CRASH})
-    assert look.words == "wrong output, rank 0; crash, rank 1"
+    assert look.words == "undetermined: wrong output, rank 0; crash, rank 1"
 
 
 def test_ranks_that_disagree_fail_though_each_passed(synthetic: Synthetic, folder: Path) -> None:
@@ -60,12 +73,10 @@ def test_ranks_that_disagree_fail_though_each_passed(synthetic: Synthetic, folde
 
 
 def test_a_failure_that_the_scenario_expects_is_a_failure_all_the_same(synthetic: Synthetic, folder: Path) -> None:
-    from dataclasses import replace
-
     plan = synthetic.plan(cases=1)
     plan = replace(plan, steps=(replace(plan.steps[0], expect=ExpectedFailure()),))
     synthetic.write(folder, synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
-    assert look_at(folder).words == "wrong output, rank 0"
+    assert look_at(folder).words == "undetermined: wrong output, rank 0"
     synthetic.write(folder.with_name("passes"), synthetic.run(plan))
     assert look_at(folder.with_name("passes")).state is State.PASSED
 

@@ -44,7 +44,7 @@ def run(monkeypatch: pytest.MonkeyPatch, library: Path, tmp_path: Path) -> Run:
 def test_the_run_folder_says_what_was_seen(run: Run, synthetic: Synthetic, tmp_path: Path) -> None:
     synthetic.write(tmp_path / "made", synthetic.run(synthetic.plan(), {(0, 0): Outcome.MISMATCH}))
     look = run("os.rename(out.parent / 'made', out); sys.exit(1)")
-    assert (look.state, look.words, look.folder) == (State.FAILED, "wrong output, rank 0", "0001")
+    assert (look.state, look.words, look.folder) == (State.FAILED, "undetermined: wrong output, rank 0", "0001")
     assert look.seconds > 0
 
 

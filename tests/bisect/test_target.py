@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpucheck.bisect.look import Failure
 from gpucheck.bisect.target import Target, from_run
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import NothingToRunError, UsageError
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome
@@ -29,7 +31,7 @@ def test_the_first_finding_of_a_stored_run(synthetic: Synthetic, tmp_path: Path)
     target = from_run(stored(synthetic, tmp_path / "run"))
     assert (target.scenario, target.cases, target.label) == ("/s/mine.toml", ("matmul/1/exact",), "matmul/1/exact")
     assert (target.nproc, target.seed, target.device, target.placement) == (2, 7, "cuda", None)
-    assert target.known == replace(WRONG, ranks=(1,), lines=())
+    assert target.known == Failure("undetermined: wrong output", "undetermined", (1,))
 
 
 def test_a_case_of_a_stored_run(synthetic: Synthetic, tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_a_case_of_a_stored_run(synthetic: Synthetic, tmp_path: Path) -> None:
 
 
 def placed(plan: Plan, placement: str) -> Plan:
-    return replace(plan, steps=tuple(replace(step, placement=placement) for step in plan.steps))
+    return replace(plan, steps=tuple(replace(step, conditions=Conditions(placement=placement)) for step in plan.steps))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,25 @@ def test_the_placement(
     plan = placed(synthetic.plan(cases=1, command=[*COMMAND, *command]), placement)
     synthetic.write(tmp_path / "run", synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
     assert from_run(tmp_path / "run").placement == wanted
+
+
+@pytest.mark.parametrize(
+    ("group", "command", "wanted"),
+    [
+        ("none", [], None),
+        ("initialised", [], "initialised"),
+        ("initialised", ["--process-group", "initialised"], "initialised"),
+        ("none", ["--process-group", "none"], "none"),
+    ],
+)
+def test_the_process_group(
+    synthetic: Synthetic, tmp_path: Path, group: str, command: list[str], wanted: str | None
+) -> None:
+    plan = synthetic.plan(cases=1, command=[*COMMAND, *command])
+    steps = tuple(replace(step, conditions=Conditions(process_group=group)) for step in plan.steps)
+    synthetic.write(tmp_path / "run", synthetic.run(replace(plan, steps=steps), {(0, 0): Outcome.MISMATCH}))
+    target = from_run(tmp_path / "run")
+    assert (target.process_group, target.label) == (wanted, steps[0].label)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +105,7 @@ def test_several_nodes(synthetic: Synthetic, tmp_path: Path) -> None:
 
 
 def test_the_command() -> None:
-    target = Target("smoke", ("a", "b"), "cpu", nproc=2, seed=0, placement="visible", timeout=9.5)
+    target = Target("smoke", ("a", "b"), "cpu", nproc=2, seed=0, placement="visible", process_group="none", experiments=30.0, timeout=9.5)
     command = target.command(Path("/lib"), Path("/out"))
     assert command[:5] == [sys.executable, "-m", "gpucheck", "run", "smoke"]
     options = dict(zip(command[5::2], command[6::2], strict=False))
@@ -97,12 +118,15 @@ def test_the_command() -> None:
         "--nproc 2",
         "--seed 0",
         "--placement visible",
+        "--process-group none",
+        "--experiments 30.0",
         "--timeout 9.5",
         "--case a --case b",
     ):
         assert part in text
     plain = " ".join(Target("smoke", ("a",), "auto").command(Path("/lib"), Path("/out")))
-    assert not any(option in plain for option in ("--nproc", "--seed", "--placement", "--timeout"))
+    assert not any(option in plain for option in ("--nproc", "--seed", "--placement", "--process-group", "--timeout"))
+    assert "--experiments 0" in plain, "what is not to count need not be made"
 
 
 def test_the_limit_of_a_run_and_what_cannot_run() -> None:
@@ -126,6 +150,6 @@ def test_a_scenario_without_cases(tmp_path: Path) -> None:
 def test_a_target_survives_its_plain_form() -> None:
     for target in (
         Target("smoke", ("a",), "cpu"),
-        Target("s", ("a", "b"), "cuda", 2, 0, "peer", 1.5, "a (peer)", WRONG),
+        Target("s", ("a", "b"), "cuda", 2, 0, "peer", "initialised", 30.0, 1.5, "a (peer)", WRONG),
     ):
         assert Target.from_json(target.to_json()) == target

@@ -12,6 +12,7 @@ import pytest
 
 from gpucheck.bisect.look import Failure, Look, State
 from gpucheck.library.source import resolve
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 CASE = "topk/bf16/m1-e13-top4/exact"
 PASSED = Look(State.PASSED, CASE)
-FAILED = Look(State.FAILED, CASE, (Failure("wrong output", "", (0,), ("y: row 1",)),))
+FAILED = Look(State.FAILED, CASE, (Failure("kernel bug: wrong output", "kernel bug", (0,), ("y: row 1",)),))
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def takes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_search_prints_what_it_finds(gpucheck: Command, here: Path, patches: list[str], takes: list[Any]) -> None:
     answer = gpucheck("bisect", *patches, "--out", "w")
     assert answer.code == 0 and answer.err == ""
-    assert "bad   no patch\n      5 of 5 runs: wrong output, rank 0\n" in answer.out
+    assert "bad   no patch\n      5 of 5 runs: kernel bug: wrong output, rank 0\n" in answer.out
     assert "\n1.patch turns the case green (1 of 3 patches)\n" in answer.out
     assert json.loads((here / "w" / "state.json").read_text())["result"]["exact"] is True
 
@@ -147,7 +148,7 @@ def test_the_library_of_a_stored_run(
     copy = resolve(parse_source(library))
     plan = synthetic.plan(cases=1, device="cpu", command=["gpucheck", "run", "smoke"])
     tested = {**plan.library, "package": str(copy.package), "content": copy.content}
-    step = replace(plan.steps[0], case=replace(plan.steps[0].case, id=CASE), placement="cpu")
+    step = replace(plan.steps[0], case=replace(plan.steps[0].case, id=CASE), conditions=Conditions(placement="cpu"))
     plan = replace(plan, library=tested, steps=(step,))
     synthetic.write(here / "run", synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
     answer = gpucheck("bisect", "run", "--patches", "series", "--out", "w")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.diagnose.compare import Change, Comparison, Standing, compare
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Verdict
 
@@ -55,7 +56,7 @@ def test_the_titles_and_reasons_of_both_sides(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
     lacking = synthetic.record(plan, 0, 0, I, message="needs Triton 9")
     (row,) = compared(synthetic, M, lacking).rows
-    assert (row.first.standing, row.first.words) == (Standing.WRONG, "wrong output")
+    assert (row.first.standing, row.first.words) == (Standing.WRONG, "undetermined: wrong output")
     assert (row.second.standing, row.second.words) == (Standing.INAPPLICABLE, "needs Triton 9")
 
 
@@ -116,7 +117,7 @@ def test_conditions_tell_cases_apart_but_for_the_device(synthetic: Synthetic) ->
     plan = synthetic.plan(cases=1)
 
     def placed(placement: str) -> Run:
-        return synthetic.run(replace(plan, steps=(replace(plan.steps[0], placement=placement),)))
+        return synthetic.run(replace(plan, steps=(replace(plan.steps[0], conditions=Conditions(placement=placement)),)))
 
     assert compare(placed("pinned"), placed("cpu")).rows[0].change is Change.SAME
     assert len(compare(placed("pinned"), placed("visible")).rows) == 2
