@@ -145,7 +145,9 @@ def _target(given: dict[str, Any]) -> Target:
     if "timeout" in given and not 0 < given["timeout"] <= LONGEST:
         raise UsageError(f"--timeout is {given['timeout']:g}, expected seconds above 0, at most {LONGEST:g}")
     if not 0 <= given.get("experiments", 0) <= LONGEST:
-        raise UsageError(f"--experiments is {given['experiments']:g}, expected seconds, 0 for none, at most {LONGEST:g}")
+        raise UsageError(
+            f"--experiments is {given['experiments']:g}, expected seconds, 0 for none, at most {LONGEST:g}"
+        )
     if "run_dir" in given:
         stored = from_run(given["run_dir"], cases, bits=bits, experiments=given.get("experiments", 0.0))
         return replace(stored, **options)

@@ -105,7 +105,17 @@ def test_several_nodes(synthetic: Synthetic, tmp_path: Path) -> None:
 
 
 def test_the_command() -> None:
-    target = Target("smoke", ("a", "b"), "cpu", nproc=2, seed=0, placement="visible", process_group="none", experiments=30.0, timeout=9.5)
+    target = Target(
+        "smoke",
+        ("a", "b"),
+        "cpu",
+        nproc=2,
+        seed=0,
+        placement="visible",
+        process_group="none",
+        experiments=30.0,
+        timeout=9.5,
+    )
     command = target.command(Path("/lib"), Path("/out"))
     assert command[:5] == [sys.executable, "-m", "gpucheck", "run", "smoke"]
     options = dict(zip(command[5::2], command[6::2], strict=False))

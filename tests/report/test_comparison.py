@@ -38,7 +38,9 @@ def test_the_whole_comparison(synthetic: Synthetic) -> None:
     assert text[text.index("newly broken (1)") + 1] == "  matmul/0/exact  rank 1  undetermined: wrong output"
     assert text[text.index("missing (1)") + 1].startswith("  matmul/3/exact  rank 0  not judged: lost")
     assert text[text.index("fixed (1)") + 1] == "  matmul/1/exact  ranks 0, 1  was kernel bug: wrong output"
-    assert text[text.index("still broken (1)") + 1] == "  matmul/2/exact  rank 1  undetermined: wrong output (was crash)"
+    assert (
+        text[text.index("still broken (1)") + 1] == "  matmul/2/exact  rank 1  undetermined: wrong output (was crash)"
+    )
     assert text[text.index("broken, not right before (1)") + 1] == "  matmul/4/exact  rank 0  hang (was not judged)"
     assert text[text.index("other bits from equal inputs, right in both (1)") + 1] == "  matmul/5/exact  ranks 0, 1  y"
     order = [line.partition(" (")[0] for line in text if line and not line.startswith(" ")]
