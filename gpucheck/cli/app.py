@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import audit, bisect, diff, explain, git_codes, library, listing, report, run
+from gpucheck.cli import audit, bisect, diff, doctor, explain, git_codes, library, listing, preset, report, run
 from gpucheck.model.errors import ExitCode, GpucheckError
 
 
@@ -43,6 +43,8 @@ app.command("bisect")(bisect.bisect)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("audit")(audit.audit)
+app.command("doctor")(doctor.doctor)
+app.command("preset")(preset.preset)
 app.add_typer(library.app, name="library")
 
 
