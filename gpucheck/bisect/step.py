@@ -92,11 +92,15 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+UNTOLD = {"GITHUB_STEP_SUMMARY": "", "GPUCHECK_TERMINATION_LOG": ""}
+"""What a search runs in is not told of its runs, half of which fail by intent."""
+
+
 def environment(paths: Sequence[Path], cache: str) -> dict[str, str]:
     """The variables of a run: these folders first on PYTHONPATH, and a Triton cache of its own."""
     ours = Path(__file__).resolve().parent.parent.parent
     entries = [*map(str, paths), str(ours), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(entries)), "TRITON_CACHE_DIR": cache}
+    return {**os.environ, **UNTOLD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(entries)), "TRITON_CACHE_DIR": cache}
 
 
 def _last_line(log: Path) -> str:

@@ -16,7 +16,7 @@ from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from gpucheck.bisect.signature import Answer
-    from gpucheck.bisect.sources import AnySource
+    from gpucheck.bisect.sources import AnySource, Commits, Packages, Releases
     from gpucheck.bisect.sources.base import Candidate
     from gpucheck.bisect.state import Find, State
     from gpucheck.bisect.target import Target
@@ -35,10 +35,13 @@ def bisect(
     good: Annotated[str | None, typer.Option(metavar="REV", help="A good commit.")] = None,
     bad: Annotated[str | None, typer.Option(metavar="REV", help="A bad commit.")] = None,
     wheel: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Search releases whose wheels carry the library.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Search releases of a carrier of the library, else of a package that runs import."
+        ),
     ] = None,
     package: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Search versions of a package that runs import, such as triton.")
+        str | None, typer.Option(metavar="NAME", help="The same, but never as a carrier of the library.")
     ] = None,
     first: Annotated[str | None, typer.Option("--from", metavar="VERSION", help="The oldest version.")] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="The newest version.")] = None,
@@ -118,14 +121,15 @@ def _begin(given: dict[str, Any]) -> State:
 _ENDS = {"repo": ("path", "good", "bad"), "wheel": ("first", "last"), "package": ("first", "last"), "patches": ()}
 """What is searched in, and the options that go with it."""
 _SPELT = {"first": "from", "last": "to"}
+OWN_LIBRARY = "--library does not go with {}: each is a library of its own"
 
 
 def _check_options(kind: str, given: dict[str, Any]) -> None:
     for name in dict.fromkeys(name for names in _ENDS.values() for name in names):
         if name in given and name not in _ENDS[kind]:
             raise UsageError(f"--{_SPELT.get(name, name)} does not go with --{kind}")
-    if kind in ("repo", "wheel") and "library" in given:
-        raise UsageError(f"--library does not go with --{kind}: each candidate is a library of its own")
+    if kind == "repo" and "library" in given:
+        raise UsageError(OWN_LIBRARY.format("a commit"))
     for name in ("first", "last") if kind in ("wheel", "package") else ():
         if name not in given:
             raise UsageError(f"--{kind} needs --from VERSION and --to VERSION, the ends of the search")
@@ -160,21 +164,31 @@ def _target(given: dict[str, Any]) -> Target:
 
 def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, list[Candidate]]:
     from gpucheck.bisect.hunt import check_ends
-    from gpucheck.bisect.sources import Commits, Packages, Patches, Releases
+    from gpucheck.bisect.sources import Commits, Patches
 
+    series: Commits | Releases | Packages
     if kind == "repo":
         old, new = _commit_ends(given, find)
-        series: Commits | Releases | Packages
         series = Commits(os.path.abspath(given["repo"]), given.get("path", "").strip("/").removeprefix("./"), old, new)
-    elif kind == "wheel":
-        series = Releases(given["wheel"], given["first"], given["last"])
-    elif kind == "package":
-        series = Packages(given["package"], given["first"], given["last"], str(_library(given)))
+    elif kind != "patches":
+        series = _versions(given[kind], kind, given)
     else:
         return Patches.in_folder(given["patches"], _library(given)), []
     candidates = series.candidates()
     check_ends(candidates)
     return series, candidates
+
+
+def _versions(name: str, kind: str, given: dict[str, Any]) -> Releases | Packages:
+    """Releases of a distribution that carries the library, else versions of a package that runs import."""
+    from gpucheck.bisect.sources import Packages, Releases
+
+    releases = Releases(name, given["first"], given["last"])
+    if kind == "package" or not releases.carries():
+        return Packages(name, releases.old, releases.new, str(_library(given)))
+    if "library" in given:
+        raise UsageError(OWN_LIBRARY.format(f"a release of {name}"))
+    return releases
 
 
 def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:

@@ -24,12 +24,12 @@ def diff(
     ] = None,
 ) -> None:
     """Compare two runs; ends with 1 where a case that was right in A is wrong or missing in B."""
-    from gpucheck.cli.present import check_json_file
+    from gpucheck.cli.present import check_files
     from gpucheck.diagnose.compare import compare
     from gpucheck.records.folder import read_run, write_json
     from gpucheck.report import comparison as rendered
 
-    check_json_file(json_file)
+    check_files(json_file, [])
     comparison = compare(read_run(run_a), read_run(run_b), common=common)
     names = (str(run_a), str(run_b))
     if json_file == "-":

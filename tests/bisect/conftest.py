@@ -71,7 +71,7 @@ class World:
         shows: dict[int, Show] = dict(enumerate(map(LOOKS.__getitem__, letters))) if isinstance(letters, str) else {}
         shows |= {} if isinstance(letters, str) else letters
         named = [(str(number), f"p=={keys[number] if keys else number}") for number in range(len(shows))]
-        self.shows |= {key: shows[number] for number, (_, key) in enumerate(named)}
+        self.shows |= {f"p=={number}": show for number, show in shows.items()}
         state = State(
             self.work,
             Packages("p", "0", str(len(shows) - 1), "/lib"),

@@ -98,11 +98,13 @@ def test_a_folder_without_a_usable_library_is_not_run(run: Run, tmp_path: Path) 
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", f"/theirs:{tmp_path}")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/summary")
     variables = environment((Path("/first"),), "/cache")
     folders = variables["PYTHONPATH"].split(os.pathsep)
     assert folders[0] == "/first" and folders[-2:] == ["/theirs", str(tmp_path)] and len(folders) == 4
     assert (Path(folders[1]) / "gpucheck" / "__main__.py").is_file()
     assert variables["TRITON_CACHE_DIR"] == "/cache"
+    assert variables["GITHUB_STEP_SUMMARY"] == variables["GPUCHECK_TERMINATION_LOG"] == ""
 
 
 SEARCH = """

@@ -112,7 +112,7 @@ GIVEN = ["--scenario", "smoke", "--case", CASE, "--device", "cpu"]
         (["--patches", "series", "--from", "1", *GIVEN], 2, "--from does not go with --patches"),
         (["--patches", "series", "--find", "it", *GIVEN], 2, "--find is 'it', expected bad or fix"),
         (["--repo", ".", "--to", "1", *GIVEN], 2, "--to does not go with --repo"),
-        (["--repo", ".", "--library", "installed", *GIVEN], 2, "--library does not go with --repo"),
+        (["--repo", ".", "--library", "installed", *GIVEN], 2, "--library does not go with a commit: each is"),
         (["--repo", ".", *GIVEN], 2, "--find bad in a repository needs --good REV"),
         (["--repo", ".", "--find", "fix", *GIVEN], 2, "--find fix in a repository needs --bad REV"),
         (["--wheel", "vllm", "--from", "1", *GIVEN], 2, "--wheel needs --from VERSION and --to VERSION"),

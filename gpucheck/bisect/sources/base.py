@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,12 @@ class Series(Source, Protocol):
         Raises:
             UsageError: the ends do not exist or do not differ.
         """
+
+
+def stretches(keys: Sequence[str]) -> list[range]:
+    """The places of equal neighbours, in order."""
+    starts = [place for place in range(len(keys)) if not place or keys[place] != keys[place - 1]]
+    return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True)]
 
 
 def kept(work: Path, key: str, write: Callable[[Path], object]) -> Path:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from gpucheck.bisect.sources.base import Candidate, Unbuildable, kept
+from gpucheck.bisect.sources.base import Candidate, Unbuildable, kept, stretches
 from gpucheck.bisect.step import Prepared
 from gpucheck.library.copies import GENUINE_FILES, PACKAGE, PLACES
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -56,15 +56,15 @@ class Commits:
                 f"  looked in  {', '.join(self._places())}\n"
                 f"  try        --path with its folder, from the root of {self.repo}"
             )
-        starts = [number for number in range(len(commits)) if not number or trees[number] != trees[number - 1]]
-        subjects = self._subjects([commits[number] for number in starts])
+        alike = stretches(trees)
+        subjects = self._subjects([commits[places[0]] for places in alike])
         found = []
-        for number, following in zip(starts, [*starts[1:], len(commits)], strict=True):
-            name, subject = subjects[commits[number]]
-            more = following - number - 1
+        for places in alike:
+            name, subject = subjects[commits[places[0]]]
+            more = len(places) - 1
             title = subject + (f" (+{more} that leave the library as it is)" if more else "")
-            lacks = f"no genuine {PACKAGE} there" if trees[number] == MISSING else ""
-            found.append(Candidate(name, trees[number], title, lacks))
+            tree = trees[places[0]]
+            found.append(Candidate(name, tree, title, f"no genuine {PACKAGE} there" if tree == MISSING else ""))
         return found
 
     @contextmanager

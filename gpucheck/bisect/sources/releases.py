@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from gpucheck.bisect.sources.base import Candidate, Unbuildable, kept
-from gpucheck.bisect.sources.versions import between
+from gpucheck.bisect.sources.base import Candidate, Unbuildable, kept, stretches
+from gpucheck.bisect.sources.versions import between, range_words
 from gpucheck.bisect.step import Prepared
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.library.fetch import fetch
@@ -41,14 +41,17 @@ class Releases:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             fetched = list(pool.map(self._fetch, versions))
         keys = [copy.content if isinstance(copy, LibraryCopy) else f"lacks: {copy}" for copy in fetched]
-        starts = [number for number in range(len(keys)) if not number or keys[number] != keys[number - 1]]
         found = []
-        for number, following in zip(starts, [*starts[1:], len(keys)], strict=True):
-            copy = fetched[number]
+        for places in stretches(keys):
+            copy, alike = fetched[places[0]], [versions[place] for place in places]
             content = f"content {copy.name} ({copy.content[:8]})" if isinstance(copy, LibraryCopy) else ""
-            title = ", ".join(filter(None, [content, _range(versions[number:following])]))
-            found.append(Candidate(versions[number], keys[number], title, "" if content else str(copy)))
+            title = ", ".join(filter(None, [content, range_words(alike)]))
+            found.append(Candidate(alike[0], keys[places[0]], title, "" if content else str(copy)))
         return found
+
+    def carries(self) -> bool:
+        """Whether one of the ends carries the library at all."""
+        return any(isinstance(self._fetch(version), LibraryCopy) for version in (self.new, self.old))
 
     @contextmanager
     def prepared(self, candidate: Candidate, work: Path) -> Iterator[Prepared]:
@@ -68,7 +71,3 @@ class Releases:
             return fetch(self.name, version)
         except UsageError as error:
             return str(error).splitlines()[0]
-
-
-def _range(versions: Sequence[str]) -> str:
-    return "" if len(versions) == 1 else f"{versions[0]} - {versions[-1]} ({len(versions)} releases)"

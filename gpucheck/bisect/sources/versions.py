@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from gpucheck.model.errors import InfrastructureError, UsageError
 
-LIBRARIES = ("packaging.version", "pip._vendor.packaging.version")
-"""Modules that order versions: the well-known one, and the copy that pip carries."""
+LIBRARIES = ("packaging", "pip._vendor.packaging")
+"""What knows versions and wheel names: the well-known package, and the copy that pip carries."""
 
 
 def between(name: str, old: str, new: str) -> list[str]:
@@ -42,12 +43,37 @@ def between(name: str, old: str, new: str) -> list[str]:
     return [public[version] for version in inside if version in ends or not (version.is_prerelease or version.local)]
 
 
-def _parser() -> Any:
-    """``text -> comparable version, or None``."""
-    library = next((name for name in LIBRARIES if _exists(name)), None)
+def range_words(versions: Sequence[str]) -> str:
+    """``1.0 - 1.4 (3 releases)``; "" for a single one."""
+    return "" if len(versions) == 1 else f"{versions[0]} - {versions[-1]} ({len(versions)} releases)"
+
+
+def suitability() -> Callable[[str], int | None]:
+    """How well the wheel of a file name suits this Python and platform, as pip sees it: 0 is best, None not at all."""
+    tags, names = _library("tags"), _library("utils")
+    order = {tag: number for number, tag in enumerate(tags.sys_tags())}
+
+    def suits(filename: str) -> int | None:
+        try:
+            offered = names.parse_wheel_filename(filename)[3]
+        except ValueError:
+            return None
+        return min((order[tag] for tag in offered if tag in order), default=None)
+
+    return suits
+
+
+def _library(module: str) -> Any:
+    """A module of the package that knows versions."""
+    library = next((name for name in LIBRARIES if _exists(f"{name}.{module}")), None)
     if library is None:
         raise InfrastructureError("ordering versions needs the package packaging: pip install packaging")
-    versions = import_module(library)
+    return import_module(f"{library}.{module}")
+
+
+def _parser() -> Any:
+    """``text -> comparable version, or None``."""
+    versions = _library("version")
 
     def parse(text: str) -> Any:
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import subprocess
 import sys
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,34 +22,39 @@ if TYPE_CHECKING:
     from tests.library.conftest import Index
 
 
-def wheel(version: str) -> bytes:
-    """A wheel of ``someparts`` that needs another package."""
+def wheel(version: str, text: str = "") -> bytes:
+    """A wheel of ``someparts`` that needs another package; its module holds ``text``, else the version."""
     buffer = io.BytesIO()
     info = f"someparts-{version}.dist-info"
     members = {
-        "someparts/__init__.py": f"VERSION = {version!r}\n",
+        "someparts/__init__.py": text or f"VERSION = {version!r}\n",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: someparts\nVersion: {version}\nRequires-Dist: absent\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in members.items():
             archive.writestr(name, text)
-        archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in [*members, f"{info}/RECORD"]))
+        hashes = {name: base64.urlsafe_b64encode(sha256(text.encode()).digest()) for name, text in members.items()}
+        rows = [f"{name},sha256={value.decode().rstrip('=')},\n" for name, value in hashes.items()]
+        archive.writestr(f"{info}/RECORD", "".join([*rows, f"{info}/RECORD,,\n"]))
     return buffer.getvalue()
 
 
 @pytest.fixture
 def source(index: Index, library: Path) -> Packages:
     wheels = {f"someparts-{version}-py3-none-any.whl": wheel(version) for version in ("1.0", "1.1", "2.0")}
+    wheels["someparts-1.2-py3-none-any.whl"] = wheel("1.2", "VERSION = '1.1'\n")
     wheels["someparts-1.5-cp27-none-win32.whl"] = b""
     index.files |= {f"/files/{name}": data for name, data in wheels.items()}
     index.pages["/simple/someparts/"] = "text/html", "".join(f'<a href="/files/{name}">{name}</a>' for name in wheels)
     return Packages("someparts", "1.0", "2.0", str(library))
 
 
-def test_a_version_is_what_a_run_imports_while_it_is_used(source: Packages, tmp_path: Path) -> None:
+def test_a_version_is_what_a_run_imports_while_it_is_used(source: Packages, index: Index, tmp_path: Path) -> None:
     candidates = source.candidates()
     assert [candidate.name for candidate in candidates] == ["1.0", "1.1", "1.5", "2.0"]
+    assert candidates[1].title == "1.1 - 1.2 (2 releases)", "equal but for the metadata"
+    assert len({candidate.key for candidate in candidates}) == 4 and index.sent < 40_000
     seen = []
     for candidate in (candidates[1], candidates[3]):
         with source.prepared(candidate, tmp_path) as prepared:
@@ -62,9 +69,17 @@ def test_a_version_is_what_a_run_imports_while_it_is_used(source: Packages, tmp_
 
 
 def test_a_version_without_a_wheel_that_fits(source: Packages, tmp_path: Path) -> None:
-    reason = "no wheel of someparts==1.5 fits this Python and platform"
-    with pytest.raises(Unbuildable, match=reason), source.prepared(source.candidates()[2], tmp_path):
-        pass
+    reason = "no wheel fits this Python and platform: someparts==1.5"
+    known = source.candidates()[2]
+    assert known.lacks == reason
+    for candidate in (known, Candidate("1.5", "told by number")):
+        with pytest.raises(Unbuildable, match=reason), source.prepared(candidate, tmp_path):
+            pass
+
+
+def test_wheels_that_cannot_be_read_in_parts_are_told_apart_by_number(source: Packages, index: Index) -> None:
+    index.ranges = False
+    assert [candidate.name for candidate in source.candidates()] == ["1.0", "1.1", "1.2", "1.5", "2.0"]
 
 
 def test_an_index_that_fails(source: Packages, index: Index, tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_no_index_answers(index: Index, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_without_a_library_that_orders_versions(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpucheck.bisect.sources.versions.LIBRARIES", ("no_such.version", "json.version"))
+    monkeypatch.setattr("gpucheck.bisect.sources.versions.LIBRARIES", ("no_such", "json"))
     with pytest.raises(InfrastructureError, match="pip install packaging"):
         between("vllm", "1", "2")
-    monkeypatch.setattr("gpucheck.bisect.sources.versions.LIBRARIES", ("pip._vendor.packaging.version",))
+    monkeypatch.setattr("gpucheck.bisect.sources.versions.LIBRARIES", ("pip._vendor.packaging",))
     index.offer({f"vllm-{name}-py3-none-any.whl": b"" for name in ("1.0", "2.0")})
     assert between("vllm", "1.0", "2.0") == ["1.0", "2.0"]
