@@ -68,7 +68,7 @@ class Session:
         if self.state.bits and failed < runs:
             raise UsageError(f"the outputs of {candidate.name} differ from run to run: their bits tell nothing")
         rate = Rate(failed, runs, self.state.repeat) if self.state.repeat else estimate(failed, runs)
-        self._tell(candidate, Answer.BAD, _tally(looks))
+        self._tell(candidate, Answer.BAD, _tally(looks, signature))
         return Verified(signature, rate)
 
     def verify_good(self, candidate: Candidate, verified: Verified) -> None:
@@ -101,7 +101,7 @@ class Session:
         looks = self.state.of(candidate)
         found = answer(looks)
         assert found is not None
-        self._tell(candidate, found, _tally(looks))
+        self._tell(candidate, found, _tally(looks, signature))
         return found
 
     def _look(self, candidate: Candidate, settled: Callable[[Sequence[Look]], bool]) -> None:
@@ -193,9 +193,9 @@ def decide(seen: Sequence[Seen], passes: int) -> Answer | None:
     return Answer.GOOD if list(seen).count(Seen.GOOD) >= passes else None
 
 
-def _tally(looks: Sequence[Look]) -> str:
-    """``3 of 10 runs: wrong output, rank 0; passed``"""
-    counts = Counter(look.words for look in looks)
+def _tally(looks: Sequence[Look], signature: Signature | None = None) -> str:
+    """``3 of 10 runs: wrong output, rank 0; 7 of 10 runs: passed``"""
+    counts = Counter(signature.words_of(look) if signature else look.words for look in looks)
     of = f"of {len(looks)} run{'s' * (len(looks) != 1)}"
     return "; ".join(f"{count} {of}: {words}" for words, count in counts.items())
 

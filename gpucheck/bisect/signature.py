@@ -75,6 +75,10 @@ class Signature:
         everywhere = {rank for ranks in patterns for rank in ranks}
         return failure.ranks in patterns or (len(patterns) > 1 and set(failure.ranks) <= everywhere)
 
+    def words_of(self, look: Look) -> str:
+        """What a look shows, on one line."""
+        return f"{look.words}, bits {look.bits[:8]}" if self.bits and look.bits else look.words
+
     @property
     def words(self) -> str:
         """What is searched for, on one line."""

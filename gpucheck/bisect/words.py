@@ -68,7 +68,7 @@ def _evidence(state: State, candidate: Candidate, answer: Answer, signature: Sig
     """What the runs of one side showed, the most telling run in full."""
     count, telling = len(state.of(candidate)), _telling(state, candidate, answer, signature)
     look, times = telling[0], f"{len(telling)} of {count} run{'s' * (count != 1)}"
-    yield _field(MARKS[answer], f"{_named(candidate)}: {_seen(look, signature)}, {times}")
+    yield _field(MARKS[answer], f"{_named(candidate)}: {signature.words_of(look)}, {times}")
     for failure in look.failures:
         yield from (_field("", line) for line in failure.lines)
     if look.folder:
@@ -79,10 +79,6 @@ def _telling(state: State, candidate: Candidate, answer: Answer, signature: Sign
     """The runs that make a candidate what it is."""
     wanted = Seen.BAD if answer is Answer.BAD else Seen.GOOD
     return [look for look in state.of(candidate) if signature.seen(look) is wanted]
-
-
-def _seen(look: Look, signature: Signature) -> str:
-    return f"{look.words}, bits {look.bits[:8]}" if signature.bits else look.words
 
 
 def _path(state: State, outcome: Outcome) -> Iterator[str]:

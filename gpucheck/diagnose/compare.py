@@ -67,6 +67,7 @@ class Row:
     bits: tuple[str, ...] = ()  # outputs right in both whose bits differ, though inputs are equal
     tightness: tuple[float, float] | None = None  # share of the error bound used, where both judged it
     seconds: tuple[float, float] | None = None  # of the kernels, where both measured it
+    wrong: tuple[float, float] | None = None  # share of the elements of the worst output, where both are wrong
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,12 @@ def _change(before: Side, after: Side, *, strict: bool) -> Change:
 
 
 def _beside(first: Record | None, second: Record | None) -> dict[str, Any]:
-    """Bits, errors and times of a place that passed in both runs."""
-    if not first or not second or {first.outcome, second.outcome} != {Outcome.PASS}:
+    """Bits, errors and times of a place that passed in both runs, or how wrong it is in both."""
+    if not first or not second:
+        return {}
+    if first.mismatches and second.mismatches:
+        return {"wrong": (_wrong(first), _wrong(second))}
+    if {first.outcome, second.outcome} != {Outcome.PASS}:
         return {}
     names = [name for name in first.digests if second.digests.get(name, first.digests[name]) != first.digests[name]]
     kernel = first.seconds.get("kernel", 0.0), second.seconds.get("kernel", 0.0)
@@ -178,6 +183,10 @@ def _beside(first: Record | None, second: Record | None) -> dict[str, Any]:
         "tightness": (first.tightness, second.tightness),
         "seconds": kernel if all(kernel) else None,
     }
+
+
+def _wrong(record: Record) -> float:
+    return max(mismatch.wrong / mismatch.total for mismatch in record.mismatches)
 
 
 def _environment(first: Run, second: Run) -> dict[str, tuple[str, str]]:

@@ -14,7 +14,9 @@ from gpucheck.records.folder import finite
 COMPARISON_SCHEMA = 1
 SHOWN = (Change.BROKEN, Change.MISSING, Change.APPEARED, Change.FIXED, Change.STILL, Change.GONE)
 """Changes whose cases are listed, in this order."""
-COUNTED = (*SHOWN, Change.PROVEN, Change.SAME, Change.OPEN, Change.LEFT_OUT)
+QUIET = (Change.PROVEN, Change.OPEN, Change.SAME)
+"""Changes whose cases are only counted, unless verbose."""
+COUNTED = (*SHOWN, *QUIET, Change.LEFT_OUT)
 MOST_LINES = 10  # of one kind, unless verbose
 EVEN = 1.05  # ratios of times and errors up to this one are not named
 
@@ -34,7 +36,7 @@ def lines(comparison: Comparison, names: tuple[str, str], *, verbose: bool = Fal
         yield f"{letter}  {verdict.value:<12}  {name}"
     yield ""
     yield from _environment(comparison)
-    for change in SHOWN:
+    for change in (*SHOWN, *(QUIET if verbose else ())):
         yield from _listed(change.value, [(row, _words(row)) for row in comparison.of(change)], limit)
     changed = [(row, ", ".join(row.bits)) for row in comparison.rows if row.bits]
     yield from _listed("other bits from equal inputs, right in both", changed, limit)
@@ -87,11 +89,18 @@ def _words(row: Row) -> str:
     if row.change is Change.FIXED:
         return f"was {first.words}"
     if row.change is Change.STILL:
-        return second.words + (f" (was {first.words})" if first.words != second.words else "")
+        said = [f"was {first.words}"] * (first.words != second.words)
+        if row.wrong and row.wrong[0] != row.wrong[1]:
+            said.append("{1:.2%} of elements wrong, were {0:.2%}".format(*row.wrong))
+        return second.words + (f" ({'; '.join(said)})" if said else "")
     if row.change in (Change.MISSING, Change.GONE):
         return f"{second.standing.value}: {second.words}".rstrip(": ")
     if row.change is Change.APPEARED:
         return f"{second.words} (was {first.standing.value})"
+    if row.change is Change.SAME:
+        ratios = {"error": row.tightness, "time": row.seconds}
+        known = ((name, pair) for name, pair in ratios.items() if pair and min(pair) > 0)
+        return ", ".join(f"{name} x {pair[1] / pair[0]:.2f}" for name, pair in known)
     return second.words
 
 

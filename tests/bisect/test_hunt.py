@@ -206,6 +206,7 @@ def bits(letters: str) -> dict[int, Look]:
 
 def test_changed_bits(world: World) -> None:
     outcome = hunt(world.session(world.state(bits("aabcc"), bits=True)))
+    assert world.teller.words[0] == "5 of 5 runs: passed, bits cccc"
     assert (found(outcome), outcome.exact) == (["3"], True)
     assert outcome.verified.signature.words == "outputs with the bits cccc"
 

@@ -10,7 +10,7 @@ import pytest
 from gpucheck.diagnose.compare import Change, Comparison, Standing, compare
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
-from gpucheck.model.record import Outcome, Verdict
+from gpucheck.model.record import Outcome, Record, Verdict
 
 if TYPE_CHECKING:
     from gpucheck.records.folder import Run
@@ -151,6 +151,17 @@ def test_ratios_of_time_and_error(synthetic: Synthetic) -> None:
     assert comparison.time_ratios == pytest.approx({"matmul/0/exact": 3, "matmul/1/exact": 3})
     assert comparison.error_ratios == pytest.approx({"matmul/1/exact": 0.5}), "0 used of a bound has no ratio"
     assert compare(run(0.0, 0.1), run(0.1, 0.1)).time_ratios == {}
+
+
+def test_how_wrong_a_place_is_in_both_runs(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+
+    def wrong(*counts: int) -> Record:
+        mismatches = [synthetic.mismatch(wrong=count, total=8) for count in counts]
+        return synthetic.record(plan, 0, 0, M, mismatches=mismatches)
+
+    assert compared(synthetic, wrong(1, 4), wrong(2)).rows[0].wrong == (0.5, 0.25)
+    assert compared(synthetic, wrong(1), Outcome.CRASH).rows[0].wrong is None
 
 
 def test_the_environment(synthetic: Synthetic) -> None:

@@ -47,6 +47,31 @@ def test_the_whole_comparison(synthetic: Synthetic) -> None:
     assert order.index("newly broken") < order.index("missing") < order.index("fixed") < order.index("still broken")
 
 
+def test_how_wrong_what_is_still_broken_is(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    runs = [
+        synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.MISMATCH, mismatches=[mismatch])})
+        for mismatch in (synthetic.mismatch(wrong=2, total=8), synthetic.mismatch(wrong=1, total=8))
+    ]
+    said = "  matmul/0/exact  rank 0  undetermined: wrong output"
+    assert said + " (12.50% of elements wrong, were 25.00%)" in list(lines(compare(*runs), NAMES))
+    assert said in list(lines(compare(runs[0], runs[0]), NAMES))
+
+
+def test_verbose_shows_every_case_with_its_ratios(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2)
+    runs = []
+    for kernel, tightness in ((0.1, 0.2), (0.3, 0.1)):
+        records = {
+            (0, rank): synthetic.record(plan, 0, rank, seconds={"kernel": kernel}, tightness=tightness)
+            for rank in range(2)
+        }
+        runs.append(synthetic.run(plan, records))
+    text = list(lines(compare(*runs), NAMES, verbose=True))
+    assert text[text.index("right in both (1)") + 1] == "  matmul/0/exact  ranks 0, 1  error x 0.50, time x 3.00"
+    assert "right in both (1)" not in list(lines(compare(*runs), NAMES))
+
+
 def test_no_regression(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan())
     text = list(lines(compare(run, run), NAMES))
