@@ -73,9 +73,10 @@ def offered_versions(name: str) -> dict[str, bool]:
 
 
 def recorded_content(name: str, version: str, suits: Callable[[str], int | None]) -> str | None:
-    """What the best suited wheel of ``name==version`` installs: a hash over its RECORD, read without the wheel.
+    """What the best suited wheel of ``name==version`` installs: a hash over its RECORD, read without the rest.
 
-    The wheel's own metadata are left out, so two versions that differ in nothing else have equal hashes.
+    The wheel's own metadata are left out, so two versions that differ in nothing else have equal hashes; a wheel whose
+    RECORD holds none is equal to no other.
 
     Args:
         suits: how well the wheel of a file name suits, 0 is best; None: it does not.
@@ -95,7 +96,7 @@ def recorded_content(name: str, version: str, suits: Callable[[str], int | None]
             return None
         hashes = _read_wheel(wheels[min(ranked)[1]], settings, session, lambda archive, _: _record_hashes(archive))
     installed = sorted(item for item in hashes.items() if ".dist-info/" not in item[0])
-    return hashlib.sha256(repr(installed).encode()).hexdigest() if installed else None
+    return hashlib.sha256(repr(installed or (name, version)).encode()).hexdigest()
 
 
 def _sound_copy(folder: Path) -> LibraryCopy | None:

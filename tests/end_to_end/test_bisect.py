@@ -187,15 +187,16 @@ def test_the_first_bad_and_the_first_fixed_commit(history: History, bisect: Bise
     assert f"\nfirst bad commit: {first}  plants the fault\n" in bad.text and "column 59 of 60" in bad.text
     assert "not buildable: the library cannot be imported: SyntaxError" in bad.text
 
-    fixed = bisect("fix", str(tmp_path / "bad" / "runs" / "0001"), *history.where, "--find", "fix", "--bad", "bad")
+    fixed = bisect(
+        "fix", str(tmp_path / "bad" / "runs" / "0001"), *history.where, "--find", "fix", "--bad", "bad", "--repeat", "1"
+    )
     assert fixed.code == 0, fixed.text
     assert fixed.answer == ["mends the fault"]
     assert history.everything() == before
 
 
 def test_a_fault_that_shows_in_30_percent_of_runs(history: History, bisect: Bisect, tmp_path: Path) -> None:
-    history.commit("touches the host code", "topk.py", "", "\n# one\n")
-    history.commit("plants the fault", "topk.py", "", FLAKY.format(counter=str(tmp_path / "counter")))
+    history.commit("plants the fault", "topk.py", "", "# one\n" + FLAKY.format(counter=str(tmp_path / "counter")))
     history.commit("touches it again", "topk.py", "# one\n", "# two\n")
     given = ("--scenario", "smoke", "--case", "topk/bf16/m1-e13-top4/exact", *GIVEN[4:])
     found = bisect("search", *history.where, "--good", "base", *given)
@@ -203,7 +204,7 @@ def test_a_fault_that_shows_in_30_percent_of_runs(history: History, bisect: Bise
     assert found.answer == ["plants the fault"]
     rate = found.state["result"]["rate"]
     assert (rate["failed"], rate["runs"]) == (3, 10), "as planted"
-    assert found.runs("base") == found.runs("touches the host code") == rate["passes"] > 13
+    assert found.runs("base") == rate["passes"] > 13
     assert found.runs("plants the fault") == 3, "the first run that shows it settles it"
 
 
