@@ -76,6 +76,9 @@ def run(
     write: WriteOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Exit as `git bisect run` wants: 0, 1, 125 not buildable, else 128.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
     nnodes: Annotated[int, typer.Option(min=1, help="Nodes; needs --out on shared storage.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
@@ -122,7 +125,7 @@ def run(
         _check_out(out)
     _require_torch()
     console = Console(stderr=json_file == "-")
-    copy = resolve(source)
+    copy = _testable(source) if bisect else resolve(source)
     patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
     folder = _new_folder(out) if node_rank == 0 else _joined(out)
     if patched:
@@ -137,7 +140,23 @@ def run(
     if node_rank:
         raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
     _close(folder, plan, ending)
-    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
+    _finish(
+        folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [], for_git=bisect
+    )
+
+
+def _testable(source: Source) -> LibraryCopy:
+    """The library, where a commit without a usable one is no error of the user: git is to try another."""
+    from gpucheck.cli.git_codes import UNTESTABLE
+    from gpucheck.library.source import SourceKind, resolve
+
+    try:
+        return resolve(source)
+    except UsageError as error:
+        if source.kind is not SourceKind.PATH or not (source.path and source.path.is_dir()):
+            raise
+        typer.echo(f"gpucheck: {error}", err=True)
+        raise typer.Exit(UNTESTABLE) from None
 
 
 def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
@@ -302,9 +321,12 @@ def _finish(
     verbose: bool,
     json_file: str | None,
     write: list[str],
+    for_git: bool,
 ) -> None:
     """Shows the report and ends with the exit code of the verdict or of the interruption."""
+    from gpucheck.cli import git_codes
     from gpucheck.cli.present import exit_code, present
+    from gpucheck.records.folder import read_run
 
     conclusion = present(
         folder, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write, announced=True
@@ -315,4 +337,4 @@ def _finish(
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:
         raise typer.Exit(128 + ending.signal)
-    raise typer.Exit(exit_code(conclusion.verdict))
+    raise typer.Exit(git_codes.code_of(read_run(folder), conclusion) if for_git else exit_code(conclusion.verdict))
