@@ -89,7 +89,7 @@ class Mismatch:
 class Violation:
     """Something wrong beside the numbers."""
 
-    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "dtype", "inputs"
+    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "output", or one that a check names
     detail: str
 
 
@@ -164,7 +164,8 @@ class Record:
     wrong: int = 0  # of them with a wrong output
     distinct: int = 1  # different outputs among them
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
-    speed: dict[str, float] = field(default_factory=dict)  # "call", "plain" -> s a call takes on the GPU
+    bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
+    speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     cost: Cost | None = None  # of a call; None: not timed, or not known
     ceilings: Ceilings | None = None  # measured right after this case
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...

@@ -12,7 +12,20 @@ from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 from gpucheck.report.speed import Speed, measured
 
-STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "locate", "speed", "reference", "judge")
+STAGES = (
+    "inputs",
+    "child",
+    "load",
+    "prepare",
+    "compile",
+    "launch",
+    "copy",
+    "inspect",
+    "locate",
+    "speed",
+    "reference",
+    "judge",
+)
 KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 

@@ -69,6 +69,7 @@ def _result(result: Result) -> dict[str, Any]:
         "wrong": record.wrong,
         "repeats": record.repeats,
         "tightness": record.tightness,
+        "bounds": record.bounds,
         "speed": record.speed,
         "cost": asdict(record.cost) if record.cost else None,
         "seconds": record.seconds,

@@ -47,7 +47,6 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     launches = [Launch(**launch) for launch in reply.launches]
     seconds = {**attempt.record.seconds, **reply.seconds}
     record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
-    record = replace(record, speed=reply.speed, cost=reply.cost, ceilings=reply.ceilings)
     if reply.status == "inapplicable":
         return replace(record, outcome=Outcome.INAPPLICABLE, message=reply.message)
     if reply.status == "error":
@@ -63,12 +62,17 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     record = replace(
         record,
         outcome=outcome,
+        message=reply.message,
         mismatches=judged.found.mismatches,
         violations=violations,
         digests={name: digest.whole(value) for name, value in judged.outputs.items()},
         tiles={name: digest.tiles(value) for name, value in judged.outputs.items()},
         inputs=store.input_digest(attempt.key, attempt.step.case),
         tightness=judged.found.tightness,
+        bounds={name: item.basis for name, item in expected.items() if item.basis},
+        speed=reply.speed,
+        cost=reply.cost,
+        ceilings=reply.ceilings,
         repeats=len(reply.digests) if often else 1,
         wrong=judged.wrong if often else min(judged.wrong, 1),
         distinct=max(1, len(set(reply.digests))),
