@@ -93,7 +93,7 @@ def run(
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     source = parse_source(library)
-    kind, count = _ranks(device, nproc)
+    kind, count = ranks(device, nproc)
     named = scenario or ("gate" if kind == "cuda" else "smoke")
     chosen = select(load(find(named), seed), split(checks), case or [], placement, process_group)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
@@ -102,8 +102,8 @@ def run(
         return
     if node_rank == 0:
         check_json_file(json_file, out)
-        _check_out(out)
-    _require_torch()
+        check_out(out)
+    require_torch()
     console = Console(stderr=json_file == "-")
     copy = resolve(source)
     patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
@@ -123,7 +123,7 @@ def run(
     _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file)
 
 
-def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
+def ranks(device: str, nproc: int | None) -> tuple[str, int]:
     """What the ranks run on, "cuda" or "cpu", and how many there are."""
     from gpucheck.launch.environment import gpu_names
 
@@ -156,7 +156,7 @@ def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None
     typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
     from gpucheck.launch.environment import missing_packages
 
     missing = missing_packages()
@@ -217,7 +217,7 @@ def _plan(
     )
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
     """Raises UsageError where the run folder could not be made, before anything costs time or leaves a trace."""
     folder = (out or Path("runs")).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
