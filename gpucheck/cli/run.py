@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,14 @@ def run(
         float | None,
         typer.Option(help="Seconds a rank may try failed cases otherwise; 0 for none.", show_default="the scenario's"),
     ] = None,
+    canary: Annotated[
+        bool | None,
+        typer.Option(
+            "--canary/--no-canary",
+            help="Add a case that is wrong on purpose and must be caught.",
+            show_default="the scenario's",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
@@ -96,6 +105,8 @@ def run(
     kind, count = ranks(device, nproc)
     named = scenario or ("gate" if kind == "cuda" else "smoke")
     chosen = select(load(find(named), seed), split(checks), case or [], placement, process_group)
+    if canary is not None:
+        chosen = replace(chosen, canary=canary)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
@@ -112,10 +123,11 @@ def run(
         copy = write_patched(copy, patched, folder / "library")
     moves = {"--placement": placement, "--process-group": process_group}
     command = _command(chosen, source, kind, count, moves, patches)
+    command += ["--canary" if canary else "--no-canary"] if canary is not None else []
     plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches)
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())
-    with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
+    with Progress(plan, Follower(folder, plan.world_size, plan.must_fail), console, quiet=quiet) as progress:
         ending = launch(plan, folder, rendezvous, progress)
     if node_rank:
         raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)

@@ -30,7 +30,10 @@ def lines(summary: Summary) -> Iterator[str]:
             yield f"{title}: and {len(found) - MOST_LINES} more"
     if summary.inapplicable:
         yield ""
-        yield from (f"inapplicable: {fault}: {reason}" for fault, reason in sorted(summary.inapplicable.items()))
+        by_reason: dict[str, list[str]] = {}
+        for fault, reason in summary.inapplicable.items():
+            by_reason.setdefault(reason, []).append(fault)
+        yield from (f"inapplicable: {', '.join(faults)}: {reason}" for reason, faults in by_reason.items())
     yield ""
     yield f"time  {summary.seconds:.0f} s: " + ", ".join(f"{d.visit.name} {d.seconds:.0f} s" for d in summary.done)
     yield f"runs  {summary.folder}"

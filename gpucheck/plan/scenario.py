@@ -27,6 +27,7 @@ TOP_LEVEL: dict[str, Any] = {
     "timeout": (int, float),
     "case_timeout": (int, float),
     "experiments": (int, float),
+    "canary": bool,
     "cases": list,
 }
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
@@ -52,6 +53,7 @@ class Scenario:
     case_timeout: float  # s, for one case on one rank
     experiments: float  # s each rank may spend on trying failed cases under other conditions
     steps: tuple[Step, ...]
+    canary: bool = False  # whether a case that is wrong on purpose proves that the detector sees
 
 
 def find(name: str) -> Path:
@@ -103,7 +105,7 @@ def load(path: Path, seed: int | None = None) -> Scenario:
     for key, value in document.items():
         if key not in TOP_LEVEL:
             raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(TOP_LEVEL)}")
-        if not isinstance(value, TOP_LEVEL[key]) or isinstance(value, bool):
+        if not isinstance(value, TOP_LEVEL[key]) or isinstance(value, bool) is not (TOP_LEVEL[key] is bool):
             raise UsageError(f"{path}: {key} is {value!r}, expected {_type_words(key)}")
     for key in ("timeout", "case_timeout"):
         if not 0 < document.get(key, 1) <= LONGEST:
@@ -127,11 +129,13 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         case_timeout=float(document.get("case_timeout", 120)),
         experiments=float(document.get("experiments", 30)),
         steps=tuple(ordered),
+        canary=document.get("canary", False),
     )
 
 
 def _type_words(key: str) -> str:
-    return {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}.get(key, "seconds")
+    words = {"title": "a string", "seed": "a whole number", "canary": "true or false", "cases": "[[cases]] tables"}
+    return words.get(key, "seconds")
 
 
 def _order(conditions: Conditions) -> tuple[int, bool, bool]:
@@ -145,10 +149,9 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
 
     if not isinstance(group, dict) or not isinstance(group.get("check"), str):
         raise UsageError(f'{where}: needs check = "NAME"; known checks: {", ".join(CHECKS)}')
-    try:
-        check = load(group["check"])
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
+    if group["check"] not in CHECKS:
+        raise UsageError(f"{where}: unknown check {group['check']!r}; known: {', '.join(CHECKS)}")
+    check = load(group["check"])
     spec = check.spec
     single = _single(group, where)
     choices = {

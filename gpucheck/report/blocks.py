@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gpucheck.model.finding import Conclusion, Finding
+from gpucheck.diagnose.canary import split
+from gpucheck.model.finding import Canary, Conclusion, Finding
 from gpucheck.model.record import Outcome
 from gpucheck.records.folder import Run, finite
 
@@ -52,10 +53,12 @@ class Report:
     stages: dict[str, float]  # seconds, summed over cases, mean over ranks
     timing: list[str]  # where the time went, in words
     folder: str
+    canary: Canary | None  # what became of the case that is wrong on purpose; it is in no row
 
 
 def build(run: Run, conclusion: Conclusion) -> Report:
     """The blocks of a finished run."""
+    run, _ = split(run)
     rows: dict[str, list[int]] = {}
     checks = list(dict.fromkeys(step.case.check for step in run.plan.steps))
     numbered = sorted(enumerate(run.plan.steps), key=lambda pair: checks.index(pair[1].case.check))
@@ -77,11 +80,13 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
         folder=str(run.folder),
+        canary=conclusion.canary,
     )
 
 
 def to_json(run: Run, report: Report) -> dict[str, Any]:
     """The report for machines: verdict, findings, and one line for each case and rank."""
+    run, _ = split(run)
     item = asdict(report)
     item["rows"] = [
         {"row": name, "cases": cases, "ranks": [_cell_json(cell) for cell in cells]}

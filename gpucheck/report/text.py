@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.words import rank_list
-from gpucheck.model.finding import Finding
+from gpucheck.model.finding import Canary, Finding
 from gpucheck.model.record import Outcome
 from gpucheck.report.blocks import Cell, Report
 
@@ -61,10 +61,18 @@ def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
         yield []
         yield from ([("note  ", "bold"), (note, "")] for note in report.notes)
     yield []
+    if report.canary:
+        yield [("canary ", "bold"), (_canary(report.canary), "")]
     if report.bounds and verbose:
         yield [("bound ", "bold"), (report.bounds, "")]
     yield from ([("time  ", "bold"), (line, "")] for line in report.timing)
     yield [("run   ", "bold"), (report.folder, "")]
+
+
+def _canary(canary: Canary) -> str:
+    """``caught on ranks 0-7``."""
+    told = [(word, ranks) for word, ranks in (("caught", canary.caught), ("not caught", canary.missed)) if ranks]
+    return ", ".join(f"{word} on {rank_list(ranks)}" for word, ranks in told)
 
 
 def _matrix(report: Report) -> Iterator[Line]:

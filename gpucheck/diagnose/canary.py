@@ -1,0 +1,73 @@
+"""Whether the canary of a run was found as it was made, on every rank; apart from everything else the run says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from gpucheck.model.canary import BIT, CHECK, INDEX
+from gpucheck.model.finding import Canary, Finding, Sighting
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.folder import Run
+
+TITLE = "the canary was not caught"
+REMEDY = (
+    "what this run calls right on these ranks proves nothing: a case that is wrong on purpose went unseen; look for "
+    "what stands between kernel and judge, and run gpucheck selftest"
+)
+
+
+def split(run: Run) -> tuple[Run, list[Record]]:
+    """A run as if it had no canary, and the canary's records, rank by rank; none where it has none."""
+    steps = run.plan.steps
+    if not steps or steps[-1].case.check != CHECK:
+        return run, []
+    last = len(steps) - 1
+    rest = replace(
+        run,
+        plan=replace(run.plan, steps=steps[:last]),
+        records={key: record for key, record in run.records.items() if key[0] != last},
+    )
+    return rest, [run.records[(last, rank)] for rank in run.ranks]
+
+
+def settle(records: list[Record]) -> Canary | None:
+    """The ranks on which the canary was caught, and those where it was not; None without a canary.
+
+    Caught means: the kernel was launched, the one element and the one bit were named and nothing else was, and the
+    wrong bits are those of most ranks.
+    """
+    if not records:
+        return None
+    found = [record for record in records if _as_made(record)]
+    common = Counter(str(record.digests) for record in found).most_common(1)
+    caught = [record.rank for record in found if str(record.digests) == common[0][0]]
+    return Canary(caught, [record.rank for record in records if record.rank not in caught])
+
+
+def findings(canary: Canary | None, records: list[Record]) -> list[Finding]:
+    """The open question that a canary leaves which was not caught."""
+    if canary is None or not canary.missed:
+        return []
+    sightings = [
+        Sighting(record.case, [record.rank], [_instead(record)], "")
+        for record in records
+        if record.rank in canary.missed
+    ]
+    return [Finding(TITLE, False, canary.missed, [], sightings, REMEDY)]
+
+
+def _as_made(record: Record) -> bool:
+    if record.outcome is not Outcome.MISMATCH or record.violations or len(record.mismatches) != 1:
+        return False
+    (mismatch,) = record.mismatches
+    named = (mismatch.wrong, tuple(mismatch.first), mismatch.bits) == (1, INDEX, [BIT])
+    return named and bool(record.launches)
+
+
+def _instead(record: Record) -> str:
+    if record.outcome is Outcome.PASS:
+        return "judged right, though one of its elements is wrong: the detector is blind"
+    if record.outcome is Outcome.MISMATCH:
+        return "wrong otherwise than it was made"
+    return f"{record.outcome.value}: {record.message}" if record.message else record.outcome.value
