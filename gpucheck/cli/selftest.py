@@ -35,7 +35,7 @@ def selftest(
     ] = None,
 ) -> None:
     """Plant every fault that this machine can show, on each rank in turn, and check what the reports say of it."""
-    from gpucheck.cli.present import check_json_file
+    from gpucheck.cli.present import check_files
     from gpucheck.cli.run import check_out, ranks, require_torch
     from gpucheck.faults.catalogue import choose
     from gpucheck.faults.matrix import figures, lines
@@ -48,7 +48,7 @@ def selftest(
     kind, count = ranks(device, nproc)
     if kind == "cpu" and nproc is None:
         count = 2
-    check_json_file(json_file, out)
+    check_files(json_file, [], out)
     folder = (out or Path("runs") / time.strftime("selftest-%m%d-%H%M%S")).absolute()
     check_out(folder)
     require_torch()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from gpucheck.diagnose.words import rank_list
 from gpucheck.model.canary import BIT, CHECK, INDEX
-from gpucheck.model.finding import Canary, Finding, Sighting
+from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
@@ -31,30 +32,38 @@ def split(run: Run) -> tuple[Run, list[Record]]:
     return rest, [run.records[(last, rank)] for rank in run.ranks]
 
 
-def settle(records: list[Record]) -> Canary | None:
-    """The ranks on which the canary was caught, and those where it was not; None without a canary.
+def caught(records: list[Record]) -> list[int]:
+    """The ranks on which the canary was found as it was made.
 
-    Caught means: the kernel was launched, the one element and the one bit were named and nothing else was, and the
-    wrong bits are those of most ranks.
+    That is: the kernel was launched, the one element and the one bit were named and nothing else was, and the wrong
+    bits are those of most ranks.
     """
-    if not records:
-        return None
     found = [record for record in records if _as_made(record)]
     common = Counter(str(record.digests) for record in found).most_common(1)
-    caught = [record.rank for record in found if str(record.digests) == common[0][0]]
-    return Canary(caught, [record.rank for record in records if record.rank not in caught])
+    return [record.rank for record in found if str(record.digests) == common[0][0]]
 
 
-def findings(canary: Canary | None, records: list[Record]) -> list[Finding]:
+def findings(records: list[Record], caught: list[int]) -> list[Finding]:
     """The open question that a canary leaves which was not caught."""
-    if canary is None or not canary.missed:
+    missed = [record for record in records if record.rank not in caught]
+    if not missed:
         return []
+    by_line: dict[str, list[Record]] = {}
+    for record in missed:
+        by_line.setdefault(_instead(record), []).append(record)
     sightings = [
-        Sighting(record.case, [record.rank], [_instead(record)], "")
-        for record in records
-        if record.rank in canary.missed
+        Sighting(alike[0].case, [record.rank for record in alike], [line], "") for line, alike in by_line.items()
     ]
-    return [Finding(TITLE, False, canary.missed, [], sightings, REMEDY)]
+    return [Finding(TITLE, False, [record.rank for record in missed], [], sightings, REMEDY)]
+
+
+def notes(records: list[Record], caught: list[int]) -> list[str]:
+    """``canary: caught on ranks 0-7``; nothing without a canary."""
+    if not records:
+        return []
+    missed = [record.rank for record in records if record.rank not in caught]
+    told = [(word, ranks) for word, ranks in (("caught", caught), ("not caught", missed)) if ranks]
+    return ["canary: " + ", ".join(f"{word} on {rank_list(ranks)}" for word, ranks in told)]
 
 
 def _as_made(record: Record) -> bool:

@@ -25,10 +25,10 @@ def conclude(run: Run) -> Conclusion:
     is one, that was caught on every rank. Everything between is INCONCLUSIVE.
     """
     run, birds = canary.split(run)
-    settled = canary.settle(birds)
+    caught = canary.caught(birds)
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
-    findings += canary.findings(settled, birds)
+    findings += canary.findings(birds, caught)
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -38,7 +38,7 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    return Conclusion(verdict, findings, _notes(run, expected), expected, settled)
+    return Conclusion(verdict, findings, [*canary.notes(birds, caught), *_notes(run, expected)], expected)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:

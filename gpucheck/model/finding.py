@@ -32,14 +32,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Canary:
-    """What became of the case that is wrong on purpose."""
-
-    caught: list[int]  # ranks on which it was found just as it was made
-    missed: list[int]  # all others
-
-
-@dataclass(frozen=True)
 class Conclusion:
     """The verdict of a run and everything it rests on."""
 
@@ -47,4 +39,3 @@ class Conclusion:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, no influence on the verdict
     expected: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as the scenario says
-    canary: Canary | None = None  # None: the run has none
