@@ -53,6 +53,7 @@ class Scenario:
     case_timeout: float  # s, for one case on one rank
     experiments: float  # s each rank may spend on trying failed cases under other conditions
     steps: tuple[Step, ...]
+    implied: bool = False  # made of checks that were given without a scenario
     canary: bool = False  # whether a case that is wrong on purpose proves that the detector sees
 
 
@@ -145,13 +146,16 @@ def _order(conditions: Conditions) -> tuple[int, bool, bool]:
 
 def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
     """All combinations of one ``[[cases]]`` table; a list value stands for each of its items."""
-    from gpucheck.checks import CHECKS, load
+    from gpucheck.checks import load, names
 
     if not isinstance(group, dict) or not isinstance(group.get("check"), str):
-        raise UsageError(f'{where}: needs check = "NAME"; known checks: {", ".join(CHECKS)}')
-    if group["check"] not in CHECKS:
-        raise UsageError(f"{where}: unknown check {group['check']!r}; known: {', '.join(CHECKS)}")
-    check = load(group["check"])
+        raise UsageError(f'{where}: needs check = "NAME"; known checks: {", ".join(names())}')
+    if group["check"] not in names():
+        raise UsageError(f"{where}: unknown check {group['check']!r}; known: {', '.join(names())}")
+    try:
+        check = load(group["check"])
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     spec = check.spec
     single = _single(group, where)
     choices = {
