@@ -34,12 +34,11 @@ UNLISTED = {"canary": "gpucheck.checks.canary:Canary"}
 class Registry:
     """Resolves the name of a check: gpucheck's own ones, and those of the sources that are active."""
 
-    def __init__(self, own: Mapping[str, str], unlisted: Mapping[str, str]) -> None:
+    def __init__(self, own: Mapping[str, str]) -> None:
         """Args:
         own: name -> ``module:Class``.
-        unlisted: the same, of those that :meth:`names` leaves out.
         """
-        self._own, self._unlisted = own, unlisted
+        self._own = own
         self._sources: dict[str, CheckSource] = {}
 
     def activate(self, sources: Iterable[CheckSource]) -> None:
@@ -48,7 +47,7 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         """The checks that a scenario may name."""
-        return (*self._own, *self._sources)
+        return (*(name for name in self._own if name not in UNLISTED), *self._sources)
 
     def load(self, name: str) -> Check:
         """The check called ``name``.
@@ -60,10 +59,9 @@ class Registry:
             from gpucheck.checks.sources import make
 
             return make(self._sources[name], name)
-        places = {**self._own, **self._unlisted}
-        if name not in places:
+        if name not in self._own:
             raise UsageError(f"unknown check {name!r}; known: {', '.join(self.names())}")
-        module, _, attribute = places[name].partition(":")
+        module, _, attribute = self._own[name].partition(":")
         check: Check = getattr(import_module(module), attribute)()
         return check
 
@@ -73,5 +71,5 @@ class Registry:
         return [Path(__file__).parent / "triton", *dict.fromkeys(paths)]
 
 
-_registry = Registry(CHECKS, UNLISTED)
+_registry = Registry({**CHECKS, **UNLISTED})
 activate, names, load, folders = _registry.activate, _registry.names, _registry.load, _registry.folders

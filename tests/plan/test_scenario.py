@@ -39,7 +39,7 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ('title = "a"\n\n[[cases]\n', ["not valid TOML", "line 3"]),
         ("a = 1\na = 2\n", ["not valid TOML", "line 2"]),
         (b"title = '\xff\xfe'\n", ["cannot be read as text", "utf-8"]),
-        ("titel = 'x'\n", ["unknown key 'titel'", "title, seed, timeout, case_timeout, experiments, cases"]),
+        ("titel = 'x'\n", ["unknown key 'titel'", "title, seed, timeout, case_timeout, experiments, canary, cases"]),
         ("title = 3\n", ["title is 3", "expected a string"]),
         ("seed = 1.5\n", ["seed is 1.5", "whole number"]),
         ("seed = true\n", ["seed is True", "whole number"]),
