@@ -1,35 +1,19 @@
-"""Whether the canary of a run was found as it was made, on every rank; apart from everything else the run says."""
+"""Whether the canary of a run was found as it was made, on every rank."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from gpucheck.diagnose.words import rank_list
-from gpucheck.model.canary import BIT, CHECK, INDEX
+from gpucheck.model.canary import BIT, INDEX
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Record
-from gpucheck.records.folder import Run
 
 TITLE = "the canary was not caught"
 REMEDY = (
     "what this run calls right on these ranks proves nothing: a case that is wrong on purpose went unseen; look for "
     "what stands between kernel and judge, and run gpucheck selftest"
 )
-
-
-def split(run: Run) -> tuple[Run, list[Record]]:
-    """A run as if it had no canary, and the canary's records, rank by rank; none where it has none."""
-    steps = run.plan.steps
-    if not steps or steps[-1].case.check != CHECK:
-        return run, []
-    last = len(steps) - 1
-    rest = replace(
-        run,
-        plan=replace(run.plan, steps=steps[:last]),
-        records={key: record for key, record in run.records.items() if key[0] != last},
-    )
-    return rest, [run.records[(last, rank)] for rank in run.ranks]
 
 
 def caught(records: list[Record]) -> list[int]:

@@ -25,11 +25,10 @@ def conclude(run: Run) -> Conclusion:
     the scenario allows that, at least one passed on each rank, a launcher that ended well, and a canary, where there
     is one, that was caught on every rank. Everything between is INCONCLUSIVE.
     """
-    run, birds = canary.split(run)
-    caught = canary.caught(birds)
+    caught = canary.caught(run.canary)
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
-    findings += canary.findings(birds, caught)
+    findings += canary.findings(run.canary, caught)
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -39,7 +38,7 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    return Conclusion(verdict, findings, [*canary.notes(birds, caught), *_notes(run, expected)], expected)
+    return Conclusion(verdict, findings, [*canary.notes(run.canary, caught), *_notes(run, expected)], expected)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucheck.diagnose.canary import split
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.plan import Plan
@@ -111,8 +110,7 @@ def counted(count: int, word: str) -> str:
 
 
 def build(run: Run, conclusion: Conclusion) -> Report:
-    """The blocks of a finished run; its canary is told by a note and is in no row."""
-    run, _ = split(run)
+    """The blocks of a finished run."""
     rows: dict[str, list[int]] = {}
     checks = list(dict.fromkeys(step.case.check for step in run.plan.steps))
     numbered = sorted(enumerate(run.plan.steps), key=lambda pair: checks.index(pair[1].case.check))
