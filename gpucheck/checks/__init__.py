@@ -27,6 +27,8 @@ CHECKS = {
     "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
 }
 """Those that gpucheck has itself."""
+UNLISTED = {"canary": "gpucheck.checks.canary:Canary"}
+"""Those that no scenario asks for by name."""
 
 
 class Registry:
@@ -44,8 +46,8 @@ class Registry:
         self._sources = {name: source for source in sources for name in source.checks}
 
     def names(self) -> tuple[str, ...]:
-        """All names that :meth:`load` knows."""
-        return (*self._own, *self._sources)
+        """The checks that a scenario may name."""
+        return (*(name for name in self._own if name not in UNLISTED), *self._sources)
 
     def load(self, name: str) -> Check:
         """The check called ``name``.
@@ -69,5 +71,5 @@ class Registry:
         return [Path(__file__).parent / "triton", *dict.fromkeys(paths)]
 
 
-_registry = Registry(CHECKS)
+_registry = Registry({**CHECKS, **UNLISTED})
 activate, names, load, folders = _registry.activate, _registry.names, _registry.load, _registry.folders

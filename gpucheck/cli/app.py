@@ -10,7 +10,21 @@ import typer
 from typer.core import TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import audit, bisect, diff, doctor, explain, git_codes, library, listing, new, preset, report, run
+from gpucheck.cli import (
+    audit,
+    bisect,
+    diff,
+    doctor,
+    explain,
+    git_codes,
+    library,
+    listing,
+    new,
+    preset,
+    report,
+    run,
+    selftest,
+)
 from gpucheck.model.errors import ExitCode, GpucheckError
 
 
@@ -45,6 +59,7 @@ app.command("explain")(explain.explain)
 app.command("audit")(audit.audit)
 app.command("doctor")(doctor.doctor)
 app.command("preset")(preset.preset)
+app.command("selftest")(selftest.selftest)
 app.add_typer(library.app, name="library")
 app.add_typer(new.app, name="new")
 

@@ -54,7 +54,7 @@ def check_sources(
     from gpucheck import checks
     from gpucheck.checks.sources import find
 
-    given, offered = find(check_file or [], problem or [], candidate or [], list(checks.CHECKS))
+    given, offered = find(check_file or [], problem or [], candidate or [], [*checks.CHECKS, *checks.UNLISTED])
     checks.activate([*given, *offered])
     return given, offered
 

@@ -74,6 +74,14 @@ def run(
         bool,
         typer.Option("--bench", help="Measure speed at length: time, TFLOP/s, GB/s, share of ceilings, beside torch."),
     ] = False,
+    canary: Annotated[
+        bool | None,
+        typer.Option(
+            "--canary/--no-canary",
+            help="Add a case that is wrong on purpose and must be caught.",
+            show_default="the scenario's",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
@@ -116,20 +124,22 @@ def run(
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     source = parse_source(library)
-    kind, count = _ranks(device, nproc)
+    kind, count = ranks(device, nproc)
     given, offered = check_sources(check_file, problem, candidate)
     named = scenario or ("" if given else "gate" if kind == "cuda" else "smoke")
     unselected = load(find(named), seed) if named else implied(given, seed)
     chosen = select(unselected, split(checks), case or [], placement, process_group)
     chosen = replace(chosen, bench=chosen.bench or bench)
+    if canary is not None:
+        chosen = replace(chosen, canary=canary)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
         return
     if node_rank == 0:
         check_files(json_file, write or [], out)
-        _check_out(out)
-    _require_torch()
+        check_out(out)
+    require_torch()
     console = Console(stderr=json_file == "-")
     copy = _testable(source) if bisect else resolve(source)
     patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
@@ -138,10 +148,11 @@ def run(
         copy = write_patched(copy, patched, folder / "library")
     moves = {"--placement": placement, "--process-group": process_group}
     command = _command(chosen, given, source, kind, count, moves, patches) + ["--bench"] * bench
+    command += ["--canary" if canary else "--no-canary"] if canary is not None else []
     plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches, [*given, *offered])
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())
-    with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
+    with Progress(plan, Follower(folder, plan.world_size, plan.must_fail), console, quiet=quiet) as progress:
         ending = launch(plan, folder, rendezvous, progress)
     if node_rank:
         raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
@@ -165,7 +176,7 @@ def _testable(source: Source) -> LibraryCopy:
         raise typer.Exit(UNTESTABLE) from None
 
 
-def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
+def ranks(device: str, nproc: int | None) -> tuple[str, int]:
     """What the ranks run on, "cuda" or "cpu", and how many there are."""
     from gpucheck.launch.environment import gpu_names
 
@@ -198,7 +209,7 @@ def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None
     typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
     from gpucheck.launch.environment import missing_packages
 
     missing = missing_packages()
@@ -270,7 +281,7 @@ def _plan(
     )
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
     """Raises UsageError where the run folder could not be made, before anything costs time or leaves a trace."""
     folder = (out or Path("runs")).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from statistics import median
 
-from gpucheck.diagnose import rules
+from gpucheck.diagnose import canary, rules
 from gpucheck.diagnose.expectations import settle
 from gpucheck.diagnose.rules.straggler import stragglers
 from gpucheck.diagnose.sightings import Key, merged_lines, sighting
@@ -23,11 +23,13 @@ def conclude(run: Run) -> Conclusion:
 
     FAIL needs a failure of the code under test that the scenario does not expect, or one that it expects and that did
     not come. PASS needs every planned case seen on every rank and passed, failed as expected, or inapplicable where
-    the scenario allows that, at least one passed on each rank, and a launcher that ended well. Everything between is
-    INCONCLUSIVE. Warnings have no say.
+    the scenario allows that, at least one passed on each rank, a launcher that ended well, and a canary, where there
+    is one, that was caught on every rank. Everything between is INCONCLUSIVE. Warnings have no say.
     """
+    caught = canary.caught(run.canary)
     failures, expected = _failures(run)
-    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run), *stragglers(run)]
+    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
+    findings += [*canary.findings(run.canary, caught), *stragglers(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -37,7 +39,7 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    return Conclusion(verdict, findings, _notes(run, expected), expected)
+    return Conclusion(verdict, findings, [*canary.notes(run.canary, caught), *_notes(run, expected)], expected)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:

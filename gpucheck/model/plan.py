@@ -103,6 +103,11 @@ class Plan:
     def world_size(self) -> int:
         return self.nproc * self.nnodes
 
+    @property
+    def must_fail(self) -> frozenset[int]:
+        """The steps of which the scenario, or the canary, expects a failure."""
+        return frozenset(number for number, step in enumerate(self.steps) if step.expect is not None)
+
     def local_rank(self, rank: int) -> int:
         """The rank's number on its node."""
         return rank % self.nproc

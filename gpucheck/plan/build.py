@@ -9,26 +9,35 @@ from dataclasses import replace
 from typing import Any
 
 from gpucheck.library.copies import LibraryCopy
+from gpucheck.model import canary
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import Plan, Step
+from gpucheck.model.plan import ExpectedFailure, Plan, Step
 from gpucheck.model.source import CheckSource
 from gpucheck.plan.conditions import needs_gpus
 from gpucheck.plan.scenario import Scenario
 
 
 def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
-    """The steps on a device.
+    """The steps on a device, with the canary at the end where the scenario asks for one.
 
     Without GPUs ``pinned`` and ``visible`` become ``cpu``, and a case that both share runs once; a step whose point
     needs a GPU stays as it is and says why it cannot run.
     """
+    last = (_canary(scenario.seed),) if scenario.canary else ()
     if device != "cpu":
-        return scenario.steps
+        return scenario.steps + last
     by_key: dict[tuple[Conditions, str], Step] = {}
-    for step in scenario.steps:
+    for step in scenario.steps + last:
         bound = _without_gpus(step)
         by_key.setdefault(bound.key, bound)
     return tuple(by_key.values())
+
+
+def _canary(seed: int) -> Step:
+    from gpucheck import checks
+
+    case = checks.load(canary.CHECK).spec.case(canary.PARAMS, "exact", seed)
+    return Step(case, expect=ExpectedFailure())
 
 
 def _without_gpus(step: Step) -> Step:

@@ -30,6 +30,7 @@ TOP_LEVEL: dict[str, Any] = {
     "experiments": (int, float),
     "bench": bool,
     "straggler": (int, float),
+    "canary": bool,
     "cases": list,
 }
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
@@ -58,6 +59,7 @@ class Scenario:
     implied: bool = False  # made of checks that were given without a scenario
     bench: bool = False  # speed is measured at length
     straggler: float = STRAGGLER  # see :class:`gpucheck.model.plan.Plan`
+    canary: bool = False  # whether a case that is wrong on purpose proves that the detector sees
 
 
 def find(name: str) -> Path:
@@ -137,12 +139,14 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         steps=tuple(ordered),
         bench=document.get("bench", False),
         straggler=float(document.get("straggler", STRAGGLER)),
+        canary=document.get("canary", False),
     )
 
 
 def _type_words(key: str) -> str:
-    words = {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables", "bench": "true or false"}
-    return {**words, "straggler": "a factor above 1"}.get(key, "seconds")
+    words = {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}
+    words |= {"bench": "true or false", "canary": "true or false", "straggler": "a factor above 1"}
+    return words.get(key, "seconds")
 
 
 def _order(conditions: Conditions) -> tuple[int, bool, bool]:
@@ -156,6 +160,8 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
 
     if not isinstance(group, dict) or not isinstance(group.get("check"), str):
         raise UsageError(f'{where}: needs check = "NAME"; known checks: {", ".join(names())}')
+    if group["check"] not in names():
+        raise UsageError(f"{where}: unknown check {group['check']!r}; known: {', '.join(names())}")
     try:
         check = load(group["check"])
     except UsageError as error:
