@@ -33,6 +33,8 @@ class Check(ABC):
     """One kernel family."""
 
     spec: ClassVar[CheckSpec]
+    needs_library: ClassVar[bool] = True
+    """False where all its kernels are our own."""
     late_inputs: ClassVar[tuple[str, ...]]
     """Inputs that the kernel under test reads itself: those that come late where a scenario asks for late inputs."""
 

@@ -1,0 +1,182 @@
+"""``gpucheck compile``: builds a scenario's kernels for GPUs that are not here, with Tritons that are not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpucheck.cli.options import split
+from gpucheck.model.errors import InfrastructureError, UsageError
+
+if TYPE_CHECKING:
+    from gpucheck.compile.build import Job
+    from gpucheck.compile.outcome import Result
+    from gpucheck.compile.targets import Target
+    from gpucheck.compile.tritons import Triton
+    from gpucheck.library.copies import LibraryCopy
+    from gpucheck.model.case import Case
+    from gpucheck.plan.scenario import Scenario
+
+SCENARIO = "compile"
+TARGETS = "sm_80,sm_90,sm_100,gfx942"
+
+
+def compile_(
+    scenario: Annotated[str, typer.Argument(help="Built-in scenario or TOML file.")] = SCENARIO,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="GPUs to compile for (comma-separated or repeated).", show_default=TARGETS),
+    ] = None,
+    triton: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Tritons to compile with: versions, installed or path:DIR; fetched into private folders.",
+            show_default="installed",
+        ),
+    ] = None,
+    library: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC",
+            help="A triton_kernels: installed, path:DIR or wheel:NAME==VERSION; repeatable.",
+            show_default="the installed one, else wheel:vllm==0.33.0",
+        ),
+    ] = None,
+    checks: Annotated[list[str] | None, typer.Option(help="Only these checks (comma-separated or repeated).")] = None,
+    case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes that compile at a time.", show_default="one a core")
+    ] = None,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every kernel and every case.")] = False,
+) -> None:
+    """Build every kernel that a scenario would launch, for GPUs that are not here. Needs no GPU; runs no kernel."""
+    from gpucheck.cli.present import check_json_file, exit_code
+    from gpucheck.compile import tritons
+    from gpucheck.compile.build import build
+    from gpucheck.compile.summary import summarise
+    from gpucheck.compile.targets import parse_targets
+    from gpucheck.compile.text import Request, lines, to_json
+    from gpucheck.plan.scenario import find, load
+    from gpucheck.plan.select import select
+
+    if checks and not split(checks):
+        raise UsageError("--checks names no check")
+    targets = parse_targets(split(target or [TARGETS]))
+    chosen = select(load(find(scenario)), split(checks), case or [])
+    check_json_file(json_file)
+    _require_torch()
+    begin = time.perf_counter()
+    found_tritons = {text: tritons.resolve(text) for text in _texts(triton)}
+    ours, others = _cases(chosen)
+    copies = _libraries(library) if others else {}
+    work = _jobs(found_tritons.values(), copies, targets, ours, others)
+    results = []
+    for result in build(work, jobs or len(os.sched_getaffinity(0))):
+        results.append(result)
+        _progress(result, len(results), len(work))
+    planned = [job.combination for job in work]
+    results.sort(key=lambda result: planned.index(result.combination))
+    request = Request(
+        scenario=str(chosen.path or chosen.name),
+        cases=len(ours) + len(others),
+        targets=[entry.name for entry in targets],
+        libraries={name: spec for name, (spec, _) in copies.items()},
+        tritons={found.version: text for text, found in found_tritons.items()},
+        seconds=time.perf_counter() - begin,
+    )
+    summary = summarise(results)
+    if json_file != "-":
+        for line in lines(results, summary, request, verbose=verbose):
+            typer.echo(line)
+    if json_file:
+        _write_json(json_file, json.dumps(to_json(results, summary, request), indent=1))
+    raise typer.Exit(exit_code(summary.verdict))
+
+
+def _texts(triton: list[str] | None) -> list[str]:
+    if triton and not split(triton):
+        raise UsageError("--triton names no Triton")
+    return list(dict.fromkeys(split(triton))) or ["installed"]
+
+
+def _require_torch() -> None:
+    from gpucheck.launch.environment import missing_packages
+
+    if "torch" in missing_packages():
+        raise InfrastructureError(
+            f"{sys.executable} has no torch, which the library's host code needs: run gpucheck with the Python that "
+            "serves the model, or install the CPU set from a checkout with pip install '.[cpu]'"
+        )
+
+
+def _cases(scenario: Scenario) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """The distinct cases: those of our own kernels alone, and those that need the library."""
+    from gpucheck.checks import load
+
+    cases = {step.case.id: step.case for step in scenario.steps}.values()
+    ours = tuple(case for case in cases if not load(case.check).needs_library)
+    return ours, tuple(case for case in cases if case not in ours)
+
+
+def _libraries(specs: list[str] | None) -> dict[str, tuple[str, LibraryCopy]]:
+    """Name in the report -> its ``--library``, and the copy; each content once."""
+    from gpucheck.library.source import parse_source, resolve
+
+    found: dict[str, tuple[str, LibraryCopy]] = {}
+    wanted: Sequence[str | None] = specs or [None]
+    for spec in wanted:
+        source = parse_source(spec)
+        copy = resolve(source)
+        name = copy.name if copy.name != "unknown" else f"{copy.generation} ({copy.content[:8]})"
+        found.setdefault(name, (str(source) if spec else "", copy))
+    return found
+
+
+def _jobs(
+    tritons: Iterable[Triton],
+    libraries: Mapping[str, tuple[str, LibraryCopy]],
+    targets: Sequence[Target],
+    ours: tuple[Case, ...],
+    others: tuple[Case, ...],
+) -> list[Job]:
+    """One job for each library, Triton and target, and for each Triton and target one of our own kernels."""
+    from gpucheck.compile.build import Job
+    from gpucheck.compile.outcome import OWN, Combination
+
+    work: dict[Combination, Job] = {}
+    for found in tritons:
+        for target in targets:
+            for name, (_, copy) in libraries.items():
+                combination = Combination(name, found.version, target.name)
+                work.setdefault(combination, Job(combination, found, copy, target, others))
+            if ours:
+                combination = Combination(OWN, found.version, target.name)
+                work.setdefault(combination, Job(combination, found, None, target, ours))
+    return list(work.values())
+
+
+def _progress(result: Result, done: int, total: int) -> None:
+    """One line on stderr for each combination that took time."""
+    if result.seconds < 1:
+        return
+    compiled = f"{result.compiled_now} kernels compiled in {result.seconds:.1f} s"
+    print(f"[{done}/{total}] {result.combination}: {compiled}", file=sys.stderr)
+
+
+def _write_json(file: str, text: str) -> None:
+    if file == "-":
+        typer.echo(text)
+        return
+    try:
+        Path(file).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--json {file} cannot be written: {error.strerror}") from None
