@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,14 +24,10 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class Output:
-    """What this process and the compilers that it starts print: a file, read back where something went wrong."""
+    """The file that this process and the compilers it starts print to; read back where something went wrong."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.mark()
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
 
     def mark(self) -> int:
         """How much has been printed so far."""

@@ -54,7 +54,7 @@ def _large_block(match: re.Match[str]) -> str:
 
 
 def _instruction(match: re.Match[str]) -> str:
-    what = (match["what"] or match["line"]).strip()
+    what = (match["what"] or match["line"]).strip(" \t;")
     return f"the kernel holds assembly that the target does not know: {what}; guard it by the target"
 
 

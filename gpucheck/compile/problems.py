@@ -66,19 +66,23 @@ class Problems:
                 return place
         missing = re.search(r"module 'triton[\w.]*' has no attribute '(\w+)'", said)
         if missing:
-            return self._mention(function, missing[1])
+            return self._mention(function, rf"\.{missing[1]}\b")
         ptx = re.search(r"ptxas\S* (?P<file>\S+\.ptx), line (?P<line>\d+)", said)
         if ptx and Path(ptx["file"]).is_file():
             return self._original(function, of_ptx(Path(ptx["file"]).read_text(errors="replace"), int(ptx["line"])))
         listed = re.search(r"(?P<file>/[^:\s]+\.py):(?P<line>\d+):\d+: error:", said)
-        return self._original(function, Place(listed["file"], int(listed["line"]))) if listed else None
+        if listed:
+            return self._original(function, Place(listed["file"], int(listed["line"])))
+        unknown = re.search(r"(?:invalid instruction\s*\n\s*|known instruction: ')(?P<name>[\w.]+)", said)
+        return self._mention(function, re.escape(unknown["name"])) if unknown else None
 
-    def _mention(self, function: Any, name: str) -> Place | None:
-        """The first line that uses an attribute, in a kernel or in a function that it may call."""
-        others = [entry.src for entry in gc.get_objects() if isinstance(entry, JITFunction) and entry is not function]
+    def _mention(self, function: Any, pattern: str) -> Place | None:
+        """The first line that holds what the error names, in a kernel or in a function that it may call."""
+        every = [entry for entry in gc.get_objects() if issubclass(type(entry), JITFunction)]
+        others = [entry.src for entry in every if entry is not function]
         for text in (function.src, *others):
             for number, line in enumerate(text.splitlines(), start=1):
-                place = self._sources.of_text(text, number) if re.search(rf"\.{name}\b", line) else None
+                place = self._sources.of_text(text, number) if re.search(pattern, line) else None
                 if place:
                     return place
         return None

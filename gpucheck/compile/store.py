@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -48,12 +47,7 @@ class Store:
 
     def load(self, cases: tuple[Case, ...], result: Result) -> list[Case]:
         """Fills in what is known of some cases; returns the others."""
-        try:
-            kept = json.loads(self.file.read_text(encoding="utf-8"))
-            known = {name: CaseBuilt.from_json(item) for name, item in kept["cases"].items()}
-            kernels = {key: Kernel.from_json(item) for key, item in kept["kernels"].items()}
-        except (OSError, ValueError, KeyError, TypeError):  # never written, or damaged
-            return list(cases)
+        known, kernels = self._read()
         unknown = []
         for case in cases:
             built = known.get(_name(case))
@@ -70,13 +64,13 @@ class Store:
         Raises:
             InfrastructureError: the cache cannot be written.
         """
-        kept: dict[str, dict[str, object]] = {"cases": {}, "kernels": {}}
-        with suppress(OSError, ValueError):
-            kept = json.loads(self.file.read_text(encoding="utf-8"))
-        for case in cases:
-            built = result.cases[case.id]
-            kept["cases"][_name(case)] = built.to_json()
-            kept["kernels"] |= {key: result.kernels[key].to_json() for key in built.kernels}
+        known, kernels = self._read()
+        known |= {_name(case): result.cases[case.id] for case in cases}
+        kernels |= {key: result.kernels[key] for case in cases for key in result.cases[case.id].kernels}
+        kept = {
+            "cases": {name: built.to_json() for name, built in known.items()},
+            "kernels": {key: kernel.to_json() for key, kernel in kernels.items()},
+        }
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self.file.parent, prefix=".new-")
@@ -88,6 +82,15 @@ class Store:
                 f"cannot write the cache {self.file.parent}: {error.strerror or error}.\n"
                 "  do  set GPUCHECK_CACHE_DIR to a folder you can write"
             ) from error
+
+    def _read(self) -> tuple[dict[str, CaseBuilt], dict[str, Kernel]]:
+        """All that is kept, cases by name and kernels by key; nothing where nothing or something damaged is there."""
+        try:
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
+            known = {name: CaseBuilt.from_json(item) for name, item in kept["cases"].items()}
+            return known, {key: Kernel.from_json(item) for key, item in kept["kernels"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}, {}
 
 
 def _name(case: Case) -> str:
