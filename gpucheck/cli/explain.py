@@ -14,24 +14,25 @@ WIDTH = 100
 
 def explain(
     cause: Annotated[
-        list[str] | None, typer.Argument(help="The cause a finding names; without one, all are listed.")
+        list[str] | None, typer.Argument(help="A finding's cause or title; without one, all causes are listed.")
     ] = None,
 ) -> None:
     """Explain a cause that a finding names."""
-    from gpucheck.diagnose.causes import CAUSES, described
+    from gpucheck.diagnose.causes import CAUSES, NATURES, described
 
     if not cause:
         for name, known in CAUSES.items():
             typer.echo(f"{name}\n{_indented(known.means.partition('. ')[0].rstrip('.') + '.', '  ')}")
+        typer.echo(f"what is wrong with an output\n{_indented(', '.join(NATURES), '  ')}")
         return
     name = " ".join(cause)
     found = described(name)
-    if found is None:
-        raise UsageError(f"unknown cause {name!r}; known: {', '.join(CAUSES)}")
-    typer.echo(name.strip().lower())
-    for title, text in (("means", found.means), ("shows", found.shows), ("confirm", found.confirm)):
-        typer.echo(_indented(text, f"  {title:<8} "))
-    typer.echo(_indented(found.mend, f"  {'mend':<8} "))
+    if not found:
+        raise UsageError(f"unknown cause {name!r}; known: {', '.join([*CAUSES, *NATURES])}")
+    for title, page in found.items():
+        typer.echo(title)
+        for part, text in vars(page).items():
+            typer.echo(_indented(text, f"  {part:<8} "))
 
 
 def _indented(text: str, first: str) -> str:

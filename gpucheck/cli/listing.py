@@ -56,4 +56,4 @@ def _cases(name: str | None) -> None:
         loaded = scenarios.load(scenarios.find(entry))
         for step in loaded.steps:
             prefix = "" if name else f"{loaded.name}  "
-            typer.echo(f"{prefix}{step.case.id}" + (f"  ({step.conditions})" if step.conditions else ""))
+            typer.echo(prefix + step.label)

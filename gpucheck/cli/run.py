@@ -39,6 +39,10 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="Run every case under this placement.", show_default="the scenario's"),
     ] = None,
+    process_group: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="none or initialised, for every case.", show_default="the scenario's"),
+    ] = None,
     library: LibraryOption = None,
     patch: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="Test a copy of the library with this diff; repeatable.")
@@ -47,6 +51,10 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cuda or cpu (Triton interpreter).")] = "auto",
     timeout: Annotated[
         float | None, typer.Option(help="Seconds for the whole run.", show_default="the scenario's")
+    ] = None,
+    experiments: Annotated[
+        float | None,
+        typer.Option(help="Seconds a rank may try failed cases otherwise; 0 for none.", show_default="the scenario's"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
@@ -68,7 +76,8 @@ def run(
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.library.source import parse_source, resolve
-    from gpucheck.plan.scenario import LONGEST
+    from gpucheck.plan.scenario import LONGEST, find, load
+    from gpucheck.plan.select import select
     from gpucheck.records.folder import write_json
     from gpucheck.records.follow import Follower
     from gpucheck.report.progress import Progress
@@ -79,12 +88,14 @@ def run(
         raise UsageError("--nnodes above 1 needs --out DIR on storage that all nodes share")
     if timeout is not None and not 0 < timeout <= LONGEST:
         raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0, at most {LONGEST:g}")
+    if experiments is not None and not 0 <= experiments <= LONGEST:
+        raise UsageError(f"--experiments is {experiments:g}, expected seconds, 0 for none, at most {LONGEST:g}")
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     source = parse_source(library)
     kind, count = _ranks(device, nproc)
     named = scenario or ("gate" if kind == "cuda" else "smoke")
-    chosen = _scenario(named, seed, split(checks), case or [], placement)
+    chosen = select(load(find(named), seed), split(checks), case or [], placement, process_group)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
@@ -99,8 +110,9 @@ def run(
     folder = _new_folder(out) if node_rank == 0 else _joined(out)
     if patched:
         copy = write_patched(copy, patched, folder / "library")
-    command = _command(chosen, source, kind, count, placement, patches)
-    plan = _plan(chosen, copy, kind, count, nnodes, timeout, command, patches)
+    moves = {"--placement": placement, "--process-group": process_group}
+    command = _command(chosen, source, kind, count, moves, patches)
+    plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches)
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())
     with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
@@ -132,21 +144,14 @@ def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
     return "cuda", nproc or len(gpus)
 
 
-def _scenario(name: str, seed: int | None, checks: list[str], cases: list[str], placement: str | None) -> Scenario:
-    from gpucheck.plan.scenario import find, load
-    from gpucheck.plan.select import select
-
-    return select(load(find(name), seed), checks, cases, placement)
-
-
 def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
     from gpucheck.plan.build import bound_steps
 
     steps = bound_steps(scenario, device)
     for step in steps:
-        words = [*(["late"] * step.late), *([f"x{step.repeat}"] * (step.repeat > 1)), *(["optional"] * step.optional)]
-        words += ["must fail"] * (step.expect is not None) + [step.inapplicable] * bool(step.inapplicable)
-        typer.echo(f"{step.placement:<8} {step.case.id}" + (f"  ({', '.join(words)})" if words else ""))
+        words = ["optional"] * step.optional + ["must fail"] * (step.expect is not None)
+        words += [step.inapplicable] * bool(step.inapplicable)
+        typer.echo(step.label + (f": {', '.join(words)}" if words else ""))
     ranks = nproc * nnodes
     typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
@@ -163,7 +168,7 @@ def _require_torch() -> None:
 
 
 def _command(
-    scenario: Scenario, source: Source, device: str, nproc: int, placement: str | None, patches: list[Path]
+    scenario: Scenario, source: Source, device: str, nproc: int, moves: dict[str, str | None], patches: list[Path]
 ) -> list[str]:
     """What makes the run again, from any folder."""
     from gpucheck.library.source import SourceKind
@@ -174,8 +179,8 @@ def _command(
         command += ["--library", str(source)]
     if device == "cpu":
         command += ["--device", "cpu"]
-    if placement is not None:
-        command += ["--placement", placement]
+    for option, value in moves.items():
+        command += [option, value] if value is not None else []
     return command + [part for patch in patches for part in ("--patch", str(patch))]
 
 
@@ -186,6 +191,7 @@ def _plan(
     nproc: int,
     nnodes: int,
     timeout: float | None,
+    experiments: float | None,
     command: list[str],
     patches: list[Path],
 ) -> Plan:
@@ -206,6 +212,7 @@ def _plan(
         environment=environment,
         command=command,
         timeout=timeout,
+        experiments=experiments,
         patches=[str(patch) for patch in patches],
     )
 

@@ -5,6 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WRONG_DEVICE = "wrong device context"
+PROCESS_GROUP = "dependence on the process group"
+THREADS = "state shared by threads"
+STREAM_ORDER = "missing stream order"
+OVERWRITTEN = "output overwritten by a later call"
+KERNEL_CACHE = "stale or mixed kernel cache"
+COMPILE_RACE = "compile race"
+INTERFERENCE = "interference between ranks"
+RANK_ENVIRONMENT = "environment of a rank"
+SUSPECT_GPU = "suspect GPU"
+RACE = "race or uninitialised read"
+OUTSIDE = "access outside of tensors"
+FALLBACK = "fallback"
+COMPILE_ERROR = "compile error on this Triton"
+RESOURCE_LIMIT = "resource limit"
+KERNEL_BUG = "kernel bug"
 UNDETERMINED = "undetermined"
 
 
@@ -34,6 +49,117 @@ CAUSES: dict[str, Cause] = {
         "torch.cuda.set_device(local_rank) before the first CUDA call of each process and thread. Prove it with the "
         "same command and --patch FILE.",
     ),
+    PROCESS_GROUP: Cause(
+        means="Host code computes something else as soon as torch.distributed is initialised, or by RANK or "
+        "LOCAL_RANK: it takes the group for expert or tensor parallelism though every rank holds the whole model.",
+        shows="Right without a process group, wrong with one. With experts sliced by rank, rank 0 computes its share "
+        "of the experts, so its text is fluent but poorer; ranks above use wrong experts and babble. Kernels, caches "
+        "and GPUs are innocent.",
+        confirm="gpucheck run SCENARIO --process-group none, then --process-group initialised, with the same case.",
+        mend="Make the caller decide by its own configuration (is expert parallelism on, how many experts does this "
+        "rank hold) and not by the existence of a process group.",
+    ),
+    THREADS: Cause(
+        means="Host code of the library or the caller keeps state that several threads of a process share without a "
+        "lock: a scratch buffer, an option flag, a half-filled cache, the current allocator.",
+        shows="Right with one thread, wrong now and then with several, other launches each time.",
+        confirm="gpucheck run flaky: the same launches by one thread and by many; gpucheck audit lists module state.",
+        mend="Give each thread its own state, or take a lock around what is shared; in the caller, launch from one "
+        "thread until that is done.",
+    ),
+    STREAM_ORDER: Cause(
+        means="A kernel runs on a stream that does not wait for the stream its inputs are produced on, or whose end "
+        "nobody waits for before the outputs are read.",
+        shows="Right when every launch is waited for, wrong otherwise; NaN or old numbers where the input came late.",
+        confirm="gpucheck run order; the same case with synchronised = true in its scenario is right.",
+        mend="Launch on torch.cuda.current_stream() of the tensors' device, or make the streams wait for each other "
+        "with events (stream.wait_stream) on both sides of the launch.",
+    ),
+    OVERWRITTEN: Cause(
+        means="The output lies in memory that the library keeps and uses again: the next call on other data writes "
+        "over it before its reader has come.",
+        shows="Right when outputs are read at once, another call's numbers when they are read after it.",
+        confirm="gpucheck run order: the cases with a delayed consumer.",
+        mend="Return fresh memory, or copy the output out of the scratch buffer before the call returns.",
+    ),
+    KERNEL_CACHE: Cause(
+        means="Triton's cache handed out a kernel that was not compiled from this source for this call: an entry is "
+        "damaged, left by other software under the same key, or mixed up with another specialisation.",
+        shows="Wrong or raising every time, right with an empty cache.",
+        confirm="Run the case with TRITON_CACHE_DIR set to an empty folder; gpucheck doctor names damaged entries.",
+        mend="Delete the cache folder (TRITON_CACHE_DIR, else ~/.triton/cache), and give each version of the software "
+        "its own; never share one between containers with different images.",
+    ),
+    COMPILE_RACE: Cause(
+        means="Several processes compiled the same kernel into one empty cache at the same time, and one read what "
+        "another had not finished to write.",
+        shows="Wrong or raising on some ranks with a cold cache, right when a rank fills a cache of its own.",
+        confirm="gpucheck run cache-race, several times.",
+        mend="Let one process fill the cache before the others start, or give each rank its own TRITON_CACHE_DIR; keep "
+        "the cache on a local disk, where a rename is atomic.",
+    ),
+    INTERFERENCE: Cause(
+        means="A rank is wrong only while other ranks of its node run: they share something that only one may use.",
+        shows="Right with the other ranks at rest, wrong with them, every time.",
+        confirm="gpucheck run SCENARIO --nproc 1 with the same case, then with all ranks.",
+        mend="Look for what the ranks share: a file, a port, shared memory, a device they all use.",
+    ),
+    RANK_ENVIRONMENT: Cause(
+        means="The failure follows the environment of a rank (RANK, LOCAL_RANK and what is derived from them), not the "
+        "GPU it runs on.",
+        shows="Wrong on one rank; right there with another rank's environment, wrong with its own on another GPU.",
+        confirm="Compare the environment variables of the ranks, and what host code reads of them.",
+        mend="Mend the code that reads the variable, or the launcher that sets it differently on this rank.",
+    ),
+    SUSPECT_GPU: Cause(
+        means="The failure follows the GPU: fresh processes fail on it again and again, whatever rank they are, and "
+        "are right on another GPU.",
+        shows="One column of the matrix fails, often by one bit, at different places or always at the same one.",
+        confirm="Repeat with --repeat 100; nvidia-smi -q shows ECC counters and Xid errors; dcgmi diag -r 3; swap the "
+        "GPU's rank by CUDA_VISIBLE_DEVICES and see the failure move along.",
+        mend="Take the GPU out of service; nothing computed on it since the last good run can be trusted.",
+    ),
+    RACE: Cause(
+        means="Equal inputs in equal memory give different bits: threads of a kernel race (a missing barrier, atomics "
+        "in changing order), or it reads memory that nobody wrote.",
+        shows="Repeats differ from each other on one and the same GPU.",
+        confirm="Repeat with --repeat 50; compute-sanitizer --tool racecheck or initcheck names the instruction.",
+        mend="A barrier, a deterministic reduction, or an initialised buffer in the named kernel.",
+    ),
+    OUTSIDE: Cause(
+        means="A kernel reads or writes beyond the tensors it was given, or reads memory that was never written.",
+        shows="A guard band around a tensor is changed (write), or outputs change with what lies around a tensor "
+        "(read). In a server that is another request's data.",
+        confirm="The finding names the tensor; compute-sanitizer --tool memcheck finds what crosses an allocation.",
+        mend="Mask the load or store, or pad the named tensor to whole tiles.",
+    ),
+    FALLBACK: Cause(
+        means="The call was answered without any launch of the kernel under test, usually by plain torch code.",
+        shows="Right numbers, no launch of the kernel, slow.",
+        confirm="The finding lists what was launched instead.",
+        mend="Look for a swallowed import error or a capability check that turns the kernel off; log it loudly.",
+    ),
+    COMPILE_ERROR: Cause(
+        means="The installed Triton does not compile the kernel: the language changed between its version and the one "
+        "the kernel was written for.",
+        shows="The same compile error on every rank, before any launch.",
+        confirm="gpucheck compile --triton shows which versions take the kernel.",
+        mend="Use a Triton that the library supports (gpucheck library show), or a library made for this Triton.",
+    ),
+    RESOURCE_LIMIT: Cause(
+        means="The kernel's configuration asks for more shared memory, registers or threads than the GPU has.",
+        shows="An out-of-resources error that names what is needed and what is there, on every GPU of that kind.",
+        confirm="gpucheck compile --target shows the demand of each kernel against each GPU's limit.",
+        mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU.",
+    ),
+    KERNEL_BUG: Cause(
+        means="The code computes the wrong thing: every rank gives the same wrong bits from the same inputs.",
+        shows="A row of the matrix fails, with equal digests on all ranks and in all repeats.",
+        confirm="Run the case on the CPU (--device cpu): wrong there too is the source, right there is the compiler or "
+        "a code path that only the GPU takes.",
+        mend="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
+        "library, then of Triton.",
+    ),
     UNDETERMINED: Cause(
         means="The evidence of the run fits more than one cause.",
         shows="The finding says which observations contradict each other or what was not tried.",
@@ -42,7 +168,81 @@ CAUSES: dict[str, Cause] = {
     ),
 }
 
+NATURES: dict[str, Cause] = {
+    "output not written": Cause(
+        means="Elements of an output still hold the bytes their memory was filled with before the launch.",
+        shows="Whole tiles, or the whole output where the kernel did nothing.",
+        confirm="The region of the finding: whole tiles point at the grid or the store's mask, everything at a launch "
+        "that never came.",
+        mend="Look at how the grid is computed from the shape, and at the mask of the store.",
+    ),
+    "one bit flipped": Cause(
+        means="Each wrong element differs from the right one in a single bit.",
+        shows="Few elements, the bit position in the finding.",
+        confirm="On one rank only: see 'suspect GPU'. On all ranks: a corrupted weight file or a rounding step.",
+        mend="See the cause the finding names.",
+    ),
+    "rows permuted": Cause(
+        means="Rows of the output are right, but stand in each other's places.",
+        shows="Every wrong row equals the reference of another row, often at a fixed distance.",
+        confirm="The finding says how many rows moved, and how far where they moved alike.",
+        mend="Look at the gather or scatter index and at the order of a token's experts.",
+    ),
+    "wrong expert": Cause(
+        means="Whole experts are wrong and all others right: their rows met another expert's weights, or none.",
+        shows="The region says 'exactly experts ...'.",
+        confirm="Swapped experts come in pairs; missing ones lie at one end.",
+        mend="Look at the expert id the kernel loads, at the histogram and at how weights were loaded or sharded.",
+    ),
+    "wrong scale": Cause(
+        means="Nearly all wrong elements are the right ones times one factor.",
+        shows="The factor is often a power of two.",
+        confirm="Look at per-tensor scales, block scales off by one, and at gates applied twice or never.",
+        mend="Pass the scale of this call; see whether a scale object is shared and changed between calls.",
+    ),
+    "zero instead of the result": Cause(
+        means="Nearly all wrong elements are zero.",
+        shows="Whole experts, tiles or rows of zeros.",
+        confirm="The region of the finding; zeros are what memory holds that was cleared and never written, and what a "
+        "sum over no terms gives.",
+        mend="Look at what is left out: an expert that this rank does not hold, a tile outside of the grid, a mask.",
+    ),
+    "wrong operand": Cause(
+        means="The whole output has nothing to do with the right one: an operand was another tensor.",
+        shows="Nearly all elements wrong, no correlation with the reference.",
+        confirm="Stale scales or weights of an earlier call, a wrong layout, a transposed operand.",
+        mend="Look at what the call passes, and at what the library caches between calls.",
+    ),
+    "part of each sum missing or counted twice": Cause(
+        means="Outputs resemble the right ones, but terms of each sum are missing or double.",
+        shows="All elements off, by a share of their size that is about the square root of the missing part.",
+        confirm="Vary k: multiples of the block size right, others wrong points at the tail.",
+        mend="Look at the loop over k (cdiv against floor division) and at the mask of its last block.",
+    ),
+    "lower precision than asked": Cause(
+        means="Outputs are right but for lost digits: accumulated, stored or multiplied in a smaller format.",
+        shows="Small errors everywhere, beyond what the asked precision allows.",
+        confirm="TF32 loses 13 bits of each operand, an fp16 accumulator 13 bits of the sum, a bf16 partial sum 16.",
+        mend="allow_tf32, the accumulator's dtype, the dtype of split-k scratch.",
+    ),
+    "rounded toward zero": Cause(
+        means="The last rounding cuts digits off instead of rounding to nearest.",
+        shows="Nearly every wrong element is too small in magnitude, by less than one unit in the last place.",
+        confirm="The bias in the finding.",
+        mend="Look at the final cast: a bit mask or a cast with rounding mode rtz.",
+    ),
+    "NaN": Cause(
+        means="Wrong elements are NaN.",
+        shows="The finding says where they start and how many there are.",
+        confirm="NaN in whole rows comes from that row's input; NaN in columns from weights or scales read outside.",
+        mend="See the cause the finding names.",
+    ),
+}
+"""What a title says of how an output is wrong, explained."""
 
-def described(name: str) -> Cause | None:
-    """The cause called ``name``, in any case of letters."""
-    return CAUSES.get(name.strip().lower())
+
+def described(name: str) -> dict[str, Cause]:
+    """The pages on a cause, on what is wrong, or on both that a finding's title names; in any case of letters."""
+    pages = {title.lower(): (title, page) for title, page in (*CAUSES.items(), *NATURES.items())}
+    parts = (part.strip().lower() for part in name.split(":"))
+    return dict(pages[part] for part in parts if part in pages)

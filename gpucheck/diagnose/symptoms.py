@@ -16,23 +16,6 @@ class Symptom:
     across: bool = False  # cases of different matrix rows share one finding
 
 
-BY_VIOLATION = {
-    "guard": Symptom(
-        "writes outside of its tensors",
-        "a store mask or a grid is too wide; compute-sanitizer --tool memcheck names the instruction",
-        across=True,
-    ),
-    "passes differ": Symptom(
-        "reads outside of its tensors",
-        "a load past the end without mask, or memory never written; the result depends on what lies there: pad the "
-        "named tensor, or use a library whose kernel masks that load",
-        across=True,
-    ),
-    "repeats differ": Symptom("not repeatable", "a missing barrier, atomics, or a read that races with a write"),
-    "fallback": Symptom("kernel under test not launched", "the call was answered by something else", across=True),
-}
-"""By violation kind, the most telling first."""
-
 BY_OUTCOME = {
     Outcome.MISMATCH: Symptom("wrong output"),
     Outcome.VIOLATION: Symptom("right output, wrong conduct"),
@@ -54,6 +37,5 @@ BY_OUTCOME = {
 
 
 def symptom(record: Record) -> Symptom:
-    """The most telling thing a record that did not pass shows."""
-    kinds = {violation.kind for violation in record.violations}
-    return next((found for kind, found in BY_VIOLATION.items() if kind in kinds), BY_OUTCOME[record.outcome])
+    """What a record that no rule explains shows."""
+    return BY_OUTCOME[record.outcome]

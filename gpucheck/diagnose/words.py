@@ -49,6 +49,11 @@ def mismatch_lines(mismatch: Mismatch) -> list[str]:
         marks.append(f"{mismatch.poison} wrong elements still hold the poison they were allocated with")
     if mismatch.bits:
         marks.append(f"each differs in one bit: {', '.join(str(bit) for bit in mismatch.bits)}")
+    if mismatch.moved:
+        far = f", all by {abs(mismatch.shift)}" if mismatch.shift is not None else ""
+        marks.append(f"{mismatch.moved} of {mismatch.sampled} wrong rows looked up are another row's reference{far}")
+    if mismatch.ratio is not None and abs(mismatch.ratio - 1) > 0.01:
+        marks.append(f"nearly all are {mismatch.ratio:.4g} times the reference")
     if mismatch.wrong > 16 and abs(mismatch.bias) > 0.9 and not mismatch.bits:
         marks.append("nearly all " + ("above" if mismatch.bias > 0 else "below") + " the reference")
     return lines + ([("; ".join(marks))] if marks else [])

@@ -5,6 +5,7 @@ Every launch passes :func:`_run`, in each Triton version, so an observer sees al
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ Observer = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 """Called before a launch with the kernel's name as written in its source, its positional and its keyword arguments."""
 
 observers: list[Observer] = []
+_one_at_a_time = threading.RLock()  # the interpreter keeps the program id of the running kernel for the whole process
 
 
 def unwrap(argument: Any) -> Any:
@@ -40,11 +42,12 @@ def install() -> None:
             return
         args = tuple(map(unwrap, args))
         kwargs = {name: unwrap(value) for name, value in kwargs.items()}
-        for observer in observers:
-            observer(kernel.__name__, args, kwargs)
-        launch = executor(kernel.rewrite(), kernel.arg_names, grid)
-        with np.errstate(all="ignore"):
-            launch(*args, **kwargs)
+        with _one_at_a_time:
+            for observer in observers:
+                observer(kernel.__name__, args, kwargs)
+            launch = executor(kernel.rewrite(), kernel.arg_names, grid)
+            with np.errstate(all="ignore"):
+                launch(*args, **kwargs)
 
     def run_property(kernel: Any) -> Callable[..., None]:
         return partial(_run, kernel)

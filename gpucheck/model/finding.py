@@ -27,6 +27,7 @@ class Finding:
     rows: list[str]
     sightings: list[Sighting]
     remedy: str = ""
+    evidence: list[str] = field(default_factory=list)  # what experiments answered
     cause: str = ""  # what `gpucheck explain` knows it by; "" where only a symptom is known
 
 

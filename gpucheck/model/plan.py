@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import SCHEMA
 
 EXPECTED_RANKS = ("all", "others")
@@ -25,39 +26,36 @@ class ExpectedFailure:
 
 @dataclass(frozen=True)
 class Step:
-    """One case under one placement and stress; the unit a rank works on."""
+    """One case under some conditions; the unit a rank works on."""
 
     case: Case
-    placement: str
+    conditions: Conditions = Conditions()
     optional: bool = False  # library or machine may lack what it needs without making the run inconclusive
-    late: bool = False  # the main input is produced on the device right before the launch, behind a delay
-    repeat: int = 1  # times the case runs on each rank
     expect: ExpectedFailure | None = None  # None: it must pass
     inapplicable: str = ""  # why the machine at hand cannot run it; such a step is recorded and never run
 
     @property
-    def key(self) -> tuple[str, bool, int, str]:
+    def key(self) -> tuple[Conditions, str]:
         """What tells steps apart."""
-        return (self.placement, self.late, self.repeat, self.case.id)
-
-    @property
-    def conditions(self) -> str:
-        """Placement and stress in words, where they are not the usual ones."""
-        placement = [self.placement] if self.placement not in ("pinned", "cpu") else []
-        return ", ".join([*placement, *(["late"] if self.late else []), *([f"x{self.repeat}"] * (self.repeat > 1))])
+        return (self.conditions, self.case.id)
 
     @property
     def label(self) -> str:
-        """The case id with the conditions."""
-        return self.case.id + (f" ({self.conditions})" if self.conditions else "")
+        """The case id with what is unusual about the conditions."""
+        words = self.conditions.words
+        return self.case.id + (f" ({words})" if words else "")
+
+    @property
+    def row(self) -> str:
+        """The row of the report's matrix that the step counts in."""
+        words = self.conditions.words
+        return self.case.row + (f" ({words})" if words else "")
 
     def to_json(self) -> dict[str, Any]:
         """An item of the steps in ``plan.json``."""
         return {
-            "placement": self.placement,
+            **self.conditions.to_json(),
             "optional": self.optional,
-            "late": self.late,
-            "repeat": self.repeat,
             "expect": asdict(self.expect) if self.expect else None,
             "inapplicable": self.inapplicable,
             **self.case.to_json(),
@@ -69,10 +67,8 @@ class Step:
         expect = item.get("expect")
         return cls(
             Case.from_json(item),
-            item["placement"],
+            Conditions.from_json(item),
             item["optional"],
-            item.get("late", False),
-            item.get("repeat", 1),
             ExpectedFailure(**expect) if expect else None,
             item.get("inapplicable", ""),
         )
@@ -92,6 +88,7 @@ class Plan:
     nnodes: int
     timeout: float  # s, for the whole run
     case_timeout: float  # s, for one case on one rank
+    experiments: float  # s each rank may spend on trying failed cases under other conditions
     library: dict[str, Any]
     environment: dict[str, Any]
     command: list[str]  # what makes this run again, without --case
@@ -115,5 +112,6 @@ class Plan:
     def from_json(cls, item: dict[str, Any]) -> Plan:
         """The plan that :meth:`to_json` wrote."""
         values = {key: value for key, value in item.items() if key in cls.__dataclass_fields__}
+        values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
         return cls(**values)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 SCHEMA = 1  # of plan.json and of every record line
+DAMAGED_ENTRY = "damaged cache entry"  # leads the file in the message of an error that one explains
 
 
 class Outcome(str, Enum):
@@ -54,6 +55,14 @@ class Mismatch:
     inf: int
     first_nonfinite: list[int] | None
     poison: int  # wrong elements whose bytes are the poison they were allocated with
+    exactly: dict[str, list[int]] = field(default_factory=dict)  # grouping -> the groups whose rows are the wrong ones
+    inward: float = 0.0  # mean sign of |got| - |expected|; -1 is always towards zero
+    correlation: float | None = None  # of got and expected; None: no sensible number, as for the next three
+    relative: float | None = None  # rms of the error over rms of the reference
+    ratio: float | None = None  # got / expected, where nearly all share it
+    shift: int | None = None  # distance in rows that nearly all of the moved ones share
+    moved: int = 0  # wrong rows that are the reference of another row
+    sampled: int = 0  # wrong rows that were looked up for that
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,14 @@ class Launch:
 
 @dataclass(frozen=True)
 class Record:
-    """The result line of one case on one rank in one attempt."""
+    """The result line of one attempt of one case on one rank."""
 
     step: int  # index into the plan
     case: str
     rank: int
     outcome: Outcome
     message: str = ""
-    attempt: int = 0
+    experiment: str = ""  # the changed condition of a follow-up attempt; "" for the attempt that the plan asks for
     placement: str = ""
     host: str = ""
     device: str = ""
@@ -107,11 +116,13 @@ class Record:
     mismatches: list[Mismatch] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
+    stream: int | None = None  # that inputs and outputs were produced and read on
     digests: dict[str, str] = field(default_factory=dict)  # output -> hash of its bytes
     tiles: dict[str, list[str]] = field(default_factory=dict)  # output -> hashes of its tiles, row by row
     inputs: str = ""  # hash of the input bytes
     repeats: int = 1  # times the case ran
     wrong: int = 0  # of them with a wrong output
+    distinct: int = 1  # different outputs among them
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     traceback: str = ""

@@ -9,31 +9,34 @@ from dataclasses import replace
 from typing import Any
 
 from gpucheck.library.copies import LibraryCopy
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
-from gpucheck.plan.scenario import GPU_PLACEMENTS, Scenario
+from gpucheck.plan.conditions import needs_gpus
+from gpucheck.plan.scenario import Scenario
 
 
 def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
     """The steps on a device.
 
-    Without GPUs ``pinned`` and ``visible`` become ``cpu``, and a case that both share runs once; a step whose point is
-    another placement, or late inputs, stays as it is and says why it cannot run.
+    Without GPUs ``pinned`` and ``visible`` become ``cpu``, and a case that both share runs once; a step whose point
+    needs a GPU stays as it is and says why it cannot run.
     """
     if device != "cpu":
         return scenario.steps
-    by_key: dict[tuple[str, bool, int, str], Step] = {}
+    by_key: dict[tuple[Conditions, str], Step] = {}
     for step in scenario.steps:
-        reason = _needs_gpus(step)
-        bound = replace(step, inapplicable=reason) if reason else replace(step, placement="cpu")
+        bound = _without_gpus(step)
         by_key.setdefault(bound.key, bound)
     return tuple(by_key.values())
 
 
-def _needs_gpus(step: Step) -> str:
-    """Why a step means nothing without GPUs, or ""."""
-    if step.placement in GPU_PLACEMENTS:
-        return f"placement {step.placement} needs GPUs"
-    return "late inputs need a GPU" if step.late else ""
+def _without_gpus(step: Step) -> Step:
+    reason = needs_gpus(step.conditions)
+    if reason:
+        return replace(step, inapplicable=reason)
+    if step.conditions.whole_node:
+        return step
+    return replace(step, conditions=replace(step.conditions, placement="cpu"))
 
 
 def build(
@@ -46,6 +49,7 @@ def build(
     environment: dict[str, Any],
     command: list[str],
     timeout: float | None = None,
+    experiments: float | None = None,
     patches: Sequence[str] = (),
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
@@ -64,6 +68,7 @@ def build(
         nnodes=nnodes,
         timeout=scenario.timeout if timeout is None else timeout,
         case_timeout=scenario.case_timeout,
+        experiments=scenario.experiments if experiments is None else experiments,
         library={
             "root": str(library.root),
             "package": str(library.package),

@@ -4,45 +4,40 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gpucheck.diagnose.causes import CAUSES
 from gpucheck.model.case import CheckSpec
+from gpucheck.model.conditions import PLACEMENTS, Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import EXPECTED_RANKS, ExpectedFailure, Step
+from gpucheck.plan.conditions import KEYS, TRUTH, Rule, conflict, one_of
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-GPU_PLACEMENTS = ("unpinned", "context0", "peer")  # leave the current device at 0: their point is a second device
-PLACEMENTS = ("pinned", "visible", *GPU_PLACEMENTS)
 TOP_LEVEL: dict[str, Any] = {
     "title": str,
     "seed": int,
     "timeout": (int, float),
     "case_timeout": (int, float),
+    "experiments": (int, float),
     "cases": list,
 }
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
-MOST_REPEATS = 10_000
-CONDITIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "optional": (lambda value: isinstance(value, bool), "true or false"),
-    "late": (lambda value: isinstance(value, bool), "true or false"),
-    "repeat": (lambda value: type(value) is int and 1 <= value <= MOST_REPEATS, f"1 to {MOST_REPEATS}"),
-    "expect": (lambda value: value == "fail", "fail"),
-    "cause": (lambda value: isinstance(value, str) and value in CAUSES, "one of " + ", ".join(CAUSES)),
-    "expect_ranks": (lambda value: value in EXPECTED_RANKS, "one of " + ", ".join(EXPECTED_RANKS)),
+SINGLE: dict[str, Rule] = {
+    "optional": TRUTH,
+    "expect": one_of("fail"),
+    "cause": one_of(*CAUSES),
+    "expect_ranks": one_of(*EXPECTED_RANKS),
 }
-"""Keys of a group that take one value: what is accepted, and that in words."""
-GROUP_KEYS = ("check", "data", "placement", *CONDITIONS)
-
-
-_EXPECTATION = (("expect", ""), ("cause", ""), ("expect_ranks", "all"))
+"""Keys of a group that take one value, no list."""
+GROUP_KEYS = ("check", "data", *KEYS, *SINGLE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +50,7 @@ class Scenario:
     seed: int
     timeout: float  # s, for the whole run
     case_timeout: float  # s, for one case on one rank
+    experiments: float  # s each rank may spend on trying failed cases under other conditions
     steps: tuple[Step, ...]
 
 
@@ -112,14 +108,16 @@ def load(path: Path, seed: int | None = None) -> Scenario:
     for key in ("timeout", "case_timeout"):
         if not 0 < document.get(key, 1) <= LONGEST:
             raise UsageError(f"{path}: {key} is {document[key]!r}, expected seconds above 0, at most {LONGEST:g}")
+    if not 0 <= document.get("experiments", 0) <= LONGEST:
+        raise UsageError(f"{path}: experiments is {document['experiments']!r}, expected seconds, 0 for none")
     if document.get("seed", 0) < 0:
         raise UsageError(f"{path}: seed is {document['seed']}, expected 0 or more")
     actual_seed = document.get("seed", 0) if seed is None else seed
-    steps: dict[tuple[str, bool, int, str], Step] = {}
+    steps: dict[tuple[Conditions, str], Step] = {}
     for number, group in enumerate(document.get("cases", []), start=1):
         for step in _expand(group, actual_seed, f"{path}: [[cases]] number {number}"):
             steps.setdefault(step.key, step)
-    ordered = sorted(steps.values(), key=lambda step: PLACEMENTS.index(step.placement))
+    ordered = sorted(steps.values(), key=lambda step: _order(step.conditions))
     return Scenario(
         name=path.stem,
         path=None if path in builtin().values() else path.resolve(),
@@ -127,12 +125,18 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         seed=actual_seed,
         timeout=float(document.get("timeout", 600)),
         case_timeout=float(document.get("case_timeout", 120)),
+        experiments=float(document.get("experiments", 30)),
         steps=tuple(ordered),
     )
 
 
 def _type_words(key: str) -> str:
     return {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}.get(key, "seconds")
+
+
+def _order(conditions: Conditions) -> tuple[int, bool, bool]:
+    """Steps that can share a process come one after the other, the usual ones first."""
+    return PLACEMENTS.index(conditions.placement), conditions.process_group != "none", conditions.cache != "shared"
 
 
 def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
@@ -146,39 +150,52 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
     spec = check.spec
-    conditions = _conditions(group, where)
-    group = {key: value for key, value in group.items() if key not in CONDITIONS}
-    choices = {key: value if isinstance(value, list) else [value] for key, value in group.items() if key != "check"}
+    single = _single(group, where)
+    choices = {
+        key: value if isinstance(value, list) else [value]
+        for key, value in group.items()
+        if key != "check" and key not in SINGLE
+    }
     for key, values in choices.items():
         if not values:
             raise UsageError(f"{where}: {key} is an empty list, expected at least one value")
         for value in values:
             _check_value(spec, key, value, where)
     data_kinds = choices.pop("data", list(spec.data_kinds))
-    placements = choices.pop("placement", ["pinned"])
+    conditions = _conditions({key: choices.pop(key) for key in KEYS if key in choices}, where)
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}
         problems = {data: check.validate(params, data) for data in data_kinds}
         if any(problems.values()) and ("data" in group or all(problems.values())):
             raise UsageError(f"{where}: {next(filter(None, problems.values()))}")
         for data in (data for data in data_kinds if not problems[data]):
-            for placement in placements:
-                yield Step(spec.case(params, data, seed), placement, **conditions)
+            case = spec.case(params, data, seed)
+            yield from (Step(case, each, **single) for each in conditions)
 
 
-def _conditions(group: dict[str, Any], where: str) -> dict[str, Any]:
+def _conditions(choices: Mapping[str, list[Any]], where: str) -> list[Conditions]:
+    """All combinations of the conditions that a group names."""
+    combinations = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    made = [Conditions(**combination) for combination in combinations]
+    for each in made:
+        if reason := conflict(each):
+            raise UsageError(f"{where}: {reason}")
+    return made
+
+
+def _single(group: dict[str, Any], where: str) -> dict[str, Any]:
     """The fields of a :class:`Step` that hold for a whole group."""
-    given = {key: group[key] for key in CONDITIONS if key in group}
+    given = {key: group[key] for key in SINGLE if key in group}
     for key, value in given.items():
-        accepts, words = CONDITIONS[key]
+        accepts, words = SINGLE[key]
         if isinstance(value, list):
             raise UsageError(f"{where}: {key} is a list, expected {words}")
         if not accepts(value):
             raise UsageError(f"{where}: {key} is {value!r}, expected {words}")
-    expect, cause, ranks = (given.pop(key, default) for key, default in _EXPECTATION)
+    expect, cause, ranks = given.get("expect", ""), given.get("cause", ""), given.get("expect_ranks", "all")
     if not expect and (cause or ranks != "all"):
         raise UsageError(f'{where}: cause and expect_ranks go with expect = "fail"')
-    return {**given, "expect": ExpectedFailure(cause, ranks) if expect else None}
+    return {"optional": given.get("optional", False), "expect": ExpectedFailure(cause, ranks) if expect else None}
 
 
 def _check_value(spec: CheckSpec, key: str, value: Any, where: str) -> None:
@@ -186,9 +203,10 @@ def _check_value(spec: CheckSpec, key: str, value: Any, where: str) -> None:
         if value not in spec.data_kinds:
             raise UsageError(f"{where}: data is {value!r}, expected one of {', '.join(spec.data_kinds)}")
         return
-    if key == "placement":
-        if value not in PLACEMENTS:
-            raise UsageError(f"{where}: placement is {value!r}, expected one of {', '.join(PLACEMENTS)}")
+    if key in KEYS:
+        accepts, words = KEYS[key]
+        if not accepts(value):
+            raise UsageError(f"{where}: {key} is {value!r}, expected {words}")
         return
     for param in spec.params:
         if param.name == key:

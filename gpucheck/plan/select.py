@@ -5,26 +5,34 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from gpucheck.model.conditions import PLACEMENTS, PROCESS_GROUPS, Conditions
 from gpucheck.model.errors import NothingToRunError, UsageError
-from gpucheck.plan.scenario import PLACEMENTS, Scenario
+from gpucheck.model.plan import Step
+from gpucheck.plan.conditions import conflict
+from gpucheck.plan.scenario import Scenario
 
 
 def select(
-    scenario: Scenario, checks: Sequence[str] = (), cases: Sequence[str] = (), placement: str | None = None
+    scenario: Scenario,
+    checks: Sequence[str] = (),
+    cases: Sequence[str] = (),
+    placement: str | None = None,
+    process_group: str | None = None,
 ) -> Scenario:
-    """The scenario with only these checks and these case ids, all under one placement where one is given.
+    """The scenario with only these checks and these case ids, all under one placement or process group where given.
 
-    A case that is moved to another placement keeps its stress but not what was expected of it there.
+    A case that is moved keeps its other conditions but not what was expected of it.
 
     Raises:
-        UsageError: a check, case or placement that does not exist.
+        UsageError: a check, case, placement or process group that does not exist.
         NothingToRunError: nothing is left.
     """
     from gpucheck.checks import CHECKS
 
-    if placement is not None and placement not in PLACEMENTS:
-        raise UsageError(f"--placement is {placement!r}, expected one of {', '.join(PLACEMENTS)}")
+    _known("--placement", placement, PLACEMENTS)
+    _known("--process-group", process_group, PROCESS_GROUPS)
     for name in checks:
         if name not in CHECKS:
             raise UsageError(f"--checks: unknown check {name!r}; known: {', '.join(CHECKS)}")
@@ -48,8 +56,24 @@ def select(
             + (f" of {', '.join(checks)}" if checks else "")
             + "; nothing to run"
         )
-    if placement is not None:
-        moved = [replace(step, placement=placement, expect=None) for step in steps]
-        native = [step for step in steps if step.placement == placement]
-        steps = tuple({step.key: step for step in (*moved, *native)}.values())
-    return replace(scenario, steps=steps)
+    return replace(scenario, steps=_moved(steps, placement=placement, process_group=process_group))
+
+
+def _known(option: str, value: str | None, choices: Sequence[str]) -> None:
+    if value is not None and value not in choices:
+        raise UsageError(f"{option} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def _moved(steps: tuple[Step, ...], **asked: str | None) -> tuple[Step, ...]:
+    """The steps under the conditions asked for; one that is there already keeps what is expected of it."""
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    moved: dict[tuple[Conditions, str], Step] = {}
+    for step in steps:
+        conditions = replace(step.conditions, **changes)
+        if reason := conflict(conditions):
+            raise UsageError(f"{step.label} cannot be moved: {reason}; leave it out with --checks or --case")
+        native = conditions == step.conditions
+        new = step if native else replace(step, conditions=conditions, expect=None)
+        if native or new.key not in moved:
+            moved[new.key] = new
+    return tuple(moved.values())

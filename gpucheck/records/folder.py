@@ -22,6 +22,7 @@ class Run:
     folder: Path
     plan: Plan
     records: dict[tuple[int, int], Record]  # (step, rank), lost ones included
+    experiments: dict[tuple[int, int], dict[str, Record]] = field(default_factory=dict)  # (step, rank) -> by name
     starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
     outcome: dict[str, Any] = field(default_factory=dict)  # outcome.json: how the launcher ended, times, changes
@@ -104,7 +105,7 @@ def read_run(folder: Path) -> Run:
                 run.starts[rank] = item
             elif event == "end":
                 run.ends[rank] = item
-            elif event == "begin":
+            elif event == "begin" and not item.get("experiment"):
                 begun.setdefault(rank, []).append(item.get("step", -1))
             elif event == "result":
                 _take(run, rank, item)
@@ -132,6 +133,9 @@ def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
     if planned is None or record.case != planned or record.rank != rank or rank not in run.ranks:
         run.torn += 1
         return
+    if record.experiment:
+        run.experiments.setdefault((record.step, rank), {})[record.experiment] = record
+        return
     known = run.records.get((record.step, rank))
     if known is None or not known.outcome.failed:
         run.records[(record.step, rank)] = record
@@ -158,7 +162,7 @@ def _lost(run: Run, number: int, step: Step, rank: int, begun: list[int]) -> Rec
         reason = "the rank ended before it had judged this case"
     else:
         reason = "the rank ended before this case"
-    return Record(number, step.case.id, rank, Outcome.LOST, message=reason, placement=step.placement)
+    return Record(number, step.case.id, rank, Outcome.LOST, message=reason, placement=step.conditions.placement)
 
 
 def _lines(path: Path, run: Run) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ class RankState:
 
     started: bool = False
     step: int | None = None  # running now
+    experiment: str = ""  # that the step runs for
     done: int = 0
     failed: int = 0
     ended: bool = False
@@ -35,7 +36,7 @@ class Follower:
         self.ranks = {rank: RankState() for rank in range(self.world_size)}
 
     def poll(self) -> list[Record]:
-        """The records written since the last call."""
+        """The records of planned attempts written since the last call."""
         fresh = []
         for rank, path in rank_files(self.run):
             for item in self._new_lines(path):
@@ -65,11 +66,13 @@ class Follower:
         event = item.get("event")
         state.started = True
         if event == "begin":
-            state.step = item["step"]
+            state.step, state.experiment = item["step"], item.get("experiment", "")
         elif event == "end":
             state.ended, state.step = True, None
         elif event == "result":
             record = Record.from_json(item)
+            if record.experiment:
+                return None
             state.done += 1
             state.failed += record.outcome is not Outcome.PASS and record.outcome is not Outcome.INAPPLICABLE
             return record

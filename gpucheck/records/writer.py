@@ -25,9 +25,9 @@ class RecordWriter:
         """The rank is alive; ``facts`` say where."""
         self._write({"event": "start", "schema": SCHEMA, "time": time.time(), **facts})
 
-    def begin(self, step: int, attempt: int = 0) -> None:
+    def begin(self, step: int, experiment: str = "") -> None:
         """A case is about to run: without a result line it names the culprit of what happened next."""
-        self._write({"event": "begin", "step": step, "attempt": attempt, "time": time.time()})
+        self._write({"event": "begin", "step": step, "experiment": experiment, "time": time.time()})
 
     def result(self, record: Record) -> None:
         """A case has ended."""

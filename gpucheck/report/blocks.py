@@ -60,8 +60,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
     checks = list(dict.fromkeys(step.case.check for step in run.plan.steps))
     numbered = sorted(enumerate(run.plan.steps), key=lambda pair: checks.index(pair[1].case.check))
     for number, step in numbered:
-        name = step.case.row + (f" ({step.conditions})" if step.conditions else "")
-        rows.setdefault(name, []).append(number)
+        rows.setdefault(step.row, []).append(number)
     table = [
         (name, len(steps), [_cell(run, conclusion.expected, steps, rank) for rank in run.ranks])
         for name, steps in rows.items()
@@ -93,8 +92,7 @@ def to_json(run: Run, report: Report) -> dict[str, Any]:
     item["results"] = [
         {
             "case": record.case,
-            "placement": record.placement,
-            "late": run.plan.steps[record.step].late,
+            "conditions": run.plan.steps[record.step].conditions.to_json(),
             "rank": record.rank,
             "outcome": record.outcome.value,
             "message": record.message,

@@ -72,4 +72,6 @@ class Progress:
             return "done"
         if not state.started:
             return "[dim]starting[/]"
-        return self.plan.steps[state.step].label if state.step is not None else "[dim]waiting[/]"
+        if state.step is None:
+            return "[dim]waiting[/]"
+        return self.plan.steps[state.step].label + (f" [dim]{state.experiment}[/]" if state.experiment else "")

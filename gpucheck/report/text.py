@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome
@@ -104,10 +105,11 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
             yield [("   replay  ", "dim"), (sighting.replay, "cyan")]
     if len(shown) < cases:
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
+    yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)
     if finding.remedy:
         yield [("   mend    ", "dim"), (finding.remedy, "")]
     if finding.cause:
-        yield [("   explain ", "dim"), (f"gpucheck explain '{finding.cause}'", "cyan")]
+        yield [("   explain ", "dim"), (f"gpucheck explain '{': '.join(described(finding.title))}'", "cyan")]
 
 
 def plain(report: Report, *, verbose: bool = False) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gpucheck.model.record import Mismatch, Violation
 from gpucheck.verify import bounds, regions
 from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.character import character
 from gpucheck.verify.digest import raw
 from gpucheck.verify.expected import Axes, Expected
 
@@ -102,6 +103,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
     nonfinite = ~torch.isfinite(got)
     finite = wrong & ~nonfinite
     tiles, _, _ = regions.wrong_tiles(wrong, axes)
+    kind = character(got, estimate.value, wrong)
     return Mismatch(
         output=name,
         method="integer" if not floating else "exact" if exact else "bound",
@@ -122,6 +124,8 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
         inf=int(torch.isinf(got).sum()),
         first_nonfinite=nonfinite.nonzero()[0].tolist() if bool(nonfinite.any()) else None,
         poison=_poisoned(output, wrong),
+        exactly=regions.exactly(wrong, axes),
+        **vars(kind),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,10 +56,20 @@ def wrong_tiles(wrong: Tensor, axes: Axes) -> tuple[list[list[int]], int, int]:
     return coordinates[:MOST_TILES].tolist(), len(coordinates), count
 
 
-def owners(wrong: Tensor, axes: Axes) -> list[str]:
-    """Groupings of axis 0 that explain the wrong rows: ``experts 2, 5 (whole)``."""
+@dataclass(frozen=True)
+class Share:
+    """What part the groups of one grouping of axis 0 have in the wrong rows."""
+
+    word: str
+    every: bool  # all rows of all groups are wrong
+    exact: bool  # the wrong rows are just those of some whole groups
+    groups: list[int]  # those groups; where nothing is exact, the ones with a wrong row
+
+
+def shares(wrong: Tensor, axes: Axes) -> list[Share]:
+    """How each grouping of axis 0 explains the wrong rows."""
     rows = _along(wrong, 0)
-    words = []
+    found = []
     for word, membership in axes.owners.items():
         total = int(membership.max()) + 1 if membership.numel() else 0
         if not total:
@@ -68,17 +79,27 @@ def owners(wrong: Tensor, axes: Axes) -> list[str]:
             for ids in (members[members >= 0] for members in (membership[rows].flatten(), membership.flatten()))
         )
         whole = (bad == every) & (every > 0)
-        if bool(((every > 0) == whole).all()):
-            words.append(f"every {word}")
-            continue
         explained = torch.isin(membership, whole.nonzero().flatten()).any(1)
-        if bool((explained == rows).all()):
-            numbers = whole.nonzero().flatten().tolist()
-            words.append(f"exactly {word if len(numbers) == 1 else plural(word)} {listed(numbers)}")
-        else:
-            numbers = bad.nonzero().flatten().tolist()
-            words.append(f"touching {word if len(numbers) == 1 else plural(word)} {listed(numbers)}")
-    return words
+        exact = bool((explained == rows).all())
+        groups = (whole if exact else bad).nonzero().flatten().tolist()
+        found.append(Share(word, bool(((every > 0) == whole).all()), exact, groups))
+    return found
+
+
+def owners(wrong: Tensor, axes: Axes) -> list[str]:
+    """Groupings in words: ``every expert``, ``exactly experts 2, 5``, ``touching expert 3``."""
+    return [
+        f"every {share.word}"
+        if share.every
+        else f"{'exactly' if share.exact else 'touching'} "
+        f"{share.word if len(share.groups) == 1 else plural(share.word)} {listed(share.groups)}"
+        for share in shares(wrong, axes)
+    ]
+
+
+def exactly(wrong: Tensor, axes: Axes) -> dict[str, list[int]]:
+    """Grouping -> groups whose rows are just the wrong ones, where they are not all there are."""
+    return {share.word: share.groups for share in shares(wrong, axes) if share.exact and not share.every}
 
 
 def describe(wrong: Tensor, axes: Axes) -> str:

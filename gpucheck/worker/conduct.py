@@ -8,7 +8,7 @@ from gpucheck.model.record import Launch, Violation
 from gpucheck.worker.passes import depends_on_fill
 
 if TYPE_CHECKING:
-    from gpucheck.worker.child import Reply
+    from gpucheck.worker.protocol import Reply
 
 
 def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]:
@@ -31,7 +31,7 @@ def _differences(reply: Reply) -> list[Violation]:
     """What it means that passes gave different bits."""
     if len(set(reply.digests)) < 2:
         return []
-    if depends_on_fill(reply.digests):
+    if depends_on_fill(reply.digests, reply.fills):
         where = reply.sensitive or "of a tensor that is not known"
         detail = f"outputs change with the content of memory that is not part of the inputs: it is read {where}"
         return [Violation("passes differ", detail)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +20,24 @@ from gpucheck.worker import driver
 Key = tuple[Any, ...]
 
 
+class Log:
+    """What one thread launched and compiled since it started to look."""
+
+    def __init__(self) -> None:
+        self.launches: dict[Key, Launch] = {}
+        self.counts: dict[Key, int] = {}
+        self.compile_seconds = 0.0
+
+    def add(self, other: Log) -> None:
+        """Takes over what another thread saw."""
+        for key, launch in other.launches.items():
+            self.launches.setdefault(key, launch)
+            self.counts[key] = self.counts.get(key, 0) + other.counts[key]
+        self.compile_seconds += other.compile_seconds
+
+
 class Observer:
-    """Collects launches and compile time between :meth:`start` and :meth:`take`.
+    """Collects launches and compile time between :meth:`start` and :meth:`take`, for each thread by itself.
 
     Args:
         roots: folders whose source is worth naming as the place of a call: the library's, our own kernels'.
@@ -28,24 +45,38 @@ class Observer:
 
     def __init__(self, roots: Sequence[Path] = ()) -> None:
         self._roots = [os.path.join(path, "") for root in roots for path in (str(root), os.path.realpath(root))]
-        self._launches: dict[Key, Launch] = {}
-        self._counts: dict[Key, int] = {}
-        self.compile_seconds = 0.0
+        self._thread = threading.local()
+
+    @property
+    def log(self) -> Log:
+        """What this thread has seen."""
+        try:
+            log: Log = self._thread.log
+        except AttributeError:
+            log = self._thread.log = Log()
+        return log
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds this thread spent in the compiler since :meth:`start`."""
+        return self.log.compile_seconds
 
     def start(self) -> None:
         """Forgets what was seen."""
-        self._launches, self._counts, self.compile_seconds = {}, {}, 0.0
+        self._thread.log = Log()
 
     def take(self) -> list[Launch]:
         """The distinct launches seen since :meth:`start`, in the order of their first occurrence."""
-        return [replace(launch, count=self._counts[key]) for key, launch in self._launches.items()]
+        log = self.log
+        return [replace(launch, count=log.counts[key]) for key, launch in log.launches.items()]
 
     def add(self, key: Key, describe: Callable[[], Launch]) -> None:
         """Counts one launch; only the first of its key is described, since launches must stay cheap."""
-        if key in self._counts:
-            self._counts[key] += 1
+        log = self.log
+        if key in log.counts:
+            log.counts[key] += 1
             return
-        self._launches[key], self._counts[key] = describe(), 1
+        log.launches[key], log.counts[key] = describe(), 1
 
     def install_interpreter(self) -> None:
         """Observes launches that Triton's interpreter runs."""
@@ -84,7 +115,7 @@ class Observer:
             try:
                 return build(*args, **kwargs)
             finally:
-                self.compile_seconds += time.perf_counter() - begin
+                self.log.compile_seconds += time.perf_counter() - begin
 
         JITFunction.run = run
         triton.compiler.compile = compile_timed

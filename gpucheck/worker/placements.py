@@ -1,4 +1,4 @@
-"""Placements: how a rank's process is tied to its GPU."""
+"""Placements: how a process is tied to its GPU, or to all of them."""
 
 from __future__ import annotations
 
@@ -11,71 +11,103 @@ if TYPE_CHECKING:
 
 
 class Placement(ABC):
-    """Ties a fresh process, which has not touched CUDA yet, to the GPU of its rank."""
+    """Ties a process to a GPU."""
 
     @abstractmethod
-    def enter(self, local_rank: int) -> torch.device:
-        """Returns the device the rank's tensors live on."""
+    def enter(self, index: int) -> torch.device:
+        """Returns the device that the tensors of local rank ``index`` live on.
+
+        A process of one rank calls it once, before it has touched CUDA; one that holds all GPUs calls it for each, in
+        the thread that works there or whenever its turn comes.
+        """
+
+    def settle(self, device: torch.device) -> None:  # noqa: B027 - most leave a further thread as it starts
+        """Does for a further thread of the process what :meth:`enter` did for the first."""
 
 
 class Pinned(Placement):
     """``torch.cuda.set_device(local_rank)``, as servers do it."""
 
-    def enter(self, local_rank: int) -> torch.device:
+    def enter(self, index: int) -> torch.device:
         import torch
 
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
+        device = torch.device("cuda", index)
+        self.settle(device)
+        return device
+
+    def settle(self, device: torch.device) -> None:
+        import torch
+
+        torch.cuda.set_device(device)
 
 
-class Visible(Placement):
+class Visible(Pinned):
     """``CUDA_VISIBLE_DEVICES`` holds the rank's GPU alone: no other device exists for the process."""
 
-    def enter(self, local_rank: int) -> torch.device:
-        import torch
-
+    def enter(self, index: int) -> torch.device:
         listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-        os.environ["CUDA_VISIBLE_DEVICES"] = listed[local_rank] if listed else str(local_rank)
-        torch.cuda.set_device(0)
-        return torch.device("cuda", 0)
+        os.environ["CUDA_VISIBLE_DEVICES"] = listed[index] if listed else str(index)
+        return super().enter(0)
 
 
 class Unpinned(Placement):
     """Tensors on the rank's GPU, the current device left at 0, and nothing ever on device 0."""
 
-    def enter(self, local_rank: int) -> torch.device:
+    def enter(self, index: int) -> torch.device:
         import torch
 
-        return torch.device("cuda", local_rank)
+        return torch.device("cuda", index)
 
 
 class Context0(Unpinned):
     """As unpinned, but device 0 has a live context, since a tensor lies there."""
 
-    def enter(self, local_rank: int) -> torch.device:
+    def enter(self, index: int) -> torch.device:
         import torch
 
         self.held = torch.ones(1024, device="cuda:0")
-        return super().enter(local_rank)
+        return super().enter(index)
 
 
 class Peer(Context0):
     """As context0, and device 0 may access the rank's GPU: torch enables that at the first copy between them."""
 
-    def enter(self, local_rank: int) -> torch.device:
-        device = super().enter(local_rank)
+    def enter(self, index: int) -> torch.device:
+        device = super().enter(index)
         self.copied = self.held.to(device)
         return device
+
+
+class Threads(Pinned):
+    """One process, a thread for each GPU, and each thread makes its own GPU current."""
+
+
+class ThreadsUnpinned(Unpinned):
+    """One process, a thread for each GPU, and no thread makes its GPU current: a thread starts out on device 0."""
+
+
+class Sequential(Pinned):
+    """One process walks over all GPUs and makes each current at its turn."""
+
+
+class SequentialUnpinned(Unpinned):
+    """One process walks over all GPUs with the current device left at 0."""
 
 
 class Cpu(Placement):
     """No GPU: the Triton interpreter runs the kernels."""
 
-    def enter(self, local_rank: int) -> torch.device:
+    def enter(self, index: int) -> torch.device:
+        import torch
+
+        device = torch.device("cpu")
+        self.settle(device)
+        return device
+
+    def settle(self, device: torch.device) -> None:
         import torch
 
         torch.set_num_threads(1)
-        return torch.device("cpu")
 
 
 PLACEMENTS: dict[str, type[Placement]] = {
@@ -84,5 +116,9 @@ PLACEMENTS: dict[str, type[Placement]] = {
     "unpinned": Unpinned,
     "context0": Context0,
     "peer": Peer,
+    "threads": Threads,
+    "threads-unpinned": ThreadsUnpinned,
+    "sequential": Sequential,
+    "sequential-unpinned": SequentialUnpinned,
     "cpu": Cpu,
 }

@@ -30,43 +30,43 @@ class Store:
         self.local_ranks = local_ranks
         folder.mkdir(parents=True, exist_ok=True)
 
-    def inputs(self, number: int, case: Case) -> Path:
+    def inputs(self, key: str, case: Case) -> Path:
         """The file with the inputs of a case, made if it is not there yet."""
-        return self._ensure(f"{number}.inputs", lambda: _make_inputs(case))
+        return self._ensure(f"{key}.inputs", lambda: _make_inputs(case))
 
-    def input_digest(self, number: int, case: Case) -> str:
+    def input_digest(self, key: str, case: Case) -> str:
         """Hash of the input bytes."""
-        return str(torch.load(self._ensure(f"{number}.digest", lambda: self._digest(number, case)), weights_only=True))
+        return str(torch.load(self._ensure(f"{key}.digest", lambda: self._digest(key, case)), weights_only=True))
 
-    def reference(self, number: int, case: Case) -> dict[str, Expected]:
+    def reference(self, key: str, case: Case) -> dict[str, Expected]:
         """The references of a case, made if they are not there yet."""
-        return _unpack(torch.load(self.reference_file(number, case), mmap=True, weights_only=True))
+        return _unpack(torch.load(self.reference_file(key, case), mmap=True, weights_only=True))
 
-    def reference_file(self, number: int, case: Case) -> Path:
+    def reference_file(self, key: str, case: Case) -> Path:
         """The file with the references of a case, made if it is not there yet."""
 
         def make() -> Any:
-            inputs = torch.load(self.inputs(number, case), mmap=True, weights_only=True)
+            inputs = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
             return _pack(checks.load(case.check).reference(case, inputs))
 
-        return self._ensure(f"{number}.reference", make)
+        return self._ensure(f"{key}.reference", make)
 
-    def make_ahead(self, number: int, case: Case) -> None:
+    def make_ahead(self, key: str, case: Case) -> None:
         """Makes inputs and references unless another rank is at it."""
-        if self._try(f"{number}.inputs", lambda: _make_inputs(case)):
-            self.input_digest(number, case)
-            self.reference_file(number, case)
-            self._sweep(number)  # the ranks may have finished the case meanwhile
+        if self._try(f"{key}.inputs", lambda: _make_inputs(case)):
+            self.input_digest(key, case)
+            self.reference_file(key, case)
+            self._sweep(key)  # the ranks may have finished the case meanwhile
 
-    def done(self, number: int, rank: int) -> None:
+    def done(self, key: str, rank: int) -> None:
         """Says that a local rank needs a case no more; the last one removes its files."""
-        (self.folder / f"{number}.done{rank}").touch()
-        self._sweep(number)
+        (self.folder / f"{key}.done{rank}").touch()
+        self._sweep(key)
 
-    def _sweep(self, number: int) -> None:
-        if len(list(self.folder.glob(f"{number}.done*"))) >= self.local_ranks:
+    def _sweep(self, key: str) -> None:
+        if len(list(self.folder.glob(f"{key}.done*"))) >= self.local_ranks:
             for kind in ("inputs", "digest", "reference"):
-                (self.folder / f"{number}.{kind}").unlink(missing_ok=True)
+                (self.folder / f"{key}.{kind}").unlink(missing_ok=True)
 
     def size(self) -> int:
         """Bytes held at present."""
@@ -78,8 +78,8 @@ class Store:
                 continue
         return total
 
-    def _digest(self, number: int, case: Case) -> Any:
-        inputs = torch.load(self.inputs(number, case), mmap=True, weights_only=True)
+    def _digest(self, key: str, case: Case) -> Any:
+        inputs = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
         return digest.whole(*(inputs[name] for name in sorted(inputs)))
 
     def _ensure(self, name: str, make: Callable[[], Any]) -> Path:

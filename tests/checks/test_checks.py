@@ -13,7 +13,7 @@ from gpucheck.plan import scenario
 from gpucheck.verify.digest import whole
 from gpucheck.verify.judge import judge
 
-CASES = [step.case for step in scenario.load(scenario.find("smoke")).steps]
+CASES = list({step.case.id: step.case for step in scenario.load(scenario.find("smoke")).steps}.values())
 
 
 def inputs_of(case: Case, seed: int | None = None) -> dict[str, Tensor]:

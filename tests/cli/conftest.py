@@ -81,7 +81,9 @@ def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRanks:
             for number, step in enumerate(plan.steps):
                 outcome = fake.outcomes.get((number, rank), Outcome.PASS)
                 if outcome is not Outcome.LOST:
-                    writer.result(Record(number, step.case.id, rank, outcome, placement=step.placement, device="cpu"))
+                    writer.result(
+                        Record(number, step.case.id, rank, outcome, placement=step.conditions.placement, device="cpu")
+                    )
             writer.end()
         watch()
         return Ending(**{"code": 0, "timed_out": False, "signal": 0, "seconds": 1.0, **fake.ending})

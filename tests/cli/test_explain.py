@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.diagnose.causes import CAUSES
+from gpucheck.diagnose.causes import CAUSES, NATURES
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
 
 
-@pytest.mark.parametrize("cause", sorted(CAUSES))
+@pytest.mark.parametrize("cause", sorted({**CAUSES, **NATURES}))
 def test_every_cause_is_explained_in_full(gpucheck: Command, cause: str) -> None:
     answer = gpucheck("explain", cause)
     lines = answer.out.splitlines()
     assert answer.code == 0 and lines[0] == cause and max(map(len, lines)) <= 100
     words = answer.out.split()
-    for title, text in vars(CAUSES[cause]).items():
+    for title, text in vars({**CAUSES, **NATURES}[cause]).items():
         assert [line for line in lines if line.startswith(f"  {title}")]
         assert not [word for word in text.split() if word not in words]
 
@@ -27,7 +27,17 @@ def test_a_cause_is_found_without_quotes_and_in_any_case(gpucheck: Command) -> N
 
 def test_without_a_cause_all_are_listed(gpucheck: Command) -> None:
     answer = gpucheck("explain")
-    assert answer.code == 0 and [line for line in answer.out.splitlines() if not line.startswith(" ")] == list(CAUSES)
+    titles = [line for line in answer.out.splitlines() if not line.startswith(" ")]
+    assert answer.code == 0 and titles == [*CAUSES, "what is wrong with an output"]
+    assert "wrong expert" in answer.out
+
+
+def test_a_title_gives_the_pages_on_its_cause_and_on_what_is_wrong(gpucheck: Command) -> None:
+    answer = gpucheck("explain", "kernel bug: rows permuted")
+    titles = [line for line in answer.out.splitlines() if not line.startswith(" ")]
+    assert answer.code == 0 and titles == ["kernel bug", "rows permuted"]
+    latent = gpucheck("explain", "wrong device context: latent, right by luck")
+    assert latent.out == gpucheck("explain", "wrong device context").out
 
 
 def test_an_unknown_cause(gpucheck: Command) -> None:

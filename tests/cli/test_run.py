@@ -211,7 +211,7 @@ def test_the_plan_holds_what_was_asked_for(
     assert gpucheck("run", scenario, *options, "--case", "topk/bf16/m16-e8-top4/exact").code == 0
     (plan,) = ranks.plans
     assert (plan.nproc, plan.nnodes, plan.seed, plan.timeout, plan.device) == (3, 1, 7, 9.0, "cpu")
-    assert [(step.case.id, step.placement, step.case.seed) for step in plan.steps] == [
+    assert [(step.case.id, step.conditions.placement, step.case.seed) for step in plan.steps] == [
         ("topk/bf16/m16-e8-top4/exact", "cpu", 7)
     ]
     (folder,) = (here / "runs").iterdir()
@@ -237,7 +237,9 @@ def test_a_placement_for_all_cases_is_part_of_the_replay(
 ) -> None:
     assert gpucheck("run", scenario, "--library", library, "--placement", "peer", "-q").code == 0
     (plan,) = ranks.plans
-    assert {(step.placement, step.inapplicable) for step in plan.steps} == {("peer", "placement peer needs GPUs")}
+    assert {(step.conditions.placement, step.inapplicable) for step in plan.steps} == {
+        ("peer", "placement peer needs GPUs")
+    }
     assert plan.command[-2:] == ["--placement", "peer"]
 
 
@@ -332,13 +334,13 @@ def test_dry_run_shows_what_would_run_and_makes_nothing(
 ) -> None:
     answer = gpucheck("run", "mine.toml", "--dry-run", "--seed", "4")
     assert answer.code == 0 and answer.out.splitlines() == [
-        "cpu      topk/bf16/m16-e8-top4/exact",
-        "cpu      topk/bf16/m16-e8-top4/normal",
+        "topk/bf16/m16-e8-top4/exact",
+        "topk/bf16/m16-e8-top4/normal",
         "2 cases of mine on 1 rank(s), cpu, seed 4",
     ]
     monkeypatch.setattr("gpucheck.launch.environment.gpu_names", lambda: ["H200"] * 8)
     lines = gpucheck("run", "mine.toml", "--dry-run", "--nnodes", "2", "--rdzv-endpoint", "h:1", "--out", "x").out
-    assert "visible  topk/bf16" in lines and "4 cases of mine on 16 rank(s), cuda, seed 0" in lines
+    assert "topk/bf16/m16-e8-top4/exact (visible)" in lines and "4 cases of mine on 16 rank(s), cuda, seed 0" in lines
     assert gpucheck("run", "mine.toml", "--dry-run", "--case", "x").code == 2
     assert gpucheck("run", "empty.toml", "--dry-run").code == 5
     assert not ranks.plans

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.sightings import replay_command
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.records.folder import read_run
@@ -161,14 +163,14 @@ def test_ranks_that_fail_alike_are_one_finding(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=3, ranks=8)
     outcomes = {(step, rank): Outcome.MISMATCH for step in (0, 1) for rank in range(1, 8)}
     conclusion = conclude(synthetic.run(plan, outcomes))
-    assert [(f.rows, f.ranks) for f in conclusion.findings] == [
-        (["matmul row0"], list(range(1, 8))),
-        (["matmul row1"], list(range(1, 8))),
-    ]
+    (finding,) = conclusion.findings
+    assert (finding.rows, finding.ranks) == (["matmul row0", "matmul row1"], list(range(1, 8)))
+    assert [sighting.case for sighting in finding.sightings] == ["matmul/0/exact", "matmul/1/exact"]
     other = conclude(synthetic.run(plan, {**outcomes, (0, 7): Outcome.CRASH}))
-    assert [(f.title, f.ranks) for f in other.findings if f.rows == ["matmul row0"]] == [
-        ("wrong output", list(range(1, 7))),
-        ("crash", [7]),
+    assert [(f.title, f.rows, f.ranks) for f in other.findings] == [
+        ("undetermined: wrong output", ["matmul row0"], list(range(1, 7))),
+        ("undetermined: wrong output", ["matmul row1"], list(range(1, 8))),
+        ("crash", ["matmul row0"], [7]),
     ]
 
 
@@ -188,12 +190,12 @@ def test_lines_that_only_some_ranks_say_are_led_by_them(synthetic: Synthetic) ->
         for rank, extra in ((1, 0), (2, 1), (3, 1))
     }
     (finding,) = conclude(synthetic.run(plan, outcomes)).findings
-    assert finding.sightings[0].lines == ["guard: both", "ranks 2, 3: x: y"]
+    assert finding.sightings[0].lines == ["guard: both", "ranks 2, 3: x: y", "rank 0 clean"]
 
 
 def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    steps = (plan.steps[0], type(plan.steps[0])(plan.steps[0].case, "visible"))
+    steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("visible")))
     run = synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.MISMATCH})
     assert conclude(run).findings[0].sightings[0].case == "matmul/0/exact (visible)"
 
@@ -205,7 +207,7 @@ def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
 
 def test_replay_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    steps = (type(plan.steps[0])(plan.steps[0].case, "peer"),)
+    steps = (replace(plan.steps[0], conditions=Conditions("peer")),)
     run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
     assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
     asked = ["gpucheck", "run", "x", "--placement", "peer"]
@@ -268,7 +270,7 @@ class TestDisagreement:
 
     def test_a_failing_rank_is_not_reported_twice(self, synthetic: Synthetic) -> None:
         findings = self.run(synthetic, {1: {"outcome": Outcome.MISMATCH, "digests": {"y": "other"}}}, 2)
-        assert titles(findings) == ["wrong output"]
+        assert titles(findings) == ["undetermined: wrong output"]
 
     def test_the_differing_tiles_are_listed(self, synthetic: Synthetic) -> None:
         plan = synthetic.plan(cases=1, ranks=3)

@@ -70,14 +70,14 @@ def test_the_first_rank_of_each_node_must_be_clean_where_others_fail(synthetic: 
     assert concluded(synthetic, expect, both, nnodes=2).verdict is Verdict.PASS
     conclusion = concluded(synthetic, expect, {**both, 2: Outcome.MISMATCH}, nnodes=2)
     assert conclusion.verdict is Verdict.FAIL
-    assert [(finding.title, finding.ranks) for finding in conclusion.findings] == [("wrong output", [2])]
+    assert [(finding.title, finding.ranks) for finding in conclusion.findings] == [("undetermined: wrong output", [2])]
 
 
 def test_another_cause_than_the_expected_one_stays_a_finding(synthetic: Synthetic) -> None:
     expect = ExpectedFailure(CAUSE, "others")
     assert concluded(synthetic, expect, {1: elsewhere(synthetic, 1)}).verdict is Verdict.PASS
     conclusion = concluded(synthetic, expect, {1: Outcome.MISMATCH})
-    assert conclusion.verdict is Verdict.FAIL and conclusion.findings[0].title == "wrong output"
+    assert conclusion.verdict is Verdict.FAIL and conclusion.findings[0].title == "undetermined: wrong output"
 
 
 def test_a_run_of_expected_failures_only_is_a_pass(synthetic: Synthetic) -> None:

@@ -110,7 +110,7 @@ def test_store_past_the_end_breaks_a_guard(run: Finished) -> None:
     assert run.outcomes("n41") == ["violation", "violation"]
     (kind, detail) = violations(run, "n41").popitem()
     assert (kind, detail) == ("guard", "2 bytes written after the bfloat16 tensor of shape (1, 20, 41), nearest 1 off")
-    assert run.finding("n41")["title"] == "writes outside of its tensors"
+    assert run.finding("n41")["title"] == "access outside of tensors: writes"
 
 
 def test_tile_never_stored_still_holds_the_poison(run: Finished) -> None:

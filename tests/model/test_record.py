@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure, Plan, Step
 from gpucheck.model.record import Launch, Outcome, Record, Violation
 
@@ -68,13 +69,12 @@ def test_plan_round_trip(synthetic: Synthetic) -> None:
 
 def test_steps_round_trip_and_older_ones_take_the_defaults(synthetic: Synthetic) -> None:
     (step,) = synthetic.plan(cases=1).steps
-    full = replace(step, late=True, repeat=3, expect=ExpectedFailure("wrong device context", "others"))
+    conditions = Conditions("peer", "initialised", late=True, repeat=3)
+    full = replace(step, conditions=conditions, expect=ExpectedFailure("wrong device context", "others"))
     full = replace(full, inapplicable="needs GPUs")
     assert Step.from_json(json.loads(json.dumps(full.to_json()))) == full
-    old = {
-        key: value for key, value in step.to_json().items() if key not in ("late", "repeat", "expect", "inapplicable")
-    }
-    assert Step.from_json(old) == step
+    kept = ("placement", "optional", *step.case.to_json())
+    assert Step.from_json({key: value for key, value in step.to_json().items() if key in kept}) == step
 
 
 def test_launches_away_from_their_tensors() -> None:

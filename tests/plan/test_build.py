@@ -44,9 +44,9 @@ def make(tmp_path: Path) -> Callable[..., Plan]:
 
 
 def test_placements_stay_with_gpus_and_fall_together_without(make: Callable[..., Plan]) -> None:
-    assert [step.placement for step in make("cuda").steps] == ["pinned", "pinned", "visible", "visible"]
+    assert [step.conditions.placement for step in make("cuda").steps] == ["pinned", "pinned", "visible", "visible"]
     cpu = make("cpu").steps
-    assert [(step.placement, step.case["m"]) for step in cpu] == [("cpu", 1), ("cpu", 2)]
+    assert [(step.conditions.placement, step.case["m"]) for step in cpu] == [("cpu", 1), ("cpu", 2)]
 
 
 def test_what_needs_gpus_is_inapplicable_without_them_and_never_runs_as_something_else(
@@ -57,7 +57,10 @@ def test_what_needs_gpus_is_inapplicable_without_them_and_never_runs_as_somethin
     (tmp_path / "mine.toml").write_text(group + every + group + "late = true\n" + group + "repeat = 4\n")
     loaded = scenario.load(tmp_path / "mine.toml")
     assert bound_steps(loaded, "cuda") == loaded.steps and not [step for step in loaded.steps if step.inapplicable]
-    assert [(step.placement, step.late, step.repeat, step.inapplicable) for step in bound_steps(loaded, "cpu")] == [
+    assert [
+        (step.conditions.placement, step.conditions.late, step.conditions.repeat, step.inapplicable)
+        for step in bound_steps(loaded, "cpu")
+    ] == [
         ("cpu", False, 1, ""),
         ("pinned", True, 1, "late inputs need a GPU"),
         ("cpu", False, 4, ""),

@@ -8,6 +8,7 @@ import pytest
 
 from gpucheck.checks import CHECKS
 from gpucheck.model.case import Case
+from gpucheck.model.conditions import OFF_DEVICE, PLACEMENTS, Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.plan import scenario
@@ -38,7 +39,7 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ('title = "a"\n\n[[cases]\n', ["not valid TOML", "line 3"]),
         ("a = 1\na = 2\n", ["not valid TOML", "line 2"]),
         (b"title = '\xff\xfe'\n", ["cannot be read as text", "utf-8"]),
-        ("titel = 'x'\n", ["unknown key 'titel'", "title, seed, timeout, case_timeout, cases"]),
+        ("titel = 'x'\n", ["unknown key 'titel'", "title, seed, timeout, case_timeout, experiments, cases"]),
         ("title = 3\n", ["title is 3", "expected a string"]),
         ("seed = 1.5\n", ["seed is 1.5", "whole number"]),
         ("seed = true\n", ["seed is True", "whole number"]),
@@ -85,7 +86,15 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         (GROUP + "repeat = 0\n", ["repeat is 0", "1 to 10000"]),
         (GROUP + "repeat = true\n", ["repeat is True", "1 to 10000"]),
         (GROUP + "repeat = 2.0\n", ["repeat is 2.0", "1 to 10000"]),
-        (GROUP + "repeat = [1, 2]\n", ["repeat is a list", "1 to 10000"]),
+        (GROUP + "optional = [true]\n", ["optional is a list", "true or false"]),
+        (GROUP + "concurrency = 65\n", ["concurrency is 65", "1 to 64"]),
+        (GROUP + "consumer = 'late'\n", ["consumer is 'late'", "one of waits, prompt, delayed"]),
+        (GROUP + "placement = 'peer'\nstream = 'side'\n", ["a side stream makes its device current"]),
+        (GROUP + "late = [false, true]\nconcurrency = 2\n", ["late inputs and consumers are for one thread at a time"]),
+        (GROUP + "placement = 'threads'\nconcurrency = 2\n", ["placement threads has one process for all ranks"]),
+        (GROUP + "placement = 'threads'\ncache = 'cold'\n", ["so none shares its cache"]),
+        (GROUP + "placement = 'visible'\nwarm_up = true\n", ["a warm-up on device 0 goes with placement pinned"]),
+        ("experiments = -1\n", ["experiments is -1", "seconds, 0 for none"]),
         (GROUP + "expect = 'pass'\n", ["expect is 'pass'", "expected fail"]),
         (GROUP + "expect = 'fail'\ncause = 'bad luck'\n", ["cause is 'bad luck'", "wrong device context"]),
         (GROUP + "expect = 'fail'\nexpect_ranks = [0]\n", ["expect_ranks is a list", "all, others"]),
@@ -155,7 +164,7 @@ def test_lists_expand_to_all_combinations(tmp_path: Path) -> None:
 
 def test_equal_cases_run_once_and_placements_follow_each_other(tmp_path: Path) -> None:
     loaded = load(tmp_path, GROUP + 'placement = ["visible", "pinned"]\ndata = "exact"\n' + GROUP + "m = [16, 17]\n")
-    assert [(step.placement, step.case["m"], step.case.data) for step in loaded.steps] == [
+    assert [(step.conditions.placement, step.case["m"], step.case.data) for step in loaded.steps] == [
         ("pinned", 16, "exact"),
         ("pinned", 16, "normal"),
         ("pinned", 17, "exact"),
@@ -178,8 +187,8 @@ def test_conditions_are_carried_and_tell_steps_apart(tmp_path: Path) -> None:
     stressed = 'data = "exact"\nlate = true\nrepeat = 3\n'
     loaded = load(tmp_path, GROUP + 'data = "exact"\n' + (GROUP + stressed) * 2)
     plain, stress = loaded.steps
-    assert (plain.late, plain.repeat, plain.expect, plain.label) == (False, 1, None, plain.case.id)
-    assert (stress.late, stress.repeat, stress.case) == (True, 3, plain.case)
+    assert (plain.conditions, plain.expect, plain.label) == (Conditions(), None, plain.case.id)
+    assert (stress.conditions, stress.case) == (Conditions(late=True, repeat=3), plain.case)
     assert stress.label == f"{plain.case.id} (late, x3)"
 
 
@@ -195,14 +204,33 @@ def test_expected_failures_are_carried(tmp_path: Path) -> None:
 def test_device_context_holds_the_library_to_every_placement() -> None:
     steps = scenario.load(scenario.find("device-context")).steps
     library = [step for step in steps if step.case.check != "attention"]
-    assert {step.placement for step in library} == set(scenario.PLACEMENTS)
+    assert {step.conditions.placement for step in library} == set(PLACEMENTS)
     assert not [step.label for step in library if step.expect]
-    assert all(step.late and step.repeat == 10 for step in steps if step.placement == "peer")
+    peer = [step.conditions for step in steps if step.conditions.placement == "peer"]
+    assert peer and all(each.late and each.repeat == 10 for each in peer)
     must_fail = [step for step in steps if step.expect]
     assert must_fail and not [
-        step for step in must_fail if step.case["guard"] or step.placement in ("pinned", "visible")
+        step for step in must_fail if step.case["guard"] or step.conditions.placement not in OFF_DEVICE
     ]
-    assert {step.placement for step in must_fail} == set(scenario.GPU_PLACEMENTS)
+    assert {step.conditions.placement for step in must_fail} == set(OFF_DEVICE)
+
+
+def test_conditions_take_lists_and_multiply(tmp_path: Path) -> None:
+    text = 'placement = ["threads", "pinned"]\nprocess_group = ["none", "initialised"]\nrepeat = [1, 4]\n'
+    text += 'data = "exact"\n'
+    with pytest.raises(UsageError, match="so there is no group of ranks"):
+        load(tmp_path, GROUP + text)
+    steps = load(tmp_path, GROUP + text.replace("threads", "visible")).steps
+    assert [(step.conditions.words or "-") for step in steps] == [
+        "-",
+        "x4",
+        "process group",
+        "process group, x4",
+        "visible",
+        "visible, x4",
+        "visible, process group",
+        "visible, process group, x4",
+    ], "steps that can share a process follow each other"
 
 
 BUILTIN = sorted(scenario.builtin())

@@ -59,7 +59,7 @@ def test_a_placement_moves_every_case(tmp_path: Path) -> None:
     )
     loaded = load(tmp_path / "mine.toml")
     moved = select(loaded, placement="peer").steps
-    assert [(step.placement, step.late, step.case["m"], bool(step.expect)) for step in moved] == [
+    assert [(step.conditions.placement, step.conditions.late, step.case["m"], bool(step.expect)) for step in moved] == [
         ("peer", False, 16, False),  # pinned and visible, once
         ("peer", False, 2, False),  # what was expected under another placement is not expected here
         ("peer", True, 16, True),
@@ -69,7 +69,7 @@ def test_a_placement_moves_every_case(tmp_path: Path) -> None:
 
 
 def test_an_empty_scenario_has_nothing_to_run() -> None:
-    empty = Scenario("empty", None, "", 0, 1.0, 1.0, ())
+    empty = Scenario("empty", None, "", 0, 1.0, 1.0, 0.0, ())
     with pytest.raises(NothingToRunError) as caught:
         select(empty)
     assert caught.value.exit_code == 5

@@ -17,7 +17,7 @@ def test_every_event_is_on_disk_when_the_call_returns(synthetic: Synthetic, tmp_
     events = []
     for write in (
         lambda: writer.start(host="h"),
-        lambda: writer.begin(1, attempt=2),
+        lambda: writer.begin(1, "alone"),
         lambda: writer.result(synthetic.record(plan, 1, 0)),
         lambda: writer.end(child_seconds=1.0),
     ):
@@ -26,7 +26,7 @@ def test_every_event_is_on_disk_when_the_call_returns(synthetic: Synthetic, tmp_
         events.append(json.loads(path.read_text().splitlines()[-1]))
     assert [event["event"] for event in events] == ["start", "begin", "result", "end"]
     assert events[0]["schema"] == events[2]["schema"] == 1 and events[0]["host"] == "h"
-    assert (events[1]["step"], events[1]["attempt"]) == (1, 2)
+    assert (events[1]["step"], events[1]["experiment"]) == (1, "alone")
     assert all(event["time"] > 0 for event in events)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome
 from gpucheck.report import blocks
@@ -49,7 +50,7 @@ def test_lost_records_are_in_the_json(synthetic: Synthetic) -> None:
     assert item["verdict"] == "INCONCLUSIVE"
 
 
-@pytest.mark.parametrize("outcome", set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE})
+@pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE}))
 def test_a_cell_never_looks_better_than_its_worst_case(outcome: Outcome) -> None:
     assert Cell({"pass": 100, outcome.value: 1, "inapplicable": 3}).worst is outcome
 
@@ -61,8 +62,9 @@ def test_a_cell_of_expected_failures_only_has_no_worst_case() -> None:
 
 def test_expected_failures_are_counted_apart(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
-    steps = (replace(plan.steps[0], expect=ExpectedFailure(ranks="others"), placement="peer", late=True, repeat=3),)
-    run = synthetic.run(replace(plan, steps=steps), {(0, 1): Outcome.MISMATCH})
+    stressed = Conditions("peer", late=True, repeat=3)
+    step = replace(plan.steps[0], expect=ExpectedFailure(ranks="others"), conditions=stressed)
+    run = synthetic.run(replace(plan, steps=(step,)), {(0, 1): Outcome.MISMATCH})
     item = blocks.to_json(run, blocks.build(run, conclude(run)))
     assert item["verdict"] == "PASS" and item["rows"] == [
         {"row": "matmul row0 (peer, late, x3)", "cases": 1, "ranks": [{"pass": 1}, {"failed as expected": 1}]}

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Outcome
 from gpucheck.records.folder import Run
@@ -45,14 +46,17 @@ def test_a_failure_from_top_to_bottom(synthetic: Synthetic) -> None:
     text = text_of(synthetic.run(synthetic.plan(cases=2, ranks=3), outcomes))
     assert text[0] == "FAIL  1 finding, 1 open question"
     assert text[4:7] == ["matmul row0      1  ok XX XX", "matmul row1      1  LO ok ok", "XX wrong output  LO lost"]
-    found = text.index("1  wrong output   ranks 1, 2   matmul row0 (1 case)")
+    found = text.index("1  undetermined: wrong output   ranks 1, 2   matmul row0 (1 case)")
     assert text[found + 1 : found + 5] == [
         "   case    matmul/0/exact",
         "           y: row 1 of 2",
         "           1 of 4 elements wrong (25.00%), first at (1, 0); worst at (1, 0): expected 1, got 2, 3 ulp"
         " (exact data: no error allowed)",
-        "   replay  gpucheck run smoke --seed 0 --case matmul/0/exact",
+        "           rank 0 clean",
     ]
+    assert text[found + 5] == "   replay  gpucheck run smoke --seed 0 --case matmul/0/exact"
+    assert text[found + 6].startswith("   mend    next: the same command with --experiments")
+    assert text[found + 7] == "   explain gpucheck explain 'undetermined'"
     assert any(line.startswith("2  lost   rank 0   matmul row1 (1 case)") for line in text)
     assert any(line.startswith("   mend    look at the rank's log") for line in text)
 
@@ -72,7 +76,7 @@ def test_every_outcome_has_a_mark_and_a_meaning(synthetic: Synthetic, outcome: O
 def test_the_worst_case_of_a_row_decides_its_cell(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=3)
     case = plan.steps[0].case
-    steps = tuple(Step(type(case)(**{**vars(step.case), "row": "matmul"}), "pinned") for step in plan.steps)
+    steps = tuple(Step(type(case)(**{**vars(step.case), "row": "matmul"})) for step in plan.steps)
     run = synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.LOST, (2, 0): Outcome.INAPPLICABLE})
     assert text_of(run)[4] == "matmul      3  LO"
     for outcome in set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE}:
@@ -82,7 +86,7 @@ def test_the_worst_case_of_a_row_decides_its_cell(synthetic: Synthetic) -> None:
 
 def test_placements_have_rows_of_their_own(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    steps = (plan.steps[0], Step(plan.steps[0].case, "visible"))
+    steps = (plan.steps[0], Step(plan.steps[0].case, Conditions("visible")))
     text = text_of(synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.CRASH}))
     assert text[4:6] == ["matmul row0                1  ok", "matmul row0 (visible)      1  CR"]
 

@@ -171,7 +171,7 @@ def test_a_refused_launch_is_seen_and_raises(observer: Observer, gpu: Gpu) -> No
 def test_seeing_a_launch_takes_less_than_20_microseconds(observer: Observer) -> None:
     arguments = [torch.empty(2), 1, 2.0, None, (3, torch.empty(1))] * 4
     run("k", *arguments)
-    best = min(timeit.repeat(lambda: run("k", *arguments), number=200, repeat=5)) / 200
+    best = min(timeit.repeat(lambda: run("k", *arguments), number=20, repeat=200)) / 20  # undisturbed by others
     assert best < 20e-6, f"{best * 1e6:.1f} us"
 
 

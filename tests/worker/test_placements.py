@@ -16,7 +16,7 @@ from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Devices that were made the current one."""
     devices: list[int] = []
-    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: devices.append(device.index))
     return devices
 
 

@@ -20,11 +20,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
+from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan, Step  # noqa: E402
 from gpucheck.model.record import Launch  # noqa: E402
 from gpucheck.worker import child as child_module  # noqa: E402
-from gpucheck.worker.child import Reply, Request, Setup  # noqa: E402
+from gpucheck.worker import processes  # noqa: E402
 from gpucheck.worker.conduct import observed_violations  # noqa: E402
+from gpucheck.worker.passes import fill_of  # noqa: E402
+from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file  # noqa: E402
 from gpucheck.worker.supervisor import Supervisor  # noqa: E402
 from gpucheck.worker.zygote import Child  # noqa: E402
 
@@ -79,7 +82,7 @@ class StandIn:
                 return
             connection.send(self.problem)
             while True:
-                connection.send(self.behave(connection.recv()))
+                connection.send([self.behave(connection.recv())])
 
 
 class Died(Exception):
@@ -90,8 +93,13 @@ def right(request: Request) -> Reply:
     """Answers as a child with a right kernel would."""
     inputs = torch.load(request.inputs, weights_only=True)
     expected = checks.load(request.case.check).reference(request.case, inputs)
-    torch.save({name: item.estimate.value.to(item.dtype) for name, item in expected.items()}, request.outputs)
-    return Reply("ran", digests=["d", "d"], expected_kernels=("_matmul_ogs",), launches=[LAUNCH], device="cpu")
+    torch.save({name: item.estimate.value.to(item.dtype) for name, item in expected.items()}, request.outputs[0])
+    return ran(["d", "d"], expected_kernels=("_matmul_ogs",), launches=[LAUNCH], device="cpu")
+
+
+def ran(digests: list[str], **changes: Any) -> Reply:
+    """A reply of launches with these digests, in memory filled by turns."""
+    return Reply("ran", digests=digests, fills=[fill_of(number) for number in range(len(digests))], **changes)
 
 
 def on(columns: int, otherwise: Behaviour) -> Behaviour:
@@ -105,7 +113,7 @@ def plan(synthetic: Synthetic) -> Plan:
     spec = checks.load("matmul").spec
     cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in (8, 9, 10)]
     made: Plan = synthetic.plan(device="cpu", case_timeout=20.0)
-    return replace(made, steps=tuple(Step(case, "cpu") for case in cases))
+    return replace(made, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
 
 
 @pytest.fixture
@@ -121,7 +129,7 @@ def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         lines = [json.loads(line) for line in text.splitlines()]
         assert [lines[0]["event"], lines[-1]["event"]] == ["start", "end"]
         for number, _ in enumerate(plan.steps):
-            of_step = [line["event"] for line in lines if line.get("step") == number]
+            of_step = [line["event"] for line in lines if line.get("step") == number and not line["experiment"]]
             assert of_step == ["begin", "result"]
         deadline = time.monotonic() + 10
         while (left := leftovers(tmp_path / "scratch")) and time.monotonic() < deadline:
@@ -160,9 +168,9 @@ def test_right_outputs_pass_in_one_child(supervise: Any) -> None:
 def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
     def wrong(request: Request) -> Reply:
         reply = right(request)
-        outputs = torch.load(request.outputs, weights_only=True)
+        outputs = torch.load(request.outputs[0], weights_only=True)
         outputs["y"].view(torch.int16)[2, 3] ^= 1
-        torch.save(outputs, request.outputs)
+        torch.save(outputs, request.outputs[0])
         return reply
 
     results = supervise(StandIn(on(9, wrong)))
@@ -177,16 +185,19 @@ def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
 )
 def test_repeats_are_judged_one_by_one(supervise: Any, plan: Plan, answers: str, outcome: str, wrong: int) -> None:
     def repeat(request: Request) -> Reply:
-        assert request.repeat == 4 and not request.late
+        assert request.conditions == Conditions("cpu", repeat=4)
         reply = right(request)
-        outputs = torch.load(request.outputs, weights_only=True)
+        outputs = torch.load(request.outputs[0], weights_only=True)
         reply.saved, reply.digests = list(dict.fromkeys(answers)), list(answers)
+        reply.fills = [fill_of(number) for number in range(4)]
         for number, answer in enumerate(reply.saved):
             held = {"y": outputs["y"] + (answer == "w")}
-            torch.save(held, child_module.outputs_file(request.outputs, number))
+            torch.save(held, outputs_file(request.outputs[0], number))
         return reply
 
-    steps = tuple(replace(step, repeat=4) if step.case["n"] == 9 else step for step in plan.steps)
+    steps = tuple(
+        replace(step, conditions=Conditions("cpu", repeat=4)) if step.case["n"] == 9 else step for step in plan.steps
+    )
     results = supervise(StandIn(on(9, repeat)), steps=steps)
     assert outcomes(results)[::2] == ["pass", "pass"]
     kinds = [violation["kind"] for violation in results[1]["violations"]]
@@ -287,7 +298,7 @@ def test_inapplicable_case_says_why(supervise: Any) -> None:
 
 def test_outputs_that_cannot_be_judged_are_never_a_pass(supervise: Any) -> None:
     def nothing(request: Request) -> Reply:
-        return Reply("ran", digests=["d", "d"], launches=[LAUNCH])
+        return ran(["d", "d"], launches=[LAUNCH])
 
     results = supervise(StandIn(on(9, nothing)))
     assert outcomes(results) == ["pass", "harness", "pass"]
@@ -319,11 +330,11 @@ def kinds(reply: Reply, launches: list[Launch]) -> list[str]:
 
 
 def test_no_violation() -> None:
-    clean = Reply("ran", digests=["a", "a"], expected_kernels=("_matmul_ogs", "_p_matmul_ogs"))
+    clean = ran(["a", "a"], expected_kernels=("_matmul_ogs", "_p_matmul_ogs"))
     assert kinds(clean, [launched()]) == []
     assert kinds(clean, [launched(device=1, argument_devices=["cuda:1"])]) == []
     assert kinds(clean, [launched(device=1, argument_devices=[])]) == []
-    assert kinds(Reply("ran", digests=["a", "a"]), []) == []
+    assert kinds(ran(["a", "a"]), []) == []
 
 
 @pytest.mark.parametrize(
@@ -339,11 +350,11 @@ def test_no_violation() -> None:
     ],
 )
 def test_differing_passes(digests: list[str], kind: str) -> None:
-    assert kinds(Reply("ran", digests=digests), []) == [kind]
+    assert kinds(ran(digests), []) == [kind]
 
 
 def test_broken_guards_are_told_once() -> None:
-    reply = Reply("ran", digests=["a", "a"], guards=["x", "y", "x"])
+    reply = ran(["a", "a"], guards=["x", "y", "x"])
     assert [violation.detail for violation in observed_violations(reply, [])] == ["x", "y"]
 
 
@@ -351,14 +362,14 @@ def test_broken_guards_are_told_once() -> None:
     ("launches", "seen"), [([], "launched: none"), ([launched(kernel="other")], "launched: other")]
 )
 def test_kernel_that_was_not_launched(launches: list[Launch], seen: str) -> None:
-    (violation,) = observed_violations(Reply("ran", digests=["a"], expected_kernels=("_matmul_ogs",)), launches)
+    (violation,) = observed_violations(ran(["a"], expected_kernels=("_matmul_ogs",)), launches)
     assert violation.kind == "fallback"
     assert violation.detail.endswith(seen)
 
 
 def test_launch_away_from_its_tensors() -> None:
     elsewhere = launched(device=0, argument_devices=["cuda:0", "cuda:1"])
-    (violation,) = observed_violations(Reply("ran", digests=["a"]), [elsewhere])
+    (violation,) = observed_violations(ran(["a"]), [elsewhere])
     assert violation.kind == "device"
     assert violation.detail == "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)"
 
@@ -367,11 +378,11 @@ def test_child_answers_what_is_wrong_with_its_setup(monkeypatch: pytest.MonkeyPa
     def fail(setup: Setup) -> Any:
         raise RuntimeError("no such device")
 
-    monkeypatch.setattr(child_module, "Bench", fail)
+    monkeypatch.setattr(processes, "start", fail)
     monkeypatch.setattr(child_module.faulthandler, "enable", lambda *_: None)
     monkeypatch.setattr(child_module.stacks, "register", lambda *_: None)
     ours, theirs = Pipe()
-    ours.send(Setup("pinned", 0, "/lib", "v3.5", str(tmp_path / "stacks")))
+    ours.send(Setup(Conditions(), "cuda", 0, 1, 0, 1, "/lib", "v3.5", str(tmp_path / "stacks")))
     with pytest.raises(RuntimeError):
         child_module.serve(theirs)
     assert ours.recv() == "RuntimeError: no such device"

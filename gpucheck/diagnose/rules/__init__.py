@@ -9,7 +9,24 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from gpucheck.diagnose.rules import wrong_device
+from gpucheck.diagnose.rules import (
+    compile_race,
+    fallback,
+    interference,
+    kernel_bug,
+    kernel_cache,
+    outside,
+    overwritten,
+    process_group,
+    race,
+    rank_environment,
+    refused,
+    stream_order,
+    suspect_gpu,
+    threads,
+    undetermined,
+    wrong_device,
+)
 from gpucheck.diagnose.sightings import Key
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
@@ -34,7 +51,25 @@ class Rule(Protocol):
         """The findings of evidence that this rule recognised."""
 
 
-RULES: tuple[Rule, ...] = (wrong_device,)
+RULES: tuple[Rule, ...] = (
+    wrong_device,
+    fallback,
+    refused,
+    process_group,
+    threads,
+    outside,
+    compile_race,
+    kernel_cache,
+    overwritten,
+    stream_order,
+    interference,
+    rank_environment,
+    suspect_gpu,
+    race,
+    kernel_bug,
+    undetermined,
+)
+"""In the order they are asked: what a record shows by itself before what experiments and other ranks tell."""
 
 
 def attribute(run: Run, keys: list[Key]) -> list[tuple[Rule, dict[Key, Any]]]:

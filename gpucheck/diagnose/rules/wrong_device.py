@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from gpucheck.diagnose.causes import UNDETERMINED, WRONG_DEVICE
-from gpucheck.diagnose.sightings import Key, by_step, merged_lines, sighting
+from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.sightings import Key, by_step, clean_line, merged_lines, sighting
 from gpucheck.diagnose.words import lines_of, mismatch_lines, rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record
@@ -82,11 +83,21 @@ def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
                 sightings=[
                     sighting(run, step, of_step, _lines(run, state, step, of_step)) for step, of_step in steps.items()
                 ],
+                evidence=_answers(run, steps),
                 remedy=NEXT if state is State.UNCLEAR else MEND,
                 cause=UNDETERMINED if state is State.UNCLEAR else WRONG_DEVICE,
             )
         )
     return found
+
+
+def _answers(run: Run, steps: Mapping[int, list[int]]) -> list[str]:
+    """What experiments answered, of the first case that any were made with."""
+    for step, ranks in steps.items():
+        told = merged_lines([run.records[(step, rank)] for rank in ranks], lambda r: answers(run, r).lines())
+        if told:
+            return told
+    return []
 
 
 def _refused(run: Run, record: Record) -> bool:
@@ -120,8 +131,7 @@ def _lines(run: Run, state: State, step: int, ranks: list[int]) -> list[str]:
         first = f"rank {ranks[0]}: " if len(ranks) > 1 else ""
         shown = [line for mismatch in records[0].mismatches for line in mismatch_lines(mismatch)]
         lines += [first + line for line in shown or _beside(records[0])]
-    clean = [rank for rank in run.ranks if run.records[(step, rank)].outcome is Outcome.PASS]
-    return [*lines, f"{rank_list(clean)} clean"] if clean else lines
+    return lines + clean_line(run, step)
 
 
 def _result(state: State, record: Record) -> str:

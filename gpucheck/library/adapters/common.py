@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,18 +74,62 @@ def raised_in(error: BaseException, module: ModuleType) -> bool:
     return origin == source or source.with_name(source.stem + "_details") in origin.parents
 
 
+Undo = Callable[[], None]
+
+
+class SharedSetting:
+    """A setting of the whole process that threads may hold at once as long as they ask for the same value."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._holders = 0
+        self._value: Any = None
+        self._undo: Undo = lambda: None
+
+    @contextmanager
+    def held(self, value: Any, apply: Callable[[], Undo]) -> Iterator[None]:
+        """Waits until nobody holds another value; the first holder applies it, the last one undoes it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._holders or self._value == value)
+            if not self._holders:
+                self._undo, self._value = apply(), value
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders -= 1
+                if not self._holders:
+                    self._undo()
+                    self._changed.notify_all()
+
+
+_ALLOCATOR, _CONSTRAINTS = SharedSetting(), SharedSetting()
+
+
 @contextmanager
-def restored_allocator() -> Iterator[None]:
+def of_this_thread(apply: Callable[[], Undo]) -> Iterator[None]:
+    """Applies a setting that each thread has for itself, and undoes it."""
+    undo = apply()
+    try:
+        yield
+    finally:
+        undo()
+
+
+def restored_allocator() -> AbstractContextManager[None]:
     """Puts back Triton's scratch allocator, which the library replaces when a kernel uses tensor descriptors."""
     import triton
     from triton.runtime import _allocation
 
     holder = _allocation._allocator
-    saved = holder.get() if hasattr(holder, "get") else holder
-    try:
-        yield
-    finally:
-        triton.set_allocator(saved)
+    each_thread = hasattr(holder, "get")
+
+    def remember() -> Undo:
+        saved = holder.get() if each_thread else _allocation._allocator
+        return lambda: triton.set_allocator(saved)
+
+    return of_this_thread(remember) if each_thread else _ALLOCATOR.held(None, remember)
 
 
 @contextmanager
@@ -103,10 +148,21 @@ def kernel_choice(
     Raises:
         Inapplicable: the library refused the combination.
     """
-    saved = dict(current())
-    try:
+
+    def constrain() -> Undo:
+        saved = dict(current())
+
+        def undo() -> None:
+            opt_flags.reset_opt_flags_constraints()
+            opt_flags.update_opt_flags_constraints(saved)
+
         opt_flags.update_opt_flags_constraints(dict(constraints))
-        with restored_allocator():
+        return undo
+
+    each_thread = hasattr(opt_flags, "scoped_opt_flags_constraints")
+    constrained = of_this_thread(constrain) if each_thread else _CONSTRAINTS.held(constraints, constrain)
+    try:
+        with constrained, restored_allocator():
             yield
     except opt_flags.InapplicableConstraint as error:
         raise Inapplicable(f"the library refused {constraints}: {error}") from error
@@ -116,6 +172,3 @@ def kernel_choice(
         if constraints and raised_in(error, opt_flags):
             raise Inapplicable(f"the library cannot choose a kernel under {constraints}: {error}") from error
         raise
-    finally:
-        opt_flags.reset_opt_flags_constraints()
-        opt_flags.update_opt_flags_constraints(saved)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 
@@ -38,12 +39,16 @@ class Bench:
     def __init__(self, synthetic: Synthetic, placement: str = "peer", ranks: int = 4, **step: Any) -> None:
         plan = synthetic.plan(cases=1, ranks=ranks)
         self.synthetic = synthetic
-        self.plan = replace(plan, steps=(replace(plan.steps[0], placement=placement, **step),))
+        self.plan = replace(plan, steps=(replace(plan.steps[0], conditions=Conditions(placement), **step),))
 
     def conclude(self, changes: Mapping[int, dict[str, Any]]) -> Conclusion:
         records: dict[tuple[int, int], Record] = {}
         for rank in range(self.plan.world_size):
-            known = {"placement": self.plan.steps[0].placement, "launches": home(rank), **changes.get(rank, {})}
+            known = {
+                "placement": self.plan.steps[0].conditions.placement,
+                "launches": home(rank),
+                **changes.get(rank, {}),
+            }
             records[(0, rank)] = self.synthetic.record(self.plan, 0, rank, **known)
         return conclude(self.synthetic.run(self.plan, records))
 
@@ -139,12 +144,14 @@ def test_errors_that_are_not_the_devices(
 ) -> None:
     error = {"outcome": Outcome.ERROR, "message": message, "launches": launches}
     finding = Bench(synthetic, placement).finding({rank: error})
-    assert (finding.title, finding.cause) == ("the library or kernel raised", "")
+    refused = "CompilationError" in message
+    named = ("compile error on this Triton",) * 2 if refused else ("the library or kernel raised", "")
+    assert (finding.title, finding.cause) == named
 
 
 def test_wrong_outputs_of_launches_at_home_are_not_the_devices(synthetic: Synthetic) -> None:
     finding = Bench(synthetic).finding({1: {"outcome": Outcome.MISMATCH}})
-    assert (finding.title, finding.cause) == ("wrong output", "")
+    assert (finding.title, finding.cause) == ("undetermined: wrong output", "undetermined")
 
 
 def test_an_error_after_a_launch_elsewhere_is_its_doing(synthetic: Synthetic) -> None:
@@ -165,22 +172,22 @@ def test_ranks_that_fail_at_home_too_leave_the_cause_undetermined(synthetic: Syn
     assert {(f.title, f.cause, tuple(f.ranks)) for f in conclusion.findings} == {
         ("undetermined: launched on another device than its tensors, but ranks that were not fail too",)
         + ("undetermined", (1,)),
-        ("wrong output", "", (0,)),
+        ("undetermined: wrong output", "undetermined", (0,)),
     }
-    (unclear,) = [finding for finding in conclusion.findings if finding.cause]
+    (unclear,) = [finding for finding in conclusion.findings if finding.ranks == [1]]
     assert unclear.remedy.startswith("next: ") and "--placement pinned" in unclear.remedy
 
 
 def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
     (step,) = plan.steps
-    plan = replace(plan, steps=(step, replace(step, placement="peer")))
+    plan = replace(plan, steps=(step, replace(step, conditions=Conditions("peer"))))
     records: dict[tuple[int, int], Outcome | Record] = {
         (0, 1): synthetic.record(plan, 0, 1, Outcome.MISMATCH, launches=home(1)),
         (1, 1): synthetic.record(plan, 1, 1, placement="peer", **corrupted(1)),
     }
     causes = {finding.cause for finding in conclude(synthetic.run(plan, records)).findings}
-    assert causes == {"undetermined", ""}
+    assert causes == {"undetermined"}
     records[(0, 1)] = synthetic.record(plan, 0, 1, Outcome.CRASH, launches=home(1))
     causes = {finding.cause for finding in conclude(synthetic.run(plan, records)).findings}
     assert causes == {CAUSE, ""}, "a failure of another kind says nothing about this one"
@@ -189,7 +196,7 @@ def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -
 def test_the_three_faces_are_three_findings_of_one_cause(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=3, ranks=2)
     steps = tuple(
-        replace(step, placement=placement)
+        replace(step, conditions=Conditions(placement))
         for step, placement in zip(plan.steps, ("unpinned", "context0", "peer"), strict=True)
     )
     plan = replace(plan, steps=steps)

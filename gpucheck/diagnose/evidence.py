@@ -1,0 +1,105 @@
+"""What the experiments with a failing case answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpucheck.diagnose.experiments import EXPERIMENTS, LUCK, REPEAT, rate_of
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.folder import Run
+
+Z95 = 1.959964  # of the normal distribution, for a two-sided interval of 95%
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The experiments with a record, or with one of the same rank and row that failed alike."""
+
+    tried: Mapping[str, Record]  # by name
+    of: str = ""  # label of the other case that the answers come from; "" for the record's own
+
+    def right(self, name: str) -> bool:
+        """Whether the case was right under the changed condition, every time it ran."""
+        return name in self.tried and self.tried[name].outcome is Outcome.PASS
+
+    def wrong(self, name: str) -> bool:
+        """Whether it failed under the changed condition as well."""
+        return name in self.tried and self.tried[name].outcome.failed
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the case failed every time it was repeated, with the same bits."""
+        again = self.tried.get(REPEAT)
+        if again is None or not again.outcome.failed or again.distinct > 1:
+            return False
+        return again.wrong == again.repeats or not again.mismatches
+
+    @property
+    def intermittent(self) -> bool:
+        """Whether repeats of the case differ: in whether they fail, or in their bits."""
+        again = self.tried.get(REPEAT)
+        if again is None:
+            return False
+        return again.outcome is Outcome.PASS or again.distinct > 1 or 0 < again.wrong < again.repeats
+
+    def proves(self, name: str, record: Record) -> bool:
+        """Whether the changed condition is what makes the case right.
+
+        A failure that comes and goes may stay away by luck: its rate must be so high that it had stayed hidden in
+        the runs of the experiment with a probability below LUCK. One that did not come again proves nothing.
+        """
+        if not self.right(name) or not self.wrong(REPEAT):
+            return False
+        return (1 - rate_of(record, self.tried[REPEAT])) ** self.tried[name].repeats < LUCK
+
+    def lines(self) -> list[str]:
+        """The answers in words: repeats with their rate, then what was right and what was wrong."""
+        lines = [f"answers of {self.of}, which fails alike"] if self.of else []
+        if REPEAT in self.tried:
+            lines.append(repeated(self.tried[REPEAT]))
+        for word, asked in (("right", self.right), ("wrong", self.wrong)):
+            named = [EXPERIMENTS[name].words for name in self.tried if name != REPEAT and asked(name)]
+            if named:
+                lines.append(f"{word} {', '.join(named)}")
+        return lines
+
+
+def answers(run: Run, record: Record) -> Answers:
+    """The experiments that say something about a failed record."""
+    own = run.experiments.get((record.step, record.rank), {})
+    if own:
+        return Answers(own)
+    for (step, rank), tried in run.experiments.items():
+        other = run.records[(step, rank)]
+        alike = rank == record.rank and other.outcome is record.outcome and _kinds(other) == _kinds(record)
+        if alike and run.plan.steps[step].row == run.plan.steps[record.step].row:
+            return Answers(tried, run.plan.steps[step].label)
+    return Answers({})
+
+
+def _kinds(record: Record) -> set[str]:
+    return {violation.kind for violation in record.violations}
+
+
+def repeated(again: Record) -> str:
+    """How often a repeated case failed, with the interval that the true rate lies in."""
+    if again.outcome is Outcome.PASS:
+        return f"right in all of {again.repeats} repeats in a fresh process"
+    if not again.mismatches:
+        return f"{EXPERIMENTS[REPEAT].words}: {again.outcome.value}" + (f", {again.message}" if again.message else "")
+    bits = "the same bits each time" if again.distinct == 1 else f"{again.distinct} different outputs"
+    words = f"{again.wrong} of {again.repeats} repeats in a fresh process wrong, {bits}"
+    if again.wrong == again.repeats:
+        return words
+    low, high = interval(again.wrong, again.repeats)
+    return f"{words}; rate {again.wrong / again.repeats:.0%}, 95% interval {low:.0%} to {high:.0%}"
+
+
+def interval(hits: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a rate seen as ``hits`` of ``trials``."""
+    rate, square = hits / trials, Z95 * Z95 / trials
+    middle = (rate + square / 2) / (1 + square)
+    half = Z95 / (1 + square) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,70 @@
+"""What the rules of this package share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gpucheck.diagnose.causes import CAUSES
+from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.nature import nature
+from gpucheck.diagnose.sightings import Key, clean_line, merged_lines, sighting
+from gpucheck.diagnose.words import lines_of
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Record
+from gpucheck.records.folder import Run
+
+Lines = Callable[[Record], list[str]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A record with the cause that a rule saw in it."""
+
+    cause: str  # a key of CAUSES
+    detail: str = ""  # completes the title: what is wrong, or how it shows
+    remedy: str = ""  # "" takes the cause's
+    across: bool = True  # cases of different matrix rows share one finding
+
+    @property
+    def title(self) -> str:
+        return self.cause + (f": {self.detail}" if self.detail else "")
+
+
+def findings(run: Run, evidence: Mapping[Key, Evidence], lines: Lines = lines_of) -> list[Finding]:
+    """One finding for each title and set of ranks, with what experiments answered as evidence."""
+    by_step: dict[tuple[int, Evidence], list[Record]] = {}
+    for key, seen in sorted(evidence.items(), key=lambda pair: pair[0]):
+        by_step.setdefault((key[0], seen), []).append(run.records[key])
+    found: dict[tuple[Evidence, tuple[int, ...], str], Finding] = {}
+    for (step, seen), records in by_step.items():
+        ranks = [record.rank for record in records]
+        row = run.plan.steps[step].case.row
+        finding = found.setdefault((seen, tuple(ranks), "" if seen.across else row), _empty(run, seen, records))
+        if row not in finding.rows:
+            finding.rows.append(row)
+        told = merged_lines(records, lines) + clean_line(run, step)
+        finding.sightings.append(sighting(run, step, ranks, told))
+    return list(found.values())
+
+
+def _empty(run: Run, seen: Evidence, records: list[Record]) -> Finding:
+    told = merged_lines(records, lambda record: answers(run, record).lines())
+    return Finding(
+        title=seen.title,
+        fails=True,
+        ranks=[record.rank for record in records],
+        rows=[],
+        sightings=[],
+        remedy=seen.remedy or CAUSES[seen.cause].mend,
+        cause=seen.cause,
+        evidence=told,
+    )
+
+
+def what(record: Record) -> str:
+    """What is wrong about a record, in a few words."""
+    words = nature(record)
+    if words or not record.violations:
+        return words or record.outcome.value
+    return ", ".join(dict.fromkeys(violation.kind for violation in record.violations))

@@ -1,0 +1,17 @@
+"""Ranks that disturb each other."""
+
+from __future__ import annotations
+
+from gpucheck.diagnose.causes import INTERFERENCE
+from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.rules.common import Evidence, findings, what
+from gpucheck.model.record import Record
+from gpucheck.records.folder import Run
+
+__all__ = ["findings", "recognise"]
+
+
+def recognise(run: Run, record: Record) -> Evidence | None:
+    """Wrong every time beside other ranks, right alone."""
+    seen = answers(run, record)
+    return Evidence(INTERFERENCE, what(record)) if seen.deterministic and seen.right("alone") else None

@@ -1,0 +1,29 @@
+"""Kernels that read or write beyond their tensors."""
+
+from __future__ import annotations
+
+from gpucheck.diagnose.causes import OUTSIDE
+from gpucheck.diagnose.rules.common import Evidence, findings
+from gpucheck.model.record import Record
+from gpucheck.records.folder import Run
+
+__all__ = ["findings", "recognise"]
+
+SHOWN = {
+    "guard": (
+        "writes",
+        "a store mask or a grid is too wide; compute-sanitizer --tool memcheck names the instruction",
+    ),
+    "passes differ": (
+        "reads",
+        "a load past the end without mask, or memory never written; the result depends on what lies there: pad the "
+        "named tensor, or use a library whose kernel masks that load",
+    ),
+}
+"""By violation kind, the more telling first: what the kernel does, and what to do."""
+
+
+def recognise(run: Run, record: Record) -> Evidence | None:
+    """A guard band is broken, or outputs change with what lies around the tensors."""
+    kinds = {violation.kind for violation in record.violations}
+    return next((Evidence(OUTSIDE, *shown) for kind, shown in SHOWN.items() if kind in kinds), None)

@@ -1,0 +1,20 @@
+"""Results that differ between repeats on one GPU."""
+
+from __future__ import annotations
+
+from gpucheck.diagnose.causes import RACE
+from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.rules.common import Evidence, findings
+from gpucheck.model.record import Record
+from gpucheck.records.folder import Run
+
+__all__ = ["findings", "recognise"]
+
+
+def recognise(run: Run, record: Record) -> Evidence | None:
+    """Equal inputs in equal memory gave different bits, within the case or when it was repeated."""
+    if any(violation.kind == "repeats differ" for violation in record.violations):
+        return Evidence(RACE, "repeats differ")
+    again = answers(run, record).tried.get("repeat")
+    differs = bool(record.mismatches) and again is not None and again.distinct > 1
+    return Evidence(RACE, "repeats differ") if differs else None

@@ -1,0 +1,23 @@
+"""Kernels that Triton does not compile, or that ask for more than the GPU has."""
+
+from __future__ import annotations
+
+from gpucheck.diagnose.causes import COMPILE_ERROR, RESOURCE_LIMIT
+from gpucheck.diagnose.rules.common import Evidence, findings
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.folder import Run
+
+__all__ = ["findings", "recognise"]
+
+COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
+RESOURCES = ("OutOfResources",)
+
+
+def recognise(run: Run, record: Record) -> Evidence | None:
+    """An error of Triton's own kinds."""
+    if record.outcome is not Outcome.ERROR:
+        return None
+    kind = record.message.partition(":")[0]
+    if kind in RESOURCES:
+        return Evidence(RESOURCE_LIMIT)
+    return Evidence(COMPILE_ERROR) if kind in COMPILER else None

@@ -1,0 +1,85 @@
+"""What a scenario may say of conditions, which of them go together, and which need GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gpucheck.model.conditions import CACHES, CONSUMERS, OFF_DEVICE, PLACEMENTS, PROCESS_GROUPS, STREAMS, Conditions
+
+MOST_REPEATS = 10_000
+MOST_THREADS = 64
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value is accepted, and what is, in words."""
+
+
+def one_of(*choices: str) -> Rule:
+    """One of a few words."""
+    words = ("one of " if len(choices) > 1 else "") + ", ".join(choices)
+    return lambda value: isinstance(value, str) and value in choices, words
+
+
+def whole(lowest: int, highest: int) -> Rule:
+    """A whole number within a range."""
+    return lambda value: type(value) is int and lowest <= value <= highest, f"{lowest} to {highest}"
+
+
+TRUTH: Rule = (lambda value: isinstance(value, bool), "true or false")
+
+KEYS: dict[str, Rule] = {
+    "placement": one_of(*PLACEMENTS),
+    "process_group": one_of(*PROCESS_GROUPS),
+    "late": TRUTH,
+    "consumer": one_of(*CONSUMERS),
+    "stream": one_of(*STREAMS),
+    "concurrency": whole(1, MOST_THREADS),
+    "cache": one_of(*CACHES),
+    "warm_up": TRUTH,
+    "repeat": whole(1, MOST_REPEATS),
+    "synchronised": TRUTH,
+}
+"""The keys of a group of cases that set a field of :class:`Conditions`."""
+
+
+def conflict(conditions: Conditions) -> str:
+    """Why conditions do not go together, or ""."""
+    ordered = conditions.late or conditions.consumer != "waits"
+    off, whole_node = conditions.placement in OFF_DEVICE, conditions.whole_node
+    conflicts = {
+        f"a side stream makes its device current, which placement {conditions.placement} must not": (
+            off and conditions.stream == "side"
+        ),
+        "late inputs and consumers are for one thread at a time": ordered and conditions.concurrency > 1,
+        f"placement {conditions.placement} has one process for all ranks, so it takes concurrency 1": (
+            whole_node and conditions.concurrency > 1
+        ),
+        f"placement {conditions.placement} has one process for all ranks, so none shares its cache": (
+            whole_node and conditions.cache != "shared"
+        ),
+        f"placement {conditions.placement} has one process for all ranks, so there is no group of ranks": (
+            whole_node and conditions.process_group != "none"
+        ),
+        "a warm-up on device 0 goes with placement pinned": conditions.warm_up and conditions.placement != "pinned",
+    }
+    return next((reason for reason, present in conflicts.items() if present), "")
+
+
+def needs_gpus(conditions: Conditions) -> str:
+    """Why conditions mean nothing without GPUs, or "".
+
+    Threads of one process run their host code, locks and caches at once on the CPU too, in memory that stands in for
+    the devices.
+    """
+    needing = {
+        f"placement {conditions.placement} needs GPUs": (
+            conditions.placement in OFF_DEVICE or conditions.placement == "sequential"
+        ),
+        "late inputs need a GPU": conditions.late,
+        "a prompt consumer needs a GPU": conditions.consumer == "prompt",
+        "a side stream needs a GPU": conditions.stream != "default",
+        "Triton's interpreter has no kernel cache": conditions.cache != "shared",
+        "a warm-up on another device needs GPUs": conditions.warm_up,
+        "launches of the interpreter are waited for anyway": conditions.synchronised,
+    }
+    return next((reason for reason, asked in needing.items() if asked), "")

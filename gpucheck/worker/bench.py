@@ -1,0 +1,320 @@
+"""One device with the library and watched memory on it: runs a case there and takes down how it went."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpucheck import checks
+from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import Inapplicable
+from gpucheck.verify import digest
+from gpucheck.worker import cache, driver, order
+from gpucheck.worker.arena import Arena, WatchedAllocation
+from gpucheck.worker.observe import Observer, kernel_clock
+from gpucheck.worker.passes import FILLS, depends_on_fill, fill_of, wants_another_pass
+from gpucheck.worker.placements import Placement
+from gpucheck.worker.protocol import Reply, Request, outputs_file
+from gpucheck.worker.threads import at_once
+
+LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
+OTHER_SEED = 1  # added to a case's seed for the data of a launch whose outputs nobody reads
+
+Outputs = dict[str, Tensor]
+
+
+class Library:
+    """The adapter of the library under test, imported at first use and shared by the benches of a process."""
+
+    def __init__(self, root: Path, generation: str) -> None:
+        self._root, self._generation = root, generation
+        self._lock = threading.Lock()
+        self._adapter: Any = None
+
+    def __call__(self) -> Any:
+        """The adapter.
+
+        Raises:
+            Inapplicable: the library does not run with this Triton.
+        """
+        from gpucheck.library import adapters
+
+        with self._lock:
+            if self._adapter is None:
+                self._adapter = adapters.load(self._root, self._generation)
+            return self._adapter
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What stays the same within one pass of a case."""
+
+    check: Any
+    case: Case
+    runtime: Any
+    conditions: Conditions
+    placed: dict[str, Tensor]  # the inputs on the device
+
+
+class Bench:
+    """A device of this process; everything here runs in the thread that works for that device."""
+
+    def __init__(self, placement: Placement, device: torch.device, library: Library, observer: Observer) -> None:
+        self.placement, self.device, self.observer = placement, device, observer
+        self.behind = False  # each launch comes after one on other data: what threads share is then not the same
+        self.library = library
+        self.arena = Arena(device)
+        self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+    def run(self, request: Request) -> Reply:
+        """Runs a case in memory filled with 0xFF and with 0x00; where the outputs differ, with 0xFF once more.
+
+        A case that is repeated runs as often as asked for, in memory filled with the one and the other by turns.
+        """
+        reply = Reply("ran", device=self.device_name)
+        self.observer.start()
+        try:
+            self._run(request, reply)
+        except Inapplicable as reason:
+            reply.status, reply.message = "inapplicable", str(reason)
+        except Exception as error:
+            reply.status = "error"
+            reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}"
+            reply.traceback = traceback.format_exc()
+            reply.fatal = self._poisoned_context()
+        reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
+        return reply
+
+    def _run(self, request: Request, reply: Reply) -> None:
+        case, conditions = request.case, request.conditions
+        check = checks.load(case.check)
+        with timed(reply, "load"):
+            inputs = torch.load(request.inputs, mmap=True, weights_only=True)
+        if conditions.warm_up:
+            self._warm_up(check, case, inputs)
+        passes = 0
+        while wants_another_pass(conditions.repeat, passes, reply.digests):
+            fill = fill_of(passes)
+            for outputs in self._one_pass(check, case, inputs, reply, fill, conditions):
+                with timed(reply, "copy"):
+                    self._keep(outputs, reply, fill, request)
+            passes += 1
+        reply.launches = [asdict(launch) for launch in self.observer.take()]
+        if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
+            with timed(reply, "locate"):
+                reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
+
+    def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> None:
+        """Takes down the digest of one launch, and its outputs where they are to be judged."""
+        held = on_host(outputs)
+        whole = digest.whole(*held.values())
+        often = request.conditions.repeat > 1 or request.conditions.concurrency > 1
+        if not reply.digests or (often and whole not in reply.saved):
+            torch.save(held, outputs_file(request.outputs[0], len(reply.saved)))
+            reply.saved.append(whole)
+        reply.digests.append(whole)
+        reply.fills.append(fill)
+
+    def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
+        """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
+
+        Looks from the last tensor to the first, since what was made from the inputs is what kernels read.
+
+        Args:
+            baseline: digest of the outputs where everything is filled with the second of ``FILLS``.
+        """
+        deadline = time.perf_counter() + LOCATE_SECONDS
+        for number in reversed(range(len(self.arena))):
+            if self._digest(check, case, inputs, number) != baseline:
+                again = [self._digest(check, case, inputs, odd) for odd in (None, number)]
+                sure = again[0] == baseline != again[1]  # what comes and goes is not the fill's doing
+                return self.arena.words(number) if sure else ""
+            if time.perf_counter() > deadline:
+                break
+        return ""
+
+    def _digest(self, check: Any, case: Case, inputs: Any, odd: int | None) -> str:
+        """Digest of the outputs of one more pass with one tensor's memory filled otherwise."""
+        (outputs,) = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
+        return digest.whole(*on_host(outputs).values())
+
+    def _one_pass(
+        self,
+        check: Any,
+        case: Case,
+        inputs: Any,
+        reply: Reply,
+        fill: int,
+        conditions: Conditions,
+        odd: int | None = None,
+    ) -> list[Outputs]:
+        """The outputs of each launch of one pass: one, or every other one of those that are made at once."""
+        runtime = _Runtime(self)
+        with timed(reply, "prepare"):
+            self.arena.reset(fill, odd)
+            placed = {name: self.arena.place(value) for name, value in inputs.items()}
+            work = _Pass(check, case, runtime, conditions, placed)
+            prepared = [check.prepare(case, placed, runtime)]
+            for number in range(1, conditions.concurrency):
+                prepared.append(self._other(work) if number % 2 else check.prepare(case, placed, runtime))
+            before = self._other(work) if self.behind else None
+            reply.expected_kernels = check.kernels(case, runtime)
+            self.synchronize()
+        begin, compiled = time.perf_counter(), self.observer.compile_seconds
+        with self._stream(conditions), kernel_clock(self.device) as clock:
+            reply.stream = self._current_stream()
+            if before is not None:
+                self._call(work, before)
+            if conditions.concurrency > 1:
+                outputs = self._at_once(work, prepared)
+            else:
+                outputs = [self._ordered(work, prepared[0])]
+        self.synchronize()
+        compiled = self.observer.compile_seconds - compiled
+        _add(reply, "compile", compiled)
+        _add(reply, "launch", time.perf_counter() - begin - compiled)
+        reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
+        reply.guards += self.arena.broken_guards()
+        return outputs
+
+    def _call(self, work: _Pass, prepared: Any) -> Outputs:
+        """Calls the code under test once."""
+        with ExitStack() as stack:
+            stack.enter_context(WatchedAllocation(self.arena))
+            if work.conditions.guarded:
+                stack.enter_context(torch.cuda.device(self.device))
+            outputs: Outputs = work.check.launch(work.case, prepared, work.runtime)
+            return outputs
+
+    def _ordered(self, work: _Pass, prepared: Any) -> Outputs:
+        """One call between its producer and its consumer."""
+        conditions = work.conditions
+        read: Callable[[Outputs], Outputs] = dict
+        produce: Callable[[], None] = _nothing
+        if conditions.late or conditions.consumer == "prompt":  # nothing may be left to compile or fill
+            rehearsed = self._call(work, prepared)
+            self.synchronize()
+            self.arena.reserve()
+            if conditions.consumer == "prompt":
+                read = order.reader(rehearsed)
+            if conditions.late:
+                late = (work.placed[name] for name in work.check.late_inputs if name in work.placed)
+                produce = order.hold_back(late, self.device)
+            self.synchronize()
+        other = self._other(work) if conditions.consumer == "delayed" else None
+        produce()
+        if conditions.consumer == "prompt":
+            order.delay_launches()
+        outputs = self._call(work, prepared)
+        if other is not None:
+            self._call(work, other)
+            if self.device.type == "cuda":
+                order.delay(self.device)
+        return read(outputs)
+
+    def _other(self, work: _Pass) -> Any:
+        """The case prepared with other data."""
+        case = replace(work.case, seed=work.case.seed + OTHER_SEED)
+        inputs = work.check.inputs(case, torch.Generator().manual_seed(case.input_seed))
+        placed = {name: self.arena.place(value) for name, value in inputs.items()}
+        prepared = work.check.prepare(case, placed, work.runtime)
+        self.synchronize()
+        return prepared
+
+    def _at_once(self, work: _Pass, prepared: list[Any]) -> list[Outputs]:
+        """Calls from several threads that start together; the odd ones have other data, and nobody looks at theirs."""
+
+        def call(number: int) -> tuple[Outputs, Any]:
+            self.placement.settle(self.device)
+            self.observer.start()
+            with self._stream(work.conditions):
+                outputs = self._call(work, prepared[number])
+            self.synchronize()
+            return outputs, self.observer.log
+
+        answers = at_once(call, len(prepared))
+        for _, log in answers:
+            self.observer.log.add(log)
+        return [outputs for outputs, _ in answers[::2]]
+
+    def _stream(self, conditions: Conditions) -> AbstractContextManager[None]:
+        return order.side_stream(self.device) if conditions.stream == "side" else ExitStack()  # type: ignore[return-value]
+
+    def _current_stream(self) -> int | None:
+        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
+
+    def _warm_up(self, check: Any, case: Case, inputs: Any) -> None:
+        """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
+        first = Bench(self.placement, self.placement.enter(0), self.library, self.observer)
+        try:
+            first._one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions())
+            first.arena.reset(FILLS[0])
+        finally:
+            self.placement.settle(self.device)
+        self.observer.start()
+
+    def synchronize(self) -> None:
+        """Waits for the device, and for the current one where that is another and is in use."""
+        if self.device.type != "cuda":
+            return
+        torch.cuda.synchronize(self.device)
+        current = torch.cuda.current_device()
+        if current != self.device.index and driver.has_context(current):
+            torch.cuda.synchronize(current)
+
+    def _poisoned_context(self) -> bool:
+        """Whether the CUDA context no longer works after an error."""
+        try:
+            self.synchronize()
+        except Exception:
+            return True
+        return False
+
+
+class _Runtime:
+    """:class:`gpucheck.checks.base.Runtime` of a bench, with the library loaded when first asked for."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.device = bench.device
+        self.place = bench.arena.place
+
+    @property
+    def library(self) -> Any:
+        return self._bench.library()
+
+
+def on_host(outputs: Outputs) -> Outputs:
+    """Copies of outputs in host memory, dense."""
+    return {name: value.detach().to("cpu").contiguous() for name, value in outputs.items()}
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without the advice that CUDA errors carry after their first line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+@contextmanager
+def timed(reply: Reply, stage: str) -> Iterator[None]:
+    """Adds the time spent inside to a stage of the reply."""
+    begin = time.perf_counter()
+    yield
+    _add(reply, stage, time.perf_counter() - begin)
+
+
+def _add(reply: Reply, stage: str, seconds: float) -> None:
+    reply.seconds[stage] = reply.seconds.get(stage, 0.0) + seconds
+
+
+def _nothing() -> None:
+    """Nothing is produced late."""

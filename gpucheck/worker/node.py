@@ -1,0 +1,105 @@
+"""What the ranks of a node know of each other, through files in the folder they share.
+
+Locks belong to open files: the kernel releases those of a process that dies, so nobody waits for the dead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+POLL = 0.01  # s
+
+
+class Node:
+    """One rank's place among the ranks of its node."""
+
+    def __init__(self, folder: Path, local_rank: int, local_ranks: int) -> None:
+        self.folder, self.local_rank, self.local_ranks = folder, local_rank, local_ranks
+        folder.mkdir(parents=True, exist_ok=True)
+        unseen = folder / f".rank{local_rank}.{os.getpid()}"  # until it is locked
+        self._presence = open(unseen, "w")  # noqa: SIM115 - held for life
+        fcntl.flock(self._presence, fcntl.LOCK_EX)
+        unseen.rename(self._presence_file(local_rank))
+        self._floor = open(folder / "floor.lock", "w")  # noqa: SIM115 - held for life
+        fcntl.flock(self._floor, fcntl.LOCK_SH)
+
+    def gone(self, local_rank: int) -> bool:
+        """Whether a rank was here and is no more."""
+        try:
+            with open(self._presence_file(local_rank), "r+") as presence:
+                fcntl.flock(presence, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (FileNotFoundError, BlockingIOError):
+            return False
+        return True
+
+    def meet(self, name: str, seconds: float) -> bool:
+        """Waits until every rank of the node has come here, at most for a time; says whether all came."""
+        (self.folder / f"{name}.here{self.local_rank}").touch()
+
+        def all_came() -> bool:
+            return all(
+                (self.folder / f"{name}.here{rank}").exists() or self.gone(rank) for rank in range(self.local_ranks)
+            )
+
+        return _wait(all_came, seconds)
+
+    def publish(self, name: str, local_rank: int, content: Any) -> None:
+        """Leaves something for another rank."""
+        path = self.folder / f"{name}.for{local_rank}"
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(pickle.dumps(content))
+        partial.rename(path)
+
+    def collect(self, name: str, sender: int) -> Any:
+        """Takes what ``sender`` left for this rank, waiting for it; None where the sender is gone without."""
+        path = self.folder / f"{name}.for{self.local_rank}"
+        while not path.exists():
+            if self.gone(sender) and not path.exists():
+                return None
+            time.sleep(POLL)
+        content = pickle.loads(path.read_bytes())
+        path.unlink()
+        return content
+
+    @contextmanager
+    def alone(self, seconds: float) -> Iterator[bool]:
+        """Waits until no other rank runs anything, at most for a time; yields whether that came to be.
+
+        A rank that waits here runs nothing itself, and goes on when nobody is alone any more.
+        """
+        got = _wait(lambda: _try_lock(self._floor), seconds)
+        try:
+            yield got
+        finally:
+            fcntl.flock(self._floor, fcntl.LOCK_SH)
+
+    def rest(self) -> None:
+        """Says that this rank runs nothing from here on."""
+        fcntl.flock(self._floor, fcntl.LOCK_UN)
+
+    def _presence_file(self, local_rank: int) -> Path:
+        return self.folder / f"rank{local_rank}.lock"
+
+
+def _try_lock(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL)
+    return True

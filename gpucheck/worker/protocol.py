@@ -1,0 +1,78 @@
+"""What a supervisor and its child say to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a child needs before its first case; cases whose setups are equal share a child."""
+
+    conditions: Conditions  # those that a process has for life, see :func:`lifelong`
+    device: str  # "cuda" or "cpu"
+    local_rank: int
+    local_ranks: int
+    rank: int
+    world_size: int
+    library_root: str
+    generation: str
+    stacks: str  # file to write the stacks to when asked for them
+    attempt: str = ""  # the experiment it is for: each gets a process of its own
+    cache: str = ""  # folder of Triton's kernel cache; "" leaves it where it is
+    meeting: str = ""  # file where the ranks of a process group meet
+
+
+def lifelong(conditions: Conditions) -> Conditions:
+    """The conditions that hold for a process and not for a case."""
+    return Conditions(
+        placement=conditions.placement,
+        process_group=conditions.process_group,
+        cache=conditions.cache,
+        synchronised=conditions.synchronised,
+        swap=conditions.swap,
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One case to run."""
+
+    case: Case
+    conditions: Conditions
+    inputs: str  # file with the inputs
+    outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
+
+
+def outputs_file(outputs: str, number: int) -> str:
+    """The file of the ``number``-th distinct outputs of a case that runs more than once."""
+    return f"{outputs}.{number}" if number else outputs
+
+
+@dataclass
+class Reply:
+    """What running one case on one device gave; outputs lie in the request's files."""
+
+    status: str  # "ran", "inapplicable" or "error"
+    message: str = ""
+    traceback: str = ""
+    digests: list[str] = field(default_factory=list)  # of all outputs, one a launch
+    fills: list[int] = field(default_factory=list)  # what memory was filled with, one a launch
+    saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
+    guards: list[str] = field(default_factory=list)  # broken guard bands
+    sensitive: str = ""  # memory whose fill changes the outputs, in words
+    expected_kernels: tuple[str, ...] = ()
+    launches: list[dict[str, Any]] = field(default_factory=list)
+    stream: int | None = None  # of the inputs and the consumer on their device
+    device: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    fatal: bool = False  # the process can no longer be used
+
+
+def for_one_device(request: Request, index: int) -> Request:
+    """A request to several devices as one of them sees it."""
+    return replace(request, outputs=(request.outputs[index],))

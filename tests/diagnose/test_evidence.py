@@ -1,0 +1,63 @@
+"""Experiments in words and numbers, and which are made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpucheck.diagnose.evidence import interval
+from gpucheck.diagnose.experiments import EXPERIMENTS, applicable
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.record import Outcome, Violation
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "low", "high"),
+    [(0, 5, 0.0, 0.4345), (5, 5, 0.5655, 1.0), (1, 2, 0.0945, 0.9055), (30, 100, 0.2189, 0.3959)],
+)
+def test_interval_of_a_rate(hits: int, trials: int, low: float, high: float) -> None:
+    assert interval(hits, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def names(synthetic: Synthetic, outcome: Outcome, device: str = "cuda", ranks: int = 2, **changes: Any) -> list[str]:
+    conditions = Conditions(**changes.pop("conditions", {}))
+    record = synthetic.record(synthetic.plan(), 0, 0, outcome, **changes)
+    return [name for name, _ in applicable(record, conditions, device, ranks)]
+
+
+def test_experiments_of_a_wrong_output(synthetic: Synthetic) -> None:
+    usual = ["repeat", "synchronised", "fresh cache", "visible", "other rank", "other device", "alone"]
+    assert names(synthetic, Outcome.MISMATCH) == usual
+    assert names(synthetic, Outcome.MISMATCH, ranks=1) == usual[:4]
+    assert names(synthetic, Outcome.MISMATCH, device="cpu") == ["repeat", "other rank", "other device", "alone"]
+    group = {"process_group": "initialised", "concurrency": 4}
+    assert names(synthetic, Outcome.MISMATCH, conditions=group)[:3] == ["repeat", "no group", "one thread"]
+    peer = names(synthetic, Outcome.MISMATCH, conditions={"placement": "peer"})
+    assert "guarded" in peer and "other device" not in peer
+    threads = names(synthetic, Outcome.MISMATCH, conditions={"placement": "threads"})
+    assert "one thread" in threads and not {"alone", "other rank", "other device"} & {*threads}
+
+
+def test_experiments_that_would_tell_nothing_are_not_made(synthetic: Synthetic) -> None:
+    assert names(synthetic, Outcome.HANG) == ["alone"]
+    assert names(synthetic, Outcome.LOST) == names(synthetic, Outcome.INAPPLICABLE) == []
+    located = [Violation("passes differ", "read outside")]
+    assert names(synthetic, Outcome.VIOLATION, violations=located) == []
+    away = [Violation("device", "away")]
+    assert names(synthetic, Outcome.VIOLATION, violations=away, conditions={"placement": "peer"}) == [
+        "guarded",
+        "visible",
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_each_experiment_changes_one_condition(name: str) -> None:
+    stressed = Conditions("peer", "initialised", consumer="prompt", concurrency=3)
+    changed = EXPERIMENTS[name].change(stressed)
+    assert changed is not None
+    different = [field for field, value in vars(changed).items() if value != vars(stressed)[field]]
+    assert len(different) == 1

@@ -1,0 +1,110 @@
+"""What an error looks like: planted into outputs, measured by the judge, put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.diagnose.nature import nature  # noqa: E402
+from gpucheck.model.record import Outcome, Record  # noqa: E402
+from gpucheck.verify.bounds import Estimate, product, round_to  # noqa: E402
+from gpucheck.verify.expected import Axes, Expected  # noqa: E402
+from gpucheck.verify.judge import judge  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+M, N, K, EXPERTS = 48, 40, 96, 6
+OWNERS = torch.arange(M)[:, None] % EXPERTS
+AXES = {"y": Axes(("row", "column"), (16, 16), {"expert": OWNERS})}
+
+
+def seen(spoil: Callable[[Tensor, Tensor, Tensor], Tensor], data: str) -> str:
+    """The nature of what ``spoil(y, x, w)`` makes of a product."""
+    generator = torch.Generator().manual_seed(3)
+    if data == "exact":
+        x, w = (torch.randint(1, 9, shape, generator=generator).double() for shape in ((M, K), (K, N)))
+        x, w = x * (2 * torch.randint(0, 2, x.shape, generator=generator) - 1), w - 4.0
+        estimate = product(Estimate(x, None), Estimate(w, None))
+    else:
+        x, w = (torch.randn(shape, generator=generator).double() for shape in ((M, K), (K, N)))
+        estimate = product(Estimate(x, torch.zeros_like(x)), Estimate(w, torch.zeros_like(w)))
+    right = round_to(torch.float32, estimate.value).float()
+    output = spoil(right.clone(), x, w).float()
+    found = judge({"y": output}, {"y": Expected(estimate, torch.float32)}, AXES)
+    return nature(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches))
+
+
+def fill(rows: Any, value: float) -> Callable[..., Tensor]:
+    def spoil(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        y[rows] = value
+        return y
+
+    return spoil
+
+
+def unwritten(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    y.view(torch.int32)[16:32] = -1
+    return y
+
+
+def bit(position: int) -> Callable[..., Tensor]:
+    def spoil(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        y.view(torch.int32)[3, 5] ^= 1 << position
+        return y
+
+    return spoil
+
+
+def experts_swapped(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    other = x @ w.flip(1).roll(7, 0)
+    wrong = torch.isin(OWNERS[:, 0], torch.tensor([1, 4]))
+    y[wrong] = other[wrong].float()
+    return y
+
+
+def truncated(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    return (y.view(torch.int32) & -4096).view(torch.float32)
+
+
+def to_bf16(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    return y.bfloat16().float()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "data", "words"),
+    [
+        (unwritten, "exact", "output not written"),
+        (unwritten, "normal", "output not written"),
+        (fill(slice(2, 5), float("nan")), "exact", "NaN"),
+        (bit(0), "exact", "one bit flipped"),
+        (bit(14), "exact", "one bit flipped"),
+        (bit(30), "exact", "one bit flipped"),
+        (lambda y, x, w: y.roll(1, 0), "exact", "rows permuted"),
+        (lambda y, x, w: y.roll(1, 0), "normal", "rows permuted"),
+        (lambda y, x, w: y[torch.arange(M).flip(0)], "exact", "rows permuted"),
+        (experts_swapped, "exact", "wrong expert"),
+        (experts_swapped, "normal", "wrong expert"),
+        (lambda y, x, w: y * 2, "exact", "wrong scale"),
+        (lambda y, x, w: y * 0.5, "normal", "wrong scale"),
+        (fill(slice(7, 30), 0.0), "exact", "zero instead of the result"),
+        (fill(OWNERS[:, 0] == 2, 0.0), "exact", "wrong expert"),
+        (lambda y, x, w: x @ w.roll(11, 0).flip(1), "normal", "wrong operand"),
+        (lambda y, x, w: x[:, :64] @ w[:64], "normal", "part of each sum missing or counted twice"),
+        (lambda y, x, w: x[:, :64] @ w[:64], "exact", "part of each sum missing or counted twice"),
+        (truncated, "normal", "rounded toward zero"),
+        (to_bf16, "normal", "lower precision than asked"),
+        (lambda y, x, w: (x.half() @ w.half()).float(), "normal", "lower precision than asked"),
+        (fill((slice(0, 3), slice(0, 4)), 5.5), "exact", "wrong output"),
+    ],
+)
+def test_nature_of_a_planted_error(spoil: Callable[..., Tensor], data: str, words: str) -> None:
+    assert seen(spoil, data) == words
+
+
+def test_a_record_without_mismatch_has_none() -> None:
+    assert nature(Record(0, "c", 0, Outcome.PASS)) == ""

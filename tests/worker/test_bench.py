@@ -1,0 +1,305 @@
+"""A bench on the CPU with checks that stand in for kernels: what it asks of them, and what it takes down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck import checks  # noqa: E402
+from gpucheck.model.case import Case  # noqa: E402
+from gpucheck.model.conditions import Conditions  # noqa: E402
+from gpucheck.model.record import Launch  # noqa: E402
+from gpucheck.worker import order  # noqa: E402
+from gpucheck.worker.arena import Arena  # noqa: E402
+from gpucheck.worker.bench import Bench, Library  # noqa: E402
+from gpucheck.worker.observe import Observer  # noqa: E402
+from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
+from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
+
+CASE = Case("matmul", {}, "exact", "matmul/x", "matmul", 0)
+RIGHT = torch.arange(4.0)
+
+
+class Kernel:
+    """A check whose kernel copies its input; subclasses do it wrong."""
+
+    late_inputs = ("x", "absent")
+
+    def __init__(self) -> None:
+        self.launches = 0
+        self.seeds: list[int] = []
+
+    def inputs(self, case: Any, generator: Any) -> dict[str, Any]:
+        self.seeds.append(case.seed)
+        return {"x": RIGHT + 10}
+
+    def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+        return inputs
+
+    def kernels(self, case: Any, runtime: Any) -> tuple[str, ...]:
+        return ("copy",)
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        self.launches += 1
+        return {"y": torch.empty(4).copy_(prepared["x"])}
+
+
+@pytest.fixture
+def observer() -> Observer:
+    return Observer()
+
+
+@pytest.fixture
+def bench(observer: Observer) -> Bench:
+    return Bench(PLACEMENTS["cpu"](), torch.device("cpu"), Library(Path("/lib"), "v3.5"), observer)
+
+
+@pytest.fixture
+def run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a check under conditions; gives the reply and the outputs that were saved, in order."""
+
+    def run(check: Any, **conditions: Any) -> tuple[Reply, list[Any]]:
+        monkeypatch.setattr(checks, "load", lambda name: check)
+        torch.save({"x": RIGHT}, tmp_path / "inputs")
+        outputs = str(tmp_path / "outputs")
+        reply = bench.run(Request(CASE, Conditions("cpu", **conditions), str(tmp_path / "inputs"), (outputs,)))
+        saved = [torch.load(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
+        return reply, saved
+
+    return run
+
+
+def test_a_case_runs_twice_in_memory_filled_otherwise(run: Any) -> None:
+    check = Kernel()
+    reply, (y,) = run(check)
+    assert (reply.status, check.launches, reply.fills) == ("ran", 2, [0xFF, 0x00])
+    assert len(set(reply.digests)) == 1 and torch.equal(y, RIGHT)
+    assert reply.expected_kernels == ("copy",) and reply.guards == []
+    assert {"load", "prepare", "launch", "kernel", "copy"} <= reply.seconds.keys()
+
+
+def test_a_store_outside_is_taken_down(run: Any) -> None:
+    class TooFar(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = torch.empty(4)
+            y.as_strided((5,), (1,)).view(torch.int32).fill_(0x01010101)
+            return {"y": y}
+
+    reply, _ = run(TooFar())
+    assert reply.guards == ["4 bytes written after the float32 tensor of shape (4,), nearest 1 off"] * 2
+
+
+def test_memory_that_is_read_before_it_is_written_is_named(run: Any) -> None:
+    class Unwritten(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = torch.empty(4)
+            y[:3] = prepared["x"][:3]
+            return {"y": y}
+
+    reply, _ = run(Unwritten())
+    assert reply.fills == [0xFF, 0x00, 0xFF]
+    assert reply.sensitive == "in or outside of, before it was written, the float32 tensor of shape (4,)"
+
+
+def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
+    class Drifting(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            return {"y": prepared["x"] + (self.launches == 3)}
+
+    reply, saved = run(Drifting(), repeat=4)
+    assert len(reply.digests) == 4 and len(reply.saved) == 2
+    assert torch.equal(saved[0], RIGHT) and torch.equal(saved[1], RIGHT + 1)
+
+
+class Scratch(Kernel):
+    """Returns its scratch memory, which the next call overwrites."""
+
+    scratch = torch.empty(4)
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        return {"y": self.scratch.copy_(prepared["x"])}
+
+
+def test_a_delayed_consumer_sees_what_a_second_launch_overwrites(run: Any) -> None:
+    check = Kernel()
+    reply, (y,) = run(check, consumer="delayed")
+    assert torch.equal(y, RIGHT) and check.launches == 4 and set(check.seeds) == {1}, "other data, from another seed"
+    _, (y,) = run(Scratch(), consumer="delayed")
+    assert torch.equal(y, RIGHT + 10)
+    _, (y,) = run(Scratch())
+    assert torch.equal(y, RIGHT), "nobody sees it otherwise"
+
+
+def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:
+    class Racing(Kernel):
+        gate = threading.Barrier(4, timeout=10)  # breaks unless four threads are in here together
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
+            self.gate.wait()
+            if threading.current_thread().name.endswith("_2"):
+                return {"y": prepared["x"] + 1}
+            return super().launch(case, prepared, runtime)
+
+    check = Racing()
+    reply, saved = run(check, concurrency=4)
+    assert reply.fills == [0xFF] * 2 + [0x00] * 2 + [0xFF] * 2, "two of four are looked at, in each pass"
+    assert {float(y[0]) for y in saved} == {0.0, 1.0} and set(check.seeds) == {1}
+    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 12)]
+
+
+def test_threads_that_mix_up_what_they_share_are_seen(run: Any) -> None:
+    class Mixing(Kernel):
+        gate = threading.Barrier(2, timeout=10)
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            if float(prepared["x"][0]) != 0:
+                self.operand = prepared["x"]
+            self.gate.wait()
+            return {"y": self.operand + 0}
+
+    _, (y,) = run(Mixing(), concurrency=2)
+    assert torch.equal(y, RIGHT + 10), "another thread's data"
+
+
+def test_a_bench_that_is_behind_has_other_data_first(run: Any, bench: Bench) -> None:
+    bench.behind = True
+    check = Kernel()
+    reply, (y,) = run(check)
+    assert torch.equal(y, RIGHT) and check.launches == 4 and len(reply.digests) == 2 and set(check.seeds) == {1}
+
+
+def test_what_a_thread_raises_is_the_error_of_the_case(run: Any) -> None:
+    class Failing(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            raise RuntimeError("in a thread\nadvice")
+
+    reply, _ = run(Failing(), concurrency=2)
+    assert (reply.status, reply.message, reply.fatal) == ("error", "RuntimeError: in a thread", False)
+    assert "in launch" in reply.traceback
+
+
+class Late(Kernel):
+    """A kernel that reads its input at its launch, or behind what is on the input's stream."""
+
+    def __init__(self, *, waits: bool) -> None:
+        super().__init__()
+        self.waits = waits
+        self.produce: Any = None
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        if self.waits and self.produce:
+            self.produce()
+        return super().launch(case, prepared, runtime)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    check = Late(waits=waits)
+
+    def hold_back(inputs: Any, device: Any) -> Any:
+        (x,) = inputs
+        real = x.clone()
+        x.fill_(torch.nan)
+        check.produce = lambda: x.copy_(real)
+        return lambda: None  # on the stream, behind the delay
+
+    monkeypatch.setattr(order, "hold_back", hold_back)
+    reply = Reply("ran")
+    (outputs,) = bench._one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
+    assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
+    assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
+    assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_prompt_consumer_reads_behind_a_launch_that_is_held_back(
+    run: Any, monkeypatch: pytest.MonkeyPatch, ordered: bool
+) -> None:
+    """A launch that went to another stream has written nothing yet when the consumer reads."""
+    held = SimpleNamespace(back=False)
+
+    class Elsewhere(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = torch.empty(4)
+            return {"y": y if held.back and not ordered else y.copy_(prepared["x"])}
+
+    monkeypatch.setattr(order, "delay_launches", lambda: setattr(held, "back", True))
+    check = Elsewhere()
+    _, (y,) = run(check, consumer="prompt")
+    assert torch.equal(y, RIGHT) if ordered else bool(y.isnan().all())
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Devices that are made current around what runs inside."""
+    entered: list[Any] = []
+
+    class Guard:
+        def __init__(self, device: Any) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            entered.append(self.device)
+
+        def __exit__(self, *_: Any) -> None:
+            entered.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    return entered
+
+
+def test_a_guarded_call_has_the_device_of_its_tensors_current(run: Any, current: list[Any]) -> None:
+    run(Kernel())
+    assert current == []
+    run(Kernel(), guarded=True)
+    assert current == [torch.device("cpu"), "left"] * 2
+
+
+def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, bench: Bench) -> None:
+    entered: list[Any] = []
+
+    class Recorded(type(bench.placement)):  # type: ignore[misc]
+        def enter(self, index: int) -> Any:
+            entered.append(index)
+            return torch.device("cpu")
+
+        def settle(self, device: Any) -> None:
+            entered.append(device)
+
+    bench.placement = Recorded()
+    check = Kernel()
+    reply, (y,) = run(check, warm_up=True)
+    assert entered == [0, torch.device("cpu")] and check.launches == 3
+    assert torch.equal(y, RIGHT) and len(reply.digests) == 2
+
+
+@pytest.fixture(autouse=True)
+def threads_end() -> Iterator[None]:
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("launcher")]
+
+
+def test_memory_of_the_second_launch_is_filled_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena(torch.device("cpu"))
+    arena.reset(0xFF)
+    forms = [((4,), (1,), torch.float32), ((2, 2), (2, 1), torch.int32), ((4,), (1,), torch.float32)]
+    first = [arena.empty(*form) for form in forms]
+    arena.reserve()
+    monkeypatch.setattr(torch, "full", None)  # no further filling
+    again = [arena.empty(*form) for form in (forms[1], forms[0], forms[2])]
+    assert len({tensor.data_ptr() for tensor in (*first, *again)}) == 6
+    assert all(bool((tensor.view(torch.int32) == -1).all()) for tensor in again)
+    monkeypatch.undo()
+    assert arena.empty(*forms[0]).shape == (4,), "a form that was not rehearsed is made on the spot"
+    arena.reserve()
+    arena.reset(0x00)
+    assert bool((arena.empty(*forms[0]) == 0).all()), "a reset forgets what is reserved"

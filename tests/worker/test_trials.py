@@ -1,0 +1,151 @@
+"""Which failed cases are tried again, in which order, and for how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpucheck.model.plan import ExpectedFailure, Plan
+from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.worker import judging
+from gpucheck.worker.trials import MOST_CASES, Trials, representatives
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+class Bench:
+    """A runner, a writer and a node that take down what they are asked for."""
+
+    def __init__(self, *, quiet: bool = True) -> None:
+        self.quiet = quiet  # whether the other ranks come to rest
+        self.ran: list[tuple[int, str, str]] = []
+        self.events: list[str] = []
+        self.seconds = 0.0  # each attempt takes
+        self.answers: dict[str, Any] = {}
+        self.node, self.store = self, None
+        self.local_ranks = 2
+
+    def run(self, number: int, step: Any, name: str) -> Any:
+        self.ran.append((number, name, step.conditions.words))
+        time.sleep(self.seconds)
+        known = {"outcome": Outcome.MISMATCH, "wrong": 1, **self.answers.get(name, {})}
+        return Record(number, "c", 1, experiment=name, **known)
+
+    def retire(self) -> None:
+        self.events.append("retire")
+
+    @contextmanager
+    def alone(self, seconds: float) -> Iterator[bool]:
+        assert seconds > 0
+        self.events.append("alone")
+        yield self.quiet
+
+    def rest(self) -> None:
+        self.events.append("rest")
+
+    def begin(self, number: int, name: str) -> None:
+        self.events.append(f"begin {number} {name}")
+
+    def result(self, record: Any) -> None:
+        self.events.append(f"result {record.experiment}")
+
+
+@pytest.fixture(autouse=True)
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "finished", lambda store, attempt: attempt)
+
+
+def work(bench: Bench, plan: Plan, failed: Sequence[Record]) -> list[str]:
+    runner: Any = bench
+    Trials(plan, runner, runner, failed).work()
+    return [name for _, name, _ in bench.ran]
+
+
+@pytest.fixture
+def plan(synthetic: Synthetic) -> Plan:
+    made: Plan = synthetic.plan(cases=3, ranks=2, device="cpu", experiments=30.0)
+    return made
+
+
+def test_alone_comes_last_and_the_rank_rests_in_the_end(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench()
+    failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in (2, 0)]
+    side = ["repeat", "other rank", "other device"]
+    assert work(bench, plan, failed) == [*side, *side, "alone", "alone"]
+    assert [number for number, *_ in bench.ran] == [0, 0, 0, 2, 2, 2, 0, 2]
+    assert bench.ran[0] == (0, "repeat", "x5")
+    assert bench.events[:2] == ["begin 0 repeat", "result repeat"]
+    assert bench.events[-1] == "rest"
+    first_alone = bench.events.index("alone")
+    assert bench.events[first_alone - 1] == "retire", "an idle process is no company"
+
+
+def test_no_failure_no_experiment(plan: Plan) -> None:
+    bench = Bench()
+    assert work(bench, plan, []) == [] and bench.events[-1] == "rest"
+
+
+def test_ranks_that_never_rest_are_not_waited_for_longer_than_granted(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench(quiet=False)
+    assert "alone" not in work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
+
+
+@pytest.mark.parametrize(("seconds", "made"), [(0.0, 0), (0.25, 3)])
+def test_the_time_granted_bounds_the_experiments(synthetic: Synthetic, plan: Plan, seconds: float, made: int) -> None:
+    bench = Bench()
+    bench.seconds = 0.1
+    failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in range(3)]
+    assert len(work(bench, replace(plan, experiments=seconds), failed)) == made
+
+
+def test_one_case_stands_for_those_of_its_row_that_fail_alike(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=4, ranks=2)
+    row = plan.steps[0].case.row
+    steps = tuple(replace(step, case=replace(step.case, row=row)) for step in plan.steps)
+    plan = replace(plan, steps=steps)
+    failed = [
+        synthetic.record(plan, 3, 1, Outcome.MISMATCH),
+        synthetic.record(plan, 1, 1, Outcome.MISMATCH),
+        synthetic.record(plan, 0, 1, Outcome.CRASH),
+        synthetic.record(plan, 2, 1, Outcome.MISMATCH, violations=[Violation("guard", "x")]),
+    ]
+    assert [record.step for record in representatives(plan, failed)] == [0, 1, 2]
+
+
+def test_a_failure_that_is_expected_needs_no_explanation(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2)
+    plan = replace(plan, steps=(replace(plan.steps[0], expect=ExpectedFailure(ranks="others")),))
+    failed = [synthetic.record(plan, 0, rank, Outcome.MISMATCH) for rank in (0, 1)]
+    assert [record.rank for record in representatives(plan, failed)] == [0], "rank 0 should have been right"
+
+
+def test_many_failing_rows_are_bounded(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=20)
+    failed = [synthetic.record(plan, step, 0, Outcome.MISMATCH) for step in range(20)]
+    assert [record.step for record in representatives(plan, failed)] == list(range(MOST_CASES))
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "needed"),
+    [
+        ({"wrong": 1}, {"wrong": 5, "repeats": 5}, ("x5", "", "")),  # every time: once more tells enough
+        ({"wrong": 3, "repeats": 6}, {"wrong": 5, "repeats": 10}, ("x10", "x10", "x10")),
+        ({"wrong": 3, "repeats": 6}, {"wrong": 0, "repeats": 9, "outcome": Outcome.PASS}, ("x10", "x31", "x31")),
+        ({"wrong": 1, "repeats": 900}, {"wrong": 1, "repeats": 900}, ("x200", "x200", "x200")),  # bounded
+    ],
+)
+def test_what_fails_seldom_is_tried_more_often(
+    synthetic: Synthetic, plan: Plan, first: dict[str, Any], again: dict[str, Any], needed: tuple[str, ...]
+) -> None:
+    """Until a failure of the rate seen so far had stayed away by luck in one of a thousand runs at most."""
+    bench = Bench()
+    bench.answers = {"repeat": again}
+    work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH, **first)])
+    often = [next((word for word in words.split(", ") if word.startswith("x")), "") for _, _, words in bench.ran]
+    assert tuple(often[:3]) == needed
