@@ -104,7 +104,7 @@ def run(case: Case, bench: Any, capture: Capture, sources: Sources) -> CaseBuilt
     wanted: tuple[str, ...] = ()
     try:
         check = checks.load(case.check)
-        prepared = check.prepare(case, check.inputs(case, torch.Generator().manual_seed(case.seed)), bench)
+        prepared = check.prepare(case, check.inputs(case, torch.Generator().manual_seed(case.input_seed)), bench)
         wanted = check.kernels(case, bench)
         check.launch(case, prepared, bench)
     except Inapplicable as unfit:

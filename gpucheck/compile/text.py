@@ -86,7 +86,7 @@ def _table(results: Sequence[Result], targets: Sequence[str]) -> Iterator[str]:
         )
     rows = [["library", "triton", *targets]]
     tritons = newest_first({triton for _, triton in by_row})
-    for library, triton in sorted(by_row, key=lambda row: (order(row[0]), -tritons.index(row[1]))):
+    for library, triton in sorted(by_row, key=lambda row: (order(row[0]), tritons.index(row[1]))):
         cells = by_row[library, triton]
         rows.append([library, triton, *(_cell(cells[target]) for target in targets)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
