@@ -14,6 +14,7 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
 from gpucheck.compile import registers
+from gpucheck.compile.config import constants
 from gpucheck.compile.limits import excess
 from gpucheck.compile.outcome import Built, Kernel, Kind, Problem
 from gpucheck.compile.places import Sources
@@ -135,7 +136,7 @@ class Capture:
         facts: dict[str, Any] = {
             "warps": options.get("num_warps"),
             "stages": options.get("num_stages"),
-            "config": {name: _plain(value) for name, value in _constants(src).items()},
+            "config": constants(src),
             "launched": self._sources.name(launched) if launched else "",
         }
         self._announce(event="kernel", key=key, name=src.name, place=facts["launched"])
@@ -191,30 +192,12 @@ def _key(src: Any, kwargs: Mapping[str, Any]) -> str:
     try:
         source = src.hash()
     except Exception:  # it needs the source of all that the kernel calls, some of which may not exist
-        source = _digest(src.fn.src, src.signature, _constants(src))
+        source = _digest(src.fn.src, src.signature, constants(src))
     return _digest(source, kwargs.get("target"), options)
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
-
-
-def _constants(src: Any) -> dict[str, Any]:
-    """Compile-time constants by parameter; those inside of tuples are left out."""
-    names, found = src.fn.arg_names, {}
-    for place, value in (src.constants or {}).items():
-        index = place[0] if isinstance(place, tuple) and len(place) == 1 else place
-        if isinstance(index, int) and index < len(names):
-            found[names[index]] = value
-        elif isinstance(index, str):
-            found[index] = value
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """A constant in a form that JSON takes."""
-    value = getattr(value, "value", value)
-    return value if isinstance(value, (bool, int, float, str, type(None))) else str(getattr(value, "__name__", value))
 
 
 def _note_making(src: Any, made: list[bool]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+from gpucheck.compile.config import in_words
+
 
 class Built(str, Enum):
     """How one kernel or one case ended."""
@@ -61,11 +63,8 @@ class Kernel:
 
     @property
     def shape(self) -> str:
-        """Warps, stages and the numbers among the constants, in words: ``BLOCK_M=128, ..., 8 warps, 3 stages``."""
-        words = [f"{name}={value}" for name, value in self.config.items() if type(value) is int and value > 1]
-        words += [f"{self.warps} warps"] if self.warps is not None else []
-        words += [f"{self.stages} stages"] if self.stages is not None else []
-        return ", ".join(words)
+        """What it was compiled with, in words."""
+        return in_words(self.config, self.warps, self.stages)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "built": self.built.value}

@@ -10,7 +10,7 @@ from gpucheck.records.folder import Run
 __all__ = ["findings", "recognise"]
 
 COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
-RESOURCES = ("OutOfResources",)
+RESOURCES = ("OutOfResources", "ResourceLimit")  # Triton's own, and the one of gpucheck.worker.demands
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:

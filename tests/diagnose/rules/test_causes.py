@@ -203,6 +203,7 @@ def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: 
     ("message", "cause"),
     [
         ("OutOfResources: out of resource: shared memory, Required: 300000", "resource limit"),
+        ("ResourceLimit: _k needs 1,049,600 bytes of shared memory, a block may use 232,448", "resource limit"),
         ("CompilationError: at 3:4: Cannot make_shape_compatible", "compile error on this Triton"),
         ("ValueError: no", ""),
     ],
