@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck.cli.options import split
+from gpucheck.compile.targets import DEFAULT
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
     from gpucheck.plan.scenario import Scenario
 
 SCENARIO = "compile"
-TARGETS = "sm_80,sm_90,sm_100,gfx942"
 
 
 def compile_(
     scenario: Annotated[str, typer.Argument(help="Built-in scenario or TOML file.")] = SCENARIO,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="GPUs to compile for (comma-separated or repeated).", show_default=TARGETS),
+        typer.Option(help="GPUs to compile for (comma-separated or repeated).", show_default=DEFAULT),
     ] = None,
     triton: Annotated[
         list[str] | None,
@@ -70,7 +70,9 @@ def compile_(
 
     if checks and not split(checks):
         raise UsageError("--checks names no check")
-    targets = parse_targets(split(target or [TARGETS]))
+    if target and not split(target):
+        raise UsageError("--target names no target")
+    targets = parse_targets(split(target or [DEFAULT]))
     chosen = select(load(find(scenario)), split(checks), case or [])
     check_json_file(json_file)
     _require_torch()

@@ -47,7 +47,7 @@ MESSAGES = [
     ),
     ("ptxas x.ptx, line 39; error   : Not a name of any known instruction: 'bogus'", ["'bogus'", "guard it"]),
     ("error: invalid instruction\n        ex2.approx.ftz.f32 s4, v2;", ["ex2.approx.ftz.f32 s4, v2", "guard it"]),
-    ("getMMAVersionSafe: Assertion `false && \"computeCapability not supported\"' failed.", ["older than the target"]),
+    ('getMMAVersionSafe: Assertion `false && "computeCapability not supported"\' failed.', ["older than the target"]),
     ("ptxas fatal   : Value 'sm_120a' is not defined for option 'gpu-name'", ["older than the target"]),
     ("PassManager::run failed", ["the compiler gave up"]),
 ]

@@ -23,7 +23,11 @@ def triton(tmp_path: Path) -> Triton:
 
 
 def filled() -> Result:
-    kernels = [make_kernel("k1", config={"BLOCK": 64, "even": True}), make_kernel("k2", Built.FAILED), make_kernel("k3")]
+    kernels = [
+        make_kernel("k1", config={"BLOCK": 64, "even": True}),
+        make_kernel("k2", Built.FAILED),
+        make_kernel("k3"),
+    ]
     return Result(
         WHERE,
         cases={

@@ -101,6 +101,10 @@ def test_versions_are_ordered_by_number() -> None:
 
 
 def test_the_heaviest_kernels_of_each_target_are_named() -> None:
-    kernels = [make_kernel("a", shared=5000, registers=10), make_kernel("b", registers=255), make_kernel("c", spilled=8)]
+    kernels = [
+        make_kernel("a", shared=5000, registers=10),
+        make_kernel("b", registers=255),
+        make_kernel("c", spilled=8),
+    ]
     found = summarise([make_result(kernels=[*kernels, failing(shared=10**6)])]).heaviest["sm_90"]
     assert [kernel.key for _, kernel in found] == ["a", "b", "c"]

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpucheck.cli.compile import TARGETS as DEFAULT
-from gpucheck.compile.targets import TARGETS, parse_targets
+from gpucheck.compile.targets import DEFAULT, TARGETS, parse_targets
 from gpucheck.model.errors import UsageError
 
 SHARED_MEMORY = {  # bytes a block may use, as the vendors' manuals give them

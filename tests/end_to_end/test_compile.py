@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab
 
 CASE = "swiglu/bf16/m64-n5760/normal"
-PLANT = '''
+PLANT = """
 
 import triton.language as tl
 
@@ -53,7 +53,7 @@ def swiglu(a, alpha, precision_config, routing_data=None):
     _broadcast[(1,)](out, 7, L=128, D=64)
     _hungry[(1,)](a, a, out, 128, 128, 512, 4, num_warps=16, num_stages=4)
     return out
-'''
+"""
 
 Compile = Callable[..., "subprocess.CompletedProcess[str]"]
 

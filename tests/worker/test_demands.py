@@ -94,7 +94,10 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_what_triton_refuses_itself_gets_the_same_words(load: Any, kernel: Any) -> None:
     with pytest.raises(OutOfResources) as refused:
         load(kernel)
-    assert str(refused.value) == "_k needs 600 of tensor memory, the GPU has 512; compiled with BLOCK=64, 4 warps, 2 stages"
+    assert (
+        str(refused.value)
+        == "_k needs 600 of tensor memory, the GPU has 512; compiled with BLOCK=64, 4 warps, 2 stages"
+    )
 
 
 def test_the_error_survives_being_copied() -> None:
