@@ -24,7 +24,7 @@ def wheel(folder: Path, version: str) -> None:
     info = f"triton-{version}.dist-info"
     files = {
         "triton/__init__.py": f"__version__ = '{version}'\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: triton\nVersion: {version}\nRequires-Dist: no-such-package\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: triton\nVersion: {version}\nRequires-Dist: no-such\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
