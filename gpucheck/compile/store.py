@@ -22,6 +22,7 @@ from gpucheck.model.case import Case
 from gpucheck.model.errors import InfrastructureError
 
 SCHEMA = 1
+AMD_LINKERS = ("/opt/rocm/llvm/bin/ld.lld", "/usr/bin/ld.lld")  # without one, Triton 3.4 builds nothing for AMD
 OURS = ("checks", "compile", "interpreter", "library", "model")  # of our own code, what a result may depend on
 
 
@@ -41,7 +42,8 @@ class Store:
         """
         folder, build = cache_root() / "compile", stat_fingerprint(triton.package, "triton")
         ours = [content_hash(Path(gpucheck.__file__).parent / name) for name in OURS]
-        facts = (SCHEMA, triton.version, build, content, target, platform.python_version(), _torch_version(), *ours)
+        machine = (platform.python_version(), _torch_version(), any(map(os.path.exists, AMD_LINKERS)))
+        facts = (SCHEMA, triton.version, build, content, target, *machine, *ours)
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
         return cls(folder / "results" / f"{digest}.json", folder / "kernels" / f"{triton.version}-{build[:8]}")
 

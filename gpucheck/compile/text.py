@@ -50,8 +50,8 @@ def lines(results: Sequence[Result], summary: Summary, request: Request, *, verb
     yield f"{summary.verdict.value}  {_headline(summary)}"
     now = sum(result.compiled_now for result in results)
     yield (
-        f"scenario {request.scenario} · {request.cases} cases · {', '.join(request.targets)} · "
-        f"{summary.compiled} kernels compile, {now} built now · {request.seconds:.1f} s"
+        f"scenario {request.scenario} · {_count(request.cases, 'case')} · {', '.join(request.targets)} · "
+        f"{_count(summary.compiled, 'kernel')}, {now} compiled now · {request.seconds:.1f} s"
     )
     yield ""
     yield from _table(results, request.targets)
@@ -70,11 +70,15 @@ def lines(results: Sequence[Result], summary: Summary, request: Request, *, verb
 
 def _headline(summary: Summary) -> str:
     failed, lost = len(summary.findings), sum(len(remark.cases) for remark in summary.not_reached)
-    words = [f"{failed} finding{'s' * (failed != 1)}"] if failed else []
-    words += [f"{lost} case{'s' * (lost != 1)} not reached"] if lost else []
+    words = [_count(failed, "finding")] if failed else []
+    words += [f"{_count(lost, 'case')} not reached"] if lost else []
     if words:
         return ", ".join(words)
-    return f"all {summary.compiled} kernels compile" if summary.compiled else "no kernel was compiled"
+    return f"every kernel compiles: {summary.compiled}" if summary.compiled else "no kernel was compiled"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _table(results: Sequence[Result], targets: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gpucheck.compile import store as storing
 from gpucheck.compile.outcome import Built, CaseBuilt, Combination, Result
 from gpucheck.compile.store import Store
 from gpucheck.compile.targets import TARGETS
@@ -74,7 +75,9 @@ def test_a_damaged_file_is_as_good_as_none(cache: Path, triton: Triton, damage: 
     assert store.load((case,), Result(WHERE)) == []
 
 
-def test_whatever_may_change_a_result_has_a_file_of_its_own(cache: Path, triton: Triton) -> None:
+def test_whatever_may_change_a_result_has_a_file_of_its_own(
+    cache: Path, triton: Triton, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = {Store.of(triton, "f" * 64, TARGETS["sm_90"]).file}
     files.add(Store.of(triton, "e" * 64, TARGETS["sm_90"]).file)
     files.add(Store.of(triton, "f" * 64, TARGETS["sm_80"]).file)
@@ -82,7 +85,9 @@ def test_whatever_may_change_a_result_has_a_file_of_its_own(cache: Path, triton:
     (triton.package / "more.py").write_text("x = 1\n")
     rebuilt = Store.of(triton, "f" * 64, TARGETS["sm_90"])
     files.add(rebuilt.file)
-    assert len(files) == 4 and rebuilt.kernels != before
+    monkeypatch.setattr(storing, "AMD_LINKERS", [__file__])  # one that exists
+    files.add(Store.of(triton, "f" * 64, TARGETS["sm_90"]).file)
+    assert len(files) == 5 and rebuilt.kernels != before
     assert all(cache in file.parents for file in files)
 
 

@@ -70,7 +70,7 @@ def test_long_lists_are_cut_unless_asked_for() -> None:
 
 def test_success_and_nothing_at_all_read_differently() -> None:
     good = report([make_result()])
-    assert good[0] == "PASS  all 1 kernels compile"
+    assert good[0] == "PASS  every kernel compiles: 1"
     assert good[-1] == "advice  everything compiles with Triton 3.6.0, the newest that does"
     assert report([])[0] == "NOTHING RAN  no kernel was compiled"
     assert report([make_result(kernels=[])])[0] == "NOTHING RAN  no kernel was compiled"
