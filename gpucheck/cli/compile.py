@@ -18,7 +18,7 @@ from gpucheck.model.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from gpucheck.compile.build import Job
-    from gpucheck.compile.outcome import Result
+    from gpucheck.compile.outcome import Combination, Result
     from gpucheck.compile.targets import Target
     from gpucheck.compile.tritons import Triton
     from gpucheck.library.copies import LibraryCopy
@@ -61,32 +61,23 @@ def compile_(
     """Build every kernel that a scenario would launch, for GPUs that are not here. Needs no GPU; runs no kernel."""
     from gpucheck.cli.present import check_json_file, exit_code
     from gpucheck.compile import tritons
-    from gpucheck.compile.build import build
     from gpucheck.compile.summary import summarise
     from gpucheck.compile.targets import parse_targets
     from gpucheck.compile.text import Request, lines, to_json
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
 
-    if checks and not split(checks):
-        raise UsageError("--checks names no check")
-    if target and not split(target):
-        raise UsageError("--target names no target")
-    targets = parse_targets(split(target or [DEFAULT]))
-    chosen = select(load(find(scenario)), split(checks), case or [])
+    targets = parse_targets(_named("--target", target) or split([DEFAULT]))
+    wanted = _named("--triton", triton) or [tritons.INSTALLED]
+    chosen = select(load(find(scenario)), _named("--checks", checks), case or [])
     check_json_file(json_file)
     _require_torch()
     begin = time.perf_counter()
-    found_tritons = {text: tritons.resolve(text) for text in _texts(triton)}
+    found_tritons = {text: tritons.resolve(text) for text in wanted}
+    _tell_apart(found_tritons)
     ours, others = _cases(chosen)
     copies = _libraries(library) if others else {}
-    work = _jobs(found_tritons.values(), copies, targets, ours, others)
-    results = []
-    for result in build(work, jobs or len(os.sched_getaffinity(0))):
-        results.append(result)
-        _progress(result, len(results), len(work))
-    planned = [job.combination for job in work]
-    results.sort(key=lambda result: planned.index(result.combination))
+    results = _build(_jobs(found_tritons.values(), copies, targets, ours, others), jobs)
     request = Request(
         scenario=str(chosen.path or chosen.name),
         cases=len(ours) + len(others),
@@ -104,10 +95,20 @@ def compile_(
     raise typer.Exit(exit_code(summary.verdict))
 
 
-def _texts(triton: list[str] | None) -> list[str]:
-    if triton and not split(triton):
-        raise UsageError("--triton names no Triton")
-    return list(dict.fromkeys(split(triton))) or ["installed"]
+def _named(option: str, given: list[str] | None) -> list[str]:
+    """The values of an option, each once; one that is given and names nothing is a mistake."""
+    if given and not split(given):
+        raise UsageError(f"{option} {given[0]!r} names nothing")
+    return list(dict.fromkeys(split(given)))
+
+
+def _tell_apart(tritons: Mapping[str, Triton]) -> None:
+    """Refuses two Tritons that the report would call by one name; one that is named twice is taken once."""
+    seen: dict[str, str] = {}
+    for text, found in tritons.items():
+        first = seen.setdefault(found.version, text)
+        if tritons[first].package != found.package:
+            raise UsageError(f"--triton {first} and {text} both say that they are {found.version}: name one at a time")
 
 
 def _require_torch() -> None:
@@ -164,6 +165,17 @@ def _jobs(
                 combination = Combination(OWN, found.version, target.name)
                 work.setdefault(combination, Job(combination, found, None, target, ours))
     return list(work.values())
+
+
+def _build(work: Sequence[Job], jobs: int | None) -> list[Result]:
+    """The results of all jobs in their order; tells of each as it comes."""
+    from gpucheck.compile.build import build
+
+    results: dict[Combination, Result] = {}
+    for result in build(work, jobs or len(os.sched_getaffinity(0))):
+        results[result.combination] = result
+        _progress(result, len(results), len(work))
+    return [results[job.combination] for job in work]
 
 
 def _progress(result: Result, done: int, total: int) -> None:

@@ -45,7 +45,8 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBuild:
     fake = FakeBuild()
 
     def resolve(text: str) -> Triton:
-        return Triton("3.7.1" if text == "installed" else text, None, tmp_path)
+        version = {"installed": "3.7.1", "path:mine": "3.6.0"}.get(text, text)
+        return Triton(version, None, tmp_path / text)
 
     monkeypatch.setattr("gpucheck.compile.build.build", fake)
     monkeypatch.setattr("gpucheck.compile.tritons.resolve", resolve)
@@ -117,9 +118,10 @@ def test_json_on_stdout_is_alone_there(gpucheck: Command, built: FakeBuild) -> N
     ("options", "message"),
     [
         (["--target", "sm_70"], "unknown target 'sm_70'; known: sm_80 (A100)"),
-        (["--target", ","], "names no target"),
-        (["--triton", ","], "names no Triton"),
-        (["--checks", ","], "names no check"),
+        (["--target", ","], "--target ',' names nothing"),
+        (["--triton", ","], "--triton ',' names nothing"),
+        (["--triton", "3.6.0,path:mine"], "--triton 3.6.0 and path:mine both say that they are 3.6.0"),
+        (["--checks", ","], "--checks ',' names nothing"),
         (["--case", "swiglu/none"], "no case"),
         (["nowhere.toml"], "nowhere"),
         (["--json", "/nowhere/report.json"], "cannot be written"),
