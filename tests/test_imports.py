@@ -18,7 +18,7 @@ PACKAGE = Path(gpucheck.__file__).parent
 HEAVY = ("torch", "triton", "triton_kernels", "numpy")
 AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
 COMPILING = tuple(f"gpucheck.compile.{name}" for name in ("child", "capture", "problems"))
-QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model")
+QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor")
 
 
 def name_of(path: Path) -> str:
@@ -119,6 +119,15 @@ def test_compiling_knows_nothing_of_runs(module: str) -> None:
     runs = tuple(f"gpucheck.{name}" for name in ("worker", "plan", "records", "diagnose", "report", "cli"))
     for name in imports(MODULES[module], lazy=True):
         assert not within(name, runs), f"{module} imports {name}: no kernel runs, so there are no ranks and no records"
+
+
+@pytest.mark.parametrize("module", members("doctor"))
+def test_doctor_looks_and_runs_nothing_of_a_run(module: str) -> None:
+    running = tuple(f"gpucheck.{name}" for name in ("worker", "checks", "verify", "interpreter", "records", "cli"))
+    for name in imports(MODULES[module], lazy=True):
+        assert not within(name, running), f"{module} imports {name}: doctor looks at what a run would use"
+        trying = module in ("gpucheck.doctor.operations", "gpucheck.doctor.child")
+        assert trying or not within(name, HEAVY), f"{module} imports {name}: a wedged GPU must not hang doctor itself"
 
 
 @pytest.mark.parametrize("module", members("records", "diagnose", "report"))
