@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,7 +58,7 @@ def compile_(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every kernel and every case.")] = False,
 ) -> None:
     """Build every kernel that a scenario would launch, for GPUs that are not here. Needs no GPU; runs no kernel."""
-    from gpucheck.cli.present import check_json_file, exit_code
+    from gpucheck.cli.present import check_files, exit_code, write_file
     from gpucheck.compile import tritons
     from gpucheck.compile.summary import summarise
     from gpucheck.compile.targets import parse_targets
@@ -70,7 +69,7 @@ def compile_(
     targets = parse_targets(_named("--target", target) or split([DEFAULT]))
     wanted = _named("--triton", triton) or [tritons.INSTALLED]
     chosen = select(load(find(scenario)), _named("--checks", checks), case or [])
-    check_json_file(json_file)
+    check_files(json_file, [])
     _require_torch()
     begin = time.perf_counter()
     found_tritons = {text: tritons.resolve(text) for text in wanted}
@@ -91,7 +90,8 @@ def compile_(
         for line in lines(results, summary, request, verbose=verbose):
             typer.echo(line)
     if json_file:
-        _write_json(json_file, json.dumps(to_json(results, summary, request), indent=1))
+        report = json.dumps(to_json(results, summary, request), indent=1) + "\n"
+        typer.echo(report, nl=False) if json_file == "-" else write_file("--json", json_file, report)
     raise typer.Exit(exit_code(summary.verdict))
 
 
@@ -184,13 +184,3 @@ def _progress(result: Result, done: int, total: int) -> None:
         return
     compiled = f"{result.compiled_now} kernels compiled in {result.seconds:.1f} s"
     print(f"[{done}/{total}] {result.combination}: {compiled}", file=sys.stderr)
-
-
-def _write_json(file: str, text: str) -> None:
-    if file == "-":
-        typer.echo(text)
-        return
-    try:
-        Path(file).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json {file} cannot be written: {error.strerror}") from None
