@@ -170,15 +170,28 @@ def _in(combination: Combination, kernel: Kernel) -> str:
 def _kernels(results: Sequence[Result]) -> Iterator[str]:
     """Every kernel of every combination."""
     for result in results:
+        limit = TARGETS[result.combination.target].shared_memory
         yield ""
         yield f"{result.combination}"
         for kernel in sorted(result.kernels.values(), key=lambda kernel: (kernel.name, kernel.key)):
-            facts = [(kernel.shared, "B shared"), (kernel.registers, "registers"), (kernel.spilled, "B spilled")]
-            facts += [(kernel.warps, "warps"), (kernel.stages, "stages")]
-            words = ", ".join(f"{value:,} {unit}" for value, unit in facts if value is not None)
-            took = "from Triton's cache" if kernel.seconds is None else f"{kernel.seconds:.2f} s"
-            yield f"  {MARKS[kernel.built]}  {kernel.name}  {words}, {took}  {kernel.launched}"
+            yield f"  {MARKS[kernel.built]}  {kernel.name}  {', '.join(_facts(kernel, limit))}  {kernel.launched}"
     yield ""
+
+
+def _facts(kernel: Kernel, limit: int) -> Iterator[str]:
+    """What a kernel uses, and how long it took."""
+    figures = (
+        (kernel.shared, f"of {limit:,} B shared"),
+        (kernel.registers, "registers"),
+        (kernel.spilled, "B spilled"),
+    )
+    for value, unit in (*figures, (kernel.warps, "warps"), (kernel.stages, "stages")):
+        if value is not None:
+            yield f"{value:,} {unit}"
+    if kernel.seconds is not None:
+        yield f"{kernel.seconds:.2f} s"
+    elif kernel.shared is not None:
+        yield "from Triton's cache"
 
 
 def _advice(summary: Summary) -> Iterator[str]:

@@ -86,7 +86,7 @@ def test_resources_are_set_against_the_limits_of_the_target() -> None:
 def test_verbose_lists_every_kernel() -> None:
     kernels = [make_kernel("a"), replace(make_kernel("b"), seconds=None, launched="lib/host.py:4")]
     text = "\n".join(report([make_result(kernels=kernels)], verbose=True))
-    facts = "1,000 B shared, 64 registers, 0 B spilled, 4 warps, 3 stages"
+    facts = "1,000 of 232,448 B shared, 64 registers, 0 B spilled, 4 warps, 3 stages"
     assert f"  ok  _kernel  {facts}, 0.50 s" in text
     assert f"  ok  _kernel  {facts}, from Triton's cache  lib/host.py:4" in text
 
