@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from gpucheck.cli.options import split
 from gpucheck.compile.targets import DEFAULT
-from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from gpucheck.compile.build import Job
@@ -172,10 +173,20 @@ def _build(work: Sequence[Job], jobs: int | None) -> list[Result]:
     from gpucheck.compile.build import build
 
     results: dict[Combination, Result] = {}
-    for result in build(work, jobs or len(os.sched_getaffinity(0))):
-        results[result.combination] = result
-        _progress(result, len(results), len(work))
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        for result in build(work, jobs or len(os.sched_getaffinity(0))):
+            results[result.combination] = result
+            _progress(result, len(results), len(work))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return [results[job.combination] for job in work]
+
+
+def _terminated(*_: object) -> NoReturn:
+    """Ends the command in order: its processes are ended, what they have compiled is kept."""
+    print("gpucheck: terminated", file=sys.stderr)
+    sys.exit(ExitCode.TERMINATED)
 
 
 def _progress(result: Result, done: int, total: int) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,11 +141,13 @@ class _Child:
                 stdin=subprocess.PIPE,  # its end tells the child that we are gone
                 stdout=printed,
                 stderr=printed,
+                start_new_session=True,  # it and the assemblers it starts end together
             )
             try:
                 self._wait(process, answer, stop)
             finally:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 assert process.stdin is not None
                 process.stdin.close()

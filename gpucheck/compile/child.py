@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -35,9 +36,9 @@ def main(question: Path, answer: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the other end of its stdin is gone."""
+    """Ends this process and the assemblers it has started when the other end of its stdin is gone."""
     sys.stdin.buffer.read()
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _compile(asked: dict[str, Any], file: IO[str]) -> None:

@@ -85,12 +85,12 @@ def newest_first(versions: set[str]) -> list[str]:
 
 
 def _passes(results: Sequence[Result], triton: str, library: str) -> bool:
-    """Whether a library's kernels compile with a Triton for every target."""
-    chosen = [r for r in results if (r.combination.triton, r.combination.library) == (triton, library)]
-    return bool(chosen) and all(
-        result.count(Built.COMPILED) and not result.count(Built.FAILED) and not result.count(Built.NOT_REACHED)
-        for result in chosen
-    )
+    """Whether a library's kernels compile with a Triton for every target that any Triton given compiles some for."""
+    ours = [result for result in results if result.combination.library == library]
+    possible = {result.combination.target for result in ours if result.count(Built.COMPILED)}
+    chosen = [result for result in ours if result.combination.triton == triton]
+    failed = any(result.count(Built.FAILED) or result.count(Built.NOT_REACHED) for result in chosen)
+    return not failed and possible == {r.combination.target for r in chosen if r.count(Built.COMPILED)} != set()
 
 
 def _findings(results: Sequence[Result]) -> list[Finding]:

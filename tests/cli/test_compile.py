@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,6 +115,26 @@ def test_where_nothing_applies_nothing_ran(
 def test_json_on_stdout_is_alone_there(gpucheck: Command, built: FakeBuild) -> None:
     answer = gpucheck("compile", "--checks", "attention", "--target", "sm_90", "--json", "-")
     assert json.loads(answer.out)["combinations"][0]["library"] == "own"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_command_ends_what_it_started(
+    gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    ended = []
+
+    def build(jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+            yield from ()
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr("gpucheck.compile.build.build", build)
+    before = signal.getsignal(signal.SIGTERM)
+    assert gpucheck("compile", "--checks", "attention", "--target", "sm_90").code == code
+    assert ended and signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ def test_a_library_that_does_not_go_with_the_triton_starts_no_process(triton: Tr
     assert "3.8" in found.inapplicable and not found.cases
 
 
-def test_who_stops_reading_leaves_no_process_behind(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_stops_reading_leaves_no_process_behind(
+    triton: Triton, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(building, "STALL", 60.0)
     running = build([job(triton, "environment"), job(triton, "environment", "hangs", target="sm_80")], 2)
     first = next(running)
@@ -113,3 +117,12 @@ def test_who_stops_reading_leaves_no_process_behind(triton: Triton, monkeypatch:
     begin = time.monotonic()
     running.close()
     assert time.monotonic() - begin < 5
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in _text(path)]
+    assert not left and not list(tmp_path.glob("gpucheck-compile-*"))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it has just ended
+        return ""

@@ -84,6 +84,13 @@ def test_the_advice_is_the_newest_triton_that_passes_for_every_target() -> None:
     assert summary.newest == "3.6.0" and summary.advice == {"B": "3.9.0", "own": "3.6.0"}
 
 
+def test_a_target_without_such_kernels_does_not_count_against_a_triton() -> None:
+    results = [make_result(triton="3.9.0"), make_result(triton="3.9.0", target="sm_80", kernels=[], c=UNFIT)]
+    assert summarise(results).newest == "3.9.0"
+    results += [make_result(triton="3.6.0", target=target) for target in ("sm_90", "sm_80")]
+    assert summarise(results).newest == "3.6.0", "it compiles for a target that the newer one does not"
+
+
 @pytest.mark.parametrize(
     "result",
     [
