@@ -143,6 +143,13 @@ def test_launch_knows_the_worker_by_its_name_only(module: str) -> None:
         assert not within(name, ("gpucheck.worker", "gpucheck.checks", *HEAVY)), f"{module} imports {name}"
 
 
+@pytest.mark.parametrize("module", members("bisect"))
+def test_bisect_makes_its_runs_in_processes_of_their_own(module: str) -> None:
+    running = tuple(f"gpucheck.{name}" for name in ("worker", "checks", "verify", "interpreter", "cli", "report"))
+    for name in imports(MODULES[module], lazy=True):
+        assert not within(name, (*HEAVY, *running)), f"{module} imports {name}: a fault must not reach the search"
+
+
 @pytest.mark.parametrize("module", members("checks"))
 def test_checks_know_nothing_of_ranks(module: str) -> None:
     ranks = tuple(f"gpucheck.{name}" for name in ("worker", "launch", "records", "diagnose", "report", "cli", "plan"))

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from gpucheck.cli.options import split
+from gpucheck.cli.options import (
+    CandidateOption,
+    CheckFileOption,
+    JsonOption,
+    ProblemOption,
+    check_sources,
+    split,
+)
 from gpucheck.compile.targets import DEFAULT
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
@@ -23,13 +30,16 @@ if TYPE_CHECKING:
     from gpucheck.compile.tritons import Triton
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.model.case import Case
+    from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
 SCENARIO = "compile"
 
 
 def compile_(
-    scenario: Annotated[str, typer.Argument(help="Built-in scenario or TOML file.")] = SCENARIO,
+    scenario: Annotated[
+        str | None, typer.Argument(help="Built-in scenario or TOML file.", show_default=SCENARIO)
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(help="GPUs to compile for (comma-separated or repeated).", show_default=DEFAULT),
@@ -52,10 +62,13 @@ def compile_(
     ] = None,
     checks: Annotated[list[str] | None, typer.Option(help="Only these checks (comma-separated or repeated).")] = None,
     case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
+    check_file: CheckFileOption = None,
+    problem: ProblemOption = None,
+    candidate: CandidateOption = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that compile at a time.", show_default="one a core")
     ] = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")] = None,
+    json_file: JsonOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every kernel and every case.")] = False,
 ) -> None:
     """Build every kernel that a scenario would launch, for GPUs that are not here. Needs no GPU; runs no kernel."""
@@ -64,12 +77,15 @@ def compile_(
     from gpucheck.compile.summary import summarise
     from gpucheck.compile.targets import parse_targets
     from gpucheck.compile.text import Request, lines, to_json
+    from gpucheck.plan.implied import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
 
     targets = parse_targets(_named("--target", target) or split([DEFAULT]))
     wanted = _named("--triton", triton) or [tritons.INSTALLED]
-    chosen = select(load(find(scenario)), _named("--checks", checks), case or [])
+    given, offered = check_sources(check_file, problem, candidate)
+    unselected = implied(given, None) if given and not scenario else load(find(scenario or SCENARIO))
+    chosen = select(unselected, _named("--checks", checks), case or [])
     check_files(json_file, [])
     _require_torch()
     begin = time.perf_counter()
@@ -77,9 +93,10 @@ def compile_(
     _tell_apart(found_tritons)
     ours, others = _cases(chosen)
     copies = _libraries(library) if others else {}
-    results = _build(_jobs(found_tritons.values(), copies, targets, ours, others), jobs)
+    results = _build(_jobs(found_tritons.values(), copies, targets, ours, others, [*given, *offered]), jobs)
     request = Request(
-        scenario=str(chosen.path or chosen.name),
+        scenario=chosen.name,
+        command=_command(chosen, given),
         cases=len(ours) + len(others),
         targets=[entry.name for entry in targets],
         libraries={name: spec for name, (spec, _) in copies.items()},
@@ -94,6 +111,11 @@ def compile_(
         report = json.dumps(to_json(results, summary, request), indent=1) + "\n"
         typer.echo(report, nl=False) if json_file == "-" else write_file("--json", json_file, report)
     raise typer.Exit(exit_code(summary.verdict))
+
+
+def _command(chosen: Scenario, given: Sequence[CheckSource]) -> list[str]:
+    named = [] if chosen.implied else [str(chosen.path or chosen.name)]
+    return ["gpucheck", "compile", *named, *(option for source in given for option in source.options)]
 
 
 def _named(option: str, given: list[str] | None) -> list[str]:
@@ -151,20 +173,22 @@ def _jobs(
     targets: Sequence[Target],
     ours: tuple[Case, ...],
     others: tuple[Case, ...],
+    sources: Sequence[CheckSource],
 ) -> list[Job]:
     """One job for each library, Triton and target, and for each Triton and target one of our own kernels."""
     from gpucheck.compile.build import Job
     from gpucheck.compile.outcome import OWN, Combination
 
     work: dict[Combination, Job] = {}
+    active = tuple(sources)
     for found in tritons:
         for target in targets:
             for name, (_, copy) in libraries.items():
                 combination = Combination(name, found.version, target.name)
-                work.setdefault(combination, Job(combination, found, copy, target, others))
+                work.setdefault(combination, Job(combination, found, copy, target, others, active))
             if ours:
                 combination = Combination(OWN, found.version, target.name)
-                work.setdefault(combination, Job(combination, found, None, target, ours))
+                work.setdefault(combination, Job(combination, found, None, target, ours, active))
     return list(work.values())
 
 

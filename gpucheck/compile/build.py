@@ -25,6 +25,7 @@ from gpucheck.compile.tritons import Triton
 from gpucheck.library.content import triton_problem
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.case import Case
+from gpucheck.model.source import CheckSource
 
 CHILD = "gpucheck.compile.child"
 STALL = 300.0  # seconds that one kernel or the host code before it may take
@@ -44,6 +45,7 @@ class Job:
     library: LibraryCopy | None  # None for our own kernels
     target: Target
     cases: tuple[Case, ...]
+    sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
 
 
 def build(jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
@@ -72,10 +74,12 @@ def _job(job: Job, parallel: int, stop: threading.Event) -> Result:
         if result.inapplicable:
             return result
     store = Store.of(job.triton, job.library.content if job.library else "", job.target)
-    missing = store.load(job.cases, result)
+    foreign = {name for source in job.sources for name in source.checks}  # may import anything: never kept
+    ours = tuple(case for case in job.cases if case.check not in foreign)
+    missing = store.load(ours, result) + [case for case in job.cases if case not in ours]
     if missing:
         seen = _compile(job, missing, result, store, parallel, stop)
-        store.save(seen, result)
+        store.save([case for case in seen if case in ours], result)
     result.seconds = time.perf_counter() - begin
     return result
 
@@ -190,6 +194,7 @@ class _Child:
             "target": self.job.target.name,
             "output": str(output),
             "known": [kernel.to_json() for kernel in self.deadly.values()],
+            "sources": [source.to_json() for source in self.job.sources],
             "cases": [case.to_json() for case in self.todo],
         }
 

@@ -17,10 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from gpucheck import checks
+from gpucheck.checks.base import ANY_KERNEL
 from gpucheck.compile.outcome import Built, CaseBuilt, Kernel
 from gpucheck.compile.targets import TARGETS, Target
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.source import CheckSource
 
 if TYPE_CHECKING:
     from gpucheck.compile.capture import Capture
@@ -47,6 +50,7 @@ def _compile(asked: dict[str, Any], file: IO[str]) -> None:
         file.flush()
 
     target = TARGETS[asked["target"]]
+    checks.activate([CheckSource.from_json(item) for item in asked["sources"]])
     sources = _sources(asked["root"])
     with stand_in(target):
         from gpucheck.compile.capture import Capture, Output
@@ -82,6 +86,15 @@ class Bench:
     def place(self, tensor: Any) -> Any:
         return tensor
 
+    def blame(self, kind: str, detail: str) -> None:
+        """Conduct is for runs to judge."""
+
+    def note(self, text: str) -> None:
+        """Nothing is told of how outputs came to be."""
+
+    def timed(self, what: str, seconds: float) -> None:
+        """Nothing here is worth timing."""
+
     @property
     def library(self) -> Any:
         """The adapter, loaded at first use."""
@@ -97,8 +110,6 @@ class Bench:
 def run(case: Case, bench: Any, capture: Capture, sources: Sources) -> CaseBuilt:
     """Sends one case through its host code."""
     import torch
-
-    from gpucheck import checks
 
     capture.start()
     reason = place = ""
@@ -116,7 +127,8 @@ def run(case: Case, bench: Any, capture: Capture, sources: Sources) -> CaseBuilt
         reason, place = f"{type(error).__name__}: {first}", sources.name(at) if at else ""
         traceback.print_exc()
     else:
-        if wanted and not capture.names & set(wanted):
+        enough = capture.names if ANY_KERNEL in wanted else capture.names & set(wanted)
+        if wanted and not enough:
             seen = ", ".join(sorted(capture.names)) or "none"
             reason = f"none of {', '.join(wanted)} was launched; launched: {seen}"
     return _judged(case.id, capture, reason, place)
@@ -142,7 +154,7 @@ def _sources(root: str) -> Sources:
 
     ours = Path(gpucheck.__file__).parent
     library = [Path(root, "triton_kernels")] if root else []
-    return Sources([*library, ours / "checks", ours / "library"])
+    return Sources([*library, ours / "checks", ours / "library", *checks.folders()])
 
 
 @contextmanager

@@ -29,7 +29,8 @@ SHOWN = 3  # cases, shapes and errors of a finding, unless verbose
 class Request:
     """What was asked for: what the report says of itself, and how to ask again."""
 
-    scenario: str  # as the command names it
+    scenario: str
+    command: Sequence[str]  # what names the scenario, and the checks that are not gpucheck's own, in a command
     cases: int
     targets: list[str]
     libraries: Mapping[str, str]  # name in the report -> --library; "" for the default and for our own kernels
@@ -38,7 +39,7 @@ class Request:
 
     def again(self, where: Combination, case: str) -> str:
         """The command that compiles one case of one combination."""
-        command = ["gpucheck", "compile", self.scenario, "--case", case, "--target", where.target]
+        command = [*self.command, "--case", case, "--target", where.target]
         if self.tritons[where.triton] != INSTALLED:
             command += ["--triton", self.tritons[where.triton]]
         library = self.libraries.get(where.library)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from statistics import median
 
 from gpucheck.diagnose import rules
 from gpucheck.diagnose.expectations import settle
@@ -147,6 +148,24 @@ def _unproven(run: Run) -> list[Finding]:
     return [Finding("nothing was judged on a rank", False, idle, [], [shown])]
 
 
+def _speeds(run: Run) -> list[str]:
+    """How fast candidates are beside the torch code they replace: the median of the ranks that measured it."""
+    measured: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for (step, _), record in sorted(run.records.items()):
+        if {"candidate", "reference"} <= record.speed.keys():
+            measured[run.plan.steps[step].case.check].append(record.speed)
+    notes = []
+    for check, speeds in measured.items():
+        candidate, reference = (median(speed[name] for speed in speeds) for name in ("candidate", "reference"))
+        ratio = max(candidate, reference) / max(min(candidate, reference), 1e-9)
+        word = "fast" if candidate <= reference else "slow"
+        notes.append(
+            f"{check}: {1e3 * candidate:.3f} ms a call, Model in torch {1e3 * reference:.3f} ms: "
+            f"{ratio:.1f} times as {word} (median of {len(speeds)})"
+        )
+    return notes
+
+
 def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
     notes = []
     if expected:
@@ -162,6 +181,7 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
         notes.append(
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
+    notes += _speeds(run)
     if run.torn:
         notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
     return notes

@@ -27,6 +27,8 @@ def lines_of(record: Record) -> list[str]:
         lines.append(f"{record.wrong} of {record.repeats} repeats wrong")
     for mismatch in record.mismatches:
         lines += mismatch_lines(mismatch)
+        if mismatch.method == "bound" and mismatch.output in record.bounds:
+            lines.append(f"bound of {mismatch.output}: {record.bounds[mismatch.output]}")
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))

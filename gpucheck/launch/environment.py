@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -48,6 +49,15 @@ def visible_gpus(gpus: Sequence[tuple[str, str]], value: str | None) -> list[int
     return left
 
 
+def driver_version(facts: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of the NVIDIA kernel driver; None where there is none."""
+    try:
+        match = re.search(r"\b\d+\.\d+(\.\d+)?\b", facts.read_text())
+    except OSError:
+        return None
+    return match[0] if match else None
+
+
 def missing_packages() -> list[str]:
     """Which of torch and triton this Python does not have."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -63,6 +73,7 @@ def software(library_package: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "platform": platform.platform(),
+        "driver": driver_version(),
         "triton_kernels": {"path": str(library_package), "fingerprint": _content(library_package)},
     }
     for name in PACKAGES:

@@ -8,6 +8,7 @@ from typing import Any
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import SCHEMA
+from gpucheck.model.source import CheckSource
 
 EXPECTED_RANKS = ("all", "others")
 
@@ -93,6 +94,7 @@ class Plan:
     environment: dict[str, Any]
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
+    check_sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
 
     @property
     def world_size(self) -> int:
@@ -106,6 +108,7 @@ class Plan:
         """The content of ``plan.json``."""
         item = {key: value for key, value in vars(self).items() if key != "steps"}
         item["steps"] = [step.to_json() for step in self.steps]
+        item["check_sources"] = [source.to_json() for source in self.check_sources]
         return {"schema": SCHEMA, **item}
 
     @classmethod
@@ -114,4 +117,5 @@ class Plan:
         values = {key: value for key, value in item.items() if key in cls.__dataclass_fields__}
         values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
+        values["check_sources"] = tuple(CheckSource.from_json(source) for source in item.get("check_sources", []))
         return cls(**values)

@@ -87,7 +87,7 @@ class Mismatch:
 class Violation:
     """Something wrong beside the numbers."""
 
-    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "dtype", "inputs"
+    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "output", or one that a check names
     detail: str
 
 
@@ -142,6 +142,8 @@ class Record:
     wrong: int = 0  # of them with a wrong output
     distinct: int = 1  # different outputs among them
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
+    bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
+    speed: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call takes on the GPU
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     traceback: str = ""
 

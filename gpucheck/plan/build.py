@@ -11,6 +11,7 @@ from typing import Any
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
+from gpucheck.model.source import CheckSource
 from gpucheck.plan.conditions import needs_gpus
 from gpucheck.plan.scenario import Scenario
 
@@ -51,12 +52,16 @@ def build(
     timeout: float | None = None,
     experiments: float | None = None,
     patches: Sequence[str] = (),
+    check_sources: Sequence[CheckSource] = (),
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
 
     Args:
         patches: the files of the patches that the library is a patched copy by.
+        check_sources: those that are known; the plan holds those of its cases.
     """
+    steps = bound_steps(scenario, device)
+    used = {step.case.check for step in steps}
     return Plan(
         id=uuid.uuid4().hex[:12],
         scenario=scenario.name,
@@ -80,5 +85,6 @@ def build(
         },
         environment=environment,
         command=command,
-        steps=bound_steps(scenario, device),
+        steps=steps,
+        check_sources=tuple(source for source in check_sources if used & {*source.checks}),
     )

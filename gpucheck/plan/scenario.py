@@ -52,6 +52,7 @@ class Scenario:
     case_timeout: float  # s, for one case on one rank
     experiments: float  # s each rank may spend on trying failed cases under other conditions
     steps: tuple[Step, ...]
+    implied: bool = False  # made of checks that were given without a scenario
 
 
 def find(name: str) -> Path:
@@ -141,10 +142,10 @@ def _order(conditions: Conditions) -> tuple[int, bool, bool]:
 
 def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
     """All combinations of one ``[[cases]]`` table; a list value stands for each of its items."""
-    from gpucheck.checks import CHECKS, load
+    from gpucheck.checks import load, names
 
     if not isinstance(group, dict) or not isinstance(group.get("check"), str):
-        raise UsageError(f'{where}: needs check = "NAME"; known checks: {", ".join(CHECKS)}')
+        raise UsageError(f'{where}: needs check = "NAME"; known checks: {", ".join(names())}')
     try:
         check = load(group["check"])
     except UsageError as error:

@@ -11,7 +11,7 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
-STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "locate", "reference", "judge")
+STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "inspect", "locate", "reference", "judge")
 KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 

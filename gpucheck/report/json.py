@@ -68,6 +68,8 @@ def _result(result: Result) -> dict[str, Any]:
         "wrong": record.wrong,
         "repeats": record.repeats,
         "tightness": record.tightness,
+        "bounds": record.bounds,
+        "speed": record.speed,
         "seconds": record.seconds,
         "traceback": record.traceback,
     }

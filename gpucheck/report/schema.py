@@ -86,6 +86,8 @@ def _result() -> dict[str, Any]:
             "wrong": int,
             "repeats": int,
             "tightness": float,
+            "bounds": dict[str, str],
+            "speed": dict[str, float],
             "seconds": dict[str, float],
             "traceback": str,
         },
@@ -113,7 +115,7 @@ def of_type(kind: Any) -> dict[str, Any]:
         return dict(_PLAIN[kind])
     if origin in (Union, types.UnionType):
         return {"anyOf": [of_type(argument) for argument in arguments]}
-    if origin is list:
+    if origin in (list, tuple):
         return _array(of_type(arguments[0]))
     if origin is dict:
         return {"type": "object", "additionalProperties": of_type(arguments[1])}

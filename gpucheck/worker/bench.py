@@ -105,17 +105,21 @@ class Bench:
         passes = 0
         while wants_another_pass(conditions.repeat, passes, reply.digests):
             fill = fill_of(passes)
-            for outputs in self._one_pass(check, case, inputs, reply, fill, conditions):
+            prepared, launched = self._one_pass(check, case, inputs, reply, fill, conditions)
+            for outputs in launched:
                 with timed(reply, "copy"):
-                    self._keep(outputs, reply, fill, request)
+                    held = self._keep(outputs, reply, fill, request)
+            if not passes and conditions.concurrency == 1:
+                with timed(reply, "inspect"):
+                    self._inspect(check, case, prepared, held, reply)
             passes += 1
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
                 reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
 
-    def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> None:
-        """Takes down the digest of one launch, and its outputs where they are to be judged."""
+    def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
+        """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
         held = on_host(outputs)
         whole = digest.whole(*held.values())
         often = request.conditions.repeat > 1 or request.conditions.concurrency > 1
@@ -124,6 +128,13 @@ class Bench:
             reply.saved.append(whole)
         reply.digests.append(whole)
         reply.fills.append(fill)
+        return held
+
+    def _inspect(self, check: Any, case: Case, prepared: Any, outputs: Outputs, reply: Reply) -> None:
+        """Lets the check look for more than wrong numbers; what it launches for that is not the case's own."""
+        with self.observer.aside(), WatchedAllocation(self.arena):  # memory nobody writes stays the same in each call
+            check.inspect(case, prepared, outputs, _Runtime(self, reply))
+        self.synchronize()
 
     def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
@@ -145,7 +156,7 @@ class Bench:
 
     def _digest(self, check: Any, case: Case, inputs: Any, odd: int | None) -> str:
         """Digest of the outputs of one more pass with one tensor's memory filled otherwise."""
-        (outputs,) = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
+        _, (outputs,) = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
         return digest.whole(*on_host(outputs).values())
 
     def _one_pass(
@@ -157,9 +168,9 @@ class Bench:
         fill: int,
         conditions: Conditions,
         odd: int | None = None,
-    ) -> list[Outputs]:
-        """The outputs of each launch of one pass: one, or every other one of those that are made at once."""
-        runtime = _Runtime(self)
+    ) -> tuple[Any, list[Outputs]]:
+        """What was prepared, and the outputs of each launch: one, or every other one of those that are made at once."""
+        runtime = _Runtime(self, reply)
         with timed(reply, "prepare"):
             self.arena.reset(fill, odd)
             placed = {name: self.arena.place(value) for name, value in inputs.items()}
@@ -185,7 +196,7 @@ class Bench:
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.arena.broken_guards()
-        return outputs
+        return prepared[0], outputs
 
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
         """Calls the code under test once."""
@@ -283,10 +294,19 @@ class Bench:
 class _Runtime:
     """:class:`gpucheck.checks.base.Runtime` of a bench, with the library loaded when first asked for."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, bench: Bench, reply: Reply) -> None:
+        self._bench, self._reply = bench, reply
         self.device = bench.device
         self.place = bench.arena.place
+
+    def blame(self, kind: str, detail: str) -> None:
+        self._reply.blamed.append((kind, detail))
+
+    def note(self, text: str) -> None:
+        self._reply.message = text
+
+    def timed(self, what: str, seconds: float) -> None:
+        self._reply.speed[what] = seconds
 
     @property
     def library(self) -> Any:

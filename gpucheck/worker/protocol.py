@@ -64,6 +64,8 @@ class Reply:
     fills: list[int] = field(default_factory=list)  # what memory was filled with, one a launch
     saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
     guards: list[str] = field(default_factory=list)  # broken guard bands
+    blamed: list[tuple[str, str]] = field(default_factory=list)  # kind and detail of violations that the check saw
+    speed: dict[str, float] = field(default_factory=dict)  # what -> s a call takes
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     launches: list[dict[str, Any]] = field(default_factory=list)

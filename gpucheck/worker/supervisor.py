@@ -36,11 +36,13 @@ PENDING_JUDGEMENTS = 2  # outputs that wait for the judge while the child goes o
 def main(run: Path) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names."""
     began = time.perf_counter()
+    from gpucheck import checks
     from gpucheck.worker.zygote import Zygote, die_with_parent
 
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
+    checks.activate(plan.check_sources)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     import torch

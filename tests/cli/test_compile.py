@@ -65,8 +65,9 @@ def test_targets_tritons_and_libraries_are_combined(gpucheck: Command, built: Fa
     assert len(set(combinations)) == 8 and sum(text.startswith("own, ") for text in combinations) == 4
     ours = next(job for job in built.jobs if job.library is None)
     theirs = next(job for job in built.jobs if job.library)
-    assert {case.check for case in ours.cases} == {"attention"}
-    assert "attention" not in {case.check for case in theirs.cases} and len(theirs.cases) > 10
+    own = {"attention", "softmax", "weighted_matmul", "selection_attention", "paged_attention"}
+    assert {case.check for case in ours.cases} == own
+    assert {case.check for case in theirs.cases} == {"matmul", "moe", "routing", "mxfp", "swiglu"}
     header, *rows = answer.out.splitlines()[3:8]
     assert header.split() == ["library", "triton", "sm_90", "gfx942"]
     assert [row.split()[-5] for row in rows] == ["3.9.0", "3.6.0"] * 2 and rows[-1].startswith("own")
@@ -80,6 +81,21 @@ def test_the_usual_run_takes_four_targets_and_the_installed_triton(
     assert gpucheck("compile", "--library", library).code == 0
     assert {job.target.name for job in built.jobs} == {"sm_80", "sm_90", "sm_100", "gfx942"}
     assert {job.triton.version for job in built.jobs} == {"3.7.1"}
+
+
+def test_checks_from_a_file_are_compiled_without_a_library(
+    gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    monkeypatch.setattr("gpucheck.library.source.resolve", None)
+    assert gpucheck("new", "check", "twice").code == 0
+    built.kernel = FAILS
+    answer = gpucheck("compile", "--check-file", "twice.py", "--target", "sm_90")
+    assert answer.code == 1
+    (job,) = built.jobs
+    assert job.library is None and {case.check for case in job.cases} == {"twice"}
+    assert [source.checks for source in job.sources if source.files[0].endswith("twice.py")] == [("twice",)]
+    again = f"again     gpucheck compile --check-file {here / 'twice.py'} --case twice/"
+    assert again in answer.out
 
 
 def test_our_own_kernels_need_no_library(gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def make_result(
 
 def make_case(name: str = "swiglu/a", seed: int = 0) -> Case:
     return Case("swiglu", {"m": 1}, "normal", name, "swiglu", seed)
+
+
+def shipped(cache: Path) -> dict[str, str]:
+    """The environment of a process that imports gpucheck and compiles, whatever other tests have set for Triton."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(cache)}
 
 
 @pytest.fixture

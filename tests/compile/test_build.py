@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from gpucheck.compile.outcome import Built, Combination, Kind, Result
 from gpucheck.compile.targets import TARGETS
 from gpucheck.compile.tritons import Triton
 from gpucheck.library.copies import LibraryCopy
+from gpucheck.model.source import CheckSource, SourceKind
 from tests.compile.conftest import make_case
 
 
 @pytest.fixture(autouse=True)
 def fake(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "CHILD", "tests.compile.fake_child")
-    monkeypatch.setattr(building, "STALL", 1.0)
+    monkeypatch.setattr(building, "STALL", 60.0)
 
 
 @pytest.fixture
@@ -67,7 +69,10 @@ def test_a_kernel_that_kills_the_compiler_is_one_failure_among_others(triton: Tr
     assert result(job(triton, "a", "b")).compiled_now == 0, "only what killed its process is tried again"
 
 
-def test_a_kernel_that_the_compiler_hangs_on_ends_with_the_deadline(triton: Triton) -> None:
+def test_a_kernel_that_the_compiler_hangs_on_ends_with_the_deadline(
+    triton: Triton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "STALL", 3.0)  # a Python must start within
     found = result(job(triton, "hangs", "b"))
     assert built(found) == {"hangs": "failed", "b": "compiled"}
     problem = found.kernels["key of hangs"].problem
@@ -100,6 +105,12 @@ def test_the_process_sees_no_gpu_and_its_own_triton_as_it_is_shipped(
     assert "TRITON_INTERPRET" not in seen and "DISABLE_PTXAS_OPT" not in seen
 
 
+def test_checks_from_elsewhere_are_never_kept_since_they_may_import_anything(triton: Triton) -> None:
+    theirs = CheckSource(SourceKind.FILE, ("swiglu",), ("/mine.py",), ("0" * 64,))
+    for _ in range(2):
+        assert result(replace(job(triton, "a"), sources=(theirs,))).compiled_now == 1
+
+
 def test_a_library_that_does_not_go_with_the_triton_starts_no_process(triton: Triton, tmp_path: Path) -> None:
     copy = LibraryCopy(tmp_path, tmp_path / "triton_kernels", "path", "f" * 64, "E", "v3.8")
     found = result(job(triton, "before", library=copy))
@@ -110,7 +121,6 @@ def test_who_stops_reading_leaves_no_process_behind(
     triton: Triton, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(building, "STALL", 60.0)
     running = build([job(triton, "environment"), job(triton, "environment", "hangs", target="sm_80")], 2)
     first = next(running)
     assert first.cases["environment"].built is Built.COMPILED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.compile.conftest import shipped
+
 pytest.importorskip("torch", reason="needs torch")
 pytest.importorskip("triton", reason="needs triton")
 
-REPOSITORY = Path(__file__).parents[2]
 PLANTED = Path(__file__).with_name("planted.py")
 
 Events = list[dict[str, Any]]
@@ -28,7 +28,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Events:
     with open(output, "wb") as printed:
         done = subprocess.run(
             [sys.executable, str(PLANTED), "sm_90", str(output)],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(folder / "cache")},
+            env=shipped(folder / "cache"),
             stdout=printed,
             stderr=printed,
             timeout=120,

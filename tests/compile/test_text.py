@@ -9,7 +9,15 @@ from gpucheck.compile.summary import summarise
 from gpucheck.compile.text import Request, lines, to_json, where
 from tests.compile.conftest import make_kernel, make_result
 
-REQUEST = Request("compile", 3, [], {"B": "path:/my lib", "E": ""}, {"3.6.0": "3.6.0", "3.7.1": "installed"}, 12.3)
+REQUEST = Request(
+    scenario="compile",
+    command=["gpucheck", "compile", "compile"],
+    cases=3,
+    targets=[],
+    libraries={"B": "path:/my lib", "E": ""},
+    tritons={"3.6.0": "3.6.0", "3.7.1": "installed"},
+    seconds=12.3,
+)
 CONFIG = {"BLOCK_M": 128, "EVEN_K": True, "name": "x", "ONE": 1, "SPLIT_K": 4}
 BAD = make_kernel("bad", Built.FAILED, config=CONFIG, launched="lib/host.py:9")
 

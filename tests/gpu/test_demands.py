@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from gpucheck.launch.environment import gpu_names
+from tests.compile.conftest import shipped
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 import torch
 from gpucheck.worker import demands
@@ -35,7 +34,7 @@ print(y.sum().item())
 def test_an_impossible_kernel_is_an_error_with_its_configuration(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(tmp_path)},
+        env=shipped(tmp_path),
         capture_output=True,
         text=True,
         timeout=120,

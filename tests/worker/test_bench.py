@@ -50,6 +50,9 @@ class Kernel:
         self.launches += 1
         return {"y": torch.empty(4).copy_(prepared["x"])}
 
+    def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+        pass
+
 
 @pytest.fixture
 def observer() -> Observer:
@@ -138,6 +141,33 @@ def test_a_delayed_consumer_sees_what_a_second_launch_overwrites(run: Any) -> No
     assert torch.equal(y, RIGHT), "nobody sees it otherwise"
 
 
+def test_a_check_looks_once_at_more_than_numbers_and_its_launches_for_that_do_not_count(
+    run: Any, observer: Observer
+) -> None:
+    class Curious(Kernel):
+        looked: list[Any] = []
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
+            return super().launch(case, prepared, runtime)
+
+        def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+            self.looked.append((prepared["x"].tolist(), outputs["y"].tolist()))
+            self.launch(case, prepared, runtime)
+            runtime.blame("inputs", "x changed")
+            runtime.timed("candidate", 0.25)
+            runtime.note("look here")
+
+    check = Curious()
+    reply, _ = run(check)
+    assert check.looked == [([0, 1, 2, 3], [0, 1, 2, 3])] and check.launches == 3
+    assert [launch["count"] for launch in reply.launches] == [2]
+    assert reply.blamed == [("inputs", "x changed")] and reply.speed == {"candidate": 0.25}
+    assert reply.message == "look here" and reply.status == "ran"
+    run(check, concurrency=2)
+    assert len(check.looked) == 1, "not where several threads launch at once"
+
+
 def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:
     class Racing(Kernel):
         gate = threading.Barrier(4, timeout=10)  # breaks unless four threads are in here together
@@ -214,7 +244,7 @@ def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest
 
     monkeypatch.setattr(order, "hold_back", hold_back)
     reply = Reply("ran")
-    (outputs,) = bench._one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
+    _, (outputs,) = bench._one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
     assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
     assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
     assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"

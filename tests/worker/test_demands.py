@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 import subprocess
 import sys
@@ -22,8 +21,8 @@ from triton.runtime.errors import OutOfResources
 
 from gpucheck.worker import demands
 from gpucheck.worker.demands import ResourceLimit
+from tests.compile.conftest import shipped
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 from gpucheck.compile.child import stand_in
 from gpucheck.compile.targets import TARGETS
@@ -53,7 +52,7 @@ with stand_in(TARGETS["sm_90"]):
 def test_an_impossible_launch_is_refused_with_need_limit_and_configuration(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(tmp_path)},
+        env=shipped(tmp_path),
         capture_output=True,
         text=True,
         timeout=120,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from gpucheck.diagnose.rules import (
     compile_race,
+    conduct,
     fallback,
     interference,
     kernel_bug,
@@ -53,6 +54,7 @@ class Rule(Protocol):
 
 RULES: tuple[Rule, ...] = (
     wrong_device,
+    conduct,
     fallback,
     refused,
     process_group,

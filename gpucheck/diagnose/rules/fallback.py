@@ -10,7 +10,11 @@ from gpucheck.records.folder import Run
 __all__ = ["findings", "recognise"]
 
 
+SHOWN = {"fallback": "kernel under test not launched", "idle": "answer not made by the kernels launched"}
+"""What is said of each violation kind."""
+
+
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """No launch of a kernel under test."""
-    missing = any(violation.kind == "fallback" for violation in record.violations)
-    return Evidence(FALLBACK, "kernel under test not launched") if missing else None
+    """No launch of a kernel under test, or launches that the answer does not need."""
+    kinds = {violation.kind for violation in record.violations}
+    return next((Evidence(FALLBACK, words) for kind, words in SHOWN.items() if kind in kinds), None)

@@ -190,6 +190,10 @@ def test_a_race_is_no_kernel_bug_though_all_ranks_have_it(synthetic: Synthetic) 
         ("guard", "access outside of tensors: writes"),
         ("passes differ", "access outside of tensors: reads"),
         ("fallback", "fallback: kernel under test not launched"),
+        ("idle", "fallback: answer not made by the kernels launched"),
+        ("cached", "answer not from its inputs"),
+        ("inputs", "changes its inputs"),
+        ("alias", "output in the memory of an input"),
     ],
 )
 def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: str) -> None:
@@ -197,6 +201,20 @@ def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: 
         matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=outcome, violations=[Violation(kind, "where")])
         finding = matrix.finding()
         assert finding.title == title and f"{kind}: where" in finding.sightings[0].lines
+
+
+@pytest.mark.parametrize(
+    ("kinds", "title"),
+    [
+        (("passes differ", "fallback", "cached"), "answer not from its inputs"),
+        (("fallback", "inputs"), "changes its inputs"),
+        (("guard", "inputs"), "access outside of tensors: writes"),
+    ],
+)
+def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: tuple[str, ...], title: str) -> None:
+    violations = [Violation(kind, "where") for kind in kinds]
+    matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.VIOLATION, violations=violations)
+    assert matrix.finding().title == title
 
 
 @pytest.mark.parametrize(
