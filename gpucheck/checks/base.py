@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.model.case import Case, CheckSpec, Scalar
+from gpucheck.model.record import Cost
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +82,18 @@ class Check(ABC):
     @abstractmethod
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         """Names of the Triton kernels of which at least one must be launched; none launched is a silent fallback."""
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
+        """What one call has to do at least; None where nobody has worked it out. ``inputs`` are on the CPU."""
+        return None
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
+        """The same work in plain torch, to be timed; None where there is no such thing worth it.
+
+        Args:
+            inputs: on the device under test; what is made of them here and not in the call takes no time.
+        """
+        return None
 
     @abstractmethod
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:

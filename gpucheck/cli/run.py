@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +70,10 @@ def run(
         float | None,
         typer.Option(help="Seconds a rank may try failed cases otherwise; 0 for none.", show_default="the scenario's"),
     ] = None,
+    bench: Annotated[
+        bool,
+        typer.Option("--bench", help="Measure speed at length: time, TFLOP/s, GB/s, share of ceilings, beside torch."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
@@ -116,6 +121,7 @@ def run(
     named = scenario or ("" if given else "gate" if kind == "cuda" else "smoke")
     unselected = load(find(named), seed) if named else implied(given, seed)
     chosen = select(unselected, split(checks), case or [], placement, process_group)
+    chosen = replace(chosen, bench=chosen.bench or bench)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
@@ -131,7 +137,7 @@ def run(
     if patched:
         copy = write_patched(copy, patched, folder / "library")
     moves = {"--placement": placement, "--process-group": process_group}
-    command = _command(chosen, given, source, kind, count, moves, patches)
+    command = _command(chosen, given, source, kind, count, moves, patches) + ["--bench"] * bench
     plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches, [*given, *offered])
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())

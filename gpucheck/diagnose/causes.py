@@ -23,6 +23,7 @@ ALIASED = "output in the memory of an input"
 COMPILE_ERROR = "compile error on this Triton"
 RESOURCE_LIMIT = "resource limit"
 KERNEL_BUG = "kernel bug"
+STRAGGLER = "straggler"
 UNDETERMINED = "undetermined"
 
 
@@ -181,6 +182,18 @@ CAUSES: dict[str, Cause] = {
         "a code path that only the GPU takes.",
         mend="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
         "library, then of Triton.",
+    ),
+    STRAGGLER: Cause(
+        means="A rank computes the right numbers, but slower than the ranks beside it. Where ranks wait for each "
+        "other, as in tensor or expert parallelism, all become as slow as this one.",
+        shows="A warning, with no influence on the verdict: over the timed cases its calls take longer than the median "
+        "of its peers by the factor that the scenario states (straggler, 1.25 by default). Times are the GPU's own, so "
+        "a busy host does not show; differences of a few microseconds are ignored.",
+        confirm="gpucheck run SCENARIO --bench measures at length, and each rank's ceilings: low ceilings are the "
+        "GPU's, equal ones point at the kernels it launched. nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE under "
+        "load; gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
+        mend="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
+        "whether the rank's environment makes it take other kernels.",
     ),
     UNDETERMINED: Cause(
         means="The evidence of the run fits more than one cause.",

@@ -7,6 +7,7 @@ from statistics import median
 
 from gpucheck.diagnose import rules
 from gpucheck.diagnose.expectations import settle
+from gpucheck.diagnose.rules.straggler import stragglers
 from gpucheck.diagnose.sightings import Key, merged_lines, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
 from gpucheck.diagnose.words import rank_list
@@ -23,16 +24,16 @@ def conclude(run: Run) -> Conclusion:
     FAIL needs a failure of the code under test that the scenario does not expect, or one that it expects and that did
     not come. PASS needs every planned case seen on every rank and passed, failed as expected, or inapplicable where
     the scenario allows that, at least one passed on each rank, and a launcher that ended well. Everything between is
-    INCONCLUSIVE.
+    INCONCLUSIVE. Warnings have no say.
     """
     failures, expected = _failures(run)
-    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
+    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run), *stragglers(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
     elif not passed and all(record.outcome is Outcome.INAPPLICABLE for record in run.records.values()):
         verdict = Verdict.NOTHING_RAN
-    elif findings or not passed:
+    elif not passed or not all(finding.warns for finding in findings):
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
@@ -182,6 +183,8 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
     notes += _speeds(run)
+    if run.plan.bench and run.plan.device == "cpu":
+        notes.append("speed is measured on GPUs only: --bench has nothing to tell of Triton's interpreter on the CPU")
     if run.torn:
         notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
     return notes

@@ -20,6 +20,14 @@ def rank_list(ranks: Iterable[int]) -> str:
     return f"rank {text}" if len(ordered) == 1 else f"ranks {text}"
 
 
+def took(seconds: float) -> str:
+    """A time: ``12.3 us``, ``1.23 ms``, ``1.23 s``."""
+    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def lines_of(record: Record) -> list[str]:
     """What one record says, region first."""
     lines = [record.message] if record.message else []

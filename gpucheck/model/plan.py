@@ -11,6 +11,7 @@ from gpucheck.model.record import SCHEMA
 from gpucheck.model.source import CheckSource
 
 EXPECTED_RANKS = ("all", "others")
+STRAGGLER = 1.25
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Plan:
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
     check_sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
+    bench: bool = False  # speed is measured at length, and beside plain torch and the GPUs' ceilings
+    straggler: float = STRAGGLER  # so many times as slow as the median of its peers is worth a warning
 
     @property
     def world_size(self) -> int:

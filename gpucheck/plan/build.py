@@ -87,4 +87,6 @@ def build(
         command=command,
         steps=steps,
         check_sources=tuple(source for source in check_sources if used & {*source.checks}),
+        bench=scenario.bench,
+        straggler=scenario.straggler,
     )

@@ -25,6 +25,7 @@ class Run:
     experiments: dict[tuple[int, int], dict[str, Record]] = field(default_factory=dict)  # (step, rank) -> by name
     starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
+    gpus: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> what the driver said of its GPU meanwhile
     outcome: dict[str, Any] = field(default_factory=dict)  # outcome.json: how the launcher ended, times, changes
     torn: int = 0  # lines that could not be read, or that belong to no case of the plan
 
@@ -109,6 +110,8 @@ def read_run(folder: Path) -> Run:
                 run.starts[rank] = item
             elif event == "end":
                 run.ends[rank] = item
+            elif event == "gpu" and isinstance(item.get("rank"), int):
+                run.gpus[item["rank"]] = item
             elif event == "begin" and not item.get("experiment"):
                 begun.setdefault(rank, []).append(item.get("step", -1))
             elif event == "result":

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from gpucheck.worker.arena import Arena, WatchedAllocation
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.placements import Placement
-from gpucheck.worker.protocol import Reply, Request, outputs_file
+from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 from gpucheck.worker.threads import at_once
+from gpucheck.worker.timing import Stopwatch, steady
 
 LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
 OTHER_SEED = 1  # added to a case's seed for the data of a launch whose outputs nobody reads
@@ -74,6 +76,8 @@ class Bench:
         self.behind = False  # each launch comes after one on other data: what threads share is then not the same
         self.library = library
         self.arena = Arena(device)
+        self._stopwatch = Stopwatch(device, lambda: not self._poisoned_context())
+        self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def run(self, request: Request) -> Reply:
@@ -93,6 +97,7 @@ class Bench:
             reply.traceback = traceback.format_exc()
             reply.fatal = self._poisoned_context()
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
+        self._last = None
         return reply
 
     def _run(self, request: Request, reply: Reply) -> None:
@@ -117,6 +122,16 @@ class Bench:
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
                 reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
+        if request.timed is not None and steady(reply):
+            self._time(inputs, request.timed, reply)
+
+    def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
+        """Times the call of the last pass again and again; none of that counts as launched."""
+        assert self._last is not None
+        work, prepared = self._last
+        call = partial(work.check.launch, work.case, prepared, work.runtime)
+        with timed(reply, "speed"), self.observer.aside():
+            self._stopwatch.time(call, work.check, work.case, inputs, work.placed, allowed, reply)
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
         """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
@@ -172,6 +187,7 @@ class Bench:
         """What was prepared, and the outputs of each launch: one, or every other one of those that are made at once."""
         runtime = _Runtime(self, reply)
         with timed(reply, "prepare"):
+            self._last = None
             self.arena.reset(fill, odd)
             placed = {name: self.arena.place(value) for name, value in inputs.items()}
             work = _Pass(check, case, runtime, conditions, placed)
@@ -196,6 +212,7 @@ class Bench:
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.arena.broken_guards()
+        self._last = work, prepared[0]
         return prepared[0], outputs
 
     def _call(self, work: _Pass, prepared: Any) -> Outputs:

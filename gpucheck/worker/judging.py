@@ -71,6 +71,8 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
         tightness=judged.found.tightness,
         bounds={name: item.basis for name, item in expected.items() if item.basis},
         speed=reply.speed,
+        cost=reply.cost,
+        ceilings=reply.ceilings,
         repeats=len(reply.digests) if often else 1,
         wrong=judged.wrong if often else min(judged.wrong, 1),
         distinct=max(1, len(set(reply.digests))),
