@@ -29,6 +29,7 @@ REFERENCE_ROWS = 512  # queries of one head at a time: bounds the memory of the 
 class Attention(Check):
     """Softmax attention forward, compared whole."""
 
+    needs_library = False
     late_inputs = ("q",)
 
     spec = CheckSpec(

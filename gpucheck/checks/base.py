@@ -45,6 +45,8 @@ class Check(ABC):
     """One kernel family."""
 
     spec: ClassVar[CheckSpec]
+    needs_library: ClassVar[bool] = True
+    """False where no kernel of the library takes part."""
     usual: ClassVar[tuple[Mapping[str, Scalar], ...]] = ({},)
     """Parameters of the cases that run where no scenario says which; what is missing takes its default."""
     late_inputs: ClassVar[tuple[str, ...]]

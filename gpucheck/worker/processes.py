@@ -90,6 +90,9 @@ class Maker:
         if setup.device == "cpu":
             self.observer.install_interpreter()
         else:
+            from gpucheck.worker import demands
+
+            demands.install()
             self.observer.install_compiled()
 
     def bench(self, index: int) -> Bench:

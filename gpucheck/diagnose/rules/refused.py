@@ -12,7 +12,7 @@ from gpucheck.records.folder import Run
 __all__ = ["findings", "recognise"]
 
 COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
-RESOURCES = ("OutOfResources",)
+RESOURCES = ("OutOfResources", "ResourceLimit")  # Triton's own, and the one of gpucheck.worker.demands
 LANGUAGE = re.compile(r"module 'triton\.language[.\w]*' has no attribute")  # the interpreter raises it at the call
 
 

@@ -221,6 +221,7 @@ def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: 
     ("message", "cause"),
     [
         ("OutOfResources: out of resource: shared memory, Required: 300000", "resource limit"),
+        ("ResourceLimit: _k needs 1,049,600 bytes of shared memory, a block may use 232,448", "resource limit"),
         ("CompilationError: at 3:4: Cannot make_shape_compatible", "compile error on this Triton"),
         ("ValueError: no", ""),
     ],
