@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gpucheck import checks
+from gpucheck.checks.base import OUTPUTS
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import Inapplicable
@@ -96,6 +97,7 @@ class Bench:
             reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}"
             reply.traceback = traceback.format_exc()
             reply.fatal = self._poisoned_context()
+            self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
         self._last = None
         return reply
@@ -150,6 +152,14 @@ class Bench:
         with self.observer.aside(), WatchedAllocation(self.arena):  # memory nobody writes stays the same in each call
             check.inspect(case, prepared, outputs, _Runtime(self, reply))
         self.synchronize()
+
+    def _salvage(self, error: Exception, reply: Reply, request: Request) -> None:
+        """Writes the outputs that an error left, which say where things went wrong before it was raised."""
+        left = getattr(error, OUTPUTS, None)
+        if left and not reply.fatal and not reply.saved:
+            held = on_host(left)
+            torch.save(held, request.outputs[0])
+            reply.saved.append(digest.whole(*held.values()))
 
     def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
@@ -315,6 +325,7 @@ class _Runtime:
         self._bench, self._reply = bench, reply
         self.device = bench.device
         self.place = bench.arena.place
+        self.synchronize = bench.synchronize
 
     def blame(self, kind: str, detail: str) -> None:
         self._reply.blamed.append((kind, detail))

@@ -40,6 +40,7 @@ class _Launches:
 
     outputs: dict[str, Tensor] = field(default_factory=dict)  # of the first, or of the first wrong one
     found: Judgement = field(default_factory=Judgement)  # of the same
+    words: str = ""  # where the same begin to be wrong
     wrong: int = 0
 
 
@@ -50,7 +51,8 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     if reply.status == "inapplicable":
         return replace(record, outcome=Outcome.INAPPLICABLE, message=reply.message)
     if reply.status == "error":
-        return replace(record, outcome=Outcome.ERROR, message=reply.message, traceback=reply.traceback)
+        message = reply.message + _before(store, attempt, reply)
+        return replace(record, outcome=Outcome.ERROR, message=message, traceback=reply.traceback)
     begin = time.perf_counter()
     expected = store.reference(attempt.key, attempt.step.case)
     waited = time.perf_counter() - begin
@@ -62,7 +64,7 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     record = replace(
         record,
         outcome=outcome,
-        message=reply.message,
+        message="; ".join(filter(None, (reply.message, judged.words))),
         mismatches=judged.found.mismatches,
         violations=violations,
         digests={name: digest.whole(value) for name, value in judged.outputs.items()},
@@ -81,15 +83,27 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
 
 
+def _before(store: Store, attempt: Attempt, reply: Reply) -> str:
+    """What outputs that an error left say of the time before it; "" where there are none."""
+    if not reply.saved:
+        return ""
+    words = _judge_launches(store, attempt, reply, store.reference(attempt.key, attempt.step.case)).words
+    return f"; {words}" if words else ""
+
+
 def _judge_launches(store: Store, attempt: Attempt, reply: Reply, expected: dict[str, Expected]) -> _Launches:
     inputs = torch.load(store.inputs(attempt.key, attempt.step.case), mmap=True, weights_only=True)
-    axes = checks.load(attempt.step.case.check).axes(attempt.step.case, inputs)
+    case = attempt.step.case
+    check = checks.load(case.check)
+    axes = check.axes(case, inputs)
     judged = _Launches()
     for number, whole in enumerate(reply.saved or [""]):
         outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
-        found = judge(outputs, expected, axes)
+        references = check.along(case, inputs, outputs, expected)
+        found = judge(outputs, references, axes)
         bad = bool(found.mismatches or found.violations)
         if not number or (bad and not judged.wrong):
+            found.mismatches, judged.words = check.beginning(case, outputs, references, found.mismatches)
             judged.outputs, judged.found = outputs, found
         judged.wrong += max(1, reply.digests.count(whole)) * bad
     return judged

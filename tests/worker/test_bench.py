@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
+from gpucheck.checks.base import OUTPUTS, leave_outputs  # noqa: E402
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.record import Launch  # noqa: E402
@@ -409,3 +410,34 @@ def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(
     reply = timed_run(bench, Launching(observer), watch, tmp_path, monkeypatch)
     assert reply.status == "error" and "illegal memory access" in reply.message
     assert [launch["count"] for launch in reply.launches] == [2]
+
+
+class Halfway(Kernel):
+    """Raises after its first output."""
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        error = RuntimeError("halfway")
+        leave_outputs(error, lambda: {"y": prepared["x"].clone()})
+        raise error
+
+
+def test_what_was_computed_before_an_error_is_saved(run: Any) -> None:
+    reply, (y,) = run(Halfway())
+    assert (reply.status, reply.message) == ("error", "RuntimeError: halfway")
+    assert torch.equal(y, RIGHT)
+
+
+def test_nothing_is_saved_where_the_device_gives_nothing_away(run: Any, bench: Bench) -> None:
+    bench._poisoned_context = lambda: True  # type: ignore[method-assign]
+    reply, saved = run(Halfway())
+    assert reply.fatal and saved == []
+
+
+def test_outputs_that_cannot_be_had_do_not_hide_the_error() -> None:
+    error = RuntimeError("first")
+
+    def fails() -> dict[str, Any]:
+        raise ValueError("second")
+
+    leave_outputs(error, fails)
+    assert not hasattr(error, OUTPUTS)
