@@ -86,6 +86,9 @@ class Bench:
     def place(self, tensor: Any) -> Any:
         return tensor
 
+    def synchronize(self) -> None:
+        """Nothing is launched that one would wait for."""
+
     def blame(self, kind: str, detail: str) -> None:
         """Conduct is for runs to judge."""
 
