@@ -20,8 +20,6 @@ BY_OUTCOME = {
     Outcome.MISMATCH: Symptom("wrong output"),
     Outcome.VIOLATION: Symptom("right output, wrong conduct"),
     Outcome.ERROR: Symptom("the library or kernel raised"),
-    Outcome.CRASH: Symptom("crash"),
-    Outcome.HANG: Symptom("hang"),
     Outcome.LOST: Symptom("lost", "look at the rank's log in the run folder's logs/", across=True),
     Outcome.HARNESS: Symptom(
         "gpucheck could not judge",
@@ -36,6 +34,11 @@ BY_OUTCOME = {
 }
 
 
+VICTIM = Symptom(
+    "victim of another rank", "nothing is known of this rank itself; look at what ended the named one", across=True
+)
+
+
 def symptom(record: Record) -> Symptom:
     """What a record that no rule explains shows."""
-    return BY_OUTCOME[record.outcome]
+    return BY_OUTCOME[record.outcome] if record.victim_of is None else VICTIM

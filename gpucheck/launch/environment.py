@@ -20,29 +20,43 @@ def gpu_names() -> list[str]:
 
     Asks the driver's own command line tool; no tool, no GPU.
     """
+    return [name for (name,) in visible(smi("name"))]
+
+
+Row = tuple[str, str, list[str]]
+"""Index and UUID of a GPU, and what was asked about it."""
+
+
+def smi(*fields: str, seconds: float = 30.0) -> list[Row]:
+    """What nvidia-smi says of each GPU of the machine; nothing where there is no such tool, or it does not answer."""
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={','.join(['index', 'uuid', *fields])}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
     if answer.returncode:
         return []
-    rows = [[part.strip() for part in line.split(",", 2)] for line in answer.stdout.splitlines() if line.count(",") > 1]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return [name for _, _, name in rows]
-    names = []
-    for wanted in (part.strip() for part in visible.split(",")):
-        match = [name for index, uuid, name in rows if wanted == index or (wanted and uuid.startswith(wanted))]
+    rows = [[part.strip() for part in line.split(",", 1 + len(fields))] for line in answer.stdout.splitlines()]
+    return [(row[0], row[1], row[2:]) for row in rows if len(row) == 2 + len(fields)]
+
+
+def visible(rows: list[Row]) -> list[list[str]]:
+    """What was asked about the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return [answers for _, _, answers in rows]
+    found = []
+    for wanted in (part.strip() for part in listed.split(",")):
+        match = [answers for index, uuid, answers in rows if wanted == index or (wanted and uuid.startswith(wanted))]
         if not match:
             break  # CUDA ignores what follows an unknown entry
-        names += match[:1]
-    return names
+        found += match[:1]
+    return found
 
 
 def missing_packages() -> list[str]:

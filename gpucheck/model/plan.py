@@ -10,6 +10,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import SCHEMA
 
 EXPECTED_RANKS = ("all", "others")
+ISOLATION = ("rank", "case")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ class Plan:
     environment: dict[str, Any]
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
+    isolate: str = "rank"  # one of ISOLATION: what has a process of its own, each rank or each case on each rank
+    debug: bool = False  # launches are waited for, and assertions inside of kernels are compiled in
+    duration: float = 0.0  # s that ranks go through the steps again and again; 0: once
 
     @property
     def world_size(self) -> int:

@@ -49,12 +49,17 @@ def build(
     environment: dict[str, Any],
     command: list[str],
     timeout: float | None = None,
+    case_timeout: float | None = None,
     experiments: float | None = None,
+    duration: float = 0.0,
+    isolate: str = "rank",
+    debug: bool = False,
     patches: Sequence[str] = (),
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
 
     Args:
+        timeout: for the whole run; by default the scenario's and, behind it, the time for which passes are begun.
         patches: the files of the patches that the library is a patched copy by.
     """
     return Plan(
@@ -66,8 +71,8 @@ def build(
         device=device,
         nproc=nproc,
         nnodes=nnodes,
-        timeout=scenario.timeout if timeout is None else timeout,
-        case_timeout=scenario.case_timeout,
+        timeout=scenario.timeout + duration if timeout is None else timeout,
+        case_timeout=scenario.case_timeout if case_timeout is None else case_timeout,
         experiments=scenario.experiments if experiments is None else experiments,
         library={
             "root": str(library.root),
@@ -81,4 +86,7 @@ def build(
         environment=environment,
         command=command,
         steps=bound_steps(scenario, device),
+        isolate=isolate,
+        debug=debug,
+        duration=duration,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gpucheck.model.finding import Conclusion, Finding
 from gpucheck.model.record import Outcome
 from gpucheck.records.folder import Run, finite
+from gpucheck.report.soak import soak_summary
 
 REPORT_SCHEMA = 1
 STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "reference", "judge")
@@ -52,6 +53,7 @@ class Report:
     stages: dict[str, float]  # seconds, summed over cases, mean over ranks
     timing: list[str]  # where the time went, in words
     folder: str
+    soak: list[str] = field(default_factory=list)  # passes and failure rates of a run that repeats its plan
 
 
 def build(run: Run, conclusion: Conclusion) -> Report:
@@ -77,6 +79,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
         folder=str(run.folder),
+        soak=soak_summary(run),
     )
 
 
@@ -100,10 +103,12 @@ def to_json(run: Run, report: Report) -> dict[str, Any]:
             "violations": [asdict(violation) for violation in record.violations],
             "wrong": record.wrong,
             "repeats": record.repeats,
+            "passes": run.tallies[key].runs if key in run.tallies else 0,
+            "failed_passes": run.tallies[key].failed if key in run.tallies else 0,
             "tightness": record.tightness,
             "seconds": record.seconds,
         }
-        for _, record in sorted(run.records.items())
+        for key, record in sorted(run.records.items())
     ]
     content: dict[str, Any] = finite({"schema": REPORT_SCHEMA, **item})
     return content
@@ -141,6 +146,8 @@ def _headline(run: Run) -> list[str]:
     library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
     library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
     facts = [plan.scenario, where, *versions, library, f"seed {plan.seed}"]
+    facts += ["debug: launches waited for, device assertions compiled in"] * plan.debug
+    facts += ["a process for each case"] * (plan.isolate == "case")
     if "seconds" in run.outcome:
         facts.append(f"{run.outcome['seconds']:.1f} s")
     return facts
@@ -162,10 +169,16 @@ def _timing(run: Run, stages: dict[str, float]) -> list[str]:
         return []
     imports = max(start.get("import_seconds", 0.0) for start in run.starts.values())
     kernels = stages["launch"]
+    started = sum(end.get("children", 0) for end in run.ends.values())
     overhead = max(0.0, wall - imports - stages["compile"] - kernels)
     return [
         f"wall {wall:.1f} s = import {imports:.1f} + compile {stages['compile']:.1f} + launches {kernels:.1f} "
         f"+ harness {overhead:.1f}",
         "a rank, summed over its cases: "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05),
+        *[f"{started} processes started, {_mean_start(run, started):.2f} s each"] * (started > len(run.ranks)),
     ]
+
+
+def _mean_start(run: Run, started: int) -> float:
+    return float(sum(end.get("child_seconds", 0.0) for end in run.ends.values()) / started)

@@ -61,6 +61,7 @@ def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
         yield []
         yield from ([("note  ", "bold"), (note, "")] for note in report.notes)
     yield []
+    yield from ([("soak  ", "bold"), (line, "")] for line in report.soak)
     if report.bounds and verbose:
         yield [("bound ", "bold"), (report.bounds, "")]
     yield from ([("time  ", "bold"), (line, "")] for line in report.timing)
@@ -106,6 +107,7 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
     if len(shown) < cases:
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
     yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)
+    yield from ([("   driver  ", "dim"), (line, "")] for line in finding.driver)
     if finding.remedy:
         yield [("   mend    ", "dim"), (finding.remedy, "")]
     if finding.cause:

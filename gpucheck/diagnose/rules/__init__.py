@@ -11,10 +11,13 @@ from typing import Any, Protocol
 
 from gpucheck.diagnose.rules import (
     compile_race,
+    crash,
     fallback,
+    hang,
     interference,
     kernel_bug,
     kernel_cache,
+    out_of_memory,
     outside,
     overwritten,
     process_group,
@@ -55,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     wrong_device,
     fallback,
     refused,
+    out_of_memory,
     process_group,
     threads,
     outside,
@@ -66,6 +70,8 @@ RULES: tuple[Rule, ...] = (
     rank_environment,
     suspect_gpu,
     race,
+    crash,
+    hang,
     kernel_bug,
     undetermined,
 )
