@@ -156,31 +156,31 @@ CAUSES: dict[str, Cause] = {
         mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU.",
     ),
     OUT_OF_MEMORY: Cause(
-        means="Memory ran out: an allocation on the GPU failed, or the kernel of the host ended the process for want of "
-        "memory. Neither harms the GPU, and the next case gets a fresh process.",
-        shows="torch.OutOfMemoryError, MemoryError, or SIGKILL together with the counter of the out-of-memory killer.",
-        confirm="The case alone in a fresh process (--case, --isolate case): right there means that others held memory.",
-        mend="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the container "
-        "more host memory.",
+        means="Memory ran out: an allocation on the GPU failed, or the kernel of the host ended the process for want "
+        "of memory. Neither harms the GPU, and the next case gets a fresh process.",
+        shows="torch.OutOfMemoryError, MemoryError, or SIGKILL while the counter of the out-of-memory killer rose.",
+        confirm="The case alone in a fresh process (--case, --isolate case): right there means others held memory.",
+        mend="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the "
+        "container more host memory.",
     ),
     CRASH: Cause(
-        means="The process that owns the device died, or a kernel did something that its CUDA context did not survive: "
-        "an access to memory that is nobody's, a failed assertion. Every later CUDA call of that process fails, whatever "
-        "it is; gpucheck goes on with a fresh one.",
+        means="The process that owns the device died, or a kernel did something that its CUDA context did not "
+        "survive: an access to memory that is nobody's, a failed assertion. Every later CUDA call of that process "
+        "fails, whatever it is; gpucheck goes on with a fresh one.",
         shows="CR in the matrix, on the case that did it alone; the finding names the kernel once a run with launches "
         "that are waited for has pinned it, since a GPU tells of such an error at some later call.",
-        confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; an "
-        "Xid message of the driver, where its log can be read, stands in the finding.",
-        mend="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of its "
-        "rank in the run folder's logs/.",
+        confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; "
+        "an Xid message of the driver, where its log can be read, stands in the finding.",
+        mend="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "
+        "its rank in the run folder's logs/.",
     ),
     HANG: Cause(
         means="A case gave no result before its deadline.",
-        shows="HG in the matrix; the record holds the Python stacks of the process from before it was killed. The finding "
-        "names the kernel where a launch never ended.",
+        shows="HG in the matrix; the record holds the Python stacks of the process from before it was killed. The "
+        "finding names the kernel where a launch never ended.",
         confirm="gpucheck run SCENARIO --case ID --case-timeout 600: a case that ends then is slow and does not hang.",
-        mend="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, at the "
-        "place on top of the stack.",
+        mend="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, "
+        "at the place on top of the stack.",
     ),
     KERNEL_BUG: Cause(
         means="The code computes the wrong thing: every rank gives the same wrong bits from the same inputs.",

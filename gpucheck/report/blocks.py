@@ -169,16 +169,20 @@ def _timing(run: Run, stages: dict[str, float]) -> list[str]:
         return []
     imports = max(start.get("import_seconds", 0.0) for start in run.starts.values())
     kernels = stages["launch"]
-    started = sum(end.get("children", 0) for end in run.ends.values())
     overhead = max(0.0, wall - imports - stages["compile"] - kernels)
     return [
         f"wall {wall:.1f} s = import {imports:.1f} + compile {stages['compile']:.1f} + launches {kernels:.1f} "
         f"+ harness {overhead:.1f}",
         "a rank, summed over its cases: "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05),
-        *[f"{started} processes started, {_mean_start(run, started):.2f} s each"] * (started > len(run.ranks)),
+        *_fresh_processes(run),
     ]
 
 
-def _mean_start(run: Run, started: int) -> float:
-    return float(sum(end.get("child_seconds", 0.0) for end in run.ends.values()) / started)
+def _fresh_processes(run: Run) -> list[str]:
+    """What it cost to start processes again, where more than one a rank were started."""
+    started = sum(end.get("children", 0) for end in run.ends.values())
+    if started <= len(run.ranks):
+        return []
+    seconds = sum(end.get("child_seconds", 0.0) for end in run.ends.values())
+    return [f"{started} processes started for the ranks, {seconds / started:.2f} s each"]

@@ -30,9 +30,11 @@ def recognise(run: Run, record: Record) -> Evidence | None:
 
 def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
     """As usual, with the demand, what there is, and the configuration that asked for it."""
-    return common.findings(
-        run, evidence, lambda record: [*lines_of(record), *_demand(record), *_configurations(record)]
-    )
+    return common.findings(run, evidence, _lines)
+
+
+def _lines(record: Record) -> list[str]:
+    return [*lines_of(record), *_demand(record), *_configurations(record)]
 
 
 def _demand(record: Record) -> list[str]:
