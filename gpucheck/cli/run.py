@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpucheck.cli.options import LibraryOption, split, time_span
+from gpucheck.cli.options import JsonOption, LibraryOption, WriteOption, split, time_span
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")] = None,
+    json_file: JsonOption = None,
+    write: WriteOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
@@ -89,7 +90,7 @@ def run(
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
-    from gpucheck.cli.present import check_json_file
+    from gpucheck.cli.present import check_files
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.library.source import parse_source, resolve
@@ -128,7 +129,7 @@ def run(
         _show_plan(chosen, kind, count, nnodes)
         return
     if node_rank == 0:
-        check_json_file(json_file, out)
+        check_files(json_file, write or [], out)
         _check_out(out)
     _require_torch()
     console = Console(stderr=json_file == "-")
@@ -167,7 +168,9 @@ def run(
     if node_rank:
         raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
     trouble = _close(folder, plan, ending)
-    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, trouble=trouble)
+    if trouble:
+        typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
+    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
 
 
 def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
@@ -320,18 +323,14 @@ def _finish(
     quiet: bool,
     verbose: bool,
     json_file: str | None,
-    trouble: str,
+    write: list[str],
 ) -> None:
-    """Shows the report and ends with the exit code of the verdict or of the interruption.
-
-    Args:
-        trouble: what could not be written, in words; the report shows all that could.
-    """
+    """Shows the report and ends with the exit code of the verdict or of the interruption."""
     from gpucheck.cli.present import exit_code, present
 
-    if trouble:
-        typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
-    conclusion = present(folder, console, quiet=quiet, verbose=verbose, json_file=json_file)
+    conclusion = present(
+        folder, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write, announced=True
+    )
     if quiet and json_file != "-":
         typer.echo(f"{conclusion.verdict.value}  {folder}")
     if ending.timed_out:

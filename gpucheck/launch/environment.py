@@ -6,11 +6,13 @@ import hashlib
 import importlib.util
 import os
 import platform
-import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from gpucheck.launch.nvidia_smi import Reply, ask
 
 PACKAGES = ("torch", "triton")
 
@@ -20,43 +22,30 @@ def gpu_names() -> list[str]:
 
     Asks the driver's own command line tool; no tool, no GPU.
     """
-    return [name for (name,) in visible(smi("name"))]
-
-
-Row = tuple[str, str, list[str]]
-"""Index and UUID of a GPU, and what was asked about it."""
-
-
-def smi(*fields: str, seconds: float = 30.0) -> list[Row]:
-    """What nvidia-smi says of each GPU of the machine; nothing where there is no such tool, or it does not answer."""
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={','.join(['index', 'uuid', *fields])}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+    answer = ask(["--query-gpu=index,uuid,name", "--format=csv,noheader"])
+    if answer.reply is not Reply.ANSWERED:
         return []
-    if answer.returncode:
-        return []
-    rows = [[part.strip() for part in line.split(",", 1 + len(fields))] for line in answer.stdout.splitlines()]
-    return [(row[0], row[1], row[2:]) for row in rows if len(row) == 2 + len(fields)]
+    rows = [[part.strip() for part in line.split(",", 2)] for line in answer.text.splitlines() if line.count(",") > 1]
+    left = visible_gpus([(index, uuid) for index, uuid, _ in rows], os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return [rows[place][2] for place in left]
 
 
-def visible(rows: list[Row]) -> list[list[str]]:
-    """What was asked about the GPUs that CUDA_VISIBLE_DEVICES leaves, in its order."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
-        return [answers for _, _, answers in rows]
-    found = []
-    for wanted in (part.strip() for part in listed.split(",")):
-        match = [answers for index, uuid, answers in rows if wanted == index or (wanted and uuid.startswith(wanted))]
+def visible_gpus(gpus: Sequence[tuple[str, str]], value: str | None) -> list[int]:
+    """Which GPUs a value of CUDA_VISIBLE_DEVICES leaves, as places in ``gpus`` and in the order CUDA counts them.
+
+    Args:
+        gpus: number and UUID of each.
+        value: None where the variable is not set.
+    """
+    if value is None:
+        return list(range(len(gpus)))
+    left = []
+    for wanted in (part.strip() for part in value.split(",")):
+        match = [n for n, (index, uuid) in enumerate(gpus) if wanted == index or (wanted and uuid.startswith(wanted))]
         if not match:
             break  # CUDA ignores what follows an unknown entry
-        found += match[:1]
-    return found
+        left += match[:1]
+    return left
 
 
 def missing_packages() -> list[str]:

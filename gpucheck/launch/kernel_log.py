@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpucheck.launch.environment import smi, visible
+from gpucheck.doctor.kernel_log import XID, Xid
+from gpucheck.launch.environment import visible_gpus
+from gpucheck.launch.nvidia_smi import Reply, ask
 
 KMSG = Path("/dev/kmsg")
 TELLING = re.compile(r"NVRM: |[Oo]ut of memory: Killed process|oom-kill:")
-_XID_GPU = re.compile(r"Xid \(PCI:(?P<bus>[0-9a-fA-F:.]+)\)")
 _COUNTERS = {
     "ecc.errors.uncorrected.volatile.total": "uncorrected memory errors (ECC)",
     "ecc.errors.corrected.volatile.total": "corrected memory errors (ECC)",
@@ -60,9 +61,10 @@ class KernelLog:
         of_bus = {gpu.bus: rank for rank, gpu in enumerate(self._gpus)}
         heard = []
         for line in [line for line in self._lines() if TELLING.search(line)][:MOST_MESSAGES]:
-            match = _XID_GPU.search(line)
+            match = XID.search(line)
             rank = of_bus.get(bus_id(match["bus"])) if match else None
-            heard.append({"local_rank": rank, "text": line[:LONGEST]})
+            means = f" ({Xid(int(match['number']), match['bus'], match['text']).means})" if match else ""
+            heard.append({"local_rank": rank, "text": line[:LONGEST] + means})
         return heard + self._memory_errors()
 
     def _lines(self) -> list[str]:
@@ -97,14 +99,18 @@ def bus_id(text: str) -> str:
 def _gpus() -> list[Gpu]:
     """The GPUs of this node that the ranks see, in the order of the ranks."""
     names = list(_COUNTERS)
-    rows = smi("pci.bus_id", *names, seconds=PATIENCE)
-    return [
-        Gpu(
-            bus_id(row[0]),
-            {name: int(value) for name, value in zip(names, row[1:], strict=False) if value.strip().isdigit()},
-        )
-        for row in visible(rows)
+    asked = ",".join(["index", "uuid", "pci.bus_id", *names])
+    answer = ask([f"--query-gpu={asked}", "--format=csv,noheader"], limit=PATIENCE)
+    if answer.reply is not Reply.ANSWERED:
+        return []
+    rows = [[part.strip() for part in line.split(",")] for line in answer.text.splitlines()]
+    rows = [row for row in rows if len(row) == 3 + len(names)]
+    gpus = [
+        Gpu(bus_id(row[2]), {name: int(count) for name, count in zip(names, row[3:], strict=True) if count.isdigit()})
+        for row in rows
     ]
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [gpus[place] for place in visible_gpus([(row[0], row[1]) for row in rows], listed)]
 
 
 def _kmsg_lines(fd: int) -> list[str]:

@@ -91,6 +91,7 @@ class Supervisor:
         self._order = rotated_order(plan, local_rank, local_ranks)
         self._failed: dict[int, Record] = {}  # by step, the first of each
         self._stopped = threading.Event()
+        self._began = time.monotonic()
 
     def stop(self) -> None:
         """Ends this process at once, as somebody else wants it; what is written stays written."""
@@ -139,9 +140,10 @@ class Supervisor:
 
     def _turns(self) -> Iterator[tuple[int, int]]:
         """Pass and step, one after the other; all ranks of a node make equally many passes."""
-        deadline = time.monotonic() + self.plan.duration
-        for round in itertools.count():
-            if round and not self.runner.node.agree(f"round{round}", time.monotonic() < deadline):
+        yield from ((0, number) for number in self._order)
+        deadline = self._began + self.plan.duration
+        for round in itertools.count(1):
+            if not self.plan.duration or not self.runner.node.agree(f"round{round}", time.monotonic() < deadline):
                 return
             yield from ((round, number) for number in self._order)
 

@@ -87,8 +87,10 @@ class Zygote:
             Undying: it does not end.
         """
         self._control.send(b"k" + struct.pack("i", child.pid))
-        child.connection.close()
-        return self._exit_code(child)
+        try:
+            return self._exit_code(child)
+        finally:
+            child.connection.close()
 
     def reap(self, child: Child) -> int:
         """Waits for a child that ends by itself and returns its exit code, negative for a signal.

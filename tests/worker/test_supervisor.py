@@ -48,6 +48,7 @@ LAUNCH = {
     "source": "matmul_ogs.py:467",
     "context": None,
     "refused": "",
+    "config": {},
 }
 Behaviour = Callable[[Request], Reply]
 
@@ -177,6 +178,9 @@ def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
     assert outcomes(results) == ["pass", "mismatch", "pass"]
     (mismatch,) = results[1]["mismatches"]
     assert (mismatch["first"], mismatch["bits"]) == ([2, 3], [0])
+    assert mismatch["heat"]["per_mille"] == [
+        [1000 * ((row, column) == (2, 3)) for column in range(9)] for row in range(4)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -263,13 +267,15 @@ def test_hung_child_is_asked_for_its_stacks_and_buried(supervise: Any) -> None:
         stop.wait(60)
         raise Died
 
+    stack = 'Current thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in spin\n'
     with subprocess.Popen(["sleep", "600"]) as process, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
-        stack = 'Current thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in spin\n'
-        zygote = StandIn(on(9, hang), pid=process.pid)
-        results = supervise(zygote, case_timeout=0.5)
-        process.kill()
-    stop.set()
+        try:
+            patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
+            zygote = StandIn(on(9, hang), pid=process.pid)
+            results = supervise(zygote, case_timeout=0.5)
+        finally:
+            process.kill()
+            stop.set()
     assert outcomes(results) == ["pass", "hang", "pass"]
     assert results[1]["message"] == "no result within 0.5 s, at b.py:7 in spin; the process was killed"
     assert results[1]["traceback"] == stack
@@ -382,7 +388,7 @@ def test_child_answers_what_is_wrong_with_its_setup(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(child_module.faulthandler, "enable", lambda *_: None)
     monkeypatch.setattr(child_module.stacks, "register", lambda *_: None)
     ours, theirs = Pipe()
-    ours.send(Setup(Conditions(), "cuda", 0, 1, 0, 1, "/lib", "v3.5", str(tmp_path / "stacks")))
+    ours.send(Setup(Conditions(), "cuda", 0, 1, 0, 1, "/lib", "v3.5", str(tmp_path / "s"), str(tmp_path / "j")))
     with pytest.raises(RuntimeError):
         child_module.serve(theirs)
     assert ours.recv() == "RuntimeError: no such device"
