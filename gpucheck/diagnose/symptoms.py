@@ -20,6 +20,8 @@ BY_OUTCOME = {
     Outcome.MISMATCH: Symptom("wrong output"),
     Outcome.VIOLATION: Symptom("right output, wrong conduct"),
     Outcome.ERROR: Symptom("the library or kernel raised"),
+    Outcome.CRASH: Symptom("crash"),
+    Outcome.HANG: Symptom("hang"),
     Outcome.LOST: Symptom("lost", "look at the rank's log in the run folder's logs/", across=True),
     Outcome.HARNESS: Symptom(
         "gpucheck could not judge",

@@ -70,10 +70,10 @@ RULES: tuple[Rule, ...] = (
     rank_environment,
     suspect_gpu,
     race,
-    crash,
-    hang,
     kernel_bug,
     undetermined,
+    crash,
+    hang,
 )
 """In the order they are asked: what a record shows by itself before what experiments and other ranks tell."""
 
