@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpucheck.cli.options import JsonOption, LibraryOption, WriteOption, split, time_span
+from gpucheck.cli.options import (
+    CandidateOption,
+    CheckFileOption,
+    JsonOption,
+    LibraryOption,
+    ProblemOption,
+    WriteOption,
+    check_sources,
+    split,
+    time_span,
+)
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.library.source import Source
     from gpucheck.model.plan import Plan
+    from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
 WAIT_FOR_PLAN = 120.0  # s that further nodes wait for the plan of node 0
@@ -43,6 +55,9 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="none or initialised, for every case.", show_default="the scenario's"),
     ] = None,
+    check_file: CheckFileOption = None,
+    problem: ProblemOption = None,
+    candidate: CandidateOption = None,
     library: LibraryOption = None,
     patch: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="Test a copy of the library with this diff; repeatable.")
@@ -73,6 +88,18 @@ def run(
         float | None,
         typer.Option(help="Seconds a rank may try failed cases otherwise; 0 for none.", show_default="the scenario's"),
     ] = None,
+    bench: Annotated[
+        bool,
+        typer.Option("--bench", help="Measure speed at length: time, TFLOP/s, GB/s, share of ceilings, beside torch."),
+    ] = False,
+    canary: Annotated[
+        bool | None,
+        typer.Option(
+            "--canary/--no-canary",
+            help="Add a case that is wrong on purpose and must be caught.",
+            show_default="the scenario's",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
@@ -80,6 +107,9 @@ def run(
     write: WriteOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Exit as `git bisect run` wants: 0, 1, 125 not buildable, else 128.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
     nnodes: Annotated[int, typer.Option(min=1, help="Nodes; needs --out on shared storage.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
@@ -96,6 +126,7 @@ def run(
     from gpucheck.library.source import parse_source, resolve
     from gpucheck.model.plan import ISOLATION
     from gpucheck.plan.conditions import MOST_REPEATS
+    from gpucheck.plan.implied import implied
     from gpucheck.plan.scenario import LONGEST, find, load
     from gpucheck.plan.select import select
     from gpucheck.records.folder import write_json
@@ -121,19 +152,24 @@ def run(
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     source = parse_source(library)
-    kind, count = _ranks(device, nproc)
-    named = scenario or ("gate" if kind == "cuda" else "smoke")
-    chosen = select(load(find(named), seed), split(checks), case or [], placement, process_group, repeat)
+    kind, count = ranks(device, nproc)
+    given, offered = check_sources(check_file, problem, candidate)
+    named = scenario or ("" if given else "gate" if kind == "cuda" else "smoke")
+    unselected = load(find(named), seed) if named else implied(given, seed)
+    chosen = select(unselected, split(checks), case or [], placement, process_group, repeat)
+    chosen = replace(chosen, bench=chosen.bench or bench)
+    if canary is not None:
+        chosen = replace(chosen, canary=canary)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
         return
     if node_rank == 0:
         check_files(json_file, write or [], out)
-        _check_out(out)
-    _require_torch()
+        check_out(out)
+    require_torch()
     console = Console(stderr=json_file == "-")
-    copy = resolve(source)
+    copy = _testable(source) if bisect else resolve(source)
     patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
     folder = _new_folder(out) if node_rank == 0 else _joined(out)
     if patched:
@@ -145,6 +181,9 @@ def run(
         "--case-timeout": None if case_timeout is None else f"{case_timeout:g}",
         "--isolate": None if isolate == "rank" else isolate,
         "--debug": "" if debug else None,
+        "--bench": "" if bench else None,
+        "--canary": "" if canary else None,
+        "--no-canary": "" if canary is False else None,
     }
     plan = _plan(
         chosen,
@@ -152,7 +191,7 @@ def run(
         device=kind,
         nproc=count,
         nnodes=nnodes,
-        command=_command(chosen, source, kind, count, again, patches),
+        command=_command(chosen, given, source, kind, count, again, patches),
         timeout=timeout,
         case_timeout=case_timeout,
         experiments=experiments,
@@ -160,20 +199,37 @@ def run(
         isolate=isolate,
         debug=debug,
         patches=[str(patch) for patch in patches],
+        check_sources=[*given, *offered],
     )
     if node_rank == 0:
         write_json(folder / "plan.json", plan.to_json())
-    with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
+    with Progress(plan, Follower(folder, plan.world_size, plan.must_fail), console, quiet=quiet) as progress:
         ending = launch(plan, folder, rendezvous, progress)
     if node_rank:
         raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
     trouble = _close(folder, plan, ending)
     if trouble:
         typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
-    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
+    _finish(
+        folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [], for_git=bisect
+    )
 
 
-def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
+def _testable(source: Source) -> LibraryCopy:
+    """The library, where a commit without a usable one is no error of the user: git is to try another."""
+    from gpucheck.cli.git_codes import UNTESTABLE
+    from gpucheck.library.source import SourceKind, resolve
+
+    try:
+        return resolve(source)
+    except UsageError as error:
+        if source.kind is not SourceKind.PATH or not (source.path and source.path.is_dir()):
+            raise
+        typer.echo(f"gpucheck: {error}", err=True)
+        raise typer.Exit(UNTESTABLE) from None
+
+
+def ranks(device: str, nproc: int | None) -> tuple[str, int]:
     """What the ranks run on, "cuda" or "cpu", and how many there are."""
     from gpucheck.launch.environment import gpu_names
 
@@ -206,7 +262,7 @@ def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None
     typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
     from gpucheck.launch.environment import missing_packages
 
     missing = missing_packages()
@@ -218,7 +274,13 @@ def _require_torch() -> None:
 
 
 def _command(
-    scenario: Scenario, source: Source, device: str, nproc: int, again: dict[str, str | None], patches: list[Path]
+    scenario: Scenario,
+    given: list[CheckSource],
+    source: Source,
+    device: str,
+    nproc: int,
+    again: dict[str, str | None],
+    patches: list[Path],
 ) -> list[str]:
     """What makes the run again, from any folder.
 
@@ -227,7 +289,10 @@ def _command(
     """
     from gpucheck.library.source import SourceKind
 
-    command = ["gpucheck", "run", scenario.name if not scenario.path else str(scenario.path)]
+    command = ["gpucheck", "run"]
+    if not scenario.implied:
+        command.append(scenario.name if not scenario.path else str(scenario.path))
+    command += [word for item in given for word in item.options]
     command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]
     if source.kind is not SourceKind.DEFAULT:
         command += ["--library", str(source)]
@@ -251,7 +316,7 @@ def _plan(scenario: Scenario, copy: LibraryCopy, **options: Any) -> Plan:
     return build(scenario, copy, environment=environment, **options)
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
     """Raises UsageError where the run folder could not be made, before anything costs time or leaves a trace."""
     folder = (out or Path("runs")).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
@@ -324,9 +389,12 @@ def _finish(
     verbose: bool,
     json_file: str | None,
     write: list[str],
+    for_git: bool,
 ) -> None:
     """Shows the report and ends with the exit code of the verdict or of the interruption."""
+    from gpucheck.cli import git_codes
     from gpucheck.cli.present import exit_code, present
+    from gpucheck.records.folder import read_run
 
     conclusion = present(
         folder, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write, announced=True
@@ -337,4 +405,4 @@ def _finish(
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:
         raise typer.Exit(128 + ending.signal)
-    raise typer.Exit(exit_code(conclusion.verdict))
+    raise typer.Exit(git_codes.code_of(read_run(folder), conclusion) if for_git else exit_code(conclusion.verdict))

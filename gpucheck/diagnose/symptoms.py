@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Outcome, Record
 
 
@@ -39,8 +40,15 @@ BY_OUTCOME = {
 VICTIM = Symptom(
     "victim of another rank", "nothing is known of this rank itself; look at what ended the named one", across=True
 )
+BAD_CHECK = Symptom(
+    "check that cannot be used", "mend the file that the check comes from; gpucheck and the GPU are innocent"
+)
 
 
 def symptom(record: Record) -> Symptom:
     """What a record that no rule explains shows."""
-    return BY_OUTCOME[record.outcome] if record.victim_of is None else VICTIM
+    if record.victim_of is not None:
+        return VICTIM
+    if record.outcome is Outcome.HARNESS and record.message.startswith(UsageError.__name__):
+        return BAD_CHECK
+    return BY_OUTCOME[record.outcome]

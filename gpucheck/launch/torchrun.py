@@ -160,7 +160,9 @@ def _keep(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
 
 def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
     package_parent = str(Path(__file__).resolve().parent.parent.parent)
-    paths = [package_parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if package_parent not in paths:  # else the caller wants something ahead of it, say another triton
+        paths.insert(0, package_parent)
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),

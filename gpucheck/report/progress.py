@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from gpucheck.diagnose.words import rank_list
+from gpucheck.model import canary
 from gpucheck.records.follow import Follower, RankState
 from gpucheck.report.text import MARKS
 
@@ -51,6 +52,7 @@ class Progress:
     def _case(self, records: list[Record]) -> None:
         """Shows a case that every rank has been through; of later passes only what fails."""
         news = not records[0].round or any(record.outcome.failed for record in records)
+        news &= self.plan.steps[records[0].step].case.check != canary.CHECK
         if news and not self.quiet and not self._live:
             self.console.file.write(self._case_line(records) + "\n")
             self.console.file.flush()

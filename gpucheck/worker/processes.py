@@ -88,13 +88,16 @@ class Maker:
         self.placement: Placement = PLACEMENTS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
         self.library: Library = Library(root, setup.generation)
         self.observer: Observer = Observer(
-            [root / "triton_kernels", Path(checks.__file__).parent / "triton"],
+            [root / "triton_kernels", *checks.folders()],
             Journal(Path(setup.journal)),
             blocking=os.environ.get("CUDA_LAUNCH_BLOCKING") == "1",
         )
         if setup.device == "cpu":
             self.observer.install_interpreter()
         else:
+            from gpucheck.worker import demands
+
+            demands.install()
             self.observer.install_compiled()
 
     def bench(self, index: int) -> Bench:

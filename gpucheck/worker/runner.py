@@ -158,12 +158,15 @@ class Runner:
         self, attempt: Attempt, child: Child, inputs: Path, outputs: Sequence[str]
     ) -> tuple[Attempt, list[Reply]]:
         from gpucheck.worker.protocol import Request
+        from gpucheck.worker.timing import allowance
 
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid))
         deadline = (attempt.deadline or self.plan.case_timeout) * len(outputs)
         self._oom_before = self._oom.count()
         try:
-            request = Request(attempt.step.case, attempt.step.conditions, str(inputs), tuple(outputs))
+            step = attempt.step
+            timed = allowance(self.plan, step, attempt.record.experiment)
+            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed)
             child.connection.send(request)
             if not child.connection.poll(deadline):
                 return self._hung(attempt, child, deadline), []

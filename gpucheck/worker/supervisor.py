@@ -23,6 +23,7 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import read_plan
 from gpucheck.records.writer import RecordWriter
+from gpucheck.worker.gpus import Gpus
 from gpucheck.worker.runner import Attempt, Runner
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ PENDING_JUDGEMENTS = 2  # outputs that wait for the judge while the child goes o
 def main(run: Path) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names."""
     began = time.perf_counter()
+    from gpucheck import checks
     from gpucheck.worker.zygote import Zygote
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
+    checks.activate(plan.check_sources)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     import torch
@@ -88,6 +91,7 @@ class Supervisor:
         self.writer.start(
             rank=self.rank, local_rank=local_rank, host=host, pid=os.getpid(), import_seconds=import_seconds
         )
+        self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
         self._order = rotated_order(plan, local_rank, local_ranks)
         self._failed: dict[int, Record] = {}  # by step, the first of each
         self._stopped = threading.Event()
@@ -118,6 +122,7 @@ class Supervisor:
         if not self.runner.stuck:
             Trials(self.plan, self.runner, self.writer, list(self._failed.values())).work()
         self.runner.retire()
+        self.gpus.close()
         self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
 
     def _run_plan(self) -> None:
@@ -127,6 +132,8 @@ class Supervisor:
         pending: list[Future[None]] = []
         with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
             for round, number in self._turns():
+                if not round and number == self._order[len(self._order) // 2]:
+                    self.gpus.look()
                 while len(pending) >= PENDING_JUDGEMENTS:
                     pending.pop(0).result()
                 if self.runner.stuck:

@@ -12,6 +12,7 @@ from gpucheck.diagnose.sightings import replay_command
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
+from gpucheck.model.source import CheckSource, SourceKind
 from gpucheck.records.folder import read_run
 
 if TYPE_CHECKING:
@@ -203,6 +204,37 @@ def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
 def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan(command=["gpucheck", "run", "my scenario.toml"]))
     assert replay_command(run, 0) == "gpucheck run 'my scenario.toml' --case matmul/0/exact"
+
+
+def test_replay_leaves_out_the_candidates_of_other_checks(synthetic: Synthetic) -> None:
+    sources = [
+        CheckSource(SourceKind.PROBLEM, (name,), ("/p.py", f"/{name}.py"), ("1", "2")) for name in ("matmul", "other")
+    ]
+    options = [word for source in sources for word in source.options]
+    plan = synthetic.plan(check_sources=tuple(sources), command=["gpucheck", "run", *options, "--seed", "0"])
+    words = "gpucheck run --problem /p.py --candidate /matmul.py --seed 0 --case matmul/0/exact"
+    assert replay_command(synthetic.run(plan), 0) == words
+    plan = replace(plan, command=["gpucheck", "run", "mine.toml", *options])
+    assert "/other.py" in replay_command(synthetic.run(plan), 0), "the scenario names its check"
+
+
+def test_a_check_that_cannot_be_used_is_no_fault_of_gpucheck(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    record = synthetic.record(plan, 0, 0, Outcome.HARNESS, message="UsageError: hard.py changed")
+    conclusion = conclude(synthetic.run(plan, {(0, 0): record}))
+    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    assert [finding.title for finding in conclusion.findings] == ["check that cannot be used"]
+
+
+def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=4)
+    speeds = [{"candidate": 0.001, "reference": 0.003}, {"candidate": 0.002, "reference": 0.008}]
+    speeds += [{"candidate": 0.009, "reference": 0.004}, {}]
+    records = {
+        (0, rank): synthetic.record(plan, 0, rank, Outcome.PASS, speed=speed) for rank, speed in enumerate(speeds)
+    }
+    (note,) = conclude(synthetic.run(plan, records)).notes
+    assert note == "matmul: 2.000 ms a call, Model in torch 4.000 ms: 2.0 times as fast (median of 3)"
 
 
 def test_replay_names_an_unusual_placement_once(synthetic: Synthetic) -> None:

@@ -123,6 +123,17 @@ def test_the_ranks_import_this_gpucheck(
     assert (Path(first) / "gpucheck" / "worker" / "__main__.py").is_file() and second == "/elsewhere"
 
 
+def test_what_the_caller_puts_ahead_of_this_gpucheck_stays_there(
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another triton, where gpucheck lies beside the installed one."""
+    ours = str(Path(torchrun.__file__).resolve().parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/ahead", ours, "/behind"]))
+    run("import os; print(os.environ['PYTHONPATH'])")
+    text = (tmp_path / "logs" / "torchrun-0.log").read_text().strip()
+    assert text.split(os.pathsep) == ["/ahead", ours, "/behind"]
+
+
 def test_watch_is_called_while_the_ranks_run_and_after_their_end(run: Callable[..., Ending], tmp_path: Path) -> None:
     sizes: list[int] = []
     log = tmp_path / "logs" / "torchrun-0.log"

@@ -14,18 +14,19 @@ from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
 COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
-RESOURCES = ("OutOfResources",)
+RESOURCES = ("OutOfResources", "ResourceLimit")  # Triton's own, and the one of gpucheck.worker.demands
+LANGUAGE = re.compile(r"module 'triton\.language[.\w]*' has no attribute")  # the interpreter raises it at the call
 DEMAND = re.compile(r"out of resource: (?P<what>.+?), Required: (?P<needed>\d+), Hardware limit: (?P<limit>\d+)")
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """An error of Triton's own kinds."""
+    """An error of Triton's own kinds, or a function that its language lacks."""
     if record.outcome is not Outcome.ERROR:
         return None
     kind = record.message.partition(":")[0]
     if kind in RESOURCES:
         return Evidence(RESOURCE_LIMIT)
-    return Evidence(COMPILE_ERROR) if kind in COMPILER else None
+    return Evidence(COMPILE_ERROR) if kind in COMPILER or LANGUAGE.search(record.message) else None
 
 
 def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
