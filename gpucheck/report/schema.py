@@ -87,6 +87,8 @@ def _result() -> dict[str, Any]:
             "violations": list[Violation],
             "wrong": int,
             "repeats": int,
+            "passes": int,
+            "failed_passes": int,
             "tightness": float,
             "bounds": dict[str, str],
             "speed": dict[str, float],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
@@ -34,6 +35,10 @@ LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
 OTHER_SEED = 1  # added to a case's seed for the data of a launch whose outputs nobody reads
 
 Outputs = dict[str, Tensor]
+
+
+class Unusable(Exception):
+    """A file that gpucheck itself needs cannot be read or written, which says nothing about the device."""
 
 
 class Library:
@@ -92,11 +97,14 @@ class Bench:
             self._run(request, reply)
         except Inapplicable as reason:
             reply.status, reply.message = "inapplicable", str(reason)
+        except Unusable as reason:
+            reply.status, reply.message, reply.traceback = "harness", str(reason), traceback.format_exc()
         except Exception as error:
             reply.status = "error"
             reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}"
-            reply.traceback = traceback.format_exc()
-            reply.fatal = self._poisoned_context()
+            reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
+            reply.sticky = self._poisoned_context()
+            reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
             self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
         self._last = None
@@ -105,7 +113,7 @@ class Bench:
     def _run(self, request: Request, reply: Reply) -> None:
         case, conditions = request.case, request.conditions
         check = checks.load(case.check)
-        with timed(reply, "load"):
+        with timed(reply, "load"), needed(request.inputs):
             inputs = torch.load(request.inputs, mmap=True, weights_only=True)
         if conditions.warm_up:
             self._warm_up(check, case, inputs)
@@ -141,7 +149,9 @@ class Bench:
         whole = digest.whole(*held.values())
         often = request.conditions.repeat > 1 or request.conditions.concurrency > 1
         if not reply.digests or (often and whole not in reply.saved):
-            torch.save(held, outputs_file(request.outputs[0], len(reply.saved)))
+            path = outputs_file(request.outputs[0], len(reply.saved))
+            with needed(path):
+                torch.save(held, path)
             reply.saved.append(whole)
         reply.digests.append(whole)
         reply.fills.append(fill)
@@ -207,6 +217,8 @@ class Bench:
             before = self._other(work) if self.behind else None
             reply.expected_kernels = check.kernels(case, runtime)
             self.synchronize()
+            if self.observer.journal is not None:
+                self.observer.journal.case(reply.expected_kernels)
         begin, compiled = time.perf_counter(), self.observer.compile_seconds
         with self._stream(conditions), kernel_clock(self.device) as clock:
             reply.stream = self._current_stream()
@@ -308,6 +320,7 @@ class Bench:
         current = torch.cuda.current_device()
         if current != self.device.index and driver.has_context(current):
             torch.cuda.synchronize(current)
+        self.observer.settled()
 
     def _poisoned_context(self) -> bool:
         """Whether the CUDA context no longer works after an error."""
@@ -344,6 +357,26 @@ class _Runtime:
 def on_host(outputs: Outputs) -> Outputs:
     """Copies of outputs in host memory, dense."""
     return {name: value.detach().to("cpu").contiguous() for name, value in outputs.items()}
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or in the process."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
+
+
+@contextmanager
+def needed(path: str) -> Iterator[None]:
+    """Around the reading or writing of a file of gpucheck.
+
+    Raises:
+        Unusable: it failed.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        free = os.statvfs(Path(path).parent).f_bavail
+        full = "" if free else ": nothing is free there"
+        raise Unusable(f"{path} cannot be used: {first_line(error)}{full}") from error
 
 
 def first_line(error: Exception) -> str:

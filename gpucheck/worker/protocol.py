@@ -23,6 +23,7 @@ class Setup:
     library_root: str
     generation: str
     stacks: str  # file to write the stacks to when asked for them
+    journal: str  # file to write down each launch in
     attempt: str = ""  # the experiment it is for: each gets a process of its own
     cache: str = ""  # folder of Triton's kernel cache; "" leaves it where it is
     meeting: str = ""  # file where the ranks of a process group meet
@@ -68,7 +69,7 @@ def outputs_file(outputs: str, number: int) -> str:
 class Reply:
     """What running one case on one device gave; outputs lie in the request's files."""
 
-    status: str  # "ran", "inapplicable" or "error"
+    status: str  # "ran", "inapplicable", "error", or "harness": files that gpucheck itself needs failed
     message: str = ""
     traceback: str = ""
     digests: list[str] = field(default_factory=list)  # of all outputs, one a launch
@@ -86,6 +87,8 @@ class Reply:
     ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     fatal: bool = False  # the process can no longer be used
+    sticky: bool = False  # since its CUDA context is lost
+    source: str = ""  # "file:line" of the library that raised
 
 
 def for_one_device(request: Request, index: int) -> Request:

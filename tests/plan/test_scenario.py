@@ -217,8 +217,11 @@ def test_device_context_holds_the_library_to_every_placement() -> None:
     library = [step for step in steps if step.case.check != "attention"]
     assert {step.conditions.placement for step in library} == set(PLACEMENTS)
     assert not [step.label for step in library if step.expect]
-    peer = [step.conditions for step in steps if step.conditions.placement == "peer"]
-    assert peer and all(each.late and each.repeat == 10 for each in peer)
+    peer = [step for step in steps if step.conditions.placement == "peer"]
+    assert peer and all(step.conditions.late for step in peer)
+    assert all(
+        step.conditions.repeat == 10 for step in peer if step.case.check != "generation"
+    )  # decodes 16 steps anyway
     must_fail = [step for step in steps if step.expect]
     assert must_fail and not [
         step for step in must_fail if step.case["guard"] or step.conditions.placement not in OFF_DEVICE
