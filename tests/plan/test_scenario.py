@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.checks import CHECKS
+from gpucheck.checks import CHECKS, NEEDS
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import OFF_DEVICE, PLACEMENTS, Conditions
 from gpucheck.model.errors import UsageError
@@ -219,9 +219,7 @@ def test_device_context_holds_the_library_to_every_placement() -> None:
     assert not [step.label for step in library if step.expect]
     peer = [step for step in steps if step.conditions.placement == "peer"]
     assert peer and all(step.conditions.late for step in peer)
-    assert all(
-        step.conditions.repeat == 10 for step in peer if step.case.check != "generation"
-    )  # decodes 16 steps anyway
+    assert all(step.conditions.repeat == 10 for step in peer if step.case.check != "generation"), "which repeats itself"
     must_fail = [step for step in steps if step.expect]
     assert must_fail and not [
         step for step in must_fail if step.case["guard"] or step.conditions.placement not in OFF_DEVICE
@@ -270,6 +268,11 @@ def test_built_in_scenarios_load_with_ids_that_are_unique_and_typeable(name: str
     assert len({case.input_seed for case in contents.values()}) == len(contents)
 
 
-def test_the_smoke_scenario_covers_every_check() -> None:
+def test_the_smoke_scenario_covers_every_check_that_calls_nothing_but_the_library() -> None:
     loaded = scenario.load(scenario.find("smoke"))
-    assert {step.case.check for step in loaded.steps} == set(CHECKS)
+    assert {step.case.check for step in loaded.steps} == set(CHECKS) - set(NEEDS)
+
+
+def test_checks_of_other_software_are_optional_where_they_are_planned() -> None:
+    steps = [step for name in BUILTIN for step in scenario.load(scenario.find(name)).steps if step.case.check in NEEDS]
+    assert {step.case.check for step in steps} == set(NEEDS) and all(step.optional for step in steps)
