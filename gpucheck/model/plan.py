@@ -75,6 +75,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Makes a plan the repetition of one step of another run, by the ranks of one of its nodes, for a close look."""
+
+    rank: int  # of that run, looked at closely
+    save: bool  # its tensors and the calls it makes are kept
+
+
+@dataclass(frozen=True)
 class Plan:
     """A scenario bound to a library, a machine and options."""
 
@@ -93,6 +101,7 @@ class Plan:
     environment: dict[str, Any]
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
+    replay: Replay | None = None
 
     @property
     def world_size(self) -> int:
@@ -104,7 +113,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``plan.json``."""
-        item = {key: value for key, value in vars(self).items() if key != "steps"}
+        item = {key: value for key, value in vars(self).items() if key not in ("steps", "replay")}
+        if self.replay:
+            item["replay"] = asdict(self.replay)
         item["steps"] = [step.to_json() for step in self.steps]
         return {"schema": SCHEMA, **item}
 
@@ -114,4 +125,5 @@ class Plan:
         values = {key: value for key, value in item.items() if key in cls.__dataclass_fields__}
         values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
+        values["replay"] = Replay(**item["replay"]) if item.get("replay") else None
         return cls(**values)

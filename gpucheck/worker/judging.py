@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from gpucheck import checks
 from gpucheck.model.record import Launch, Outcome, Record
 from gpucheck.verify import digest
-from gpucheck.verify.expected import Expected
+from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.conduct import observed_violations
 from gpucheck.worker.protocol import Reply, outputs_file
@@ -21,10 +22,21 @@ from gpucheck.worker.runner import Attempt, words
 from gpucheck.worker.store import Store
 
 
-def finished(store: Store, attempt: Attempt) -> Record:
-    """The record of an attempt, whose files of outputs are removed."""
+Keep = Callable[[dict[str, Tensor], dict[str, Expected], dict[str, Axes]], None]
+"""Takes outputs, their references and the names of their axes, of which nothing is left after the call."""
+
+
+def finished(store: Store, attempt: Attempt, keep: Keep | None = None) -> Record:
+    """The record of an attempt, whose files of outputs are removed.
+
+    Args:
+        keep: is given the outputs that the record tells of.
+    """
     try:
-        return attempt.record if attempt.reply is None else _judged(store, attempt, attempt.reply)
+        record = attempt.record if attempt.reply is None else _judged(store, attempt, attempt.reply, keep)
+        if record.outcome.failed and not record.inputs:
+            record = replace(record, inputs=store.input_digest(attempt.key, attempt.step.case))
+        return record
     except Exception as error:
         message = words(error)
         return replace(attempt.record, outcome=Outcome.HARNESS, message=message, traceback=traceback.format_exc())
@@ -43,7 +55,7 @@ class _Launches:
     wrong: int = 0
 
 
-def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
+def _judged(store: Store, attempt: Attempt, reply: Reply, keep: Keep | None) -> Record:
     launches = [Launch(**launch) for launch in reply.launches]
     seconds = {**attempt.record.seconds, **reply.seconds}
     record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
@@ -54,7 +66,11 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     begin = time.perf_counter()
     expected = store.reference(attempt.key, attempt.step.case)
     waited = time.perf_counter() - begin
-    judged = _judge_launches(store, attempt, reply, expected)
+    inputs = torch.load(store.inputs(attempt.key, attempt.step.case), mmap=True, weights_only=True)
+    axes = checks.load(attempt.step.case.check).axes(attempt.step.case, inputs)
+    judged = _judge_launches(attempt, reply, expected, axes)
+    if keep:
+        keep(judged.outputs, expected, axes)
     violations = judged.found.violations + observed_violations(reply, launches)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
     conditions = attempt.step.conditions
@@ -76,9 +92,9 @@ def _judged(store: Store, attempt: Attempt, reply: Reply) -> Record:
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
 
 
-def _judge_launches(store: Store, attempt: Attempt, reply: Reply, expected: dict[str, Expected]) -> _Launches:
-    inputs = torch.load(store.inputs(attempt.key, attempt.step.case), mmap=True, weights_only=True)
-    axes = checks.load(attempt.step.case.check).axes(attempt.step.case, inputs)
+def _judge_launches(
+    attempt: Attempt, reply: Reply, expected: dict[str, Expected], axes: dict[str, Axes]
+) -> _Launches:
     judged = _Launches()
     for number, whole in enumerate(reply.saved or [""]):
         outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)

@@ -39,6 +39,15 @@ def lifelong(conditions: Conditions) -> Conditions:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What to find out about a case in place of its result."""
+
+    device: int  # which one of the process, see ``Request.outputs``
+    calls: str = ""  # folder that the calls of the launch are written to
+    elements: tuple[tuple[str, tuple[int, ...]], ...] = ()  # output and index: which programs write them
+
+
+@dataclass(frozen=True)
 class Request:
     """One case to run."""
 
@@ -46,6 +55,7 @@ class Request:
     conditions: Conditions
     inputs: str  # file with the inputs
     outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
+    look: Look | None = None
 
 
 def outputs_file(outputs: str, number: int) -> str:
@@ -71,8 +81,10 @@ class Reply:
     device: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     fatal: bool = False  # the process can no longer be used
+    writers: list[str] = field(default_factory=list)  # of the elements asked for, in words
 
 
 def for_one_device(request: Request, index: int) -> Request:
     """A request to several devices as one of them sees it."""
-    return replace(request, outputs=(request.outputs[index],))
+    look = request.look if request.look and request.look.device == index else None
+    return replace(request, outputs=(request.outputs[index],), look=look)

@@ -17,7 +17,7 @@ from gpucheck.model.record import Outcome, Record
 
 if TYPE_CHECKING:
     from gpucheck.worker.node import Node
-    from gpucheck.worker.protocol import Reply, Setup
+    from gpucheck.worker.protocol import Look, Reply, Setup
     from gpucheck.worker.store import Store
     from gpucheck.worker.zygote import Child, Zygote
 
@@ -34,6 +34,7 @@ class Attempt:
     record: Record
     outputs: str  # file of the first outputs
     reply: Reply | None = None
+    look: Look | None = None
 
 
 class Runner:
@@ -46,12 +47,12 @@ class Runner:
         self._child: Child | None = None
         self._setup: Setup | None = None
 
-    def run(self, number: int, step: Step, experiment: str = "") -> Attempt:
+    def run(self, number: int, step: Step, experiment: str = "", look: Look | None = None) -> Attempt:
         """One attempt on this rank.
 
         Whatever goes wrong here is written down: a supervisor that ends early loses the cases to come.
         """
-        attempt = self._attempt(number, step, experiment)
+        attempt = replace(self._attempt(number, step, experiment), look=look)
         if step.inapplicable:
             return _ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
         if step.conditions.whole_node and not experiment:
@@ -135,7 +136,8 @@ class Runner:
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid))
         deadline = self.plan.case_timeout * len(outputs)
         try:
-            request = Request(attempt.step.case, attempt.step.conditions, str(inputs), tuple(outputs))
+            step = attempt.step
+            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), attempt.look)
             child.connection.send(request)
             if not child.connection.poll(deadline):
                 return self._hung(attempt, child, deadline), []

@@ -25,6 +25,7 @@ from gpucheck.worker.runner import Attempt, Runner
 if TYPE_CHECKING:
     from gpucheck.worker.node import Node
     from gpucheck.worker.store import Store
+    from gpucheck.worker.witness import Witness
     from gpucheck.worker.zygote import Zygote
 
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
@@ -41,6 +42,8 @@ def main(run: Path) -> None:
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
+    if plan.replay:
+        stand_for_node(plan)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     import torch
@@ -56,6 +59,14 @@ def main(run: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
+
+
+def stand_for_node(plan: Plan) -> None:
+    """Gives this process the ranks of the node of another run that a replay repeats, whichever node that was."""
+    assert plan.replay is not None
+    node = plan.replay.rank // plan.nproc
+    os.environ["RANK"] = str(node * plan.nproc + int(os.environ["LOCAL_RANK"]))
+    os.environ.update(WORLD_SIZE=str(plan.world_size), GROUP_RANK=str(node))
 
 
 def fair_threads() -> int:
@@ -84,6 +95,11 @@ class Supervisor:
         self._order = rotated_order(plan, local_rank, local_ranks)
         self._failed: list[Record] = []
         self._stopped = threading.Event()
+        self._witness: Witness | None = None
+        if plan.replay and plan.replay.rank == self.rank:
+            from gpucheck.worker.witness import Witness
+
+            self._witness = Witness(plan, run, self.runner)
 
     def work(self) -> None:
         """Runs every step, then experiments with the failed ones."""
@@ -94,6 +110,8 @@ class Supervisor:
         self._run_plan()
         self._stopped.set()
         Trials(self.plan, self.runner, self.writer, self._failed).work()
+        if self._witness:
+            self._witness.ask()
         self.runner.retire()
         self.writer.end(child_seconds=self.runner.child_seconds)
 
@@ -116,7 +134,7 @@ class Supervisor:
         """Judges an attempt, writes its record and lets go of the case's files."""
         from gpucheck.worker.judging import finished
 
-        record = finished(self.store, attempt)
+        record = finished(self.store, attempt, self._witness.keep if self._witness else None)
         self.writer.result(record)
         if record.outcome.failed:
             self._failed.append(record)
