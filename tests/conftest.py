@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def write_run(folder: Path, run: Run, *, outcome: bool = True) -> Path:
     write_json(folder / "plan.json", run.plan.to_json())
     for rank in run.ranks:
         writer = RecordWriter(folder, rank)
-        writer.start(rank=rank, import_seconds=1.0)
+        host = next((run.records[(step, rank)].host for step in range(len(run.plan.steps))), "")
+        writer.start(rank=rank, import_seconds=1.0, host=host)
         for step in range(len(run.plan.steps)):
             record = run.records[(step, rank)]
             if record.outcome is not Outcome.LOST:
@@ -126,3 +127,12 @@ class Synthetic:
 def synthetic() -> Synthetic:
     """Makers of plans, records and runs without a GPU behind them."""
     return Synthetic()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unannounced() -> Iterator[None]:
+    """Keeps the runs of the tests out of the step summary and the termination log of the machine that tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+        patch.setenv("GPUCHECK_TERMINATION_LOG", "")
+        yield

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.errors import ExitCode, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Verdict
-from gpucheck.records.folder import read_run, write_json
+from gpucheck.records.folder import read_run, write_text
 from gpucheck.report import blocks
+from gpucheck.report.formats import FORMATS, render
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,36 +32,55 @@ def exit_code(verdict: Verdict) -> int:
     return int(_EXIT_CODES[verdict])
 
 
-def check_json_file(json_file: str | None, run_dir: Path | None = None) -> None:
-    """Raises UsageError where the report could not be written, before the work it reports on.
+def check_files(json_file: str | None, write: Sequence[str], run_dir: Path | None = None) -> None:
+    """Raises UsageError where a report could not be written, before the work it reports on.
 
     Args:
         json_file: as given to ``--json``.
+        write: as given to ``--write``.
         run_dir: the folder of the run, which need not exist yet.
     """
-    if not json_file or json_file == "-":
-        return
-    path = Path(json_file).absolute()
+    if json_file and json_file != "-":
+        _check_file("--json", json_file, run_dir)
+    for name in write:
+        if Path(name).suffix not in FORMATS:
+            raise UsageError(f"--write {name}: the suffix chooses the format; known: {', '.join(FORMATS)}")
+        _check_file("--write", name, run_dir)
+
+
+def _check_file(option: str, name: str, run_dir: Path | None) -> None:
+    path = Path(name).absolute()
     if path.is_dir():
-        raise UsageError(f"--json {json_file} is a folder, expected a file or -")
+        raise UsageError(f"{option} {name} is a folder, expected a file" + (" or -" if option == "--json" else ""))
     if run_dir is not None and path.parent == run_dir.absolute() and not run_dir.exists():
         return
     if not path.parent.is_dir():
-        raise UsageError(f"--json {json_file} cannot be written: there is no folder {path.parent}")
+        raise UsageError(f"{option} {name} cannot be written: there is no folder {path.parent}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"--json {json_file} cannot be written: permission denied")
+        raise UsageError(f"{option} {name} cannot be written: permission denied")
 
 
-def present(run_dir: Path, console: Console, *, quiet: bool, verbose: bool, json_file: str | None) -> Conclusion:
+def present(
+    run_dir: Path,
+    console: Console,
+    *,
+    quiet: bool,
+    verbose: bool,
+    json_file: str | None,
+    write: Sequence[str] = (),
+    announced: bool = False,
+) -> Conclusion:
     """Concludes a run folder and shows it.
 
     Args:
         json_file: path to write the report to as JSON, ``-`` for stdout.
+        write: paths to write the report to, each in the format of its suffix.
+        announced: whether to tell the place this runs in, as :func:`gpucheck.cli.surroundings.announce` does.
 
     Raises:
-        UsageError: no run folder, or the JSON file cannot be written.
+        UsageError: no run folder, or a file cannot be written.
     """
-    check_json_file(json_file)
+    check_files(json_file, write)
     run = read_run(run_dir)
     conclusion = conclude(run)
     report = blocks.build(run, conclusion)
@@ -68,12 +88,21 @@ def present(run_dir: Path, console: Console, *, quiet: bool, verbose: bool, json
         from gpucheck.report.terminal import show
 
         show(report, console, verbose=verbose)
+    if announced:
+        from gpucheck.cli.surroundings import announce
+
+        announce(report)
     if json_file == "-":
-        json.dump(blocks.to_json(run, report), sys.stdout, indent=1)
-        print()
+        sys.stdout.write(render(report, ".json"))
     elif json_file:
-        try:
-            write_json(Path(json_file), blocks.to_json(run, report))
-        except OSError as error:
-            raise UsageError(f"--json {json_file} cannot be written: {error.strerror}") from None
+        _write("--json", json_file, render(report, ".json"))
+    for name in write:
+        _write("--write", name, render(report, Path(name).suffix))
     return conclusion
+
+
+def _write(option: str, name: str, text: str) -> None:
+    try:
+        write_text(Path(name), text)
+    except OSError as error:
+        raise UsageError(f"{option} {name} cannot be written: {error.strerror}") from None

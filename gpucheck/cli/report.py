@@ -7,16 +7,32 @@ from typing import Annotated
 
 import typer
 
+from gpucheck.cli.options import JsonOption, WriteOption
+from gpucheck.model.errors import UsageError
+
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="The folder of a run.", show_default=False)],
+    run_dir: Annotated[Path | None, typer.Argument(help="The folder of a run.", show_default=False)] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")] = None,
+    json_file: JsonOption = None,
+    write: WriteOption = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the JSON report.")] = False,
 ) -> None:
     """Show the report of a stored run and end with its exit code."""
+    if schema:
+        import json
+
+        from gpucheck.report.schema import report_schema
+
+        typer.echo(json.dumps(report_schema(), indent=1))
+        return
+    if run_dir is None:
+        raise UsageError("report needs the folder of a run, such as runs/1121-103000")
+
     from rich.console import Console
 
     from gpucheck.cli.present import exit_code, present
 
-    conclusion = present(run_dir, Console(), quiet=json_file == "-", verbose=verbose, json_file=json_file)
+    quiet = json_file == "-"
+    conclusion = present(run_dir, Console(), quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
     raise typer.Exit(exit_code(conclusion.verdict))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpucheck.cli.options import LibraryOption, split
+from gpucheck.cli.options import JsonOption, LibraryOption, WriteOption, split
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
-    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")] = None,
+    json_file: JsonOption = None,
+    write: WriteOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
@@ -72,7 +73,7 @@ def run(
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
-    from gpucheck.cli.present import check_json_file
+    from gpucheck.cli.present import check_files
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.library.source import parse_source, resolve
@@ -101,7 +102,7 @@ def run(
         _show_plan(chosen, kind, count, nnodes)
         return
     if node_rank == 0:
-        check_json_file(json_file, out)
+        check_files(json_file, write or [], out)
         _check_out(out)
     _require_torch()
     console = Console(stderr=json_file == "-")
@@ -120,7 +121,7 @@ def run(
     if node_rank:
         raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
     _close(folder, plan, ending)
-    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file)
+    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
 
 
 def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
@@ -266,12 +267,21 @@ def _close(folder: Path, plan: Plan, ending: Ending) -> None:
 
 
 def _finish(
-    folder: Path, ending: Ending, console: Console, *, quiet: bool, verbose: bool, json_file: str | None
+    folder: Path,
+    ending: Ending,
+    console: Console,
+    *,
+    quiet: bool,
+    verbose: bool,
+    json_file: str | None,
+    write: list[str],
 ) -> None:
     """Shows the report and ends with the exit code of the verdict or of the interruption."""
     from gpucheck.cli.present import exit_code, present
 
-    conclusion = present(folder, console, quiet=quiet, verbose=verbose, json_file=json_file)
+    conclusion = present(
+        folder, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write, announced=True
+    )
     if quiet and json_file != "-":
         typer.echo(f"{conclusion.verdict.value}  {folder}")
     if ending.timed_out:

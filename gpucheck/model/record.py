@@ -33,6 +33,17 @@ _FAILED = (Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR, Outcome.CRASH, Ou
 
 
 @dataclass(frozen=True)
+class Heat:
+    """How wrong each part of an output is: the output as a matrix of (rows, last axis), cut into equal cells."""
+
+    shape: list[int]  # rows and columns of the matrix
+    cell: list[int]  # rows and columns of a cell; those at the far edges may be cut
+    tile: list[int]  # rows and columns of a tile; 0 where the axis is not tiled
+    block: int  # rows after which tiles begin anew: none reaches from one batch or head into the next
+    per_mille: list[list[int]]  # wrong elements of each cell, in thousandths; 0 where none and 1000 where all are wrong
+
+
+@dataclass(frozen=True)
 class Mismatch:
     """Where and how far one output is off."""
 
@@ -63,6 +74,13 @@ class Mismatch:
     shift: int | None = None  # distance in rows that nearly all of the moved ones share
     moved: int = 0  # wrong rows that are the reference of another row
     sampled: int = 0  # wrong rows that were looked up for that
+    heat: Heat | None = None  # None in records of versions that drew no map
+
+    def __post_init__(self) -> None:
+        if isinstance(self.heat, dict):  # as read from a record line
+            names = [f.name for f in fields(Heat)]
+            whole = all(name in self.heat for name in names)  # a failure is not lost for its map
+            object.__setattr__(self, "heat", Heat(*(self.heat[name] for name in names)) if whole else None)
 
 
 @dataclass(frozen=True)

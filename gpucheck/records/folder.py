@@ -34,8 +34,12 @@ class Run:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file so that it appears complete or not at all; links and devices are written through."""
-    text = json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
+    """Writes a JSON file as :func:`write_text` does; for floats that JSON cannot hold see :func:`finite`."""
+    write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it appears complete or not at all; links and devices are written through."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, encoding="utf-8")
         return

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gpucheck.model.finding import Conclusion, Finding
-from gpucheck.model.record import Outcome
-from gpucheck.records.folder import Run, finite
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.finding import Conclusion, Finding, Sighting
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.folder import Run
 
-REPORT_SCHEMA = 1
-STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "reference", "judge")
+STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "locate", "reference", "judge")
+KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,33 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Result:
+    """One case on one rank."""
+
+    row: str  # name of the matrix row it counts in
+    label: str  # the case with its conditions, as sightings name it
+    conditions: Conditions
+    expected: bool  # it failed just as the scenario says
+    record: Record
+
+    @property
+    def seconds(self) -> float:
+        """What the case cost this rank."""
+        return sum(seconds for stage, seconds in self.record.seconds.items() if stage != KERNEL)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank ran and where its time went."""
+
+    rank: int
+    host: str  # "" where the rank never started
+    device: str  # "" where nothing was launched
+    import_seconds: float
+    seconds: dict[str, float]  # stage -> s, summed over its cases
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a renderer shows."""
 
@@ -52,6 +80,33 @@ class Report:
     stages: dict[str, float]  # seconds, summed over cases, mean over ranks
     timing: list[str]  # where the time went, in words
     folder: str
+    plan: Plan
+    seconds: float | None  # wall time of the run; None where nobody saw its end
+    results: list[Result]  # by step, then rank
+    places: list[Place]  # by rank
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a few words."""
+        count, ranks = sum(cases for _, cases, _ in self.rows), len(self.ranks)
+        failing = sum(finding.fails for finding in self.findings)
+        open_count = len(self.findings) - failing
+        words = counted(failing, "finding") if failing else f"{counted(count, 'case')} on {counted(ranks, 'rank')}"
+        return words + (f", {counted(open_count, 'open question')}" if open_count else "")
+
+    def told(self) -> dict[tuple[str, int], list[tuple[Finding, Sighting]]]:
+        """What the findings say of each case on each rank: label and rank of a result -> findings that name it."""
+        found: dict[tuple[str, int], list[tuple[Finding, Sighting]]] = {}
+        for finding in self.findings:
+            for sighting in finding.sightings:
+                for rank in sighting.ranks:
+                    found.setdefault((sighting.case, rank), []).append((finding, sighting))
+        return found
+
+
+def counted(count: int, word: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def build(run: Run, conclusion: Conclusion) -> Report:
@@ -77,36 +132,31 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
         folder=str(run.folder),
+        plan=run.plan,
+        seconds=run.outcome.get("seconds"),
+        results=[
+            Result(step.row, step.label, step.conditions, key in conclusion.expected, record)
+            for key, record in sorted(run.records.items())
+            for step in (run.plan.steps[record.step],)
+        ],
+        places=_places(run),
     )
 
 
-def to_json(run: Run, report: Report) -> dict[str, Any]:
-    """The report for machines: verdict, findings, and one line for each case and rank."""
-    item = asdict(report)
-    item["rows"] = [
-        {"row": name, "cases": cases, "ranks": [_cell_json(cell) for cell in cells]}
-        for name, cases, cells in report.rows
-    ]
-    plan = run.plan.to_json()
-    item["plan"] = {key: value for key, value in plan.items() if key not in ("steps", "schema")}
-    item["results"] = [
-        {
-            "case": record.case,
-            "conditions": run.plan.steps[record.step].conditions.to_json(),
-            "rank": record.rank,
-            "outcome": record.outcome.value,
-            "message": record.message,
-            "mismatches": [asdict(mismatch) for mismatch in record.mismatches],
-            "violations": [asdict(violation) for violation in record.violations],
-            "wrong": record.wrong,
-            "repeats": record.repeats,
-            "tightness": record.tightness,
-            "seconds": record.seconds,
-        }
-        for _, record in sorted(run.records.items())
-    ]
-    content: dict[str, Any] = finite({"schema": REPORT_SCHEMA, **item})
-    return content
+def _places(run: Run) -> list[Place]:
+    devices: dict[int, str] = {}
+    seconds = {rank: dict.fromkeys(STAGES, 0.0) for rank in run.ranks}
+    for _, record in sorted(run.records.items()):
+        devices[record.rank] = devices.get(record.rank) or record.device
+        for stage, spent in record.seconds.items():
+            if stage != KERNEL:
+                seconds[record.rank][stage] = seconds[record.rank].get(stage, 0.0) + spent
+    places = []
+    for rank in run.ranks:
+        start = run.starts.get(rank, {})
+        imported = start.get("import_seconds", 0.0)
+        places.append(Place(rank, start.get("host", ""), devices.get(rank, ""), imported, seconds[rank]))
+    return places
 
 
 def _bounds_used(run: Run) -> str:
@@ -127,10 +177,6 @@ def _cell(run: Run, expected: frozenset[tuple[int, int]], steps: list[int], rank
     return Cell(counts, len(steps) - sum(counts.values()))
 
 
-def _cell_json(cell: Cell) -> dict[str, int]:
-    return {**cell.counts, **({"failed as expected": cell.expected} if cell.expected else {})}
-
-
 def _headline(run: Run) -> list[str]:
     plan, software = run.plan, run.plan.environment.get("software", {})
     devices = sorted({record.device for record in run.records.values() if record.device and record.device != "cpu"})
@@ -147,8 +193,7 @@ def _headline(run: Run) -> list[str]:
 
 
 def _stages(run: Run) -> dict[str, float]:
-    total = dict.fromkeys(STAGES, 0.0)
-    total["kernel"] = 0.0
+    total = dict.fromkeys((*STAGES, KERNEL), 0.0)
     for record in run.records.values():
         for stage, seconds in record.seconds.items():
             total[stage] = total.get(stage, 0.0) + seconds

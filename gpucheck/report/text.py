@@ -9,6 +9,7 @@ from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome
 from gpucheck.report.blocks import Cell, Report
+from gpucheck.report.visible import visible
 
 MARKS = {
     Outcome.PASS: ("ok", "green"),
@@ -40,17 +41,13 @@ Line = list[tuple[str, str]]  # (text, style) pieces
 
 
 def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
-    """The whole report: verdict, matrix, findings, notes, time."""
-    count = sum(cases for _, cases, _ in report.rows)
-    failing = sum(finding.fails for finding in report.findings)
-    ranks = len(report.ranks)
-    found = f"{count} case{'s' * (count != 1)} on {ranks} rank{'s' * (ranks != 1)}"
-    if failing:
-        found = f"{failing} finding{'s' * (failing != 1)}"
-    open_count = len(report.findings) - failing
-    if open_count:
-        found += f", {open_count} open question{'s' * (open_count != 1)}"
-    yield [(report.verdict, VERDICT_STYLES.get(report.verdict, "bold yellow")), (f"  {found}", "")]
+    """The whole report: verdict, matrix, findings, notes, time. Nothing in it can move the cursor or change colours."""
+    for line in _lines(report, verbose):
+        yield [(visible(text), style) for text, style in line]
+
+
+def _lines(report: Report, verbose: bool) -> Iterator[Line]:
+    yield [(report.verdict, VERDICT_STYLES.get(report.verdict, "bold yellow")), (f"  {report.summary}", "")]
     yield [(" · ".join(report.headline), "dim")]
     yield []
     yield from _matrix(report)
@@ -71,20 +68,24 @@ def _matrix(report: Report) -> Iterator[Line]:
     width = max([len(name) for name, _, _ in report.rows] + [len("check")])
     column = max(2, len(str(max(report.ranks))))
     yield [(f"{'check':<{width}}  cases  ", "dim"), (" ".join(f"{rank:>{column}}" for rank in report.ranks), "dim")]
-    seen: list[str] = []
     for name, cases, cells in report.rows:
         line: Line = [(f"{name:<{width}}  {cases:>5}  ", "")]
         for cell in cells:
-            mark, style = _mark(cell)
-            seen.append(mark)
-            line += [(f"{mark:>{column}}", style), (" ", "")]
+            shown, style = mark(cell)
+            line += [(f"{shown:>{column}}", style), (" ", "")]
         yield line
-    legend = [f"{mark} {MEANING[mark]}" for mark in dict.fromkeys(seen) if mark in MEANING]
-    if legend:
-        yield [("  ".join(legend), "dim")]
+    if meanings := legend(report):
+        yield [("  ".join(meanings), "dim")]
 
 
-def _mark(cell: Cell) -> tuple[str, str]:
+def legend(report: Report) -> list[str]:
+    """The marks in the matrix that need words, with their words."""
+    seen = dict.fromkeys(mark(cell)[0] for _, _, cells in report.rows for cell in cells)
+    return [f"{shown} {MEANING[shown]}" for shown in seen if shown in MEANING]
+
+
+def mark(cell: Cell) -> tuple[str, str]:
+    """How a cell shows: two letters and the name of a style."""
     return MARKS[cell.worst] if cell.worst else EXPECTED
 
 

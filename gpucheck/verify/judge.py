@@ -13,6 +13,7 @@ from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.character import character
 from gpucheck.verify.digest import raw
 from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.heat import heat_map
 
 POISON = 0xFF
 MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not
@@ -129,6 +130,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
         poison=_poisoned(output, wrong),
         exactly=regions.exactly(wrong, axes),
         **vars(kind),
+        heat=heat_map(wrong, axes),
     )
 
 

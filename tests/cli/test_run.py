@@ -71,6 +71,13 @@ def untouched(here: Path, scenario: str) -> Any:
             "--json gone/report.json cannot be written: there is no folder",
         ),
         (["mine.toml", "--json", "file/report.json"], 2, "there is no folder"),
+        (
+            ["mine.toml", "--write", "r.html", "--write", "r.pdf"],
+            2,
+            r"--write r.pdf: .* known: .json, .xml, .md, .prom",
+        ),
+        (["mine.toml", "--write", "occupied/"], 2, "--write occupied/: the suffix chooses the format"),
+        (["mine.toml", "--write", "folder.toml/../gone/r.md"], 2, "there is no folder"),
         (["mine.toml", "--nnodes", "2"], 2, "--rdzv-endpoint HOST:PORT"),
         (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "h:1"], 2, "needs --out DIR on storage"),
         (["mine.toml", "--node-rank", "1"], 2, "--node-rank 1"),
@@ -317,6 +324,17 @@ def test_json_may_lie_in_the_run_folder(
 ) -> None:
     answer = gpucheck("run", scenario, "--library", library, "--out", "new/r", "--json", "new/r/report.json", "-q")
     assert answer.code == 0 and json.loads((here / "new" / "r" / "report.json").read_text())["verdict"] == "PASS"
+
+
+def test_reports_are_written_in_the_format_of_their_suffix(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+) -> None:
+    ranks.outcomes = {(0, 0): Outcome.MISMATCH}
+    files = ["--write", "r.html", "--write", "new/r/report.xml", "--json", "r.json"]
+    answer = gpucheck("run", scenario, "--library", library, "--out", "new/r", *files)
+    assert answer.code == 1 and answer.out.startswith("XX  topk") and answer.err == ""
+    assert "<h1>" in (here / "r.html").read_text() and 'failures="1"' in (here / "new/r/report.xml").read_text()
+    assert json.loads((here / "r.json").read_text())["verdict"] == "FAIL"
 
 
 def test_changed_software_is_told(

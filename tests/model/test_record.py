@@ -9,7 +9,7 @@ import pytest
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure, Plan, Step
-from gpucheck.model.record import Launch, Outcome, Record, Violation
+from gpucheck.model.record import Heat, Launch, Outcome, Record, Violation
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -22,7 +22,11 @@ def full(synthetic: Synthetic) -> Record:
         1,
         0,
         Outcome.MISMATCH,
-        mismatches=[synthetic.mismatch(), synthetic.mismatch(got=None, expected=math.inf, ulps=None)],
+        mismatches=[
+            synthetic.mismatch(),
+            synthetic.mismatch(got=None, expected=math.inf, ulps=None),
+            synthetic.mismatch(heat=Heat([2, 2], [1, 1], [0, 2], 2, [[0, 1000], [0, 0]])),
+        ],
         violations=[Violation("guard", "12 bytes")],
         launches=[launch],
         tiles={"y": ["a", "b"]},
@@ -44,7 +48,17 @@ def test_keys_of_newer_versions_are_left_out(synthetic: Synthetic) -> None:
     item["colour"] = "blue"
     for part in ("mismatches", "violations", "launches"):
         item[part][0]["smell"] = 1
+    item["mismatches"][2]["heat"]["smoke"] = 1
     assert Record.from_json(item) == full(synthetic)
+
+
+def test_mismatches_of_versions_without_a_map(synthetic: Synthetic) -> None:
+    item = full(synthetic).to_json()
+    for part in item["mismatches"]:
+        del part["heat"]
+    assert [mismatch.heat for mismatch in Record.from_json(item).mismatches] == [None] * 3
+    item["mismatches"][0]["heat"] = {"shape": [2, 2]}
+    assert Record.from_json(item).mismatches[0].heat is None
 
 
 def test_an_outcome_that_is_not_known_is_an_error_not_a_pass(synthetic: Synthetic) -> None:

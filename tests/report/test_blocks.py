@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,42 +10,10 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome
 from gpucheck.report import blocks
-from gpucheck.report.blocks import Cell
+from gpucheck.report.blocks import Cell, Report
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
-
-
-def test_json_is_strict_and_whole(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=2, ranks=2)
-    odd = synthetic.mismatch(expected=-math.inf, got=None, bound=math.nan)
-    bad = synthetic.record(plan, 1, 1, Outcome.MISMATCH, mismatches=[odd], tightness=math.inf, seconds={"judge": 0.5})
-    run = synthetic.run(plan, {(1, 1): bad})
-
-    def refuse(token: str) -> None:
-        raise AssertionError(token)
-
-    text = json.dumps(blocks.to_json(run, blocks.build(run, conclude(run))), allow_nan=False)
-    item = json.loads(text, parse_constant=refuse)
-    assert (item["schema"], item["verdict"], item["ranks"], item["folder"]) == (1, "FAIL", [0, 1], "runs/x")
-    assert [(r["case"], r["rank"], r["outcome"]) for r in item["results"]] == [
-        ("matmul/0/exact", 0, "pass"),
-        ("matmul/0/exact", 1, "pass"),
-        ("matmul/1/exact", 0, "pass"),
-        ("matmul/1/exact", 1, "mismatch"),
-    ]
-    mismatch = item["results"][3]["mismatches"][0]
-    assert (mismatch["expected"], mismatch["got"], mismatch["bound"]) == ("-inf", None, "nan")
-    assert item["rows"][1] == {"row": "matmul row1", "cases": 1, "ranks": [{"pass": 1}, {"mismatch": 1}]}
-    assert item["findings"][0]["ranks"] == [1] and item["findings"][0]["sightings"][0]["replay"]
-    assert item["plan"]["scenario"] == "smoke" and "steps" not in item["plan"]
-
-
-def test_lost_records_are_in_the_json(synthetic: Synthetic) -> None:
-    run = synthetic.run(synthetic.plan(cases=1, ranks=2), {(0, 1): Outcome.LOST})
-    item = blocks.to_json(run, blocks.build(run, conclude(run)))
-    assert [result["outcome"] for result in item["results"]] == ["pass", "lost"]
-    assert item["verdict"] == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE}))
@@ -65,9 +31,12 @@ def test_expected_failures_are_counted_apart(synthetic: Synthetic) -> None:
     stressed = Conditions("peer", late=True, repeat=3)
     step = replace(plan.steps[0], expect=ExpectedFailure(ranks="others"), conditions=stressed)
     run = synthetic.run(replace(plan, steps=(step,)), {(0, 1): Outcome.MISMATCH})
-    item = blocks.to_json(run, blocks.build(run, conclude(run)))
-    assert item["verdict"] == "PASS" and item["rows"] == [
-        {"row": "matmul row0 (peer, late, x3)", "cases": 1, "ranks": [{"pass": 1}, {"failed as expected": 1}]}
+    report = blocks.build(run, conclude(run))
+    assert report.verdict == "PASS"
+    assert report.rows == [("matmul row0 (peer, late, x3)", 1, [Cell({"pass": 1}), Cell({}, expected=1)])]
+    assert [(result.row, result.conditions, result.expected) for result in report.results] == [
+        ("matmul row0 (peer, late, x3)", stressed, False),
+        ("matmul row0 (peer, late, x3)", stressed, True),
     ]
 
 
@@ -97,3 +66,28 @@ def test_time_is_split_and_adds_up(synthetic: Synthetic) -> None:
 def test_without_times_no_time_is_shown(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan())
     assert blocks.build(run, conclude(run)).timing == []
+
+
+def test_what_findings_say_is_found_by_case_and_rank(busy: Report) -> None:
+    told = busy.told()
+    for result in busy.results:
+        found = told.get((result.label, result.record.rank), [])
+        quiet = result.record.outcome is Outcome.PASS or result.expected
+        assert bool(found) is not quiet
+        assert all(result.record.rank in sighting.ranks for _, sighting in found)
+
+
+def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=2, ranks=2)
+    seconds = {"compile": 1.0, "launch": 0.5, "kernel": 0.25, "tea": 0.125}
+    records = {(step, 0): synthetic.record(plan, step, 0, seconds=seconds) for step in range(2)}
+    run = synthetic.run(plan, {**records, (0, 1): Outcome.LOST, (1, 1): Outcome.LOST})
+    run.records = {key: replace(record, device="") if key[1] else record for key, record in run.records.items()}
+    run.starts = {0: {"import_seconds": 2.0, "host": "a"}}
+    report = blocks.build(run, conclude(run))
+    first, second = report.places
+    assert (first.rank, first.host, first.device, first.import_seconds) == (0, "a", "NVIDIA H200", 2.0)
+    assert (second.rank, second.host, second.device, second.import_seconds) == (1, "", "", 0.0)
+    assert first.seconds["compile"] == 2.0 and first.seconds["launch"] == 1.0 and not any(second.seconds.values())
+    assert first.seconds["tea"] == 0.25, "a stage that is new takes its time all the same"
+    assert report.results[0].seconds == 1.625 and "kernel" not in first.seconds

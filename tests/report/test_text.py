@@ -131,6 +131,14 @@ def test_a_terminal_gets_colours_and_the_same_words(synthetic: Synthetic) -> Non
     assert not [word for word in words if len(word) < 20 and word not in text]
 
 
+def test_hostile_names_neither_move_the_cursor_nor_stop_the_report(hostile: blocks.Report) -> None:
+    out = io.StringIO()
+    show(hostile, Console(file=out, width=80, force_terminal=True, color_system=None, legacy_windows=False))
+    for text in (plain(hostile, verbose=True), out.getvalue()):
+        assert text.encode() and not set("\x00\x07\x1b\x85\u202e\ud800") & set(text)
+    assert r"\x1b[31mred" in plain(hostile)
+
+
 def test_cpu_runs_say_so(synthetic: Synthetic) -> None:
     def cpu(ranks: int) -> str:
         plan = synthetic.plan(cases=1, ranks=ranks, device="cpu")

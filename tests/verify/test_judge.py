@@ -79,6 +79,14 @@ def test_a_single_flipped_bit_is_found_and_named(dtype: torch.dtype, place: tupl
         assert (found.bits, found.wrong, found.first, found.box) == ([bit], 1, [*place], [[i, i] for i in place])
 
 
+def test_a_mismatch_carries_a_map() -> None:
+    output = whole_numbers().bfloat16()
+    output[3, 2] += 1
+    heat = one(compare(output, whole_numbers())).heat
+    assert heat is not None and (heat.shape, heat.cell, heat.tile) == ([6, 5], [1, 1], [2, 2])
+    assert [(r, c) for r in range(6) for c in range(5) if heat.per_mille[r][c]] == [(3, 2)]
+
+
 def test_bits_are_named_only_where_every_element_differs_in_one() -> None:
     output = whole_numbers().bfloat16()
     output.view(torch.int16)[0, 0] ^= 1

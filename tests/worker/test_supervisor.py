@@ -177,6 +177,9 @@ def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
     assert outcomes(results) == ["pass", "mismatch", "pass"]
     (mismatch,) = results[1]["mismatches"]
     assert (mismatch["first"], mismatch["bits"]) == ([2, 3], [0])
+    assert mismatch["heat"]["per_mille"] == [
+        [1000 * ((row, column) == (2, 3)) for column in range(9)] for row in range(4)
+    ]
 
 
 @pytest.mark.parametrize(
