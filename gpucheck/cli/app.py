@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import audit, explain, library, listing, report, run
+from gpucheck.cli import audit, explain, library, listing, replay, report, run
 from gpucheck.model.errors import ExitCode, GpucheckError
 
 
@@ -39,6 +39,7 @@ app = typer.Typer(
 app.command("run", rich_help_panel=None)(run.run)
 app.command("list")(listing.list_)
 app.command("report")(report.report)
+app.command("replay")(replay.replay)
 app.command("explain")(explain.explain)
 app.command("audit")(audit.audit)
 app.add_typer(library.app, name="library")

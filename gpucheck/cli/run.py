@@ -197,12 +197,14 @@ def _plan(
     patches: list[Path],
 ) -> Plan:
     from gpucheck.launch.environment import software
+    from gpucheck.launch.variables import variables
     from gpucheck.plan.build import build
 
     environment = {
         "software": software(copy.package),
         "host": os.uname().nodename,
         "cpus": len(os.sched_getaffinity(0)),
+        "variables": variables(),
     }
     return build(
         scenario,

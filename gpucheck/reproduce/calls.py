@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from importlib import import_module
@@ -23,10 +24,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from gpucheck.checks import triton as own_kernels
+from gpucheck.records.kept import PROGRAM
 from gpucheck.reproduce.source import Node, alias, call, text
 
-PROGRAM = "program.json"
 ARGUMENT = "argument-{}.pt"
+RESULT = re.compile(r"\br\d+\b")
 
 
 class Unwritable(Exception):
@@ -50,11 +52,12 @@ class Recorder(TorchFunctionMode):
         self._inside = 0
         self._modules: dict[str, str] = {}  # module -> what the program calls it
         self._lines: list[str] = []
+        self._pure: dict[int, str] = {}  # line -> what it makes, of lines that do nothing else
         self._arguments = 0
         self._results = 0
         self._problem = ""
         for name, tensor in inputs.items():
-            self._name(tensor, f"inputs[{name!r}]")
+            self._name(tensor, f'inputs["{name}"]')
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -94,7 +97,7 @@ class Recorder(TorchFunctionMode):
             self._inside -= 1
         in_place = func.__name__ == "__setitem__" or (func.__name__.endswith("_") and func.__name__[:2] != "__")
         if in_place or any(True for _ in _tensors(result)):
-            self._write(lambda: self._torch_call(func, args, kwargs), result)
+            self._write(lambda: self._torch_call(func, args, kwargs), result, pure=not in_place)
         return result
 
     def end(self, outputs: Mapping[str, Tensor]) -> None:
@@ -120,12 +123,14 @@ class Recorder(TorchFunctionMode):
         self._name(result, target)
         return result
 
-    def _write(self, node: Callable[[], Node], result: Any) -> None:
+    def _write(self, node: Callable[[], Node], result: Any, *, pure: bool) -> None:
         made = self._guarded(node)
         if made is None:
             return
         self._results += 1
         target = f"r{self._results}"
+        if pure:
+            self._pure[len(self._lines)] = target
         self._lines.append(text(("", [("", f"{target} = "), ("", made)], ""), 4))
         self._name(result, target)
 
@@ -155,9 +160,10 @@ class Recorder(TorchFunctionMode):
             return None
 
     def _dump(self, outputs: Mapping[str, str] | None) -> None:
+        lines = needed(self._lines, self._pure, tuple(outputs.values())) if outputs else needed(self._lines, self._pure, ())
         content = {
             "modules": self._modules,
-            "lines": self._lines,
+            "lines": lines,
             "outputs": outputs,
             "arguments": self._arguments,
             "problem": self._problem,
@@ -249,10 +255,22 @@ class Recorder(TorchFunctionMode):
             torch.save(tensor.detach().cpu(), self.folder / ARGUMENT.format(self._arguments))
         finally:
             self._inside -= 1
-        path = f"arguments['a{self._arguments}']"
+        path = f'arguments["a{self._arguments}"]'
         self._arguments += 1
         self._name(tensor, path)
         return path
+
+
+def needed(lines: Sequence[str], pure: Mapping[int, str], outputs: Sequence[str]) -> list[str]:
+    """The lines without those that only make what neither a further line nor an output takes."""
+    used = {name for output in outputs for name in RESULT.findall(output)}
+    kept: list[str] = []
+    for number in reversed(range(len(lines))):
+        if number in pure and pure[number] not in used:
+            continue
+        used.update(RESULT.findall(lines[number]))
+        kept.insert(0, lines[number])
+    return kept
 
 
 class _Watched:

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from gpucheck.model.plan import Plan
 from gpucheck.records.folder import write_json
-from gpucheck.reproduce.calls import ARGUMENT, PROGRAM
+from gpucheck.records.kept import DETAIL, FOLDER, PROGRAM
+from gpucheck.reproduce.calls import ARGUMENT
 from gpucheck.reproduce.tensors import save
 from gpucheck.verify import bounds, detail, judge
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.worker.protocol import Look
 from gpucheck.worker.runner import Runner
 
-FOLDER = "replay"
-DETAIL = "detail.json"
 LOOK = "a closer look"  # names the process of its own that it runs in
 
 
@@ -31,6 +30,7 @@ class Witness:
         self.folder = run / FOLDER
         self.folder.mkdir(exist_ok=True)
         self._elements: dict[str, list[dict[str, Any]]] = {}
+        self._notes: list[str] = []
 
     def keep(self, outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[str, Axes]) -> None:
         """Takes what was judged; see :data:`gpucheck.worker.judging.Keep`."""
@@ -56,7 +56,7 @@ class Witness:
         writers = self._look(Look(self._device(), elements=elements)) if elements else []
         for (name, index), writer in zip(elements, writers, strict=False):
             next(e for e in self._elements[name] if tuple(e["index"]) == index)["writer"] = writer
-        write_json(self.folder / DETAIL, self._elements)
+        write_json(self.folder / DETAIL, {"outputs": self._elements, "notes": self._notes})
 
     def _device(self) -> int:
         return self.runner.node.local_rank if self.plan.steps[0].conditions.whole_node else 0
@@ -65,7 +65,11 @@ class Witness:
         self.runner.retire()
         attempt = self.runner.run(0, self.plan.steps[0], LOOK, look)
         self.runner.retire()
-        return attempt.reply.writers if attempt.reply else []
+        reply = attempt.reply
+        problem = attempt.record.message if reply is None else reply.message
+        if problem and look.elements:
+            self._notes.append(f"the programs that write the worst elements were not found: {problem}")
+        return reply.writers if reply else []
 
     def _collect_arguments(self) -> None:
         """Puts the tensors of the recorded calls into one file."""
@@ -78,18 +82,19 @@ class Witness:
 
 
 def reference_tensors(expected: dict[str, Expected]) -> dict[str, Tensor]:
-    """References as plain tensors: of output ``y`` the right values ``y`` and, for an error allowed, ``y.bound``.
+    """References as plain tensors: of output ``y`` the right values ``y`` in float64, and what an output must be.
 
-    A further right answer is called ``y/1``, and ``y.furthest`` is what an element may be at most where that is infinite.
+    That is ``y.exact`` where no error is allowed, else all within ``y.bound`` of ``y``; ``y.furthest`` is there where a
+    right element may be infinite. A further right answer is called ``y/1``.
     """
     tensors: dict[str, Tensor] = {}
     for output, item in expected.items():
         for number, estimate in enumerate((item.estimate, *item.alternatives)):
             name = f"{output}/{number}" if number else output
-            if not item.dtype.is_floating_point or estimate.error is None:
-                tensors[name] = judge.target(item.dtype, estimate.value)
-                continue
             tensors[name] = estimate.value.contiguous()
+            if not item.dtype.is_floating_point or estimate.error is None:
+                tensors[f"{name}.exact"] = judge.target(item.dtype, estimate.value)
+                continue
             tensors[f"{name}.bound"] = detail.allowed(item.dtype, estimate)
             furthest = bounds.round_to(item.dtype, estimate.value + estimate.value.sign() * estimate.error)
             if bool(torch.isinf(furthest).any()):

@@ -7,10 +7,12 @@ by it, so on a GPU, where a smaller grid is another number, nothing is said abou
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from gpucheck.verify.digest import raw
 
 SECONDS = 20.0  # spent on all elements of a case
 NOBODY = "no program writes it"
+ELSEWHERE = "no Triton program alone"
 Element = tuple[str, tuple[int, ...]]
 Outputs = dict[str, Tensor]
 
@@ -71,9 +74,11 @@ class Grids:
 def find(run: Callable[[int], Outputs], elements: Sequence[Element], fills: Sequence[int], cpu: bool) -> list[str]:
     """The writer of each element in words; "" where it could not be found.
 
+    Both passes count: what no program has written is the fill.
+
     Args:
         run: runs the case in memory filled with a byte and returns the outputs on the host.
-        fills: what memory is filled with; an element whose value depends on that was not written.
+        fills: what memory is filled with.
         cpu: whether the interpreter runs the kernels.
     """
     search = _Search(run, list(elements), fills, time.monotonic() + SECONDS)
@@ -85,7 +90,7 @@ class _Search:
     def __init__(self, run: Callable[[int], Outputs], elements: list[Element], fills: Sequence[int], end: float) -> None:
         self.run, self.elements, self.fills, self.end = run, elements, fills, end
         self.grids = Grids()
-        self._usual: list[bytes | None] = []
+        self._usual: list[tuple[bytes, ...]] = []
         self._known: dict[Limit, list[bool]] = {}
 
     def work(self, cpu: bool) -> list[str]:
@@ -94,7 +99,7 @@ class _Search:
         return [self._writer(number, kernels, cpu) for number in range(len(self.elements))]
 
     def _writer(self, number: int, kernels: dict[str, Seen], cpu: bool) -> str:
-        if self._usual[number] is None:
+        if all(set(value) == {fill} for value, fill in zip(self._usual[number], self.fills, strict=True)):
             return NOBODY
         try:
             for kernel, seen in reversed(kernels.items()):
@@ -103,10 +108,10 @@ class _Search:
                 if seen.launches > 1 or (seen.counts_programs and not cpu):
                     return kernel
                 place = [self._first(kernel, axis, size, number) for axis, size in enumerate(seen.grid)]
-                return f"{kernel} {tuple(place)} of {seen.grid}"
+                return f"{kernel} {_words(place)} of {_words(seen.grid)}"
         except TimeoutError:
             return ""
-        return NOBODY
+        return ELSEWHERE if kernels else ""
 
     def _first(self, kernel: str, axis: int, size: int, number: int) -> int:
         """The place along an axis of the program that completes an element."""
@@ -127,19 +132,21 @@ class _Search:
             self.grids.limit = limit
             values = self._values()
             self.grids.limit = None
-            self._known[limit] = [a == b is not None for a, b in zip(values, self._usual, strict=True)]
+            self._known[limit] = [a == b for a, b in zip(values, self._usual, strict=True)]
         return self._known[limit][number]
 
-    def _values(self) -> list[bytes | None]:
-        """The bytes of each element; None where they depend on what memory was filled with."""
-        self.grids.seen.clear()
-        passes = [[bytes(raw(outputs[name][index])) for name, index in self.elements] for outputs in self._passes()]
-        return [values[0] if len(set(values)) == 1 else None for values in zip(*passes, strict=True)]
-
-    def _passes(self) -> Iterator[Outputs]:
+    def _values(self) -> list[tuple[bytes, ...]]:
+        """The bytes of each element, with each fill."""
+        passes = []
         for fill in self.fills:
             self.grids.seen.clear()
-            yield self.run(fill)
+            outputs = self.run(fill)
+            passes.append([bytes(raw(outputs[name][index])) for name, index in self.elements])
+        return list(zip(*passes, strict=True))
+
+
+def _words(place: Sequence[int]) -> str:
+    return f"({', '.join(map(str, place))})"
 
 
 @contextmanager
@@ -150,12 +157,14 @@ def _interpreted(grids: Grids) -> Iterator[None]:
     executor, make, call = interpreter.GridExecutor, interpreter.GridExecutor.__init__, interpreter.GridExecutor.__call__
 
     def made(self: Any, function: Any, *args: Any, **kwargs: Any) -> None:
+        @wraps(function)
         def program(*args: Any, **kwargs: Any) -> Any:
             if grids.allows(function.__name__, interpreter.interpreter_builder.grid_idx):
                 return function(*args, **kwargs)
             return None
 
         make(self, function, *args, **kwargs)
+        program.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
         self.seen, self.fn = function, program
 
     def called(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -186,12 +195,13 @@ def _compiled(grids: Grids) -> Iterator[None]:
     def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         if warmup:
             return launch(function, *args, grid=grid, warmup=warmup, **kwargs)
-        whole = () if callable(grid) else tuple(grid)
-        grids.see(function.fn, whole)
-        cut = grids.cut(function.fn.__name__, whole)
-        if 0 in cut:
-            return None
-        return launch(function, *args, grid=cut if whole else grid, warmup=warmup, **kwargs)
+
+        def cut(*values: Any) -> tuple[int, ...]:
+            whole = tuple(grid(*values)) if callable(grid) else tuple(grid)
+            grids.see(function.fn, whole)
+            return grids.cut(function.fn.__name__, whole)
+
+        return launch(function, *args, grid=cut, warmup=warmup, **kwargs)  # of no program nothing is launched
 
     JITFunction.run = run
     try:
