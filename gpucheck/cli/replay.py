@@ -154,9 +154,10 @@ def _facts(run: Run, copy: LibraryCopy) -> list[str]:
     plan, software = run.plan, run.plan.environment.get("software", {})
     versions = [f"{name} {(software.get(name) or {}).get('version', '?')}" for name in ("torch", "triton")]
     made = ", ".join([str(plan.environment.get("host", "an unknown host")), *versions, f"seed {plan.seed}"])
+    library = f"triton_kernels {plan.library['name']} ({plan.library['origin']})"
     return [
         f"run {plan.id} of {plan.scenario} ({made}) in {run.folder}",
-        f"triton_kernels {plan.library['name']} ({plan.library['origin']}), the content of the run, from {copy.package}",
+        f"{library}, the content of the run, from {copy.package}",
     ]
 
 

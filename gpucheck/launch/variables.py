@@ -1,4 +1,4 @@
-"""Environment variables that change what kernels compute or how they are compiled: recorded, and set again for a replay."""
+"""Environment variables that change what kernels compute or how they are made: recorded, and set again for a replay."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ def find_recorded(library: Mapping[str, Any], run: Path, source: Source | None =
         if copy.content != library["content"]:
             raise UsageError(
                 f"--library {source} has content {copy.content[:12]}, the run had {library['content'][:12]} "
-                f"({library['origin']}): a replay takes the very same; for another one use gpucheck run --library {source}"
+                f"({library['origin']}): a replay takes the very same one; see gpucheck run for another"
             )
         return copy
     looked = []
-    for copy, words in _candidates(library, run):
-        if copy is not None and copy.content == library["content"]:
-            return replace(copy, origin=library["origin"])
+    for candidate, words in _candidates(library, run):
+        if candidate is not None and candidate.content == library["content"]:
+            return replace(candidate, origin=library["origin"])
         looked.append(f"  looked at  {words}")
     raise InfrastructureError(
         f"the library of the run, {library['name']} ({library['origin']}) with content {library['content'][:12]}, "

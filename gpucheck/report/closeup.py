@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.words import lines_of, mismatch_lines, rank_list
@@ -38,7 +38,8 @@ class Closeup:
     @property
     def same_outputs(self) -> dict[str, bool]:
         """Whether each output is that of the run, byte for byte, of those that both have."""
-        return {name: self.was.digests[name] == value for name, value in self.now.digests.items() if name in self.was.digests}
+        was = self.was.digests
+        return {name: was[name] == value for name, value in self.now.digests.items() if name in was}
 
 
 def show(closeup: Closeup, console: Console) -> None:
@@ -107,8 +108,6 @@ def comparison(closeup: Closeup) -> Iterator[str]:
 
 def _message(record: Record) -> Iterator[str]:
     """What the record says beside its mismatches."""
-    from dataclasses import replace
-
     if lines := lines_of(replace(record, mismatches=[])):
         yield ""
         yield from lines

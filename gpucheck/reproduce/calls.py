@@ -135,11 +135,11 @@ class Recorder(TorchFunctionMode):
         self._name(result, target)
 
     def _torch_call(self, func: Any, args: Any, kwargs: Any) -> Node:
-        if func.__name__ == "__get__":
-            return ("", [("", self._expression(args[0])), ("", f".{func.__self__.__name__}")], "")
-        if getattr(Tensor, func.__name__, None) is func and not func.__name__.startswith("__"):
-            owner = ("", [("", self._expression(args[0])), ("", f".{func.__name__}")], "")
-            return self._call(text(owner, 0), args[1:], kwargs)
+        name, owner = func.__name__, func.__self__ if func.__name__ == "__get__" else None
+        if owner is not None:
+            return ("", [("", self._expression(args[0])), ("", f".{owner.__name__}")], "")
+        if getattr(Tensor, name, None) is func and not name.startswith("__"):
+            return self._call(f"{text(self._expression(args[0]), 0)}.{name}", args[1:], kwargs)
         name = resolve_name(func)
         if name is None:
             raise Unwritable(f"torch function {func}")
@@ -160,7 +160,9 @@ class Recorder(TorchFunctionMode):
             return None
 
     def _dump(self, outputs: Mapping[str, str] | None) -> None:
-        lines = needed(self._lines, self._pure, tuple(outputs.values())) if outputs else needed(self._lines, self._pure, ())
+        lines = (
+            needed(self._lines, self._pure, tuple(outputs.values())) if outputs else needed(self._lines, self._pure, ())
+        )
         content = {
             "modules": self._modules,
             "lines": lines,
@@ -240,10 +242,10 @@ class Recorder(TorchFunctionMode):
 
     def _global(self, value: Any) -> str:
         """A class or function by its module and name."""
-        plain = getattr(value, "fn", value)  # of a kernel
-        module, name = getattr(plain, "__module__", None), getattr(plain, "__qualname__", None)
+        plain: Any = getattr(value, "fn", value)  # of a kernel
+        module, name = getattr(plain, "__module__", None), getattr(plain, "__qualname__", "")
         found: Any = sys.modules.get(module or "")
-        for part in (name or "").split("."):
+        for part in name.split("."):
             found = getattr(found, part, None)
         if found is not value or module is None:
             raise Unwritable(f"a {type(value).__module__}.{type(value).__qualname__}: {value!r:.80}")

@@ -21,7 +21,6 @@ from gpucheck.worker.protocol import Reply, outputs_file
 from gpucheck.worker.runner import Attempt, words
 from gpucheck.worker.store import Store
 
-
 Keep = Callable[[dict[str, Tensor], dict[str, Expected], dict[str, Axes]], None]
 """Takes outputs, their references and the names of their axes, of which nothing is left after the call."""
 
@@ -92,9 +91,7 @@ def _judged(store: Store, attempt: Attempt, reply: Reply, keep: Keep | None) -> 
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
 
 
-def _judge_launches(
-    attempt: Attempt, reply: Reply, expected: dict[str, Expected], axes: dict[str, Axes]
-) -> _Launches:
+def _judge_launches(attempt: Attempt, reply: Reply, expected: dict[str, Expected], axes: dict[str, Axes]) -> _Launches:
     judged = _Launches()
     for number, whole in enumerate(reply.saved or [""]):
         outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)

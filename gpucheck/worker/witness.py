@@ -1,4 +1,4 @@
-"""What a replay keeps of the case it repeats, in the run folder: a close look for people, tensors for a reproduction."""
+"""What a replay keeps of the case it repeats: a close look for people, tensors and calls for a reproduction."""
 
 from __future__ import annotations
 

@@ -81,14 +81,14 @@ def find(run: Callable[[int], Outputs], elements: Sequence[Element], fills: Sequ
         fills: what memory is filled with.
         cpu: whether the interpreter runs the kernels.
     """
-    search = _Search(run, list(elements), fills, time.monotonic() + SECONDS)
+    search = _Search(run, elements, fills)
     with (_interpreted if cpu else _compiled)(search.grids):
         return search.work(cpu)
 
 
 class _Search:
-    def __init__(self, run: Callable[[int], Outputs], elements: list[Element], fills: Sequence[int], end: float) -> None:
-        self.run, self.elements, self.fills, self.end = run, elements, fills, end
+    def __init__(self, run: Callable[[int], Outputs], elements: Sequence[Element], fills: Sequence[int]) -> None:
+        self.run, self.elements, self.fills, self.end = run, elements, fills, time.monotonic() + SECONDS
         self.grids = Grids()
         self._usual: list[tuple[bytes, ...]] = []
         self._known: dict[Limit, list[bool]] = {}
@@ -154,7 +154,8 @@ def _interpreted(grids: Grids) -> Iterator[None]:
     """Programs beyond the limit are passed over; the others do not notice."""
     from triton.runtime import interpreter
 
-    executor, make, call = interpreter.GridExecutor, interpreter.GridExecutor.__init__, interpreter.GridExecutor.__call__
+    executor = interpreter.GridExecutor
+    make, call = executor.__init__, executor.__call__
 
     def made(self: Any, function: Any, *args: Any, **kwargs: Any) -> None:
         @wraps(function)
