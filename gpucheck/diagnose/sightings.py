@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Iterable
 
 from gpucheck.diagnose.words import lines_of, rank_list
-from gpucheck.model.conditions import USUAL_PLACEMENTS
 from gpucheck.model.finding import Sighting
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
@@ -15,20 +14,17 @@ Key = tuple[int, int]
 """Step and rank of a record."""
 
 
-def replay_command(run: Run, step: int) -> str:
-    """The command that runs one case of this run again, on the same ranks, inputs, library and placement."""
-    planned, command = run.plan.steps[step], run.plan.command
-    conditions = planned.conditions
-    if conditions.placement not in USUAL_PLACEMENTS and "--placement" not in command:
-        command = [*command, "--placement", conditions.placement]
-    if conditions.process_group != "none" and "--process-group" not in command:
-        command = [*command, "--process-group", conditions.process_group]
-    return shlex.join([*command, "--case", planned.case.id])
+def replay_command(run: Run, step: int, rank: int) -> str:
+    """The command that repeats one step of this run and looks closely at one rank."""
+    planned = run.plan.steps[step]
+    alone = sum(other.case.id == planned.case.id for other in run.plan.steps) == 1
+    case = planned.case.id if alone else planned.label
+    return shlex.join(["gpucheck", "replay", str(run.folder), case, "--rank", str(rank)])
 
 
 def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:
     """One step of a finding."""
-    return Sighting(run.plan.steps[step].label, ranks, lines, replay_command(run, step))
+    return Sighting(run.plan.steps[step].label, ranks, lines, replay_command(run, step, ranks[0]))
 
 
 def clean_line(run: Run, step: int) -> list[str]:

@@ -160,13 +160,12 @@ class Recorder(TorchFunctionMode):
             return None
 
     def _dump(self, outputs: Mapping[str, str] | None) -> None:
-        lines = (
-            needed(self._lines, self._pure, tuple(outputs.values())) if outputs else needed(self._lines, self._pure, ())
-        )
+        lines = needed(self._lines, self._pure, tuple((outputs or {}).values()))
+        lines, named = renumbered(lines, outputs or {})
         content = {
             "modules": self._modules,
             "lines": lines,
-            "outputs": outputs,
+            "outputs": None if outputs is None else named,
             "arguments": self._arguments,
             "problem": self._problem,
         }
@@ -273,6 +272,17 @@ def needed(lines: Sequence[str], pure: Mapping[int, str], outputs: Sequence[str]
         used.update(RESULT.findall(lines[number]))
         kept.insert(0, lines[number])
     return kept
+
+
+def renumbered(lines: Sequence[str], outputs: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The same with results counted from 1 without gaps."""
+    numbers: dict[str, str] = {}
+
+    def number(found: re.Match[str]) -> str:
+        return numbers.setdefault(found[0], f"r{len(numbers) + 1}")
+
+    counted = [RESULT.sub(number, line) for line in lines]
+    return counted, {name: RESULT.sub(number, value) for name, value in outputs.items()}
 
 
 class _Watched:

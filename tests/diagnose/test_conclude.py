@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +16,6 @@ from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.records.folder import read_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Synthetic
 
 FAIL, OPEN, PASS = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS
@@ -55,7 +54,7 @@ def test_one_cell_decides(synthetic: Synthetic, outcome: Outcome, verdict: Verdi
     assert finding.fails is (verdict is FAIL) and finding.ranks == [rank] and finding.rows == [f"matmul row{step}"]
     (sighting,) = finding.sightings
     assert (sighting.case, sighting.ranks) == (f"matmul/{step}/exact", [rank])
-    assert sighting.replay == f"gpucheck run smoke --seed 0 --case matmul/{step}/exact"
+    assert sighting.replay == f"gpucheck replay runs/x matmul/{step}/exact --rank {rank}"
 
 
 def test_every_outcome_but_pass_keeps_a_run_from_passing(synthetic: Synthetic) -> None:
@@ -201,18 +200,18 @@ def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
 
 
 def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
-    run = synthetic.run(synthetic.plan(command=["gpucheck", "run", "my scenario.toml"]))
-    assert replay_command(run, 0) == "gpucheck run 'my scenario.toml' --case matmul/0/exact"
+    run = replace(synthetic.run(synthetic.plan()), folder=Path("my runs/x"))
+    assert replay_command(run, 1, 3) == "gpucheck replay 'my runs/x' matmul/1/exact --rank 3"
 
 
-def test_replay_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
+def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    steps = (replace(plan.steps[0], conditions=Conditions("peer")),)
-    run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
-    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
-    asked = ["gpucheck", "run", "x", "--placement", "peer"]
-    run = synthetic.run(synthetic.plan(steps=steps, command=asked))
-    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("peer", late=True)))
+    run = synthetic.run(synthetic.plan(steps=steps[1:]))
+    assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+    run = synthetic.run(synthetic.plan(steps=steps))
+    assert replay_command(run, 1, 1) == "gpucheck replay runs/x 'matmul/0/exact (peer, late)' --rank 1"
+    assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
 
 
 def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
