@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint fmt type gpu contents clean
+.PHONY: help setup run test lint fmt type gpu contents pyz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ contents: ## run the adapter tests with each known library content and the Trito
 	@.ci/contents
 	GPUCHECK_TEST_CONTENTS=$(CURDIR)/.cache/contents GPUCHECK_TEST_TRITONS=$(CURDIR)/.cache/tritons \
 		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py $(ARGS)
+
+pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
+	$(BIN)/python .ci/bundle/build.py
 
 clean: ## remove the environment, caches and runs
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache runs build dist *.egg-info

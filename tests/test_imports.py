@@ -17,7 +17,7 @@ from gpucheck.checks import CHECKS
 PACKAGE = Path(gpucheck.__file__).parent
 HEAVY = ("torch", "triton", "triton_kernels", "numpy")
 AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
-QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model")
+QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor")
 
 
 def name_of(path: Path) -> str:
@@ -103,6 +103,15 @@ def test_audit_reads_source_and_runs_nothing_in_this_process(module: str) -> Non
         assert not within(name, (*HEAVY, *AUDIT_PROBES)), (
             f"{module} imports {name}: the library under audit runs in a probing process only"
         )
+
+
+@pytest.mark.parametrize("module", members("doctor"))
+def test_doctor_looks_and_runs_nothing_of_a_run(module: str) -> None:
+    running = tuple(f"gpucheck.{name}" for name in ("worker", "checks", "verify", "interpreter", "records", "cli"))
+    for name in imports(MODULES[module], lazy=True):
+        assert not within(name, running), f"{module} imports {name}: doctor looks at what a run would use"
+        trying = module in ("gpucheck.doctor.operations", "gpucheck.doctor.child")
+        assert trying or not within(name, HEAVY), f"{module} imports {name}: a wedged GPU must not hang doctor itself"
 
 
 @pytest.mark.parametrize("module", members("records", "diagnose", "report"))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import audit, explain, library, listing, replay, report, run
+from gpucheck.cli import audit, doctor, explain, library, listing, preset, replay, report, run
 from gpucheck.model.errors import ExitCode, GpucheckError
 
 
@@ -42,6 +42,8 @@ app.command("report")(report.report)
 app.command("replay")(replay.replay)
 app.command("explain")(explain.explain)
 app.command("audit")(audit.audit)
+app.command("doctor")(doctor.doctor)
+app.command("preset")(preset.preset)
 app.add_typer(library.app, name="library")
 
 

@@ -247,8 +247,7 @@ class Bench:
             return outputs, self.observer.log
 
         answers = at_once(call, len(prepared))
-        for _, log in answers:
-            self.observer.log.add(log)
+        self.observer.log.add([log for _, log in answers])
         return [outputs for outputs, _ in answers[::2]]
 
     def _stream(self, conditions: Conditions) -> AbstractContextManager[None]:

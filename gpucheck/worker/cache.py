@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gpucheck.doctor.triton_cache import damage
 from gpucheck.model.record import DAMAGED_ENTRY
 
 MOST_FILES = 20_000  # looked at before giving up
@@ -31,10 +32,6 @@ def first_damaged(cache: Path) -> Path | None:
     for number, path in enumerate(cache.glob("*/*.json")):
         if number == MOST_FILES:
             break
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except UNREADABLE:
+        if damage(path):
             return path
-        except OSError:
-            continue
     return None

@@ -19,14 +19,14 @@ pytest.importorskip("triton", reason="needs triton")
 import torch
 
 from gpucheck.model.record import Launch
-from gpucheck.worker.observe import Observer, _devices, kernel_clock
+from gpucheck.worker.observe import Log, Observer, _devices, kernel_clock
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 from gpucheck import interpreter
 interpreter.install()
 import torch, triton, triton.language as tl
-from gpucheck.worker.observe import Observer
+from gpucheck.worker.observe import Log, Observer
 
 @triton.jit
 def double(x, count, BLOCK: tl.constexpr):
@@ -193,3 +193,11 @@ def test_clock_of_the_cpu_takes_wall_time() -> None:
         torch.ones(1000).sum()
     assert len(seconds) == 1
     assert 0 < seconds[0] < 60
+
+
+def test_compilers_that_run_side_by_side_take_as_long_as_the_slowest() -> None:
+    logs = [Log() for _ in range(3)]
+    for log, seconds in zip(logs, (1.0, 3.0, 2.0), strict=True):
+        log.compile_seconds = seconds
+    logs[0].add(logs[1:])
+    assert logs[0].compile_seconds == 4.0

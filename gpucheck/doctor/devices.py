@@ -1,0 +1,227 @@
+"""Basic operations of torch, tried for real on every device; the lines they give."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gpucheck.doctor.line import Line, fail, ok, warn
+from gpucheck.doctor.machine import Machine
+from gpucheck.doctor.software import folder_of
+from gpucheck.launch.environment import visible_gpus
+
+CHILD = "gpucheck.doctor.child"
+IMPORT_LIMIT = 180.0  # s to import torch, which takes long from a cold network folder
+STEPS = 8  # operations that may run out of time one after the other before the rest is given up
+
+SUSPECT = (
+    "suspect this GPU: look at its ECC counters and the kernel log, reset it, and try again with nothing else on it"
+)
+TRY_ALONE = "try again; where it comes back, look at the kernel log and run with CUDA_LAUNCH_BLOCKING=1"
+
+Answer = dict[str, Any]
+
+
+def look(machine: Machine) -> list[Line]:
+    """The lines of what was tried, in a process of its own."""
+    if folder_of("torch") is None:
+        return []
+    visible = _visible(machine)  # asks nvidia-smi before processes of ours show up in its answer
+    return lines(ask(machine), visible, machine.deadline)
+
+
+def _visible(machine: Machine) -> int | None:
+    """How many GPUs CUDA should show; None under MIG, which shows instances."""
+    gpus = machine.smi().gpus
+    if any(gpu.mig == "Enabled" for gpu in gpus):
+        return None
+    listed = [(str(gpu.index), gpu.uuid) for gpu in gpus]
+    return len(visible_gpus(listed, machine.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def ask(machine: Machine) -> list[Answer]:
+    """What the trying process answers; the last answer says how it ended, where that was not well."""
+    limit = IMPORT_LIMIT + STEPS * machine.deadline
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", CHILD, str(machine.deadline)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,  # files, since a process that is stuck in the driver would keep a pipe open
+            stderr=errors,
+            env=_environment(machine),
+        )
+        try:
+            process.wait(limit)
+            how = f"ended with exit code {process.returncode}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            how = f"was killed after {limit:g} s"
+        output.seek(0)
+        answers: list[Answer] = [json.loads(line) for line in output if line.endswith(b"\n")]
+        if process.returncode:
+            errors.seek(0)
+            said = (errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            answers.append({"operation": "end", "subject": "", "outcome": "died", "message": f"{how}: {said}"})
+    return answers
+
+
+def _environment(machine: Machine) -> dict[str, str]:
+    ours = str(Path(__file__).parents[2])
+    paths = [ours, *filter(None, [machine.environ.get("PYTHONPATH")])]
+    return {**machine.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def lines(answers: Sequence[Answer], visible: int | None, deadline: float) -> list[Line]:
+    """What the answers mean.
+
+    Args:
+        answers: as :mod:`gpucheck.doctor.child` gives them.
+        visible: GPUs that CUDA should show; None where that is not known.
+        deadline: seconds an operation was given.
+    """
+    found = []
+    for answer in answers:
+        operation = answer["operation"]
+        if operation == "import":
+            found += _import(answer)
+        elif operation == "survey":
+            found += _survey(answer, visible, deadline)
+        elif operation == "end":
+            advice = "look at the message, at free memory and at the kernel log"
+            found.append(fail("trying", f"the process that tries things {answer['message']}", advice))
+        elif not operation.startswith("copy"):
+            found.append(_line(answer, deadline))
+    return [*found, *_seeds(answers), *_copies(answers, deadline)]
+
+
+def _import(answer: Answer) -> list[Line]:
+    if answer["outcome"] == "done":
+        return []
+    advice = "torch is installed and does not load: mend the installation, or LD_LIBRARY_PATH"
+    return [fail("torch", answer["message"], advice)]
+
+
+def _survey(answer: Answer, visible: int | None, deadline: float) -> list[Line]:
+    problem = _problem(answer, deadline)
+    if problem:
+        advice = "no CUDA program works here: compare driver and CUDA versions, look at the kernel log, reset the GPUs"
+        return [fail("count", f"CUDA does not start: {problem}", advice)]
+    devices = answer["devices"]
+    if visible is not None and len(devices) != visible:
+        advice = "compare nvidia-smi -L, CUDA_VISIBLE_DEVICES, MIG and the CUDA build of torch"
+        value = f"torch sees {len(devices)} GPU(s), nvidia-smi and CUDA_VISIBLE_DEVICES leave {visible}"
+        return [fail("count", value, advice)]
+    if not devices:
+        return [warn("count", "no GPU is visible to torch; tried on the CPU", "see what the driver lines say above")]
+    return [
+        ok("count", f"torch sees {len(devices)} GPU(s)"),
+        *_equality(devices),
+        *_peers(len(devices), answer["peers"]),
+    ]
+
+
+def _equality(devices: Sequence[Answer]) -> list[Line]:
+    """Whether the library's habit of asking device 0 is right for every device."""
+    shared = [
+        ok("shared memory", f"{device['shared memory']} bytes a block at most", str(number))
+        for number, device in enumerate(devices)
+        if device["shared memory"]
+    ]
+    first, unequal = devices[0], []
+    for number, device in enumerate(devices):
+        other = {key: value for key, value in device.items() if value != first[key]}
+        if other:
+            words = ", ".join(f"{key} {value} against {first[key]}" for key, value in other.items())
+            advice = "the library asks device 0 for such properties: run this GPU alone, with CUDA_VISIBLE_DEVICES"
+            unequal.append(warn("equal to device 0", words, advice, str(number)))
+    if not unequal:
+        words = f"{first['name']}, capability {first['capability']}, {first['multiprocessors']} multiprocessors"
+        unequal = [ok("equal to device 0", f"all {len(devices)}: {words}")]
+    return [*shared, *unequal]
+
+
+def _peers(count: int, peers: Sequence[Sequence[int]]) -> list[Line]:
+    """Which GPUs may access each other's memory."""
+    pairs = count * (count - 1)
+    if not pairs:
+        return []
+    if len(peers) == pairs:
+        return [ok("peer access", f"all {pairs} pairs")]
+    if not peers:
+        return [ok("peer access", "none: copies go through the host")]
+    targets: dict[int, list[int]] = defaultdict(list)
+    for source, target in peers:
+        targets[source].append(target)
+    words = "; ".join(f"{source} to {', '.join(map(str, reached))}" for source, reached in sorted(targets.items()))
+    advice = "copies between the others go through the host: look at nvidia-smi topo -m, IOMMU and ACS settings"
+    return [warn("peer access", f"{len(peers)} of {pairs} pairs: {words}", advice)]
+
+
+def _line(answer: Answer, deadline: float) -> Line:
+    """What one operation on one device gave."""
+    subject = answer["subject"].removeprefix("cuda:")
+    problem = _problem(answer, deadline)
+    if not problem:
+        return ok(answer["operation"], answer["value"], subject)
+    if answer["outcome"] == "skipped":
+        return fail(answer["operation"], problem, "mend what came before", subject, looked=False)
+    return fail(answer["operation"], problem, SUSPECT if answer["outcome"] == "done" else TRY_ALONE, subject)
+
+
+def _problem(answer: Answer, deadline: float) -> str:
+    """What is wrong with an answer, or ""."""
+    if answer["outcome"] == "done":
+        return str(answer["problem"])
+    return {
+        "raised": f"raised {answer.get('message')}",
+        "died": f"its process {answer.get('message')}",
+        "hung": f"hung: no answer within {deadline:g} s",
+        "skipped": "not tried: too many processes died or hung before",
+    }[answer["outcome"]]
+
+
+def _seeds(answers: Sequence[Answer]) -> list[Line]:
+    """Whether a seed gives the same numbers on all GPUs of a kind."""
+    devices: list[Answer] = next((answer["devices"] for answer in answers if answer.get("devices")), [])
+    kinds: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for answer in answers:
+        if answer["operation"] == "seed" and answer.get("digest") and answer["subject"].startswith("cuda:"):
+            number = answer["subject"].removeprefix("cuda:")
+            device = devices[int(number)]
+            kinds[f"{device['name']} {device['multiprocessors']}"][answer["digest"]].append(number)
+    found = []
+    for digests in kinds.values():
+        camps = sorted(digests.values(), key=len, reverse=True)
+        if len(camps) > 1:
+            words = " against ".join("GPU " + ", ".join(camp) for camp in camps)
+            advice = SUSPECT.replace("this GPU", "the minority")
+            found.append(fail("seeds agree", f"one seed, different numbers: {words}", advice))
+        elif len(camps[0]) > 1:
+            found.append(ok("seeds agree", f"one seed, the same numbers on {len(camps[0])} GPUs"))
+    return found
+
+
+def _copies(answers: Sequence[Answer], deadline: float) -> list[Line]:
+    """The copies between each two GPUs: one line where all arrived, else one for each that did not."""
+    copies = [answer for answer in answers if answer["operation"].startswith("copy")]
+    found = []
+    for answer in copies:
+        problem = _problem(answer, deadline)
+        if problem:
+            source, target = answer["operation"].split()[1:]
+            advice = (
+                f"GPU {source} to {target}: look at NVLink (nvidia-smi nvlink -e), IOMMU and ACS settings;"
+                " NCCL_P2P_DISABLE=1 avoids the path"
+            )
+            found.append(fail("copy", problem, advice, f"{source}-{target}", looked=answer["outcome"] != "skipped"))
+    if copies and not found:
+        return [ok("copy", f"all {len(copies)} pairs, {copies[0]['value']} each, checksums equal")]
+    return found

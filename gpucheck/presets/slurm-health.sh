@@ -1,0 +1,52 @@
+#!/bin/bash
+# A Slurm HealthCheckProgram that drains a node whose GPUs compute wrong.
+#
+# Install it on every node, and in slurm.conf:
+#   HealthCheckProgram=/etc/slurm/gpucheck-health.sh
+#   HealthCheckInterval=3600
+#   HealthCheckNodeState=IDLE,CYCLE
+# Slurm kills it after 60 s; it takes less. Nodes with processes on their GPUs are left alone.
+#
+# Set here or in the environment of slurmd:
+PYTHON=${PYTHON:-/usr/bin/python3}                     # has the torch and triton that jobs use
+GPUCHECK=${GPUCHECK:-/opt/gpucheck/gpucheck.pyz}       # from `make pyz`, or an installed gpucheck script
+LIBRARY=${LIBRARY:-}                                   # --library; without it the installed one
+SCENARIO=${SCENARIO:-quick}
+SECONDS_LIMIT=${SECONDS_LIMIT:-40}                     # for the run; starting and reporting take a few more
+STATE=${STATE:-/var/lib/gpucheck}                      # caches and the runs that did not pass; root's alone
+
+set -u
+export PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin  # slurmd may set none
+
+node=${SLURMD_NODENAME:-$(hostname -s)}
+command -v nvidia-smi > /dev/null || exit 0  # a node without GPUs
+busy=$(timeout 10 nvidia-smi --query-compute-apps=pid --format=csv,noheader)
+case $? in
+    0) [ -z "$busy" ] || exit 0 ;;
+    *)
+        scontrol update NodeName="$node" State=DRAIN Reason="gpucheck: nvidia-smi does not answer"
+        exit 1
+        ;;
+esac
+
+umask 077
+mkdir -p "$STATE/runs" || exit 1
+export GPUCHECK_CACHE_DIR=$STATE/cache TRITON_CACHE_DIR=$STATE/triton
+run=$STATE/runs/health-$(date +%s)-$$
+
+timeout 55 "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda --timeout "$SECONDS_LIMIT" \
+    ${LIBRARY:+--library "$LIBRARY"} --out "$run" > "$run.txt" 2>&1
+code=$?
+
+case $code in
+    0)
+        rm -rf "$run" "$run.txt"
+        exit 0
+        ;;
+    1)
+        verdict=$(grep -m 1 '^FAIL' "$run.txt")
+        scontrol update NodeName="$node" State=DRAIN Reason="gpucheck: ${verdict:-FAIL}, see $run.txt"
+        ;;
+esac
+logger -t gpucheck "health check: exit code $code, see $run.txt"
+exit "$code"
