@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpucheck.cli.options import JsonOption, LibraryOption, WriteOption, split
-from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+from gpucheck.model.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from gpucheck.model.plan import Plan
     from gpucheck.plan.scenario import Scenario
 
-WAIT_FOR_PLAN = 120.0  # s that further nodes wait for the plan of node 0
+WAIT_FOR_NODES = 30.0  # s that node 0 waits for the last records of other nodes
+WAIT_AFTER_FAILURE = 5.0  # s, where it did not end by itself
 
 
 def run(
@@ -64,15 +65,16 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
-    nnodes: Annotated[int, typer.Option(min=1, help="Nodes; needs --out on shared storage.")] = 1,
+    nnodes: Annotated[int, typer.Option(min=1, help="Nodes, each with the same command.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
-    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet.")] = "",
+    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet: a port of node 0.")] = "",
     rdzv_id: Annotated[str, typer.Option(help="Name of the meeting.")] = "gpucheck",
     rdzv_backend: Annotated[str, typer.Option(help="torchrun's rendezvous backend.")] = "c10d",
 ) -> None:
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
+    from gpucheck.cli import nodes
     from gpucheck.cli.present import check_files
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
@@ -85,8 +87,6 @@ def run(
 
     rendezvous = Rendezvous(nnodes, node_rank, rdzv_endpoint, rdzv_id, rdzv_backend)
     rendezvous.check()
-    if nnodes > 1 and out is None:
-        raise UsageError("--nnodes above 1 needs --out DIR on storage that all nodes share")
     if timeout is not None and not 0 < timeout <= LONGEST:
         raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0, at most {LONGEST:g}")
     if experiments is not None and not 0 <= experiments <= LONGEST:
@@ -104,23 +104,37 @@ def run(
     if node_rank == 0:
         check_files(json_file, write or [], out)
         _check_out(out)
+    else:
+        nodes.check_out(out, _check_out)
     _require_torch()
     console = Console(stderr=json_file == "-")
     copy = resolve(source)
-    patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
-    folder = _new_folder(out) if node_rank == 0 else _joined(out)
+    if node_rank:
+        joined = nodes.join(rendezvous, copy, patches, count, _new_folder, out)
+        ending = launch(joined.plan, joined.folder, rendezvous, joined.courier.poll)
+        joined.courier.bye(ending.code)
+        raise typer.Exit(nodes.exit_code(joined, ending))
+    patched = patched_files(copy.package, patches)
+    folder = _new_folder(out)
     if patched:
         copy = write_patched(copy, patched, folder / "library")
     moves = {"--placement": placement, "--process-group": process_group}
     command = _command(chosen, source, kind, count, moves, patches)
     plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches)
-    if node_rank == 0:
-        write_json(folder / "plan.json", plan.to_json())
-    with Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress:
-        ending = launch(plan, folder, rendezvous, progress)
-    if node_rank:
-        raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
-    _close(folder, plan, ending)
+    write_json(folder / "plan.json", plan.to_json())
+    with (
+        nodes.head(rendezvous, plan, folder) as head,
+        Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress,
+    ):
+
+        def watch() -> bool:
+            progress()
+            return head is not None and head.poll()
+
+        ending = launch(plan, folder, rendezvous, watch)
+        others = head.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if head else []
+        progress()
+    _close(folder, plan, ending, [node.to_json() for node in others])
     _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
 
 
@@ -245,26 +259,15 @@ def _new_folder(out: Path | None) -> Path:
     return folder.resolve()
 
 
-def _joined(out: Path | None) -> Path:
-    """The run folder that node 0 makes on shared storage."""
-    assert out is not None
-    deadline = time.monotonic() + WAIT_FOR_PLAN
-    while not (out / "plan.json").exists():
-        if time.monotonic() > deadline:
-            raise InfrastructureError(
-                f"{out / 'plan.json'} did not appear in {WAIT_FOR_PLAN:g} s: is node 0 running, and is --out shared?"
-            )
-        time.sleep(0.2)
-    return out.resolve()
-
-
-def _close(folder: Path, plan: Plan, ending: Ending) -> None:
+def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]]) -> None:
     """Writes how the run ended, with what changed in the software meanwhile."""
     from gpucheck.launch.environment import changes, software
     from gpucheck.records.folder import write_json
 
     after = software(Path(plan.library["package"]))
     outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
+    if others:
+        outcome["nodes"] = others
     write_json(folder / "outcome.json", outcome)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 from gpucheck.diagnose import rules
 from gpucheck.diagnose.expectations import settle
@@ -125,12 +126,26 @@ def _ending(run: Run) -> list[Finding]:
         line = f"interrupted by signal {run.outcome['signal']}"
     elif run.outcome.get("timed_out"):
         line = f"stopped after {run.outcome.get('seconds', 0.0):.0f} s, the limit of the whole run"
+    elif lost := [_node_words(node) for node in run.outcome.get("nodes", []) if not _ended_well(node)]:
+        line = "; ".join(lost)
     elif run.outcome.get("code") != 0:
         line = f"torchrun ended with exit code {run.outcome.get('code')}"
     else:
         return []
     remedy = "look at the logs in the run folder's logs/"
     return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], [line], "")], remedy)]
+
+
+def _ended_well(node: dict[str, Any]) -> bool:
+    return node.get("state") == "ended" and node.get("code") == 0
+
+
+def _node_words(node: dict[str, Any]) -> str:
+    """A further node that did not end as it should."""
+    name = f"node {node.get('number')}" + (f" ({node['host']})" if node.get("host") else " never came")
+    if node.get("state") == "ended":
+        return f"torchrun of {name} ended with exit code {node.get('code')}"
+    return f"{name} was lost: its further cases are" if node.get("host") else name
 
 
 def _unproven(run: Run) -> list[Finding]:
