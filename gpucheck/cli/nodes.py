@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpucheck.model.errors import ExitCode, InfrastructureError
 from gpucheck.model.plan import Plan
@@ -38,14 +38,19 @@ class Joined:
 
 
 def join(
-    rendezvous: Rendezvous, copy: LibraryCopy, patches: Sequence[Path], nproc: int, new_folder: Any, out: Path | None
+    rendezvous: Rendezvous,
+    copy: LibraryCopy,
+    patches: Sequence[Path],
+    nproc: int,
+    out: Path | None,
+    new_folder: Callable[[Path | None], Path],
 ) -> Joined:
     """Meets node 0 and takes its plan; the folder is node 0's where that is shared, else a new one.
 
     Args:
         copy: the library on this node.
-        new_folder: makes a run folder.
         out: as given to ``--out``.
+        new_folder: makes a run folder of that name.
 
     Raises:
         InfrastructureError: node 0 is not to be reached, or this node is not like it.
@@ -68,7 +73,7 @@ def join(
         raise InfrastructureError(f"node 0 has {plan.nproc} rank(s), this node {nproc}: give --nproc on every node")
     if out is not None and (out / "plan.json").is_file() and read_plan(out).id == plan.id:
         return Joined(plan, out.resolve(), courier)
-    folder: Path = new_folder(out)
+    folder = new_folder(out)
     copy = _patched(copy, patches, folder)
     if copy.content != plan.library["content"]:
         raise InfrastructureError(
@@ -79,12 +84,6 @@ def join(
     write_json(folder / "plan.json", plan.to_json())
     courier.carry(folder)
     return Joined(plan, folder, courier)
-
-
-def check_out(out: Path | None, check: Any) -> None:
-    """Raises UsageError for a folder that is neither new nor one that node 0 has begun."""
-    if out is None or not (out / "plan.json").is_file():
-        check(out)
 
 
 def exit_code(joined: Joined, ending: Ending) -> int:

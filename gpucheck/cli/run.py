@@ -104,13 +104,11 @@ def run(
     if node_rank == 0:
         check_files(json_file, write or [], out)
         _check_out(out)
-    else:
-        nodes.check_out(out, _check_out)
     _require_torch()
     console = Console(stderr=json_file == "-")
     copy = resolve(source)
     if node_rank:
-        joined = nodes.join(rendezvous, copy, patches, count, _new_folder, out)
+        joined = nodes.join(rendezvous, copy, patches, count, out, _fresh_folder)
         ending = launch(joined.plan, joined.folder, rendezvous, joined.courier.poll)
         joined.courier.bye(ending.code)
         raise typer.Exit(nodes.exit_code(joined, ending))
@@ -244,6 +242,12 @@ def _check_out(out: Path | None) -> None:
         raise UsageError(f"run folder {folder} cannot be made: {existing} is not writable; give another with --out")
     if out is not None and existing == folder and any(folder.iterdir()):
         raise UsageError(f"--out {out} is not empty; a run needs a folder of its own")
+
+
+def _fresh_folder(out: Path | None) -> Path:
+    """Makes the run folder of a further node, which is not the one of node 0."""
+    _check_out(out)
+    return _new_folder(out)
 
 
 def _new_folder(out: Path | None) -> Path:
