@@ -94,7 +94,7 @@ class Head:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for key in list(self._selector.get_map().values()):
+        for key in list((self._selector.get_map() or {}).values()):  # nothing is left of it once closed
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
 
