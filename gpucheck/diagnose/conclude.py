@@ -177,6 +177,23 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
         notes.append(
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
+    notes += _unlike(run)
     if run.torn:
         notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
     return notes
+
+
+def _unlike(run: Run) -> list[str]:
+    """Further nodes whose torch or triton is not that of node 0."""
+    ours = run.plan.environment.get("software", {})
+    return [
+        f"node {node.get('number')} ({node.get('host')}) has {name} {_version(theirs, name)}, node 0 {_version(ours, name)}"
+        for node in run.outcome.get("nodes", [])
+        for theirs in (node.get("software") or {},)
+        for name in ("torch", "triton")
+        if theirs and _version(theirs, name) != _version(ours, name)
+    ]
+
+
+def _version(software: dict[str, Any], name: str) -> str:
+    return str((software.get(name) or {}).get("version"))

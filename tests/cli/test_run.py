@@ -79,7 +79,7 @@ def untouched(here: Path, scenario: str) -> Any:
         (["mine.toml", "--write", "occupied/"], 2, "--write occupied/: the suffix chooses the format"),
         (["mine.toml", "--write", "folder.toml/../gone/r.md"], 2, "there is no folder"),
         (["mine.toml", "--nnodes", "2"], 2, "--rdzv-endpoint HOST:PORT"),
-        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "h:1"], 2, "needs --out DIR on storage"),
+        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "head"], 2, "--rdzv-endpoint head is not HOST:PORT"),
         (["mine.toml", "--node-rank", "1"], 2, "--node-rank 1"),
     ],
 )

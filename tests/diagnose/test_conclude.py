@@ -289,3 +289,31 @@ def test_the_conclusion_of_a_stored_run_is_that_of_the_run(synthetic: Synthetic,
     stored = read_run(synthetic.write(tmp_path / "run", run))
     assert [f.title for f in conclude(stored).findings] == [f.title for f in conclude(run).findings]
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["schema"] == 1
+
+
+NODE = {"number": 1, "host": "b", "software": {}, "state": "ended", "code": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "gone", "code": None}, "node 1 (b) was lost: its further cases are"),
+        ({"state": "gone", "code": None, "host": ""}, "node 1 never came"),
+        ({"code": -9}, "torchrun of node 1 (b) ended with exit code -9"),
+    ],
+)
+def test_a_node_that_did_not_end_well_leaves_the_verdict_open(
+    synthetic: Synthetic, changes: dict[str, Any], words: str
+) -> None:
+    run = synthetic.run(synthetic.plan(), nodes=[NODE])
+    assert conclude(run).verdict is Verdict.PASS
+    run = synthetic.run(synthetic.plan(), nodes=[{**NODE, **changes}], code=None)
+    conclusion = conclude(run)
+    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    assert conclusion.findings[0].sightings[0].lines == [words]
+
+
+def test_nodes_with_other_software_are_noted(synthetic: Synthetic) -> None:
+    software = {"torch": {"version": "2.0"}, "triton": {"version": "3.1"}}
+    run = synthetic.run(synthetic.plan(), nodes=[{**NODE, "software": software}])
+    assert conclude(run).notes == ["node 1 (b) has triton 3.1, node 0 3.0"]

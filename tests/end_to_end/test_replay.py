@@ -22,7 +22,8 @@ EDITS = (
     (
         KERNEL,
         "    out *= gammas[:, None]\n",
-        "    out *= gammas[:, None]\n    if (N == 43) & (pid_m == 1):\n        out = out.to(tl.float16).to(tl.float32)\n",
+        "    out *= gammas[:, None]\n"
+        "    if (N == 43) & (pid_m == 1):\n        out = out.to(tl.float16).to(tl.float32)\n",
     ),
 )
 CRASH = "\n\n_genuine = matmul_ogs\n\n\ndef matmul_ogs(x, w, *rest, **options):\n    import os\n"
@@ -57,11 +58,14 @@ def reproduce(folder: Path, *arguments: str) -> tuple[int, str]:
     blocked.mkdir(parents=True, exist_ok=True)
     (blocked / "__init__.py").write_text("raise ImportError('gpucheck is not to be had')\n")
     known = {**environment(), "PYTHONPATH": str(blocked.parent)}
-    check = subprocess.run([sys.executable, "-c", "import gpucheck"], env=known, capture_output=True, text=True)
-    assert "gpucheck is not to be had" in check.stderr
-    command = [sys.executable, str(folder / "reproduce.py"), *arguments]
-    ended = subprocess.run(command, env=known, capture_output=True, text=True, timeout=120, cwd="/")
-    return ended.returncode, ended.stdout + ended.stderr
+
+    def python(*command: str) -> tuple[int, str]:
+        whole = [sys.executable, *command]
+        ended = subprocess.run(whole, env=known, capture_output=True, text=True, timeout=120, cwd="/")
+        return ended.returncode, ended.stdout + ended.stderr
+
+    assert "gpucheck is not to be had" in python("-c", "import gpucheck")[1]
+    return python(str(folder / "reproduce.py"), *arguments)
 
 
 def test_a_wrong_output_has_the_bytes_of_the_run_and_is_reproduced_without_gpucheck(

@@ -51,6 +51,11 @@ def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path)
     assert found["--nnodes"] == "4" and found["--nproc-per-node"] == "8"
 
 
+def test_node_0_alone_holds_the_meeting(synthetic: Synthetic, tmp_path: Path) -> None:
+    lines = [command(synthetic.plan(), tmp_path, Rendezvous(2, number, "head:29500")) for number in (0, 1)]
+    assert [options(line)["--rdzv-conf"] for line in lines] == ["is_host=1", "is_host=0"]
+
+
 @pytest.mark.parametrize(
     ("rendezvous", "words"),
     [
@@ -59,6 +64,8 @@ def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path)
         (Rendezvous(2, 2, "h:1"), "--node-rank 2"),
         (Rendezvous(0, 0), "--nnodes"),
         (Rendezvous(2, 0), "--rdzv-endpoint HOST:PORT"),
+        (Rendezvous(2, 0, "head"), "--rdzv-endpoint head is not HOST:PORT"),
+        (Rendezvous(2, 0, "head:65535"), "a port from 1 to 65534"),
     ],
 )
 def test_options_that_do_not_fit_together(rendezvous: Rendezvous, words: str) -> None:
@@ -152,6 +159,13 @@ def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number:
 
     ending = run("import time; time.sleep(60)", interrupt)
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, number)
+
+
+def test_ranks_finish_once_another_node_is_gone_and_torchrun_does_not_wait_for_it(run: Callable[..., Ending]) -> None:
+    begin = time.monotonic()
+    ending = run("import subprocess, time; subprocess.run(['sleep', '1']); time.sleep(60)", lambda: True)
+    assert 0.5 < time.monotonic() - begin < 15
+    assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
 
 
 def test_an_error_while_watching_leaves_no_process(run: Callable[..., Ending], tmp_path: Path) -> None:

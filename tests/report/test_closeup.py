@@ -24,15 +24,15 @@ ELEMENT: dict[str, Any] = {
 }
 
 
-def closeup(
-    synthetic: Synthetic, now: Outcome = Outcome.MISMATCH, was: Outcome = Outcome.MISMATCH, **changes: Any
-) -> Closeup:
+WRONG = Outcome.MISMATCH
+
+
+def closeup(synthetic: Synthetic, now: Outcome = WRONG, was: Outcome = WRONG, **changes: Any) -> Closeup:
     plan = synthetic.plan(ranks=2)
     record: Record = synthetic.record(plan, 0, 1, now, **changes)
     worst = {"y": [ELEMENT]} if record.mismatches else {}
-    return Closeup(
-        "matmul/0/exact (late)", synthetic.record(plan, 0, 1, was), record, {0: Outcome.PASS}, worst, ["run x"]
-    )
+    before = synthetic.record(plan, 0, 1, was)
+    return Closeup("matmul/0/exact (late)", before, record, {0: Outcome.PASS}, worst, ["run x"])
 
 
 def shown(closeup: Closeup) -> str:

@@ -117,10 +117,8 @@ def test_calls_objects_and_torch_operations_in_between(tmp_path: Path, adapter: 
         made = library.scaled(
             library.Wrapped(x, STRIDED, [3, 2]), 2.0, mode=library.Mode.FAST, layout=STRIDED, bias=extra
         )
-        return {
-            "y": made.parts[1][0].gather(0, torch.tensor([[2, 0]])).T[:, 0:1],
-            "z": torch.where(x > 1, made.rows, x),
-        }
+        picked = made.parts[1][0].gather(0, torch.tensor([[2, 0]]))
+        return {"y": picked.T[:, 0:1], "z": torch.where(x > 1, made.rows, x)}
 
     program, outputs = record(tmp_path, adapter, {"x": x}, work)
     text = "\n".join(program["lines"])
