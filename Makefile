@@ -39,11 +39,11 @@ type: ## static types
 gpu: setup ## the gate on every GPU here
 	$(BIN)/gpucheck run gate $(ARGS)
 
-contents: ## run the adapter tests with each known library content and the Tritons that import it
+contents: ## test the adapters with each known library content and our kernels with each known Triton
 	@.ci/setup test
 	@.ci/contents
 	GPUCHECK_TEST_CONTENTS=$(CURDIR)/.cache/contents GPUCHECK_TEST_TRITONS=$(CURDIR)/.cache/tritons \
-		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py $(ARGS)
+		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py tests/checks/test_compile.py $(ARGS)
 
 pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
 	$(BIN)/python .ci/bundle/build.py

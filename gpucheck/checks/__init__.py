@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.model.errors import UsageError
+from gpucheck.model.source import CheckSource
 
 if TYPE_CHECKING:
     from gpucheck.checks.base import Check
@@ -18,17 +21,55 @@ CHECKS = {
     "mxfp": "gpucheck.checks.mxfp:Mxfp",
     "swiglu": "gpucheck.checks.swiglu:Swiglu",
     "attention": "gpucheck.checks.attention:Attention",
+    "softmax": "gpucheck.checks.softmax:Softmax",
+    "weighted_matmul": "gpucheck.checks.weighted_matmul:WeightedMatmul",
+    "selection_attention": "gpucheck.checks.selection_attention:SelectionAttention",
+    "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
 }
+"""Those that gpucheck has itself."""
+UNLISTED = {"canary": "gpucheck.checks.canary:Canary"}
+"""Those that no scenario asks for by name."""
 
 
-def load(name: str) -> Check:
-    """The check called ``name``.
+class Registry:
+    """Resolves the name of a check: gpucheck's own ones, and those of the sources that are active."""
 
-    Raises:
-        UsageError: no check has that name.
-    """
-    if name not in CHECKS:
-        raise UsageError(f"unknown check {name!r}; known: {', '.join(CHECKS)}")
-    module, _, attribute = CHECKS[name].partition(":")
-    check: Check = getattr(import_module(module), attribute)()
-    return check
+    def __init__(self, own: Mapping[str, str]) -> None:
+        """Args:
+        own: name -> ``module:Class``.
+        """
+        self._own = own
+        self._sources: dict[str, CheckSource] = {}
+
+    def activate(self, sources: Iterable[CheckSource]) -> None:
+        """Makes the checks of these sources known, and those of no others; runs no code of theirs."""
+        self._sources = {name: source for source in sources for name in source.checks}
+
+    def names(self) -> tuple[str, ...]:
+        """The checks that a scenario may name."""
+        return (*(name for name in self._own if name not in UNLISTED), *self._sources)
+
+    def load(self, name: str) -> Check:
+        """The check called ``name``.
+
+        Raises:
+            UsageError: no check has that name, or its source is not what it was or cannot be loaded.
+        """
+        if name in self._sources:
+            from gpucheck.checks.sources import make
+
+            return make(self._sources[name], name)
+        if name not in self._own:
+            raise UsageError(f"unknown check {name!r}; known: {', '.join(self.names())}")
+        module, _, attribute = self._own[name].partition(":")
+        check: Check = getattr(import_module(module), attribute)()
+        return check
+
+    def folders(self) -> list[Path]:
+        """Where the source of the kernels lies that checks bring along."""
+        paths = [Path(file).parent for source in self._sources.values() for file in source.files]
+        return [Path(__file__).parent / "triton", *dict.fromkeys(paths)]
+
+
+_registry = Registry({**CHECKS, **UNLISTED})
+activate, names, load, folders = _registry.activate, _registry.names, _registry.load, _registry.folders

@@ -6,31 +6,30 @@ It needs no library under test, so it tells a fault of Triton, the driver or the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.base import OPERANDS, Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SYMBOL = 16  # coordinates of one symbol of a key's code
-RAMP = 16  # coordinates that hold a key's position: half of them the high digit, half the low one
-RAMP_BASE = 128
-RAMP_STEP = 256.0
-CODE_FACTOR = 128.0
-FAR_LOGIT = 2.0**22  # beyond every score of exact data
+    from gpucheck.verify.bounds import Estimate
+
 MOST_EXACT_KEYS = 8192  # 8 * RAMP_STEP * keys stays within 2^24: scores are exact in fp32
+DEVIATION = 2.0  # of the scores of normal data: a few keys matter
 REFERENCE_ROWS = 512  # queries of one head at a time: bounds the memory of the reference
 
 
 class Attention(Check):
     """Softmax attention forward, compared whole."""
 
+    needs_library = False
     late_inputs = ("q",)
 
     spec = CheckSpec(
@@ -38,7 +37,7 @@ class Attention(Check):
         summary="flash-attention forward: causal, full or sliding window, grouped heads, sinks (own Triton kernel)",
         params=(
             Param("mask", "causal", "which keys a query sees; window is causal too", ("causal", "full", "window")),
-            Param("dtype", "bf16", "of q, k, v and the output", ("bf16", "fp16", "fp32")),
+            Param("dtype", "bf16", "of q, k, v and the output", OPERANDS),
             Param("batch", 1, "sequences", label="b"),
             Param("q_heads", 8, "query heads", label="h"),
             Param("kv_heads", 1, "key and value heads, each shared by as many query heads", label="kv"),
@@ -73,7 +72,7 @@ class Attention(Check):
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
-        from gpucheck.verify import bounds
+        from gpucheck.verify.bounds import Estimate
 
         q, k, v, sinks = inputs["q"], inputs["k"], inputs["v"], inputs.get("sinks")
         value = torch.empty(q.shape, dtype=torch.float64)
@@ -82,23 +81,13 @@ class Attention(Check):
         group = case["q_heads"] // case["kv_heads"]
         for batch in range(case["batch"]):
             for head in range(case["q_heads"]):
-                keys, values = k[batch, head // group].double(), v[batch, head // group].double()
-                for first in range(0, case["q_len"], REFERENCE_ROWS):
-                    rows = slice(first, first + REFERENCE_ROWS)
-                    part = bounds.attention(
-                        q[batch, head, rows].double(),
-                        keys,
-                        values,
-                        allowed[rows],
-                        scale=case["head_dim"] ** -0.5,
-                        dtype=q.dtype,
-                        sink=None if sinks is None else float(sinks[head]),
-                        exact=case.data == "exact",
-                    )
-                    value[batch, head, rows] = part.value
-                    if error is not None and part.error is not None:
-                        error[batch, head, rows] = part.error
-        return {"o": Expected(bounds.Estimate(value, error), q.dtype)}
+                kv = (batch, head // group)
+                sink = None if sinks is None else float(sinks[head])
+                part = one_head(q[batch, head], k[kv], v[kv], allowed, sink=sink, exact=error is None)
+                value[batch, head] = part.value
+                if error is not None and part.error is not None:
+                    error[batch, head] = part.error
+        return {"o": Expected(Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch
@@ -121,8 +110,46 @@ class Attention(Check):
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return ("_flash_attention_forward",)
 
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
+        from gpucheck.checks import cost
+
+        return cost.attention(case, inputs, *visible_range(case))
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
+        from gpucheck.checks import plain
+
+        return plain.attention(case, inputs, visible(case))
+
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {"o": Axes(("batch", "head", "query", "dimension"), (0, 0, block_rows(case), 0))}
+
+
+def one_head(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, *, sink: float | None = None, exact: bool = False
+) -> Estimate:
+    """The reference of one head, REFERENCE_ROWS queries at a time.
+
+    Args:
+        q: (Q, D).
+        k: (K, D).
+        v: (K, D).
+        allowed: (Q, K) bool, the keys each query sees.
+        sink: one more logit without a value.
+        exact: the data is exact.
+    """
+    import torch
+
+    from gpucheck.verify import bounds
+
+    keys, values = k.double(), v.double()
+    parts = [
+        bounds.attention(
+            rows.double(), keys, values, seen, scale=q.shape[1] ** -0.5, dtype=q.dtype, sink=sink, exact=exact
+        )
+        for rows, seen in zip(q.split(REFERENCE_ROWS), allowed.split(REFERENCE_ROWS), strict=True)
+    ]
+    errors = [part.error for part in parts if part.error is not None]
+    return bounds.Estimate(torch.cat([part.value for part in parts]), torch.cat(errors) if errors else None)
 
 
 def block_rows(case: Case) -> int:
@@ -150,37 +177,35 @@ def visible(case: Case) -> Tensor:
     return (key >= first[:, None]) & (key <= last[:, None])
 
 
-def _dtype(case: Case) -> torch.dtype:
-    import torch
-
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[case["dtype"]]
-
-
 def _normal(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-    """Scores of standard deviation 2, so that a few keys matter; sinks about as heavy as all keys together."""
     import torch
 
-    deviation = 2.0
+    from gpucheck.checks.data import DTYPES
+
     q_shape = (case["batch"], case["q_heads"], case["q_len"], case["head_dim"])
     k_shape = (case["batch"], case["kv_heads"], case["k_len"], case["head_dim"])
-    q = torch.randn(q_shape, generator=generator) * deviation
+    q = torch.randn(q_shape, generator=generator) * DEVIATION
     inputs = {"q": q, "k": torch.randn(k_shape, generator=generator), "v": torch.randn(k_shape, generator=generator)}
-    inputs = {name: tensor.to(_dtype(case)) for name, tensor in inputs.items()}
+    inputs = {name: tensor.to(DTYPES[case["dtype"]]) for name, tensor in inputs.items()}
     if case["sinks"]:
         keys = min(case["k_len"], case["window"] or case["k_len"])
-        inputs["sinks"] = torch.randn(case["q_heads"], generator=generator) + math.log(keys) + deviation**2 / 2
+        inputs["sinks"] = normal_sinks(case["q_heads"], keys, generator)
     return inputs
 
 
-def _retrieval(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-    """Inputs whose softmax is one-hot in fp32: each output row is one value row, bit for bit.
-
-    A key holds its position as a ramp and a code. A query asks in one of three ways, drawn at random: for the largest
-    position, so that its last visible key wins and every forbidden later key would beat it; for the smallest, so that
-    its first visible key wins and every earlier one would beat it; or for the code of any one visible key. The sinks
-    of every fourth head beat all keys (its output is zero), those of the others weigh nothing.
-    """
+def normal_sinks(q_heads: int, keys: int, generator: torch.Generator) -> Tensor:
+    """(q_heads,) float32: sinks about as heavy as all ``keys`` together where scores have deviation DEVIATION."""
     import torch
+
+    return torch.randn(q_heads, generator=generator) + math.log(keys) + DEVIATION**2 / 2
+
+
+def _retrieval(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+    """Exact data: see :mod:`gpucheck.checks.retrieval`."""
+    import torch
+
+    from gpucheck.checks import retrieval
+    from gpucheck.checks.data import DTYPES
 
     batch, q_heads, kv_heads, q_len = case["batch"], case["q_heads"], case["kv_heads"], case["q_len"]
     first, last = visible_range(case)
@@ -190,47 +215,12 @@ def _retrieval(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
     group = q_heads // kv_heads
     for sequence in range(batch):
         for kv_head in range(kv_heads):
-            keys, codes, ramp = _keys(case, generator)
-            k[sequence, kv_head] = keys
+            book = retrieval.key_book(case["head_dim"], case["k_len"], generator)
+            k[sequence, kv_head] = book.keys
             for head in range(kv_head * group, (kv_head + 1) * group):
                 drawn = first + (torch.rand(q_len, generator=generator) * (last - first + 1)).long()
-                target = drawn.clamp(0, case["k_len"] - 1)
-                way = torch.randint(3, (q_len, 1), generator=generator)
-                by_position = torch.where(way == 0, ramp, -ramp)
-                q[sequence, head] = torch.where(way == 2, codes[target] * CODE_FACTOR, by_position)
-    inputs = {name: tensor.to(_dtype(case)) for name, tensor in (("q", q), ("k", k), ("v", v))}
+                q[sequence, head] = book.ask(drawn.clamp(0, case["k_len"] - 1), generator)
+    inputs = {name: tensor.to(DTYPES[case["dtype"]]) for name, tensor in (("q", q), ("k", k), ("v", v))}
     if case["sinks"]:
-        beats = torch.arange(q_heads) % 4 == 1
-        inputs["sinks"] = torch.where(beats, FAR_LOGIT, -FAR_LOGIT)
+        inputs["sinks"] = retrieval.sinks(q_heads)
     return inputs
-
-
-def _keys(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys of one head with their coordinates shuffled and signed at random: keys and codes (k_len, D), ramp (D,).
-
-    A code is made of symbols, each one of 32 rows (a 16 x 16 Hadamard matrix and its negative) of which any two differ
-    by at least SYMBOL in their product: the three symbols of a key name its number, and are repeated to fill head_dim.
-    """
-    import torch
-
-    dims, count = case["head_dim"], case["k_len"]
-    hadamard = torch.ones(1, 1)
-    while len(hadamard) < SYMBOL:
-        hadamard = torch.cat([torch.cat([hadamard, hadamard], 1), torch.cat([hadamard, -hadamard], 1)])
-    symbols = torch.cat([hadamard, -hadamard])
-    number = torch.randperm(count, generator=generator)
-    blank = torch.zeros(count, RAMP)
-    groups = (dims - RAMP) // SYMBOL
-    codes = torch.cat([blank, *(symbols[number // len(symbols) ** (i % 3) % len(symbols)] for i in range(groups))], 1)
-
-    position = torch.arange(count)[:, None].float()
-    keys = codes.clone()
-    keys[:, : RAMP // 2] = position // RAMP_BASE
-    keys[:, RAMP // 2 : RAMP] = position % RAMP_BASE
-    ramp = torch.zeros(dims)
-    ramp[: RAMP // 2] = RAMP_BASE * RAMP_STEP
-    ramp[RAMP // 2 : RAMP] = RAMP_STEP
-
-    order = torch.randperm(dims, generator=generator)
-    sign = torch.randint(2, (dims,), generator=generator) * 2.0 - 1
-    return keys[:, order] * sign, codes[:, order] * sign, (ramp[order] * sign)

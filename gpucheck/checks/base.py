@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpucheck.model.case import Case, CheckSpec
+from gpucheck.model.case import Case, CheckSpec, Scalar
+from gpucheck.model.record import Cost
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from gpucheck.verify.expected import Axes, Expected
 
 
+OPERANDS = ("bf16", "fp16", "fp32")
+"""What kernels of our own take."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What a check may use on the device under test."""
@@ -27,12 +32,23 @@ class Runtime:
     device: torch.device
     library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
     place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
+    blame: Callable[[str, str], None] = lambda kind, detail: None  # notes a violation beside the numbers
+    note: Callable[[str], None] = lambda text: None  # says something that a report of a failure should tell
+    timed: Callable[[str, float], None] = lambda what, seconds: None  # notes how long something took
+
+
+ANY_KERNEL = "any Triton kernel"
+"""What :meth:`Check.kernels` says where a launch of whatever kernel is enough."""
 
 
 class Check(ABC):
     """One kernel family."""
 
     spec: ClassVar[CheckSpec]
+    needs_library: ClassVar[bool] = True
+    """False where no kernel of the library takes part."""
+    usual: ClassVar[tuple[Mapping[str, Scalar], ...]] = ({},)
+    """Parameters of the cases that run where no scenario says which; what is missing takes its default."""
     late_inputs: ClassVar[tuple[str, ...]]
     """Inputs that the kernel under test reads itself: those that come late where a scenario asks for late inputs."""
 
@@ -56,10 +72,29 @@ class Check(ABC):
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         """Runs the kernel under test once and returns its outputs on the device."""
 
+    def inspect(self, case: Case, prepared: Any, outputs: dict[str, Tensor], runtime: Runtime) -> None:  # noqa: B027
+        """Looks for further faults after a launch and tells :attr:`Runtime.blame`; what it does is not timed.
+
+        Args:
+            outputs: what the launch returned, copied to the CPU.
+        """
+
     @abstractmethod
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         """Names of the Triton kernels of which at least one must be launched; none launched is a silent fallback."""
 
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
+        """What one call has to do at least; None where nobody has worked it out. ``inputs`` are on the CPU."""
+        return None
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
+        """The same work in plain torch, to be timed; None where there is no such thing worth it.
+
+        Args:
+            inputs: on the device under test; what is made of them here and not in the call takes no time.
+        """
+        return None
+
     @abstractmethod
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        """How to name places in each output."""
+        """How to name places in the outputs; one that is left out gets plain words."""

@@ -10,7 +10,23 @@ import typer
 from typer.core import TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import audit, doctor, explain, library, listing, preset, replay, report, run
+from gpucheck.cli import (
+    audit,
+    bisect,
+    compile,
+    diff,
+    doctor,
+    explain,
+    git_codes,
+    library,
+    listing,
+    new,
+    preset,
+    replay,
+    report,
+    run,
+    selftest,
+)
 from gpucheck.model.errors import ExitCode, GpucheckError
 
 
@@ -40,11 +56,16 @@ app.command("run", rich_help_panel=None)(run.run)
 app.command("list")(listing.list_)
 app.command("report")(report.report)
 app.command("replay")(replay.replay)
+app.command("bisect")(bisect.bisect)
+app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("audit")(audit.audit)
+app.command("compile")(compile.compile_)
 app.command("doctor")(doctor.doctor)
 app.command("preset")(preset.preset)
+app.command("selftest")(selftest.selftest)
 app.add_typer(library.app, name="library")
+app.add_typer(new.app, name="new")
 
 
 def _version(wanted: bool) -> None:
@@ -63,6 +84,13 @@ def options(
 
 
 def main() -> NoReturn:
+    """Runs the command line and ends with its exit code, in the terms of git where ``run --bisect`` asks for them."""
+    if git_codes.asked_for(sys.argv[1:]):
+        git_codes.translated(_main)
+    _main()
+
+
+def _main() -> NoReturn:
     """Runs the command line; every error meant for the user is one message on stderr and an exit code."""
     from gpucheck.library.identity import check_identity
 

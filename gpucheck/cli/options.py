@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from gpucheck.model.source import CheckSource
 
 LibraryOption = Annotated[
     str | None,
@@ -28,6 +31,32 @@ WriteOption = Annotated[
         help="Write the report in the format of the suffix: .json .xml .md .prom .html; repeatable.",
     ),
 ]
+
+CheckFileOption = Annotated[
+    list[str] | None,
+    typer.Option("--check-file", metavar="FILE", help="Python file with checks of your own; repeatable."),
+]
+ProblemOption = Annotated[
+    list[str] | None,
+    typer.Option("--problem", metavar="FILE", help="Python file with Model, get_inputs, get_init_inputs; repeatable."),
+]
+CandidateOption = Annotated[
+    list[str] | None,
+    typer.Option("--candidate", metavar="FILE", help="Python file with ModelNew, one for each --problem."),
+]
+"""Where checks come from; read with :func:`check_sources`."""
+
+
+def check_sources(
+    check_file: list[str] | None, problem: list[str] | None, candidate: list[str] | None
+) -> tuple[list[CheckSource], list[CheckSource]]:
+    """The check sources that options name and those that packages offer; all are active from here on."""
+    from gpucheck import checks
+    from gpucheck.checks.sources import find
+
+    given, offered = find(check_file or [], problem or [], candidate or [], [*checks.CHECKS, *checks.UNLISTED])
+    checks.activate([*given, *offered])
+    return given, offered
 
 
 def split(values: list[str] | None) -> list[str]:

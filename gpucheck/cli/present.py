@@ -95,13 +95,18 @@ def present(
     if json_file == "-":
         sys.stdout.write(render(report, ".json"))
     elif json_file:
-        _write("--json", json_file, render(report, ".json"))
+        write_file("--json", json_file, render(report, ".json"))
     for name in write:
-        _write("--write", name, render(report, Path(name).suffix))
+        write_file("--write", name, render(report, Path(name).suffix))
     return conclusion
 
 
-def _write(option: str, name: str, text: str) -> None:
+def write_file(option: str, name: str, text: str) -> None:
+    """Writes what an option asks for.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     try:
         write_text(Path(name), text)
     except OSError as error:

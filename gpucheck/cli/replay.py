@@ -42,6 +42,7 @@ def replay(
     """Run one case of a run again, exactly as it was, and show in detail what is wrong."""
     from rich.console import Console
 
+    from gpucheck import checks
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.recorded import find_recorded
     from gpucheck.library.source import parse_source
@@ -59,6 +60,7 @@ def replay(
     chosen = find_rank(run, step, rank)
     if save:
         _check_save(save)
+    checks.activate(run.plan.check_sources)
     _restore_environment(run.plan)
     _require_machine(run.plan)
     copy = find_recorded(run.plan.library, run_dir, parse_source(library) if library else None)

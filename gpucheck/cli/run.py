@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpucheck.cli.options import JsonOption, LibraryOption, WriteOption, split
+from gpucheck.cli.options import (
+    CandidateOption,
+    CheckFileOption,
+    JsonOption,
+    LibraryOption,
+    ProblemOption,
+    WriteOption,
+    check_sources,
+    split,
+)
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.library.source import Source
     from gpucheck.model.plan import Plan
+    from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
 WAIT_FOR_NODES = 30.0  # s that node 0 waits for the last records of other nodes
@@ -44,6 +55,9 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="none or initialised, for every case.", show_default="the scenario's"),
     ] = None,
+    check_file: CheckFileOption = None,
+    problem: ProblemOption = None,
+    candidate: CandidateOption = None,
     library: LibraryOption = None,
     patch: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="Test a copy of the library with this diff; repeatable.")
@@ -57,6 +71,18 @@ def run(
         float | None,
         typer.Option(help="Seconds a rank may try failed cases otherwise; 0 for none.", show_default="the scenario's"),
     ] = None,
+    bench: Annotated[
+        bool,
+        typer.Option("--bench", help="Measure speed at length: time, TFLOP/s, GB/s, share of ceilings, beside torch."),
+    ] = False,
+    canary: Annotated[
+        bool | None,
+        typer.Option(
+            "--canary/--no-canary",
+            help="Add a case that is wrong on purpose and must be caught.",
+            show_default="the scenario's",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
@@ -64,6 +90,9 @@ def run(
     write: WriteOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Exit as `git bisect run` wants: 0, 1, 125 not buildable, else 128.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
     nnodes: Annotated[int, typer.Option(min=1, help="Nodes, each with the same command.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
@@ -79,6 +108,7 @@ def run(
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.library.source import parse_source, resolve
+    from gpucheck.plan.implied import implied
     from gpucheck.plan.scenario import LONGEST, find, load
     from gpucheck.plan.select import select
     from gpucheck.records.folder import write_json
@@ -94,19 +124,24 @@ def run(
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     source = parse_source(library)
-    kind, count = _ranks(device, nproc)
-    named = scenario or ("gate" if kind == "cuda" else "smoke")
-    chosen = select(load(find(named), seed), split(checks), case or [], placement, process_group)
+    kind, count = ranks(device, nproc)
+    given, offered = check_sources(check_file, problem, candidate)
+    named = scenario or ("" if given else "gate" if kind == "cuda" else "smoke")
+    unselected = load(find(named), seed) if named else implied(given, seed)
+    chosen = select(unselected, split(checks), case or [], placement, process_group)
+    chosen = replace(chosen, bench=chosen.bench or bench)
+    if canary is not None:
+        chosen = replace(chosen, canary=canary)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
     if dry_run:
         _show_plan(chosen, kind, count, nnodes)
         return
     if node_rank == 0:
         check_files(json_file, write or [], out)
-        _check_out(out)
-    _require_torch()
+        check_out(out)
+    require_torch()
     console = Console(stderr=json_file == "-")
-    copy = resolve(source)
+    copy = _testable(source) if bisect else resolve(source)
     if node_rank:
         joined = nodes.join(rendezvous, copy, patches, count, out, _fresh_folder)
         ending = launch(joined.plan, joined.folder, rendezvous, joined.courier.poll)
@@ -117,13 +152,12 @@ def run(
     if patched:
         copy = write_patched(copy, patched, folder / "library")
     moves = {"--placement": placement, "--process-group": process_group}
-    command = _command(chosen, source, kind, count, moves, patches)
-    plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches)
+    command = _command(chosen, given, source, kind, count, moves, patches) + ["--bench"] * bench
+    command += ["--canary" if canary else "--no-canary"] if canary is not None else []
+    plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches, [*given, *offered])
     write_json(folder / "plan.json", plan.to_json())
-    with (
-        nodes.head(rendezvous, plan, folder) as head,
-        Progress(plan, Follower(folder, plan.world_size), console, quiet=quiet) as progress,
-    ):
+    follower = Follower(folder, plan.world_size, plan.must_fail)
+    with nodes.head(rendezvous, plan, folder) as head, Progress(plan, follower, console, quiet=quiet) as progress:
 
         def watch() -> bool:
             progress()
@@ -133,10 +167,26 @@ def run(
         others = head.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if head else []
         progress()
     _close(folder, plan, ending, [node.to_json() for node in others])
-    _finish(folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
+    _finish(
+        folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [], for_git=bisect
+    )
 
 
-def _ranks(device: str, nproc: int | None) -> tuple[str, int]:
+def _testable(source: Source) -> LibraryCopy:
+    """The library, where a commit without a usable one is no error of the user: git is to try another."""
+    from gpucheck.cli.git_codes import UNTESTABLE
+    from gpucheck.library.source import SourceKind, resolve
+
+    try:
+        return resolve(source)
+    except UsageError as error:
+        if source.kind is not SourceKind.PATH or not (source.path and source.path.is_dir()):
+            raise
+        typer.echo(f"gpucheck: {error}", err=True)
+        raise typer.Exit(UNTESTABLE) from None
+
+
+def ranks(device: str, nproc: int | None) -> tuple[str, int]:
     """What the ranks run on, "cuda" or "cpu", and how many there are."""
     from gpucheck.launch.environment import gpu_names
 
@@ -169,7 +219,7 @@ def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None
     typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
     from gpucheck.launch.environment import missing_packages
 
     missing = missing_packages()
@@ -181,12 +231,21 @@ def _require_torch() -> None:
 
 
 def _command(
-    scenario: Scenario, source: Source, device: str, nproc: int, moves: dict[str, str | None], patches: list[Path]
+    scenario: Scenario,
+    given: list[CheckSource],
+    source: Source,
+    device: str,
+    nproc: int,
+    moves: dict[str, str | None],
+    patches: list[Path],
 ) -> list[str]:
     """What makes the run again, from any folder."""
     from gpucheck.library.source import SourceKind
 
-    command = ["gpucheck", "run", scenario.name if not scenario.path else str(scenario.path)]
+    command = ["gpucheck", "run"]
+    if not scenario.implied:
+        command.append(scenario.name if not scenario.path else str(scenario.path))
+    command += [word for item in given for word in item.options]
     command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]
     if source.kind is not SourceKind.DEFAULT:
         command += ["--library", str(source)]
@@ -207,6 +266,7 @@ def _plan(
     experiments: float | None,
     command: list[str],
     patches: list[Path],
+    known: list[CheckSource],
 ) -> Plan:
     from gpucheck.launch.environment import software
     from gpucheck.launch.variables import variables
@@ -229,10 +289,11 @@ def _plan(
         timeout=timeout,
         experiments=experiments,
         patches=[str(patch) for patch in patches],
+        check_sources=known,
     )
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
     """Raises UsageError where the run folder could not be made, before anything costs time or leaves a trace."""
     folder = (out or Path("runs")).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
@@ -246,7 +307,7 @@ def _check_out(out: Path | None) -> None:
 
 def _fresh_folder(out: Path | None) -> Path:
     """Makes the run folder of a further node, which is not the one of node 0."""
-    _check_out(out)
+    check_out(out)
     return _new_folder(out)
 
 
@@ -284,9 +345,12 @@ def _finish(
     verbose: bool,
     json_file: str | None,
     write: list[str],
+    for_git: bool,
 ) -> None:
     """Shows the report and ends with the exit code of the verdict or of the interruption."""
+    from gpucheck.cli import git_codes
     from gpucheck.cli.present import exit_code, present
+    from gpucheck.records.folder import read_run
 
     conclusion = present(
         folder, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write, announced=True
@@ -297,4 +361,4 @@ def _finish(
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:
         raise typer.Exit(128 + ending.signal)
-    raise typer.Exit(exit_code(conclusion.verdict))
+    raise typer.Exit(git_codes.code_of(read_run(folder), conclusion) if for_git else exit_code(conclusion.verdict))

@@ -17,9 +17,13 @@ SUSPECT_GPU = "suspect GPU"
 RACE = "race or uninitialised read"
 OUTSIDE = "access outside of tensors"
 FALLBACK = "fallback"
+NOT_FROM_INPUTS = "answer not from its inputs"
+CHANGES_INPUTS = "changes its inputs"
+ALIASED = "output in the memory of an input"
 COMPILE_ERROR = "compile error on this Triton"
 RESOURCE_LIMIT = "resource limit"
 KERNEL_BUG = "kernel bug"
+STRAGGLER = "straggler"
 UNDETERMINED = "undetermined"
 
 
@@ -134,10 +138,29 @@ CAUSES: dict[str, Cause] = {
         mend="Mask the load or store, or pad the named tensor to whole tiles.",
     ),
     FALLBACK: Cause(
-        means="The call was answered without any launch of the kernel under test, usually by plain torch code.",
-        shows="Right numbers, no launch of the kernel, slow.",
-        confirm="The finding lists what was launched instead.",
+        means="The call was answered without the kernel under test, usually by plain torch code.",
+        shows="Right numbers, and no launch of the kernel, or the same numbers when it does nothing.",
+        confirm="The finding lists what was launched.",
         mend="Look for a swallowed import error or a capability check that turns the kernel off; log it loudly.",
+    ),
+    NOT_FROM_INPUTS: Cause(
+        means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or that it "
+        "finds by where its inputs lie instead of by what they hold.",
+        shows="Other inputs, in other memory or in the same, get the answer of the call before.",
+        confirm="The finding says which call got whose answer; call it twice with different inputs of one shape.",
+        mend="Do not keep answers between calls, or key them by the content of every input.",
+    ),
+    CHANGES_INPUTS: Cause(
+        means="The call writes to the tensors it was given to read.",
+        shows="The answer may be right; whoever uses an input again gets other results.",
+        confirm="The finding names the input and how many of its elements changed.",
+        mend="Write to memory of the call's own, or say in its name that it works in place.",
+    ),
+    ALIASED: Cause(
+        means="The output lies in the memory of an input or weight.",
+        shows="The numbers are right until someone writes to the one and so changes the other.",
+        confirm="The finding names both.",
+        mend="Return memory of the call's own.",
     ),
     COMPILE_ERROR: Cause(
         means="The installed Triton does not compile the kernel: the language changed between its version and the one "
@@ -159,6 +182,18 @@ CAUSES: dict[str, Cause] = {
         "a code path that only the GPU takes.",
         mend="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
         "library, then of Triton.",
+    ),
+    STRAGGLER: Cause(
+        means="A rank computes the right numbers, but slower than the ranks beside it. Where ranks wait for each "
+        "other, as in tensor or expert parallelism, all become as slow as this one.",
+        shows="A warning, with no influence on the verdict: over the timed cases its calls take longer than the median "
+        "of its peers by the factor that the scenario states (straggler, 1.25 by default). Times are the GPU's own, so "
+        "a busy host does not show; differences of a few microseconds are ignored.",
+        confirm="gpucheck run SCENARIO --bench measures at length, and each rank's ceilings: low ceilings are the "
+        "GPU's, equal ones point at the kernels it launched. nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE under "
+        "load; gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
+        mend="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
+        "whether the rank's environment makes it take other kernels.",
     ),
     UNDETERMINED: Cause(
         means="The evidence of the run fits more than one cause.",

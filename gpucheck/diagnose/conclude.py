@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from statistics import median
 from typing import Any
 
-from gpucheck.diagnose import rules
+from gpucheck.diagnose import canary, rules
 from gpucheck.diagnose.expectations import settle
+from gpucheck.diagnose.rules.straggler import stragglers
 from gpucheck.diagnose.sightings import Key, merged_lines, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
 from gpucheck.diagnose.words import rank_list
@@ -22,21 +24,23 @@ def conclude(run: Run) -> Conclusion:
 
     FAIL needs a failure of the code under test that the scenario does not expect, or one that it expects and that did
     not come. PASS needs every planned case seen on every rank and passed, failed as expected, or inapplicable where
-    the scenario allows that, at least one passed on each rank, and a launcher that ended well. Everything between is
-    INCONCLUSIVE.
+    the scenario allows that, at least one passed on each rank, a launcher that ended well, and a canary, where there
+    is one, that was caught on every rank. Everything between is INCONCLUSIVE. Warnings have no say.
     """
+    caught = canary.caught(run.canary)
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
+    findings += [*canary.findings(run.canary, caught), *stragglers(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
     elif not passed and all(record.outcome is Outcome.INAPPLICABLE for record in run.records.values()):
         verdict = Verdict.NOTHING_RAN
-    elif findings or not passed:
+    elif not passed or not all(finding.warns for finding in findings):
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    return Conclusion(verdict, findings, _notes(run, expected), expected)
+    return Conclusion(verdict, findings, [*canary.notes(run.canary, caught), *_notes(run, expected)], expected)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:
@@ -162,6 +166,24 @@ def _unproven(run: Run) -> list[Finding]:
     return [Finding("nothing was judged on a rank", False, idle, [], [shown])]
 
 
+def _speeds(run: Run) -> list[str]:
+    """How fast candidates are beside the torch code they replace: the median of the ranks that measured it."""
+    measured: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for (step, _), record in sorted(run.records.items()):
+        if {"candidate", "reference"} <= record.speed.keys():
+            measured[run.plan.steps[step].case.check].append(record.speed)
+    notes = []
+    for check, speeds in measured.items():
+        candidate, reference = (median(speed[name] for speed in speeds) for name in ("candidate", "reference"))
+        ratio = max(candidate, reference) / max(min(candidate, reference), 1e-9)
+        word = "fast" if candidate <= reference else "slow"
+        notes.append(
+            f"{check}: {1e3 * candidate:.3f} ms a call, Model in torch {1e3 * reference:.3f} ms: "
+            f"{ratio:.1f} times as {word} (median of {len(speeds)})"
+        )
+    return notes
+
+
 def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
     notes = []
     if expected:
@@ -178,6 +200,9 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
     notes += _unlike(run)
+    notes += _speeds(run)
+    if run.plan.bench and run.plan.device == "cpu":
+        notes.append("speed is measured on GPUs only: --bench has nothing to tell of Triton's interpreter on the CPU")
     if run.torn:
         notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
     return notes
@@ -187,7 +212,7 @@ def _unlike(run: Run) -> list[str]:
     """Further nodes whose torch or triton is not that of node 0."""
     ours = run.plan.environment.get("software", {})
     return [
-        f"node {node.get('number')} ({node.get('host')}) has {name} {_version(theirs, name)}, node 0 {_version(ours, name)}"
+        f"node {node['number']} ({node['host']}) has {name} {_version(theirs, name)}, node 0 {_version(ours, name)}"
         for node in run.outcome.get("nodes", [])
         for theirs in (node.get("software") or {},)
         for name in ("torch", "triton")

@@ -32,7 +32,7 @@ class Answers:
     def deterministic(self) -> bool:
         """Whether the case failed every time it was repeated, with the same bits."""
         again = self.tried.get(REPEAT)
-        if again is None or not again.outcome.failed or again.distinct > 1:
+        if again is None or not again.outcome.failed or self.bits_differ:
             return False
         return again.wrong == again.repeats or not again.mismatches
 
@@ -42,7 +42,17 @@ class Answers:
         again = self.tried.get(REPEAT)
         if again is None:
             return False
-        return again.outcome is Outcome.PASS or again.distinct > 1 or 0 < again.wrong < again.repeats
+        return (
+            again.outcome is Outcome.PASS
+            or self.bits_differ
+            or (0 < again.wrong < again.repeats and not _by_fill(again))
+        )
+
+    @property
+    def bits_differ(self) -> bool:
+        """Whether repeats of the case gave different bits though memory held the same before."""
+        again = self.tried.get(REPEAT)
+        return again is not None and again.distinct > 1 and not _by_fill(again)
 
     def proves(self, name: str, record: Record) -> bool:
         """Whether the changed condition is what makes the case right.
@@ -77,6 +87,11 @@ def answers(run: Run, record: Record) -> Answers:
         if alike and run.plan.steps[step].row == run.plan.steps[record.step].row:
             return Answers(tried, run.plan.steps[step].label)
     return Answers({})
+
+
+def _by_fill(record: Record) -> bool:
+    """Whether launches differ with what memory held before, and with nothing else."""
+    return "passes differ" in _kinds(record)
 
 
 def _kinds(record: Record) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Outcome, Record
 
 
@@ -36,6 +37,13 @@ BY_OUTCOME = {
 }
 
 
+BAD_CHECK = Symptom(
+    "check that cannot be used", "mend the file that the check comes from; gpucheck and the GPU are innocent"
+)
+
+
 def symptom(record: Record) -> Symptom:
     """What a record that no rule explains shows."""
+    if record.outcome is Outcome.HARNESS and record.message.startswith(UsageError.__name__):
+        return BAD_CHECK
     return BY_OUTCOME[record.outcome]

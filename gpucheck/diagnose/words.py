@@ -20,6 +20,14 @@ def rank_list(ranks: Iterable[int]) -> str:
     return f"rank {text}" if len(ordered) == 1 else f"ranks {text}"
 
 
+def took(seconds: float) -> str:
+    """A time: ``12.3 us``, ``1.23 ms``, ``1.23 s``."""
+    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def lines_of(record: Record) -> list[str]:
     """What one record says, region first."""
     lines = [record.message] if record.message else []
@@ -27,6 +35,8 @@ def lines_of(record: Record) -> list[str]:
         lines.append(f"{record.wrong} of {record.repeats} repeats wrong")
     for mismatch in record.mismatches:
         lines += mismatch_lines(mismatch)
+        if mismatch.method == "bound" and mismatch.output in record.bounds:
+            lines.append(f"bound of {mismatch.output}: {record.bounds[mismatch.output]}")
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))

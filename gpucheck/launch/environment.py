@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -48,6 +49,15 @@ def visible_gpus(gpus: Sequence[tuple[str, str]], value: str | None) -> list[int
     return left
 
 
+def driver_version(facts: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of the NVIDIA kernel driver; None where there is none."""
+    try:
+        match = re.search(r"\b\d+\.\d+(\.\d+)?\b", facts.read_text())
+    except OSError:
+        return None
+    return match[0] if match else None
+
+
 def missing_packages() -> list[str]:
     """Which of torch and triton this Python does not have."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -63,6 +73,7 @@ def software(library_package: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "platform": platform.platform(),
+        "driver": driver_version(),
         "triton_kernels": {"path": str(library_package), "fingerprint": _content(library_package)},
     }
     for name in PACKAGES:
@@ -71,7 +82,11 @@ def software(library_package: Path) -> dict[str, Any]:
             found[name] = None
             continue
         folder = Path(next(iter(spec.submodule_search_locations)))
-        found[name] = {"version": _version(name, folder), "path": str(folder), "fingerprint": _stat_walk(folder, name)}
+        found[name] = {
+            "version": _version(name, folder),
+            "path": str(folder),
+            "fingerprint": stat_fingerprint(folder, name),
+        }
     return found
 
 
@@ -98,7 +113,8 @@ def _content(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _stat_walk(folder: Path, name: str) -> str:
+def stat_fingerprint(folder: Path, name: str) -> str:
+    """Tells installations of a package apart without reading their files, see :func:`software`."""
     digest = hashlib.sha256()
     lines = []
     for root, folders, files in os.walk(folder):

@@ -97,7 +97,7 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
                 stderr=subprocess.STDOUT,
                 env=_environment(plan, scratch),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         while process.poll() is None and not received and time.monotonic() - begin < plan.timeout:
             if watch() and not has_children(process.pid):
@@ -128,7 +128,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
     package_parent = str(Path(__file__).resolve().parent.parent.parent)
-    paths = [package_parent, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if package_parent not in paths:  # else the caller wants something ahead of it, say another triton
+        paths.insert(0, package_parent)
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
@@ -150,7 +152,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Asks the kernel, in a process about to be started, to kill it when its parent ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 

@@ -10,14 +10,15 @@ import re
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gpucheck.library import cache as cached
 from gpucheck.library.copies import GENUINE_FILES, PACKAGE, LibraryCopy
-from gpucheck.library.index import OTHER_WAY, Wheel, find_wheels, normalise, request_failure
+from gpucheck.library.index import OTHER_WAY, Wheel, find_versions, find_wheels, normalise, request_failure
 from gpucheck.library.pip_settings import PipSettings, read_pip_settings
 from gpucheck.model.errors import InfrastructureError, UsageError
 
@@ -25,6 +26,8 @@ _PREFIXES = (f"{PACKAGE}/", f"vllm/third_party/{PACKAGE}/")
 _TEXT = frozenset({".pyi", ".typed", ".json", ".toml", ".txt", ".md"})  # taken beside .py
 _READ_AHEAD = 128 << 10  # bytes
 _TEXT_LIMIT = 1 << 20  # bytes of a text file that is no Python file
+
+T = TypeVar("T")
 
 
 def fetch(name: str, version: str, *, cache: Path | None = None) -> LibraryCopy:
@@ -57,6 +60,45 @@ def fetch(name: str, version: str, *, cache: Path | None = None) -> LibraryCopy:
     return copy
 
 
+def offered_versions(name: str) -> dict[str, bool]:
+    """The versions of a distribution that have wheels on pip's indexes, and whether each is yanked.
+
+    Raises:
+        UsageError: no index knows the distribution.
+        InfrastructureError: an index could not be asked, or ``remotezip`` is not installed.
+    """
+    settings = read_pip_settings()
+    with _session() as session:
+        return find_versions(name, settings, session)
+
+
+def recorded_content(name: str, version: str, suits: Callable[[str], int | None]) -> str | None:
+    """What the best suited wheel of ``name==version`` installs: a hash over its RECORD, read without the rest.
+
+    The wheel's own metadata are left out, so two versions that differ in nothing else have equal hashes; a wheel whose
+    RECORD holds none is equal to no other.
+
+    Args:
+        suits: how well the wheel of a file name suits, 0 is best; None: it does not.
+
+    Returns:
+        None where no wheel suits.
+
+    Raises:
+        UsageError: no such release.
+        InfrastructureError: no network, a damaged wheel, a server without range requests, or no ``remotezip``.
+    """
+    settings = read_pip_settings()
+    with _session() as session:
+        wheels = find_wheels(name, version, settings, session)
+        ranked = [(rank, number) for number, wheel in enumerate(wheels) if (rank := suits(wheel.filename)) is not None]
+        if not ranked:
+            return None
+        hashes = _read_wheel(wheels[min(ranked)[1]], settings, session, lambda archive, _: _record_hashes(archive))
+    installed = sorted(item for item in hashes.items() if ".dist-info/" not in item[0])
+    return hashlib.sha256(repr(installed or (name, version)).encode()).hexdigest()
+
+
 def _sound_copy(folder: Path) -> LibraryCopy | None:
     try:
         return cached.read_cached(folder)
@@ -86,7 +128,7 @@ def _session() -> Any:
 
 def _first_with_library(wheels: list[Wheel], settings: PipSettings, session: Any) -> tuple[Wheel, dict[str, bytes]]:
     for wheel in wheels:
-        files = _read_wheel(wheel, settings, session)
+        files = _read_wheel(wheel, settings, session, _library_files)
         if files:
             return wheel, files
     raise UsageError(
@@ -97,14 +139,16 @@ def _first_with_library(wheels: list[Wheel], settings: PipSettings, session: Any
     )
 
 
-def _read_wheel(wheel: Wheel, settings: PipSettings, session: Any) -> dict[str, bytes]:
-    """The library's files in one wheel, bytes by path relative to the package; empty where it carries none."""
+def _read_wheel(
+    wheel: Wheel, settings: PipSettings, session: Any, read: Callable[[zipfile.ZipFile, Wheel], dict[str, T]]
+) -> dict[str, T]:
+    """What ``read`` takes from a wheel."""
     import remotezip
     import requests
 
     try:
         with _open(wheel, settings, session) as archive:
-            return _library_files(archive, wheel)
+            return read(archive, wheel)
     except remotezip.RangeNotSupported:
         why = "its server does not answer range requests; download and unpack the wheel yourself"
     except (zipfile.BadZipFile, zlib.error, EOFError):
@@ -154,6 +198,7 @@ def _read_ahead_fetcher() -> type:
 
 
 def _library_files(archive: zipfile.ZipFile, wheel: Wheel) -> dict[str, bytes]:
+    """The library's files in one wheel, bytes by path relative to the package; empty where it carries none."""
     members = _library_members(archive)
     if not members:
         return {}

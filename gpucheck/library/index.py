@@ -67,6 +67,29 @@ def find_wheels(name: str, version: str, settings: PipSettings, session: Any) ->
     raise UsageError(_no_such_release(name, version, versions, settings))
 
 
+def find_versions(name: str, settings: PipSettings, session: Any) -> dict[str, bool]:
+    """The versions of a distribution on all indexes that have wheels, and whether all of a version are yanked.
+
+    Raises:
+        UsageError: every index answered and none knows the distribution.
+        InfrastructureError: no index that could be asked knows it, and one could not be asked.
+    """
+    failures: list[str] = []
+    found: dict[str, bool] = {}
+    for index in settings.indexes:
+        try:
+            for wheel in _offered(index, name, settings, session):
+                found[wheel.version] = found.get(wheel.version, True) and wheel.yanked
+        except _IndexFailed as error:
+            failures.append(f"  {index.host}  {error}")
+    if not found and (failures or not settings.indexes):
+        why = "\n".join(failures) or "  pip's settings name no index (no-index)"
+        raise InfrastructureError(f"cannot look up the versions of {name} on pip's indexes:\n{why}")
+    if not found:
+        raise UsageError(f"no wheel of {name} on {', '.join(index.host for index in settings.indexes)}; check the name")
+    return found
+
+
 def same_version(offered: str, wanted: str) -> bool:
     """Whether a wheel of version ``offered`` satisfies ``==wanted``; a local part counts only where it is asked for."""
     public, _, _ = offered.partition("+")

@@ -8,8 +8,10 @@ from typing import Any
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import SCHEMA
+from gpucheck.model.source import CheckSource
 
 EXPECTED_RANKS = ("all", "others")
+STRAGGLER = 1.25
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,19 @@ class Plan:
     environment: dict[str, Any]
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
+    check_sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
+    bench: bool = False  # speed is measured at length, and beside plain torch and the GPUs' ceilings
+    straggler: float = STRAGGLER  # so many times as slow as the median of its peers is worth a warning
     replay: Replay | None = None
 
     @property
     def world_size(self) -> int:
         return self.nproc * self.nnodes
+
+    @property
+    def must_fail(self) -> frozenset[int]:
+        """The steps of which the scenario, or the canary, expects a failure."""
+        return frozenset(number for number, step in enumerate(self.steps) if step.expect is not None)
 
     def local_rank(self, rank: int) -> int:
         """The rank's number on its node."""
@@ -117,6 +127,7 @@ class Plan:
         if self.replay:
             item["replay"] = asdict(self.replay)
         item["steps"] = [step.to_json() for step in self.steps]
+        item["check_sources"] = [source.to_json() for source in self.check_sources]
         return {"schema": SCHEMA, **item}
 
     @classmethod
@@ -125,5 +136,6 @@ class Plan:
         values = {key: value for key, value in item.items() if key in cls.__dataclass_fields__}
         values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
+        values["check_sources"] = tuple(CheckSource.from_json(source) for source in item.get("check_sources", []))
         values["replay"] = Replay(**item["replay"]) if item.get("replay") else None
         return cls(**values)

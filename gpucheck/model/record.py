@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SCHEMA = 1  # of plan.json and of every record line
 DAMAGED_ENTRY = "damaged cache entry"  # leads the file in the message of an error that one explains
@@ -87,7 +89,7 @@ class Mismatch:
 class Violation:
     """Something wrong beside the numbers."""
 
-    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "dtype", "inputs"
+    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "output", or one that a check names
     detail: str
 
 
@@ -118,6 +120,26 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one call of a case has to do at least, however it is implemented."""
+
+    flops: float  # of its matrix products, a multiplication and an addition counting as two; 0 where it has none
+    bytes: float  # each part of an input that is needed, read once, and each output, written once
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a GPU reached in plain torch during the run."""
+
+    flops: float  # /s, of a large bf16 matrix product
+    bytes: float  # /s, read and written by a large copy within its memory
+
+    def seconds(self, cost: Cost) -> tuple[float, float]:
+        """How long these speeds would take for the products and for the bytes; the larger one binds."""
+        return cost.flops / self.flops, cost.bytes / self.bytes
+
+
+@dataclass(frozen=True)
 class Record:
     """The result line of one attempt of one case on one rank."""
 
@@ -142,6 +164,10 @@ class Record:
     wrong: int = 0  # of them with a wrong output
     distinct: int = 1  # different outputs among them
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
+    bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
+    speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
+    cost: Cost | None = None  # of a call; None: not timed, or not known
+    ceilings: Ceilings | None = None  # measured right after this case
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     traceback: str = ""
 
@@ -160,7 +186,16 @@ class Record:
         for key, kind in (("mismatches", Mismatch), ("violations", Violation), ("launches", Launch)):
             names = {f.name for f in fields(kind)}
             values[key] = [kind(**{k: v for k, v in part.items() if k in names}) for part in values.get(key, [])]
+        values["cost"] = _read(Cost, values.get("cost"))
+        values["ceilings"] = _read(Ceilings, values.get("ceilings"))
         return cls(**values)
+
+
+def _read(kind: type[T], item: Any) -> T | None:
+    """A dataclass of numbers as read from a record line; None where it is damaged: a failure is not lost for that."""
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    whole = isinstance(item, dict) and all(isinstance(item.get(name), (int, float)) for name in names)
+    return kind(**{name: item[name] for name in names}) if whole else None
 
 
 class Verdict(str, Enum):

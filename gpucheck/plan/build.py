@@ -9,25 +9,35 @@ from dataclasses import replace
 from typing import Any
 
 from gpucheck.library.copies import LibraryCopy
+from gpucheck.model import canary
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import Plan, Step
+from gpucheck.model.plan import ExpectedFailure, Plan, Step
+from gpucheck.model.source import CheckSource
 from gpucheck.plan.conditions import needs_gpus
 from gpucheck.plan.scenario import Scenario
 
 
 def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
-    """The steps on a device.
+    """The steps on a device, with the canary at the end where the scenario asks for one.
 
     Without GPUs ``pinned`` and ``visible`` become ``cpu``, and a case that both share runs once; a step whose point
     needs a GPU stays as it is and says why it cannot run.
     """
+    last = (_canary(scenario.seed),) if scenario.canary else ()
     if device != "cpu":
-        return scenario.steps
+        return scenario.steps + last
     by_key: dict[tuple[Conditions, str], Step] = {}
-    for step in scenario.steps:
+    for step in scenario.steps + last:
         bound = _without_gpus(step)
         by_key.setdefault(bound.key, bound)
     return tuple(by_key.values())
+
+
+def _canary(seed: int) -> Step:
+    from gpucheck import checks
+
+    case = checks.load(canary.CHECK).spec.case(canary.PARAMS, "exact", seed)
+    return Step(case, expect=ExpectedFailure())
 
 
 def _without_gpus(step: Step) -> Step:
@@ -51,12 +61,16 @@ def build(
     timeout: float | None = None,
     experiments: float | None = None,
     patches: Sequence[str] = (),
+    check_sources: Sequence[CheckSource] = (),
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
 
     Args:
         patches: the files of the patches that the library is a patched copy by.
+        check_sources: those that are known; the plan holds those of its cases.
     """
+    steps = bound_steps(scenario, device)
+    used = {step.case.check for step in steps}
     return Plan(
         id=uuid.uuid4().hex[:12],
         scenario=scenario.name,
@@ -80,5 +94,8 @@ def build(
         },
         environment=environment,
         command=command,
-        steps=bound_steps(scenario, device),
+        steps=steps,
+        check_sources=tuple(source for source in check_sources if used & {*source.checks}),
+        bench=scenario.bench,
+        straggler=scenario.straggler,
     )

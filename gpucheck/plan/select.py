@@ -29,22 +29,20 @@ def select(
         UsageError: a check, case, placement or process group that does not exist.
         NothingToRunError: nothing is left.
     """
-    from gpucheck.checks import CHECKS
+    from gpucheck.checks import names
 
     _known("--placement", placement, PLACEMENTS)
     _known("--process-group", process_group, PROCESS_GROUPS)
     for name in checks:
-        if name not in CHECKS:
-            raise UsageError(f"--checks: unknown check {name!r}; known: {', '.join(CHECKS)}")
+        if name not in names():
+            raise UsageError(f"--checks: unknown check {name!r}; known: {', '.join(names())}")
     known = {step.case.id for step in scenario.steps}
     for case in cases:
         if case not in known:
             near = difflib.get_close_matches(case, known, n=3)
             hint = f"; close: {', '.join(near)}" if near else ""
-            raise UsageError(
-                f"--case: scenario {scenario.name} has no case {case!r}{hint}; "
-                f"see `gpucheck list --cases --scenario {scenario.name}`"
-            )
+            listed = "gpucheck list --cases " + ("..." if scenario.implied else f"--scenario {scenario.name}")
+            raise UsageError(f"--case: scenario {scenario.name} has no case {case!r}{hint}; see `{listed}`")
     steps = tuple(
         step
         for step in scenario.steps

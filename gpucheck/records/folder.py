@@ -6,10 +6,11 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gpucheck.model.canary import CHECK
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import SCHEMA, Outcome, Record
@@ -25,7 +26,11 @@ class Run:
     experiments: dict[tuple[int, int], dict[str, Record]] = field(default_factory=dict)  # (step, rank) -> by name
     starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
+    gpus: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> what the driver said of its GPU meanwhile
     outcome: dict[str, Any] = field(default_factory=dict)  # outcome.json: how the launcher ended, times, changes
+    canary: list[Record] = field(
+        default_factory=list
+    )  # by rank, of the case that is wrong on purpose; in no other field
     torn: int = 0  # lines that could not be read, or that belong to no case of the plan
 
     @property
@@ -109,6 +114,8 @@ def read_run(folder: Path) -> Run:
                 run.starts[rank] = item
             elif event == "end":
                 run.ends[rank] = item
+            elif event == "gpu" and isinstance(item.get("rank"), int):
+                run.gpus[item["rank"]] = item
             elif event == "begin" and not item.get("experiment"):
                 begun.setdefault(rank, []).append(item.get("step", -1))
             elif event == "result":
@@ -118,7 +125,16 @@ def read_run(folder: Path) -> Run:
             if (number, rank) not in run.records:
                 run.records[(number, rank)] = _lost(run, number, step, rank, begun.get(rank, []))
     run.outcome = _outcome(folder / "outcome.json")
+    _set_canary_aside(run)
     return run
+
+
+def _set_canary_aside(run: Run) -> None:
+    """Leaves the run as if it had no canary: what is said of it is said of nothing else."""
+    last = len(run.plan.steps) - 1
+    if last >= 0 and run.plan.steps[last].case.check == CHECK:
+        run.canary = [run.records.pop((last, rank)) for rank in run.ranks]
+        run.plan = replace(run.plan, steps=run.plan.steps[:last])
 
 
 def rank_files(folder: Path) -> list[tuple[int, Path]]:

@@ -33,6 +33,10 @@ class RecordWriter:
         """A case has ended."""
         self._write({**record.to_json(), "time": time.time()})
 
+    def gpu(self, rank: int, **facts: Any) -> None:
+        """What the driver says of the GPU of a rank, which need not be this one."""
+        self._write({"event": "gpu", "rank": rank, "time": time.time(), **facts})
+
     def end(self, **facts: Any) -> None:
         """The rank has worked through the plan."""
         self._write({"event": "end", "time": time.time(), **facts})

@@ -10,8 +10,22 @@ from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
+from gpucheck.report.speed import Speed, measured
 
-STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "locate", "reference", "judge")
+STAGES = (
+    "inputs",
+    "child",
+    "load",
+    "prepare",
+    "compile",
+    "launch",
+    "copy",
+    "inspect",
+    "locate",
+    "speed",
+    "reference",
+    "judge",
+)
 KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 
@@ -84,15 +98,18 @@ class Report:
     seconds: float | None  # wall time of the run; None where nobody saw its end
     results: list[Result]  # by step, then rank
     places: list[Place]  # by rank
+    speed: Speed  # empty without --bench
 
     @property
     def summary(self) -> str:
         """What was found, in a few words."""
         count, ranks = sum(cases for _, cases, _ in self.rows), len(self.ranks)
         failing = sum(finding.fails for finding in self.findings)
-        open_count = len(self.findings) - failing
+        warning = sum(finding.warns for finding in self.findings)
+        open_count = len(self.findings) - failing - warning
         words = counted(failing, "finding") if failing else f"{counted(count, 'case')} on {counted(ranks, 'rank')}"
-        return words + (f", {counted(open_count, 'open question')}" if open_count else "")
+        words += f", {counted(open_count, 'open question')}" if open_count else ""
+        return words + (f", {counted(warning, 'warning')}" if warning else "")
 
     def told(self) -> dict[tuple[str, int], list[tuple[Finding, Sighting]]]:
         """What the findings say of each case on each rank: label and rank of a result -> findings that name it."""
@@ -102,6 +119,11 @@ class Report:
                 for rank in sighting.ranks:
                     found.setdefault((sighting.case, rank), []).append((finding, sighting))
         return found
+
+
+def heading(finding: Finding) -> str:
+    """The title of a finding, which says so where it is a warning."""
+    return f"warning: {finding.title}" if finding.warns else finding.title
 
 
 def counted(count: int, word: str) -> str:
@@ -140,6 +162,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
             for step in (run.plan.steps[record.step],)
         ],
         places=_places(run),
+        speed=measured(run, list(rows.items())),
     )
 
 

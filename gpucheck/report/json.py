@@ -39,6 +39,7 @@ def document(report: Report) -> dict[str, Any]:
             "bounds": report.bounds,
             "stages": report.stages,
             "timing": report.timing,
+            "speed": asdict(report.speed),
             "seconds": report.seconds,
             "folder": report.folder,
             "plan": {key: value for key, value in plan.items() if key not in ("steps", "schema")},
@@ -68,6 +69,9 @@ def _result(result: Result) -> dict[str, Any]:
         "wrong": record.wrong,
         "repeats": record.repeats,
         "tightness": record.tightness,
+        "bounds": record.bounds,
+        "speed": record.speed,
+        "cost": asdict(record.cost) if record.cost else None,
         "seconds": record.seconds,
         "traceback": record.traceback,
     }

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from gpucheck.diagnose.words import rank_list
+from gpucheck.model import canary
 from gpucheck.records.follow import Follower, RankState
 from gpucheck.report.text import MARKS
 
@@ -40,7 +41,8 @@ class Progress:
         for record in self.follower.poll():
             finished = self._by_step.setdefault(record.step, [])
             finished.append(record)
-            if len(finished) == self.plan.world_size and not self.quiet and not self._live:
+            hidden = self.plan.steps[record.step].case.check == canary.CHECK
+            if len(finished) == self.plan.world_size and not self.quiet and not self._live and not hidden:
                 self.console.file.write(self._case_line(finished) + "\n")
                 self.console.file.flush()
         if self._live and not self.quiet:

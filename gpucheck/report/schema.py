@@ -11,9 +11,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.plan import Plan
-from gpucheck.model.record import Mismatch, Outcome, Verdict, Violation
+from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
 from gpucheck.report.blocks import Place
 from gpucheck.report.json import EXPECTED, SCHEMA
+from gpucheck.report.speed import Speed
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLAIN: dict[Any, dict[str, Any]] = {
@@ -52,6 +53,7 @@ def report_schema() -> dict[str, Any]:
         "bounds": str,
         "stages": dict[str, float],
         "timing": list[str],
+        "speed": Speed,
         "seconds": float | None,
         "folder": str,
         "plan": _plan(),
@@ -87,6 +89,9 @@ def _result() -> dict[str, Any]:
             "wrong": int,
             "repeats": int,
             "tightness": float,
+            "bounds": dict[str, str],
+            "speed": dict[str, float],
+            "cost": Cost | None,
             "seconds": dict[str, float],
             "traceback": str,
         },
@@ -114,7 +119,7 @@ def of_type(kind: Any) -> dict[str, Any]:
         return dict(_PLAIN[kind])
     if origin in (Union, types.UnionType):
         return {"anyOf": [of_type(argument) for argument in arguments]}
-    if origin is list:
+    if origin in (list, tuple):
         return _array(of_type(arguments[0]))
     if origin is dict:
         return {"type": "object", "additionalProperties": of_type(arguments[1])}

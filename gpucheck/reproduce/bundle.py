@@ -41,7 +41,7 @@ def write_bundle(closeup: Closeup, plan: Plan, copy: LibraryCopy, run: Path, fol
         shutil.copyfile(run / FOLDER / name, folder / name)
     yield f"saved     {folder}: {', '.join(names) or 'no tensors'}"
     program = read_program(run)
-    reason = _unwritable(program)
+    reason = _unwritable(program) or _foreign(plan)
     if reason:
         yield f"script    none: {reason}"
         return
@@ -88,8 +88,15 @@ def _unwritable(program: dict[str, Any]) -> str:
     if not program:
         return "the case ended before it called anything"
     if program["problem"]:
-        return f"a call takes what cannot be written down: {program['problem']}"
+        return str(program["problem"])
     return "" if program["lines"] else "the case calls nothing that is known"
+
+
+def _foreign(plan: Plan) -> str:
+    """Why the calls of a check that is not gpucheck's own are not written, or ""."""
+    check = plan.steps[0].case.check
+    foreign = any(check in source.checks for source in plan.check_sources)
+    return f"what check {check} calls is its own source; run that" if foreign else ""
 
 
 def _own(program: dict[str, Any]) -> list[str]:

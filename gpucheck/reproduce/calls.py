@@ -102,8 +102,12 @@ class Recorder(TorchFunctionMode):
 
     def end(self, outputs: Mapping[str, Tensor]) -> None:
         """Says what the outputs of the case are; without it, the program never came that far."""
-        named = self._guarded(lambda: {name: text(self._expression(value), 0) for name, value in outputs.items()})
-        self._dump(named)
+        self._dump(self._guarded(lambda: {name: self._result(name, value) for name, value in outputs.items()}))
+
+    def _result(self, name: str, value: Tensor) -> str:
+        if id(value) not in self._names:
+            raise Unwritable(f"output {name} comes from a call that is not known")
+        return self._names[id(value)]
 
     def _run(self, function: Callable[..., Any], name: Callable[[], str], args: Any, kwargs: Any) -> Any:
         begun = len(self._lines)
@@ -156,7 +160,7 @@ class Recorder(TorchFunctionMode):
         try:
             return make()
         except Unwritable as reason:
-            self._problem = str(reason)
+            self._problem = f"it cannot be written down: {reason}"
             return None
 
     def _dump(self, outputs: Mapping[str, str] | None) -> None:

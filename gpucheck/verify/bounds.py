@@ -188,14 +188,53 @@ def swiglu(x: Estimate, alpha: float, limit: float) -> Estimate:
     return Estimate(value, own + carried)
 
 
-def softmax(logits: Tensor) -> Estimate:
-    """Softmax over the last axis of (..., n) float64 logits, computed in fp32."""
-    value = torch.softmax(logits, -1)
-    span = (logits - logits.amax(-1, keepdim=True)).abs()
-    return Estimate(value, ELEMENTARY * (4 + span) * value)
-
-
 ONE_HOT = 200.0  # in powers of two: a weight below 2^-200 of the largest is zero in fp32
+SMALLEST_NORMAL = 2.0**-126  # of fp32; what is smaller may be flushed to zero
+
+
+def softmax(logits: Tensor, *, parts: int = 1, exact: bool = False) -> Estimate:
+    """Softmax over the last axis of (..., n) float64 logits, computed in fp32; a row of nothing but -inf gives zeros.
+
+    To first order a weight moves by its own relative error less that of the normaliser, which is the mean of those of
+    all weights. A weight carries four fp32 roundings of its distance to the largest in its exponent and ELEMENTARY for
+    the exponential, once more at each rise of the running maximum, which later parts of the row may bring; the
+    quotient carries ELEMENTARY. The normaliser adds n positive terms: half an ulp each, or the error of a product
+    (see :func:`product`) if that is less.
+
+    Args:
+        parts: how many pieces of a row may be taken one after the other.
+        exact: the largest logits of each row must be 1, 2, 4, ... and alone in having weight in fp32.
+
+    Raises:
+        ValueError: ``exact`` is asked for and a row does not allow it.
+    """
+    top = logits.amax(-1, keepdim=True)
+    span = torch.where(logits.isneginf(), torch.inf, top - logits)
+    weights = torch.exp(-span)
+    total = weights.sum(-1, keepdim=True).clamp_min(1)  # 0 in rows of nothing but -inf
+    value = weights / total
+    if exact:
+        return _ties(span, value)
+    terms = logits.shape[-1]
+    drift = torch.where(span.isinf(), 0.0, 2.0**-22 * span)
+    mean = (value * drift).sum(-1, keepdim=True)
+    energy = value.square().sum(-1, keepdim=True).sqrt()
+    summing = (ACCUMULATION * _counted(terms) * (1 + energy)).clamp_max(2.0**-24 * terms)
+    error = (drift + mean + ELEMENTARY * (2 + parts) + summing) * value + SMALLEST_NORMAL
+    return Estimate(value, torch.where(span.isinf(), 0.0, error))
+
+
+def _ties(span: Tensor, value: Tensor) -> Estimate:
+    """Softmax of exact data: the quotient of one and a power of two for the largest logits of a row, else zero."""
+    largest = span == 0
+    count = largest.sum(-1)
+    if bool((count & (count - 1)).any()):
+        raise ValueError("exact data has rows whose largest logits are not 1, 2, 4, ...: their quotient rounds")
+    nearest = float(span.masked_fill(largest, torch.inf).min()) / math.log(2) if span.numel() else math.inf
+    if nearest < ONE_HOT:
+        raise ValueError(f"exact data has a weight of 2^-{nearest:.4g}, over 2^-{ONE_HOT:g}: it could be seen")
+    value = torch.where(largest, value, 0.0)
+    return Estimate(value, None, float(value[largest].min()) if bool(largest.any()) else 1.0)
 
 
 def attention(
@@ -233,7 +272,7 @@ def attention(
     """
     scores = q @ k.mT
     logits = (scores * scale).masked_fill(~visible, -torch.inf)
-    sink_logit = torch.full_like(logits[:, :1], -torch.inf if sink is None else sink)
+    sink_logit = logits.new_full((len(logits), 1), -torch.inf if sink is None else sink)
     logits = torch.cat([logits, sink_logit], 1)
     top = logits.amax(1, keepdim=True)
     span = torch.where(top.isneginf(), torch.inf, top - logits)
@@ -262,7 +301,9 @@ def _one_hot(span: Tensor, v: Tensor) -> Estimate:
 
     span: (Q, K + 1) distance of each logit to the largest of its row, the sink last.
     """
-    nearest = torch.topk(span, 2, largest=False).values[:, 1].min().item() / math.log(2) if len(span) else math.inf
+    nearest = math.inf
+    if len(span) and span.shape[1] > 1:
+        nearest = torch.topk(span, 2, largest=False).values[:, 1].min().item() / math.log(2)
     if not nearest >= ONE_HOT:
         raise ValueError(f"exact data has a second weight of 2^-{nearest:.4g}, over 2^-{ONE_HOT:g}: it could be seen")
     return Estimate((span[:, :-1] == 0).double() @ v, None)
@@ -276,3 +317,47 @@ def _rounded_weights(p: Tensor, largest: Tensor, v: Tensor, dtype: torch.dtype) 
     half_ulp = torch.where(p > 0, torch.maximum(p * 2.0**-bits, largest * 2.0 ** (lowest - bits)), 0.0).float()
     independent = 6 / math.sqrt(3) * torch.sqrt(half_ulp.square() @ v.square().float())
     return torch.minimum(half_ulp @ v.abs().float(), independent).double()
+
+
+SAMPLES = 16  # runs of a computation with errors drawn at random
+WIDTH = 12  # of a bound in deviations that are estimated from SAMPLES runs
+PRODUCT_WIDTH = 9  # of the bound of a long product in deviations of a sum made one term after the other
+ELEMENTARY_DEVIATION = ELEMENTARY / 3  # the most that such a function errs, taken as three deviations
+
+
+def summing_deviation(terms: int) -> float:
+    """Standard deviation of the error of a sum, relative to its terms and to itself: see :func:`product`."""
+    return ACCUMULATION * _counted(terms) / PRODUCT_WIDTH
+
+
+def rounding_deviation(dtype: torch.dtype) -> float:
+    """Standard deviation of a rounding to ``dtype``, uniform within half an ulp, relative to the largest ulp."""
+    if dtype not in _SIGNIFICAND:
+        raise ValueError(f"rounding to {dtype} is not defined here")
+    return float(2.0 ** -_SIGNIFICAND[dtype][0] / math.sqrt(3))
+
+
+def sampled(value: Tensor, runs: list[Tensor]) -> Estimate:
+    """The error of a computation from runs with errors drawn at random, see :mod:`gpucheck.verify.sampling`.
+
+    The error of a right result over the root mean square of n such differences follows Student's t with n degrees of
+    freedom. With 16 it passes WIDTH once in 500 million elements, if the result errs as much as the runs do, which take
+    sums one term after the other. A computation that never differs makes no error.
+
+    Args:
+        value: float64, or whole numbers in it.
+        runs: SAMPLES of them, of the same shape.
+    """
+    if len(runs) != SAMPLES:
+        raise ValueError(f"expected {SAMPLES} runs, not {len(runs)}")
+    square = torch.zeros_like(value)
+    for run in runs:
+        square += torch.where(run == value, 0.0, run - value).square()  # equal infinities do not differ
+    if not bool(square.any()):
+        return Estimate(value, None)
+    return Estimate(value, WIDTH * (square / SAMPLES).sqrt() + SMALLEST_NORMAL)
+
+
+def stated(value: Tensor, *, absolute: float, relative: float) -> Estimate:
+    """An error that the author of a computation states instead of deriving it."""
+    return Estimate(value, absolute + relative * value.abs())

@@ -19,6 +19,7 @@ class Expected:
 
     estimate: value and bound; outputs of integer dtype are compared exactly.
     dtype: what the output must have.
+    basis: how the bound of the estimate came about, in words, where it is not derived in this project.
     alternatives: other wholly right answers, e.g. a second documented way to round ties; the output must match one
         of them everywhere, not a mixture.
     """
@@ -26,6 +27,7 @@ class Expected:
     estimate: Estimate
     dtype: torch.dtype
     alternatives: tuple[Estimate, ...] = ()
+    basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,11 @@ class Axes:
     names: tuple[str, ...]
     tile: tuple[int, ...]
     owners: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def plain_axes(count: int) -> Axes:
+    """How places are named in an output that a check has no words for."""
+    words = ("batch", "channel", "row", "column")
+    usual = words[-count:] if count in (2, 4) else ("batch", "row", "column") if count == 3 else ()
+    names = usual or tuple(f"place on axis {number}" for number in range(count))
+    return Axes(names, (0,) * count)

@@ -12,7 +12,7 @@ from gpucheck.verify import bounds, regions
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.character import character
 from gpucheck.verify.digest import raw
-from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.verify.heat import heat_map
 
 POISON = 0xFF
@@ -30,7 +30,11 @@ class Judgement:
 
 
 def judge(outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[str, Axes]) -> Judgement:
-    """Compares every expected output; a missing one, or one of another shape or dtype, is a violation."""
+    """Compares every expected output; a missing one, or one of another shape or dtype, is a violation.
+
+    Args:
+        axes: of the outputs that have words of their own; others get plain ones.
+    """
     result = Judgement()
     if not expected:
         result.violations.append(Violation("no reference", "the check names no output to judge"))
@@ -46,7 +50,7 @@ def judge(outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[
         elif output.dtype != reference.dtype:
             result.violations.append(Violation("output", f"{name} is {output.dtype}, asked for {reference.dtype}"))
         else:
-            _judge_one(name, output, reference, axes[name], result)
+            _judge_one(name, output, reference, axes.get(name) or plain_axes(output.ndim), result)
     return result
 
 

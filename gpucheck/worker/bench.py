@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from gpucheck.worker.looks import look
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.placements import Placement
-from gpucheck.worker.protocol import Reply, Request, outputs_file
+from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 from gpucheck.worker.threads import at_once
+from gpucheck.worker.timing import Stopwatch, steady
 
 LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
 OTHER_SEED = 1  # added to a case's seed for the data of a launch whose outputs nobody reads
@@ -75,6 +77,8 @@ class Bench:
         self.behind = False  # each launch comes after one on other data: what threads share is then not the same
         self.library = library
         self.arena = Arena(device)
+        self._stopwatch = Stopwatch(device, lambda: not self._poisoned_context())
+        self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def run(self, request: Request) -> Reply:
@@ -97,6 +101,7 @@ class Bench:
             reply.traceback = traceback.format_exc()
             reply.fatal = self._poisoned_context()
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
+        self._last = None
         return reply
 
     def _run(self, request: Request, reply: Reply) -> None:
@@ -109,17 +114,31 @@ class Bench:
         passes = 0
         while wants_another_pass(conditions.repeat, passes, reply.digests):
             fill = fill_of(passes)
-            for outputs in self.one_pass(check, case, inputs, reply, fill, conditions):
+            prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions)
+            for outputs in launched:
                 with timed(reply, "copy"):
-                    self._keep(outputs, reply, fill, request)
+                    held = self._keep(outputs, reply, fill, request)
+            if not passes and conditions.concurrency == 1:
+                with timed(reply, "inspect"):
+                    self._inspect(check, case, prepared, held, reply)
             passes += 1
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
                 reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
+        if request.timed is not None and steady(reply):
+            self._time(inputs, request.timed, reply)
 
-    def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> None:
-        """Takes down the digest of one launch, and its outputs where they are to be judged."""
+    def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
+        """Times the call of the last pass again and again; none of that counts as launched."""
+        assert self._last is not None
+        work, prepared = self._last
+        call = partial(work.check.launch, work.case, prepared, work.runtime)
+        with timed(reply, "speed"), self.observer.aside():
+            self._stopwatch.time(call, work.check, work.case, inputs, work.placed, allowed, reply)
+
+    def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
+        """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
         held = on_host(outputs)
         whole = digest.whole(*held.values())
         often = request.conditions.repeat > 1 or request.conditions.concurrency > 1
@@ -128,6 +147,13 @@ class Bench:
             reply.saved.append(whole)
         reply.digests.append(whole)
         reply.fills.append(fill)
+        return held
+
+    def _inspect(self, check: Any, case: Case, prepared: Any, outputs: Outputs, reply: Reply) -> None:
+        """Lets the check look for more than wrong numbers; what it launches for that is not the case's own."""
+        with self.observer.aside(), WatchedAllocation(self.arena):  # memory nobody writes stays the same in each call
+            check.inspect(case, prepared, outputs, _Runtime(self, reply))
+        self.synchronize()
 
     def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
@@ -149,7 +175,7 @@ class Bench:
 
     def _digest(self, check: Any, case: Case, inputs: Any, odd: int | None) -> str:
         """Digest of the outputs of one more pass with one tensor's memory filled otherwise."""
-        (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
+        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
         return digest.whole(*on_host(outputs).values())
 
     def one_pass(
@@ -161,10 +187,11 @@ class Bench:
         fill: int,
         conditions: Conditions,
         odd: int | None = None,
-    ) -> list[Outputs]:
-        """The outputs of each launch of one pass: one, or every other one of those that are made at once."""
-        runtime = _Runtime(self)
+    ) -> tuple[Any, list[Outputs]]:
+        """What was prepared, and the outputs of each launch: one, or every other one of those that are made at once."""
+        runtime = _Runtime(self, reply)
         with timed(reply, "prepare"):
+            self._last = None
             self.arena.reset(fill, odd)
             placed = {name: self.arena.place(value) for name, value in inputs.items()}
             work = _Pass(check, case, runtime, conditions, placed)
@@ -189,7 +216,8 @@ class Bench:
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.arena.broken_guards()
-        return outputs
+        self._last = work, prepared[0]
+        return prepared[0], outputs
 
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
         """Calls the code under test once."""
@@ -287,10 +315,19 @@ class Bench:
 class _Runtime:
     """:class:`gpucheck.checks.base.Runtime` of a bench, with the library loaded when first asked for."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, bench: Bench, reply: Reply) -> None:
+        self._bench, self._reply = bench, reply
         self.device = bench.device
         self.place = bench.arena.place
+
+    def blame(self, kind: str, detail: str) -> None:
+        self._reply.blamed.append((kind, detail))
+
+    def note(self, text: str) -> None:
+        self._reply.message = text
+
+    def timed(self, what: str, seconds: float) -> None:
+        self._reply.speed[what] = seconds
 
     @property
     def library(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpucheck.checks.base import ANY_KERNEL
 from gpucheck.model.record import Launch, Violation
 from gpucheck.worker.passes import depends_on_fill
 
@@ -15,8 +16,11 @@ def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]
     """What is wrong about how the outputs came to be, whatever they are."""
     found = [Violation("guard", line) for line in dict.fromkeys(reply.guards)]
     found += _differences(reply)
+    found += [Violation(kind, detail) for kind, detail in dict.fromkeys(reply.blamed)]
     wanted = reply.expected_kernels
-    if wanted and not any(launch.kernel in wanted for launch in launches):
+    if ANY_KERNEL in wanted and not launches:
+        found.append(Violation("fallback", "no Triton kernel was launched"))
+    elif wanted and ANY_KERNEL not in wanted and not any(launch.kernel in wanted for launch in launches):
         seen = ", ".join(sorted({launch.kernel for launch in launches})) or "none"
         found.append(Violation("fallback", f"none of {', '.join(wanted)} was launched; launched: {seen}"))
     for launch in launches:

@@ -66,6 +66,16 @@ class Observer:
         """Forgets what was seen."""
         self._thread.log = Log()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, nothing is counted in this thread."""
+        log = self.log
+        self._thread.log = Log()
+        try:
+            yield
+        finally:
+            self._thread.log = log
+
     def take(self) -> list[Launch]:
         """The distinct launches seen since :meth:`start`, in the order of their first occurrence."""
         log = self.log

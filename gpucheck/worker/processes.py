@@ -86,10 +86,13 @@ class Maker:
         root = Path(setup.library_root)
         self.placement: Placement = PLACEMENTS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
         self.library: Library = Library(root, setup.generation)
-        self.observer: Observer = Observer([root / "triton_kernels", Path(checks.__file__).parent / "triton"])
+        self.observer: Observer = Observer([root / "triton_kernels", *checks.folders()])
         if setup.device == "cpu":
             self.observer.install_interpreter()
         else:
+            from gpucheck.worker import demands
+
+            demands.install()
             self.observer.install_compiled()
 
     def bench(self, index: int) -> Bench:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
+from gpucheck.model.record import Ceilings, Cost
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """How long a call may be timed once it has run."""
+
+    repeats: int  # at most
+    seconds: float  # about so long, of the host
+    thorough: bool = False  # plain torch and the ceilings of the GPU are measured too, each as long
+
+
+@dataclass(frozen=True)
 class Request:
     """One case to run."""
 
@@ -55,6 +65,7 @@ class Request:
     conditions: Conditions
     inputs: str  # file with the inputs
     outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
+    timed: Allowance | None = None  # None: not at all
     look: Look | None = None
 
 
@@ -74,11 +85,15 @@ class Reply:
     fills: list[int] = field(default_factory=list)  # what memory was filled with, one a launch
     saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
     guards: list[str] = field(default_factory=list)  # broken guard bands
+    blamed: list[tuple[str, str]] = field(default_factory=list)  # kind and detail of violations that the check saw
+    speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     launches: list[dict[str, Any]] = field(default_factory=list)
     stream: int | None = None  # of the inputs and the consumer on their device
     device: str = ""
+    cost: Cost | None = None
+    ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     fatal: bool = False  # the process can no longer be used
     writers: list[str] = field(default_factory=list)  # of the elements asked for, in words

@@ -132,12 +132,14 @@ class Runner:
         self, attempt: Attempt, child: Child, inputs: Path, outputs: Sequence[str]
     ) -> tuple[Attempt, list[Reply]]:
         from gpucheck.worker.protocol import Request
+        from gpucheck.worker.timing import allowance
 
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid))
         deadline = self.plan.case_timeout * len(outputs)
         try:
             step = attempt.step
-            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), attempt.look)
+            timed = allowance(self.plan, step, attempt.record.experiment)
+            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed, attempt.look)
             child.connection.send(request)
             if not child.connection.poll(deadline):
                 return self._hung(attempt, child, deadline), []

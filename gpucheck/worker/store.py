@@ -120,6 +120,7 @@ def _pack(expected: dict[str, Expected]) -> dict[str, Any]:
     return {
         name: {
             "dtype": item.dtype,
+            "basis": item.basis,
             "estimates": [(part.value, part.error, part.unit) for part in (item.estimate, *item.alternatives)],
         }
         for name, item in expected.items()
@@ -130,5 +131,5 @@ def _unpack(packed: dict[str, Any]) -> dict[str, Expected]:
     expected = {}
     for name, item in packed.items():
         first, *rest = (Estimate(*part) for part in item["estimates"])
-        expected[name] = Expected(first, item["dtype"], tuple(rest))
+        expected[name] = Expected(first, item["dtype"], tuple(rest), item["basis"])
     return expected

@@ -20,6 +20,7 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Record
 from gpucheck.records.folder import read_plan
 from gpucheck.records.writer import RecordWriter
+from gpucheck.worker.gpus import Gpus
 from gpucheck.worker.runner import Attempt, Runner
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ PENDING_JUDGEMENTS = 2  # outputs that wait for the judge while the child goes o
 def main(run: Path) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names."""
     began = time.perf_counter()
+    from gpucheck import checks
     from gpucheck.worker.zygote import Zygote, die_with_parent
 
     die_with_parent()
@@ -44,6 +46,7 @@ def main(run: Path) -> None:
     plan = read_plan(run)
     if plan.replay:
         stand_for_node(plan)
+    checks.activate(plan.check_sources)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     import torch
@@ -92,6 +95,7 @@ class Supervisor:
         self.writer.start(
             rank=self.rank, local_rank=local_rank, host=host, pid=os.getpid(), import_seconds=import_seconds
         )
+        self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
         self._order = rotated_order(plan, local_rank, local_ranks)
         self._failed: list[Record] = []
         self._stopped = threading.Event()
@@ -113,6 +117,7 @@ class Supervisor:
         if self._witness:
             self._witness.ask()
         self.runner.retire()
+        self.gpus.close()
         self.writer.end(child_seconds=self.runner.child_seconds)
 
     def _run_plan(self) -> None:
@@ -121,7 +126,9 @@ class Supervisor:
 
         pending: list[Future[None]] = []
         with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
-            for number in self._order:
+            for place, number in enumerate(self._order):
+                if place == len(self._order) // 2:
+                    self.gpus.look()
                 while len(pending) >= PENDING_JUDGEMENTS:
                     pending.pop(0).result()
                 self.writer.begin(number)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 os.environ["TRITON_INTERPRET"] = "1"
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gpucheck.checks.base import Check
+    from gpucheck.model.case import Case
+    from gpucheck.model.record import Mismatch
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +29,90 @@ def interpreter() -> None:
     from gpucheck import interpreter
 
     interpreter.install()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one launch in watched memory gave."""
+
+    mismatches: dict[str, Mismatch]  # by output
+    violations: list[str]
+    guards: list[str]  # broken guard bands
+    outputs: dict[str, Tensor]
+
+    @property
+    def right(self) -> bool:
+        return not self.mismatches and not self.violations and not self.guards
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Runs a case as the child of a rank does: inputs and outputs between guards, in filled memory."""
+
+    def case(self, check: Check, data: str, params: dict[str, Any], seed: int = 7) -> Case:
+        case = check.spec.case(params, data, seed)
+        assert check.validate(case.params, data) is None
+        return case
+
+    def inputs(self, check: Check, case: Case) -> dict[str, Tensor]:
+        import torch
+
+        return check.inputs(case, torch.Generator().manual_seed(case.input_seed))
+
+    def run(self, check: Check, case: Case, inputs: dict[str, Tensor] | None = None, fill: int = 0xFF) -> Seen:
+        import torch
+
+        from gpucheck.checks.base import Runtime
+        from gpucheck.verify.judge import judge
+        from gpucheck.worker.arena import Arena, WatchedAllocation
+
+        inputs = self.inputs(check, case) if inputs is None else inputs
+        arena = Arena(torch.device("cpu"))
+        arena.reset(fill)
+        runtime = Runtime(arena.device, None, arena.place)  # type: ignore[arg-type]
+        prepared = check.prepare(case, {name: arena.place(value) for name, value in inputs.items()}, runtime)
+        with WatchedAllocation(arena):
+            outputs = check.launch(case, prepared, runtime)
+        found = judge(outputs, check.reference(case, inputs), check.axes(case, inputs))
+        return Seen(
+            {mismatch.output: mismatch for mismatch in found.mismatches},
+            [violation.detail for violation in found.violations],
+            arena.broken_guards(),
+            outputs,
+        )
+
+
+@pytest.fixture
+def bench(interpreter: None) -> Bench:
+    return Bench()
+
+
+Twin = Callable[..., None]
+"""``twin(module, right, wrong, ...)``: replaces pieces of a kernel module's source for the rest of the test."""
+
+
+@pytest.fixture
+def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Twin:
+    """The functions that checks call come from an edited copy of their module; each piece must occur exactly once."""
+
+    def replace(module: ModuleType, *pieces: str) -> None:
+        source = Path(str(module.__file__)).read_text()
+        for right, wrong in zip(pieces[::2], pieces[1::2], strict=True):
+            assert source.count(right) == 1, f"{source.count(right)} times: {right}"
+            source = source.replace(right, wrong)
+        path = tmp_path / f"wrong_{Path(str(module.__file__)).name}"
+        path.write_text(source)
+        edited = load_module(path)
+        for name, value in vars(module).items():
+            if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+                monkeypatch.setattr(module, name, getattr(edited, name))
+
+    return replace
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,6 +15,9 @@ from gpucheck.checks.base import Runtime
 from gpucheck.model.case import Case
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
+
+if TYPE_CHECKING:
+    from tests.checks.conftest import Bench, Twin
 
 CHECK = Attention()
 RUNTIME = Runtime(torch.device("cpu"), None, lambda tensor: tensor)  # type: ignore[arg-type]
@@ -71,31 +70,6 @@ def test_kernel_is_right(params: dict[str, Any], dtype: str, data: str) -> None:
     assert is_right(out, CHECK.reference(case, inputs)["o"])
 
 
-@pytest.fixture
-def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Replaces one piece of the kernel's source for the rest of the test."""
-
-    def replace(right: str, wrong: str) -> None:
-        from gpucheck.checks.triton import flash_attention
-
-        source = Path(str(flash_attention.__file__)).read_text()
-        assert source.count(right) == 1
-        path = tmp_path / "wrong_flash_attention.py"
-        path.write_text(source.replace(right, wrong))
-        monkeypatch.setattr(flash_attention, "flash_attention", load_module(path).flash_attention)
-
-    return replace
-
-
-def load_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize(
     ("data", "params", "right", "wrong"),
@@ -120,15 +94,35 @@ def load_module(path: Path) -> ModuleType:
         ("normal", SMALL, "other=0.0)\n        scores", "other=0.0) * (keys[:, None] != 40)\n        scores"),
     ],
 )
-def test_wrong_twin_is_caught(
-    data: str, params: dict[str, Any], right: str, wrong: str, twin: Callable[[str, str], None]
-) -> None:
+def test_wrong_twin_is_caught(data: str, params: dict[str, Any], right: str, wrong: str, twin: Twin) -> None:
+    from gpucheck.checks.triton import flash_attention
+
     case = case_of(data, **params)
     inputs = inputs_of(case)
     expected = CHECK.reference(case, inputs)["o"]
     assert is_right(CHECK.launch(case, inputs, RUNTIME)["o"], expected)
-    twin(right, wrong)
+    twin(flash_attention, right, wrong)
     assert not is_right(CHECK.launch(case, inputs, RUNTIME)["o"], expected)
+
+
+STORE = "tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=rows[:, None] < q_len"
+
+
+def test_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import flash_attention
+
+    twin(flash_attention, STORE, STORE + " // BLOCK_M * BLOCK_M")
+    found = bench.run(CHECK, case_of("exact", q_heads=1, q_len=150)).mismatches["o"]
+    assert found.region == "the only batch, the only head, queries 128-149 of 150, all 64 dimensions, tile (1,) of 2"
+    assert found.poison == found.wrong == 22 * 64
+
+
+def test_store_past_the_end_breaks_a_guard(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import flash_attention
+
+    twin(flash_attention, STORE, STORE + " + 1")
+    seen = bench.run(CHECK, case_of("exact", q_heads=1, q_len=33))
+    assert seen.guards == ["128 bytes written after the bfloat16 tensor of shape (1, 1, 33, 64), nearest 1 off"]
 
 
 @pytest.mark.usefixtures("interpreter")

@@ -42,6 +42,7 @@ def test_a_stored_run_is_shown_without_torch(synthetic: Synthetic, tmp_path: Pat
     folder = synthetic.write(tmp_path / "run", synthetic.run(plan, {(1, 1): Outcome.MISMATCH}))
     assert outcome("report", str(folder)) == (1, [])
     assert outcome("report", str(folder), "--json", "-") == (1, [])
+    assert outcome("diff", str(folder), str(folder)) == (0, [])
     files = [tmp_path / f"r{suffix}" for suffix in FORMATS]
     assert outcome("report", str(folder), *(part for file in files for part in ("--write", str(file)))) == (1, [])
     assert all(file.stat().st_size for file in files)
@@ -62,9 +63,10 @@ def test_usage_errors_need_no_torch() -> None:
     assert outcome("run", "nope") == (2, [])
 
 
-def test_help_and_reports_take_less_than_a_third_of_a_second(synthetic: Synthetic, tmp_path: Path) -> None:
+def test_help_reports_and_comparisons_take_less_than_a_third_of_a_second(synthetic: Synthetic, tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2, ranks=8)))
-    for arguments in (["--help"], ["report", str(folder)], ["report", "--schema"]):
+    commands = ["--help"], ["report", str(folder)], ["report", "--schema"], ["diff", str(folder), str(folder)]
+    for arguments in commands:
         assert min(seconds(*arguments) for _ in range(5)) < 0.3, arguments
 
 

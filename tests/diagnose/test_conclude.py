@@ -204,6 +204,25 @@ def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
     assert replay_command(run, 1, 3) == "gpucheck replay 'my runs/x' matmul/1/exact --rank 3"
 
 
+def test_a_check_that_cannot_be_used_is_no_fault_of_gpucheck(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    record = synthetic.record(plan, 0, 0, Outcome.HARNESS, message="UsageError: hard.py changed")
+    conclusion = conclude(synthetic.run(plan, {(0, 0): record}))
+    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    assert [finding.title for finding in conclusion.findings] == ["check that cannot be used"]
+
+
+def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=4)
+    speeds = [{"candidate": 0.001, "reference": 0.003}, {"candidate": 0.002, "reference": 0.008}]
+    speeds += [{"candidate": 0.009, "reference": 0.004}, {}]
+    records = {
+        (0, rank): synthetic.record(plan, 0, rank, Outcome.PASS, speed=speed) for rank, speed in enumerate(speeds)
+    }
+    (note,) = conclude(synthetic.run(plan, records)).notes
+    assert note == "matmul: 2.000 ms a call, Model in torch 4.000 ms: 2.0 times as fast (median of 3)"
+
+
 def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
     steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("peer", late=True)))

@@ -136,7 +136,7 @@ class Lab:
         self,
         *options: str,
         library: str = LIBRARY,
-        scenario: str | Path = PLANTS,
+        scenario: str | Path | None = PLANTS,
         nproc: int = 2,
         cases: tuple[str, ...] = (),
         folder: Path | None = None,
@@ -144,10 +144,12 @@ class Lab:
         """Starts a run on the CPU that writes its report into the run folder.
 
         Args:
+            scenario: None for the usual cases of checks that the options give.
             cases: parts of case ids; only cases that contain one of them run.
         """
         folder = folder or self.new_folder() / "run"
-        command = [sys.executable, "-m", "gpucheck", "run", str(scenario), "--device", "cpu", "--nproc", str(nproc)]
+        command = [sys.executable, "-m", "gpucheck", "run", *([str(scenario)] * (scenario is not None))]
+        command += ["--device", "cpu", "--nproc", str(nproc)]
         command += ["--library", library, "--out", str(folder), "--json", str(folder / "report.json"), *options]
         command += [option for case in select(scenario, cases) for option in ("--case", case)]
         pipe = subprocess.PIPE
@@ -177,12 +179,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def select(scenario: str | Path, parts: tuple[str, ...]) -> list[str]:
+def select(scenario: str | Path | None, parts: tuple[str, ...]) -> list[str]:
     """The ids of a scenario's cases that contain one of ``parts``."""
     if not parts:
         return []
     from gpucheck.plan.scenario import find, load
 
+    assert scenario is not None
     ids = [step.case.id for step in load(find(str(scenario))).steps]
     for part in parts:
         assert any(part in case for case in ids), f"no case contains {part}"

@@ -13,7 +13,8 @@ from gpucheck.launch.environment import gpu_names
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
 
-CHECKS = "attention,topk,swiglu,mxfp"  # no known library fault touches these
+OWN = "attention,softmax,weighted_matmul,selection_attention,paged_attention"
+CHECKS = f"{OWN},topk,swiglu,mxfp"  # no known library fault touches these
 DEADLINE = 280.0  # s
 
 

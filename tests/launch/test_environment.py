@@ -136,3 +136,15 @@ def test_what_is_missing_is_said(installed: Path) -> None:
     shutil.rmtree(installed / "site" / "triton")
     assert environment.missing_packages() == ["triton"]
     assert environment.software(installed / "triton_kernels")["triton"] is None
+
+
+def test_the_driver(tmp_path: Path) -> None:
+    facts = tmp_path / "version"
+    facts.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build  (dvs@x)  Feb 26 2026\n"
+        "GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n"
+    )
+    assert environment.driver_version(facts) == "570.124.06"
+    facts.write_text("something else")
+    assert environment.driver_version(facts) is None
+    assert environment.driver_version(tmp_path / "gone") is None

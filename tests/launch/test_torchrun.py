@@ -130,6 +130,17 @@ def test_the_ranks_import_this_gpucheck(
     assert (Path(first) / "gpucheck" / "worker" / "__main__.py").is_file() and second == "/elsewhere"
 
 
+def test_what_the_caller_puts_ahead_of_this_gpucheck_stays_there(
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another triton, where gpucheck lies beside the installed one."""
+    ours = str(Path(torchrun.__file__).resolve().parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/ahead", ours, "/behind"]))
+    run("import os; print(os.environ['PYTHONPATH'])")
+    text = (tmp_path / "logs" / "torchrun-0.log").read_text().strip()
+    assert text.split(os.pathsep) == ["/ahead", ours, "/behind"]
+
+
 def test_watch_is_called_while_the_ranks_run_and_after_their_end(run: Callable[..., Ending], tmp_path: Path) -> None:
     sizes: list[int] = []
     log = tmp_path / "logs" / "torchrun-0.log"
@@ -161,10 +172,14 @@ def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number:
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, number)
 
 
-def test_ranks_finish_once_another_node_is_gone_and_torchrun_does_not_wait_for_it(run: Callable[..., Ending]) -> None:
+def test_once_another_node_is_gone_only_the_ranks_here_are_waited_for(
+    run: Callable[..., Ending], tmp_path: Path
+) -> None:
+    log = tmp_path / "logs" / "torchrun-0.log"
+    code = "import subprocess, time; rank = subprocess.Popen(['sleep', '1']); print('on', flush=True); rank.wait();"
     begin = time.monotonic()
-    ending = run("import subprocess, time; subprocess.run(['sleep', '1']); time.sleep(60)", lambda: True)
-    assert 0.5 < time.monotonic() - begin < 15
+    ending = run(code + "time.sleep(60)", lambda: bool(log.read_text()))
+    assert 0.8 < time.monotonic() - begin < 15
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
 
 

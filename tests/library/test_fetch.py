@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import io
 import random
 import socket
 import sys
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpucheck.library.fetch import fetch
+from gpucheck.library.fetch import fetch, recorded_content
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 pytest.importorskip("remotezip")
@@ -198,3 +200,32 @@ def test_without_remotezip(index: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InfrastructureError, match="pip install remotezip") as caught:
         fetch("vllm", "1.0")
     assert "--library path:DIR" in str(caught.value) and index.requests == []
+
+
+def test_the_recorded_content_of_a_version(index: Any, make_wheel: MakeWheel) -> None:
+    """Equal but for the metadata is equal; the wheel that suits best is the one that counts."""
+    other = make_wheel(files={"more.py": ""})
+    wheels = {"vllm-1.0-py3-none-any.whl": make_wheel(), "vllm-1.1-py3-none-any.whl": make_wheel()}
+    wheels |= {"vllm-1.2-py3-none-any.whl": other, "vllm-1.2-py2-none-any.whl": make_wheel()}
+    wheels |= {f"vllm-{version}-py3-none-any.whl": without_hashes(make_wheel()) for version in ("2.0", "2.1")}
+    index.offer(wheels)
+
+    def content(version: str, *tags: str) -> str | None:
+        return recorded_content(
+            "vllm", version, lambda name: next((n for n, tag in enumerate(tags) if tag in name), None)
+        )
+
+    assert (
+        content("1.0", "py3") == content("1.1", "py3") == content("1.2", "py2", "py3") != content("1.2", "py3", "py2")
+    )
+    assert content("1.0", "py2") is None
+    assert content("2.0", "py3") != content("2.1", "py3")
+
+
+def without_hashes(wheel: bytes) -> bytes:
+    """The same wheel with a RECORD that says nothing."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive, zipfile.ZipFile(buffer, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name, b"" if name.endswith("/RECORD") else archive.read(name))
+    return buffer.getvalue()

@@ -39,7 +39,10 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ('title = "a"\n\n[[cases]\n', ["not valid TOML", "line 3"]),
         ("a = 1\na = 2\n", ["not valid TOML", "line 2"]),
         (b"title = '\xff\xfe'\n", ["cannot be read as text", "utf-8"]),
-        ("titel = 'x'\n", ["unknown key 'titel'", "title, seed, timeout, case_timeout, experiments, cases"]),
+        (
+            "titel = 'x'\n",
+            ["unknown key 'titel'", "title, seed, timeout, case_timeout, experiments, bench, straggler, canary, cases"],
+        ),
         ("title = 3\n", ["title is 3", "expected a string"]),
         ("seed = 1.5\n", ["seed is 1.5", "whole number"]),
         ("seed = true\n", ["seed is True", "whole number"]),
@@ -95,6 +98,11 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         (GROUP + "placement = 'threads'\ncache = 'cold'\n", ["so none shares its cache"]),
         (GROUP + "placement = 'visible'\nwarm_up = true\n", ["a warm-up on device 0 goes with placement pinned"]),
         ("experiments = -1\n", ["experiments is -1", "seconds, 0 for none"]),
+        ("bench = 1\n", ["bench is 1", "true or false"]),
+        ("straggler = true\n", ["straggler is True", "a factor above 1"]),
+        ("straggler = 1\n", ["straggler is 1", "a factor above 1"]),
+        ("straggler = nan\n", ["straggler is nan", "a factor above 1"]),
+        ("straggler = inf\n", ["straggler is inf", "a factor above 1"]),
         (GROUP + "expect = 'pass'\n", ["expect is 'pass'", "expected fail"]),
         (GROUP + "expect = 'fail'\ncause = 'bad luck'\n", ["cause is 'bad luck'", "wrong device context"]),
         (GROUP + "expect = 'fail'\nexpect_ranks = [0]\n", ["expect_ranks is a list", "all, others"]),
@@ -146,6 +154,9 @@ def test_defaults_and_values(tmp_path: Path) -> None:
     empty = load(tmp_path, "")
     assert (empty.name, empty.title, empty.seed, empty.steps) == ("mine", "mine", 0, ())
     assert (empty.timeout, empty.case_timeout, empty.path) == (600.0, 120.0, (tmp_path / "mine.toml").resolve())
+    assert (empty.bench, empty.straggler) == (False, 1.25)
+    slow = load(tmp_path, "bench = true\nstraggler = 2\n")
+    assert (slow.bench, slow.straggler) == (True, 2.0)
     other = load(tmp_path, 'title = "T"\nseed = 4\ntimeout = 5\ncase_timeout = 0.5\n')
     assert (other.title, other.seed, other.timeout, other.case_timeout) == ("T", 4, 5.0, 0.5)
     assert load(tmp_path, "seed = 4\n" + GROUP, seed=9).steps[0].case.seed == 9

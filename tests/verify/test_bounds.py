@@ -298,6 +298,53 @@ def test_softmax_bound_holds_and_bites(count: int) -> None:
         assert not holds(torch.softmax(logits, -1) * (1 + 2.0**-14), estimate)
 
 
+@pytest.mark.parametrize("parts", [1, 8])
+@pytest.mark.parametrize("count", [130, 3000])
+def test_softmax_bound_holds_for_long_rows_taken_in_parts(count: int, parts: int) -> None:
+    for seed in range(4):
+        logits = randn(8, count, seed=seed) * 4
+        logits[0] = -torch.inf
+        logits[1, : count // 2] = -torch.inf
+        estimate = bounds.softmax(logits.double(), parts=parts)
+        maximum, total = torch.full((8, 1), -torch.inf), torch.zeros(8, 1)
+        for part in logits.split(-(-count // parts), 1):
+            raised = torch.maximum(maximum, part.amax(1, keepdim=True))
+            anchor = raised.masked_fill(raised.isneginf(), 0.0)
+            total = total * torch.exp(maximum - anchor)
+            for column in torch.exp(part - anchor).split(1, 1):
+                total = total + column
+            maximum = raised
+        weights = torch.exp(logits - maximum.masked_fill(maximum.isneginf(), 0.0)) / total.masked_fill(total == 0, 1.0)
+        assert holds(weights, estimate)
+        assert not estimate.value[0].any() and not estimate.value[1, : count // 2].any()
+        assert not holds(weights * (1 + 2.0**-11), estimate)
+        assert not holds(weights + 1e-6 * (logits > -torch.inf), estimate)
+
+
+def test_softmax_of_exact_data_asks_for_powers_of_two() -> None:
+    logits = torch.tensor([[5.0, 5.0, -200.0], [-torch.inf] * 3, [1.0, -torch.inf, -300.0]], dtype=torch.float64)
+    estimate = bounds.softmax(logits, exact=True)
+    assert estimate.exact and estimate.unit == 0.5
+    assert estimate.value.tolist() == [[0.5, 0.5, 0.0], [0.0] * 3, [1.0, 0.0, 0.0]]
+    assert bounds.softmax(logits[1:2], exact=True).unit == 1.0
+    with pytest.raises(ValueError, match="not 1, 2, 4"):
+        bounds.softmax(torch.zeros(1, 3).double(), exact=True)
+    with pytest.raises(ValueError, match=r"exact data has a weight of 2\^-144.3, over 2\^-200"):
+        bounds.softmax(torch.tensor([[0.0, -100.0]]).double(), exact=True)
+
+
+def test_attention_without_keys_is_zero() -> None:
+    q, nothing = torch.ones(2, 4).double(), torch.zeros(0, 4).double()
+    visible = torch.zeros(2, 0, dtype=torch.bool)
+    for exact in (False, True):
+        for sink in (None, 1.0):
+            estimate = bounds.attention(
+                q, nothing, nothing, visible, scale=0.5, dtype=torch.float32, sink=sink, exact=exact
+            )
+            assert estimate.value.tolist() == [[0.0] * 4] * 2
+            assert estimate.error is None if exact else not estimate.error.any()
+
+
 def shortened_sum(products: torch.Tensor) -> torch.Tensor:
     """Sums (..., K) as Hopper's fp8 tensor cores do: 32 addends and the running sum cut at 2^-13 of the largest."""
     total = torch.zeros(products.shape[:-1], dtype=torch.float64)

@@ -22,6 +22,7 @@ from gpucheck.worker.bench import Bench, Library  # noqa: E402
 from gpucheck.worker.observe import Observer  # noqa: E402
 from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
+from gpucheck.worker.timing import ALWAYS  # noqa: E402
 
 CASE = Case("matmul", {}, "exact", "matmul/x", "matmul", 0)
 RIGHT = torch.arange(4.0)
@@ -49,6 +50,9 @@ class Kernel:
     def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
         self.launches += 1
         return {"y": torch.empty(4).copy_(prepared["x"])}
+
+    def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+        pass
 
 
 @pytest.fixture
@@ -138,6 +142,33 @@ def test_a_delayed_consumer_sees_what_a_second_launch_overwrites(run: Any) -> No
     assert torch.equal(y, RIGHT), "nobody sees it otherwise"
 
 
+def test_a_check_looks_once_at_more_than_numbers_and_its_launches_for_that_do_not_count(
+    run: Any, observer: Observer
+) -> None:
+    class Curious(Kernel):
+        looked: list[Any] = []
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
+            return super().launch(case, prepared, runtime)
+
+        def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+            self.looked.append((prepared["x"].tolist(), outputs["y"].tolist()))
+            self.launch(case, prepared, runtime)
+            runtime.blame("inputs", "x changed")
+            runtime.timed("candidate", 0.25)
+            runtime.note("look here")
+
+    check = Curious()
+    reply, _ = run(check)
+    assert check.looked == [([0, 1, 2, 3], [0, 1, 2, 3])] and check.launches == 3
+    assert [launch["count"] for launch in reply.launches] == [2]
+    assert reply.blamed == [("inputs", "x changed")] and reply.speed == {"candidate": 0.25}
+    assert reply.message == "look here" and reply.status == "ran"
+    run(check, concurrency=2)
+    assert len(check.looked) == 1, "not where several threads launch at once"
+
+
 def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:
     class Racing(Kernel):
         gate = threading.Barrier(4, timeout=10)  # breaks unless four threads are in here together
@@ -214,7 +245,7 @@ def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest
 
     monkeypatch.setattr(order, "hold_back", hold_back)
     reply = Reply("ran")
-    (outputs,) = bench.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
+    _, (outputs,) = bench.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
     assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
     assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
     assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"
@@ -303,3 +334,78 @@ def test_memory_of_the_second_launch_is_filled_before_it(monkeypatch: pytest.Mon
     arena.reserve()
     arena.reset(0x00)
     assert bool((arena.empty(*forms[0]) == 0).all()), "a reset forgets what is reserved"
+
+
+class Watch:
+    """A stopwatch that calls once and says how long it took."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.told: list[Any] = []
+
+    def time(self, call: Any, check: Any, case: Any, inputs: Any, placed: Any, allowed: Any, reply: Reply) -> None:
+        self.told = [call()["y"], inputs["x"], placed["x"], allowed]
+        if self.error:
+            raise self.error
+        reply.speed["call"] = 0.5
+
+
+def timed_run(bench: Bench, check: Any, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reply:
+    monkeypatch.setattr(checks, "load", lambda name: check)
+    monkeypatch.setattr(bench, "_stopwatch", watch)
+    torch.save({"x": RIGHT}, tmp_path / "inputs")
+    files = (str(tmp_path / "outputs"),)
+    return bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), files, ALWAYS))
+
+
+class Launching(Kernel):
+    """A check whose launches are seen, each under a name of its own from the third on."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        made = super().launch(case, prepared, runtime)
+        name = "copy" if self.launches < 3 else "late"
+        self.observer.add((name,), lambda: Launch(name, 1, None, ["cpu"], None, "", "", 0, 0, []))
+        return made
+
+
+def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, watch = Launching(observer), Watch()
+    reply = timed_run(bench, check, watch, tmp_path, monkeypatch)
+    assert reply.speed == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
+    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
+    assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
+    assert len(reply.digests) == 2 and bench._last is None, "nothing is kept for the next case to pay for"
+
+
+def test_what_is_launched_for_the_time_does_not_hide_a_fallback(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch()
+    monkeypatch.setattr(watch, "time", lambda *_: observer.add(("copy",), lambda: None))  # type: ignore[arg-type, return-value]
+    assert timed_run(bench, Kernel(), watch, tmp_path, monkeypatch).launches == []
+
+
+def test_a_case_whose_passes_differ_is_not_timed(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drifting(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            return {"y": prepared["x"] + self.launches}
+
+    watch = Watch()
+    reply = timed_run(bench, Drifting(), watch, tmp_path, monkeypatch)
+    assert reply.status == "ran" and not reply.speed and not watch.told
+
+
+def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(RuntimeError("an illegal memory access"))
+    reply = timed_run(bench, Launching(observer), watch, tmp_path, monkeypatch)
+    assert reply.status == "error" and "illegal memory access" in reply.message
+    assert [launch["count"] for launch in reply.launches] == [2]

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from gpucheck import checks  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan, Step  # noqa: E402
-from gpucheck.model.record import Launch  # noqa: E402
+from gpucheck.model.record import Ceilings, Cost, Launch  # noqa: E402
 from gpucheck.worker import child as child_module  # noqa: E402
 from gpucheck.worker import processes  # noqa: E402
 from gpucheck.worker.conduct import observed_violations  # noqa: E402
@@ -163,6 +163,16 @@ def test_right_outputs_pass_in_one_child(supervise: Any) -> None:
         assert result["inputs"]
         assert result["digests"].keys() == result["tiles"].keys() == {"y"}
         assert result["launches"] == [LAUNCH]
+
+
+def test_what_a_call_took_is_part_of_the_record(supervise: Any) -> None:
+    def timed(request: Request) -> Reply:
+        cost, best = Cost(1.0, 2.0), Ceilings(3.0, 4.0)
+        return replace(right(request), speed={"call": 0.5, "plain": 2.0}, cost=cost, ceilings=best)
+
+    result = supervise(StandIn(on(9, timed)))[1]
+    assert (result["speed"], result["cost"]) == ({"call": 0.5, "plain": 2.0}, {"flops": 1.0, "bytes": 2.0})
+    assert result["ceilings"] == {"flops": 3.0, "bytes": 4.0}
 
 
 def test_wrong_element_is_a_mismatch(supervise: Any) -> None:

@@ -2,7 +2,7 @@
 
 A rule is a module with two pure functions. ``recognise`` says what one record is evidence of, or None; ``findings``
 makes findings of evidence. Rules are asked in the order of :data:`RULES`; a record belongs to the first that
-recognises it and to no finding beside that rule's.
+recognises it and to no finding beside that rule's. ``straggler`` is none of them: it looks at ranks that are right.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from gpucheck.diagnose.rules import (
     compile_race,
+    conduct,
     fallback,
     interference,
     kernel_bug,
@@ -53,6 +54,7 @@ class Rule(Protocol):
 
 RULES: tuple[Rule, ...] = (
     wrong_device,
+    conduct,
     fallback,
     refused,
     process_group,

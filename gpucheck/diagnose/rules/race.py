@@ -15,6 +15,5 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     """Equal inputs in equal memory gave different bits, within the case or when it was repeated."""
     if any(violation.kind == "repeats differ" for violation in record.violations):
         return Evidence(RACE, "repeats differ")
-    again = answers(run, record).tried.get("repeat")
-    differs = bool(record.mismatches) and again is not None and again.distinct > 1
+    differs = bool(record.mismatches) and answers(run, record).bits_differ
     return Evidence(RACE, "repeats differ") if differs else None

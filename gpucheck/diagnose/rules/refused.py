@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from gpucheck.diagnose.causes import COMPILE_ERROR, RESOURCE_LIMIT
 from gpucheck.diagnose.rules.common import Evidence, findings
 from gpucheck.model.record import Outcome, Record
@@ -10,14 +12,15 @@ from gpucheck.records.folder import Run
 __all__ = ["findings", "recognise"]
 
 COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
-RESOURCES = ("OutOfResources",)
+RESOURCES = ("OutOfResources", "ResourceLimit")  # Triton's own, and the one of gpucheck.worker.demands
+LANGUAGE = re.compile(r"module 'triton\.language[.\w]*' has no attribute")  # the interpreter raises it at the call
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """An error of Triton's own kinds."""
+    """An error of Triton's own kinds, or a function that its language lacks."""
     if record.outcome is not Outcome.ERROR:
         return None
     kind = record.message.partition(":")[0]
     if kind in RESOURCES:
         return Evidence(RESOURCE_LIMIT)
-    return Evidence(COMPILE_ERROR) if kind in COMPILER else None
+    return Evidence(COMPILE_ERROR) if kind in COMPILER or LANGUAGE.search(record.message) else None

@@ -190,6 +190,10 @@ def test_a_race_is_no_kernel_bug_though_all_ranks_have_it(synthetic: Synthetic) 
         ("guard", "access outside of tensors: writes"),
         ("passes differ", "access outside of tensors: reads"),
         ("fallback", "fallback: kernel under test not launched"),
+        ("idle", "fallback: answer not made by the kernels launched"),
+        ("cached", "answer not from its inputs"),
+        ("inputs", "changes its inputs"),
+        ("alias", "output in the memory of an input"),
     ],
 )
 def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: str) -> None:
@@ -200,9 +204,24 @@ def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: 
 
 
 @pytest.mark.parametrize(
+    ("kinds", "title"),
+    [
+        (("passes differ", "fallback", "cached"), "answer not from its inputs"),
+        (("fallback", "inputs"), "changes its inputs"),
+        (("guard", "inputs"), "access outside of tensors: writes"),
+    ],
+)
+def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: tuple[str, ...], title: str) -> None:
+    violations = [Violation(kind, "where") for kind in kinds]
+    matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.VIOLATION, violations=violations)
+    assert matrix.finding().title == title
+
+
+@pytest.mark.parametrize(
     ("message", "cause"),
     [
         ("OutOfResources: out of resource: shared memory, Required: 300000", "resource limit"),
+        ("ResourceLimit: _k needs 1,049,600 bytes of shared memory, a block may use 232,448", "resource limit"),
         ("CompilationError: at 3:4: Cannot make_shape_compatible", "compile error on this Triton"),
         ("ValueError: no", ""),
     ],

@@ -1,0 +1,107 @@
+"""A KernelBench-style pair as a check: ``Model`` in one file is the reference, ``ModelNew`` in another is under test.
+
+The file of the problem also has ``get_inputs`` and ``get_init_inputs`` and may state ``tolerance = {"absolute": ...,
+"relative": ...}``; without it the bound is derived from what ``Model`` computes. The candidate is executed only where
+kernels are launched, never where outputs are judged.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import ANY_KERNEL, Check, Runtime
+from gpucheck.checks.sources import module_of, top_level
+from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.errors import UsageError
+from gpucheck.model.source import CheckSource
+from gpucheck.verify.expected import Axes, Expected
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+TRIALS = (1, 2, 3)  # where no scenario says which
+
+
+class Problem(Check):
+    """One candidate for one problem. Each trial draws its inputs and weights from a seed of its own."""
+
+    needs_library = False
+    usual = tuple({"trial": number} for number in TRIALS)
+    late_inputs = tuple(f"input{number}" for number in range(16))
+
+    def __init__(self, name: str, source: CheckSource) -> None:
+        self.source = source
+        self.tolerance = stated_tolerance(Path(source.files[0]))
+        self.spec = CheckSpec(  # type: ignore[misc]  # one a candidate
+            name=name,
+            summary=f"{Path(source.files[1]).name} against {Path(source.files[0]).name}; bound: {self.bound}",
+            params=(Param("trial", TRIALS[0], "which draw of inputs and weights", label="trial"),),
+            data_kinds=("normal",),
+        )
+
+    @property
+    def bound(self) -> str:
+        """Where the bound comes from, in words."""
+        if self.tolerance is None:
+            return "derived from Model, its rounding errors drawn at random"
+        parts = ", ".join(f"{key} {value:g}" for key, value in self.tolerance.items())
+        return f"stated in {Path(self.source.files[0]).name}, {parts}"
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        return None if params["trial"] >= 1 else f"trial must be at least 1, not {params['trial']}"
+
+    def inputs(self, case: Case, generator: Generator) -> dict[str, Tensor]:
+        from gpucheck.checks import torch_model
+
+        return torch_model.draw(module_of(self.source, 0), case.input_seed)
+
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        from gpucheck.checks import torch_model
+
+        found = torch_model.Reference(module_of(self.source, 0), inputs, case.input_seed)
+        return found.expected(self.tolerance, self.bound)
+
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        from gpucheck.checks.candidate import Candidate
+
+        return Candidate(module_of(self.source, 1), inputs, case.input_seed, runtime)
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = prepared.answer()
+        return outputs
+
+    def inspect(self, case: Case, prepared: Any, outputs: dict[str, Tensor], runtime: Runtime) -> None:
+        prepared.inspect(outputs)
+        if runtime.device.type == "cuda" and case["trial"] == TRIALS[0]:
+            from gpucheck.checks import torch_model
+
+            prepared.race(torch_model.build(module_of(self.source, 0), prepared.inputs, case.input_seed))
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        return (ANY_KERNEL,)
+
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        return {}
+
+
+def stated_tolerance(path: Path) -> dict[str, float] | None:
+    """The ``tolerance`` that a problem's file states, read without running it; None without one.
+
+    Raises:
+        UsageError: it is not written out as ``{"absolute": number, "relative": number}``, or a part of that.
+    """
+    bound = top_level(path)
+    if "tolerance" not in bound:
+        return None
+    expected = 'expected {"absolute": number, "relative": number}, written out, or one of them'
+    try:
+        value = ast.literal_eval(bound["tolerance"] or ast.Name("tolerance"))
+    except ValueError:
+        raise UsageError(f"{path}: tolerance is computed, {expected}") from None
+    known = isinstance(value, dict) and value and set(value) <= {"absolute", "relative"}
+    if not known or not all(type(part) in (int, float) and 0 <= part < 1e30 for part in value.values()):
+        raise UsageError(f"{path}: tolerance is {value!r}, {expected}")
+    return {key: float(part) for key, part in value.items()}

@@ -1,0 +1,300 @@
+"""``gpucheck bisect``: which commit, release or patch made a case fail, or mended it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from gpucheck.cli.options import CandidateOption, CheckFileOption, LibraryOption, ProblemOption
+from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+
+if TYPE_CHECKING:
+    from gpucheck.bisect.signature import Answer
+    from gpucheck.bisect.sources import AnySource, Commits, Packages, Releases
+    from gpucheck.bisect.sources.base import Candidate
+    from gpucheck.bisect.state import Find, State
+    from gpucheck.bisect.target import Target
+    from gpucheck.plan.scenario import Scenario
+
+
+def bisect(
+    context: typer.Context,
+    run_dir: Annotated[
+        Path | None, typer.Argument(help="A stored run whose failure is searched for.", show_default=False)
+    ] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="The case that fails.", show_default="the first finding's")
+    ] = None,
+    repo: Annotated[Path | None, typer.Option(metavar="DIR", help="Search the commits of this git checkout.")] = None,
+    path: Annotated[str, typer.Option(help="Folder of the library in the repository.")] = "",
+    good: Annotated[str | None, typer.Option(metavar="REV", help="A good commit.")] = None,
+    bad: Annotated[str | None, typer.Option(metavar="REV", help="A bad commit.")] = None,
+    wheel: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Search releases of a carrier of the library, else of a package that runs import."
+        ),
+    ] = None,
+    package: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The same, but never as a carrier of the library.")
+    ] = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="VERSION", help="The oldest version.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="The newest version.")] = None,
+    patches: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Search a series of patches for those that matter.")
+    ] = None,
+    find: Annotated[
+        str | None, typer.Option(metavar="bad|fix", help="What to find.", show_default="bad; of patches, fix")
+    ] = None,
+    bits: Annotated[bool, typer.Option("--bits", help="Search for changed output bits instead of a failure.")] = False,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Runs of each candidate.", show_default="as the failure rate asks for")
+    ] = None,
+    scenario: Annotated[str | None, typer.Option(help="Without a stored run: the scenario of the case.")] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks.", show_default="the stored run's")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda or cpu.", show_default="the stored run's, else auto")] = None,
+    placement: Annotated[str | None, typer.Option(metavar="NAME", help="Placement of the case.")] = None,
+    process_group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="none or initialised, for the case.")
+    ] = None,
+    experiments: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds a rank may try the failed case otherwise, for causes that one attempt cannot tell apart.",
+            show_default="none",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the inputs.", show_default="the stored run's")
+    ] = None,
+    check_file: CheckFileOption = None,
+    problem: ProblemOption = None,
+    candidate: CandidateOption = None,
+    library: LibraryOption = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one run.", show_default="the scenario's")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder of the search.", show_default="runs/bisect-MMDD-HHMMSS"),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="STATE", help="Go on with a search.")] = None,
+) -> None:
+    """Find the first bad (or fixed) commit or release, or the patches that mend a case."""
+    from gpucheck.bisect.state import load
+
+    given = _given(context.params)
+    if resume is not None and given:
+        raise UsageError("--resume goes on with a search as it was begun; leave every other option out")
+    state = load(resume) if resume is not None else _begin(given)
+    _search(state)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were set, but for ``resume``."""
+    given = {name: value for name, value in options.items() if name != "resume" and value is not False}
+    return {name: value for name, value in given.items() if value == 0 or value}
+
+
+def _begin(given: dict[str, Any]) -> State:
+    """The state of a new search; nothing is written before it is known that it can begin."""
+    from gpucheck.bisect.sources import own_library
+    from gpucheck.bisect.state import Find, State
+
+    kinds = [name for name in _ENDS if name in given]
+    if len(kinds) != 1:
+        raise UsageError("give one of --repo DIR, --wheel NAME, --package NAME and --patches DIR: what to search in")
+    find = given.get("find") or ("fix" if kinds == ["patches"] else "bad")
+    if find not in (Find.BAD.value, Find.FIX.value):
+        raise UsageError(f"--find is {find!r}, expected bad or fix")
+    _check_options(kinds[0], given)
+    target = _target(given)
+    target = replace(target, timeout=given.get("timeout", _scenario(target).timeout))
+    work = _folder(given.get("out"))
+    source, candidates = _source(kinds[0], given, Find(find))
+    work.mkdir(parents=True, exist_ok=True)
+    state = State(work, own_library(source, work), target, Find(find), "bits" in given, given.get("repeat"), candidates)
+    state.save()
+    return state
+
+
+_ENDS = {"repo": ("path", "good", "bad"), "wheel": ("first", "last"), "package": ("first", "last"), "patches": ()}
+"""What is searched in, and the options that go with it."""
+_SPELT = {"first": "from", "last": "to"}
+OWN_LIBRARY = "--library does not go with {}: each is a library of its own"
+
+
+def _check_options(kind: str, given: dict[str, Any]) -> None:
+    for name in dict.fromkeys(name for names in _ENDS.values() for name in names):
+        if name in given and name not in _ENDS[kind]:
+            raise UsageError(f"--{_SPELT.get(name, name)} does not go with --{kind}")
+    if kind == "repo" and "library" in given:
+        raise UsageError(OWN_LIBRARY.format("a commit"))
+    for name in ("first", "last") if kind in ("wheel", "package") else ():
+        if name not in given:
+            raise UsageError(f"--{kind} needs --from VERSION and --to VERSION, the ends of the search")
+
+
+def _target(given: dict[str, Any]) -> Target:
+    """What each step runs: as the stored run did, changed by what the options say."""
+    from gpucheck.bisect.target import SOURCE_OPTIONS, Target, from_run
+    from gpucheck.launch.environment import gpu_names
+    from gpucheck.plan.scenario import LONGEST
+
+    cases, bits = given.get("case", []), "bits" in given
+    names = ("scenario", "nproc", "device", "placement", "process_group", "experiments", "seed")
+    options = {name: given[name] for name in names if name in given}
+    brought = {option: given.get(option.removeprefix("--").replace("-", "_"), []) for option in SOURCE_OPTIONS}
+    if any(brought.values()):
+        options["sources"] = tuple(
+            word for option, files in brought.items() for file in files for word in (option, os.path.abspath(file))
+        )
+    if given.get("device", "auto") not in ("auto", "cuda", "cpu"):
+        raise UsageError(f"--device is {given['device']!r}, expected auto, cuda or cpu")
+    if "timeout" in given and not 0 < given["timeout"] <= LONGEST:
+        raise UsageError(f"--timeout is {given['timeout']:g}, expected seconds above 0, at most {LONGEST:g}")
+    if not 0 <= given.get("experiments", 0) <= LONGEST:
+        raise UsageError(
+            f"--experiments is {given['experiments']:g}, expected seconds, 0 for none, at most {LONGEST:g}"
+        )
+    if "run_dir" in given:
+        stored = from_run(given["run_dir"], cases, bits=bits, experiments=given.get("experiments", 0.0))
+        return replace(stored, **options)
+    if not cases:
+        raise UsageError("say what fails: the folder of a stored run, or --case ID with --scenario NAME")
+    device = given.get("device", "auto")
+    with_gpus = device != "cpu" and bool(gpu_names())
+    usual = "" if "sources" in options else "gate" if with_gpus else "smoke"
+    return Target(**{"scenario": usual, "device": device, **options, "cases": tuple(cases)})
+
+
+def _scenario(target: Target) -> Scenario:
+    """The cases as every run selects them; raises where no run could be made."""
+    from gpucheck.cli.options import check_sources
+    from gpucheck.plan.implied import implied
+    from gpucheck.plan.scenario import find, load
+    from gpucheck.plan.select import select
+
+    named: dict[str, list[str]] = {}
+    for option, file in zip(target.sources[::2], target.sources[1::2], strict=True):
+        named.setdefault(option, []).append(file)
+    brought, _ = check_sources(named.get("--check-file"), named.get("--problem"), named.get("--candidate"))
+    cases = load(find(target.scenario), target.seed) if target.scenario else implied(brought, target.seed)
+    return select(cases, [], target.cases, target.placement, target.process_group)
+
+
+def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, list[Candidate]]:
+    from gpucheck.bisect.hunt import check_ends
+    from gpucheck.bisect.sources import Commits, Patches
+
+    series: Commits | Releases | Packages
+    if kind == "repo":
+        old, new = _commit_ends(given, find)
+        series = Commits(os.path.abspath(given["repo"]), given.get("path", "").strip("/").removeprefix("./"), old, new)
+    elif kind != "patches":
+        series = _versions(given[kind], kind, given)
+    else:
+        return Patches.in_folder(given["patches"], _library(given)), []
+    candidates = series.candidates()
+    check_ends(candidates)
+    return series, candidates
+
+
+def _versions(name: str, kind: str, given: dict[str, Any]) -> Releases | Packages:
+    """Releases of a distribution that carries the library, else versions of a package that runs import."""
+    from gpucheck.bisect.sources import Packages, Releases
+
+    releases = Releases(name, given["first"], given["last"])
+    if kind == "package" or not releases.carries():
+        return Packages(name, releases.old, releases.new, str(_library(given)))
+    if "library" in given:
+        raise UsageError(OWN_LIBRARY.format(f"a release of {name}"))
+    return releases
+
+
+def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:
+    """The older and the newer end; the newer one is HEAD where it is left out."""
+    old, new = ("good", "bad") if find.value == "bad" else ("bad", "good")
+    if old not in given:
+        raise UsageError(f"--find {find.value} in a repository needs --{old} REV, an older commit that is {old}")
+    return given[old], given.get(new, "HEAD")
+
+
+def _library(given: dict[str, Any]) -> Path:
+    """The library that patches change, or that runs with each version of a package."""
+    from gpucheck.library.source import parse_source, resolve
+    from gpucheck.records.folder import read_plan
+
+    if "library" in given or "run_dir" not in given:
+        return resolve(parse_source(given.get("library"))).root
+    tested = read_plan(given["run_dir"]).library
+    copy = resolve(parse_source(f"path:{tested['package']}"))
+    if copy.content != tested["content"]:
+        raise UsageError(f"{copy.package} is no longer what {given['run_dir']} tested; name a copy with --library")
+    return copy.root
+
+
+def _folder(out: Path | None) -> Path:
+    """Where the search goes."""
+    folder = (out or Path("runs") / time.strftime("bisect-%m%d-%H%M%S")).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder} exists and is not an empty folder; a search needs one of its own")
+    return folder
+
+
+def _search(state: State) -> NoReturn:
+    """Searches to the end, or says how to go on."""
+    from gpucheck.bisect.hunt import hunt
+    from gpucheck.bisect.session import Session
+    from gpucheck.bisect.step import take
+    from gpucheck.bisect.words import report
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _Teller() as teller:
+            outcome = hunt(Session(state, take, teller))
+    except KeyboardInterrupt as interrupt:
+        typer.echo(f"interrupted after {state.runs} runs; go on with: gpucheck bisect --resume {state.file}", err=True)
+        raise typer.Exit(int(str(interrupt) or ExitCode.INTERRUPTED)) from None
+    except InfrastructureError:
+        typer.echo(f"what was seen is kept; go on with: gpucheck bisect --resume {state.file}", err=True)
+        raise
+    typer.echo("\n" + "\n".join(report(state, outcome)))
+    raise typer.Exit(ExitCode.PASS if outcome.exact else ExitCode.INCONCLUSIVE)
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    raise KeyboardInterrupt(128 + number)
+
+
+class _Teller:
+    """Prints a line for each candidate, and on a terminal what is running."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False)
+        self._status = self._console.status("") if self._console.is_terminal else None
+
+    def __enter__(self) -> _Teller:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def running(self, candidate: Candidate, number: int) -> None:
+        if self._status:
+            from rich.text import Text
+
+            self._status.update(Text(f"{candidate.name} {candidate.title}: run {number}"))
+
+    def decided(self, candidate: Candidate, answer: Answer, words: str) -> None:
+        name = f"{candidate.name}  {candidate.title}".rstrip()
+        self._console.print(f"{answer.value:<5} {name}\n      {words}", markup=False, soft_wrap=True)

@@ -1,0 +1,112 @@
+"""``gpucheck selftest``: plants faults in real runs and shows whether their reports find them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpucheck.cli.options import LibraryOption, split
+from gpucheck.model.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from gpucheck.faults.selftest import SelfTest, Summary
+
+
+def selftest(
+    nproc: Annotated[int | None, typer.Option(min=1, help="Ranks.", show_default="one a GPU; 2 without GPUs")] = None,
+    faults: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only these faults (comma-separated or repeated).", show_default="all"),
+    ] = None,
+    library: LibraryOption = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu (Triton interpreter).")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for the runs.", show_default="runs/selftest-MMDD-HHMMSS"),
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write the findings as JSON.")
+    ] = None,
+) -> None:
+    """Plant every fault that this machine can show, on each rank in turn, and check what the reports say of it."""
+    from gpucheck.cli.present import check_files
+    from gpucheck.cli.run import check_out, ranks, require_torch
+    from gpucheck.faults.catalogue import choose
+    from gpucheck.faults.matrix import figures, lines
+    from gpucheck.faults.selftest import SelfTest, Summary
+    from gpucheck.library.source import parse_source, resolve
+
+    chosen = choose(split(faults))
+    if faults is not None and not split(faults):
+        raise UsageError("--faults names no fault")
+    kind, count = ranks(device, nproc)
+    if kind == "cpu" and nproc is None:
+        count = 2
+    check_files(json_file, [], out)
+    folder = (out or Path("runs") / time.strftime("selftest-%m%d-%H%M%S")).absolute()
+    check_out(folder)
+    require_torch()
+    copy = resolve(parse_source(library))
+    folder.mkdir(parents=True, exist_ok=True)
+    test = SelfTest(chosen, copy.package, kind, count, folder)
+    names = [fault.name for fault in chosen]
+    summary = Summary(kind, count, f"{copy.name} ({copy.content[:8]})", names, folder=str(folder))
+    received = _work(test, summary, quiet=json_file == "-")
+    for line in lines(summary) if json_file != "-" else figures(summary):
+        typer.echo(line, err=json_file == "-")
+    _write(summary, json_file)
+    if received:
+        raise typer.Exit(128 + received)
+    if not summary.cells and not summary.problems and not summary.alarms:
+        raise typer.Exit(ExitCode.NOTHING_RAN)
+    raise typer.Exit(ExitCode.PASS if summary.right else ExitCode.FAIL)
+
+
+def _work(test: SelfTest, summary: Summary, *, quiet: bool) -> int:
+    """Makes the runs and shows how far they have come; gives the signal that ended them early, or 0."""
+    from gpucheck.faults.selftest import Done
+    from gpucheck.faults.sessions import Visit
+
+    received: list[int] = []
+
+    def interrupted(number: int, _: object) -> None:
+        received.append(number)
+        test.stop(number)
+
+    def began(visit: Visit) -> None:
+        faults = f": {len(visit.planted)} planted" if visit.planted else ""
+        typer.echo(f"...  {visit.name}{faults}", err=quiet)
+
+    def ended(done: Done) -> None:
+        wrong = sum(not cell.right for cell in done.found.cells if not cell.inapplicable)
+        state = "ok " if not wrong and not done.found.alarms and not done.found.problems else "XX "
+        detail = f", {wrong} faults not found as planted" if wrong else ""
+        detail += f", {len(done.found.alarms)} false alarms" if done.found.alarms else ""
+        typer.echo(f"{state}  {done.visit.name}  {done.seconds:.0f} s{detail}", err=quiet)
+
+    previous = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    begin = time.monotonic()
+    try:
+        test.run(summary, began, ended)
+    finally:
+        summary.seconds = time.monotonic() - begin
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return received[0] if received else 0
+
+
+def _write(summary: Summary, json_file: str | None) -> None:
+    from gpucheck.faults.matrix import to_json
+    from gpucheck.records.folder import write_json
+
+    if json_file == "-":
+        json.dump(to_json(summary), sys.stdout, indent=1)
+        print()
+    elif json_file:
+        write_json(Path(json_file), to_json(summary))

@@ -1,0 +1,179 @@
+"""Faults in what is called and with what: wrong operands, other results, deaths and hangs of the calling process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucheck.faults.catalogue.common import BOTH, dense, routed
+from gpucheck.faults.fault import Expected, Fault, Hook, Target
+from gpucheck.model.record import Outcome
+
+
+def _flipped(bit: int, columns: int) -> Fault:
+    """One bit of one output element."""
+    says = (r"y: row 3 of 20, column 5 of \d+", r"1 of \d+ elements wrong", rf"each differs in one bit: {bit}$")
+    return Fault(
+        f"bit-{bit}",
+        f"bit {bit} of one output element is flipped",
+        Hook("flip_bit", str(bit)),
+        dense(columns),
+        Expected(Outcome.MISMATCH, "{cause}: one bit flipped", says),
+    )
+
+
+def _death(name: str, summary: str, columns: int, words: str) -> Fault:
+    """The process that owns the device dies within a call."""
+    expected = Expected(Outcome.CRASH, "crash", (f"the process that owns the device {words}",))
+    return Fault(name, summary, Hook(name.replace("-", "_")), dense(columns), expected)
+
+
+def _on_gpu(name: str, summary: str, columns: int, expected: Expected, **conditions: Any) -> Fault:
+    """A call with a kernel of its own, which is wrong on purpose."""
+    case = dense(columns, **conditions)
+    return Fault(name, summary, Hook(name.replace("-", "_")), case, expected, machines=("cuda",))
+
+
+FAULTS = (
+    Fault(
+        "fallback",
+        "the call is answered by plain torch code",
+        Hook("fallback"),
+        dense(47, bias=True),
+        Expected(Outcome.VIOLATION, "fallback: kernel under test not launched", (r"launched: none",)),
+        BOTH,
+    ),
+    Fault(
+        "shifted-scatter",
+        "the index that rows are scattered by is shifted by one",
+        Hook("shift_scatter"),
+        dense(72, mode="routed", weight="fp16", m=24, k=64, experts=3, top_k=1, gather=True, scatter=True),
+        Expected(Outcome.MISMATCH, "{cause}: rows permuted", (r"another row's reference",)),
+        BOTH,
+    ),
+    Fault(
+        "stale-scales",
+        "the block scales of another weight are used",
+        Hook("stale_scales"),
+        dense(70, weight="mxfp4", k=128, data="normal"),
+        Expected(Outcome.MISMATCH, "{cause}: (wrong operand|part of each sum .*)", (r"all 20 rows, all 70 columns",)),
+        BOTH,
+    ),
+    Fault(
+        "weight-nibble",
+        "one bit of one 4-bit weight is flipped",
+        Hook("flip_weight"),
+        dense(66, weight="mxfp4", k=128, out="fp32"),
+        Expected(Outcome.MISMATCH, "{cause}: .*", (r"all 20 rows, column 7 of 66",)),
+    ),
+    Fault(
+        "scale-byte",
+        "one block scale is twice what it is",
+        Hook("double_scale"),
+        dense(68, weight="mxfp4", k=128, out="fp32"),
+        Expected(Outcome.MISMATCH, "{cause}: .*", (r"rows.*, column 7 of 68",)),
+    ),
+    _flipped(0, 60),
+    _flipped(7, 61),
+    _flipped(14, 62),
+    Fault(
+        "bit-of-a-gpu",
+        "a bit is flipped wherever one GPU computes, whatever rank uses it",
+        Hook("flip_bit_on_device", "{rank}"),
+        dense(63, weight="fp16"),
+        Expected(Outcome.MISMATCH, "suspect GPU: one bit flipped", (r"row 3 of 20, column 5 of 63",)),
+        fewest_ranks=2,
+        spread=True,
+    ),
+    Fault(
+        "spreading-nan",
+        "NaN in one row leaks into the rows beside it",
+        Hook("spread_nan"),
+        dense(55),
+        Expected(
+            Outcome.MISMATCH, "{cause}: NaN", (r"rows 6-8 of 20, all 55 columns", r"165 NaN and 0 Inf from \(6, 0\)")
+        ),
+        BOTH,
+    ),
+    Fault(
+        "repeats-differ",
+        "the result depends on the order of threads",
+        Hook("change_with_each_call"),
+        dense(49),
+        Expected(Outcome.VIOLATION, "race or uninitialised read: repeats differ", (r"repeats differ: equal inputs",)),
+        BOTH,
+    ),
+    _death("exit", "the library ends the process", 50, "ended with exit code 7"),
+    _death("segfault", "host code reads address 0", 51, "was killed by SIGSEGV"),
+    _death("killed", "the process is killed from outside", 52, "was killed by SIGKILL"),
+    Fault(
+        "raise",
+        "the library raises",
+        Hook("raise_error"),
+        dense(53),
+        Expected(Outcome.ERROR, "environment of a rank: error|the library or kernel raised", (r"planted on purpose",)),
+    ),
+    Fault(
+        "endless-loop",
+        "host code never returns",
+        Hook("loop_on_host"),
+        dense(54),
+        Expected(Outcome.HANG, "hang", (r"no result within .* at hooks.py:\d+ in loop_on_host",)),
+    ),
+    Fault(
+        "group-slices-experts",
+        "host code takes a process group for expert parallelism, though every rank holds all experts",
+        Hook("slice_by_group"),
+        routed(74, weight="bf16", process_group="initialised"),
+        Expected(Outcome.MISMATCH, "dependence on the process group: wrong (expert|operand)", (r"experts? ",)),
+        (Target.ALL,),
+        fewest_ranks=2,
+        beside=(routed(74, weight="bf16"),),
+    ),
+    Fault(
+        "shared-state",
+        "host code keeps an operand where all threads of the process find it",
+        Hook("share_operand"),
+        dense(75, concurrency=4, repeat=6),
+        Expected(Outcome.MISMATCH, "state shared by threads: .*", (r"repeats wrong",)),
+        (Target.ALL,),
+        experiments=True,
+    ),
+    Fault(
+        "reused-output",
+        "each call returns the same memory",
+        Hook("reuse_output"),
+        dense(76, consumer="delayed"),
+        Expected(Outcome.MISMATCH, "output overwritten by a later call: .*", (r"y: all 20 rows",)),
+        (Target.ALL,),
+        experiments=True,
+    ),
+    _on_gpu(
+        "side-stream",
+        "the kernel runs on a stream that does not wait for the producer of its input",
+        81,
+        Expected(Outcome.MISMATCH, "missing stream order: .*", (r"launched on stream \d+, its inputs come on stream",)),
+        late=True,
+    ),
+    Fault(
+        "tf32",
+        "fp32 operands are cut to TF32",
+        Hook("allow_tf32"),
+        dense(82, weight="fp32", data="normal", out="fp32", k=256),
+        Expected(Outcome.MISMATCH, "{cause}: lower precision than asked"),
+        BOTH,
+        machines=("cuda",),
+    ),
+    _on_gpu(
+        "illegal-address",
+        "a kernel stores where no memory is",
+        84,
+        Expected(Outcome.ERROR, ".*", (r"illegal memory access",)),
+    ),
+    _on_gpu(
+        "device-assert",
+        "an assertion fails on the device",
+        85,
+        Expected(Outcome.ERROR, ".*", (r"device-side assert",)),
+    ),
+    _on_gpu("endless-kernel", "a kernel never ends", 86, Expected(Outcome.HANG, "hang", (r"no result within",))),
+)

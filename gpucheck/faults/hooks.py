@@ -1,0 +1,286 @@
+"""What a planted copy of the library calls in place of its matrix product; runs in the process that owns the device.
+
+Each public function is one fault: it takes the call, and gives what the faulty library would give.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STALL = 3.0  # s that a file of a raced kernel cache stays incomplete
+MEET = 2.0  # s that a rank looks for others in the cache it fills
+WAIT = 60.0  # s that it waits for a file of theirs
+POLL = 0.002  # s
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+
+
+@dataclass
+class Call:
+    """One call of the library's matrix product."""
+
+    genuine: Callable[..., Tensor]
+    x: Tensor
+    w: Any  # a torch tensor or the library's own tensor object
+    bias: Tensor | None
+    options: dict[str, Any]
+
+    def __call__(self) -> Tensor:
+        """The genuine result."""
+        return self.genuine(self.x, self.w, self.bias, **self.options)
+
+    @property
+    def precision(self) -> Any:
+        return self.options["precision_config"]
+
+
+def wrapped(genuine: Callable[..., Tensor], plants: Mapping[int, tuple[str, str]]) -> Callable[..., Tensor]:
+    """The matrix product with faults in it.
+
+    Args:
+        plants: number of output columns -> name of a function of this module, and its argument.
+    """
+    faults = {columns: _Planted(globals()[name], argument) for columns, (name, argument) in plants.items()}
+
+    @functools.wraps(genuine)
+    def call(x: Tensor, w: Any, bias: Tensor | None, **options: Any) -> Tensor:
+        fault = faults.get(int(w.shape[-1]))
+        made = Call(genuine, x, w, bias, options)
+        return made() if fault is None else fault(made)
+
+    return call
+
+
+@dataclass
+class _Planted:
+    """A fault and what it remembers of earlier calls."""
+
+    function: Callable[[Call, str, dict[str, Any]], Tensor]
+    argument: str
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, call: Call) -> Tensor:
+        return self.function(call, self.argument, self.memory)
+
+
+def flip_bit(call: Call, bit: str, memory: dict[str, Any]) -> Tensor:
+    return _with_bit(call(), int(bit))
+
+
+def flip_bit_on_device(call: Call, device: str, memory: dict[str, Any]) -> Tensor:
+    return _with_bit(call(), 7) if os.environ["GPUCHECK_DEVICE"] == device else call()
+
+
+def change_with_each_call(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call()
+    y.view(torch.int16)[4, 9] ^= next(memory.setdefault("calls", itertools.count()))
+    return y
+
+
+def spread_nan(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call()
+    y[6:9] = float("nan")
+    return y
+
+
+def fallback(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call.x.float() @ call.w.float()
+    return (y if call.bias is None else y + call.bias).to(call.precision.out_dtype)
+
+
+def shift_scatter(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    index = call.options["scatter_indx"]
+    shifted = {name: getattr(index, name).roll(1) for name in ("src_indx", "dst_indx")}
+    call.options["scatter_indx"] = replace(index, **shifted)
+    return call()
+
+
+def stale_scales(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    call.precision.weight_scale = _changed(call.precision.weight_scale, lambda data: data.copy_(data.roll(1, -1)))
+    return call()
+
+
+def flip_weight(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    call.w = _changed(call.w, lambda data: data[..., 3, 7].bitwise_xor_(1))
+    return call()
+
+
+def double_scale(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    call.precision.weight_scale = _changed(call.precision.weight_scale, lambda data: data[..., 2, 7].add_(1))
+    return call()
+
+
+def slice_by_group(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Each rank takes its share of the experts from the front, as if it held no others."""
+    if torch.distributed.is_initialized():
+        share = call.w.shape[0] // torch.distributed.get_world_size()
+        first = share * int(os.environ["LOCAL_RANK"])
+        sliced = torch.zeros_like(call.w)
+        sliced[first : first + share] = call.w[:share]
+        call.w = sliced
+    return call()
+
+
+def share_operand(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Each call takes an operand that some thread left."""
+    left = memory.setdefault("operands", [])
+    left.append(call.x)
+    time.sleep(0.02)
+    threads = threading.active_count()
+    call.x = left[-1 - os.urandom(1)[0] % threads % len(left)]
+    if threads == 1:
+        left.clear()
+    return call()
+
+
+def reuse_output(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call()
+    kept: Tensor = memory.setdefault("output", torch.empty_like(y))
+    return kept.copy_(y)
+
+
+def other_config(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Another valid choice of tile: no fault."""
+    from triton_kernels.matmul_ogs_details import opt_flags
+
+    opt_flags.update_opt_flags_constraints({"block_m": 32})  # the adapter restores what was there
+    return call()
+
+
+def exit(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    os._exit(7)
+
+
+def segfault(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return call()
+
+
+def killed(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return call()
+
+
+def raise_error(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    raise RuntimeError("planted on purpose")
+
+
+def loop_on_host(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    while True:
+        pass
+
+
+def side_stream(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """The kernel runs on a stream that waits for nothing."""
+    with torch.cuda.stream(torch.cuda.Stream(call.x.device)):
+        return call()
+
+
+def allow_tf32(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    call.precision.allow_tf32 = True
+    return call()
+
+
+def illegal_address(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    from gpucheck.faults import wrong_kernels
+
+    y = call()
+    wrong_kernels.store_far_away[(1,)](y, 1 << 40)
+    return y
+
+
+def device_assert(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    from gpucheck.faults import wrong_kernels
+
+    y = call()
+    wrong_kernels.assert_nothing_is_there[(1,)](y)
+    return y
+
+
+def endless_kernel(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    from gpucheck.faults import wrong_kernels
+
+    y = call()
+    wrong_kernels.wait_forever[(1,)](torch.zeros(1, dtype=torch.int32, device=y.device))
+    return y
+
+
+def race_to_compile(call: Call, reader: str, memory: dict[str, Any]) -> Tensor:
+    """All ranks but one write what they compile slowly and in place; that one comes while a file is half written."""
+    if not memory:
+        memory["raced"] = True
+        folder = Path(os.environ["TRITON_CACHE_DIR"])
+        if os.environ["RANK"] == reader:
+            _wait_for_half_a_file(folder)
+        else:
+            (folder / f"writer-{os.environ['RANK']}").touch()
+            _write_in_place()
+    return call()
+
+
+def _wait_for_half_a_file(folder: Path) -> None:
+    deadline = time.monotonic() + MEET
+    while not any(folder.glob("writer-*")):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(POLL)
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        if any(not _whole(path) for path in folder.glob("*/__grp__*.json")):
+            return
+        time.sleep(POLL)
+
+
+def _whole(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
+
+
+def _write_in_place() -> None:
+    """Makes Triton's cache write the lists of a kernel's files without a rename at the end."""
+    from triton.runtime.cache import FileCacheManager
+
+    put = FileCacheManager.put
+
+    def put_slowly(manager: Any, data: Any, filename: str, binary: bool = True) -> str:
+        if not filename.startswith("__grp__"):
+            return str(put(manager, data, filename, binary))
+        path = Path(manager._make_path(filename))
+        text = data.decode() if isinstance(data, bytes) else data
+        path.write_text(text[: len(text) // 2])
+        time.sleep(STALL)
+        path.write_text(text)
+        return str(path)
+
+    FileCacheManager.put = put_slowly
+
+
+def _with_bit(y: Tensor, bit: int) -> Tensor:
+    y.view(_BITS[y.element_size()])[3, 5] ^= 1 << bit
+    return y
+
+
+def _changed(operand: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A copy of one of the library's tensors, with a change made to a copy of its bytes."""
+    storage = copy.copy(operand.storage)
+    storage.data = operand.storage.data.clone()
+    change(storage.data)
+    changed = copy.copy(operand)
+    changed.storage = storage
+    return changed

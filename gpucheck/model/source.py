@@ -1,0 +1,57 @@
+"""Check sources: where checks come from that are not gpucheck's own. Plain data, part of ``plan.json``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+
+class SourceKind(str, Enum):
+    """How checks are made from a source."""
+
+    FILE = "file"  # a Python file with subclasses of Check
+    ENTRY_POINT = "entry point"  # a class that an installed package offers
+    PROBLEM = "problem"  # a file with Model and one with ModelNew
+
+
+@dataclass(frozen=True)
+class CheckSource:
+    """Where one or several checks come from, and what was there when the run was planned."""
+
+    kind: SourceKind
+    checks: tuple[str, ...]  # their names
+    files: tuple[str, ...]  # absolute paths; of a problem first Model's, then ModelNew's
+    hashes: tuple[str, ...]  # SHA-256 of the content of each file
+    target: str = ""  # of an entry point: "module:Class"
+
+    @property
+    def options(self) -> list[str]:
+        """What names the source on the command line; nothing for an entry point, which is there anyway."""
+        words = {SourceKind.FILE: ("--check-file",), SourceKind.PROBLEM: ("--problem", "--candidate")}
+        pairs = zip(words.get(self.kind, ()), self.files, strict=False)
+        return [word for pair in pairs for word in pair]
+
+    def to_json(self) -> dict[str, Any]:
+        """An item of the check sources in ``plan.json``."""
+        return {**vars(self), "kind": self.kind.value}
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> CheckSource:
+        """The source that :meth:`to_json` wrote."""
+        checks, files, hashes = (tuple(item[key]) for key in ("checks", "files", "hashes"))
+        return cls(SourceKind(item["kind"]), checks, files, hashes, item["target"])
+
+
+def content_hash(content: bytes) -> str:
+    """How the content of a file is told from another."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def source_of(kind: SourceKind, checks: tuple[str, ...], files: tuple[Path, ...], target: str = "") -> CheckSource:
+    """The source as it is now."""
+    paths = tuple(str(path.resolve()) for path in files)
+    return CheckSource(kind, checks, paths, tuple(content_hash(path.read_bytes()) for path in files), target)

@@ -1,0 +1,228 @@
+"""Bounds for a computation of which only the torch code is known: its rounding errors, drawn at random.
+
+The code runs in float64 several times. In each run every operation gets, at random, the errors that a right computation
+with fp32 accumulation may make in it, and they spread through what follows as real ones do. The spread of the results
+is the scale of the error that a right result may have, see :func:`gpucheck.verify.bounds.sampled`. For a single matrix
+product this comes to the bound of :func:`gpucheck.verify.bounds.product`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from gpucheck.verify import bounds
+
+NARROW = (torch.float32, torch.bfloat16, torch.float16)
+Arguments = Sequence[Any]
+
+
+class UnknownOperation(Exception):
+    """The code calls something for which no error model is known; the text names it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The errors of one operation.
+
+    terms: how many terms each result adds up, from the arguments; None adds nothing up.
+    operand: argument whose elements err as the terms of such a sum do; -1 for none.
+    elementary: it is, or contains, a function that hardware approximates.
+    offset: what the error is relative to beside the result itself, from the arguments: where a usual formula adds up
+        parts that are larger than the result; None where there is no such part.
+    """
+
+    terms: Callable[[Arguments], int] | None = None
+    operand: int = -1
+    elementary: bool = False
+    offset: Callable[[Arguments], Tensor | None] = lambda args: None
+
+
+def rule_of(func: Any) -> Rule | None:
+    """The rule of an ATen operation; None where it makes no error.
+
+    Raises:
+        UnknownOperation: no rule is known.
+    """
+    name = func._schema.name.removeprefix("aten::")
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        raise UnknownOperation(f"{name}, which draws at random")
+    if func.is_view or name in EXACT:
+        return None
+    if name in RULES:
+        return RULES[name]
+    if torch.Tag.pointwise in func.tags:
+        return Rule(elementary=True)
+    raise UnknownOperation(name)
+
+
+class Wide(TorchDispatchMode):
+    """Inside, torch code computes in float64, whatever floating dtype it names; with a generator, with noise."""
+
+    def __init__(self, dtype: torch.dtype, generator: torch.Generator | None = None) -> None:
+        """Args:
+        dtype: that the code would compute in by itself; each operation may round its result to it.
+        generator: of the noise; None for none.
+        """
+        super().__init__()
+        self.longest = 1  # terms of the longest sum so far
+        self._generator = generator
+        self._rounding = bounds.rounding_deviation(dtype)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asks torch not to import its compiler; nothing here is compiled."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        narrow = [value for value in kwargs.values() if value in NARROW]
+        kwargs = {key: torch.float64 if value in NARROW else value for key, value in kwargs.items()}
+        args = tree_map_only(Tensor, _widened, args)
+        if self._generator is None:
+            return tree_map_only(Tensor, _widened, func(*args, **kwargs))
+        rule = rule_of(func)
+        if rule is None:
+            result = tree_map_only(Tensor, _widened, func(*args, **kwargs))
+            stored = max((bounds.rounding_deviation(dtype) for dtype in narrow), default=0.0)
+            if stored > self._rounding and func._schema.name == "aten::_to_copy":
+                self._disturb(result, stored)  # a value that the code itself stores with less precision
+            return result
+        return self._noisy(func, args, kwargs, rule)
+
+    def _noisy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rule: Rule) -> Any:
+        function = bounds.ELEMENTARY_DEVIATION if rule.elementary else 0.0
+        terms = 1 if rule.terms is None else max(1, rule.terms(args))
+        summing = 0.0 if rule.terms is None else bounds.summing_deviation(terms)
+        self.longest = max(self.longest, terms)
+        offset = rule.offset(args)
+        given = list(args)
+        for number, argument in enumerate(args):
+            deviation = max(function, summing if number == rule.operand else 0.0)
+            own = number == 0 and func._schema.is_mutable
+            if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
+                given[number] = argument * (1 + self._draw(argument, deviation))
+        result = func(*given, **kwargs)
+        first = True
+        for output in [result] if isinstance(result, Tensor) else result:
+            if isinstance(output, Tensor) and output.is_floating_point():
+                self._disturb(output, max(self._rounding, function, summing))
+                if first and offset is not None:
+                    output.add_(offset * self._draw(output, max(function, summing)))
+                first = False
+        return result
+
+    def _disturb(self, tensor: Tensor, deviation: float) -> None:
+        tensor.mul_(1 + self._draw(tensor, deviation))
+
+    def _draw(self, like: Tensor, deviation: float) -> Tensor:
+        return torch.randn(like.shape, generator=self._generator, dtype=torch.float64).mul_(deviation)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.dtype in NARROW else tensor
+
+
+_MOVES = (
+    "where masked_fill masked_fill_ gather scatter index index_select index_put index_put_ take cat stack embedding "
+    "tril triu copy copy_ clone contiguous roll flip repeat rot90 im2col constant_pad_nd reflection_pad1d "
+    "reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle "
+    "_unsafe_view _reshape_alias"
+)
+_COMPARES = (
+    "max min amax amin argmax argmin maximum minimum aminmax clamp clamp_ clamp_min clamp_max relu relu_ hardtanh "
+    "hardshrink threshold sort topk kthvalue median cummax cummin max_pool2d_with_indices max_pool3d_with_indices neg "
+    "abs sign floor ceil trunc eq ne lt le gt ge isnan isinf isfinite nan_to_num logical_and logical_or logical_not "
+    "bitwise_and bitwise_or bitwise_not bitwise_xor any all nonzero"
+)
+_STORES = (
+    "_to_copy detach arange zeros ones full empty eye zeros_like ones_like full_like empty_like new_zeros new_ones "
+    "new_full new_empty new_empty_strided empty_strided scalar_tensor lift_fresh lift_fresh_copy fill fill_ zero_ "
+    "_local_scalar_dense"
+)
+EXACT = frozenset(f"{_MOVES} {_COMPARES} {_STORES}".split())
+"""Operations that move, compare or store values."""
+
+
+def _axes(position: int) -> Callable[[Arguments], int]:
+    """Terms of a reduction over the axes that argument ``position`` names, else over all."""
+
+    def terms(args: Arguments) -> int:
+        axes = args[position] if len(args) > position else None
+        if axes is None or axes == []:
+            return int(args[0].numel())
+        return math.prod(args[0].shape[axis] for axis in ([axes] if isinstance(axes, int) else axes))
+
+    return terms
+
+
+def _filter(args: Arguments) -> int:
+    """Terms of a convolution, transposed or not: a filter is (out, in, ...) or (in, out, ...)."""
+    return int(args[1].numel() // min(args[1].shape[:2]))
+
+
+def _pooled(args: Arguments) -> int:
+    """Terms of an adaptive pooling to the sizes that the second argument gives."""
+    sizes = zip(args[0].shape[-len(args[1]) :], args[1], strict=True)
+    return math.prod(-(-before // after) + 1 for before, after in sizes)
+
+
+def _one(args: Arguments) -> Tensor:
+    return torch.ones((), dtype=torch.float64)
+
+
+def _size(args: Arguments) -> Tensor:
+    return torch.abs(args[0])
+
+
+def _bias(position: int, axis: int) -> Callable[[Arguments], Tensor | None]:
+    """The size of what argument ``position`` adds along an axis of the first argument, counted from the front."""
+
+    def offset(args: Arguments) -> Tensor | None:
+        bias = args[position]
+        return None if bias is None else bias.abs().reshape(bias.shape + (1,) * (args[0].ndim - axis - bias.ndim))
+
+    return offset
+
+
+def _table() -> dict[str, Rule]:
+    product = Rule(lambda args: args[0].shape[-1], 0)
+    added = Rule(lambda args: args[1].shape[-1] + 1, 1, offset=_size)
+    reduced, weighed = Rule(_axes(1), 0), Rule(_axes(1), elementary=True)
+    layers = Rule(lambda args: math.prod(args[1]), 0, offset=lambda args: None if args[3] is None else args[3].abs())
+    groups = Rule(lambda args: args[4] * args[5] // args[6], 0, offset=_bias(2, 1))
+    channels = Rule(lambda args: args[0].numel() // args[0].shape[1], 0, offset=_bias(2, 1))
+    rules = {
+        "mm bmm mv dot vdot": product,
+        "addmm addmv baddbmm": added,
+        "convolution _convolution mkldnn_convolution": Rule(_filter, 0, offset=_bias(2, 1)),
+        "sum mean cumsum var std var_mean std_mean": reduced,
+        "avg_pool2d avg_pool3d": Rule(lambda args: math.prod(args[1]), 0),
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d": Rule(_pooled, 0),
+        "nll_loss_forward nll_loss2d_forward": Rule(lambda args: args[1].numel(), 0),
+        "mse_loss": Rule(lambda args: args[0].numel(), 0),
+        "prod cumprod": Rule(_axes(1)),
+        "linalg_vector_norm norm": Rule(_axes(2)),
+        "native_layer_norm": layers,
+        "native_group_norm": groups,
+        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training": channels,
+        "_softmax _safe_softmax logsumexp logcumsumexp": weighed,
+        "_log_softmax": Rule(_axes(1), elementary=True, offset=_one),
+        "add add_ sub sub_ rsub mul mul_ div div_ addcmul addcdiv lerp sqrt reciprocal square hardswish hardsigmoid "
+        "leaky_relu _prelu_kernel": Rule(),
+        "glu": Rule(elementary=True),
+        "gelu mish": Rule(elementary=True, offset=_size),
+        "elu selu celu softplus log_sigmoid_forward tanh expm1 log1p": Rule(elementary=True, offset=_one),
+    }
+    return {name: rule for names, rule in rules.items() for name in names.split()}
+
+
+RULES = _table()
+"""Operations that round; others that work element by element are taken as functions that hardware approximates."""

@@ -1,0 +1,59 @@
+"""Our own kernels compile for a GPU that is not here: with the Triton at hand, and with every other that lies around.
+
+``GPUCHECK_TEST_TRITONS`` names a folder with a folder for each Triton, as ``pip install --no-deps --target`` makes it.
+Triton 3.1 has the strictest rules of broadcasting; it has no interpreter that this project can use.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+REPOSITORY = Path(__file__).parents[2]
+DEADLINE = 240.0  # s
+TRITONS = ["installed", "t3.1.0", "t3.2.0", "t3.4.0", "t3.5.1", "t3.6.0", "t3.7.1", "t3.9.0"]
+CASES = [
+    "attention,mask=window,window=16,sinks=True,q_len=40",
+    "softmax,m=9,n=70",
+    "weighted_matmul,dtype=bf16,k=75",
+    "selection_attention,q_len=4",
+    "selection_attention,q_len=4,lengths=variable,dtype=fp16,batch=2",
+    "paged_attention,sinks=True",
+]
+KERNELS = {
+    "_flash_attention_forward",
+    "_row_softmax",
+    "_weighted_matmul",
+    "_selection_attention_forward",
+    "_paged_attention_decode",
+}
+SMALLEST = 99 << 10  # bytes of shared memory of a block on GPUs for desktops
+
+
+@pytest.mark.parametrize("triton", TRITONS)
+def test_own_kernels_compile(triton: str, tmp_path: Path) -> None:
+    paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    if triton != "installed":
+        folder = Path(os.environ.get("GPUCHECK_TEST_TRITONS", "")) / triton
+        if "GPUCHECK_TEST_TRITONS" not in os.environ or not folder.is_dir():
+            pytest.skip(f"GPUCHECK_TEST_TRITONS names no folder with {triton}")
+        paths.insert(0, str(folder))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    script = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run(
+        [sys.executable, str(script), *CASES], env=environment, text=True, capture_output=True, timeout=DEADLINE
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert " error: " not in done.stderr, done.stderr[-4000:]  # what the compiler says and survives
+    built = [line.split() for line in done.stdout.splitlines()]
+    assert {name for name, *_ in built} == KERNELS
+    assert all(int(shared) <= SMALLEST and int(size) > 1000 for _, shared, size, _ in built)
+    if triton != "installed":
+        assert {version for *_, version in built} == {triton[1:]}

@@ -1,0 +1,161 @@
+"""What a problem's torch code says of right and wrong, and what it is refused for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.checks import CHECKS, sources  # noqa: E402
+from gpucheck.checks.problem import stated_tolerance  # noqa: E402
+from gpucheck.checks.torch_model import draw, pack, unpack  # noqa: E402
+from gpucheck.model.errors import UsageError  # noqa: E402
+from gpucheck.verify.digest import whole  # noqa: E402
+from gpucheck.verify.judge import judge  # noqa: E402
+
+HEAD = "import torch, random\nfrom torch import nn\nimport torch.nn.functional as F\n"
+MODEL = """
+class Model(nn.Module):
+    def forward(self, x):
+        return {body}
+def get_inputs():
+    return [{inputs}]
+def get_init_inputs():
+    return []
+"""
+CANDIDATE = "from torch import nn\nclass ModelNew(nn.Module):\n    def forward(self, x): return x\n"
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> Make:
+    """The check of a problem whose Model computes ``body``."""
+
+    def make(body: str, inputs: str = "torch.randn(20, 30)", more: str = "") -> Any:
+        (tmp_path / "hard.py").write_text(HEAD + more + MODEL.format(body=body, inputs=inputs))
+        (tmp_path / "fast.py").write_text(CANDIDATE)
+        (source,), _ = sources.find([], [str(tmp_path / "hard.py")], [str(tmp_path / "fast.py")], CHECKS)
+        return sources.make(source, "fast")
+
+    return make
+
+
+def reference(check: Any, trial: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+    case = check.spec.case({"trial": trial}, "normal", 0)
+    inputs = check.inputs(case, torch.Generator())
+    return inputs, check.reference(case, inputs)
+
+
+def test_inputs_and_weights_come_from_the_trial_alone(problem: Make) -> None:
+    check = problem("x", "torch.randn(3), random.random(), 'sum'")
+    case = check.spec.case({"trial": 1}, "normal", 0)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = check.inputs(case, torch.Generator())
+    assert torch.equal(torch.get_rng_state(), state), "the state of the process stays as it was"
+    again = check.inputs(case, torch.Generator())
+    assert {name: whole(value) for name, value in first.items()} == {name: whole(v) for name, v in again.items()}
+    given, others = unpack("input", first), unpack("other", first)
+    assert given[2] == others[2] == "sum" and given[1] != others[1] and not torch.equal(given[0], others[0])
+    assert whole(first["input0"]) != whole(check.inputs(check.spec.case({"trial": 2}, "normal", 0), None)["input0"])
+    assert check.validate({"trial": 0}, "normal") == "trial must be at least 1, not 0"
+
+
+def test_a_derived_bound_takes_rounding_and_refuses_half_the_digits(problem: Make) -> None:
+    inputs, expected = reference(problem("torch.softmax(x, -1) @ x.T"))
+    x = inputs["input0"]
+    right = torch.softmax(x, -1) @ x.T
+    assert not judge({"out": right}, expected, {}).mismatches
+    assert not judge({"out": (torch.softmax(x.double(), -1) @ x.double().T).float()}, expected, {}).mismatches
+    for wrong in (right * (1 + 2.0**-11), torch.softmax(x, -1).half().float() @ x.T, right.bfloat16().float()):
+        assert judge({"out": wrong}, expected, {}).mismatches
+    assert "16 runs, 12 deviations, longest sum 30" in expected["out"].basis
+
+
+def test_a_model_that_only_moves_values_allows_no_error(problem: Make) -> None:
+    inputs, expected = reference(problem("x.flip(0).clamp(-1, 1)"))
+    assert expected["out"].estimate.error is None and "makes no rounding error" in expected["out"].basis
+    right = inputs["input0"].flip(0).clamp(-1, 1)
+    assert not judge({"out": right}, expected, {}).mismatches
+    assert judge({"out": torch.nextafter(right, torch.zeros(()))}, expected, {}).mismatches
+
+
+def test_a_stated_tolerance_is_the_bound(problem: Make) -> None:
+    check = problem("x * 3", more='tolerance = {"absolute": 1e-3, "relative": 0.5e-2}\n')
+    assert "stated in hard.py, absolute 0.001, relative 0.005" in check.spec.summary
+    inputs, expected = reference(check)
+    right = inputs["input0"] * 3
+    assert not judge({"out": right * 1.004}, expected, {}).mismatches
+    assert judge({"out": right * 1.006 + 2e-3}, expected, {}).mismatches
+
+
+def test_several_outputs_and_narrow_dtypes(problem: Make) -> None:
+    inputs, expected = reference(problem("x * 3, x.argmax(-1)", "torch.randn(4, 9).bfloat16()"))
+    assert [expected[name].dtype for name in ("out0", "out1")] == [torch.bfloat16, torch.int64]
+    x = inputs["input0"]
+    right = {"out0": x * 3, "out1": x.argmax(-1)}
+    assert not judge(right, expected, {}).mismatches
+    assert judge({**right, "out1": x.argmin(-1)}, expected, {}).mismatches
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "more", "words"),
+    [
+        ("F.dropout(x)", "torch.randn(9)", "", r"Model calls bernoulli_, which draws at random.*state tolerance = "),
+        ("torch.linalg.inv(x)", "torch.randn(4, 4)", "", r"no bound can be derived: Model calls linalg_inv_ex"),
+        ("x * 3", "torch.ones(9)", "", r"accepts the answer to other inputs.*get_inputs must draw at random"),
+        ("x * 3", "torch.randn(9)", 'tolerance = {"absolute": 100}\n', r"the bound accepts the answer to other inputs"),
+        ("x.sqrt()", "-torch.rand(9)", "", r"Model gives NaN: such outputs cannot be judged"),
+        ("x.double()", "torch.randn(9)", "", r"out of Model is torch.float64: bounds are known for fp32, bf16 and"),
+        ("[x, 3]", "torch.randn(9)", "", r"Model of the problem raised TypeError: a model returned list, expected a"),
+        ("x.nothing()", "torch.randn(9)", "", r"Model of the problem raised AttributeError: "),
+        ("x", "1 / 0", "", r"get_inputs of the problem raised ZeroDivisionError: division by zero"),
+        ("x", "torch.randn(9, device='meta')", "", r"input 0 of the problem lies on meta, expected the CPU"),
+        ("x", "object()", "", r"input 0 of the problem is a object, expected a tensor or a plain Python value"),
+        ("x", "torch.randn(9)", "import no_such_package\n", r"hard.py cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_a_problem_that_cannot_be_judged_is_refused(
+    problem: Make, body: str, inputs: str, more: str, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        reference(problem(body, inputs, more))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tolerance = make()", "tolerance is computed, expected"),
+        ("tolerance = 1e-3", "tolerance is 0.001, expected"),
+        ('tolerance = {"rtol": 1e-3}', "tolerance is {'rtol': 0.001}, expected"),
+        ('tolerance = {"relative": -1}', "tolerance is {'relative': -1}, expected"),
+        ('tolerance = {"relative": True}', "tolerance is {'relative': True}, expected"),
+        ("tolerance = {}", "tolerance is {}, expected"),
+        ("def tolerance(): pass", "tolerance is computed, expected"),
+    ],
+)
+def test_a_tolerance_must_be_written_out(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "hard.py").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        stated_tolerance(tmp_path / "hard.py")
+
+
+def test_plain_arguments_survive_being_packed() -> None:
+    values = [torch.ones(2), 3, -2.5, "sum", None, (2, 3), {"dim": -1}, True]
+    packed = pack("init", values)
+    assert all(isinstance(value, torch.Tensor) for value in packed.values())
+    assert unpack("init", packed)[1:] == values[1:] and unpack("init", packed)[0] is packed["init0"]
+    assert unpack("other", packed) == []
+
+
+def test_weights_are_drawn_before_and_beside_the_inputs(tmp_path: Path) -> None:
+    module: Any = type("module", (), {})
+    module.Model, module.get_init_inputs = torch.nn.Linear, staticmethod(lambda: [3, 2])
+    module.get_inputs = staticmethod(lambda: [torch.randn(5, 3)])
+    drawn = draw(module, 7)
+    assert {"state.weight", "state.bias", "input0", "other0", "init0.literal", "init1.literal"} == set(drawn)
+    assert not drawn["state.weight"].requires_grad

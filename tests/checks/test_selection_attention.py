@@ -1,0 +1,165 @@
+"""``selection_attention``: its kernel is right, planted faults show, its selections are what they claim."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from gpucheck.checks.selection_attention import SelectionAttention, pieces, visible
+
+if TYPE_CHECKING:
+    from tests.checks.conftest import Bench, Twin
+
+CHECK = SelectionAttention()
+DENSE: dict[str, Any] = {"q_len": 10, "k_len": 300}
+VARIABLE: dict[str, Any] = {"lengths": "variable", "batch": 3, "q_len": 12, "k_len": 260}
+DOT = 'accumulator += tl.dot(weights.to(v.dtype), v, input_precision="ieee")'
+
+
+@pytest.mark.parametrize("data", ["exact", "normal"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        DENSE,
+        {**DENSE, "dtype": "fp16"},
+        {**DENSE, "dtype": "fp32"},
+        {**VARIABLE, "q_heads": 4, "kv_heads": 2},
+        {"batch": 2, "q_heads": 17, "q_len": 2, "k_len": 256, "head_dim": 128, "slots": 1, "dtype": "fp32"},
+        {"q_len": 9, "k_len": 5},  # the first queries stand before the first key
+        {"q_len": 1, "k_len": 1},
+        {"q_len": 8, "k_len": 170, "block": 32, "slots": 6},
+    ],
+    ids=lambda params: "-".join(f"{key}{value}" for key, value in params.items()),
+)
+def test_kernel_is_right(params: dict[str, Any], data: str, bench: Bench) -> None:
+    case = bench.case(CHECK, data, params)
+    first, second = (bench.run(CHECK, case, fill=fill) for fill in (0xFF, 0x00))
+    assert first.right, first
+    assert torch.equal(first.outputs["o"], second.outputs["o"])
+
+
+@pytest.mark.parametrize(
+    ("data", "params", "right", "wrong", "region"),
+    [
+        ("exact", DENSE, "seen = keys < end", "seen = keys <= end", "queries"),
+        ("exact", DENSE, "seen = keys < end", "seen = keys < end - 1", "queries"),
+        ("exact", DENSE, "seen = keys < end", "seen = keys < k_len", "queries"),  # beyond the query's own position
+        ("exact", DENSE, "range(slots)", "range(slots - 1)", "queries"),
+        ("normal", DENSE, "range(begin, end, BLOCK_L)", "range(begin, end // BLOCK_L * BLOCK_L, BLOCK_L)", "queries"),
+        ("exact", DENSE, "range(begin, end, BLOCK_L)", "range(begin, begin + BLOCK_L, BLOCK_L)", "quer"),
+        ("exact", VARIABLE, "places = (first_key + keys)", "places = (0 + keys)", "touching sequences 1, 2"),
+        ("exact", {**DENSE, "batch": 2}, "first_key = sequence * k_len", "first_key = 0", "touching sequence 1"),
+        ("exact", {**DENSE, "kv_heads": 2}, "v_ptr + kv_head * v_head_stride", "v_ptr", "heads 2-3 of 4"),
+        ("exact", DENSE, "accumulator = accumulator * carried[:, None]", "accumulator = accumulator", "queries"),
+        ("normal", {**DENSE, "dtype": "fp32"}, DOT, DOT + "\n            accumulator = accumulator.to(tl.float16).to("
+         "tl.float32)", "all 4 heads"),
+        ("normal", DENSE, "head_dim**-0.5", "0.98 * head_dim**-0.5", "all 4 heads"),
+    ],
+)  # fmt: skip
+def test_wrong_twin_is_caught(
+    data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
+) -> None:
+    from gpucheck.checks.triton import selection_attention
+
+    case = bench.case(CHECK, data, params)
+    assert bench.run(CHECK, case).right
+    twin(selection_attention, right, wrong)
+    assert region in bench.run(CHECK, case).mismatches["o"].region
+
+
+def test_empty_selection_that_is_not_left_out_shows_as_nan(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import selection_attention
+
+    case = bench.case(CHECK, "normal", {**DENSE, "q_len": 40, "k_len": 100})
+    ranges = bench.inputs(CHECK, case)["ranges"]
+    empty = (ranges[..., 0] == ranges[..., 1]).all((1, 2))
+    assert 0 < empty.sum() < 20
+    twin(selection_attention, "range(begin, end, BLOCK_L)", "range(begin, tl.maximum(end, begin + 1), BLOCK_L)")
+    found = bench.run(CHECK, case).mismatches["o"]
+    assert found.nan >= int(empty.sum()) * 4 * 64 and found.first_nonfinite is not None
+
+
+def test_query_of_no_sequence_writes_past_the_end(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import selection_attention
+
+    case = bench.case(CHECK, "normal", VARIABLE)
+    twin(selection_attention, "+ 1) - first_query:", "+ 1) - first_query + 1:")
+    seen = bench.run(CHECK, case)
+    assert [line for line in seen.guards if "bytes written after the bfloat16 tensor" in line and "1 off" in line]
+
+
+@pytest.mark.parametrize("data", ["exact", "normal"])
+@pytest.mark.parametrize("params", [{**DENSE, "batch": 2}, {**VARIABLE, "q_heads": 4, "kv_heads": 2}])
+def test_reference_agrees_with_sdpa_under_the_equivalent_mask(params: dict[str, Any], data: str, bench: Bench) -> None:
+    case = bench.case(CHECK, data, params)
+    inputs = bench.inputs(CHECK, case)
+    value = CHECK.reference(case, inputs)["o"].estimate.value
+    group = case["q_heads"] // case["kv_heads"]
+    for q_part, k_part in pieces(inputs):
+        keys = k_part.stop - k_part.start
+        mask = torch.zeros(q_part.stop - q_part.start, case["kv_heads"], keys, dtype=torch.bool)
+        for query, heads in enumerate(inputs["ranges"][q_part].tolist()):
+            for head, slots in enumerate(heads):
+                for begin, end in slots:
+                    mask[query, head, begin:end] = True
+        q, k, v = (inputs[name][part].double() for name, part in (("q", q_part), ("k", k_part), ("v", k_part)))
+        k, v, mask = (part.repeat_interleave(group, 1) for part in (k, v, mask))
+        wanted = torch.nn.functional.scaled_dot_product_attention(
+            q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), attn_mask=mask.transpose(0, 1)
+        ).transpose(0, 1)
+        wanted = torch.where(mask.any(-1, keepdim=True), wanted, 0.0)  # some versions give NaN where nothing is seen
+        torch.testing.assert_close(value[q_part], wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_selections_are_what_a_kernel_must_bear(bench: Bench) -> None:
+    case = bench.case(CHECK, "normal", {"q_len": 300, "k_len": 600, "slots": 4})
+    ranges = bench.inputs(CHECK, case)["ranges"][:, 0].long()
+    begin, end = ranges[..., 0], ranges[..., 1]
+    position = torch.arange(300) + 300
+    filled = begin < end
+    assert (end >= begin).all() and (end <= position[:, None] + 1).all()
+    chosen = filled.any(1)
+    assert 10 < (~chosen).sum() < 60 and chosen[-1]
+    assert torch.equal(torch.where(filled, end, 0).amax(1)[chosen], position[chosen] + 1)  # ends at its own position
+    assert (begin[filled] % 128 == 0).all()
+    assert (end - begin)[filled].max() > 128 and filled.sum(1).max() == 4
+    assert (begin[~filled] > 0).any()
+    length = torch.where(filled, end - begin, 0).sum(1)
+    assert torch.equal(visible(ranges, 600).sum(1), length)  # ranges do not overlap
+    first_empty = ~filled[:, 0] & filled.any(1)
+    assert first_empty.any()
+
+
+def test_sequences_of_variable_length(bench: Bench) -> None:
+    inputs = bench.inputs(CHECK, bench.case(CHECK, "exact", {**VARIABLE, "batch": 6}))
+    lengths = [(q.stop - q.start, k.stop - k.start) for q, k in pieces(inputs)]
+    assert lengths[0] == (12, 260) and len(set(lengths)) > 3
+    assert inputs["q"].shape[0] == sum(q for q, _ in lengths) and inputs["k"].shape[0] == sum(k for _, k in lengths)
+
+
+@pytest.mark.parametrize(
+    ("params", "data", "reason"),
+    [
+        ({"slots": 0}, "normal", "slots must be at least 1"),
+        ({"q_heads": 6, "kv_heads": 4}, "normal", "q_heads 6 is not a multiple of kv_heads 4"),
+        ({"k_len": 8193}, "exact", "exact data tells at most 8192 keys apart"),
+        ({"batch": 65536}, "normal", "batch and kv_heads must be at most 65535"),
+    ],
+)
+def test_validate_says_why(params: dict[str, Any], data: str, reason: str) -> None:
+    assert reason in (CHECK.validate({**CHECK.spec.defaults, **params}, data) or "")
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_wrapper_refuses_arguments_that_do_not_fit() -> None:
+    from gpucheck.checks.triton.selection_attention import selection_attention
+
+    q, k, ranges = torch.zeros(3, 4, 64), torch.zeros(5, 2, 64), torch.zeros(3, 2, 1, 2, dtype=torch.int32)
+    options: dict[str, Any] = {"batch": 1, "most_queries": 3}
+    with pytest.raises(ValueError, match="do not fit together"):
+        selection_attention(q, k[:, :, :32], k[:, :, :32], ranges, **options)
+    with pytest.raises(ValueError, match="ranges must be"):
+        selection_attention(q, k, k, ranges[:2], **options)
+    assert selection_attention(q[:0], k, k, ranges[:0], **options).shape == (0, 4, 64)

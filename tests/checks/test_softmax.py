@@ -1,0 +1,228 @@
+"""``softmax`` and ``weighted_matmul``: their kernels are right, planted faults show, their data is what it claims."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from gpucheck.checks.base import Check
+from gpucheck.checks.softmax import Softmax
+from gpucheck.checks.weighted_matmul import WeightedMatmul
+from gpucheck.verify import bounds
+
+if TYPE_CHECKING:
+    from tests.checks.conftest import Bench, Twin
+
+SOFTMAX, WEIGHTED = Softmax(), WeightedMatmul()
+PARTS = "total = tl.zeros([BLOCK_M], tl.float32)\n    for start in range(0, columns"
+QUOTIENT = "y = tl.exp2((x - anchor[:, None]) * log2_e) / divisor[:, None]"
+SUM = "total = total * carried + tl.sum(tl.exp2((x - anchor[:, None]) * log2_e), 1)"
+ANCHOR = 'anchor = tl.where(raised == float("-inf"), 0.0, raised)'
+DIVISOR = "divisor = tl.where(total == 0.0, 1.0, total)"
+STORED = "mask=(row[:, None] < rows) & (column[None, :] < columns))"
+DOT = 'accumulator += tl.dot(weights, values, input_precision="ieee")'
+TOWARD_ZERO = ".to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)"
+
+
+@pytest.mark.parametrize("data", ["exact", "normal"])
+@pytest.mark.parametrize(
+    ("check", "params"),
+    [
+        (SOFTMAX, {}),
+        (SOFTMAX, {"m": 1, "n": 1, "dtype": "fp16"}),
+        (SOFTMAX, {"m": 33, "n": 70, "masked": True}),
+        (SOFTMAX, {"m": 33, "n": 70, "masked": True, "dtype": "bf16"}),
+        (SOFTMAX, {"m": 33, "n": 70, "masked": True, "dtype": "fp16"}),
+        (SOFTMAX, {"m": 5, "n": 3000, "masked": True}),
+        (WEIGHTED, {}),
+        (WEIGHTED, {"m": 1, "k": 1, "n": 1, "dtype": "fp16"}),
+        (WEIGHTED, {"batch": 3, "m": 33, "k": 75, "n": 40, "dtype": "bf16"}),
+        (WEIGHTED, {"batch": 3, "m": 33, "k": 75, "n": 40, "dtype": "fp16"}),
+        (WEIGHTED, {"m": 70, "k": 300, "n": 65}),
+    ],
+    ids=lambda value: "-".join(f"{key}{item}" for key, item in value.items()) if isinstance(value, dict) else "",
+)
+def test_kernels_are_right(check: Check, params: dict[str, Any], data: str, bench: Bench) -> None:
+    case = bench.case(check, data, params)
+    first, second = (bench.run(check, case, fill=fill) for fill in (0xFF, 0x00))
+    assert first.right, first
+    assert all(torch.equal(first.outputs[name], second.outputs[name]) for name in first.outputs)
+
+
+def test_last_columns_that_are_not_summed_show_in_exact_data(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import softmax
+
+    twin(softmax, PARTS, PARTS + " // BLOCK_N * BLOCK_N")
+    found = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 33, "n": 1100})).mismatches["y"]
+    assert found.method == "exact" and found.bias == 1.0
+    assert 0 < found.wrong < found.total / 100  # weights of rows that have some of their largest logits there
+
+
+def test_softmax_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import softmax
+
+    twin(softmax, "total)\n    for start in range(0, columns", "total)\n    for start in range(0, columns - BLOCK_N")
+    found = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 10, "n": 1100})).mismatches["y"]
+    assert found.region == "all 10 rows, columns 1024-1099 of 1100, 3 of 6 tiles"
+    assert found.poison == found.wrong == 760
+
+
+def test_softmax_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import softmax
+
+    twin(softmax, "element_ty), mask=mask)", "element_ty), mask=inside & (column[None, :] <= columns))")
+    seen = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 9, "n": 40}))
+    assert seen.guards == ["4 bytes written after the float32 tensor of shape (9, 40), nearest 1 off"]
+
+
+def test_rows_of_nothing_but_inf_show_a_missing_anchor(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import softmax
+
+    case = bench.case(SOFTMAX, "normal", {"m": 9, "n": 40, "masked": True})
+    x = bench.inputs(SOFTMAX, case)["x"]
+    hidden = x.isneginf().all(1)
+    assert hidden[0] and not hidden.all()
+    twin(softmax, ANCHOR, "anchor = raised")
+    found = bench.run(SOFTMAX, case).mismatches["y"]
+    assert found.nan == found.wrong == 40 * int(hidden.sum()) and found.first_nonfinite == [0, 0]
+
+
+def test_nan_row_that_leaks_into_the_rows_of_its_tile(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import softmax
+
+    case = bench.case(SOFTMAX, "normal", {"m": 40, "n": 40, "masked": True})
+    twin(softmax, ANCHOR, "anchor = raised", DIVISOR, "divisor = total + 0.0 * tl.sum(total, 0)")
+    found = bench.run(SOFTMAX, case).mismatches["y"]
+    assert found.first_nonfinite == [0, 0] and found.nan >= 32 * 40
+
+
+def test_lost_precision_shows(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import softmax
+
+    twin(softmax, SUM, SUM.replace("total = ", "total = (") + ").to(tl.float16).to(tl.float32)")
+    found = bench.run(SOFTMAX, bench.case(SOFTMAX, "normal", {"m": 9, "n": 40})).mismatches["y"]
+    assert found.method == "bound" and found.wrong > 300
+
+
+@pytest.mark.parametrize("check", [SOFTMAX, WEIGHTED], ids=lambda check: check.spec.name)
+def test_rounding_toward_zero_hits_half_of_the_elements(check: Check, bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import softmax, weighted_matmul
+
+    if check is SOFTMAX:
+        twin(softmax, QUOTIENT, f"{QUOTIENT}\n        y = (y{TOWARD_ZERO}")
+    else:
+        stored = ".to(out_ptr.dtype.element_ty)\n    out_rows"
+        twin(weighted_matmul, "out = accumulator" + stored, f"out = (accumulator{TOWARD_ZERO}{stored}")
+    found = bench.run(check, bench.case(check, "normal", {"dtype": "bf16"})).mismatches
+    mismatch = found["y" if check is SOFTMAX else "o"]
+    assert 0.35 < mismatch.wrong / mismatch.total < 0.65
+    assert mismatch.bias < -0.9 if check is SOFTMAX else abs(mismatch.bias) < 0.3  # weights are all positive
+
+
+@pytest.mark.parametrize(
+    ("data", "params", "right", "wrong", "region"),
+    [
+        ("exact", {"k": 75}, "range(0, keys,", "range(0, keys // BLOCK_K * BLOCK_K,", "all 32 columns"),
+        ("exact", {"k": 75}, "range(0, keys,", "range(BLOCK_K, keys,", "all 32 columns"),
+        ("exact", {"batch": 2}, "batch * values_batch_stride", "0 * values_batch_stride", "batch 1 of 2"),
+        ("normal", {"k": 200}, DOT, DOT + ".to(tl.bfloat16)", "all 32 queries"),
+        ("normal", {"k": 200}, DOT, DOT + "\n        accumulator = accumulator.to(tl.float16).to(tl.float32)", "all"),
+    ],
+)
+def test_wrong_product_is_caught(
+    data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
+) -> None:
+    from gpucheck.checks.triton import weighted_matmul
+
+    case = bench.case(WEIGHTED, data, params)
+    assert bench.run(WEIGHTED, case).right
+    twin(weighted_matmul, right, wrong)
+    found = bench.run(WEIGHTED, case).mismatches
+    assert set(found) == {"o"}
+    assert region in found["o"].region
+
+
+def test_product_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import weighted_matmul
+
+    twin(weighted_matmul, STORED, STORED[:-1] + " & (tl.program_id(0) < 1))")
+    found = bench.run(WEIGHTED, bench.case(WEIGHTED, "exact", {"batch": 2, "m": 70})).mismatches["o"]
+    assert found.region == "all 2 batches, queries 64-69 of 70, all 32 columns, tile (1, 0) of 2"
+    assert found.poison == found.wrong == 2 * 6 * 32
+
+
+def test_product_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import weighted_matmul
+
+    twin(weighted_matmul, STORED, STORED.replace("< columns", "<= columns"))
+    seen = bench.run(WEIGHTED, bench.case(WEIGHTED, "exact", {"n": 31}))
+    assert seen.guards == ["4 bytes written after the float32 tensor of shape (1, 32, 31), nearest 1 off"]
+
+
+def test_values_read_past_the_end_make_fills_differ(bench: Bench, twin: Twin) -> None:
+    from gpucheck.checks.triton import weighted_matmul
+
+    case = bench.case(WEIGHTED, "normal", {"k": 75})
+    twin(weighted_matmul, "(key[:, None] < keys) & (column", "(key[:, None] < keys + BLOCK_K) & (column")
+    first, second = (bench.run(WEIGHTED, case, fill=fill) for fill in (0xFF, 0x00))
+    assert first.mismatches["o"].nan == 32 * 32 and second.right
+
+
+def test_exact_logits_give_negative_powers_of_two(bench: Bench) -> None:
+    case = bench.case(SOFTMAX, "exact", {"m": 200, "n": 50, "masked": True})
+    inputs = bench.inputs(SOFTMAX, case)
+    estimate = SOFTMAX.reference(case, inputs)["y"].estimate
+    assert estimate.exact and set(estimate.value.unique().tolist()) == {0.0, *(2.0**-n for n in range(5))}
+    assert torch.equal(inputs["x"].bfloat16().float(), inputs["x"])
+    hidden = inputs["x"].isneginf()
+    assert not estimate.value[hidden].any()
+    assert torch.equal(estimate.value.sum(1) == 0, hidden.all(1))
+
+
+def test_masks_come_in_every_kind(bench: Bench) -> None:
+    hidden = bench.inputs(SOFTMAX, bench.case(SOFTMAX, "normal", {"m": 200, "n": 50, "masked": True}))["x"].isneginf()
+    changes = (hidden[:, 1:] != hidden[:, :-1]).sum(1)
+    assert hidden.all(1).sum() > 30  # whole rows
+    assert (hidden[:, 0] & (changes == 1)).sum() > 20  # the first columns
+    assert (hidden[:, -1] & ~hidden[:, 0] & (changes == 1)).sum() > 20  # the last ones
+    assert (changes > 5).sum() > 20  # single ones
+
+
+@pytest.mark.parametrize("data", ["exact", "normal"])
+def test_references_agree_with_torch(data: str, bench: Bench) -> None:
+    case = bench.case(WEIGHTED, data, {"batch": 2, "m": 20, "k": 75, "n": 9})
+    inputs = bench.inputs(WEIGHTED, case)
+    found = WEIGHTED.reference(case, inputs)
+    weights = torch.softmax(inputs["scores"].double(), -1)
+    torch.testing.assert_close(found["weights"].estimate.value, weights, rtol=1e-12, atol=1e-40)
+    stored = bounds.round_to(torch.float32, weights)
+    torch.testing.assert_close(found["o"].estimate.value, stored @ inputs["v"].double(), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("check", "params", "reason"),
+    [
+        (SOFTMAX, {"m": 0}, "m and n must be at least 1, not 0 and 32"),
+        (WEIGHTED, {"k": 0}, "k must be at least 1, not 0"),
+        (WEIGHTED, {"batch": 65536}, "batch must be at most 65535"),
+    ],
+)
+def test_validate_says_why(check: Check, params: dict[str, Any], reason: str) -> None:
+    assert check.validate({**check.spec.defaults, **params}, "normal") == reason
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_wrappers_refuse_arguments_that_do_not_fit() -> None:
+    from gpucheck.checks.triton.softmax import row_softmax
+    from gpucheck.checks.triton.weighted_matmul import weighted_matmul
+
+    with pytest.raises(ValueError, match="contiguous columns, not shape"):
+        row_softmax(torch.zeros(4, 8).T, 16, 16)
+    with pytest.raises(ValueError, match="do not fit together"):
+        weighted_matmul(torch.zeros(1, 4, 5), torch.zeros(1, 4, 5), (16, 16))
+    with pytest.raises(ValueError, match="must share their dtype"):
+        weighted_matmul(torch.zeros(1, 4, 5), torch.zeros(1, 5, 4).half(), (16, 16))
+    assert row_softmax(torch.zeros(0, 8), 16, 16).shape == (0, 8)
+    assert weighted_matmul(torch.zeros(1, 0, 5), torch.zeros(1, 5, 4), (16, 16)).shape == (1, 0, 4)

@@ -1,0 +1,132 @@
+"""Checks of one's own on the command line: bad ones end with one message, ``new`` writes good ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck import checks
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Command
+
+DATA = Path(__file__).parents[1] / "data" / "problems"
+GELU = ("--problem", str(DATA / "gelu.py"), "--candidate", str(DATA / "gelu_right.py"))
+
+
+@pytest.fixture(autouse=True)
+def no_sources_stay_active() -> Iterator[None]:
+    yield
+    checks.activate([])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (None, ["--check-file", "mine.py"], "--check-file mine.py: there is no such file"),
+        ("x = 1", ["--check-file", "mine.py"], "--check-file mine.py holds no check: expected a class derived from"),
+        (
+            "def f(:",
+            ["--check-file", "mine.py"],
+            "mine.py cannot be loaded: SyntaxError: invalid syntax (mine.py, line",
+        ),
+        ("def f(:", ["--problem", "mine.py", "--candidate", "mine.py"], "mine.py is not Python: SyntaxError: invalid"),
+        (
+            "x = 1",
+            ["--problem", "mine.py", "--candidate", "mine.py"],
+            "mine.py does not define Model and get_inputs and",
+        ),
+        (
+            "from torch import nn\nclass ModelNew(nn.Module): pass",
+            [*GELU[:3], "mine.py"],
+            "--candidate mine.py: ModelNew has no forward",
+        ),
+        ("x = 1", ["--problem", "mine.py"], "--problem is given 1 time(s) and --candidate 0: expected one candidate"),
+        (
+            "x = 1",
+            [*GELU, "--case", "gelu_right/trial9/normal"],
+            "has no case 'gelu_right/trial9/normal'; close: gelu_ri",
+        ),
+        ("x = 1", [*GELU, "--checks", "gelu"], "--checks: unknown check 'gelu'; known: matmul, "),
+    ],
+)
+def test_bad_input_is_one_message(
+    gpucheck: Command, here: Path, text: str | None, options: list[str], words: str
+) -> None:
+    if text is not None:
+        (here / "mine.py").write_text(text)
+    answer = gpucheck("run", "--device", "cpu", *options)
+    assert answer.code == 2 and words in answer.message and not answer.out
+    assert not (here / "runs").exists()
+
+
+def test_a_scenario_names_checks_that_are_given(gpucheck: Command, here: Path) -> None:
+    (here / "mine.toml").write_text('[[cases]]\ncheck = "gelu_right"\ntrial = [1, 7]\n')
+    answer = gpucheck("run", "mine.toml", "--device", "cpu", "--dry-run", *GELU)
+    assert answer.out.splitlines()[:2] == ["gelu_right/trial1/normal", "gelu_right/trial7/normal"]
+    answer = gpucheck("run", "mine.toml", "--device", "cpu", "--dry-run")
+    assert answer.code == 2 and "unknown check 'gelu_right'" in answer.message
+
+
+def test_what_is_given_is_listed(gpucheck: Command, here: Path) -> None:
+    cases = gpucheck("list", "--cases", *GELU).out.splitlines()
+    assert cases == [f"gelu_right/trial{number}/normal" for number in (1, 2, 3)]
+    answer = gpucheck("list", "--checks", *GELU)
+    assert "gelu_right: gelu_right.py against gelu.py; bound: derived from Model" in answer.out
+    assert "gelu_right" not in gpucheck("list", "--checks").out
+
+
+def test_new_writes_a_check_its_wrong_twin_and_a_scenario(gpucheck: Command, here: Path) -> None:
+    answer = gpucheck("new", "check", "double_it", "--dir", "kernels")
+    written = ["double_it.py", "double_it_wrong.py", "double_it.toml"]
+    assert answer.code == 0 and answer.out.splitlines()[:3] == [f"wrote kernels/{name}" for name in written]
+    assert answer.out.splitlines()[3:] == [
+        "passes   gpucheck run kernels/double_it.toml --check-file kernels/double_it.py",
+        "fails    gpucheck run kernels/double_it.toml --check-file kernels/double_it_wrong.py",
+    ]
+    text = "".join((here / "kernels" / name).read_text() for name in written)
+    assert "class DoubleIt(Check):" in text and "NAME" not in text and "CLASS" not in text
+    ruff = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "E,F,B,UP,SIM",
+        "--line-length",
+        "120",
+        "kernels",
+    ]
+    done = subprocess.run(ruff, cwd=here, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Double", "a check cannot be called 'Double': expected lowercase letters, digits and underscores"),
+        ("2x", "a check cannot be called '2x'"),
+        ("../up", "a check cannot be called '../up'"),
+        ("class", "a check cannot be called 'class'"),
+        ("matmul", "gpucheck has a check called 'matmul' itself; choose another name"),
+    ],
+)
+def test_new_refuses_names(gpucheck: Command, here: Path, name: str, words: str) -> None:
+    answer = gpucheck("new", "check", name)
+    assert answer.code == 2 and words in answer.message
+    assert not list(here.iterdir())
+
+
+def test_new_overwrites_nothing(gpucheck: Command, here: Path) -> None:
+    (here / "mine.toml").write_text("precious")
+    answer = gpucheck("new", "check", "mine")
+    assert answer.code == 2 and "mine.toml exists already; choose another name or --dir" in answer.message
+    assert [path.name for path in here.iterdir()] == ["mine.toml"]
+    answer = gpucheck("new", "check", "mine", "--dir", "mine.toml")
+    assert answer.code == 2 and "--dir mine.toml is no folder" in answer.message

@@ -1,0 +1,212 @@
+"""Kernels that users bring along, run by the command on two ranks: right ones, wrong ones, and ones that cheat."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Finished, Lab
+
+DATA = Path(__file__).parents[1] / "data"
+PROBLEMS = ("matmul", "softmax", "layernorm", "conv2d", "attention")
+PROBLEMS += ("cumsum", "gelu", "maxpool", "rmsnorm", "cross_entropy")
+QUICK = ("--experiments", "0")
+CHEATS = sorted(path for path in (DATA / "cheats").glob("*.py") if path.stem != "cheat_kernels")
+
+
+def pairs(*found: tuple[Path, Path]) -> list[str]:
+    """The options that name problems and their candidates."""
+    return [word for problem, path in found for word in ("--problem", str(problem), "--candidate", str(path))]
+
+
+def candidate(problem: str, kind: str) -> tuple[Path, Path]:
+    folder = DATA / "problems"
+    return folder / f"{problem}.py", folder / f"{problem}_{kind}.py"
+
+
+@pytest.fixture(scope="module")
+def problems(lab: Lab) -> Finished:
+    options = pairs(*(candidate(name, kind) for name in PROBLEMS for kind in ("right", "wrong")))
+    finished: Finished = lab.finish(*options, *QUICK, scenario=None)
+    return finished
+
+
+@pytest.fixture(scope="module")
+def cheats(lab: Lab) -> Finished:
+    scenario = lab.new_folder() / "cheats.toml"
+    scenario.write_text("".join(f'[[cases]]\ncheck = "{path.stem}"\n\n' for path in CHEATS))
+    options = pairs(*((DATA / "problems" / "gelu.py", path) for path in CHEATS))
+    finished: Finished = lab.finish(*options, *QUICK, scenario=scenario)
+    return finished
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_right_and_wrong_candidates_get_their_verdict_on_every_rank(problems: Finished, name: str) -> None:
+    assert problems.code == 1, problems.text
+    for trial in (1, 2, 3):
+        assert problems.outcomes(f"{name}_right/trial{trial}/") == ["pass", "pass"], problems.text
+        assert problems.outcomes(f"{name}_wrong/trial{trial}/") == ["mismatch", "mismatch"]
+
+
+def test_records_say_which_bound_is_used(problems: Finished) -> None:
+    for result in problems.report["results"]:
+        (basis,) = result["bounds"].values()
+        exact = result["case"].startswith("maxpool")
+        assert ("makes no rounding error" if exact else "16 runs, 12 deviations, longest sum") in basis
+    assert "bound of out: derived from Model" in problems.lines("matmul_wrong/trial1")
+    used = [result["tightness"] for result in problems.report["results"] if result["outcome"] == "pass"]
+    assert max(used) > 0.05
+
+
+def test_trials_have_inputs_of_their_own_and_ranks_share_them(problems: Finished) -> None:
+    first, second = problems.results(0), problems.results(1)
+    digests = {case: result["inputs"] for case, result in first.items()}
+    assert digests == {case: result["inputs"] for case, result in second.items()}
+    assert len(set(digests.values())) == len(digests)
+
+
+def test_replay_names_the_one_candidate(problems: Finished) -> None:
+    command = shlex.split(problems.finding("gelu_wrong/trial2")["sighting"]["replay"])
+    assert command.count("--problem") == command.count("--candidate") == 1
+    assert command[command.index("--candidate") + 1] == str(DATA / "problems" / "gelu_wrong.py")
+    assert command[-2:] == ["--case", "gelu_wrong/trial2/normal"]
+
+
+def kinds(run: Finished, case: str) -> set[str]:
+    (rank, other) = [result for result in run.report["results"] if result["case"].startswith(case + "/")]
+    assert rank["violations"] == other["violations"]
+    return {violation["kind"] for violation in rank["violations"]}
+
+
+@pytest.mark.parametrize(
+    ("cheat", "outcome", "seen", "title", "words"),
+    [
+        ("asks_torch", "violation", {"fallback"}, "fallback: kernel under test not launched", "no Triton kernel was"),
+        ("idle_kernel", "violation", {"idle"}, "fallback: answer not made by the kernels launched", "gelu_kernel"),
+        ("changes_input", "violation", {"inputs"}, "changes its inputs", "ModelNew changed input0: 995 of 1000"),
+        ("in_place", "violation", {"inputs", "alias"}, "changes its inputs", "out shares the memory of input0"),
+        ("writes_nothing", "mismatch", {"passes differ"}, "access outside of tensors: reads", "still hold the poison"),
+        ("first_answer", "mismatch", {"cached"}, "answer not from its inputs", "the one that other inputs got a call"),
+        ("all_nan", "mismatch", set(), "kernel bug: NaN", "1000 NaN and 0 Inf from (0, 0)"),
+        ("other_shape", "violation", {"output"}, "right output, wrong conduct", "(1000,), the reference (20, 50)"),
+        ("other_dtype", "violation", {"output"}, "right output, wrong conduct", "float16, asked for torch.float32"),
+        ("second_call", "violation", {"repeats differ"}, "race or uninitialised read: repeats differ", "second call"),
+        ("constant", "mismatch", set(), "kernel bug: zero instead of the result", "990 of 1000 elements wrong"),
+        ("other_weights", "mismatch", set(), "kernel bug: wrong scale", "that Model does not have alike: scale"),
+        ("cannot_load", "error", set(), "the library or kernel raised", "cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_candidate_that_cheats_is_caught(
+    cheats: Finished, cheat: str, outcome: str, seen: set[str], title: str, words: str
+) -> None:
+    assert cheats.outcomes(f"{cheat}/") == [outcome, outcome], cheats.text
+    assert kinds(cheats, cheat) == seen
+    finding = cheats.finding(f"{cheat}/")
+    assert finding["title"] == title
+    assert words in "\n".join(finding["sighting"]["lines"])
+
+
+def test_candidate_that_knows_its_inputs_by_their_place_is_caught(cheats: Finished) -> None:
+    """Whether a later pass finds its inputs where others lay, and so gets a wrong answer, is up to the allocator."""
+    assert set(cheats.outcomes("by_place/")) <= {"violation", "mismatch"}
+    finding = cheats.finding("by_place/")
+    assert finding["title"] == "answer not from its inputs" and finding["ranks"] == [0, 1]
+    assert "with other inputs in the same memory the answer is still the one before" in "\n".join(
+        finding["sighting"]["lines"]
+    )
+
+
+def test_every_cheat_is_in_the_table(cheats: Finished) -> None:
+    (mark,) = test_candidate_that_cheats_is_caught.pytestmark  # type: ignore[attr-defined]
+    assert {row[0] for row in mark.args[1]} | {"by_place"} == {path.stem for path in CHEATS}
+    assert len(cheats.report["results"]) == 2 * len(CHEATS)
+
+
+def test_skeleton_passes_and_its_wrong_twin_fails(lab: Lab) -> None:
+    folder = lab.new_folder()
+    command = [sys.executable, "-m", "gpucheck", "new", "check", "double_it", "--dir", str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
+    assert made.returncode == 0, made.stderr
+    scenario = folder / "double_it.toml"
+    right, wrong = (
+        lab.start("--check-file", str(folder / name), *QUICK, scenario=scenario)
+        for name in ("double_it.py", "double_it_wrong.py")
+    )
+    good, bad = right.finish(), wrong.finish()
+    assert good.code == 0, good.text
+    assert good.outcomes("fp32/n1000/exact") == good.outcomes("bf16/n1000/normal") == ["pass", "pass"]
+    assert {launch["source"] for result in good.results(0).values() for launch in result["launches"]} == {
+        f"double_it.py:{line_of(folder / 'double_it.py', '_double_it_kernel[')}"
+    }
+    assert bad.code == 1, bad.text
+    assert "out: values 896-999 of 1000, tile (7,) of 8" in bad.lines("fp32/n1000/exact")
+    assert bad.finding("bf16/n1000/normal")["ranks"] == [0, 1]
+
+
+def line_of(path: Path, text: str) -> int:
+    (number,) = [number for number, line in enumerate(path.read_text().splitlines(), start=1) if text in line]
+    return number
+
+
+def test_file_that_changes_after_planning_is_not_loaded(lab: Lab) -> None:
+    """The problem adds a line to itself when it is first executed, which planning does not do."""
+    problem, path = lab.new_folder() / "moving.py", DATA / "problems" / "gelu_right.py"
+    code = "\nwith open(__file__, 'a') as file:\n    file.write('# more\\n')\n"
+    problem.write_text((DATA / "problems" / "gelu.py").read_text() + code)
+    run = lab.finish(*pairs((problem, path)), scenario=None, nproc=1)
+    assert run.code == 3, run.text
+    assert run.outcomes("gelu_right/trial1") == ["harness"]
+    assert run.finding("gelu_right/trial1")["title"] == "check that cannot be used"
+    assert f"{problem} changed since the run was planned" in run.lines("gelu_right/trial1")
+
+
+def test_plan_holds_what_the_ranks_load(problems: Finished) -> None:
+    plan: dict[str, Any] = json.loads((problems.folder / "plan.json").read_text())
+    assert len(plan["check_sources"]) == 2 * len(PROBLEMS)
+    source = plan["check_sources"][0]
+    assert source["kind"] == "problem" and source["checks"] == ["matmul_right"]
+    assert source["files"] == [str(path) for path in candidate("matmul", "right")]
+    assert all(len(value) == 64 for value in source["hashes"])
+
+
+def lab_templates() -> Path:
+    import gpucheck
+
+    return Path(gpucheck.__file__).parent / "skeleton"
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_installed_package_offers_a_check(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = lab.new_folder()
+    package = site / "their_kernels"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    template = (lab_templates() / "check.py.template").read_text()
+    (package / "checks.py").write_text(template.replace("NAME", "theirs").replace("CLASS", "Theirs"))
+    info = site / "their_kernels-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-kernels\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[gpucheck.checks]\ntheirs = their_kernels.checks:Theirs\n")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    scenario = site / "theirs.toml"
+    scenario.write_text('[[cases]]\ncheck = "theirs"\ndata = "exact"\n')
+    run = lab.finish(scenario=scenario, nproc=1)
+    assert run.code == 0, run.text
+    assert run.outcomes("theirs/fp32/n1000/exact") == ["pass"]
+    assert run.report["plan"]["check_sources"][0]["target"] == "their_kernels.checks:Theirs"
+    shutil.rmtree(info)
+    unknown = lab.finish("--dry-run", scenario=scenario)
+    assert unknown.code == 2 and "unknown check 'theirs'" in unknown.text
