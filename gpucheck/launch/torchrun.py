@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gpucheck.launch.family import Family, die_with_parent
 from gpucheck.launch.kernel_log import KernelLog
+from gpucheck.launch.relay import has_children
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
@@ -42,7 +43,7 @@ class Rendezvous:
 
     nnodes: int = 1
     node_rank: int = 0
-    endpoint: str = ""  # HOST:PORT
+    endpoint: str = ""  # HOST:PORT on node 0; the port after it takes records
     id: str = "gpucheck"
     backend: str = "c10d"
 
@@ -51,7 +52,10 @@ class Rendezvous:
         if self.nnodes < 1 or not 0 <= self.node_rank < self.nnodes:
             raise UsageError(f"--node-rank {self.node_rank} is not within the {self.nnodes} node(s) of --nnodes")
         if self.nnodes > 1 and not self.endpoint:
-            raise UsageError("--nnodes above 1 needs --rdzv-endpoint HOST:PORT, the same on every node")
+            raise UsageError("--nnodes above 1 needs --rdzv-endpoint HOST:PORT of node 0, the same on every node")
+        _, colon, port = self.endpoint.rpartition(":")
+        if self.nnodes > 1 and not (colon and port.isdigit() and 0 < int(port) < 65535):
+            raise UsageError(f"--rdzv-endpoint {self.endpoint} is not HOST:PORT with a port from 1 to 65534")
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,19 @@ def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
         options += ["--nnodes", str(rendezvous.nnodes), "--node-rank", str(rendezvous.node_rank)]
         options += ["--rdzv-backend", rendezvous.backend, "--rdzv-endpoint", rendezvous.endpoint]
         options += ["--rdzv-id", rendezvous.id]
+        if rendezvous.backend == "c10d":  # else a node that only looks like node 0 might hold what all of them need
+            options += ["--rdzv-conf", f"is_host={int(rendezvous.node_rank == 0)}"]
     options += ["--log-dir", str(run / "logs"), "--redirects", "3"]
     return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "gpucheck.worker", str(run)]
 
 
-def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bool]) -> Ending:
+def launch(
+    plan: Plan,
+    run: Path,
+    rendezvous: Rendezvous,
+    watch: Callable[[], bool],
+    bereft: Callable[[], bool | None] | None = None,
+) -> Ending:
     """Runs all ranks of this node to their end and leaves no process of theirs behind.
 
     What the driver says meanwhile is written to the run folder, where it says anything.
@@ -86,6 +98,8 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
     Args:
         plan: already written to the run folder.
         watch: called about ten times a second while the ranks run; says whether all of them have ended.
+        bereft: called as often; once it says that another node is gone, the ranks here finish, and torchrun, which
+            would wait for that node, is ended.
 
     Raises:
         InfrastructureError: torchrun could not be started.
@@ -117,8 +131,11 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
                 ended = time.monotonic()
             if ended is not None and time.monotonic() - ended > LINGER:
                 break
+            if bereft is not None and bereft() and not has_children(process.pid):
+                break
             time.sleep(POLL)
         code = process.poll()
+        late = time.monotonic() - begin >= plan.timeout
         lingered = ended is not None and time.monotonic() - ended > LINGER
         if code is None:
             _end(process)
@@ -128,7 +145,7 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
             _keep(log_of_kernel, plan, run, rendezvous.node_rank)
         return Ending(
             code=code,
-            timed_out=code is None and not received and not lingered,
+            timed_out=code is None and not received and late,
             signal=received[0] if received else 0,
             seconds=time.monotonic() - begin,
             lingered=code is None and not received and lingered,

@@ -20,7 +20,7 @@ from gpucheck.worker.zygote import Undying, state_of
 
 if TYPE_CHECKING:
     from gpucheck.worker.node import Node
-    from gpucheck.worker.protocol import Reply, Setup
+    from gpucheck.worker.protocol import Look, Reply, Setup
     from gpucheck.worker.store import Store
     from gpucheck.worker.zygote import Child, Zygote
 
@@ -38,6 +38,7 @@ class Attempt:
     outputs: str  # file of the first outputs
     reply: Reply | None = None
     deadline: float | None = None  # s; None takes the plan's
+    look: Look | None = None
 
 
 class Runner:
@@ -55,7 +56,14 @@ class Runner:
         self._oom_before = 0
 
     def run(
-        self, number: int, step: Step, experiment: str = "", *, round: int = 0, deadline: float | None = None
+        self,
+        number: int,
+        step: Step,
+        experiment: str = "",
+        *,
+        round: int = 0,
+        deadline: float | None = None,
+        look: Look | None = None,
     ) -> Attempt:
         """One attempt on this rank.
 
@@ -65,7 +73,7 @@ class Runner:
             round: number of the pass over the plan.
             deadline: seconds, where they are not to be those of the plan.
         """
-        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline)
+        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline, look=look)
         if step.inapplicable:
             return _ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
         done = self._started(attempt)
@@ -166,7 +174,7 @@ class Runner:
         try:
             step = attempt.step
             timed = allowance(self.plan, step, attempt.record.experiment)
-            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed)
+            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed, attempt.look)
             child.connection.send(request)
             if not child.connection.poll(deadline):
                 return self._hung(attempt, child, deadline), []

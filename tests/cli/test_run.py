@@ -79,7 +79,7 @@ def untouched(here: Path, scenario: str) -> Any:
         (["mine.toml", "--write", "occupied/"], 2, "--write occupied/: the suffix chooses the format"),
         (["mine.toml", "--write", "folder.toml/../gone/r.md"], 2, "there is no folder"),
         (["mine.toml", "--nnodes", "2"], 2, "--rdzv-endpoint HOST:PORT"),
-        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "h:1"], 2, "needs --out DIR on storage"),
+        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "head"], 2, "--rdzv-endpoint head is not HOST:PORT"),
         (["mine.toml", "--node-rank", "1"], 2, "--node-rank 1"),
     ],
 )
@@ -225,7 +225,7 @@ def test_the_plan_holds_what_was_asked_for(
     assert sorted(path.name for path in folder.iterdir()) == ["outcome.json", "plan.json", "records"]
 
 
-def test_the_replay_command_makes_the_same_plan_elsewhere(
+def test_the_recorded_command_makes_the_same_plan_elsewhere(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "lib").symlink_to(Path(library.removeprefix("path:")))
@@ -239,7 +239,7 @@ def test_the_replay_command_makes_the_same_plan_elsewhere(
     assert (again.nproc, again.device, again.seed) == (2, "cpu", 3)
 
 
-def test_a_placement_for_all_cases_is_part_of_the_replay(
+def test_a_placement_for_all_cases_is_part_of_the_recorded_command(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
 ) -> None:
     assert gpucheck("run", scenario, "--library", library, "--placement", "peer", "-q").code == 0
