@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from gpucheck.diagnose.evidence import rate_words
 from gpucheck.diagnose.words import lines_of, rank_list
+from gpucheck.model.conditions import USUAL_PLACEMENTS
 from gpucheck.model.finding import Sighting
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run, Tally
@@ -21,6 +22,29 @@ def replay_command(run: Run, step: int, rank: int) -> str:
     alone = sum(other.case.id == planned.case.id for other in run.plan.steps) == 1
     case = planned.case.id if alone else planned.label
     return shlex.join(["gpucheck", "replay", str(run.folder), case, "--rank", str(rank)])
+
+
+def run_command(run: Run, step: int) -> str:
+    """The command that runs one case of this run again, on the same ranks, inputs, library and placement."""
+    planned, command = run.plan.steps[step], list(run.plan.command)
+    if command[2:] and command[2].startswith("--"):  # no scenario that could name the other candidates
+        for source in run.plan.check_sources:
+            if planned.case.check not in source.checks:
+                command = _without(command, source.options)
+    conditions = planned.conditions
+    if conditions.placement not in USUAL_PLACEMENTS and "--placement" not in command:
+        command += ["--placement", conditions.placement]
+    if conditions.process_group != "none" and "--process-group" not in command:
+        command += ["--process-group", conditions.process_group]
+    return shlex.join([*command, "--case", planned.case.id])
+
+
+def _without(command: list[str], words: list[str]) -> list[str]:
+    """The command without the first run of these words."""
+    for start in range(len(command)):
+        if words and command[start : start + len(words)] == words:
+            return command[:start] + command[start + len(words) :]
+    return command
 
 
 def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:

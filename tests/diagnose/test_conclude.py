@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.sightings import replay_command
+from gpucheck.diagnose.sightings import replay_command, run_command
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
+from gpucheck.model.source import CheckSource, SourceKind
 from gpucheck.records.folder import read_run
 
 if TYPE_CHECKING:
@@ -231,6 +232,28 @@ def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synt
     run = synthetic.run(synthetic.plan(steps=steps))
     assert replay_command(run, 1, 1) == "gpucheck replay runs/x 'matmul/0/exact (peer, late)' --rank 1"
     assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+
+
+def test_a_run_of_a_case_leaves_out_the_candidates_of_other_checks(synthetic: Synthetic) -> None:
+    sources = [
+        CheckSource(SourceKind.PROBLEM, (name,), ("/p.py", f"/{name}.py"), ("1", "2")) for name in ("matmul", "other")
+    ]
+    options = [word for source in sources for word in source.options]
+    plan = synthetic.plan(check_sources=tuple(sources), command=["gpucheck", "run", *options, "--seed", "0"])
+    words = "gpucheck run --problem /p.py --candidate /matmul.py --seed 0 --case matmul/0/exact"
+    assert run_command(synthetic.run(plan), 0) == words
+    plan = replace(plan, command=["gpucheck", "run", "mine.toml", *options])
+    assert "/other.py" in run_command(synthetic.run(plan), 0), "the scenario names its check"
+
+
+def test_a_run_of_a_case_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    steps = (replace(plan.steps[0], conditions=Conditions("peer")),)
+    run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
+    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    asked = ["gpucheck", "run", "x", "--placement", "peer"]
+    run = synthetic.run(synthetic.plan(steps=steps, command=asked))
+    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
 
 
 def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
