@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from gpucheck.faults.planting import Garden, Planted, write_scenario
 from gpucheck.library.source import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 
@@ -140,12 +141,14 @@ class Lab:
         nproc: int = 2,
         cases: tuple[str, ...] = (),
         folder: Path | None = None,
+        startup: Path | None = None,
     ) -> Running:
         """Starts a run on the CPU that writes its report into the run folder.
 
         Args:
             scenario: None for the usual cases of checks that the options give.
             cases: parts of case ids; only cases that contain one of them run.
+            startup: folder with code that each process of the run starts with.
         """
         folder = folder or self.new_folder() / "run"
         command = [sys.executable, "-m", "gpucheck", "run", *([str(scenario)] * (scenario is not None))]
@@ -153,12 +156,26 @@ class Lab:
         command += ["--library", library, "--out", str(folder), "--json", str(folder / "report.json"), *options]
         command += [option for case in select(scenario, cases) for option in ("--case", case)]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, env=environment(), stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, env=environment(startup), stdout=pipe, stderr=subprocess.STDOUT, text=True)
         return Running(process, folder)
 
     def finish(self, *options: str, **choices: Any) -> Finished:
         """Runs to the end; arguments as for :meth:`start`."""
         return self.start(*options, **choices).finish()
+
+    def planted(self, *planted: Planted, groups: Sequence[Mapping[str, Any]] = (), **limits: float) -> Finished:
+        """Runs the cases of some faults on two ranks, with the faults planted, to the end.
+
+        Args:
+            groups: ``[[cases]]`` tables of further cases.
+            limits: keys of the scenario.
+        """
+        folder, faults = self.new_folder(), [item.fault for item in planted]
+        cases = [*(fault.case for fault in faults), *(case for fault in faults for case in fault.beside), *groups]
+        write_scenario(folder / "scenario.toml", cases, **limits)
+        garden = Garden(folder, self.library.package, ranks=2)
+        library = f"path:{garden.library_with(planted)}"
+        return self.finish(scenario=folder / "scenario.toml", library=library, startup=garden.startup_with(planted))
 
 
 @pytest.fixture(scope="session")
@@ -174,8 +191,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(library, lambda: tmp_path_factory.mktemp("lab"))
 
 
-def environment() -> dict[str, str]:
-    paths = [str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+def environment(startup: Path | None = None) -> dict[str, str]:
+    paths = [
+        *([str(startup)] * (startup is not None)),
+        str(REPOSITORY),
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+    ]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
