@@ -56,14 +56,12 @@ def assess(visit: Visit, report: Mapping[str, Any], text: str, code: int) -> Ass
     seen = _Report(visit, report, text)
     found = Assessment()
     planted: dict[str, tuple[int, ...]] = {}
-    for item in visit.planted:
+    for item in visit.wrong:
         label = label_of(item.fault)
-        if item.fault.expected.outcome is Outcome.PASS:
-            continue
         planted[label] = item.ranks
         lost = item.fault.expected.outcome is Outcome.LOST
         found.cells.append(_lost_cell(item, seen, code) if lost else _cell(item, label, seen, code))
-    lost_ranks = {r for item in visit.planted if item.fault.expected.outcome is Outcome.LOST for r in item.ranks}
+    lost_ranks = {r for item in visit.wrong if item.fault.expected.outcome is Outcome.LOST for r in item.ranks}
     _clean(seen, planted, lost_ranks, found)
     if not visit.planted and code != visit.exit_code:
         found.problems.append(f"exit code {code}, expected {int(visit.exit_code)}")

@@ -95,6 +95,9 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         (GROUP + "placement = 'threads'\ncache = 'cold'\n", ["so none shares its cache"]),
         (GROUP + "placement = 'visible'\nwarm_up = true\n", ["a warm-up on device 0 goes with placement pinned"]),
         ("experiments = -1\n", ["experiments is -1", "seconds, 0 for none"]),
+        ("canary = 1\n", ["canary is 1", "true or false"]),
+        ("seed = true\n", ["seed is True", "a whole number"]),
+        ("[[cases]]\ncheck = 'canary'\n", ["unknown check 'canary'", "known: matmul"]),
         (GROUP + "expect = 'pass'\n", ["expect is 'pass'", "expected fail"]),
         (GROUP + "expect = 'fail'\ncause = 'bad luck'\n", ["cause is 'bad luck'", "wrong device context"]),
         (GROUP + "expect = 'fail'\nexpect_ranks = [0]\n", ["expect_ranks is a list", "all, others"]),
@@ -259,3 +262,9 @@ def test_built_in_scenarios_load_with_ids_that_are_unique_and_typeable(name: str
 def test_the_smoke_scenario_covers_every_check() -> None:
     loaded = scenario.load(scenario.find("smoke"))
     assert {step.case.check for step in loaded.steps} == set(CHECKS)
+
+
+def test_gates_hold_a_canary() -> None:
+    files = scenario.builtin()
+    assert all(scenario.load(files[name]).canary for name in ("gate", "quick"))
+    assert not scenario.load(files["smoke"]).canary
