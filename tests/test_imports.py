@@ -17,6 +17,7 @@ from gpucheck.checks import CHECKS
 PACKAGE = Path(gpucheck.__file__).parent
 HEAVY = ("torch", "triton", "triton_kernels", "numpy")
 AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
+COMPILING = tuple(f"gpucheck.compile.{name}" for name in ("child", "capture", "problems"))
 QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor")
 
 
@@ -103,6 +104,21 @@ def test_audit_reads_source_and_runs_nothing_in_this_process(module: str) -> Non
         assert not within(name, (*HEAVY, *AUDIT_PROBES)), (
             f"{module} imports {name}: the library under audit runs in a probing process only"
         )
+
+
+@pytest.mark.parametrize("module", [m for m in members("compile") if not within(m, COMPILING)])
+def test_compiling_happens_in_processes_of_its_own(module: str) -> None:
+    for name in imports(MODULES[module], lazy=True):
+        assert not within(name, (*HEAVY, *COMPILING)), (
+            f"{module} imports {name}: each combination has a Triton of its own, which only its own process may import"
+        )
+
+
+@pytest.mark.parametrize("module", members("compile"))
+def test_compiling_knows_nothing_of_runs(module: str) -> None:
+    runs = tuple(f"gpucheck.{name}" for name in ("worker", "plan", "records", "diagnose", "report", "cli"))
+    for name in imports(MODULES[module], lazy=True):
+        assert not within(name, runs), f"{module} imports {name}: no kernel runs, so there are no ranks and no records"
 
 
 @pytest.mark.parametrize("module", members("doctor"))

@@ -46,7 +46,7 @@ def _take(target: Target, prepared: Prepared, folder: Path) -> Look:
     except UsageError as error:
         return Look(State.UNBUILDABLE, target.label, reason=str(error).splitlines()[0])
     log = folder.with_suffix(".log")
-    limit = target.limit() + STARTUP
+    limit = target.timeout + STARTUP
     with tempfile.TemporaryDirectory(prefix="gpucheck-triton-") as cache, open(log, "wb") as output:
         ended = _run(target.command(prepared.library, folder), environment(prepared.paths, cache), output, limit)
     if not ended:

@@ -13,12 +13,14 @@ from gpucheck.model.conditions import USUAL_PLACEMENTS, Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.records.folder import Run, read_run
 
+SOURCE_OPTIONS = ("--check-file", "--problem", "--candidate")
+
 
 @dataclass(frozen=True)
 class Target:
     """The cases to run, how, and which of them is looked at."""
 
-    scenario: str  # built-in name or path
+    scenario: str  # built-in name or path; "": the usual cases of the checks that are brought along
     cases: tuple[str, ...]  # ids
     device: str  # "auto", "cuda" or "cpu"
     nproc: int | None = None  # None: as `gpucheck run` chooses
@@ -26,9 +28,10 @@ class Target:
     placement: str | None = None  # None: the scenario's
     process_group: str | None = None  # None: the scenario's
     experiments: float = 0.0  # s that each rank may try a failed case otherwise; 0: what one attempt shows must do
-    timeout: float | None = None  # s for one run; None: the scenario's
+    timeout: float = 600.0  # s for one run
     label: str = ""  # the case that is looked at; "": the first that fails
     known: Failure | None = None  # the failure to look for; None: the one that the bad end shows
+    sources: tuple[str, ...] = ()  # options that name checks brought along, each with its value
 
     def command(self, library: Path, folder: Path) -> list[str]:
         """The command line of a run.
@@ -37,8 +40,8 @@ class Target:
             library: the folder that holds the library's package.
             folder: of the run; must not exist.
         """
-        command = [sys.executable, "-m", "gpucheck", "run", self.scenario, "--library", f"path:{library}"]
-        command += ["--out", str(folder), "--quiet", "--device", self.device]
+        command = [sys.executable, "-m", "gpucheck", "run", *([self.scenario] if self.scenario else []), *self.sources]
+        command += ["--library", f"path:{library}", "--out", str(folder), "--quiet", "--device", self.device]
         for option, value in (
             ("--nproc", self.nproc),
             ("--seed", self.seed),
@@ -50,19 +53,6 @@ class Target:
             command += [option, str(value)] if value is not None else []
         return command + [part for case in self.cases for part in ("--case", case)]
 
-    def limit(self) -> float:
-        """Seconds that one run may take by its own account.
-
-        Raises:
-            UsageError: no such scenario, case, placement or process group.
-            NothingToRunError: no case is left.
-        """
-        from gpucheck.plan.scenario import find, load
-        from gpucheck.plan.select import select
-
-        scenario = select(load(find(self.scenario), self.seed), [], self.cases, self.placement, self.process_group)
-        return self.timeout or scenario.timeout
-
     def to_json(self) -> dict[str, Any]:
         """The plain form, for the state of a search."""
         return asdict(self)
@@ -71,7 +61,7 @@ class Target:
     def from_json(cls, item: dict[str, Any]) -> Target:
         """The target that :meth:`to_json` wrote."""
         known = item["known"] and Failure.from_json(item["known"])
-        return cls(**{**item, "cases": tuple(item["cases"]), "known": known})
+        return cls(**{**item, "cases": tuple(item["cases"]), "sources": tuple(item["sources"]), "known": known})
 
 
 def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, experiments: float = 0.0) -> Target:
@@ -98,7 +88,7 @@ def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, exp
     step = next(step for step in run.plan.steps if step.label == label)
     moves = _moves(run.plan.command, step.conditions)
     return Target(
-        scenario=run.plan.command[2],
+        scenario="" if run.plan.command[2].startswith("-") else run.plan.command[2],
         cases=tuple(cases) or (step.case.id,),
         device=run.plan.device,
         nproc=run.plan.nproc,
@@ -108,7 +98,14 @@ def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, exp
         experiments=experiments,
         label=label,
         known=None if bits else replace(look.failures[0], lines=()),
+        sources=_sources(run.plan.command),
     )
+
+
+def _sources(command: Sequence[str]) -> tuple[str, ...]:
+    """The options of a command that name checks brought along."""
+    pairs = zip(command, command[1:], strict=False)
+    return tuple(word for option, value in pairs if option in SOURCE_OPTIONS for word in (option, value))
 
 
 def _moves(command: Sequence[str], conditions: Conditions) -> dict[str, str | None]:

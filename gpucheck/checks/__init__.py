@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,23 @@ CHECKS = {
     "weighted_matmul": "gpucheck.checks.weighted_matmul:WeightedMatmul",
     "selection_attention": "gpucheck.checks.selection_attention:SelectionAttention",
     "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
+    "generation": "gpucheck.checks.generation:Generation",
+    "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
 }
 """Those that gpucheck has itself."""
 UNLISTED = {"canary": "gpucheck.checks.canary:Canary"}
 """Those that no scenario asks for by name."""
+NEEDS = {"transformers_moe": ("transformers", "integrations/mxfp4.py")}
+"""Checks of other software: its package and the file in it that they call."""
+
+
+def installed(name: str) -> bool:
+    """Whether what the check called ``name`` calls is installed; looks for files and imports nothing."""
+    if name not in NEEDS:
+        return True
+    package, file = NEEDS[name]
+    spec = find_spec(package)
+    return spec is not None and any((Path(folder) / file).is_file() for folder in spec.submodule_search_locations or ())
 
 
 class Registry:

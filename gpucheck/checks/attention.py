@@ -6,12 +6,13 @@ It needs no library under test, so it tells a fault of Triton, the driver or the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import OPERANDS, Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ REFERENCE_ROWS = 512  # queries of one head at a time: bounds the memory of the 
 class Attention(Check):
     """Softmax attention forward, compared whole."""
 
+    needs_library = False
     late_inputs = ("q",)
 
     spec = CheckSpec(
@@ -107,6 +109,16 @@ class Attention(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return ("_flash_attention_forward",)
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
+        from gpucheck.checks import cost
+
+        return cost.attention(case, inputs, *visible_range(case))
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
+        from gpucheck.checks import plain
+
+        return plain.attention(case, inputs, visible(case))
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {"o": Axes(("batch", "head", "query", "dimension"), (0, 0, block_rows(case), 0))}

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.model.case import Case, CheckSpec, Scalar
+from gpucheck.model.record import Cost
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from gpucheck.library.adapters.base import Adapter
+    from gpucheck.model.record import Mismatch
     from gpucheck.verify.expected import Axes, Expected
 
 
@@ -31,6 +34,7 @@ class Runtime:
     device: torch.device
     library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
     place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
+    synchronize: Callable[[], None] = lambda: None  # waits for all that was launched, whatever GPU it went to
     blame: Callable[[str, str], None] = lambda kind, detail: None  # notes a violation beside the numbers
     note: Callable[[str], None] = lambda text: None  # says something that a report of a failure should tell
     timed: Callable[[str, float], None] = lambda what, seconds: None  # notes how long something took
@@ -38,12 +42,22 @@ class Runtime:
 
 ANY_KERNEL = "any Triton kernel"
 """What :meth:`Check.kernels` says where a launch of whatever kernel is enough."""
+OUTPUTS = "outputs"
+"""Attribute of an error with the outputs that were there before it."""
+
+
+def leave_outputs(error: Exception, make: Callable[[], dict[str, Tensor]]) -> None:
+    """Lets an error out of a launch carry what was computed before it, where the device still gives that away."""
+    with suppress(Exception):
+        setattr(error, OUTPUTS, make())
 
 
 class Check(ABC):
     """One kernel family."""
 
     spec: ClassVar[CheckSpec]
+    needs_library: ClassVar[bool] = True
+    """False where no kernel of the library takes part."""
     usual: ClassVar[tuple[Mapping[str, Scalar], ...]] = ({},)
     """Parameters of the cases that run where no scenario says which; what is missing takes its default."""
     late_inputs: ClassVar[tuple[str, ...]]
@@ -79,6 +93,33 @@ class Check(ABC):
     @abstractmethod
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         """Names of the Triton kernels of which at least one must be launched; none launched is a silent fallback."""
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
+        """What one call has to do at least; None where nobody has worked it out. ``inputs`` are on the CPU."""
+        return None
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
+        """The same work in plain torch, to be timed; None where there is no such thing worth it.
+
+        Args:
+            inputs: on the device under test; what is made of them here and not in the call takes no time.
+        """
+        return None
+
+    def along(
+        self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
+    ) -> dict[str, Expected]:
+        """The references where outputs follow from each other, each computed from those of the launch under judgement.
+
+        ``expected`` are those of :meth:`reference`. Outputs may be missing and have any shape and dtype.
+        """
+        return expected
+
+    def beginning(
+        self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
+    ) -> tuple[list[Mismatch], str]:
+        """Mismatches in the order they came about, and words for where the first is; "" where nothing orders them."""
+        return mismatches, ""
 
     @abstractmethod
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:

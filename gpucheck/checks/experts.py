@@ -10,6 +10,9 @@ from torch import Generator, Tensor
 from gpucheck.library.adapters.base import Routing
 from gpucheck.verify.bounds import Estimate
 
+Compute = Callable[[int, Estimate], Estimate]
+"""What an expert makes of its rows."""
+
 
 def choose(tokens: int, experts: int, per_token: int, load: str, generator: Generator) -> Tensor:
     """Expert ids (T, k) int64, distinct and ascending within a token.
@@ -74,9 +77,7 @@ def take(x: Estimate, index: Tensor, shape: tuple[int, ...] | None = None) -> Es
     return Estimate(pick(x.value), None if x.error is None else pick(x.error), x.unit)
 
 
-def each_expert(
-    x: Estimate, inputs: dict[str, Tensor], columns: int, compute: Callable[[int, Estimate], Estimate]
-) -> Estimate:
+def each_expert(x: Estimate, inputs: dict[str, Tensor], columns: int, compute: Compute) -> Estimate:
     """Applies ``compute(expert, its rows)`` to the expert-sorted rows (R, K) of ``x`` -> (R, columns)."""
     value = torch.zeros((x.value.shape[0], columns), dtype=torch.float64)
     error = None if x.error is None else torch.zeros_like(value)

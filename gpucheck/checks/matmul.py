@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -194,6 +195,16 @@ class Matmul(Check):
         if not (case["m"] and case["n"] and case["k"]):
             return ()
         return runtime.library.kernels["matmul"]
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
+        from gpucheck.checks import cost
+
+        return cost.matmul(case, inputs)
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
+        from gpucheck.checks import plain
+
+        return plain.matmul(case, inputs)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts

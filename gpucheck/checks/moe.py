@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.matmul import SWIGLU
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -132,6 +133,16 @@ class Moe(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
+        from gpucheck.checks import cost
+
+        return cost.moe(case, inputs)
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
+        from gpucheck.checks import plain
+
+        return plain.moe(case, inputs, *SWIGLU)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts

@@ -24,6 +24,7 @@ class PagedAttention(Check):
     last page name such a page.
     """
 
+    needs_library = False
     late_inputs = ("q",)
 
     spec = CheckSpec(

@@ -28,6 +28,7 @@ TRIALS = (1, 2, 3)  # where no scenario says which
 class Problem(Check):
     """One candidate for one problem. Each trial draws its inputs and weights from a seed of its own."""
 
+    needs_library = False
     usual = tuple({"trial": number} for number in TRIALS)
     late_inputs = tuple(f"input{number}" for number in range(16))
 

@@ -25,6 +25,7 @@ class SelectionAttention(Check):
     blocks of keys up to its own, which ends at its position; neighbouring blocks may come as one range.
     """
 
+    needs_library = False
     late_inputs = ("q",)
 
     spec = CheckSpec(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -57,6 +58,16 @@ class Swiglu(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["swiglu"]
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
+        from gpucheck.checks import cost
+
+        return cost.swiglu(case, inputs)
+
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
+        from gpucheck.checks import plain
+
+        return lambda: plain.swiglu(inputs["x"], float(case["alpha"]), float(case["limit"]))
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {"y": Axes(("row", "column"), (128, 128))}

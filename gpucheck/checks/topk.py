@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.routing import LOGITS, gates_are_exact, make_logits, reference_topk, validate_logits
 from gpucheck.model.case import Case, CheckSpec
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class TopK(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["topk"]
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
+        from gpucheck.checks import cost
+
+        return cost.topk(case, inputs)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {name: Axes(("token", "slot"), (0, 0)) for name in ("experts", "values")}

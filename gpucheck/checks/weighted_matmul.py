@@ -21,6 +21,7 @@ MOST_BATCHES = 65535  # the largest third dimension of a grid
 class WeightedMatmul(Check):
     """Scores -> softmax weights, stored -> weights times values."""
 
+    needs_library = False
     late_inputs = ("scores", "v")
 
     spec = CheckSpec(

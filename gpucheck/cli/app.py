@@ -13,6 +13,7 @@ from gpucheck import __version__
 from gpucheck.cli import (
     audit,
     bisect,
+    compile,
     diff,
     doctor,
     explain,
@@ -57,6 +58,7 @@ app.command("bisect")(bisect.bisect)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)
 app.command("audit")(audit.audit)
+app.command("compile")(compile.compile_)
 app.command("doctor")(doctor.doctor)
 app.command("preset")(preset.preset)
 app.command("selftest")(selftest.selftest)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from gpucheck.cli.options import LibraryOption
+from gpucheck.cli.options import CandidateOption, CheckFileOption, LibraryOption, ProblemOption
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpucheck.bisect.sources.base import Candidate
     from gpucheck.bisect.state import Find, State
     from gpucheck.bisect.target import Target
+    from gpucheck.plan.scenario import Scenario
 
 
 def bisect(
@@ -72,6 +73,9 @@ def bisect(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the inputs.", show_default="the stored run's")
     ] = None,
+    check_file: CheckFileOption = None,
+    problem: ProblemOption = None,
+    candidate: CandidateOption = None,
     library: LibraryOption = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for one run.", show_default="the scenario's")] = None,
     out: Annotated[
@@ -109,7 +113,7 @@ def _begin(given: dict[str, Any]) -> State:
         raise UsageError(f"--find is {find!r}, expected bad or fix")
     _check_options(kinds[0], given)
     target = _target(given)
-    target.limit()
+    target = replace(target, timeout=given.get("timeout", _scenario(target).timeout))
     work = _folder(given.get("out"))
     source, candidates = _source(kinds[0], given, Find(find))
     work.mkdir(parents=True, exist_ok=True)
@@ -137,13 +141,18 @@ def _check_options(kind: str, given: dict[str, Any]) -> None:
 
 def _target(given: dict[str, Any]) -> Target:
     """What each step runs: as the stored run did, changed by what the options say."""
-    from gpucheck.bisect.target import Target, from_run
+    from gpucheck.bisect.target import SOURCE_OPTIONS, Target, from_run
     from gpucheck.launch.environment import gpu_names
     from gpucheck.plan.scenario import LONGEST
 
     cases, bits = given.get("case", []), "bits" in given
-    names = ("scenario", "nproc", "device", "placement", "process_group", "experiments", "seed", "timeout")
+    names = ("scenario", "nproc", "device", "placement", "process_group", "experiments", "seed")
     options = {name: given[name] for name in names if name in given}
+    brought = {option: given.get(option.removeprefix("--").replace("-", "_"), []) for option in SOURCE_OPTIONS}
+    if any(brought.values()):
+        options["sources"] = tuple(
+            word for option, files in brought.items() for file in files for word in (option, os.path.abspath(file))
+        )
     if given.get("device", "auto") not in ("auto", "cuda", "cpu"):
         raise UsageError(f"--device is {given['device']!r}, expected auto, cuda or cpu")
     if "timeout" in given and not 0 < given["timeout"] <= LONGEST:
@@ -159,7 +168,23 @@ def _target(given: dict[str, Any]) -> Target:
         raise UsageError("say what fails: the folder of a stored run, or --case ID with --scenario NAME")
     device = given.get("device", "auto")
     with_gpus = device != "cpu" and bool(gpu_names())
-    return Target(**{"scenario": "gate" if with_gpus else "smoke", "device": device, **options, "cases": tuple(cases)})
+    usual = "" if "sources" in options else "gate" if with_gpus else "smoke"
+    return Target(**{"scenario": usual, "device": device, **options, "cases": tuple(cases)})
+
+
+def _scenario(target: Target) -> Scenario:
+    """The cases as every run selects them; raises where no run could be made."""
+    from gpucheck.cli.options import check_sources
+    from gpucheck.plan.implied import implied
+    from gpucheck.plan.scenario import find, load
+    from gpucheck.plan.select import select
+
+    named: dict[str, list[str]] = {}
+    for option, file in zip(target.sources[::2], target.sources[1::2], strict=True):
+        named.setdefault(option, []).append(file)
+    brought, _ = check_sources(named.get("--check-file"), named.get("--problem"), named.get("--candidate"))
+    cases = load(find(target.scenario), target.seed) if target.scenario else implied(brought, target.seed)
+    return select(cases, [], target.cases, target.placement, target.process_group)
 
 
 def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, list[Candidate]]:

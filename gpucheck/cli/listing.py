@@ -34,7 +34,7 @@ def list_(
 
 
 def _overview() -> None:
-    from gpucheck.checks import load, names
+    from gpucheck.checks import installed, load, names
     from gpucheck.plan import scenario as scenarios
 
     typer.echo("scenarios")
@@ -42,14 +42,14 @@ def _overview() -> None:
         loaded = scenarios.load(path)
         typer.echo(f"  {name:<14} {len(loaded.steps):>4} cases  {loaded.title}")
     typer.echo("checks")
-    for name in names():
+    for name in filter(installed, names()):
         typer.echo(f"  {name:<19} {load(name).spec.summary}")
 
 
 def _checks() -> None:
-    from gpucheck.checks import load, names
+    from gpucheck.checks import installed, load, names
 
-    for name in names():
+    for name in filter(installed, names()):
         spec = load(name).spec
         typer.echo(f"{name}: {spec.summary}; data {', '.join(spec.data_kinds)}")
         for param in spec.params:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.model.errors import ExitCode, UsageError
+from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Verdict
 from gpucheck.records.folder import read_run, write_text
@@ -78,7 +78,8 @@ def present(
         announced: whether to tell the place this runs in, as :func:`gpucheck.cli.surroundings.announce` does.
 
     Raises:
-        UsageError: no run folder, or a file cannot be written.
+        UsageError: no run folder, or a file that could never be written.
+        InfrastructureError: a file cannot be written after all.
     """
     check_files(json_file, write)
     run = read_run(run_dir)
@@ -95,14 +96,19 @@ def present(
     if json_file == "-":
         sys.stdout.write(render(report, ".json"))
     elif json_file:
-        _write("--json", json_file, render(report, ".json"))
+        write_file("--json", json_file, render(report, ".json"))
     for name in write:
-        _write("--write", name, render(report, Path(name).suffix))
+        write_file("--write", name, render(report, Path(name).suffix))
     return conclusion
 
 
-def _write(option: str, name: str, text: str) -> None:
+def write_file(option: str, name: str, text: str) -> None:
+    """Writes what an option asks for.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     try:
         write_text(Path(name), text)
     except OSError as error:
-        raise UsageError(f"{option} {name} cannot be written: {error.strerror}") from None
+        raise InfrastructureError(f"{option} {name} cannot be written: {error.strerror}") from None

@@ -22,7 +22,11 @@ CHANGES_INPUTS = "changes its inputs"
 ALIASED = "output in the memory of an input"
 COMPILE_ERROR = "compile error on this Triton"
 RESOURCE_LIMIT = "resource limit"
+OUT_OF_MEMORY = "out of memory"
+CRASH = "crash"
+HANG = "hang"
 KERNEL_BUG = "kernel bug"
+STRAGGLER = "straggler"
 UNDETERMINED = "undetermined"
 
 
@@ -174,6 +178,33 @@ CAUSES: dict[str, Cause] = {
         confirm="gpucheck compile --target shows the demand of each kernel against each GPU's limit.",
         mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU.",
     ),
+    OUT_OF_MEMORY: Cause(
+        means="Memory ran out: an allocation on the GPU failed, or the kernel of the host ended the process for want "
+        "of memory. Neither harms the GPU, and the next case gets a fresh process.",
+        shows="torch.OutOfMemoryError, MemoryError, or SIGKILL while the counter of the out-of-memory killer rose.",
+        confirm="The case alone in a fresh process (--case, --isolate case): right there means others held memory.",
+        mend="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the "
+        "container more host memory.",
+    ),
+    CRASH: Cause(
+        means="The process that owns the device died, or a kernel did something that its CUDA context did not "
+        "survive: an access to memory that is nobody's, a failed assertion. Every later CUDA call of that process "
+        "fails, whatever it is; gpucheck goes on with a fresh one.",
+        shows="CR in the matrix, on the case that did it alone; the finding names the kernel once a run with launches "
+        "that are waited for has pinned it, since a GPU tells of such an error at some later call.",
+        confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; "
+        "an Xid message of the driver, where its log can be read, stands in the finding.",
+        mend="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "
+        "its rank in the run folder's logs/.",
+    ),
+    HANG: Cause(
+        means="A case gave no result before its deadline.",
+        shows="HG in the matrix; the record holds the Python stacks of the process from before it was killed. The "
+        "finding names the kernel where a launch never ended.",
+        confirm="gpucheck run SCENARIO --case ID --case-timeout 600: a case that ends then is slow and does not hang.",
+        mend="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, "
+        "at the place on top of the stack.",
+    ),
     KERNEL_BUG: Cause(
         means="The code computes the wrong thing: every rank gives the same wrong bits from the same inputs.",
         shows="A row of the matrix fails, with equal digests on all ranks and in all repeats.",
@@ -181,6 +212,18 @@ CAUSES: dict[str, Cause] = {
         "a code path that only the GPU takes.",
         mend="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
         "library, then of Triton.",
+    ),
+    STRAGGLER: Cause(
+        means="A rank computes the right numbers, but slower than the ranks beside it. Where ranks wait for each "
+        "other, as in tensor or expert parallelism, all become as slow as this one.",
+        shows="A warning, with no influence on the verdict: over the timed cases its calls take longer than the median "
+        "of its peers by the factor that the scenario states (straggler, 1.25 by default). Times are the GPU's own, so "
+        "a busy host does not show; differences of a few microseconds are ignored.",
+        confirm="gpucheck run SCENARIO --bench measures at length, and each rank's ceilings: low ceilings are the "
+        "GPU's, equal ones point at the kernels it launched. nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE under "
+        "load; gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
+        mend="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
+        "whether the rank's environment makes it take other kernels.",
     ),
     UNDETERMINED: Cause(
         means="The evidence of the run fits more than one cause.",

@@ -209,6 +209,8 @@ def _facts(run: Run) -> dict[str, str]:
         "content": str(plan.library.get("content", ""))[:12],
         "patches": ", ".join(str(patch).rpartition("/")[2] for patch in plan.library.get("patches", [])),
     }
+    for source in plan.check_sources:
+        facts[f"checks {', '.join(source.checks)}"] = " ".join(content[:12] for content in source.hashes)
     for name, value in software.items():
         if name == "triton_kernels":
             continue

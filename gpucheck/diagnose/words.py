@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from gpucheck.model.record import Launch, Mismatch, Record
+
+MOST_OUTPUTS = 4  # told in full
 
 
 def rank_list(ranks: Iterable[int]) -> str:
@@ -20,19 +23,39 @@ def rank_list(ranks: Iterable[int]) -> str:
     return f"rank {text}" if len(ordered) == 1 else f"ranks {text}"
 
 
+def took(seconds: float) -> str:
+    """A time: ``12.3 us``, ``1.23 ms``, ``1.23 s``."""
+    for unit, size in (("us", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def lines_of(record: Record) -> list[str]:
     """What one record says, region first."""
     lines = [record.message] if record.message else []
     if record.repeats > 1 and record.wrong:
         lines.append(f"{record.wrong} of {record.repeats} repeats wrong")
-    for mismatch in record.mismatches:
-        lines += mismatch_lines(mismatch)
-        if mismatch.method == "bound" and mismatch.output in record.bounds:
-            lines.append(f"bound of {mismatch.output}: {record.bounds[mismatch.output]}")
+    lines += mismatches_lines(record.mismatches, record.bounds)
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))
     return lines
+
+
+def mismatches_lines(mismatches: list[Mismatch], bounds: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """The first few outputs; in most checks that is all there are.
+
+    Args:
+        bounds: output -> where its bound comes from, in words, where that is worth saying.
+    """
+    lines = []
+    for mismatch in mismatches[:MOST_OUTPUTS]:
+        lines += mismatch_lines(mismatch)
+        if mismatch.method == "bound" and mismatch.output in bounds:
+            lines.append(f"bound of {mismatch.output}: {bounds[mismatch.output]}")
+    further = [mismatch.output for mismatch in mismatches[MOST_OUTPUTS:]]
+    return lines + ([f"wrong too: {', '.join(further)}"] if further else [])
 
 
 def mismatch_lines(mismatch: Mismatch) -> list[str]:

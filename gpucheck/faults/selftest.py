@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gpucheck.faults.catalogue.controls import OTHER_CONFIG
 from gpucheck.faults.fault import CacheDamage, Fault, Session
 from gpucheck.faults.planting import Garden, Planted, reason_against, write_scenario
 from gpucheck.faults.sessions import Visit, visits
-from gpucheck.launch.torchrun import die_with_parent
+from gpucheck.launch.family import die_with_parent
 from gpucheck.model.errors import InfrastructureError
 
 RUN_LIMIT = 240.0  # s for one run
@@ -203,7 +204,7 @@ class SelfTest:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # a signal from the keyboard comes through here
-                preexec_fn=die_with_parent,
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
         with self._lock:
             self._running.add(process)

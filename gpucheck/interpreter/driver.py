@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ class StandInDevice:
     sms: int  # multiprocessors
     shared_memory: int  # bytes a block may use
     amd: str = ""  # architecture of an AMD device, for example "gfx942"; such a device has no capability to speak of
+    name: str = "Triton interpreter"
 
     @property
     def target(self) -> Any:
@@ -31,7 +34,7 @@ class StandInDevice:
         """As ``torch.cuda.get_device_properties`` gives them."""
         major, minor = self.capability
         return SimpleNamespace(
-            name="Triton interpreter",
+            name=self.name,
             major=major,
             minor=minor,
             multi_processor_count=self.sms,
@@ -43,7 +46,7 @@ class StandInDevice:
 
 
 class StandInDriver:
-    """The part of a Triton driver that host code uses when kernels are interpreted."""
+    """The part of a Triton driver that host code and the compiler use where no kernel is launched on a device."""
 
     def __init__(self, *devices: StandInDevice) -> None:
         self.devices = devices
@@ -65,6 +68,20 @@ class StandInDriver:
 
     def get_current_stream(self, device: int | None = None) -> int:
         return 0
+
+    @property
+    def utils(self) -> Any:
+        """What kernels' host code asks of Triton's own module for the driver."""
+
+        def properties(device: int) -> dict[str, int]:
+            told = self.devices[device]
+            return {
+                "max_shared_mem": told.shared_memory,
+                "multiprocessor_count": told.sms,
+                "warpSize": told.properties.warp_size,
+            }
+
+        return SimpleNamespace(get_device_properties=properties)
 
     def get_active_torch_device(self) -> torch.device:
         return torch.device("cpu")
@@ -88,3 +105,44 @@ def install(*devices: StandInDevice) -> StandInDriver:
     for name, function in stand_ins.items():
         setattr(torch.cuda, name, function)
     return driver
+
+
+@contextmanager
+def watched_guards(current: StandInDriver, home: int) -> Iterator[None]:
+    """Makes ``torch.cuda.device`` and its like move the stand-in driver.
+
+    Args:
+        home: the device that tensors on the CPU, where all of them really are, stand for ones of.
+    """
+
+    def index(device: Any) -> int:
+        """The device a guard names; that of the tensors where it names the CPU."""
+        if isinstance(device, torch.Tensor):
+            device = device.device
+        if isinstance(device, (str, torch.device)):
+            named = torch.device(device)
+            return home if named.type == "cpu" or named.index is None else named.index
+        return int(device)
+
+    class Guard:
+        def __init__(self, device: Any) -> None:
+            self.device = index(device)
+
+        def __enter__(self) -> None:
+            self.before, current.current = current.current, self.device
+
+        def __exit__(self, *_: object) -> None:
+            current.current = self.before
+
+    def set_device(device: Any) -> None:
+        current.current = index(device)
+
+    stand_ins = {"device": Guard, "device_of": Guard, "set_device": set_device}
+    saved = {name: getattr(torch.cuda, name) for name in stand_ins}
+    for name, stand_in in stand_ins.items():
+        setattr(torch.cuda, name, stand_in)
+    try:
+        yield
+    finally:
+        for name, original in saved.items():
+            setattr(torch.cuda, name, original)

@@ -82,7 +82,11 @@ def software(library_package: Path) -> dict[str, Any]:
             found[name] = None
             continue
         folder = Path(next(iter(spec.submodule_search_locations)))
-        found[name] = {"version": _version(name, folder), "path": str(folder), "fingerprint": _stat_walk(folder, name)}
+        found[name] = {
+            "version": _version(name, folder),
+            "path": str(folder),
+            "fingerprint": stat_fingerprint(folder, name),
+        }
     return found
 
 
@@ -109,7 +113,8 @@ def _content(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _stat_walk(folder: Path, name: str) -> str:
+def stat_fingerprint(folder: Path, name: str) -> str:
+    """Tells installations of a package apart without reading their files, see :func:`software`."""
     digest = hashlib.sha256()
     lines = []
     for root, folders, files in os.walk(folder):

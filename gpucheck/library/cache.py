@@ -126,7 +126,7 @@ def store(destination: Path, files: Mapping[str, bytes], origin: Origin) -> None
 
 
 def _publish(folder: Path, destination: Path) -> None:
-    with _locked(destination.parent):
+    with locked(destination.parent):
         if _is_sound(destination):
             return
         if destination.exists():
@@ -136,8 +136,8 @@ def _publish(folder: Path, destination: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the cache's lock; processes of other nodes that share the file system wait too, where it can lock."""
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder of the cache; nodes that share the file system wait too, where it can lock."""
     import fcntl
 
     with open(folder / ".lock", "w") as file:

@@ -22,13 +22,18 @@ class Finding:
     """Failures that belong together: one row of the matrix, one kind, one set of ranks."""
 
     title: str
-    fails: bool  # False: leaves the verdict open instead of failing it
+    fails: bool  # False: leaves the verdict open instead of failing it, or is a warning
     ranks: list[int]
     rows: list[str]
     sightings: list[Sighting]
     remedy: str = ""
     evidence: list[str] = field(default_factory=list)  # what experiments answered
     cause: str = ""  # what `gpucheck explain` knows it by; "" where only a symptom is known
+    driver: list[str] = field(default_factory=list)  # what the kernel and the GPUs' driver said meanwhile
+    warns: bool = False  # worth a look, no influence on the verdict
+
+    def __post_init__(self) -> None:
+        assert not (self.fails and self.warns), "a warning has no influence on the verdict"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from gpucheck.model.record import SCHEMA
 from gpucheck.model.source import CheckSource
 
 EXPECTED_RANKS = ("all", "others")
+ISOLATION = ("rank", "case")
+STRAGGLER = 1.25
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class Plan:
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
     check_sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
+    bench: bool = False  # speed is measured at length, and beside plain torch and the GPUs' ceilings
+    straggler: float = STRAGGLER  # so many times as slow as the median of its peers is worth a warning
+    isolate: str = "rank"  # one of ISOLATION: what has a process of its own, each rank or each case on each rank
+    debug: bool = False  # launches are waited for, and assertions inside of kernels are compiled in
+    duration: float = 0.0  # s that ranks go through the steps again and again; 0: once
 
     @property
     def world_size(self) -> int:

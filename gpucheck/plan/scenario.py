@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from gpucheck.diagnose.causes import CAUSES
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.conditions import PLACEMENTS, Conditions
 from gpucheck.model.errors import UsageError
-from gpucheck.model.plan import EXPECTED_RANKS, ExpectedFailure, Step
+from gpucheck.model.plan import EXPECTED_RANKS, STRAGGLER, ExpectedFailure, Step
 from gpucheck.plan.conditions import KEYS, TRUTH, Rule, conflict, one_of
 
 if sys.version_info >= (3, 11):
@@ -27,6 +28,8 @@ TOP_LEVEL: dict[str, Any] = {
     "timeout": (int, float),
     "case_timeout": (int, float),
     "experiments": (int, float),
+    "bench": bool,
+    "straggler": (int, float),
     "canary": bool,
     "cases": list,
 }
@@ -54,6 +57,8 @@ class Scenario:
     experiments: float  # s each rank may spend on trying failed cases under other conditions
     steps: tuple[Step, ...]
     implied: bool = False  # made of checks that were given without a scenario
+    bench: bool = False  # speed is measured at length
+    straggler: float = STRAGGLER  # see :class:`gpucheck.model.plan.Plan`
     canary: bool = False  # whether a case that is wrong on purpose proves that the detector sees
 
 
@@ -106,13 +111,15 @@ def load(path: Path, seed: int | None = None) -> Scenario:
     for key, value in document.items():
         if key not in TOP_LEVEL:
             raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(TOP_LEVEL)}")
-        if not isinstance(value, TOP_LEVEL[key]) or isinstance(value, bool) is not (TOP_LEVEL[key] is bool):
+        if not isinstance(value, TOP_LEVEL[key]) or isinstance(value, bool) != (TOP_LEVEL[key] is bool):
             raise UsageError(f"{path}: {key} is {value!r}, expected {_type_words(key)}")
     for key in ("timeout", "case_timeout"):
         if not 0 < document.get(key, 1) <= LONGEST:
             raise UsageError(f"{path}: {key} is {document[key]!r}, expected seconds above 0, at most {LONGEST:g}")
     if not 0 <= document.get("experiments", 0) <= LONGEST:
         raise UsageError(f"{path}: experiments is {document['experiments']!r}, expected seconds, 0 for none")
+    if not 1 < document.get("straggler", STRAGGLER) < math.inf:
+        raise UsageError(f"{path}: straggler is {document['straggler']!r}, expected a factor above 1")
     if document.get("seed", 0) < 0:
         raise UsageError(f"{path}: seed is {document['seed']}, expected 0 or more")
     actual_seed = document.get("seed", 0) if seed is None else seed
@@ -130,12 +137,15 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         case_timeout=float(document.get("case_timeout", 120)),
         experiments=float(document.get("experiments", 30)),
         steps=tuple(ordered),
+        bench=document.get("bench", False),
+        straggler=float(document.get("straggler", STRAGGLER)),
         canary=document.get("canary", False),
     )
 
 
 def _type_words(key: str) -> str:
-    words = {"title": "a string", "seed": "a whole number", "canary": "true or false", "cases": "[[cases]] tables"}
+    words = {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}
+    words |= {"bench": "true or false", "canary": "true or false", "straggler": "a factor above 1"}
     return words.get(key, "seconds")
 
 

@@ -9,9 +9,24 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
-from gpucheck.records.folder import Run
+from gpucheck.records.folder import Run, Tally
+from gpucheck.report.soak import soak_summary
+from gpucheck.report.speed import Speed, measured
 
-STAGES = ("inputs", "child", "load", "prepare", "compile", "launch", "copy", "inspect", "locate", "reference", "judge")
+STAGES = (
+    "inputs",
+    "child",
+    "load",
+    "prepare",
+    "compile",
+    "launch",
+    "copy",
+    "inspect",
+    "locate",
+    "speed",
+    "reference",
+    "judge",
+)
 KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 
@@ -48,6 +63,7 @@ class Result:
     conditions: Conditions
     expected: bool  # it failed just as the scenario says
     record: Record
+    tally: Tally
 
     @property
     def seconds(self) -> float:
@@ -84,15 +100,18 @@ class Report:
     seconds: float | None  # wall time of the run; None where nobody saw its end
     results: list[Result]  # by step, then rank
     places: list[Place]  # by rank
+    speed: Speed  # empty without --bench
 
     @property
     def summary(self) -> str:
         """What was found, in a few words."""
         count, ranks = sum(cases for _, cases, _ in self.rows), len(self.ranks)
         failing = sum(finding.fails for finding in self.findings)
-        open_count = len(self.findings) - failing
+        warning = sum(finding.warns for finding in self.findings)
+        open_count = len(self.findings) - failing - warning
         words = counted(failing, "finding") if failing else f"{counted(count, 'case')} on {counted(ranks, 'rank')}"
-        return words + (f", {counted(open_count, 'open question')}" if open_count else "")
+        words += f", {counted(open_count, 'open question')}" if open_count else ""
+        return words + (f", {counted(warning, 'warning')}" if warning else "")
 
     def told(self) -> dict[tuple[str, int], list[tuple[Finding, Sighting]]]:
         """What the findings say of each case on each rank: label and rank of a result -> findings that name it."""
@@ -102,6 +121,11 @@ class Report:
                 for rank in sighting.ranks:
                     found.setdefault((sighting.case, rank), []).append((finding, sighting))
         return found
+
+
+def heading(finding: Finding) -> str:
+    """The title of a finding, which says so where it is a warning."""
+    return f"warning: {finding.title}" if finding.warns else finding.title
 
 
 def counted(count: int, word: str) -> str:
@@ -127,7 +151,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         rows=table,
         verdict=conclusion.verdict.value,
         findings=conclusion.findings,
-        notes=conclusion.notes,
+        notes=[*soak_summary(run), *conclusion.notes],
         stages=stages,
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
@@ -135,11 +159,14 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         plan=run.plan,
         seconds=run.outcome.get("seconds"),
         results=[
-            Result(step.row, step.label, step.conditions, key in conclusion.expected, record)
+            Result(
+                step.row, step.label, step.conditions, key in conclusion.expected, record, run.tallies.get(key, Tally())
+            )
             for key, record in sorted(run.records.items())
             for step in (run.plan.steps[record.step],)
         ],
         places=_places(run),
+        speed=measured(run, list(rows.items())),
     )
 
 
@@ -187,6 +214,8 @@ def _headline(run: Run) -> list[str]:
     library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
     library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
     facts = [plan.scenario, where, *versions, library, f"seed {plan.seed}"]
+    facts += ["debug: launches waited for, device assertions compiled in"] * plan.debug
+    facts += ["a process for each case"] * (plan.isolate == "case")
     if "seconds" in run.outcome:
         facts.append(f"{run.outcome['seconds']:.1f} s")
     return facts
@@ -213,4 +242,14 @@ def _timing(run: Run, stages: dict[str, float]) -> list[str]:
         f"+ harness {overhead:.1f}",
         "a rank, summed over its cases: "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05),
+        *_fresh_processes(run),
     ]
+
+
+def _fresh_processes(run: Run) -> list[str]:
+    """What it cost to start processes again, where more than one a rank were started."""
+    started = sum(end.get("children", 0) for end in run.ends.values())
+    if started <= len(run.ranks):
+        return []
+    seconds = sum(end.get("child_seconds", 0.0) for end in run.ends.values())
+    return [f"{started} processes started for the ranks, {seconds / started:.2f} s each"]

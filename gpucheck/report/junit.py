@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, SubElement
 from gpucheck.diagnose.words import lines_of, rank_list
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Verdict
-from gpucheck.report.blocks import Report, Result
+from gpucheck.report.blocks import Report, Result, heading
 from gpucheck.report.visible import one_line, visible
 
 WHOLE = "the run as a whole"
@@ -55,15 +55,17 @@ def _suite(report: Report, name: str, tests: list[Element], seconds: float) -> E
 def _test(result: Result, told: list[tuple[Finding, Sighting]]) -> Element:
     record = result.record
     test = _named(f"{result.label} [rank {record.rank}]", result.row, result.seconds)
-    if told:
-        lines = [line for finding, sighting in told for line in _words(finding, sighting)]
+    red, warnings = ([pair for pair in told if pair[0].warns is warns] for warns in (False, True))
+    if red:
+        lines = [line for finding, sighting in red for line in _words(finding, sighting)]
         kind = "failure" if record.outcome in _JUDGED else "error"
-        _red(test, kind, record.outcome.value, told[0], [*lines, *record.traceback.splitlines()])
+        _red(test, kind, record.outcome.value, red[0], [*lines, *record.traceback.splitlines()])
     elif record.outcome is Outcome.INAPPLICABLE:
         SubElement(test, "skipped", message=one_line(record.message))
     elif result.expected:
-        lines = ["failed as the scenario expects", *lines_of(record)]
-        SubElement(test, "system-out").text = visible("\n".join(lines))
+        _out(test, ["failed as the scenario expects", *lines_of(record)])
+    if warnings:
+        _out(test, [line for finding, sighting in warnings for line in _words(finding, sighting)])
     return test
 
 
@@ -72,7 +74,9 @@ def _whole(report: Report, red: bool) -> list[Element]:
     shown, tests = {(result.label, result.record.rank) for result in report.results}, []
     for finding in report.findings:
         seen = finding.sightings
-        if not any((sighting.case, rank) in shown for sighting in seen for rank in sighting.ranks):
+        if not finding.warns and not any(
+            (sighting.case, rank) in shown for sighting in seen for rank in sighting.ranks
+        ):
             tests.append(_named(finding.title, WHOLE, 0.0))
             lines = [line for sighting in seen for line in _words(finding, sighting)]
             _red(tests[-1], "failure" if finding.fails else "error", "finding", (finding, seen[0]), lines)
@@ -86,6 +90,10 @@ def _named(name: str, row: str, seconds: float) -> Element:
     return Element("testcase", name=one_line(name), classname=one_line(f"gpucheck.{row}"), time=f"{seconds:.3f}")
 
 
+def _out(test: Element, lines: list[str]) -> None:
+    SubElement(test, "system-out").text = visible("\n".join(lines))
+
+
 def _red(test: Element, tag: str, kind: str, first: tuple[Finding, Sighting], lines: list[str]) -> None:
     finding, sighting = first
     message = ": ".join([finding.title, *sighting.lines[:1]])
@@ -94,7 +102,8 @@ def _red(test: Element, tag: str, kind: str, first: tuple[Finding, Sighting], li
 
 def _words(finding: Finding, sighting: Sighting) -> list[str]:
     """What a finding says of one case, with what to do."""
-    lines = [finding.title + (f", {rank_list(sighting.ranks)}" if sighting.ranks else ""), *sighting.lines]
+    lines = [heading(finding) + (f", {rank_list(sighting.ranks)}" if sighting.ranks else ""), *sighting.lines]
     lines += [f"tried: {line}" for line in finding.evidence]
+    lines += [f"driver: {line}" for line in finding.driver]
     lines += [f"replay: {sighting.replay}"] if sighting.replay else []
     return lines + ([f"mend: {finding.remedy}"] if finding.remedy else [])

@@ -8,7 +8,8 @@ from html import escape
 
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding
-from gpucheck.report.blocks import Report, counted
+from gpucheck.report import speed
+from gpucheck.report.blocks import Report, counted, heading
 from gpucheck.report.text import SHOWN_CASES, legend, mark
 from gpucheck.report.visible import one_line, visible
 
@@ -34,7 +35,10 @@ def render(report: Report, limit: int | None = None) -> str:
                 findings.append(f"\n{counted(left, 'further finding')} left out here; `gpucheck report` shows all\n")
                 break
         findings.append(text)
-    return head + "".join(findings) + tail
+    speeds = "\n".join(_speed(report))
+    if room is not None and len(speeds.encode()) > room:
+        speeds = "\nThe table of speeds is left out here; `gpucheck report` shows it\n"
+    return head + "".join(findings) + speeds + tail
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -57,7 +61,7 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     rows = f"{', '.join(finding.rows)} ({counted(len(seen), 'case')})" if finding.rows else ""
     facts = [text for text in (rank_list(finding.ranks), rows) if text]
     yield "<details open>" if number == 1 else "<details>"
-    yield f"<summary>{number} · <b>{_html(finding.title)}</b> · {_html(' · '.join(facts))}</summary>"
+    yield f"<summary>{number} · <b>{_html(heading(finding))}</b> · {_html(' · '.join(facts))}</summary>"
     for sighting in seen[:limit]:
         yield ""
         yield f"{_code(sighting.case)}"
@@ -75,6 +79,9 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     for line in finding.evidence:
         yield ""
         yield f"Tried: {_text(line)}"
+    for line in finding.driver:
+        yield ""
+        yield f"Driver: {_text(line)}"
     if finding.remedy:
         yield ""
         yield f"Mend: {_text(finding.remedy)}"
@@ -83,6 +90,25 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
         yield f"Explain: {_code(f'gpucheck explain {finding.cause!r}')}"
     yield ""
     yield "</details>"
+
+
+def _speed(report: Report) -> Iterator[str]:
+    """The table of ``--bench``, folded."""
+    if not report.speed.paces:
+        return
+    yield ""
+    yield "<details>"
+    yield "<summary>Speed</summary>"
+    yield ""
+    yield _row(speed.COLUMNS)
+    yield _row(["---", *("---:" for _ in speed.COLUMNS[1:])])
+    for pace in report.speed.paces:
+        yield _row(_text(cell) for cell in speed.cells(pace))
+    yield ""
+    yield from (f"- {_text(line)}" for line in speed.legend(report.speed))
+    yield ""
+    yield "</details>"
+    yield ""
 
 
 def _tail(report: Report) -> Iterator[str]:

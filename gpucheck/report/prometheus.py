@@ -42,12 +42,14 @@ def _families(report: Report) -> Iterator[Family]:
     yield "verdict", "1 for the verdict of the run, 0 for the others.", verdicts
     findings = [({"fails": str(fails).lower()}, _findings(report, fails)) for fails in (True, False)]
     yield "findings", "Findings that fail the run, and those that leave its verdict open.", findings
+    warnings = sum(finding.warns for finding in report.findings)
+    yield "warnings", "Findings that have no influence on the verdict.", [({}, float(warnings))]
     yield "cases", "Cases of a check on a rank, by how they ended.", _cases(report)
     yield from _ranks(report)
 
 
 def _findings(report: Report, fails: bool) -> float:
-    return float(sum(finding.fails is fails for finding in report.findings))
+    return float(sum(finding.fails is fails and not finding.warns for finding in report.findings))
 
 
 def _cases(report: Report) -> Iterator[Sample]:

@@ -11,9 +11,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.plan import Plan
-from gpucheck.model.record import Mismatch, Outcome, Verdict, Violation
+from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
 from gpucheck.report.blocks import Place
 from gpucheck.report.json import EXPECTED, SCHEMA
+from gpucheck.report.speed import Speed
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLAIN: dict[Any, dict[str, Any]] = {
@@ -52,6 +53,7 @@ def report_schema() -> dict[str, Any]:
         "bounds": str,
         "stages": dict[str, float],
         "timing": list[str],
+        "speed": Speed,
         "seconds": float | None,
         "folder": str,
         "plan": _plan(),
@@ -85,9 +87,12 @@ def _result() -> dict[str, Any]:
             "violations": list[Violation],
             "wrong": int,
             "repeats": int,
+            "passes": int,
+            "failed_passes": int,
             "tightness": float,
             "bounds": dict[str, str],
             "speed": dict[str, float],
+            "cost": Cost | None,
             "seconds": dict[str, float],
             "traceback": str,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.words import rank_list
-from gpucheck.report.blocks import Report
+from gpucheck.report.blocks import Report, heading
 from gpucheck.report.visible import one_line
 
 LIMIT = 4096  # bytes that Kubernetes keeps
@@ -15,6 +15,6 @@ def render(report: Report) -> str:
     for finding in report.findings[:1]:
         ranks = f" on {rank_list(finding.ranks)}" if finding.ranks else ""
         rows = f" ({', '.join(finding.rows)})" if finding.rows else ""
-        parts.append(f"first: {finding.title}{ranks}{rows}")
+        parts.append(f"first: {heading(finding)}{ranks}{rows}")
     line = one_line("; ".join([*parts, " · ".join(report.headline)])).encode()
     return line[: LIMIT - 1].decode(errors="ignore") + "\n"

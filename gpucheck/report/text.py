@@ -8,7 +8,8 @@ from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome
-from gpucheck.report.blocks import Cell, Report
+from gpucheck.report import speed
+from gpucheck.report.blocks import Cell, Report, heading
 from gpucheck.report.visible import visible
 
 MARKS = {
@@ -54,6 +55,7 @@ def _lines(report: Report, verbose: bool) -> Iterator[Line]:
     for number, finding in enumerate(report.findings, start=1):
         yield []
         yield from _finding(number, finding, None if verbose else SHOWN_CASES)
+    yield from _speed(report)
     if report.notes:
         yield []
         yield from ([("note  ", "bold"), (note, "")] for note in report.notes)
@@ -78,6 +80,22 @@ def _matrix(report: Report) -> Iterator[Line]:
         yield [("  ".join(meanings), "dim")]
 
 
+def _speed(report: Report) -> Iterator[Line]:
+    """The table of ``--bench``; a row is named at its first rank only."""
+    table, previous = [list(speed.COLUMNS)], ""
+    for pace in report.speed.paces:
+        table.append(["" if pace.row == previous else pace.row, *speed.cells(pace)[1:]])
+        previous = pace.row
+    if len(table) == 1:
+        return
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    yield []
+    for number, (name, *others) in enumerate(table):
+        shown = "  ".join(f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
+        yield [(f"{name:<{widths[0]}}  {shown}", "" if number else "dim")]
+    yield from ([(line, "dim")] for line in speed.legend(report.speed))
+
+
 def legend(report: Report) -> list[str]:
     """The marks in the matrix that need words, with their words."""
     seen = dict.fromkeys(mark(cell)[0] for _, _, cells in report.rows for cell in cells)
@@ -93,8 +111,8 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
     cases = len(finding.sightings)
     rows = ", ".join(finding.rows)
     counted = f"{rows} ({cases} case{'s' * (cases != 1)})" if rows else ""
-    style = "bold red" if finding.fails else "bold yellow"
-    yield [(f"{number}  {finding.title}", style), (f"   {rank_list(finding.ranks)}   {counted}", "bold")]
+    style = "bold red" if finding.fails else "yellow" if finding.warns else "bold yellow"
+    yield [(f"{number}  {heading(finding)}", style), (f"   {rank_list(finding.ranks)}   {counted}", "bold")]
     shown = finding.sightings if limit is None else finding.sightings[:limit]
     previous: list[str] = []
     for sighting in shown:
@@ -107,6 +125,7 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
     if len(shown) < cases:
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
     yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)
+    yield from ([("   driver  ", "dim"), (line, "")] for line in finding.driver)
     if finding.remedy:
         yield [("   mend    ", "dim"), (finding.remedy, "")]
     if finding.cause:

@@ -42,7 +42,11 @@ class Estimate:
 
     def flat(self) -> Estimate:
         """The same numbers in one axis."""
-        return Estimate(self.value.flatten(), None if self.error is None else self.error.flatten(), self.unit)
+        return self.reshaped(-1)
+
+    def reshaped(self, *shape: int) -> Estimate:
+        """The same numbers in another shape."""
+        return Estimate(self.value.reshape(shape), None if self.error is None else self.error.reshape(shape), self.unit)
 
 
 def _require_exact(largest: float, unit: float, limit: float = EXACT_LIMIT) -> None:
@@ -146,6 +150,14 @@ def scale(x: Estimate, factor: Tensor) -> Estimate:
     return Estimate(value, x.error * factor.abs() + 2.0**-24 * value.abs())
 
 
+def times(x: Estimate, factor: Estimate) -> Estimate:
+    """``x * factor`` in fp32, both with errors of their own."""
+    assert x.error is not None and factor.error is not None
+    value = x.value * factor.value
+    carried = x.error * (factor.value.abs() + factor.error) + x.value.abs() * factor.error
+    return Estimate(value, carried + 2.0**-24 * value.abs())
+
+
 def rounded(x: Estimate, dtype: torch.dtype) -> Estimate:
     """A documented rounding point: ``x`` stored as ``dtype`` between two kernels.
 
@@ -186,6 +198,43 @@ def swiglu(x: Estimate, alpha: float, limit: float) -> Estimate:
     slope = 1.1 * gate_error  # |d/dg g sigmoid(alpha g)| < 1.1
     carried = slope * ((linear + 1).abs() + linear_error) + activated.abs() * linear_error
     return Estimate(value, own + carried)
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Estimate:
+    """``x * weight / sqrt(mean(x^2) + epsilon)`` over the last axis of float64, computed in fp32.
+
+    A sum of n squares is off by at most n half ulps, in any order, and the root halves that; then the reciprocal root,
+    its product with x and that with the weight.
+    """
+    value = x * weight * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
+    return Estimate(value, (x.shape[-1] * 2.0**-25 + ELEMENTARY + 2.0**-23) * value.abs())
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Estimate:
+    """Rotary embedding of float64 (..., D) in fp32: coordinates i and i + D/2 turn together by an angle.
+
+    cos, sin: (..., D/2), exactly as the kernel sees them. Each result is a sum of two rounded products.
+    """
+    first, second = x.chunk(2, -1)
+    value = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    size = torch.cat([(first * cos).abs() + (second * sin).abs(), (second * cos).abs() + (first * sin).abs()], -1)
+    return Estimate(value, 2.0**-23 * size)
+
+
+SIGMAS = 6.0
+
+
+def spread(value: Tensor, members: Tensor) -> Estimate:
+    """A value with what many small errors on the way make of it, measured where no bound follows through.
+
+    Args:
+        value: float64 (..., N), computed with roundings at the documented places.
+        members: (M, ..., N), the same computed M times, each number on the way anywhere within its own tolerance.
+
+    The error is SIGMAS standard deviations, which all N numbers of a row share.
+    """
+    deviation = (members - value).square().mean((0, -1)).sqrt()
+    return Estimate(value, (SIGMAS * deviation)[..., None].expand(value.shape))
 
 
 ONE_HOT = 200.0  # in powers of two: a weight below 2^-200 of the largest is zero in fp32

@@ -22,12 +22,15 @@ class Expected:
     basis: how the bound of the estimate came about, in words, where it is not derived in this project.
     alternatives: other wholly right answers, e.g. a second documented way to round ties; the output must match one
         of them everywhere, not a mixture.
+    unknown: bool, of the shape of the value: elements that nothing can be said of, because what they were computed
+        from is wrong beyond use; None where there are none.
     """
 
     estimate: Estimate
     dtype: torch.dtype
     alternatives: tuple[Estimate, ...] = ()
     basis: str = ""
+    unknown: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, resul
     best: tuple[int, Tensor, Tensor, Estimate] | None = None
     for estimate in (reference.estimate, *reference.alternatives):
         wrong, ratio = _compare(output, estimate)
+        if reference.unknown is not None:
+            wrong = wrong & ~reference.unknown
         count = int(wrong.sum())
         if count == 0:
             result.tightness = max(result.tightness, _used(output, estimate))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gpucheck import checks
+from gpucheck.checks.base import OUTPUTS
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import Inapplicable
@@ -24,13 +27,18 @@ from gpucheck.worker.arena import Arena, WatchedAllocation
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.placements import Placement
-from gpucheck.worker.protocol import Reply, Request, outputs_file
+from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 from gpucheck.worker.threads import at_once
+from gpucheck.worker.timing import Stopwatch, steady
 
 LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
 OTHER_SEED = 1  # added to a case's seed for the data of a launch whose outputs nobody reads
 
 Outputs = dict[str, Tensor]
+
+
+class Unusable(Exception):
+    """A file that gpucheck itself needs cannot be read or written, which says nothing about the device."""
 
 
 class Library:
@@ -74,6 +82,8 @@ class Bench:
         self.behind = False  # each launch comes after one on other data: what threads share is then not the same
         self.library = library
         self.arena = Arena(device)
+        self._stopwatch = Stopwatch(device, lambda: not self._poisoned_context())
+        self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def run(self, request: Request) -> Reply:
@@ -87,18 +97,23 @@ class Bench:
             self._run(request, reply)
         except Inapplicable as reason:
             reply.status, reply.message = "inapplicable", str(reason)
+        except Unusable as reason:
+            reply.status, reply.message, reply.traceback = "harness", str(reason), traceback.format_exc()
         except Exception as error:
             reply.status = "error"
             reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}"
-            reply.traceback = traceback.format_exc()
-            reply.fatal = self._poisoned_context()
+            reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
+            reply.sticky = self._poisoned_context()
+            reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
+            self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
+        self._last = None
         return reply
 
     def _run(self, request: Request, reply: Reply) -> None:
         case, conditions = request.case, request.conditions
         check = checks.load(case.check)
-        with timed(reply, "load"):
+        with timed(reply, "load"), needed(request.inputs):
             inputs = torch.load(request.inputs, mmap=True, weights_only=True)
         if conditions.warm_up:
             self._warm_up(check, case, inputs)
@@ -117,6 +132,16 @@ class Bench:
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
                 reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
+        if request.timed is not None and steady(reply):
+            self._time(inputs, request.timed, reply)
+
+    def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
+        """Times the call of the last pass again and again; none of that counts as launched."""
+        assert self._last is not None
+        work, prepared = self._last
+        call = partial(work.check.launch, work.case, prepared, work.runtime)
+        with timed(reply, "speed"), self.observer.aside():
+            self._stopwatch.time(call, work.check, work.case, inputs, work.placed, allowed, reply)
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
         """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
@@ -124,7 +149,9 @@ class Bench:
         whole = digest.whole(*held.values())
         often = request.conditions.repeat > 1 or request.conditions.concurrency > 1
         if not reply.digests or (often and whole not in reply.saved):
-            torch.save(held, outputs_file(request.outputs[0], len(reply.saved)))
+            path = outputs_file(request.outputs[0], len(reply.saved))
+            with needed(path):
+                torch.save(held, path)
             reply.saved.append(whole)
         reply.digests.append(whole)
         reply.fills.append(fill)
@@ -135,6 +162,14 @@ class Bench:
         with self.observer.aside(), WatchedAllocation(self.arena):  # memory nobody writes stays the same in each call
             check.inspect(case, prepared, outputs, _Runtime(self, reply))
         self.synchronize()
+
+    def _salvage(self, error: Exception, reply: Reply, request: Request) -> None:
+        """Writes the outputs that an error left, which say where things went wrong before it was raised."""
+        left = getattr(error, OUTPUTS, None)
+        if left and not reply.fatal and not reply.saved:
+            held = on_host(left)
+            torch.save(held, request.outputs[0])
+            reply.saved.append(digest.whole(*held.values()))
 
     def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
@@ -172,6 +207,7 @@ class Bench:
         """What was prepared, and the outputs of each launch: one, or every other one of those that are made at once."""
         runtime = _Runtime(self, reply)
         with timed(reply, "prepare"):
+            self._last = None
             self.arena.reset(fill, odd)
             placed = {name: self.arena.place(value) for name, value in inputs.items()}
             work = _Pass(check, case, runtime, conditions, placed)
@@ -181,6 +217,8 @@ class Bench:
             before = self._other(work) if self.behind else None
             reply.expected_kernels = check.kernels(case, runtime)
             self.synchronize()
+            if self.observer.journal is not None:
+                self.observer.journal.case(reply.expected_kernels)
         begin, compiled = time.perf_counter(), self.observer.compile_seconds
         with self._stream(conditions), kernel_clock(self.device) as clock:
             reply.stream = self._current_stream()
@@ -196,6 +234,7 @@ class Bench:
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.arena.broken_guards()
+        self._last = work, prepared[0]
         return prepared[0], outputs
 
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
@@ -281,6 +320,7 @@ class Bench:
         current = torch.cuda.current_device()
         if current != self.device.index and driver.has_context(current):
             torch.cuda.synchronize(current)
+        self.observer.settled()
 
     def _poisoned_context(self) -> bool:
         """Whether the CUDA context no longer works after an error."""
@@ -298,6 +338,7 @@ class _Runtime:
         self._bench, self._reply = bench, reply
         self.device = bench.device
         self.place = bench.arena.place
+        self.synchronize = bench.synchronize
 
     def blame(self, kind: str, detail: str) -> None:
         self._reply.blamed.append((kind, detail))
@@ -316,6 +357,26 @@ class _Runtime:
 def on_host(outputs: Outputs) -> Outputs:
     """Copies of outputs in host memory, dense."""
     return {name: value.detach().to("cpu").contiguous() for name, value in outputs.items()}
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or in the process."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
+
+
+@contextmanager
+def needed(path: str) -> Iterator[None]:
+    """Around the reading or writing of a file of gpucheck.
+
+    Raises:
+        Unusable: it failed.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        free = os.statvfs(Path(path).parent).f_bavail
+        full = "" if free else ": nothing is free there"
+        raise Unusable(f"{path} cannot be used: {first_line(error)}{full}") from error
 
 
 def first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
+from gpucheck.model.record import Ceilings, Cost
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Setup:
     library_root: str
     generation: str
     stacks: str  # file to write the stacks to when asked for them
+    journal: str  # file to write down each launch in
     attempt: str = ""  # the experiment it is for: each gets a process of its own
     cache: str = ""  # folder of Triton's kernel cache; "" leaves it where it is
     meeting: str = ""  # file where the ranks of a process group meet
@@ -39,6 +41,15 @@ def lifelong(conditions: Conditions) -> Conditions:
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """How long a call may be timed once it has run."""
+
+    repeats: int  # at most
+    seconds: float  # about so long, of the host
+    thorough: bool = False  # plain torch and the ceilings of the GPU are measured too, each as long
+
+
+@dataclass(frozen=True)
 class Request:
     """One case to run."""
 
@@ -46,6 +57,7 @@ class Request:
     conditions: Conditions
     inputs: str  # file with the inputs
     outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
+    timed: Allowance | None = None  # None: not at all
 
 
 def outputs_file(outputs: str, number: int) -> str:
@@ -57,7 +69,7 @@ def outputs_file(outputs: str, number: int) -> str:
 class Reply:
     """What running one case on one device gave; outputs lie in the request's files."""
 
-    status: str  # "ran", "inapplicable" or "error"
+    status: str  # "ran", "inapplicable", "error", or "harness": files that gpucheck itself needs failed
     message: str = ""
     traceback: str = ""
     digests: list[str] = field(default_factory=list)  # of all outputs, one a launch
@@ -65,14 +77,18 @@ class Reply:
     saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
     guards: list[str] = field(default_factory=list)  # broken guard bands
     blamed: list[tuple[str, str]] = field(default_factory=list)  # kind and detail of violations that the check saw
-    speed: dict[str, float] = field(default_factory=dict)  # what -> s a call takes
+    speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     launches: list[dict[str, Any]] = field(default_factory=list)
     stream: int | None = None  # of the inputs and the consumer on their device
     device: str = ""
+    cost: Cost | None = None
+    ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     fatal: bool = False  # the process can no longer be used
+    sticky: bool = False  # since its CUDA context is lost
+    source: str = ""  # "file:line" of the library that raised
 
 
 def for_one_device(request: Request, index: int) -> Request:

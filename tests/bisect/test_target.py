@@ -10,7 +10,7 @@ import pytest
 from gpucheck.bisect.look import Failure
 from gpucheck.bisect.target import Target, from_run
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.errors import NothingToRunError, UsageError
+from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome
 from tests.bisect.conftest import WRONG
@@ -99,6 +99,15 @@ def test_bits_of_a_run_that_passed(synthetic: Synthetic, tmp_path: Path) -> None
     assert (target.label, target.cases, target.known) == ("matmul/2/exact", ("matmul/2/exact",), None)
 
 
+@pytest.mark.parametrize("scenario", [[], ["/s/mine.toml"]])
+def test_checks_that_were_brought_along(synthetic: Synthetic, tmp_path: Path, scenario: list[str]) -> None:
+    brought = ["--check-file", "/a.py", "--problem", "/p.py", "--candidate", "/c.py"]
+    plan = synthetic.plan(cases=1, command=["gpucheck", "run", *scenario, *brought, "--nproc", "1"])
+    synthetic.write(tmp_path / "run", synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
+    target = from_run(tmp_path / "run")
+    assert (target.scenario, list(target.sources)) == ("".join(scenario), brought)
+
+
 def test_several_nodes(synthetic: Synthetic, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a run over 2 nodes; a search runs on one"):
         from_run(stored(synthetic, tmp_path / "run", nnodes=2))
@@ -135,31 +144,15 @@ def test_the_command() -> None:
     ):
         assert part in text
     plain = " ".join(Target("smoke", ("a",), "auto").command(Path("/lib"), Path("/out")))
-    assert not any(option in plain for option in ("--nproc", "--seed", "--placement", "--process-group", "--timeout"))
+    own = Target("", ("a",), "auto", sources=("--check-file", "/mine.py")).command(Path("/lib"), Path("/out"))
+    assert own[4:6] == ["--check-file", "/mine.py"], "no scenario but theirs"
+    assert not any(option in plain for option in ("--nproc", "--seed", "--placement", "--process-group"))
     assert "--experiments 0" in plain, "what is not to count need not be made"
-
-
-def test_the_limit_of_a_run_and_what_cannot_run() -> None:
-    case = "topk/bf16/m1-e13-top4/exact"
-    assert Target("smoke", (case,), "cpu").limit() == 600
-    assert Target("smoke", (case,), "cpu", timeout=5).limit() == 5
-    with pytest.raises(UsageError, match="unknown scenario 'gone'"):
-        Target("gone", (case,), "cpu").limit()
-    with pytest.raises(UsageError, match="has no case 'topk/bf16/m1-e13-top4/exac'; close: topk"):
-        Target("smoke", (case[:-1],), "cpu").limit()
-    with pytest.raises(UsageError, match="--placement is 'x'"):
-        Target("smoke", (case,), "cpu", placement="x").limit()
-
-
-def test_a_scenario_without_cases(tmp_path: Path) -> None:
-    (tmp_path / "empty.toml").write_text("")
-    with pytest.raises(NothingToRunError):
-        Target(str(tmp_path / "empty.toml"), (), "cpu").limit()
 
 
 def test_a_target_survives_its_plain_form() -> None:
     for target in (
         Target("smoke", ("a",), "cpu"),
-        Target("s", ("a", "b"), "cuda", 2, 0, "peer", "initialised", 30.0, 1.5, "a (peer)", WRONG),
+        Target("s", ("a", "b"), "cuda", 2, 0, "peer", "initialised", 30.0, 1.5, "a (peer)", WRONG, ("--problem", "p")),
     ):
         assert Target.from_json(target.to_json()) == target

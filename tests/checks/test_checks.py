@@ -85,7 +85,8 @@ def test_the_rounded_reference_is_judged_right_and_one_flipped_bit_wrong(case: C
         if not output.numel():
             continue
         wrong = output.clone()
-        bits = wrong.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[output.element_size()]).flatten()
+        words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        bits = wrong.view(words[output.element_size()]).flatten()
         bits[-1] ^= 1 << (8 * output.element_size() - 2)
         result = judge({**right, name: wrong}, expected, axes)
         assert [mismatch.output for mismatch in result.mismatches] == [name]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck import __version__
-from gpucheck.checks import CHECKS
+from gpucheck.checks import CHECKS, NEEDS, installed
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
@@ -53,14 +55,30 @@ def test_a_bug_is_not_dressed_up(gpucheck: Command, monkeypatch: pytest.MonkeyPa
 
 def test_list(gpucheck: Command) -> None:
     answer = gpucheck("list")
-    assert answer.code == 0 and "smoke" in answer.out and all(f"  {name} " in answer.out for name in CHECKS)
+    assert answer.code == 0 and "smoke" in answer.out
+    assert all(f"  {name} " in answer.out for name in filter(installed, CHECKS))
+
+
+def test_checks_of_software_that_is_not_installed_are_not_listed(
+    gpucheck: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    needed, file = NEEDS["transformers_moe"]
+    package = tmp_path / needed
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('listing imports nothing')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, needed, raising=False)
+    assert "transformers_moe" not in gpucheck("list").out + gpucheck("list", "--checks").out, "an older one"
+    (package / file).parent.mkdir()
+    (package / file).touch()
+    assert "  transformers_moe " in gpucheck("list").out and "transformers_moe: " in gpucheck("list", "--checks").out
 
 
 def test_list_checks_shows_every_key(gpucheck: Command) -> None:
     from gpucheck.checks import load
 
     text = gpucheck("list", "--checks").out
-    for name in CHECKS:
+    for name in filter(installed, CHECKS):
         spec = load(name).spec
         assert f"{name}: {spec.summary}" in text
         assert all(f"  {param.name} " in text and param.expected() in text for param in spec.params)

@@ -60,6 +60,14 @@ def test_a_search_prints_what_it_finds(gpucheck: Command, here: Path, patches: l
     assert json.loads((here / "w" / "state.json").read_text())["result"]["exact"] is True
 
 
+@pytest.mark.parametrize(("options", "seconds"), [([], 600.0), (["--timeout", "5"], 5.0)])
+def test_a_run_may_take_what_its_scenario_grants(
+    gpucheck: Command, here: Path, patches: list[str], takes: list[Any], options: list[str], seconds: float
+) -> None:
+    assert gpucheck("bisect", *patches, *options, "--out", "w").code == 0
+    assert json.loads((here / "w" / "state.json").read_text())["target"]["timeout"] == seconds
+
+
 def test_an_interrupted_search_says_how_to_go_on(
     gpucheck: Command, here: Path, patches: list[str], takes: list[Any]
 ) -> None:
@@ -120,6 +128,9 @@ GIVEN = ["--scenario", "smoke", "--case", CASE, "--device", "cpu"]
         (["--patches", "series", "--scenario", "nope", "--case", CASE], 2, "unknown scenario 'nope'"),
         (["--patches", "series", "--scenario", "smoke", "--case", "nope"], 2, "scenario smoke has no case 'nope'"),
         (["--patches", "series", *GIVEN[:4], "--device", "tpu"], 2, "--device is 'tpu'"),
+        (["--patches", "series", *GIVEN, "--placement", "x"], 2, "--placement is 'x'"),
+        (["--patches", "series", *GIVEN, "--check-file", "mine.py"], 2, "--check-file"),
+        (["--patches", "series", "--scenario", "empty.toml", "--case", CASE], 2, "has no case"),
         (["--patches", "series", *GIVEN, "--timeout", "0"], 2, "--timeout is 0, expected seconds above 0"),
         (["--patches", "series", *GIVEN, "--out", "occupied"], 2, "exists and is not an empty folder"),
         (["--patches", "series", "occupied"], 2, "occupied is no run folder"),
@@ -132,6 +143,7 @@ def test_errors_are_one_message_and_leave_nothing_behind(
 ) -> None:
     (here / "empty").mkdir()
     (here / "occupied").mkdir()
+    (here / "empty.toml").write_text("")
     (here / "occupied" / "old").write_text("")
     before = sorted(here.rglob("*"))
     answer = gpucheck("bisect", *arguments)

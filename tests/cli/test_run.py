@@ -250,6 +250,19 @@ def test_a_placement_for_all_cases_is_part_of_the_replay(
     assert plan.command[-2:] == ["--placement", "peer"]
 
 
+def test_speed_is_measured_at_length_where_asked_for(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+) -> None:
+    asked = gpucheck("run", scenario, "--library", library, "--bench")
+    assert asked.code == 0 and "speed is measured on GPUs only" in asked.out and "GB/s" not in asked.out
+    (here / "long.toml").write_text("bench = true\nstraggler = 1.5\n" + SCENARIO)
+    gpucheck("run", "long.toml", "--library", library)
+    plain = gpucheck("run", scenario, "--library", library)
+    assert plain.code == 0 and "speed is measured" not in plain.out
+    assert [(plan.bench, plan.straggler) for plan in ranks.plans] == [(True, 1.25), (True, 1.5), (False, 1.25)]
+    assert ["--bench" in plan.command for plan in ranks.plans] == [True, False, False]
+
+
 PATCH = """\
 --- a/triton_kernels/matmul.py
 +++ b/triton_kernels/matmul.py

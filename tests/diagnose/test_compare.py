@@ -11,6 +11,7 @@ from gpucheck.diagnose.compare import Change, Comparison, Standing, compare
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Record, Verdict
+from gpucheck.model.source import CheckSource, SourceKind
 
 if TYPE_CHECKING:
     from gpucheck.records.folder import Run
@@ -177,6 +178,7 @@ def test_the_environment(synthetic: Synthetic) -> None:
         environment={"software": software},
         library={**plan.library, "content": "e" * 64, "patches": ["/p/guard.patch"]},
         scenario="gate",
+        check_sources=(CheckSource(SourceKind.FILE, ("mine", "other"), ("/mine.py",), ("c" * 64,)),),
     )
     record = synthetic.record(newer, 0, 0, device="NVIDIA H100", host="pod-7")
     environment = compare(synthetic.run(plan), synthetic.run(newer, {(0, 0): record})).environment
@@ -184,5 +186,6 @@ def test_the_environment(synthetic: Synthetic) -> None:
     assert environment["GPU"] == ("NVIDIA H200", "NVIDIA H100") and environment["host"] == ("", "pod-7")
     assert environment["torch"] == ("2.0", "2.1") and environment["driver"] == ("", "570.1")
     assert environment["content"] == ("f" * 12, "e" * 12) and environment["patches"] == ("", "guard.patch")
+    assert environment["checks mine, other"] == ("", "c" * 12)
     assert environment["seed"] == ("0", "0") and "triton_kernels" not in environment
     assert environment["triton"] == ("3.0", "")

@@ -67,3 +67,11 @@ def test_launches_are_told_beside_wrong_numbers_only(synthetic: Synthetic) -> No
     assert lines_of(wrong)[-2:] == ["guard: g", "launched _matmul_ogs x2, _sum"]
     crashed = synthetic.record(plan, 0, 0, Outcome.CRASH, launches=launches, message="killed")
     assert lines_of(crashed) == ["killed"]
+
+
+def test_of_many_wrong_outputs_the_first_are_told_in_full(synthetic: Synthetic) -> None:
+    wrong = [synthetic.mismatch(output=name) for name in "abcdef"]
+    record = synthetic.record(synthetic.plan(), 0, 0, Outcome.MISMATCH, mismatches=wrong, message="begins with a")
+    lines = lines_of(record)
+    assert lines[0] == "begins with a" and lines[-1] == "wrong too: e, f"
+    assert [line for line in lines if line.endswith("row 1 of 2")] == [f"{name}: row 1 of 2" for name in "abcd"]

@@ -141,14 +141,14 @@ class Lab:
         nproc: int = 2,
         cases: tuple[str, ...] = (),
         folder: Path | None = None,
-        startup: Path | None = None,
+        path: Path | None = None,
     ) -> Running:
         """Starts a run on the CPU that writes its report into the run folder.
 
         Args:
             scenario: None for the usual cases of checks that the options give.
             cases: parts of case ids; only cases that contain one of them run.
-            startup: folder with code that each process of the run starts with.
+            path: a folder with packages that come before all others.
         """
         folder = folder or self.new_folder() / "run"
         command = [sys.executable, "-m", "gpucheck", "run", *([str(scenario)] * (scenario is not None))]
@@ -156,7 +156,7 @@ class Lab:
         command += ["--library", library, "--out", str(folder), "--json", str(folder / "report.json"), *options]
         command += [option for case in select(scenario, cases) for option in ("--case", case)]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, env=environment(startup), stdout=pipe, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(command, env=environment(path), stdout=pipe, stderr=subprocess.STDOUT, text=True)
         return Running(process, folder)
 
     def finish(self, *options: str, **choices: Any) -> Finished:
@@ -175,7 +175,7 @@ class Lab:
         write_scenario(folder / "scenario.toml", cases, **limits)
         garden = Garden(folder, self.library.package, ranks=2)
         library = f"path:{garden.library_with(planted)}"
-        return self.finish(scenario=folder / "scenario.toml", library=library, startup=garden.startup_with(planted))
+        return self.finish(scenario=folder / "scenario.toml", library=library, path=garden.startup_with(planted))
 
 
 @pytest.fixture(scope="session")
@@ -191,12 +191,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(library, lambda: tmp_path_factory.mktemp("lab"))
 
 
-def environment(startup: Path | None = None) -> dict[str, str]:
-    paths = [
-        *([str(startup)] * (startup is not None)),
-        str(REPOSITORY),
-        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
-    ]
+def environment(first: Path | None = None) -> dict[str, str]:
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(first or REPOSITORY), str(REPOSITORY), *filter(None, inherited)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONDONTWRITEBYTECODE": "1"}
 
 

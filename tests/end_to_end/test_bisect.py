@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.library.copies import PACKAGE
+from tests.bisect.sources.test_packages import wheel
 from tests.end_to_end.conftest import PLANTS
 from tests.end_to_end.warm import Warm
 from tests.library.conftest import index, make_wheel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["index", "make_wheel"]  # fixtures
 
+PROBLEMS = Path(__file__).parents[1] / "data" / "problems"
 CASE = "matmul/dense/bf16/m20-n60-k96-bias/exact"
 GIVEN = ("--scenario", str(PLANTS), "--case", CASE, "--device", "cpu", "--nproc", "1")
 KERNEL, HOST = "matmul_ogs_details/_matmul_ogs.py", "matmul_ogs.py"
@@ -224,6 +226,27 @@ def test_the_release_that_changed_the_content(
     assert [candidate["name"] for candidate in found.state["result"]["answer"]] == ["1.10"]
     assert "1.10 - 2.0 (3 releases)" in found.text and "--library wheel:vllm==1.10" in found.text
     assert len(found.state["looks"]) == 2, "equal contents are run once"
+
+
+def test_the_version_of_a_package_that_a_candidate_imports(
+    lab: Lab, bisect: Bisect, index: Index, tmp_path: Path
+) -> None:
+    """Versions with equal content are run once, whatever they call themselves."""
+    contents = {"1.0": "SCALE = 1.0", "1.1": "SCALE = 1.0", "1.2": "SCALE = 1.5", "1.3": "SCALE = 1.5  # still"}
+    wheels = {f"someparts-{version}-py3-none-any.whl": wheel(version, text) for version, text in contents.items()}
+    index.offer(wheels, "someparts", hashed=False)
+    right = (PROBLEMS / "gelu_right.py").read_text()
+    scaled = edited(right, "import triton\n", "import triton\nfrom someparts import SCALE\n")
+    (tmp_path / "scaled.py").write_text(edited(scaled, "](x, y,", "](x * SCALE, y,"))
+    brought = ("--problem", str(PROBLEMS / "gelu.py"), "--candidate", str(tmp_path / "scaled.py"))
+    given = ("--library", f"path:{lab.library.root}", "--case", "scaled/trial1/normal", "--device", "cpu")
+    ends = ("--wheel", "someparts", "--from", "1.0", "--to", "1.3")
+    found = bisect("search", *ends, *brought, *given, "--nproc", "1", "--repeat", "1")
+    assert found.code == 0, found.text
+    assert [candidate["name"] for candidate in found.state["result"]["answer"]] == ["1.2"]
+    assert "first bad version: 1.2" in found.text and "1.0 - 1.1 (2 releases)" in found.text
+    assert len(found.state["looks"]) == 3
+    assert found.state["target"]["scenario"] == "", "the usual cases of what was brought along"
 
 
 def write_series(folder: Path, package: Path, edits: list[Edit]) -> None:

@@ -84,6 +84,7 @@ def _serve() -> None:
                 for stream in (1, 2):
                     os.dup2(output.fileno(), stream)
             os.environ.update(environment)
+            sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
             sys.argv = ["gpucheck", *arguments]
             _exit_with(app.main)
         os.waitpid(pid, 0)

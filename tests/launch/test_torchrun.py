@@ -194,7 +194,7 @@ def watch():
     if log.read_text().strip():
         os.kill(os.getpid(), 9)
 class Plan:
-    nproc, timeout = 1, 60.0
+    nproc, timeout, device, debug = 1, 60.0, "cpu", False
 torchrun.launch(Plan, Path(sys.argv[1]), torchrun.Rendezvous(), watch)
 """
 

@@ -105,10 +105,15 @@ class Index:
     requests: list[str] = field(default_factory=list)
 
     def offer(
-        self, wheels: Mapping[str, bytes], name: str = "vllm", attributes: Mapping[str, str] | None = None
+        self,
+        wheels: Mapping[str, bytes],
+        name: str = "vllm",
+        attributes: Mapping[str, str] | None = None,
+        hashed: bool = True,
     ) -> None:
-        """Lists wheels on an HTML page, with extra attributes on some links."""
-        links = [f'<a href="../../files/{key}#sha256=00" {(attributes or {}).get(key, "")}>{key}</a>' for key in wheels]
+        """Lists wheels on an HTML page, with extra attributes on some links, and hashes that pip would refuse."""
+        digest = "#sha256=00" * hashed
+        links = [f'<a href="../../files/{key}{digest}" {(attributes or {}).get(key, "")}>{key}</a>' for key in wheels]
         self.pages[f"/simple/{name}/"] = "text/html", "<!DOCTYPE html><html><body>" + "\n".join(links)
         self.files |= {f"/files/{key}": data for key, data in wheels.items()}
 

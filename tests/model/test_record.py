@@ -9,7 +9,7 @@ import pytest
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure, Plan, Step
-from gpucheck.model.record import Heat, Launch, Outcome, Record, Violation
+from gpucheck.model.record import Ceilings, Cost, Heat, Launch, Outcome, Record, Violation
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -30,6 +30,9 @@ def full(synthetic: Synthetic) -> Record:
         violations=[Violation("guard", "12 bytes")],
         launches=[launch],
         tiles={"y": ["a", "b"]},
+        speed={"call": 1e-3},
+        cost=Cost(2e9, 3e6),
+        ceilings=Ceilings(7e14, 3e12),
         seconds={"compile": 0.25},
         tightness=0.5,
         traceback="Traceback\n",
@@ -41,6 +44,19 @@ def test_json_round_trip(synthetic: Synthetic) -> None:
     item = json.loads(json.dumps(record.to_json()))
     assert Record.from_json(item) == record
     assert (item["event"], item["schema"], item["outcome"]) == ("result", 1, "mismatch")
+
+
+@pytest.mark.parametrize("damaged", [None, {}, {"flops": 1.0}, {"flops": 1.0, "bytes": "many"}, "x", [1.0, 2.0], 3])
+def test_a_record_is_not_lost_for_a_damaged_cost(synthetic: Synthetic, damaged: object) -> None:
+    record = full(synthetic)
+    item = {**record.to_json(), "cost": damaged, "ceilings": damaged}
+    assert Record.from_json(item) == replace(record, cost=None, ceilings=None)
+    newer = {"flops": 2e9, "bytes": 3e6, "joules": 1.0}
+    assert Record.from_json({**item, "cost": newer}) == replace(record, ceilings=None)
+
+
+def test_what_the_ceilings_allow() -> None:
+    assert Ceilings(flops=1e12, bytes=1e9).seconds(Cost(2e12, 4e9)) == (2.0, 4.0)
 
 
 def test_keys_of_newer_versions_are_left_out(synthetic: Synthetic) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.checks import CHECKS
+from gpucheck.checks import CHECKS, NEEDS
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import OFF_DEVICE, PLACEMENTS, Conditions
 from gpucheck.model.errors import UsageError
@@ -39,7 +39,10 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ('title = "a"\n\n[[cases]\n', ["not valid TOML", "line 3"]),
         ("a = 1\na = 2\n", ["not valid TOML", "line 2"]),
         (b"title = '\xff\xfe'\n", ["cannot be read as text", "utf-8"]),
-        ("titel = 'x'\n", ["unknown key 'titel'", "title, seed, timeout, case_timeout, experiments, canary, cases"]),
+        (
+            "titel = 'x'\n",
+            ["unknown key 'titel'", "title, seed, timeout, case_timeout, experiments, bench, straggler, canary, cases"],
+        ),
         ("title = 3\n", ["title is 3", "expected a string"]),
         ("seed = 1.5\n", ["seed is 1.5", "whole number"]),
         ("seed = true\n", ["seed is True", "whole number"]),
@@ -98,6 +101,11 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ("canary = 1\n", ["canary is 1", "true or false"]),
         ("seed = true\n", ["seed is True", "a whole number"]),
         ("[[cases]]\ncheck = 'canary'\n", ["unknown check 'canary'", "known: matmul"]),
+        ("bench = 1\n", ["bench is 1", "true or false"]),
+        ("straggler = true\n", ["straggler is True", "a factor above 1"]),
+        ("straggler = 1\n", ["straggler is 1", "a factor above 1"]),
+        ("straggler = nan\n", ["straggler is nan", "a factor above 1"]),
+        ("straggler = inf\n", ["straggler is inf", "a factor above 1"]),
         (GROUP + "expect = 'pass'\n", ["expect is 'pass'", "expected fail"]),
         (GROUP + "expect = 'fail'\ncause = 'bad luck'\n", ["cause is 'bad luck'", "wrong device context"]),
         (GROUP + "expect = 'fail'\nexpect_ranks = [0]\n", ["expect_ranks is a list", "all, others"]),
@@ -149,6 +157,9 @@ def test_defaults_and_values(tmp_path: Path) -> None:
     empty = load(tmp_path, "")
     assert (empty.name, empty.title, empty.seed, empty.steps) == ("mine", "mine", 0, ())
     assert (empty.timeout, empty.case_timeout, empty.path) == (600.0, 120.0, (tmp_path / "mine.toml").resolve())
+    assert (empty.bench, empty.straggler) == (False, 1.25)
+    slow = load(tmp_path, "bench = true\nstraggler = 2\n")
+    assert (slow.bench, slow.straggler) == (True, 2.0)
     other = load(tmp_path, 'title = "T"\nseed = 4\ntimeout = 5\ncase_timeout = 0.5\n')
     assert (other.title, other.seed, other.timeout, other.case_timeout) == ("T", 4, 5.0, 0.5)
     assert load(tmp_path, "seed = 4\n" + GROUP, seed=9).steps[0].case.seed == 9
@@ -209,8 +220,9 @@ def test_device_context_holds_the_library_to_every_placement() -> None:
     library = [step for step in steps if step.case.check != "attention"]
     assert {step.conditions.placement for step in library} == set(PLACEMENTS)
     assert not [step.label for step in library if step.expect]
-    peer = [step.conditions for step in steps if step.conditions.placement == "peer"]
-    assert peer and all(each.late and each.repeat == 10 for each in peer)
+    peer = [step for step in steps if step.conditions.placement == "peer"]
+    assert peer and all(step.conditions.late for step in peer)
+    assert all(step.conditions.repeat == 10 for step in peer if step.case.check != "generation"), "which repeats itself"
     must_fail = [step for step in steps if step.expect]
     assert must_fail and not [
         step for step in must_fail if step.case["guard"] or step.conditions.placement not in OFF_DEVICE
@@ -259,9 +271,14 @@ def test_built_in_scenarios_load_with_ids_that_are_unique_and_typeable(name: str
     assert len({case.input_seed for case in contents.values()}) == len(contents)
 
 
-def test_the_smoke_scenario_covers_every_check() -> None:
+def test_the_smoke_scenario_covers_every_check_that_calls_nothing_but_the_library() -> None:
     loaded = scenario.load(scenario.find("smoke"))
-    assert {step.case.check for step in loaded.steps} == set(CHECKS)
+    assert {step.case.check for step in loaded.steps} == set(CHECKS) - set(NEEDS)
+
+
+def test_checks_of_other_software_are_optional_where_they_are_planned() -> None:
+    steps = [step for name in BUILTIN for step in scenario.load(scenario.find(name)).steps if step.case.check in NEEDS]
+    assert {step.case.check for step in steps} == set(NEEDS) and all(step.optional for step in steps)
 
 
 def test_gates_hold_a_canary() -> None:

@@ -366,3 +366,56 @@ def test_the_fp8_bound_holds_for_shortened_sums_and_is_not_loose(terms: int) -> 
     assert estimate.error is not None
     used = ((shortened_sum(x[:, None, :] * w.T[None]) - estimate.value).abs() / estimate.error).max()
     assert 0.15 < float(used) <= 1
+
+
+@pytest.mark.parametrize("terms", [32, 256, 2880])
+def test_the_norm_holds_for_fp32_in_any_order_and_bites(terms: int) -> None:
+    generator = torch.Generator().manual_seed(terms)
+    x = (torch.randn((64, terms), generator=generator) * 3).float()
+    weight = 1 + torch.randn(terms, generator=generator).float() / 10
+    estimate = bounds.rms_norm(x.double(), weight.double(), 1e-5)
+    assert estimate.error is not None
+    in_turn = torch.zeros(64)
+    for column in range(terms):
+        in_turn = in_turn + x[:, column] * x[:, column]
+    for squares in (in_turn, x.square().sum(1)):
+        got = x * torch.rsqrt(squares / terms + 1e-5)[:, None] * weight
+        assert ((got.double() - estimate.value).abs() <= estimate.error).all()
+    without = x * torch.rsqrt(x.square().sum(1) / (terms - 1) + 1e-5)[:, None] * weight
+    assert ((without.double() - estimate.value).abs() > estimate.error).all()
+
+
+def test_rope_holds_for_fp32_and_bites() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((50, 64), generator=generator)
+    angles = torch.arange(50)[:, None] * torch.rand(32, generator=generator)
+    cos, sin = angles.cos(), angles.sin()
+    estimate = bounds.rope(x.double(), cos.double(), sin.double())
+    assert estimate.error is not None
+    first, second = x.chunk(2, -1)
+    got = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    assert ((got.double() - estimate.value).abs() <= estimate.error).all()
+    assert torch.allclose(estimate.value.norm(dim=1), x.double().norm(dim=1), rtol=1e-6), "turning keeps the length"
+    late = bounds.rope(x[1:].double(), cos[:-1].double(), sin[:-1].double()).value
+    assert ((late - estimate.value[1:]).abs() > estimate.error[1:]).double().mean() > 0.9
+
+
+def test_a_product_of_two_estimates_carries_both_errors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(400, generator=generator).double() for _ in range(2))
+    left, right = Estimate(x, torch.full_like(x, 0.01)), Estimate(y, torch.full_like(y, 0.02))
+    got = bounds.times(left, right)
+    assert got.error is not None
+    for a, b in ((0.01, 0.02), (-0.01, 0.02), (0.01, -0.02), (-0.01, -0.02)):
+        assert (((x + a) * (y + b) - got.value).abs() <= got.error).all()
+    assert (got.error < 1.1 * (0.01 * y.abs() + 0.02 * x.abs()) + 3e-4).all()
+
+
+def test_spread_is_six_deviations_of_what_the_members_differ_by() -> None:
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn((3, 500), generator=generator).double()
+    size = torch.tensor([1.0, 0.1, 0.0]).double()[:, None]
+    members = value + size * torch.randn((8, 3, 500), generator=generator).double()
+    got = bounds.spread(value, members)
+    assert got.error is not None and got.error.shape == value.shape
+    assert torch.allclose(got.error, (6 * size).expand(value.shape), rtol=0.05)

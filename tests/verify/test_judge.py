@@ -317,3 +317,13 @@ def test_planted_kernel_bugs_are_caught(corrupt: Callable[[Tensor, Tensor], Tens
         if corrupt is corrupt_half_accumulator and (exact or out is torch.bfloat16):
             continue  # small integers fit fp16, and bf16 keeps less than fp16
         assert judge({"y": corrupt(x, w).to(out)}, expected, axes).mismatches
+
+
+def test_nothing_is_said_of_elements_without_a_reference() -> None:
+    value = torch.tensor([[1.0, math.nan], [3.0, 4.0]], dtype=torch.float64)
+    unknown = torch.isnan(value)
+    expected = {"y": Expected(Estimate(value, torch.zeros_like(value)), torch.float32, unknown=unknown)}
+    axes = {"y": Axes(("row", "column"), (0, 0))}
+    assert not judge({"y": torch.tensor([[1.0, 7.0], [3.0, 4.0]])}, expected, axes).mismatches
+    (found,) = judge({"y": torch.tensor([[1.0, math.nan], [3.0, 5.0]])}, expected, axes).mismatches
+    assert (found.wrong, found.first, found.worst) == (1, [1, 1], [1, 1])

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
+from gpucheck.checks.base import OUTPUTS, leave_outputs  # noqa: E402
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.record import Launch  # noqa: E402
@@ -22,6 +23,7 @@ from gpucheck.worker.bench import Bench, Library  # noqa: E402
 from gpucheck.worker.observe import Observer  # noqa: E402
 from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
+from gpucheck.worker.timing import ALWAYS  # noqa: E402
 
 CASE = Case("matmul", {}, "exact", "matmul/x", "matmul", 0)
 RIGHT = torch.arange(4.0)
@@ -333,3 +335,109 @@ def test_memory_of_the_second_launch_is_filled_before_it(monkeypatch: pytest.Mon
     arena.reserve()
     arena.reset(0x00)
     assert bool((arena.empty(*forms[0]) == 0).all()), "a reset forgets what is reserved"
+
+
+class Watch:
+    """A stopwatch that calls once and says how long it took."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.told: list[Any] = []
+
+    def time(self, call: Any, check: Any, case: Any, inputs: Any, placed: Any, allowed: Any, reply: Reply) -> None:
+        self.told = [call()["y"], inputs["x"], placed["x"], allowed]
+        if self.error:
+            raise self.error
+        reply.speed["call"] = 0.5
+
+
+def timed_run(bench: Bench, check: Any, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reply:
+    monkeypatch.setattr(checks, "load", lambda name: check)
+    monkeypatch.setattr(bench, "_stopwatch", watch)
+    torch.save({"x": RIGHT}, tmp_path / "inputs")
+    files = (str(tmp_path / "outputs"),)
+    return bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), files, ALWAYS))
+
+
+class Launching(Kernel):
+    """A check whose launches are seen, each under a name of its own from the third on."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        made = super().launch(case, prepared, runtime)
+        name = "copy" if self.launches < 3 else "late"
+        self.observer.add((name,), lambda: Launch(name, 1, None, ["cpu"], None, "", "", 0, 0, []))
+        return made
+
+
+def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, watch = Launching(observer), Watch()
+    reply = timed_run(bench, check, watch, tmp_path, monkeypatch)
+    assert reply.speed == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
+    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
+    assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
+    assert len(reply.digests) == 2 and bench._last is None, "nothing is kept for the next case to pay for"
+
+
+def test_what_is_launched_for_the_time_does_not_hide_a_fallback(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch()
+    monkeypatch.setattr(watch, "time", lambda *_: observer.add(("copy",), lambda: None))  # type: ignore[arg-type, return-value]
+    assert timed_run(bench, Kernel(), watch, tmp_path, monkeypatch).launches == []
+
+
+def test_a_case_whose_passes_differ_is_not_timed(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drifting(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            return {"y": prepared["x"] + self.launches}
+
+    watch = Watch()
+    reply = timed_run(bench, Drifting(), watch, tmp_path, monkeypatch)
+    assert reply.status == "ran" and not reply.speed and not watch.told
+
+
+def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(RuntimeError("an illegal memory access"))
+    reply = timed_run(bench, Launching(observer), watch, tmp_path, monkeypatch)
+    assert reply.status == "error" and "illegal memory access" in reply.message
+    assert [launch["count"] for launch in reply.launches] == [2]
+
+
+class Halfway(Kernel):
+    """Raises after its first output."""
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        error = RuntimeError("halfway")
+        leave_outputs(error, lambda: {"y": prepared["x"].clone()})
+        raise error
+
+
+def test_what_was_computed_before_an_error_is_saved(run: Any) -> None:
+    reply, (y,) = run(Halfway())
+    assert (reply.status, reply.message) == ("error", "RuntimeError: halfway")
+    assert torch.equal(y, RIGHT)
+
+
+def test_nothing_is_saved_where_the_device_gives_nothing_away(run: Any, bench: Bench) -> None:
+    bench._poisoned_context = lambda: True  # type: ignore[method-assign]
+    reply, saved = run(Halfway())
+    assert reply.fatal and saved == []
+
+
+def test_outputs_that_cannot_be_had_do_not_hide_the_error() -> None:
+    error = RuntimeError("first")
+
+    def fails() -> dict[str, Any]:
+        raise ValueError("second")
+
+    leave_outputs(error, fails)
+    assert not hasattr(error, OUTPUTS)

@@ -20,6 +20,7 @@ from gpucheck.worker import runner as runner_module  # noqa: E402
 from gpucheck.worker.node import Node  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, Setup  # noqa: E402
 from gpucheck.worker.runner import Runner  # noqa: E402
+from gpucheck.worker.timing import BENCH  # noqa: E402
 from gpucheck.worker.zygote import Child  # noqa: E402
 
 if TYPE_CHECKING:
@@ -170,3 +171,12 @@ class TestWholeNode:
         assert attempt.reply and attempt.reply.device == "gpu 1"
         assert children.requests[0].outputs[1] == attempt.outputs
         assert len(set(children.requests[0].outputs)) == 2
+
+
+def test_how_long_a_call_may_be_timed_is_part_of_the_request(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    runner = make(replace(plan, bench=True), tmp_path / "s", children)
+    runner.run(0, step(plan))
+    runner.run(0, step(plan, late=True))
+    runner.run(0, step(plan), "repeat")
+    assert [request.timed for request in children.requests] == [BENCH, None, None]

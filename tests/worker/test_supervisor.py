@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from gpucheck import checks  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan, Step  # noqa: E402
-from gpucheck.model.record import Launch  # noqa: E402
+from gpucheck.model.record import Ceilings, Cost, Launch  # noqa: E402
 from gpucheck.worker import child as child_module  # noqa: E402
 from gpucheck.worker import processes  # noqa: E402
 from gpucheck.worker.conduct import observed_violations  # noqa: E402
@@ -48,6 +48,7 @@ LAUNCH = {
     "source": "matmul_ogs.py:467",
     "context": None,
     "refused": "",
+    "config": {},
 }
 Behaviour = Callable[[Request], Reply]
 
@@ -165,6 +166,16 @@ def test_right_outputs_pass_in_one_child(supervise: Any) -> None:
         assert result["launches"] == [LAUNCH]
 
 
+def test_what_a_call_took_is_part_of_the_record(supervise: Any) -> None:
+    def timed(request: Request) -> Reply:
+        cost, best = Cost(1.0, 2.0), Ceilings(3.0, 4.0)
+        return replace(right(request), speed={"call": 0.5, "plain": 2.0}, cost=cost, ceilings=best)
+
+    result = supervise(StandIn(on(9, timed)))[1]
+    assert (result["speed"], result["cost"]) == ({"call": 0.5, "plain": 2.0}, {"flops": 1.0, "bytes": 2.0})
+    assert result["ceilings"] == {"flops": 3.0, "bytes": 4.0}
+
+
 def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
     def wrong(request: Request) -> Reply:
         reply = right(request)
@@ -266,13 +277,15 @@ def test_hung_child_is_asked_for_its_stacks_and_buried(supervise: Any) -> None:
         stop.wait(60)
         raise Died
 
+    stack = 'Current thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in spin\n'
     with subprocess.Popen(["sleep", "600"]) as process, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
-        stack = 'Current thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in spin\n'
-        zygote = StandIn(on(9, hang), pid=process.pid)
-        results = supervise(zygote, case_timeout=0.5)
-        process.kill()
-    stop.set()
+        try:
+            patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
+            zygote = StandIn(on(9, hang), pid=process.pid)
+            results = supervise(zygote, case_timeout=0.5)
+        finally:
+            process.kill()
+            stop.set()
     assert outcomes(results) == ["pass", "hang", "pass"]
     assert results[1]["message"] == "no result within 0.5 s, at b.py:7 in spin; the process was killed"
     assert results[1]["traceback"] == stack
@@ -385,7 +398,7 @@ def test_child_answers_what_is_wrong_with_its_setup(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(child_module.faulthandler, "enable", lambda *_: None)
     monkeypatch.setattr(child_module.stacks, "register", lambda *_: None)
     ours, theirs = Pipe()
-    ours.send(Setup(Conditions(), "cuda", 0, 1, 0, 1, "/lib", "v3.5", str(tmp_path / "stacks")))
+    ours.send(Setup(Conditions(), "cuda", 0, 1, 0, 1, "/lib", "v3.5", str(tmp_path / "s"), str(tmp_path / "j")))
     with pytest.raises(RuntimeError):
         child_module.serve(theirs)
     assert ours.recv() == "RuntimeError: no such device"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -33,40 +32,3 @@ def two_devices(pair: tuple[StandInDevice, StandInDevice]) -> Iterator[StandInDr
         yield current
     finally:
         torch.cuda.is_available = available
-
-
-@contextmanager
-def watched_guards(current: StandInDriver) -> Iterator[None]:
-    """Makes ``torch.cuda.device`` and its like move the stand-in driver; tensors stand for ones on device 1."""
-
-    def index(device: Any) -> int:
-        """The device a guard names; that of the tensors where it names the CPU, on which they really are."""
-        if isinstance(device, torch.Tensor):
-            device = device.device
-        if isinstance(device, (str, torch.device)):
-            named = torch.device(device)
-            return 1 if named.type == "cpu" or named.index is None else named.index
-        return int(device)
-
-    class Guard:
-        def __init__(self, device: Any) -> None:
-            self.device = index(device)
-
-        def __enter__(self) -> None:
-            self.before, current.current = current.current, self.device
-
-        def __exit__(self, *_: object) -> None:
-            current.current = self.before
-
-    def set_device(device: Any) -> None:
-        current.current = index(device)
-
-    stand_ins = {"device": Guard, "device_of": Guard, "set_device": set_device}
-    saved = {name: getattr(torch.cuda, name) for name in stand_ins}
-    for name, stand_in in stand_ins.items():
-        setattr(torch.cuda, name, stand_in)
-    try:
-        yield
-    finally:
-        for name, original in saved.items():
-            setattr(torch.cuda, name, original)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from gpucheck.audit.probes.base import Answer, Probing
-from gpucheck.audit.probes.devices import PAIRS, two_devices, watched_guards
+from gpucheck.audit.probes.devices import PAIRS, two_devices
+from gpucheck.interpreter.driver import watched_guards
 from gpucheck.interpreter.launch import observers
 from gpucheck.library.adapters.base import Adapter
 
@@ -31,7 +32,7 @@ def guard(probing: Probing, hazard: dict[str, Any]) -> Answer:
 def _observe(probing: Probing) -> dict[tuple[str, int], set[int]]:
     """Current devices of the launches that each line of the library made."""
     seen: dict[tuple[str, int], set[int]] = {}
-    with two_devices(PAIRS[1]) as driver, watched_guards(driver):
+    with two_devices(PAIRS[1]) as driver, watched_guards(driver, home=1):
         torch.cuda.is_available = lambda: False  # two_devices restores it; tensors are made on the CPU
 
         def observe(*_: object) -> None:

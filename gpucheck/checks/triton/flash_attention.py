@@ -174,7 +174,7 @@ def flash_attention(
         BLOCK_M=block_rows,
         BLOCK_N=32 if wide else 64,
         num_warps=8 if block_rows == 128 else 4,
-        num_stages=2 if wide else 3,
+        num_stages=3 if head_dim == 64 and not wide else 2,  # more do not fit into 64 KiB of shared memory
     )
     return out
 

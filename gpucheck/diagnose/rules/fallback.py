@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import median
+
 from gpucheck.diagnose.causes import FALLBACK
-from gpucheck.diagnose.rules.common import Evidence, findings
+from gpucheck.diagnose.rules import common
+from gpucheck.diagnose.rules.common import Evidence
+from gpucheck.diagnose.sightings import Key
+from gpucheck.diagnose.speeds import call_seconds, ceilings, peers
+from gpucheck.diagnose.words import lines_of, rank_list, took
+from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
 from gpucheck.records.folder import Run
-
-__all__ = ["findings", "recognise"]
-
 
 SHOWN = {"fallback": "kernel under test not launched", "idle": "answer not made by the kernels launched"}
 """What is said of each violation kind."""
@@ -18,3 +23,27 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     """No launch of a kernel under test, or launches that the answer does not need."""
     kinds = {violation.kind for violation in record.violations}
     return next((Evidence(FALLBACK, words) for kind, words in SHOWN.items() if kind in kinds), None)
+
+
+def findings(run: Run, evidence: Mapping[Key, Evidence]) -> list[Finding]:
+    """As of any rule, with how much slower the calls are."""
+    return common.findings(run, evidence, lambda record: [*lines_of(record), *_slowdown(run, record)])
+
+
+def _slowdown(run: Run, record: Record) -> list[str]:
+    """The time of a call against ranks that launched the kernel; else against what else is known of this GPU."""
+    mine = call_seconds(record)
+    if mine is None:
+        return []
+    others = peers(run, record)
+    if others:
+        typical = median(other.speed["call"] for other in others)
+        who = rank_list(other.rank for other in others)
+        return [f"{took(mine)} a call; with the kernel {took(typical)} on {who}: {mine / typical:.3g} times as long"]
+    plain, best = call_seconds(record, "plain"), ceilings(run, record.rank)
+    if plain is not None:
+        return [f"{took(mine)} a call; plain torch takes {took(plain)}"]
+    if record.cost is not None and best is not None:
+        least = max(best.seconds(record.cost))
+        return [f"{took(mine)} a call; the measured ceilings of this GPU allow {took(least)}"] if least else []
+    return [f"{took(mine)} a call; --bench tells what plain torch and this GPU's ceilings make possible"]

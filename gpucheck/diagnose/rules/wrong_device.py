@@ -10,7 +10,7 @@ from enum import Enum
 from gpucheck.diagnose.causes import UNDETERMINED, WRONG_DEVICE
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.sightings import Key, by_step, clean_line, merged_lines, sighting
-from gpucheck.diagnose.words import lines_of, mismatch_lines, rank_list
+from gpucheck.diagnose.words import lines_of, mismatches_lines, rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record
 from gpucheck.records.folder import Run
@@ -129,7 +129,7 @@ def _lines(run: Run, state: State, step: int, ranks: list[int]) -> list[str]:
         lines += merged_lines(records, _luck)
     elif state is not State.REFUSED:
         first = f"rank {ranks[0]}: " if len(ranks) > 1 else ""
-        shown = [line for mismatch in records[0].mismatches for line in mismatch_lines(mismatch)]
+        shown = mismatches_lines(records[0].mismatches)
         lines += [first + line for line in shown or _beside(records[0])]
     return lines + clean_line(run, step)
 
@@ -138,7 +138,8 @@ def _result(state: State, record: Record) -> str:
     if state is State.LATENT:
         return "outputs are right"
     if record.mismatches:
-        return f"{record.wrong} of {record.repeats} repeats wrong" if record.repeats > 1 else "wrong output"
+        words = f"{record.wrong} of {record.repeats} repeats wrong" if record.repeats > 1 else "wrong output"
+        return words + (f"; {record.message}" if record.message else "")
     return record.message or "right output, wrong conduct"
 
 

@@ -9,7 +9,7 @@ from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Mismatch, Record
-from gpucheck.report.blocks import Report, counted
+from gpucheck.report.blocks import Report, counted, heading
 from gpucheck.report.html.figures import heat_figure
 from gpucheck.report.html.markup import Html, joined, tag
 
@@ -62,9 +62,10 @@ def _finding(number: int, finding: Finding, records: Mapping[tuple[str, int], Re
     kind = "bad" if finding.fails else "warn"
     return tag(
         "article",
-        tag("h3", tag("span", f"{number} ", class_="quiet"), finding.title, class_=kind),
+        tag("h3", tag("span", f"{number} ", class_="quiet"), heading(finding), class_=kind),
         tag("p", " · ".join(filter(None, facts)), class_="where"),
         *(tag("p", tag("b", "Tried"), " ", line) for line in finding.evidence),
+        *(tag("p", tag("b", "Driver"), " ", line) for line in finding.driver),
         *([tag("p", tag("b", "Mend"), " ", finding.remedy)] if finding.remedy else []),
         *parts[:SHOWN_CASES],
         *more,

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from gpucheck.model.record import Outcome
+from gpucheck.report import speed
 from gpucheck.report.blocks import Report, Result, counted
 from gpucheck.report.html.figures import error_to_bound, scale, strip
 from gpucheck.report.html.markup import Html, joined, tag
@@ -110,6 +111,20 @@ def times(report: Report) -> Html:
     table = tag("table", tag("thead", tag("tr", *columns)), tag("tbody", joined(rows, "\n")), class_="times")
     words = (tag("p", line, class_="words") for line in report.timing)
     return joined([*words, _scrolling(table, "Seconds by rank and stage")])
+
+
+def speeds(report: Report) -> Html:
+    """The table of ``--bench``; empty without it."""
+    if not report.speed.paces:
+        return Html()
+    rows = (
+        tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in others))
+        for name, *others in map(speed.cells, report.speed.paces)
+    )
+    head = tag("thead", tag("tr", *(_column(title) for title in speed.COLUMNS)))
+    table = tag("table", head, tag("tbody", joined(rows, "\n")))
+    words = (tag("p", line, class_="words") for line in speed.legend(report.speed))
+    return joined([*words, _scrolling(table, "Speed by check and rank")])
 
 
 def cases(report: Report) -> Html:

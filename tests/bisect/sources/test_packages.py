@@ -45,8 +45,7 @@ def source(index: Index, library: Path) -> Packages:
     wheels = {f"someparts-{version}-py3-none-any.whl": wheel(version) for version in ("1.0", "1.1", "2.0")}
     wheels["someparts-1.2-py3-none-any.whl"] = wheel("1.2", "VERSION = '1.1'\n")
     wheels["someparts-1.5-cp27-none-win32.whl"] = b""
-    index.files |= {f"/files/{name}": data for name, data in wheels.items()}
-    index.pages["/simple/someparts/"] = "text/html", "".join(f'<a href="/files/{name}">{name}</a>' for name in wheels)
+    index.offer(wheels, "someparts", hashed=False)
     return Packages("someparts", "1.0", "2.0", str(library))
 
 

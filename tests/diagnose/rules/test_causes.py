@@ -221,6 +221,7 @@ def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: 
     ("message", "cause"),
     [
         ("OutOfResources: out of resource: shared memory, Required: 300000", "resource limit"),
+        ("ResourceLimit: _k needs 1,049,600 bytes of shared memory, a block may use 232,448", "resource limit"),
         ("CompilationError: at 3:4: Cannot make_shape_compatible", "compile error on this Triton"),
         ("ValueError: no", ""),
     ],
@@ -282,7 +283,7 @@ def test_answers_serve_cases_of_the_same_row_that_fail_alike(synthetic: Syntheti
     assert finding.cause == "environment of a rank" and len(finding.sightings) == 2
     assert finding.evidence[0].startswith("5 of 5 repeats"), "the case that was tried speaks for itself"
     run.records[(1, 1)] = replace(run.records[(1, 1)], outcome=Outcome.CRASH, mismatches=[])
-    assert {finding.cause for finding in conclude(run).findings} == {"environment of a rank", ""}
+    assert {finding.cause for finding in conclude(run).findings} == {"environment of a rank", "crash"}
 
 
 def test_causes_of_one_kind_on_several_ranks_are_one_finding_each(synthetic: Synthetic) -> None:

@@ -1,0 +1,175 @@
+"""What the small transformer is made of: sizes, operations in their order, seeded weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from gpucheck.checks import data
+from gpucheck.model.case import Case
+
+EPSILON = 1e-5  # of the norms
+ROPE_BASE = 150_000.0
+SWIGLU = (1.702, 7.0)  # alpha and limit
+CODE_SIZE = 2.92  # rms of random e2m1 codes
+BRANCH = 0.35  # what a block adds to the residual stream, relative to what it reads: larger ones amplify roundings
+LIKELY = 0.35  # share of one token's embedding in the logits of the token that is likely after it
+EMBEDDING, UNEMBEDDING, ARGMAX = "embedding", "unembedding", "argmax"
+LAYER = (
+    "attention norm",
+    "qkv",
+    "rope",
+    "attention",
+    "attention out",
+    "attention residual",
+    "expert norm",
+    "router",
+    "routing histogram",
+    "routing order",
+    "routing places",
+    "routing gates",
+    "experts up",
+    "experts down",
+    "expert residual",
+)
+HEAD = ("final norm", UNEMBEDDING, ARGMAX)
+OPERATIONS = (EMBEDDING, *LAYER, *HEAD)
+"""What is recorded of a step, in the order it is computed; those of LAYER once a layer."""
+ROUTING = ("routing histogram", "routing order", "routing places")
+"""Operations of LAYER with integer results."""
+UNWRITTEN = -1  # in place of integers that were not computed; NaN in place of others
+LOGITS, TOKENS = "logits", "tokens"
+"""The results of :data:`HEAD` once more, compared with a reference that computed everything itself."""
+
+
+OUTPUTS = (*OPERATIONS, LOGITS, TOKENS)
+
+
+def axes_of(output: str) -> tuple[str, ...]:
+    """What the axes of an output are called."""
+    lead = ("step", "layer") if output in LAYER else ("step",)
+    if output == "routing histogram":
+        return (*lead, "expert")
+    if output == "experts up":
+        return (*lead, "row", "column")
+    if output in ROUTING or output == "routing gates":
+        return (*lead, "row")
+    return (*lead, "sequence") if output in (ARGMAX, TOKENS) else (*lead, "sequence", "column")
+
+
+def dtype_of(operation: str) -> torch.dtype:
+    """The dtype that an operation stores its result in."""
+    wide = {"routing gates": torch.float32, UNEMBEDDING: torch.float32, ARGMAX: torch.int64}
+    return torch.int32 if operation in ROUTING else wide.get(operation, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes; L layers, B sequences, S steps, E experts, k of them for a token."""
+
+    layers: int
+    batch: int
+    tokens: int  # S: each step decodes one token of every sequence
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int  # keys that the even layers see at most
+    experts: int
+    top_k: int
+    intermediate: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, case: Case) -> Shape:
+        """The shape that a case asks for."""
+        return cls(**{name: case[name] for name in cls.__dataclass_fields__})
+
+    @property
+    def turned(self) -> int:
+        """Columns of queries and keys, which rope turns."""
+        return (self.heads + self.kv_heads) * self.head_dim
+
+    def result(self, operation: str) -> tuple[int, ...]:
+        """Size of what an operation gives at one step."""
+        rows, own = self.batch * self.top_k, self.kv_heads * self.head_dim
+        sizes = {
+            "qkv": (self.batch, self.turned + own),
+            "rope": (self.batch, self.turned),
+            "attention": (self.batch, self.heads * self.head_dim),
+            "router": (self.batch, self.experts),
+            "routing histogram": (self.experts,),
+            "routing order": (rows,),
+            "routing places": (rows,),
+            "routing gates": (rows,),
+            "experts up": (rows, self.intermediate),
+            UNEMBEDDING: (self.batch, self.vocabulary),
+            ARGMAX: (self.batch,),
+        }
+        return sizes.get(operation, (self.batch, self.hidden))
+
+    def window_of(self, layer: int) -> int:
+        """Keys that a layer sees at most; 0 means all."""
+        return 0 if layer % 2 else self.window
+
+
+def weights(shape: Shape, generator: Generator) -> dict[str, Tensor]:
+    """Seeded weights, the first token of each sequence and the tables of rope.
+
+    Products keep the size of what they are given, and blocks add about as much to the residual stream as it holds.
+    """
+    layers, hidden, inner = shape.layers, shape.hidden, shape.intermediate
+    width = shape.heads * shape.head_dim
+
+    def normal(*size: int, deviation: float, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return (torch.randn(size, generator=generator) * deviation).to(dtype)
+
+    def experts(terms: int, columns: int, gain: float) -> tuple[Tensor, Tensor]:
+        codes = data.random_bytes((layers, shape.experts, terms // 2, columns), generator)
+        lower = 127 + round(math.log2(gain / (CODE_SIZE * terms**0.5)) - 0.5)
+        blocks = (layers, shape.experts, -(-terms // data.BLOCK), columns)
+        return codes, torch.randint(lower, lower + 2, blocks, generator=generator, dtype=torch.uint8)
+
+    made = {
+        "start": torch.randperm(shape.vocabulary, generator=generator)[: shape.batch],
+        "embedding": normal(shape.vocabulary, hidden, deviation=1.0),
+        "norms": 1 + normal(layers, 2, hidden, deviation=0.1, dtype=torch.float32),
+        "final_norm": 1 + normal(hidden, deviation=0.1, dtype=torch.float32),
+        "qkv": normal(layers, hidden, shape.turned + shape.kv_heads * shape.head_dim, deviation=1.4 * hidden**-0.5),
+        "qkv_bias": normal(layers, shape.turned + shape.kv_heads * shape.head_dim, deviation=0.1, dtype=torch.float32),
+        "sinks": normal(layers, shape.heads, deviation=1.0, dtype=torch.float32),
+        "out": normal(layers, width, hidden, deviation=BRANCH * width**-0.5),
+        "out_bias": normal(layers, hidden, deviation=0.1 * BRANCH, dtype=torch.float32),
+        "router": normal(layers, hidden, shape.experts, deviation=2 * hidden**-0.5),
+        "router_bias": normal(layers, shape.experts, deviation=0.1, dtype=torch.float32),
+        "up_bias": normal(layers, shape.experts, 2 * inner, deviation=0.1, dtype=torch.float32),
+        "down_bias": normal(layers, shape.experts, hidden, deviation=0.1 * BRANCH, dtype=torch.float32),
+    }
+    made["up"], made["up_scale"] = experts(hidden, 2 * inner, 1.0)
+    made["down"], made["down_scale"] = experts(inner, hidden, BRANCH)
+    made["unembedding"] = _unembedding(made["embedding"], generator)
+    made["cos"], made["sin"] = _rope(shape)
+    return made
+
+
+def _unembedding(embedding: Tensor, generator: Generator) -> Tensor:
+    """(hidden, V): random, with a share that makes another token likely after each, as in text.
+
+    Random logits alone have a best token that is often best by less than roundings.
+    """
+    vocabulary, hidden = embedding.shape
+    after = torch.randperm(vocabulary, generator=generator)
+    random = torch.randn((hidden, vocabulary), generator=generator)
+    return ((random + LIKELY * embedding.float()[after].T) * hidden**-0.5).to(embedding.dtype)
+
+
+def _rope(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each step's angles: (S, D/2) float32."""
+    half = shape.head_dim // 2
+    angles = torch.arange(shape.tokens, dtype=torch.float64)[:, None] * ROPE_BASE ** (
+        -torch.arange(half, dtype=torch.float64) / half
+    )
+    return angles.cos().float(), angles.sin().float()

@@ -1,0 +1,114 @@
+"""``generation``: a small transformer in the shape of gpt-oss decodes greedily; every operation on the way is judged.
+
+Roundings add up over layers and steps to more than any useful bound. So each operation is compared with what the
+reference makes of the very numbers that the operation was given on the device: if all are right, the whole is, and
+what is wrong is the first operation and nothing after it. Logits and tokens are also compared with a reference that
+computes everything by itself; there a token counts as wrong where another one is better by more than roundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import Check, Runtime
+from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.verify.expected import Axes, Expected
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gpucheck.model.record import Mismatch
+
+
+class Generation(Check):
+    """Norms, rope, attention with sinks and sliding windows, routed mxfp4 experts, and the next token."""
+
+    late_inputs = ("embedding",)
+
+    spec = CheckSpec(
+        name="generation",
+        summary="greedy decoding by a small gpt-oss; names the first wrong step, layer and operation",
+        data_kinds=("normal",),
+        params=(
+            Param("layers", 4, "blocks of attention and experts; the even ones have a sliding window", label="l"),
+            Param("batch", 2, "sequences decoded side by side", label="b"),
+            Param("tokens", 64, "tokens decoded of each sequence, one a step", label="t"),
+            Param("hidden", 256, "width of the residual stream", label="h"),
+            Param("heads", 4, "query heads"),
+            Param("kv_heads", 2, "key and value heads, each shared by as many query heads", label="kv"),
+            Param("head_dim", 64, "coordinates of a head", (64, 128), label="d"),
+            Param("window", 16, "keys that the even layers see at most"),
+            Param("experts", 32, "experts of a layer", label="e"),
+            Param("top_k", 4, "experts per token", label="top"),
+            Param("intermediate", 128, "width between the two products of an expert", label="i"),
+            Param("vocabulary", 512, "tokens to choose from", label="v"),
+            Param("layout", "default", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
+            Param("guard", False, "launch our own attention under a device guard; the library is called without"),
+        ),
+    )
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        for name, value in params.items():
+            if isinstance(self.spec.defaults[name], int) and name != "guard" and value < 1:
+                return f"{name} must be at least 1, not {value}"
+        if params["heads"] % params["kv_heads"]:
+            return f"heads {params['heads']} is not a multiple of kv_heads {params['kv_heads']}"
+        if params["top_k"] > params["experts"]:
+            return f"needs top_k <= experts, not {params['top_k']} and {params['experts']}"
+        if params["hidden"] % 32 or params["intermediate"] % 32:
+            return "hidden and intermediate must be multiples of 32, the block of mxfp4"
+        if params["batch"] > params["vocabulary"]:
+            return "each sequence starts with a token of its own: batch is at most vocabulary"
+        return None
+
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        from gpucheck.checks.decoder.shape import Shape, weights
+
+        return weights(Shape.of(case), generator)
+
+    def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        from gpucheck.checks.decoder.passes import decode, judge_by
+        from gpucheck.checks.decoder.shape import Shape
+
+        return judge_by(Shape.of(case), inputs, decode(Shape.of(case), inputs))
+
+    def along(
+        self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
+    ) -> dict[str, Expected]:
+        from gpucheck.checks.decoder.passes import judge_by
+        from gpucheck.checks.decoder.shape import Shape
+
+        def fits(name: str, reference: Expected) -> bool:
+            held = outputs.get(name)
+            return held is not None and held.shape == reference.estimate.value.shape and held.dtype == reference.dtype
+
+        whole = all(fits(name, reference) for name, reference in expected.items())
+        return judge_by(Shape.of(case), inputs, outputs) if whole else expected
+
+    def beginning(
+        self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
+    ) -> tuple[list[Mismatch], str]:
+        from gpucheck.checks.decoder.words import first_wrong, in_order
+
+        ordered = in_order(mismatches, case["layers"])
+        return ordered, first_wrong(ordered, outputs, expected)
+
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        from gpucheck.checks.decoder.device import Decoder
+        from gpucheck.checks.decoder.shape import Shape
+
+        return Decoder(Shape.of(case), inputs, runtime, layout=case["layout"], guard=case["guard"])
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = prepared.decode()
+        return outputs
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        return runtime.library.kernels["matmul"]
+
+    def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        from gpucheck.checks.decoder.shape import OUTPUTS, axes_of
+
+        return {name: Axes(axes_of(name), (0,) * len(axes_of(name))) for name in OUTPUTS}

@@ -1,0 +1,231 @@
+"""Compiles combinations of library, Triton and target, each in a process of its own, several at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpucheck.compile.hints import hint
+from gpucheck.compile.outcome import Built, CaseBuilt, Combination, Kernel, Kind, Problem, Result
+from gpucheck.compile.store import Store
+from gpucheck.compile.targets import Target
+from gpucheck.compile.tritons import Triton
+from gpucheck.library.content import triton_problem
+from gpucheck.library.copies import LibraryCopy
+from gpucheck.model.case import Case
+from gpucheck.model.source import CheckSource
+
+CHILD = "gpucheck.compile.child"
+STALL = 300.0  # seconds that one kernel or the host code before it may take
+POLL = 0.05  # seconds
+COMPILER_FAULT = "a fault of the compiler, whatever the kernel: try another Triton"
+
+_HIDDEN = ("TRITON_", "MLIR_", "LLVM_", "DISABLE_LLVM_OPT", "DISABLE_PTXAS_OPT", "DISABLE_MMA_V3")
+"""Prefixes of variables that change what a compiler does; a result must not depend on them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination and the cases to compile with it."""
+
+    combination: Combination
+    triton: Triton
+    library: LibraryCopy | None  # None for our own kernels
+    target: Target
+    cases: tuple[Case, ...]
+    sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
+
+
+def build(jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
+    """Compiles all jobs, ``parallel`` at a time, and gives their results as they come.
+
+    Raises:
+        InfrastructureError: the cache cannot be written.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(parallel) as pool:
+        pending: list[Future[Result]] = [pool.submit(_job, job, parallel, stop) for job in jobs]
+        try:
+            for done in as_completed(pending):
+                yield done.result()
+        finally:
+            stop.set()
+            for future in pending:
+                future.cancel()
+
+
+def _job(job: Job, parallel: int, stop: threading.Event) -> Result:
+    begin = time.perf_counter()
+    result = Result(job.combination)
+    if job.library:
+        result.inapplicable = triton_problem(job.library.generation, job.triton.version) or ""
+        if result.inapplicable:
+            return result
+    store = Store.of(job.triton, job.library.content if job.library else "", job.target)
+    foreign = {name for source in job.sources for name in source.checks}  # may import anything: never kept
+    ours = tuple(case for case in job.cases if case.check not in foreign)
+    missing = store.load(ours, result) + [case for case in job.cases if case not in ours]
+    if missing:
+        seen = _compile(job, missing, result, store, parallel, stop)
+        store.save([case for case in seen if case in ours], result)
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def _compile(
+    job: Job, cases: list[Case], result: Result, store: Store, parallel: int, stop: threading.Event
+) -> list[Case]:
+    """Runs children until every case has a result; a kernel that takes its process down is not tried again.
+
+    Returns:
+        The cases whose results are worth keeping.
+    """
+    told: list[Case] = []
+    deadly: dict[str, Kernel] = {}
+    while cases and not stop.is_set():
+        with tempfile.TemporaryDirectory(prefix="gpucheck-compile-") as folder:
+            child = _Child(job, cases, deadly, Path(folder), store.kernels, parallel)
+            child.run(stop)
+        result.compiled_now += child.compiled
+        result.kernels |= child.kernels
+        result.cases |= child.cases
+        told += [case for case in cases if case.id in child.cases and not deadly.keys() & child.cases[case.id].kernels]
+        cases = [case for case in cases if case.id not in child.cases]
+        kernel = child.culprit
+        if kernel is not None and kernel.key not in deadly:
+            deadly[kernel.key] = kernel
+            continue
+        # Without a culprit it is the case at hand that cannot be reached; before the first case it is all of them.
+        lost = [case for case in cases if child.at in (None, case.id)]
+        result.cases |= {case.id: CaseBuilt(case.id, Built.NOT_REACHED, child.death) for case in lost}
+        cases = [case for case in cases if case not in lost]
+    return told
+
+
+@dataclass
+class _Child:
+    """One compiling process and what it has told."""
+
+    job: Job
+    todo: list[Case]
+    deadly: dict[str, Kernel]  # kernels that took an earlier process down, by key
+    folder: Path  # for its files; removed afterwards
+    cache: Path
+    parallel: int
+    cases: dict[str, CaseBuilt] = field(default_factory=dict)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    compiled: int = 0
+    at: str | None = None  # the case it was at when it ended; None before the first and after the last one
+    open: dict[str, Any] | None = None  # the last kernel that it began to compile in this case
+    death: str = ""  # how it ended, where it did not end well
+    hung: bool = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Starts the process, waits for it and reads what it wrote."""
+        answer, output = self.folder / "answer.jsonl", self.folder / "output.txt"
+        question = self.folder / "question.json"
+        question.write_text(json.dumps(self._question(output)), encoding="utf-8")
+        answer.touch()
+        with open(output, "wb") as printed:
+            process = subprocess.Popen(
+                [sys.executable, "-m", CHILD, str(question), str(answer)],
+                env=self._environment(),
+                stdin=subprocess.PIPE,  # its end tells the child that we are gone
+                stdout=printed,
+                stderr=printed,
+                start_new_session=True,  # it and the assemblers it starts end together
+            )
+            try:
+                self._wait(process, answer, stop)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                assert process.stdin is not None
+                process.stdin.close()
+        self._read(answer)
+        if process.returncode:
+            said = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            self.death = self._ending(process.returncode, said)
+
+    def _wait(self, process: subprocess.Popen[bytes], answer: Path, stop: threading.Event) -> None:
+        size, since = -1, time.monotonic()
+        while process.poll() is None and not stop.is_set():
+            now = answer.stat().st_size
+            if now != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since > STALL:
+                self.hung = True
+                return
+            time.sleep(POLL)
+
+    def _ending(self, code: int, said: list[str]) -> str:
+        if self.hung:
+            return f"stopped after {STALL:.0f} s without an end"
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"its process was {how}" + (f": {said[-1].strip()}" if said else "")
+
+    @property
+    def culprit(self) -> Kernel | None:
+        """The kernel that the process died of, where it died of one."""
+        if self.open is None:
+            return None
+        kind = Kind.HANG if self.hung else Kind.CRASH
+        problem = Problem(kind, self.death, self.open["place"], hint=hint(self.death) or COMPILER_FAULT)
+        return Kernel(self.open["key"], self.open["name"], Built.FAILED, launched=self.open["place"], problem=problem)
+
+    def _question(self, output: Path) -> dict[str, Any]:
+        library = self.job.library
+        return {
+            "root": str(library.root) if library else "",
+            "generation": library.generation if library else "",
+            "target": self.job.target.name,
+            "output": str(output),
+            "known": [kernel.to_json() for kernel in self.deadly.values()],
+            "sources": [source.to_json() for source in self.job.sources],
+            "cases": [case.to_json() for case in self.todo],
+        }
+
+    def _environment(self) -> dict[str, str]:
+        """No GPU is visible to the process, and its Triton is the wanted one, as it is shipped."""
+        folders = [self.job.triton.folder, Path(__file__).parents[2], os.environ.get("PYTHONPATH")]
+        cores = len(os.sched_getaffinity(0))
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN)},
+            "PYTHONPATH": os.pathsep.join(str(folder) for folder in folders if folder),
+            "CUDA_VISIBLE_DEVICES": "",
+            "HIP_VISIBLE_DEVICES": "",
+            "TRITON_CACHE_DIR": str(self.cache),
+            "TMPDIR": str(self.folder),
+            "OMP_NUM_THREADS": str(max(1, cores // self.parallel)),
+        }
+
+    def _read(self, answer: Path) -> None:
+        for line in answer.read_text(encoding="utf-8").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:  # cut off where the process was killed
+                return
+            if event["event"] == "begin":
+                self.at, self.open = event["case"], None
+            elif event["event"] == "kernel":
+                self.open = event
+            elif event["event"] == "built":
+                self.open = None
+            else:
+                built = CaseBuilt.from_json(event["result"])
+                self.cases[built.case], self.at = built, None
+                self.kernels |= {item["key"]: Kernel.from_json(item) for item in event["kernels"]}
+                self.compiled += event["compiled"]

@@ -1,0 +1,180 @@
+"""The compiling process: ``python -m gpucheck.compile.child QUESTION ANSWER``, see :mod:`gpucheck.compile.build`.
+
+It answers with one JSON line for each event: ``begin`` of a case, ``kernel`` before and ``built`` after one is
+compiled, ``case`` with what came of it. So whoever reads them knows what a process was at when it died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from gpucheck import checks
+from gpucheck.checks.base import ANY_KERNEL
+from gpucheck.compile.outcome import Built, CaseBuilt, Kernel
+from gpucheck.compile.targets import TARGETS, Target
+from gpucheck.model.case import Case
+from gpucheck.model.errors import Inapplicable
+from gpucheck.model.source import CheckSource
+
+if TYPE_CHECKING:
+    from gpucheck.compile.capture import Capture
+    from gpucheck.compile.places import Sources
+
+
+def main(question: Path, answer: Path) -> None:
+    """Compiles the cases of one file and writes events to another."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    asked = json.loads(question.read_text(encoding="utf-8"))
+    with open(answer, "a", encoding="utf-8") as file:
+        _compile(asked, file)
+
+
+def _end_with_parent() -> None:
+    """Ends this process and the assemblers it has started when the other end of its stdin is gone."""
+    sys.stdin.buffer.read()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _compile(asked: dict[str, Any], file: IO[str]) -> None:
+    def write(**event: Any) -> None:
+        file.write(json.dumps(event) + "\n")
+        file.flush()
+
+    target = TARGETS[asked["target"]]
+    checks.activate([CheckSource.from_json(item) for item in asked["sources"]])
+    sources = _sources(asked["root"])
+    with stand_in(target):
+        from gpucheck.compile.capture import Capture, Output
+
+        capture = Capture(
+            target,
+            sources,
+            Output(Path(asked["output"])),
+            write,
+            {item["key"]: Kernel.from_json(item) for item in asked["known"]},
+        )
+        capture.install()
+        bench = Bench(asked["root"], asked["generation"])
+        for item in asked["cases"]:
+            case = Case.from_json(item)
+            write(event="begin", case=case.id)
+            built = run(case, bench, capture, sources)
+            kernels = [capture.kernels[key].to_json() for key in built.kernels]
+            write(event="case", result=built.to_json(), kernels=kernels, compiled=capture.compiled_now)
+            capture.compiled_now = 0
+
+
+class Bench:
+    """The :class:`gpucheck.checks.base.Runtime` of compiling: tensors lie on the CPU and nothing watches them."""
+
+    def __init__(self, root: str, generation: str) -> None:
+        import torch
+
+        self.device = torch.device("cpu")
+        self._root, self._generation = root, generation
+        self._library: Any = None
+
+    def place(self, tensor: Any) -> Any:
+        return tensor
+
+    def blame(self, kind: str, detail: str) -> None:
+        """Conduct is for runs to judge."""
+
+    def note(self, text: str) -> None:
+        """Nothing is told of how outputs came to be."""
+
+    def timed(self, what: str, seconds: float) -> None:
+        """Nothing here is worth timing."""
+
+    @property
+    def library(self) -> Any:
+        """The adapter, loaded at first use."""
+        if not self._root:
+            raise RuntimeError("this check says that it needs no library and asks for one")
+        if self._library is None:
+            from gpucheck.library import adapters
+
+            self._library = adapters.load(Path(self._root), self._generation)
+        return self._library
+
+
+def run(case: Case, bench: Any, capture: Capture, sources: Sources) -> CaseBuilt:
+    """Sends one case through its host code."""
+    import torch
+
+    capture.start()
+    reason = place = ""
+    wanted: tuple[str, ...] = ()
+    try:
+        check = checks.load(case.check)
+        prepared = check.prepare(case, check.inputs(case, torch.Generator().manual_seed(case.input_seed)), bench)
+        wanted = check.kernels(case, bench)
+        check.launch(case, prepared, bench)
+    except Inapplicable as unfit:
+        return CaseBuilt(case.id, Built.INAPPLICABLE, str(unfit), "", capture.launches, tuple(capture.keys))
+    except Exception as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        at = sources.of_traceback(error.__traceback__)
+        reason, place = f"{type(error).__name__}: {first}", sources.name(at) if at else ""
+        traceback.print_exc()
+    else:
+        enough = capture.names if ANY_KERNEL in wanted else capture.names & set(wanted)
+        if wanted and not enough:
+            seen = ", ".join(sorted(capture.names)) or "none"
+            reason = f"none of {', '.join(wanted)} was launched; launched: {seen}"
+    return _judged(case.id, capture, reason, place)
+
+
+def _judged(case: str, capture: Capture, reason: str, place: str) -> CaseBuilt:
+    """A case whose host code has ended: a kernel that fails counts more than one that was not reached."""
+    kernels = [capture.kernels[key] for key in capture.keys]
+    lacks = [kernel.problem.hint for kernel in kernels if kernel.built is Built.INAPPLICABLE and kernel.problem]
+    built = Built.COMPILED
+    if any(kernel.built is Built.FAILED for kernel in kernels):
+        built = Built.FAILED
+    elif lacks:
+        built, reason, place = Built.INAPPLICABLE, lacks[0], ""
+    elif reason:
+        built = Built.NOT_REACHED
+    return CaseBuilt(case, built, reason, place, capture.launches, tuple(capture.keys))
+
+
+def _sources(root: str) -> Sources:
+    import gpucheck
+    from gpucheck.compile.places import Sources
+
+    ours = Path(gpucheck.__file__).parent
+    library = [Path(root, "triton_kernels")] if root else []
+    return Sources([*library, ours / "checks", ours / "library", *checks.folders()])
+
+
+@contextmanager
+def stand_in(target: Target) -> Iterator[None]:
+    """The target as the only device of this process; memory that host code allocates is zero, so runs repeat."""
+    import torch
+
+    from gpucheck.interpreter import driver
+
+    amd = target.name if target.amd else ""
+    device = driver.StandInDevice(target.capability, target.sms, target.shared_memory, amd, target.card)
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty")):
+        setattr(owner, name, _zeroed(getattr(owner, name)))
+    with driver.watched_guards(driver.install(device), home=0):
+        yield
+
+
+def _zeroed(allocate: Any) -> Any:
+    return lambda *args, **kwargs: allocate(*args, **kwargs).zero_()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,157 @@
+"""Tritons side by side: the installed one, and others in private folders of the cache, never in the environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from gpucheck.library.cache import cache_root, locked
+from gpucheck.model.errors import InfrastructureError, UsageError
+
+INSTALLED = "installed"
+FETCH_TIMEOUT = 1800.0  # seconds; a wheel has up to 400 MB
+FORMS = "installed, a version such as 3.6.0, or path:DIR with a folder that holds the package triton"
+
+
+@dataclass(frozen=True)
+class Triton:
+    """One Triton to compile with."""
+
+    version: str
+    folder: Path | None  # goes first on PYTHONPATH; None for the one that is installed
+    package: Path  # the folder triton itself
+
+
+def resolve(text: str) -> Triton:
+    """The Triton that a value of ``--triton`` names; fetched with pip where it is neither installed nor cached.
+
+    Raises:
+        UsageError: no such form, folder or release.
+        InfrastructureError: none is installed, or it cannot be fetched.
+    """
+    if text.startswith("path:"):
+        return _in_folder(Path(os.path.abspath(os.path.expanduser(text.removeprefix("path:")))))
+    installed = find_installed()
+    if text == INSTALLED:
+        if installed is None:
+            raise InfrastructureError(
+                "no Triton is installed in this Python.\n  do  name one to fetch, for example --triton 3.6.0"
+            )
+        return installed
+    if not re.fullmatch(r"\d+\.\d+(\.\d+)?([.+]?\w+)*", text, re.ASCII):
+        raise UsageError(f"--triton {text!r} is not understood; expected {FORMS}")
+    if installed and installed.version == text:
+        return installed
+    return _cached(text)
+
+
+def find_installed() -> Triton | None:
+    """The Triton of this Python, without importing it; None where there is none."""
+    spec = importlib.util.find_spec("triton")
+    if spec is None or not spec.origin:
+        return None
+    package = Path(spec.origin).parent
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:  # a build of another name, or a checkout
+        version = _version_of(package) or "unknown"
+    return Triton(version, None, package)
+
+
+def triton_folder(version: str) -> Path:
+    """Where a release lies in the cache: wheels differ between Pythons."""
+    return cache_root() / "tritons" / f"{version}-cp{sys.version_info.major}{sys.version_info.minor}"
+
+
+def _in_folder(folder: Path) -> Triton:
+    version = _version_of(folder / "triton")
+    if version is None:
+        raise UsageError(
+            f"--triton path:{folder}: no Triton there.\n"
+            f"  expected  {folder / 'triton' / '__init__.py'} with a __version__"
+        )
+    return Triton(version, folder, folder / "triton")
+
+
+def _version_of(package: Path) -> str | None:
+    """``__version__`` of a package, read from its source."""
+    try:
+        text = (package / "__init__.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return match[1] if match else None
+
+
+def _cached(version: str) -> Triton:
+    folder = triton_folder(version)
+    if not (folder / "triton" / "__init__.py").is_file():
+        _fetch(version, folder)
+    return Triton(version, folder, folder / "triton")
+
+
+def _fetch(version: str, destination: Path) -> None:
+    """Has pip put a release beside ``destination`` and moves it there in one step."""
+    print(f"gpucheck: fetching Triton {version} into {destination}", file=sys.stderr)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with locked(destination.parent):  # who waited finds what the other one has fetched
+            if (destination / "triton" / "__init__.py").is_file():
+                return
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=destination.parent) as temporary:
+                folder = Path(temporary, destination.name)
+                _pip_install(version, folder)
+                if destination.exists():
+                    os.rename(destination, Path(temporary, "incomplete"))
+                os.rename(folder, destination)
+    except OSError as error:
+        raise InfrastructureError(
+            f"cannot write the cache {destination.parent}: {error.strerror or error}.\n"
+            "  do  set GPUCHECK_CACHE_DIR to a folder you can write"
+        ) from error
+
+
+def _pip_install(version: str, folder: Path) -> None:
+    """Installs one release into a folder with the pip of this Python and its index settings.
+
+    What pip is told about environments does not concern a private folder: constraints and ``--user`` are left aside.
+    """
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), f"triton=={version}"]
+    environment = {**os.environ, "PIP_CONSTRAINT": os.devnull, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    try:
+        answer = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=FETCH_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise InfrastructureError(f"pip did not fetch Triton {version} within {FETCH_TIMEOUT:.0f} s") from None
+    if answer.returncode == 0 and (folder / "triton" / "__init__.py").is_file():
+        return
+    raise _failure(version, answer.stderr)
+
+
+def _failure(version: str, said: str) -> UsageError | InfrastructureError:
+    """What pip's error means, without the addresses in it: they may hold credentials."""
+    other = "or  --triton path:DIR takes one from a folder, with no network"
+    if "No module named pip" in said:
+        return InfrastructureError(
+            f"Triton {version} is not installed, and this Python has no pip to fetch it with.\n"
+            f"  do  {Path(sys.executable).name} -m ensurepip\n  {other}"
+        )
+    offered = re.search(r"\(from versions: ([^)]*)\)", said)
+    if offered and offered[1] != "none":
+        return UsageError(
+            f"pip's indexes have no wheel of Triton {version} for this Python.\n  they have  {offered[1]}\n  {other}"
+        )
+    errors = [line.removeprefix("ERROR:").strip() for line in said.splitlines() if line.startswith("ERROR:")]
+    last = re.sub(r"\w+://\S+", "<address>", errors[0]) if errors else "it gave no reason"
+    return InfrastructureError(
+        f"pip cannot fetch Triton {version}: {last}\n  check  the network and pip's index\n  {other}"
+    )

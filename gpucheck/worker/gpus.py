@@ -1,0 +1,51 @@
+"""What the driver says of the GPUs of a node while its ranks work: evidence for a rank that is slower than others."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+
+from gpucheck.model.plan import Plan
+from gpucheck.records.writer import RecordWriter
+
+LIMIT = 5.0  # s that nvidia-smi gets to answer
+
+
+class Gpus:
+    """Asks once, from the first rank of a node for all of them, beside everything else; no answer is no evidence."""
+
+    def __init__(self, plan: Plan, rank: int, local_rank: int, writer: RecordWriter) -> None:
+        self._first_rank, self._ranks, self._writer = rank, plan.nproc, writer
+        self._wanted = plan.device == "cuda" and plan.world_size > 1 and local_rank == 0
+        self._asking: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Starts to ask, and returns at once."""
+        if self._wanted and self._asking is None:
+            self._asking = threading.Thread(target=self._ask, daemon=True)
+            self._asking.start()
+
+    def close(self) -> None:
+        """Waits until what was asked for is written, or given up."""
+        if self._asking is not None:
+            self._asking.join(LIMIT + 1)
+
+    def _ask(self) -> None:
+        from gpucheck.doctor.nvidia_smi import snapshot
+        from gpucheck.launch.environment import visible_gpus
+
+        with suppress(Exception):
+            gpus = snapshot(os.environ, LIMIT).gpus
+            listed = [(str(gpu.index), gpu.uuid) for gpu in gpus]
+            places = visible_gpus(listed, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            for local_rank, place in enumerate(places[: self._ranks]):
+                gpu = gpus[place]
+                self._writer.gpu(
+                    self._first_rank + local_rank,
+                    uuid=gpu.uuid,
+                    sm_clock=gpu.sm_clock,
+                    sm_clock_max=gpu.sm_clock_max,
+                    temperature=gpu.temperature,
+                    throttle=list(gpu.throttle),
+                )

@@ -1,0 +1,229 @@
+"""How long calls take on a GPU: that of the code under test, plain torch beside it, and what the GPU can do at best.
+
+Times are the device's own, between events on its stream. Before each timed call the L2 cache is flushed, and a delay
+holds the stream back until the host has launched what follows, so that neither what the last call left in the cache
+nor the speed of the host shows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.record import Ceilings
+from gpucheck.worker.protocol import Allowance
+
+if TYPE_CHECKING:
+    from gpucheck.model.plan import Plan, Step
+    from gpucheck.worker.protocol import Reply
+
+ALWAYS = Allowance(repeats=5, seconds=0.02)
+BENCH = Allowance(repeats=30, seconds=0.2, thorough=True)
+PLACEMENTS = ("pinned", "visible")  # those in which the GPU of the tensors is the current one
+
+L2_TIMES = 2  # size of what is written to flush the L2 cache, in sizes of that cache
+FLUSHED = 256 << 20  # bytes; where the size of the cache is not known
+CYCLES = 2.0e9  # of the SM clock a second, at most: a delay at a lower clock only lasts longer
+AHEAD = 1.5  # length of a delay in times of what the host took to launch the same before
+BATCH = 5  # calls behind one delay
+LONG = 10  # times what is allowed; a pass that took longer is not made again for its time
+HELD = 0.003  # s of launching behind one delay: more launches than a stream holds would make the host wait
+
+SIDE = 8192  # of the square bf16 product that is the ceiling of compute
+COPIED = 512 << 20  # bytes; of the copy that is the ceiling of memory
+TRIES = 10  # of each, the quickest counts
+
+Call = Callable[[], Any]
+
+
+def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
+    """How long the call of a step may be timed; None where its time would tell nothing.
+
+    That is so without a GPU, in experiments, and under conditions that are to put stress on the code under test.
+    """
+    given = step.conditions
+    usual = Conditions(given.placement, given.process_group, repeat=given.repeat)
+    if plan.device != "cuda" or experiment or given != usual or given.placement not in PLACEMENTS:
+        return None
+    return BENCH if plan.bench else ALWAYS
+
+
+class Clock(Protocol):
+    """A device with a clock of its own."""
+
+    def flush(self) -> None:
+        """Empties the cache."""
+
+    def hold(self, seconds: float) -> None:
+        """Keeps the stream busy, at least so long; returns at once."""
+
+    def mark(self) -> Any:
+        """A mark that the stream will reach after everything launched so far."""
+
+    def between(self, first: Any, last: Any) -> float:
+        """Seconds of the device between two marks that it has reached."""
+
+    def wait(self) -> None:
+        """Returns when the device has nothing left to do."""
+
+    def host(self) -> float:
+        """The host's clock, in s."""
+
+
+class CudaClock:
+    """The clock of the current stream of a GPU, which is the current device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        size = L2_TIMES * int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))
+        self._memory = torch.empty(size or FLUSHED, dtype=torch.uint8, device=device)
+
+    def flush(self) -> None:
+        self._memory.zero_()
+
+    def hold(self, seconds: float) -> None:
+        torch.cuda._sleep(int(seconds * CYCLES))
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def between(self, first: torch.cuda.Event, last: torch.cuda.Event) -> float:
+        return first.elapsed_time(last) / 1000
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self._device)
+
+    def host(self) -> float:
+        return time.perf_counter()
+
+
+def seconds_of(call: Call, clock: Clock, allowed: Allowance) -> float:
+    """Median time of a call on the device, in s.
+
+    The first call does not count: memory may still have to be had in it. The second one always does.
+    """
+    launching, first = _batch(call, clock, 1, 0.0)
+    again, took = _batch(call, clock, 1, launching)
+    launching = max(min(launching, again), 1e-6)  # a host that stumbled once says nothing
+    repeats = min(allowed.repeats, int(allowed.seconds / (launching + min(*first, *took))) - 1)
+    batch = max(1, min(BATCH, int(HELD / launching)))
+    while len(took) < repeats:
+        took += _batch(call, clock, min(batch, repeats - len(took)), launching)[1]
+    return median(took)
+
+
+def _batch(call: Call, clock: Clock, count: int, launching: float) -> tuple[float, list[float]]:
+    """What the host took to launch so many calls, and the device for each.
+
+    Args:
+        launching: s that the host needs for one of them; the stream is held back so long.
+    """
+    clock.hold(AHEAD * launching * count)
+    begin = clock.host()
+    marks = [_timed(call, clock) for _ in range(count)]
+    launched = clock.host() - begin
+    clock.wait()
+    return launched, [clock.between(*pair) for pair in marks]
+
+
+def _timed(call: Call, clock: Clock) -> tuple[Any, Any]:
+    clock.flush()
+    first = clock.mark()
+    call()
+    return first, clock.mark()
+
+
+def ceilings(device: torch.device, clock: Clock) -> Ceilings:
+    """What the GPU reaches in a large bf16 product and in a large copy, in plain torch."""
+    return Ceilings(flops=2 * SIDE**3 / _product(device, clock), bytes=2 * COPIED / _copy(device, clock))
+
+
+def _product(device: torch.device, clock: Clock) -> float:
+    a, b, product = (torch.empty(SIDE, SIDE, dtype=torch.bfloat16, device=device) for _ in range(3))
+    a.normal_()  # zeros would take less power and run at a higher clock than any numbers
+    b.normal_()
+    return _quickest(lambda: torch.matmul(a, b, out=product), clock)
+
+
+def _copy(device: torch.device, clock: Clock) -> float:
+    source, target = (torch.zeros(COPIED, dtype=torch.uint8, device=device) for _ in range(2))
+    return _quickest(lambda: target.copy_(source), clock)
+
+
+def _quickest(call: Call, clock: Clock) -> float:
+    call()
+    marks = [_timed(call, clock) for _ in range(TRIES)]
+    clock.wait()
+    return min(clock.between(*pair) for pair in marks)
+
+
+class Stopwatch:
+    """Times the calls of a process on its GPU."""
+
+    def __init__(self, device: torch.device, usable: Callable[[], bool]) -> None:
+        """``usable`` says whether the device still works."""
+        self._device, self._usable = device, usable
+        self._clock: Clock | None = None
+        self._asked = False  # for the ceilings
+
+    def time(
+        self, call: Call, check: Any, case: Any, inputs: Any, placed: Any, allowed: Allowance, reply: Reply
+    ) -> None:
+        """Adds to a reply how long the call under test takes and what it has to do.
+
+        Where more is allowed, also plain torch and, once, the ceilings. Whatever fails is left out.
+
+        Args:
+            call: the call under test, on operands that are prepared.
+            inputs: of the case, on the CPU.
+            placed: the same on the device.
+
+        Raises:
+            Exception: the call under test broke the CUDA context.
+        """
+        with torch.cuda.device(self._device):
+            with self._optional(reply, under_test=True):
+                known = reply.seconds.get("kernel", 0.0)
+                long = known > LONG * allowed.seconds
+                reply.speed["call"] = known if long else seconds_of(call, self._ready(), allowed)
+                reply.cost = check.cost(case, inputs)
+            if not allowed.thorough or "call" not in reply.speed:
+                return
+            with self._optional(reply):
+                plain = check.plain(case, placed)
+                if plain is not None:
+                    reply.speed["plain"] = seconds_of(plain, self._ready(), allowed)
+            if not self._asked and not reply.fatal:
+                self._asked = True
+                with self._optional(reply):
+                    reply.ceilings = ceilings(self._device, self._ready())
+
+    def _ready(self) -> Clock:
+        if self._clock is None:
+            self._clock = CudaClock(self._device)
+        return self._clock
+
+    @contextmanager
+    def _optional(self, reply: Reply, *, under_test: bool = False) -> Iterator[None]:
+        """Lets what fails inside be missing; a device that no longer works after it is told."""
+        try:
+            yield
+        except Exception:
+            if self._usable():
+                return
+            if under_test:
+                raise
+            reply.fatal = True
+
+
+def steady(reply: Reply) -> bool:
+    """Whether the passes of a case agreed with each other and kept to their memory, so that its time means anything."""
+    return reply.status == "ran" and len(set(reply.digests)) == 1 and not reply.guards

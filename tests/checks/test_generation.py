@@ -1,0 +1,236 @@
+"""The decoder's reference against plain loops, and what is said of records that hold an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpucheck.checks.decoder import passes
+from gpucheck.checks.decoder.shape import ARGMAX, LAYER, LOGITS, OPERATIONS, TOKENS, UNEMBEDDING, Shape
+from gpucheck.checks.generation import Generation
+from gpucheck.model.case import Case
+from gpucheck.verify.judge import Judgement, judge
+
+FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float64)
+SMALL = {
+    "layers": 2,
+    "batch": 2,
+    "tokens": 7,
+    "hidden": 64,
+    "heads": 2,
+    "kv_heads": 1,
+    "window": 3,
+    "experts": 8,
+    "top_k": 2,
+    "intermediate": 32,
+    "vocabulary": 40,
+}
+Outputs = dict[str, Tensor]
+
+
+def stored(value: Tensor) -> Tensor:
+    return value.float().bfloat16().double()
+
+
+def norm(x: Tensor, weight: Tensor) -> Tensor:
+    return stored(x / (x.square().mean() + 1e-5).sqrt() * weight.double())
+
+
+def mxfp4(codes: Tensor, scales: Tensor) -> Tensor:
+    nibbles = torch.stack([codes & 15, codes >> 4], 1).flatten(0, 1).long()
+    plain = torch.where(nibbles >= 8, -1.0, 1.0).double() * FP4[nibbles % 8]
+    return plain * torch.stack([torch.pow(2.0, scales[term // 32].double() - 127) for term in range(len(plain))])
+
+
+def turned(head: Tensor, position: int) -> Tensor:
+    """Each pair of coordinates as a complex number, turned by its angle."""
+    half = len(head) // 2
+    angles = position * 150_000.0 ** (-torch.arange(half).double() / half)
+    pairs = torch.complex(head[:half], head[half:]) * torch.polar(torch.ones(half).double(), angles)
+    return torch.cat([pairs.real, pairs.imag])
+
+
+class Plain:
+    """One sequence of the model, written down once more, token by token and head by head."""
+
+    def __init__(self, case: Case, inputs: Outputs) -> None:
+        self.case, self.inputs = case, inputs
+        self.keys: list[list[list[Tensor]]] = [[] for _ in range(case["layers"])]
+        self.values: list[list[list[Tensor]]] = [[] for _ in range(case["layers"])]
+
+    def logits(self, token: int) -> Tensor:
+        x = self.inputs["embedding"][token].double()
+        for layer in range(self.case["layers"]):
+            x = stored(x + self.attention(layer, norm(x, self.inputs["norms"][layer, 0])))
+            x = stored(x + self.experts(layer, norm(x, self.inputs["norms"][layer, 1])))
+        return norm(x, self.inputs["final_norm"]) @ self.inputs["unembedding"].double()
+
+    def linear(self, name: str, layer: int, x: Tensor) -> Tensor:
+        return stored(x @ self.inputs[name][layer].double() + self.inputs[f"{name}_bias"][layer].double())
+
+    def weight(self, name: str, layer: int, expert: int) -> Tensor:
+        return mxfp4(self.inputs[name][layer, expert], self.inputs[f"{name}_scale"][layer, expert])
+
+    def attention(self, layer: int, x: Tensor) -> Tensor:
+        heads, groups = self.case["heads"], self.case["kv_heads"]
+        split = list(self.linear("qkv", layer, x).split(self.case["head_dim"]))
+        position = len(self.keys[layer])
+        rotated = [stored(turned(head, position)) for head in split[: heads + groups]]
+        self.keys[layer].append(rotated[heads:])
+        self.values[layer].append(split[heads + groups :])
+        first = max(0, position + 1 - self.case["window"]) if layer % 2 == 0 else 0
+        mixed = []
+        for head in range(heads):
+            own = head * groups // heads
+            scores = [float(rotated[head] @ keys[own]) / 8 for keys in self.keys[layer][first:]]
+            weights = [math.exp(score) for score in scores]
+            total = sum(weights) + math.exp(float(self.inputs["sinks"][layer, head]))
+            seen = zip(weights, self.values[layer][first:], strict=True)
+            mixed.append(sum(weight / total * values[own] for weight, values in seen))
+        return self.linear("out", layer, stored(torch.cat(mixed)))
+
+    def experts(self, layer: int, x: Tensor) -> Tensor:
+        scores = self.linear("router", layer, x)
+        chosen = sorted(range(len(scores)), key=lambda expert: (-float(scores[expert]), expert))[: self.case["top_k"]]
+        gates = stored(torch.softmax(scores[chosen], 0))
+        total = torch.zeros_like(x)
+        for expert, gate in zip(chosen, gates, strict=True):
+            up, down = (self.weight(name, layer, expert) for name in ("up", "down"))
+            inner = x @ up + self.inputs["up_bias"][layer, expert].double()
+            gated, linear = inner[0::2].clamp(max=7.0), inner[1::2].clamp(-7.0, 7.0)
+            inner = stored(gated * torch.sigmoid(1.702 * gated) * (linear + 1))
+            total += stored((inner @ down + self.inputs["down_bias"][layer, expert].double()) * gate)
+        return stored(total)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Generation.spec.case(SMALL, "normal", 0)
+
+
+@pytest.fixture(scope="module")
+def inputs(case: Case) -> Outputs:
+    return Generation().inputs(case, torch.Generator().manual_seed(case.input_seed))
+
+
+@pytest.fixture(scope="module")
+def right(case: Case, inputs: Outputs) -> Outputs:
+    """What a device would return that rounds as little as it may."""
+    recorded = passes.decode(Shape.of(case), inputs)
+    return {**recorded, LOGITS: recorded[UNEMBEDDING], TOKENS: recorded[ARGMAX]}
+
+
+@pytest.fixture(scope="module")
+def judged(case: Case, inputs: Outputs) -> Callable[[Outputs], tuple[Judgement, str]]:
+    """Judges outputs as a supervisor does."""
+    check = Generation()
+    reference = check.reference(case, inputs)
+
+    def judged(outputs: Outputs) -> tuple[Judgement, str]:
+        expected = check.along(case, inputs, outputs, reference)
+        found = judge(outputs, expected, check.axes(case, inputs))
+        found.mismatches, words = check.beginning(case, outputs, expected, found.mismatches)
+        return found, words
+
+    return judged
+
+
+def test_the_reference_decodes_what_plain_loops_decode(case: Case, inputs: Outputs, right: Outputs) -> None:
+    for sequence, start in enumerate(inputs["start"].tolist()):
+        plain, token = Plain(case, inputs), start
+        for step in range(case["tokens"]):
+            logits = plain.logits(token)
+            assert torch.allclose(right[LOGITS][step, sequence].double(), logits, atol=2e-2), (step, sequence)
+            token = int(logits.argmax())
+            assert int(right[TOKENS][step, sequence]) == token
+
+
+def test_a_right_record_is_judged_right(right: Outputs, judged: Any) -> None:
+    found, words = judged(right)
+    assert not found.mismatches and not found.violations and words == ""
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_wrong_number_is_found_where_it_came_about(right: Outputs, judged: Any, operation: str) -> None:
+    """A record in which one operation is wrong at one step, whatever is wrong behind it."""
+    wrong = {name: value.clone() for name, value in right.items()}
+    place = (3, 1) if operation in LAYER else (3,)
+    held = wrong[operation][place].flatten()
+    held[0] = held[0] + 1 if not held.is_floating_point() else held[0] * 1.1 + 0.1
+    wrong[operation][place] = held.reshape(wrong[operation][place].shape)
+    found, words = judged(wrong)
+    where = "step 3, layer 1" if operation in LAYER else "step 3"
+    assert words.startswith(f"first wrong at {where}, {operation}")
+    assert found.mismatches[0].output == operation
+    if operation in LAYER:
+        assert {mismatch.output for mismatch in found.mismatches[1:]} <= set(OPERATIONS[OPERATIONS.index(operation) :])
+
+
+def test_what_follows_from_nan_is_left_open(right: Outputs, judged: Any) -> None:
+    """NaN from one projection on: nothing can be said of what other operations make of it."""
+    wrong = {name: value.clone() for name, value in right.items()}
+    for name in OPERATIONS[OPERATIONS.index("qkv") : OPERATIONS.index(UNEMBEDDING) + 1]:
+        if wrong[name].is_floating_point():
+            wrong[name][4:] = math.nan
+    wrong["routing order"][4:] = 99
+    wrong["attention norm"][4:, 1:] = wrong["embedding"][5:] = math.nan
+    found, words = judged(wrong)
+    assert words.startswith("first wrong at step 4, layer 0, qkv")
+    culprits = [mismatch.output for mismatch in found.mismatches if mismatch.output not in (LOGITS, TOKENS)]
+    assert culprits == ["qkv", "embedding"], "the embedding is given a token, which is never NaN"
+    assert found.mismatches[0].region.startswith("steps 4-6 of 7, layer 0 of 2")
+
+
+def test_rows_in_a_wrong_order_are_not_held_against_the_experts(right: Outputs, judged: Any) -> None:
+    wrong = {name: value.clone() for name, value in right.items()}
+    for name in ("routing order", "experts up"):
+        wrong[name][2, 0] = wrong[name][2, 0].flip(0)
+    found, _ = judged(wrong)
+    assert [mismatch.output for mismatch in found.mismatches] == ["routing order"]
+
+
+def test_a_token_that_another_beats_by_roundings_only_is_right() -> None:
+    logits = torch.tensor([[1.0, 2.0, 2.0 - 1e-3, 0.0]])
+    slack = torch.tensor([1e-2])
+    for token, accepted in ((1, 1), (2, 2), (0, 1), (-1, 1), (99, 1)):
+        assert passes._one_of(logits, torch.tensor([token]), slack).value.tolist() == [accepted]
+
+
+def test_most_tokens_are_decided_by_more_than_roundings() -> None:
+    """The sizes and the seed that scenarios use; the first steps stand for all of them."""
+    case = Generation.spec.case({"tokens": 16}, "normal", 0)
+    inputs = Generation().inputs(case, torch.Generator().manual_seed(0))
+    estimate = Generation().reference(case, inputs)[LOGITS].estimate
+    assert estimate.error is not None
+    best = estimate.value.topk(2, -1).values
+    decided = best[..., 0] - best[..., 1] > 2 * estimate.error[..., 0]
+    assert decided.double().mean() > 0.8
+    assert (estimate.error < 0.15 * estimate.value.std()).all()
+    assert len(set(estimate.value.argmax(-1).flatten().tolist())) > 16, "the text must not go round in circles"
+
+
+def test_outputs_that_do_not_fit_are_told_as_such(right: Outputs, judged: Any) -> None:
+    broken = {**right, "rope": right["rope"][1:]}
+    del broken["router"]
+    found, _ = judged(broken)
+    told = [violation.detail for violation in found.violations]
+    assert any("rope has shape (6," in line for line in told) and "router was not returned" in told
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"tokens": 0}, "tokens must be at least 1"),
+        ({"heads": 3}, "heads 3 is not a multiple of kv_heads 2"),
+        ({"top_k": 33}, "top_k <= experts"),
+        ({"hidden": 48}, "multiples of 32"),
+        ({"vocabulary": 1}, "at most vocabulary"),
+    ],
+)
+def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
+    assert words in str(Generation().validate({**Generation.spec.defaults, **params}, "normal"))

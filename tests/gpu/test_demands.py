@@ -1,0 +1,45 @@
+"""A kernel too large for the GPU here is refused before it is loaded, and the GPU still works afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpucheck.launch.environment import gpu_names
+from tests.compile.conftest import shipped
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
+
+SCRIPT = """
+import torch
+from gpucheck.worker import demands
+from gpucheck.worker.demands import ResourceLimit
+from tests.compile.planted import hungry, sound
+
+demands.install()
+x = torch.zeros(1 << 20, dtype=torch.bfloat16, device="cuda")
+try:
+    hungry[(1,)](x, x, x, 128, 128, 512, 4, num_warps=16, num_stages=4)
+except ResourceLimit as error:
+    print(error)
+y = torch.zeros(64, device="cuda")
+sound[(1,)](y, L=64)
+print(y.sum().item())
+"""
+
+
+def test_an_impossible_kernel_is_an_error_with_its_configuration(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=shipped(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    words, total = done.stdout.splitlines()
+    assert words.startswith("hungry needs ") and "bytes of shared memory, a block may use" in words
+    assert "M=128, N=128, K=512, 16 warps, 4 stages" in words and total == "64.0"
