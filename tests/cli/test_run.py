@@ -377,6 +377,24 @@ def test_dry_run_shows_what_would_run_and_makes_nothing(
     assert not ranks.plans
 
 
+def test_a_canary_comes_where_the_scenario_or_an_option_asks_for_it(
+    gpucheck: Command, ranks: FakeRanks, untouched: None
+) -> None:
+    def canaries(*arguments: str) -> int:
+        return gpucheck("run", *arguments, "--dry-run", "--device", "cpu").out.count("canary/")
+
+    assert canaries("gate") == canaries("mine.toml", "--canary") == 1
+    assert canaries("gate", "--no-canary") == canaries("mine.toml") == 0
+
+
+def test_the_command_of_a_run_says_what_was_asked_of_the_canary(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
+) -> None:
+    gpucheck("run", scenario, "--library", library, "--canary")
+    gpucheck("run", scenario, "--library", library)
+    assert ["--canary" in plan.command for plan in ranks.plans] == [True, False]
+
+
 def test_without_gpus_smoke_is_the_default_and_gate_with_them(
     gpucheck: Command, ranks: FakeRanks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
