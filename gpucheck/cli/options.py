@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gpucheck.model.errors import UsageError
 
 if TYPE_CHECKING:
     from gpucheck.model.source import CheckSource
@@ -62,3 +65,16 @@ def check_sources(
 def split(values: list[str] | None) -> list[str]:
     """Values of a repeatable option that also takes commas."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
+
+
+def time_span(option: str, text: str, longest: float) -> float:
+    """Seconds of a time like ``90s``, ``10m``, ``1.5h`` or ``45``.
+
+    Raises:
+        UsageError: no such time, or not above 0.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not 0 < seconds <= longest:
+        raise UsageError(f"{option} is {text!r}, expected a time like 90s, 10m or 2h, at most {longest / 3600:g}h")
+    return seconds

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.model.errors import ExitCode, UsageError
+from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Verdict
 from gpucheck.records.folder import read_run, write_text
@@ -78,7 +78,8 @@ def present(
         announced: whether to tell the place this runs in, as :func:`gpucheck.cli.surroundings.announce` does.
 
     Raises:
-        UsageError: no run folder, or a file cannot be written.
+        UsageError: no run folder, or a file that could never be written.
+        InfrastructureError: a file cannot be written after all.
     """
     check_files(json_file, write)
     run = read_run(run_dir)
@@ -110,4 +111,4 @@ def write_file(option: str, name: str, text: str) -> None:
     try:
         write_text(Path(name), text)
     except OSError as error:
-        raise UsageError(f"{option} {name} cannot be written: {error.strerror}") from None
+        raise InfrastructureError(f"{option} {name} cannot be written: {error.strerror}") from None

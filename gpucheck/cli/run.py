@@ -20,8 +20,9 @@ from gpucheck.cli.options import (
     WriteOption,
     check_sources,
     split,
+    time_span,
 )
-from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+from gpucheck.model.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
-WAIT_FOR_PLAN = 120.0  # s that further nodes wait for the plan of node 0
+WAIT_FOR_NODES = 30.0  # s that node 0 waits for the last records of other nodes
+WAIT_AFTER_FAILURE = 5.0  # s, where it did not end by itself
 
 
 def run(
@@ -63,8 +65,25 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all inputs.", show_default="the scenario's")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu (Triton interpreter).")] = "auto",
+    repeat: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Run every case so often on each rank.", show_default="the scenario's"),
+    ] = None,
+    duration: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Go through the cases again and again: 90s, 10m or 2h.", show_default="once"),
+    ] = None,
+    isolate: Annotated[
+        str, typer.Option(metavar="WHAT", help="What has a process of its own: rank, or case on each rank.")
+    ] = "rank",
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Wait for every launch, and compile assertions inside of kernels in.")
+    ] = False,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds for the whole run.", show_default="the scenario's")
+    ] = None,
+    case_timeout: Annotated[
+        float | None, typer.Option(help="Seconds for one case on one rank.", show_default="the scenario's")
     ] = None,
     experiments: Annotated[
         float | None,
@@ -93,19 +112,22 @@ def run(
         bool, typer.Option("--bisect", help="Exit as `git bisect run` wants: 0, 1, 125 not buildable, else 128.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
-    nnodes: Annotated[int, typer.Option(min=1, help="Nodes; needs --out on shared storage.")] = 1,
+    nnodes: Annotated[int, typer.Option(min=1, help="Nodes, each with the same command.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
-    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet.")] = "",
+    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet: a port of node 0.")] = "",
     rdzv_id: Annotated[str, typer.Option(help="Name of the meeting.")] = "gpucheck",
     rdzv_backend: Annotated[str, typer.Option(help="torchrun's rendezvous backend.")] = "c10d",
 ) -> None:
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
+    from gpucheck.cli import nodes
     from gpucheck.cli.present import check_files
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.library.source import parse_source, resolve
+    from gpucheck.model.plan import ISOLATION
+    from gpucheck.plan.conditions import MOST_REPEATS
     from gpucheck.plan.implied import implied
     from gpucheck.plan.scenario import LONGEST, find, load
     from gpucheck.plan.select import select
@@ -115,10 +137,16 @@ def run(
 
     rendezvous = Rendezvous(nnodes, node_rank, rdzv_endpoint, rdzv_id, rdzv_backend)
     rendezvous.check()
-    if nnodes > 1 and out is None:
-        raise UsageError("--nnodes above 1 needs --out DIR on storage that all nodes share")
-    if timeout is not None and not 0 < timeout <= LONGEST:
-        raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0, at most {LONGEST:g}")
+    for name, value in (("--timeout", timeout), ("--case-timeout", case_timeout)):
+        if value is not None and not 0 < value <= LONGEST:
+            raise UsageError(f"{name} is {value:g}, expected seconds above 0, at most {LONGEST:g}")
+    soak = time_span("--duration", duration, LONGEST) if duration is not None else 0.0
+    if timeout is not None and timeout <= soak:
+        raise UsageError(f"--timeout {timeout:g} ends the run before --duration {duration} is up; leave --timeout out")
+    if isolate not in ISOLATION:
+        raise UsageError(f"--isolate is {isolate!r}, expected one of {', '.join(ISOLATION)}")
+    if repeat is not None and not 1 <= repeat <= MOST_REPEATS:
+        raise UsageError(f"--repeat is {repeat}, expected 1 to {MOST_REPEATS}")
     if experiments is not None and not 0 <= experiments <= LONGEST:
         raise UsageError(f"--experiments is {experiments:g}, expected seconds, 0 for none, at most {LONGEST:g}")
     if checks and not split(checks):
@@ -128,7 +156,7 @@ def run(
     given, offered = check_sources(check_file, problem, candidate)
     named = scenario or ("" if given else "gate" if kind == "cuda" else "smoke")
     unselected = load(find(named), seed) if named else implied(given, seed)
-    chosen = select(unselected, split(checks), case or [], placement, process_group)
+    chosen = select(unselected, split(checks), case or [], placement, process_group, repeat)
     chosen = replace(chosen, bench=chosen.bench or bench)
     if canary is not None:
         chosen = replace(chosen, canary=canary)
@@ -142,21 +170,51 @@ def run(
     require_torch()
     console = Console(stderr=json_file == "-")
     copy = _testable(source) if bisect else resolve(source)
-    patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
-    folder = _new_folder(out) if node_rank == 0 else _joined(out)
+    if node_rank:
+        joined = nodes.join(rendezvous, copy, patches, count, out, _fresh_folder)
+        ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.courier.poll)
+        joined.courier.bye(ending.code)
+        raise typer.Exit(nodes.exit_code(joined, ending))
+    patched = patched_files(copy.package, patches)
+    folder = _new_folder(out)
     if patched:
         copy = write_patched(copy, patched, folder / "library")
-    moves = {"--placement": placement, "--process-group": process_group}
-    command = _command(chosen, given, source, kind, count, moves, patches) + ["--bench"] * bench
-    command += ["--canary" if canary else "--no-canary"] if canary is not None else []
-    plan = _plan(chosen, copy, kind, count, nnodes, timeout, experiments, command, patches, [*given, *offered])
-    if node_rank == 0:
-        write_json(folder / "plan.json", plan.to_json())
-    with Progress(plan, Follower(folder, plan.world_size, plan.must_fail), console, quiet=quiet) as progress:
-        ending = launch(plan, folder, rendezvous, progress)
-    if node_rank:
-        raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
-    _close(folder, plan, ending)
+    again = {
+        "--placement": placement,
+        "--process-group": process_group,
+        "--repeat": None if repeat is None else str(repeat),
+        "--case-timeout": None if case_timeout is None else f"{case_timeout:g}",
+        "--isolate": None if isolate == "rank" else isolate,
+        "--debug": "" if debug else None,
+        "--bench": "" if bench else None,
+        "--canary": "" if canary else None,
+        "--no-canary": "" if canary is False else None,
+    }
+    plan = _plan(
+        chosen,
+        copy,
+        device=kind,
+        nproc=count,
+        nnodes=nnodes,
+        command=_command(chosen, given, source, kind, count, again, patches),
+        timeout=timeout,
+        case_timeout=case_timeout,
+        experiments=experiments,
+        duration=soak,
+        isolate=isolate,
+        debug=debug,
+        patches=[str(patch) for patch in patches],
+        check_sources=[*given, *offered],
+    )
+    write_json(folder / "plan.json", plan.to_json())
+    follower = Follower(folder, plan.world_size, plan.must_fail)
+    with nodes.head(rendezvous, plan, folder) as head, Progress(plan, follower, console, quiet=quiet) as progress:
+        ending = launch(plan, folder, rendezvous, progress, head.poll if head else None)
+        others = head.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if head else []
+        progress()
+    trouble = _close(folder, plan, ending, [node.to_json() for node in others])
+    if trouble:
+        typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
     _finish(
         folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [], for_git=bisect
     )
@@ -226,10 +284,14 @@ def _command(
     source: Source,
     device: str,
     nproc: int,
-    moves: dict[str, str | None],
+    again: dict[str, str | None],
     patches: list[Path],
 ) -> list[str]:
-    """What makes the run again, from any folder."""
+    """What makes the run again, from any folder.
+
+    Args:
+        again: options to repeat, with their values; "" for those that have none, None for those that were not given.
+    """
     from gpucheck.library.source import SourceKind
 
     command = ["gpucheck", "run"]
@@ -241,44 +303,24 @@ def _command(
         command += ["--library", str(source)]
     if device == "cpu":
         command += ["--device", "cpu"]
-    for option, value in moves.items():
-        command += [option, value] if value is not None else []
+    for option, value in again.items():
+        command += [option, *filter(None, [value])] if value is not None else []
     return command + [part for patch in patches for part in ("--patch", str(patch))]
 
 
-def _plan(
-    scenario: Scenario,
-    copy: LibraryCopy,
-    device: str,
-    nproc: int,
-    nnodes: int,
-    timeout: float | None,
-    experiments: float | None,
-    command: list[str],
-    patches: list[Path],
-    known: list[CheckSource],
-) -> Plan:
+def _plan(scenario: Scenario, copy: LibraryCopy, **options: Any) -> Plan:
+    """The plan of this run on this machine; for the options see :func:`gpucheck.plan.build.build`."""
     from gpucheck.launch.environment import software
+    from gpucheck.launch.variables import variables
     from gpucheck.plan.build import build
 
     environment = {
         "software": software(copy.package),
         "host": os.uname().nodename,
         "cpus": len(os.sched_getaffinity(0)),
+        "variables": variables(),
     }
-    return build(
-        scenario,
-        copy,
-        device=device,
-        nproc=nproc,
-        nnodes=nnodes,
-        environment=environment,
-        command=command,
-        timeout=timeout,
-        experiments=experiments,
-        patches=[str(patch) for patch in patches],
-        check_sources=known,
-    )
+    return build(scenario, copy, environment=environment, **options)
 
 
 def check_out(out: Path | None) -> None:
@@ -293,40 +335,51 @@ def check_out(out: Path | None) -> None:
         raise UsageError(f"--out {out} is not empty; a run needs a folder of its own")
 
 
+def _fresh_folder(out: Path | None) -> Path:
+    """Makes the run folder of a further node, which is not the one of node 0."""
+    check_out(out)
+    return _new_folder(out)
+
+
 def _new_folder(out: Path | None) -> Path:
     """Makes the run folder."""
     folder = out or Path("runs") / time.strftime("%m%d-%H%M%S")
     try:
-        while out is None and folder.exists():
+        while not _made(folder, new=out is None):
             folder = folder.with_name(folder.name + "a")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "records").mkdir()
+        (folder / "records").mkdir()  # of two runs that were given one folder, one gets no further
+    except FileExistsError:
+        raise UsageError(f"run folder {folder} was taken by another run just now; give another with --out") from None
     except OSError as error:
         raise UsageError(f"run folder {folder} cannot be made: {error.strerror}; give another with --out") from None
     return folder.resolve()
 
 
-def _joined(out: Path | None) -> Path:
-    """The run folder that node 0 makes on shared storage."""
-    assert out is not None
-    deadline = time.monotonic() + WAIT_FOR_PLAN
-    while not (out / "plan.json").exists():
-        if time.monotonic() > deadline:
-            raise InfrastructureError(
-                f"{out / 'plan.json'} did not appear in {WAIT_FOR_PLAN:g} s: is node 0 running, and is --out shared?"
-            )
-        time.sleep(0.2)
-    return out.resolve()
+def _made(folder: Path, *, new: bool) -> bool:
+    """Makes a folder; says whether it is ours: one that was there already is not where it must be new."""
+    try:
+        folder.mkdir(parents=True, exist_ok=not new)
+    except FileExistsError:
+        if not new:
+            raise
+        return False
+    return True
 
 
-def _close(folder: Path, plan: Plan, ending: Ending) -> None:
-    """Writes how the run ended, with what changed in the software meanwhile."""
+def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]]) -> str:
+    """Writes how the run ended, with what changed in the software meanwhile; says what kept it from being written."""
     from gpucheck.launch.environment import changes, software
     from gpucheck.records.folder import write_json
 
     after = software(Path(plan.library["package"]))
     outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
-    write_json(folder / "outcome.json", outcome)
+    if others:
+        outcome["nodes"] = others
+    try:
+        write_json(folder / "outcome.json", outcome)
+    except OSError as error:
+        return f"{folder / 'outcome.json'} cannot be written: {error.strerror}"
+    return ""
 
 
 def _finish(

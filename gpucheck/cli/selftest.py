@@ -80,7 +80,7 @@ def _work(test: SelfTest, summary: Summary, *, quiet: bool) -> int:
         test.stop(number)
 
     def began(visit: Visit) -> None:
-        faults = f": {len(visit.planted)} planted" if visit.planted else ""
+        faults = f": {len(visit.wrong)} planted" if visit.wrong else ""
         typer.echo(f"...  {visit.name}{faults}", err=quiet)
 
     def ended(done: Done) -> None:

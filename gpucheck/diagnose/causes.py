@@ -22,6 +22,9 @@ CHANGES_INPUTS = "changes its inputs"
 ALIASED = "output in the memory of an input"
 COMPILE_ERROR = "compile error on this Triton"
 RESOURCE_LIMIT = "resource limit"
+OUT_OF_MEMORY = "out of memory"
+CRASH = "crash"
+HANG = "hang"
 KERNEL_BUG = "kernel bug"
 STRAGGLER = "straggler"
 UNDETERMINED = "undetermined"
@@ -174,6 +177,33 @@ CAUSES: dict[str, Cause] = {
         shows="An out-of-resources error that names what is needed and what is there, on every GPU of that kind.",
         confirm="gpucheck compile --target shows the demand of each kernel against each GPU's limit.",
         mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU.",
+    ),
+    OUT_OF_MEMORY: Cause(
+        means="Memory ran out: an allocation on the GPU failed, or the kernel of the host ended the process for want "
+        "of memory. Neither harms the GPU, and the next case gets a fresh process.",
+        shows="torch.OutOfMemoryError, MemoryError, or SIGKILL while the counter of the out-of-memory killer rose.",
+        confirm="The case alone in a fresh process (--case, --isolate case): right there means others held memory.",
+        mend="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the "
+        "container more host memory.",
+    ),
+    CRASH: Cause(
+        means="The process that owns the device died, or a kernel did something that its CUDA context did not "
+        "survive: an access to memory that is nobody's, a failed assertion. Every later CUDA call of that process "
+        "fails, whatever it is; gpucheck goes on with a fresh one.",
+        shows="CR in the matrix, on the case that did it alone; the finding names the kernel once a run with launches "
+        "that are waited for has pinned it, since a GPU tells of such an error at some later call.",
+        confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; "
+        "an Xid message of the driver, where its log can be read, stands in the finding.",
+        mend="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "
+        "its rank in the run folder's logs/.",
+    ),
+    HANG: Cause(
+        means="A case gave no result before its deadline.",
+        shows="HG in the matrix; the record holds the Python stacks of the process from before it was killed. The "
+        "finding names the kernel where a launch never ended.",
+        confirm="gpucheck run SCENARIO --case ID --case-timeout 600: a case that ends then is slow and does not hang.",
+        mend="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, "
+        "at the place on top of the stack.",
     ),
     KERNEL_BUG: Cause(
         means="The code computes the wrong thing: every rank gives the same wrong bits from the same inputs.",

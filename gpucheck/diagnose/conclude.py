@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from statistics import median
+from typing import Any
 
 from gpucheck.diagnose import canary, rules
+from gpucheck.diagnose.causes import OUT_OF_MEMORY
 from gpucheck.diagnose.expectations import settle
 from gpucheck.diagnose.rules.straggler import stragglers
 from gpucheck.diagnose.sightings import Key, merged_lines, sighting
@@ -28,7 +31,7 @@ def conclude(run: Run) -> Conclusion:
     """
     caught = canary.caught(run.canary)
     failures, expected = _failures(run)
-    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run)]
+    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run), *_cut_short(run)]
     findings += [*canary.findings(run.canary, caught), *stragglers(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
@@ -39,7 +42,9 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    return Conclusion(verdict, findings, [*canary.notes(run.canary, caught), *_notes(run, expected)], expected)
+    told = [_with_driver(run, finding) for finding in findings]
+    notes = [*canary.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
+    return Conclusion(verdict, told, notes, expected)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:
@@ -129,12 +134,28 @@ def _ending(run: Run) -> list[Finding]:
         line = f"interrupted by signal {run.outcome['signal']}"
     elif run.outcome.get("timed_out"):
         line = f"stopped after {run.outcome.get('seconds', 0.0):.0f} s, the limit of the whole run"
+    elif run.outcome.get("lingered"):
+        line = "every rank had ended, but torchrun did not and was killed"
+    elif lost := [_node_words(node) for node in run.outcome.get("nodes", []) if not _ended_well(node)]:
+        line = "; ".join(lost)
     elif run.outcome.get("code") != 0:
         line = f"torchrun ended with exit code {run.outcome.get('code')}"
     else:
         return []
     remedy = "look at the logs in the run folder's logs/"
     return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], [line], "")], remedy)]
+
+
+def _ended_well(node: dict[str, Any]) -> bool:
+    return node.get("state") == "ended" and node.get("code") == 0
+
+
+def _node_words(node: dict[str, Any]) -> str:
+    """A further node that did not end as it should."""
+    name = f"node {node.get('number')}" + (f" ({node['host']})" if node.get("host") else " never came")
+    if node.get("state") == "ended":
+        return f"torchrun of {name} ended with exit code {node.get('code')}"
+    return f"{name} was lost: its further cases are" if node.get("host") else name
 
 
 def _unproven(run: Run) -> list[Finding]:
@@ -149,6 +170,42 @@ def _unproven(run: Run) -> list[Finding]:
         return []
     shown = Sighting("every case", idle, ["every case is inapplicable here, though not on other ranks"], "")
     return [Finding("nothing was judged on a rank", False, idle, [], [shown])]
+
+
+def _cut_short(run: Run) -> list[Finding]:
+    """Ranks that went through the plan again and again and did not come to the end of it."""
+    short = [
+        rank
+        for rank in run.ranks
+        if run.plan.duration
+        and rank not in run.ends
+        and not any(run.records[(n, rank)].outcome is Outcome.LOST for n in range(len(run.plan.steps)))
+    ]
+    if not short:
+        return []
+    shown = Sighting("every case", short, ["the rank ended before the time of --duration was up"], "")
+    return [Finding("lost", False, short, [], [shown], "look at the rank's log in the run folder's logs/")]
+
+
+def _with_driver(run: Run, finding: Finding) -> Finding:
+    """A failure with what the driver said of the GPUs of its ranks, or of memory that ran out."""
+    lines = [item["text"] for item in run.driver if finding.fails and _about(item, finding)]
+    return replace(finding, driver=lines) if lines else finding
+
+
+def _about(item: dict[str, Any], finding: Finding) -> bool:
+    if item.get("rank") is None:
+        return finding.cause == OUT_OF_MEMORY and "emory" in item["text"]
+    return item["rank"] in finding.ranks
+
+
+def _other_messages(run: Run, findings: list[Finding]) -> list[str]:
+    """What the driver said that no failure has to do with."""
+    return [
+        f"{'this machine' if item.get('rank') is None else 'GPU of rank {}'.format(item['rank'])}: {item['text']}"
+        for item in run.driver
+        if not any(finding.fails and _about(item, finding) for finding in findings)
+    ]
 
 
 def _speeds(run: Run) -> list[str]:
@@ -184,9 +241,26 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
         notes.append(
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
+    notes += _unlike(run)
     notes += _speeds(run)
     if run.plan.bench and run.plan.device == "cpu":
         notes.append("speed is measured on GPUs only: --bench has nothing to tell of Triton's interpreter on the CPU")
     if run.torn:
         notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
     return notes
+
+
+def _unlike(run: Run) -> list[str]:
+    """Further nodes whose torch or triton is not that of node 0."""
+    ours = run.plan.environment.get("software", {})
+    return [
+        f"node {node['number']} ({node['host']}) has {name} {_version(theirs, name)}, node 0 {_version(ours, name)}"
+        for node in run.outcome.get("nodes", [])
+        for theirs in (node.get("software") or {},)
+        for name in ("torch", "triton")
+        if theirs and _version(theirs, name) != _version(ours, name)
+    ]
+
+
+def _version(software: dict[str, Any], name: str) -> str:
+    return str((software.get(name) or {}).get("version"))

@@ -101,15 +101,21 @@ def _kinds(record: Record) -> set[str]:
 def repeated(again: Record) -> str:
     """How often a repeated case failed, with the interval that the true rate lies in."""
     if again.outcome is Outcome.PASS:
-        return f"right in all of {again.repeats} repeats in a fresh process"
+        return f"right in all of {again.repeats} repeats in a fresh process: not reproduced"
     if not again.mismatches:
         return f"{EXPERIMENTS[REPEAT].words}: {again.outcome.value}" + (f", {again.message}" if again.message else "")
     bits = "the same bits each time" if again.distinct == 1 else f"{again.distinct} different outputs"
     words = f"{again.wrong} of {again.repeats} repeats in a fresh process wrong, {bits}"
     if again.wrong == again.repeats:
-        return words
-    low, high = interval(again.wrong, again.repeats)
-    return f"{words}; rate {again.wrong / again.repeats:.0%}, 95% interval {low:.0%} to {high:.0%}"
+        return f"{words}: " + ("deterministic" if again.distinct == 1 else "wrong every time, but not deterministic")
+    return f"{words}; {rate_words(again.wrong, again.repeats)}: intermittent"
+
+
+def rate_words(hits: int, trials: int) -> str:
+    """A rate with the interval that the true one lies in, as finely as its size asks for."""
+    low, high = interval(hits, trials)
+    digits = 0 if hits and hits / trials >= 0.1 else 2
+    return f"rate {hits / trials:.{digits}%}, 95% interval {low:.{digits}%} to {high:.{digits}%}"
 
 
 def interval(hits: int, trials: int) -> tuple[float, float]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gpucheck.model.conditions import OFF_DEVICE, Conditions
+from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 
 REPEAT = "repeat"
+BLOCKING = "synchronised"
 REPEATS = 5  # times at least that the unchanged case runs again in a fresh process
 MOST_REPEATS = 200  # of one experiment, however seldom a failure shows
 LUCK = 1e-3  # largest probability that a failure which comes and goes stayed away by chance
@@ -58,7 +60,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("one thread", "with one thread", _one_thread),
         Experiment("waits", "with a consumer that waits", _set(consumer="waits")),
         Experiment("guarded", "under a device guard", _guarded, needs_gpu=True),
-        Experiment("synchronised", "with synchronised launches", _set(synchronised=True), needs_gpu=True),
+        Experiment(BLOCKING, "with synchronised launches", _set(synchronised=True), needs_gpu=True),
         Experiment("fresh cache", "with a fresh kernel cache", _set(cache="fresh"), needs_gpu=True),
         Experiment("visible", "with one visible GPU", _visible, needs_gpu=True),
         Experiment("other rank", "with the environment of another rank", _set(swap="rank")),
@@ -71,7 +73,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 _OF_OUTCOME = {
     Outcome.MISMATCH: tuple(EXPERIMENTS),
     Outcome.ERROR: tuple(EXPERIMENTS),
-    Outcome.CRASH: ("repeat", "no group", "one thread", "synchronised", "fresh cache", "alone"),
+    Outcome.CRASH: (REPEAT, "no group", "one thread", BLOCKING, "fresh cache", "alone"),
     Outcome.HANG: ("one thread", "alone"),
 }
 _OF_VIOLATION = {
@@ -105,6 +107,16 @@ def applicable(record: Record, conditions: Conditions, device: str, ranks: int) 
         if changed is not None:
             found.append((name, changed))
     return found
+
+
+def needs_pinning(record: Record, plan: Plan) -> bool:
+    """Whether a failure came up after the launch that it belongs to, as GPUs report theirs, so that none can be named.
+
+    In the interpreter, and where all launches are waited for, it comes up at the launch itself.
+    """
+    asynchronous = plan.device == "cuda" and not (plan.debug or plan.steps[record.step].conditions.synchronised)
+    hung_in_a_launch = record.outcome is Outcome.HANG and record.underway is not None
+    return asynchronous and (record.sticky or hung_in_a_launch)
 
 
 def rate_of(*attempts: Record) -> float:

@@ -37,6 +37,9 @@ BY_OUTCOME = {
 }
 
 
+VICTIM = Symptom(
+    "victim of another rank", "nothing is known of this rank itself; look at what ended the named one", across=True
+)
 BAD_CHECK = Symptom(
     "check that cannot be used", "mend the file that the check comes from; gpucheck and the GPU are innocent"
 )
@@ -44,6 +47,8 @@ BAD_CHECK = Symptom(
 
 def symptom(record: Record) -> Symptom:
     """What a record that no rule explains shows."""
+    if record.victim_of is not None:
+        return VICTIM
     if record.outcome is Outcome.HARNESS and record.message.startswith(UsageError.__name__):
         return BAD_CHECK
     return BY_OUTCOME[record.outcome]

@@ -45,11 +45,10 @@ class Assessment:
     problems: list[str] = field(default_factory=list)  # of the run as a whole
 
 
-def assess(visit: Visit, steps: Sequence[Step], report: Mapping[str, Any], text: str, code: int) -> Assessment:
+def assess(visit: Visit, report: Mapping[str, Any], text: str, code: int) -> Assessment:
     """Compares a report with what was planted.
 
     Args:
-        steps: of the run's scenario.
         report: as written by ``--json``.
         text: what the command printed.
         code: its exit code.
@@ -57,31 +56,25 @@ def assess(visit: Visit, steps: Sequence[Step], report: Mapping[str, Any], text:
     seen = _Report(visit, report, text)
     found = Assessment()
     planted: dict[str, tuple[int, ...]] = {}
-    for item in visit.planted:
-        label = label_of(item.fault, steps)
-        if item.fault.expected.outcome is Outcome.PASS:
-            continue
+    for item in visit.wrong:
+        label = label_of(item.fault)
         planted[label] = item.ranks
         lost = item.fault.expected.outcome is Outcome.LOST
         found.cells.append(_lost_cell(item, seen, code) if lost else _cell(item, label, seen, code))
-    lost_ranks = {r for item in visit.planted if item.fault.expected.outcome is Outcome.LOST for r in item.ranks}
+    lost_ranks = {r for item in visit.wrong if item.fault.expected.outcome is Outcome.LOST for r in item.ranks}
     _clean(seen, planted, lost_ranks, found)
     if not visit.planted and code != visit.exit_code:
         found.problems.append(f"exit code {code}, expected {int(visit.exit_code)}")
     return found
 
 
-def label_of(fault: Fault, steps: Sequence[Step]) -> str:
-    """The label of a fault's case among the steps of a scenario."""
-    fits = [step.label for step in steps if all(_value(step, key) == value for key, value in fault.case.items())]
-    assert len(fits) == 1, f"{fault.name}: {len(fits)} cases fit: {fits}"
-    return fits[0]
+def label_of(fault: Fault) -> str:
+    """The label of a fault's case, as reports name it."""
+    from gpucheck import checks
 
-
-def _value(step: Step, key: str) -> Any:
-    if key in ("check", "data"):
-        return getattr(step.case, key)
-    return step.case.params[key] if key in step.case.params else getattr(step.conditions, key)
+    spec, given = checks.load(fault.case["check"]).spec, fault.case
+    params = {name: given[name] for name in spec.defaults if name in given}
+    return Step(spec.case(params, given["data"], 0), Conditions.from_json(given)).label
 
 
 class _Report:

@@ -87,7 +87,8 @@ class Garden:
             for item in items:
                 if isinstance(item.fault.plant, Edit):
                     _edit(own / item.fault.plant.file, item.fault.plant)
-            _append(own / HOOKED, WRAPPER.format(plants=_hooks(items)))
+            if hooks := _hooks(items):
+                _append(own / HOOKED, WRAPPER.format(plants=hooks))
         _append(package / "__init__.py", CHOOSER.format(ranks={str(rank) for rank in by_rank}))
         return package
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gpucheck.faults.catalogue.controls import OTHER_CONFIG
 from gpucheck.faults.fault import CacheDamage, Fault, Session
 from gpucheck.faults.planting import Garden, Planted, reason_against, write_scenario
 from gpucheck.faults.sessions import Visit, visits
-from gpucheck.launch.torchrun import die_with_parent
+from gpucheck.launch.family import die_with_parent
 from gpucheck.model.errors import InfrastructureError
 
 RUN_LIMIT = 240.0  # s for one run
@@ -166,26 +167,25 @@ class SelfTest:
         if visit.session is Session.CACHE:
             environment["TRITON_CACHE_DIR"] = str(folder / "kernel-cache")
             self._command(folder / "first", visit, scenario, library, environment)
-            self._damage(visit, scenario, folder)
+            self._damage(visit, folder)
         code, text = self._command(folder, visit, scenario, library, environment)
         if self._stopped:
             return None
-        found = assess(visit, _steps(scenario), _report(folder, text), text, code)
+        found = assess(visit, _report(folder, text), text, code)
         return Done(visit, time.monotonic() - begin, found)
 
     def _grows(self, item: Planted) -> bool:
         """Whether the library has a place for it; the control that is none is left out elsewhere."""
         return item.fault is not OTHER_CONFIG or not reason_against(item.fault, self.library)
 
-    def _damage(self, visit: Visit, scenario: Path, folder: Path) -> None:
+    def _damage(self, visit: Visit, folder: Path) -> None:
         if self._stopped:
             return
         kernels = cache.hashes(folder / "first" / "run")
-        steps = _steps(scenario)
         for item in visit.planted:
             assert isinstance(item.fault.plant, CacheDamage)
             damage = {"swap": cache.swap, "truncate": cache.truncate}[item.fault.plant.name]
-            damage(folder / "kernel-cache", label_of(item.fault, steps), kernels)
+            damage(folder / "kernel-cache", label_of(item.fault), kernels)
 
     def _command(
         self, folder: Path, visit: Visit, scenario: Path, library: Path, environment: Mapping[str, str]
@@ -204,7 +204,7 @@ class SelfTest:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # a signal from the keyboard comes through here
-                preexec_fn=die_with_parent,
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
         with self._lock:
             self._running.add(process)
@@ -233,12 +233,6 @@ def _environment(startup: Path | None, kernel_cache: Path) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "TRITON_CACHE_DIR": str(kernel_cache),
     }
-
-
-def _steps(scenario: Path) -> Sequence[Any]:
-    from gpucheck.plan.scenario import load
-
-    return load(scenario).steps
 
 
 def _report(folder: Path, text: str) -> dict[str, Any]:

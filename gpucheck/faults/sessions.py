@@ -32,6 +32,11 @@ class Visit:
     session: Session = Session.SHARED
 
     @property
+    def wrong(self) -> list[Planted]:
+        """What is planted and must be found; the rest must not."""
+        return [item for item in self.planted if item.fault.expected.outcome is not Outcome.PASS]
+
+    @property
     def groups(self) -> list[Mapping[str, Any]]:
         """The ``[[cases]]`` tables of its scenario."""
         if not self.planted:
@@ -44,7 +49,7 @@ class Visit:
     @property
     def exit_code(self) -> ExitCode:
         """What the run must end with."""
-        codes = [item.fault.expected.exit_code for item in self.planted if item.fault.expected.outcome != Outcome.PASS]
+        codes = [item.fault.expected.exit_code for item in self.wrong]
         return max(codes, key=lambda code: code is ExitCode.FAIL) if codes else ExitCode.PASS
 
     @property

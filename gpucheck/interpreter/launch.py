@@ -17,6 +17,7 @@ Observer = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
 """Called before a launch with the kernel's name as written in its source, its positional and its keyword arguments."""
 
 observers: list[Observer] = []
+finished: list[Callable[[], None]] = []  # called after a launch
 _one_at_a_time = threading.RLock()  # the interpreter keeps the program id of the running kernel for the whole process
 
 
@@ -48,6 +49,8 @@ def install() -> None:
             launch = executor(kernel.rewrite(), kernel.arg_names, grid)
             with np.errstate(all="ignore"):
                 launch(*args, **kwargs)
+            for call in finished:
+                call()
 
     def run_property(kernel: Any) -> Callable[..., None]:
         return partial(_run, kernel)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import json
 import os
 import shutil
 import signal
@@ -11,16 +11,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.launch.family import Family, die_with_parent
+from gpucheck.launch.kernel_log import KernelLog
+from gpucheck.launch.relay import has_children
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
 GRACE = 2.0  # s between asking torchrun to end and killing it
+LINGER = 30.0  # s that torchrun has to end after all ranks have
 POLL = 0.1  # s
 SCRATCH_PREFIX = "gpucheck-"
 ROOM = 4 << 30  # bytes that must be free in /dev/shm for inputs and references to live there
+
+
+DEBUG = {
+    "CUDA_LAUNCH_BLOCKING": "1",
+    "TORCH_USE_CUDA_DSA": "1",  # what torch asks for in its messages; the next is what its builds read
+    "PYTORCH_USE_CUDA_DSA": "1",
+    "TRITON_DEBUG": "1",  # compiles tl.device_assert in, and asserts that integers do not overflow
+}
+"""What the ranks of a run with ``--debug`` have in their environment."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class Rendezvous:
 
     nnodes: int = 1
     node_rank: int = 0
-    endpoint: str = ""  # HOST:PORT
+    endpoint: str = ""  # HOST:PORT on node 0; the port after it takes records
     id: str = "gpucheck"
     backend: str = "c10d"
 
@@ -38,7 +52,10 @@ class Rendezvous:
         if self.nnodes < 1 or not 0 <= self.node_rank < self.nnodes:
             raise UsageError(f"--node-rank {self.node_rank} is not within the {self.nnodes} node(s) of --nnodes")
         if self.nnodes > 1 and not self.endpoint:
-            raise UsageError("--nnodes above 1 needs --rdzv-endpoint HOST:PORT, the same on every node")
+            raise UsageError("--nnodes above 1 needs --rdzv-endpoint HOST:PORT of node 0, the same on every node")
+        _, colon, port = self.endpoint.rpartition(":")
+        if self.nnodes > 1 and not (colon and port.isdigit() and 0 < int(port) < 65535):
+            raise UsageError(f"--rdzv-endpoint {self.endpoint} is not HOST:PORT with a port from 1 to 65534")
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class Ending:
     timed_out: bool
     signal: int  # that interrupted this command, or 0
     seconds: float
+    lingered: bool = False  # every rank had ended, torchrun did not
 
 
 def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
@@ -60,16 +78,28 @@ def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
         options += ["--nnodes", str(rendezvous.nnodes), "--node-rank", str(rendezvous.node_rank)]
         options += ["--rdzv-backend", rendezvous.backend, "--rdzv-endpoint", rendezvous.endpoint]
         options += ["--rdzv-id", rendezvous.id]
+        if rendezvous.backend == "c10d":  # else a node that only looks like node 0 might hold what all of them need
+            options += ["--rdzv-conf", f"is_host={int(rendezvous.node_rank == 0)}"]
     options += ["--log-dir", str(run / "logs"), "--redirects", "3"]
     return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "gpucheck.worker", str(run)]
 
 
-def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], None]) -> Ending:
-    """Runs all ranks of this node to their end.
+def launch(
+    plan: Plan,
+    run: Path,
+    rendezvous: Rendezvous,
+    watch: Callable[[], bool],
+    bereft: Callable[[], bool | None] | None = None,
+) -> Ending:
+    """Runs all ranks of this node to their end and leaves no process of theirs behind.
+
+    What the driver says meanwhile is written to the run folder, where it says anything.
 
     Args:
         plan: already written to the run folder.
-        watch: called about ten times a second while the ranks run.
+        watch: called about ten times a second while the ranks run; says whether all of them have ended.
+        bereft: called as often; once it says that another node is gone, the ranks here finish, and torchrun, which
+            would wait for that node, is ended.
 
     Raises:
         InfrastructureError: torchrun could not be started.
@@ -77,10 +107,13 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], No
     scratch = _scratch(run)
     log = run / "logs" / f"torchrun-{rendezvous.node_rank}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    command_pid = os.getpid()
     received: list[int] = []
     previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
     begin = time.monotonic()
+    ended: float | None = None  # when all ranks had
     process: subprocess.Popen[bytes] | None = None
+    family = Family()
     try:
         with open(log, "wb") as output:
             process = subprocess.Popen(
@@ -90,32 +123,56 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], No
                 stderr=subprocess.STDOUT,
                 env=_environment(plan, scratch),
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=lambda: die_with_parent(command_pid),
             )
+        log_of_kernel = KernelLog(gpus=plan.device == "cuda")
         while process.poll() is None and not received and time.monotonic() - begin < plan.timeout:
-            watch()
+            if watch() and ended is None:
+                ended = time.monotonic()
+            if ended is not None and time.monotonic() - ended > LINGER:
+                break
+            if bereft is not None and bereft() and not has_children(process.pid):
+                break
             time.sleep(POLL)
         code = process.poll()
+        late = time.monotonic() - begin >= plan.timeout
+        lingered = ended is not None and time.monotonic() - ended > LINGER
         if code is None:
             _end(process)
+        family.end()
         watch()
+        if not received:
+            _keep(log_of_kernel, plan, run, rendezvous.node_rank)
         return Ending(
             code=code,
-            timed_out=code is None and not received,
+            timed_out=code is None and not received and late,
             signal=received[0] if received else 0,
             seconds=time.monotonic() - begin,
+            lingered=code is None and not received and lingered,
         )
     except OSError as error:
         raise InfrastructureError(f"torchrun could not be started: {error}") from None
     finally:
         if process is not None and process.poll() is None:
             _end(process)
+        family.end()
         shutil.rmtree(scratch, ignore_errors=True)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _keep(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
+    """Writes what was heard of the driver to the run folder, with the ranks it is about."""
+    heard = log.finish()
+    for item in heard:
+        local_rank = item.pop("local_rank")
+        item["rank"] = None if local_rank is None else node_rank * plan.nproc + local_rank
+    if heard:
+        with suppress(OSError):
+            (run / f"driver-{node_rank}.json").write_text(json.dumps(heard), encoding="utf-8")
 
 
 def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
@@ -127,6 +184,8 @@ def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "GPUCHECK_SCRATCH": str(scratch),
+        "GPUCHECK_LAUNCHER": str(os.getpid()),
+        **(DEBUG if plan.debug else {}),
         "OMP_WAIT_POLICY": os.environ.get(
             "OMP_WAIT_POLICY", "passive"
         ),  # idle threads must not spin: ranks share cores
@@ -142,11 +201,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def die_with_parent() -> None:
-    """Asks the kernel, in a process about to be started, to kill it when its parent ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _scratch(run: Path) -> Path:

@@ -29,6 +29,7 @@ class Finding:
     remedy: str = ""
     evidence: list[str] = field(default_factory=list)  # what experiments answered
     cause: str = ""  # what `gpucheck explain` knows it by; "" where only a symptom is known
+    driver: list[str] = field(default_factory=list)  # what the kernel and the GPUs' driver said meanwhile
     warns: bool = False  # worth a look, no influence on the verdict
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ T = TypeVar("T")
 
 SCHEMA = 1  # of plan.json and of every record line
 DAMAGED_ENTRY = "damaged cache entry"  # leads the file in the message of an error that one explains
+OOM_KILLER = "kernel's out-of-memory killer"  # named in what is told of a process that it may have ended
 
 
 class Outcome(str, Enum):
@@ -19,7 +20,7 @@ class Outcome(str, Enum):
     MISMATCH = "mismatch"  # an output differs from its reference
     VIOLATION = "violation"  # output right, but memory, launches or repeatability were not
     ERROR = "error"  # the code under test raised
-    CRASH = "crash"  # the process that owns the device died
+    CRASH = "crash"  # the process that owns the device died, or its CUDA context did
     HANG = "hang"  # no result before the deadline
     INAPPLICABLE = "inapplicable"  # library or machine does not offer what the case asks for
     HARNESS = "harness"  # gpucheck itself failed; proves nothing about the device
@@ -110,6 +111,7 @@ class Launch:
     source: str = ""  # "file:line" of the call, relative to the library or to our own kernels
     context: int | None = None  # device of the driver's current context at the first such launch
     refused: str = ""  # what Triton raised instead of launching
+    config: dict[str, int | float | bool | str] = field(default_factory=dict)  # of a refused one: constants and options
 
     @property
     def away(self) -> list[str]:
@@ -117,6 +119,15 @@ class Launch:
         if self.device is None:
             return []
         return [name for name in self.argument_devices if name.startswith("cuda") and name != f"cuda:{self.device}"]
+
+
+@dataclass(frozen=True)
+class Underway:
+    """The last launch that a process which did not live to answer had begun."""
+
+    kernel: str
+    source: str  # "file:line" of the call
+    open: int  # launches not known to have ended; above 1 it may be any of the last so many; 0: it had returned
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,7 @@ class Record:
     outcome: Outcome
     message: str = ""
     experiment: str = ""  # the changed condition of a follow-up attempt; "" for the attempt that the plan asks for
+    round: int = 0  # number of the pass over the plan
     placement: str = ""
     host: str = ""
     device: str = ""
@@ -170,6 +182,11 @@ class Record:
     ceilings: Ceilings | None = None  # measured right after this case
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     traceback: str = ""
+    sticky: bool = False  # a CUDA error that no later call of the process survives
+    kernels: list[str] = field(default_factory=list)  # under test; of attempts that gave no output
+    underway: Underway | None = None  # None: no launch had begun, or all had ended
+    source: str = ""  # "file:line" of the library that raised
+    victim_of: int | None = None  # the rank whose end kept this one from its case
 
     def to_json(self) -> dict[str, Any]:
         """The plain form of a result line."""
@@ -186,6 +203,8 @@ class Record:
         for key, kind in (("mismatches", Mismatch), ("violations", Violation), ("launches", Launch)):
             names = {f.name for f in fields(kind)}
             values[key] = [kind(**{k: v for k, v in part.items() if k in names}) for part in values.get(key, [])]
+        if values.get("underway"):
+            values["underway"] = Underway(**{name: values["underway"][name] for name in ("kernel", "source", "open")})
         values["cost"] = _read(Cost, values.get("cost"))
         values["ceilings"] = _read(Ceilings, values.get("ceilings"))
         return cls(**values)

@@ -59,13 +59,18 @@ def build(
     environment: dict[str, Any],
     command: list[str],
     timeout: float | None = None,
+    case_timeout: float | None = None,
     experiments: float | None = None,
+    duration: float = 0.0,
+    isolate: str = "rank",
+    debug: bool = False,
     patches: Sequence[str] = (),
     check_sources: Sequence[CheckSource] = (),
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
 
     Args:
+        timeout: for the whole run; by default the scenario's and, behind it, the time for which passes are begun.
         patches: the files of the patches that the library is a patched copy by.
         check_sources: those that are known; the plan holds those of its cases.
     """
@@ -80,8 +85,8 @@ def build(
         device=device,
         nproc=nproc,
         nnodes=nnodes,
-        timeout=scenario.timeout if timeout is None else timeout,
-        case_timeout=scenario.case_timeout,
+        timeout=scenario.timeout + duration if timeout is None else timeout,
+        case_timeout=scenario.case_timeout if case_timeout is None else case_timeout,
         experiments=scenario.experiments if experiments is None else experiments,
         library={
             "root": str(library.root),
@@ -98,4 +103,7 @@ def build(
         check_sources=tuple(source for source in check_sources if used & {*source.checks}),
         bench=scenario.bench,
         straggler=scenario.straggler,
+        isolate=isolate,
+        debug=debug,
+        duration=duration,
     )

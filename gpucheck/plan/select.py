@@ -20,10 +20,12 @@ def select(
     cases: Sequence[str] = (),
     placement: str | None = None,
     process_group: str | None = None,
+    repeat: int | None = None,
 ) -> Scenario:
     """The scenario with only these checks and these case ids, all under one placement or process group where given.
 
-    A case that is moved keeps its other conditions but not what was expected of it.
+    A case that is moved keeps its other conditions but not what was expected of it; one that is only repeated more or
+    less often keeps that too.
 
     Raises:
         UsageError: a check, case, placement or process group that does not exist.
@@ -54,6 +56,8 @@ def select(
             + (f" of {', '.join(checks)}" if checks else "")
             + "; nothing to run"
         )
+    if repeat is not None:
+        steps = tuple(replace(step, conditions=replace(step.conditions, repeat=repeat)) for step in steps)
     return replace(scenario, steps=_moved(steps, placement=placement, process_group=process_group))
 
 

@@ -12,8 +12,17 @@ from typing import Any
 
 from gpucheck.model.canary import CHECK
 from gpucheck.model.errors import UsageError
-from gpucheck.model.plan import Plan, Step
-from gpucheck.model.record import SCHEMA, Outcome, Record
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import SCHEMA, Record
+from gpucheck.records.lost import Traces, lost
+
+
+@dataclass
+class Tally:
+    """How often a rank has been through a case, over all passes."""
+
+    runs: int = 0
+    failed: int = 0
 
 
 @dataclass
@@ -32,6 +41,8 @@ class Run:
         default_factory=list
     )  # by rank, of the case that is wrong on purpose; in no other field
     torn: int = 0  # lines that could not be read, or that belong to no case of the plan
+    tallies: dict[tuple[int, int], Tally] = field(default_factory=dict)  # (step, rank)
+    driver: list[dict[str, Any]] = field(default_factory=list)  # messages of the GPUs' driver: "rank" or None, "text"
 
     @property
     def ranks(self) -> range:
@@ -100,13 +111,14 @@ def read_plan(folder: Path) -> Plan:
 def read_run(folder: Path) -> Run:
     """Reads a run folder and adds a LOST record for every result that is missing.
 
-    Of several results of a case on a rank the first failure counts, else the last.
+    Of several results of a case on a rank the first failure counts, else the first; where a pass over the plan was
+    broken off in the middle of a case that had not failed, the case is lost.
 
     Raises:
         UsageError: the folder is no run folder.
     """
     run = Run(folder, read_plan(folder), {})
-    begun: dict[int, list[int]] = {}
+    traces = {rank: Traces() for rank in run.ranks}
     for rank, path in rank_files(folder):
         for item in _lines(path, run):
             event = item.get("event")
@@ -116,15 +128,18 @@ def read_run(folder: Path) -> Run:
                 run.ends[rank] = item
             elif event == "gpu" and isinstance(item.get("rank"), int):
                 run.gpus[item["rank"]] = item
-            elif event == "begin" and not item.get("experiment"):
-                begun.setdefault(rank, []).append(item.get("step", -1))
             elif event == "result":
                 _take(run, rank, item)
-    for number, step in enumerate(run.plan.steps):
-        for rank in run.ranks:
-            if (number, rank) not in run.records:
-                run.records[(number, rank)] = _lost(run, number, step, rank, begun.get(rank, []))
+            if rank in traces:
+                traces[rank].see(item)
     run.outcome = _outcome(folder / "outcome.json")
+    by_itself = run.outcome.get("code") is not None
+    for number in range(len(run.plan.steps)):
+        for rank in run.ranks:
+            known = run.records.get((number, rank))
+            if known is None or (not known.outcome.failed and number in traces[rank].open_steps):
+                run.records[(number, rank)] = lost(run.plan, number, rank, traces, by_itself=by_itself)
+    run.driver = _driver(folder)
     _set_canary_aside(run)
     return run
 
@@ -134,6 +149,7 @@ def _set_canary_aside(run: Run) -> None:
     last = len(run.plan.steps) - 1
     if last >= 0 and run.plan.steps[last].case.check == CHECK:
         run.canary = [run.records.pop((last, rank)) for rank in run.ranks]
+        run.tallies = {(step, rank): tally for (step, rank), tally in run.tallies.items() if step != last}
         run.plan = replace(run.plan, steps=run.plan.steps[:last])
 
 
@@ -157,8 +173,11 @@ def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
         run.experiments.setdefault((record.step, rank), {})[record.experiment] = record
         return
     known = run.records.get((record.step, rank))
-    if known is None or not known.outcome.failed:
+    if known is None or (record.outcome.failed and not known.outcome.failed):
         run.records[(record.step, rank)] = record
+    tally = run.tallies.setdefault((record.step, rank), Tally())
+    tally.runs += 1
+    tally.failed += record.outcome.failed
 
 
 def _outcome(path: Path) -> dict[str, Any]:
@@ -173,21 +192,21 @@ def _outcome(path: Path) -> dict[str, Any]:
     return item
 
 
-def _lost(run: Run, number: int, step: Step, rank: int, begun: list[int]) -> Record:
-    if rank not in run.starts:
-        reason = "the rank never started"
-    elif begun[-1:] == [number]:
-        reason = "the rank ended while this case ran"
-    elif number in begun:
-        reason = "the rank ended before it had judged this case"
-    else:
-        reason = "the rank ended before this case"
-    return Record(number, step.case.id, rank, Outcome.LOST, message=reason, placement=step.conditions.placement)
+def _driver(folder: Path) -> list[dict[str, Any]]:
+    """What the nodes heard of the driver; a file that cannot be read tells nothing."""
+    heard: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("driver-*.json")):
+        try:
+            items = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        heard += [item for item in items if isinstance(item, dict) and "text" in item]
+    return heard
 
 
 def _lines(path: Path, run: Run) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
+        for line in filter(str.strip, file):
             try:
                 item = json.loads(line)
             except ValueError:

@@ -17,6 +17,7 @@ class RankState:
 
     started: bool = False
     step: int | None = None  # running now
+    round: int = 0  # pass over the plan
     experiment: str = ""  # that the step runs for
     done: int = 0
     failed: int = 0
@@ -68,13 +69,14 @@ class Follower:
         state.started = True
         if event == "begin":
             state.step, state.experiment = item["step"], item.get("experiment", "")
+            state.round = max(state.round, item.get("round", 0))
         elif event == "end":
             state.ended, state.step = True, None
         elif event == "result":
             record = Record.from_json(item)
             if record.experiment:
                 return None
-            state.done += 1
+            state.done += not record.round
             good = (Outcome.PASS, Outcome.INAPPLICABLE)
             state.failed += record.outcome not in good and record.step not in self.must_fail
             return record

@@ -13,25 +13,35 @@ from gpucheck.model.record import SCHEMA, Record
 
 
 class RecordWriter:
-    """Appends to ``records/rank-NNNNN.jsonl``; usable from several threads."""
+    """Appends to ``records/rank-NNNNN.jsonl``; usable from several threads.
+
+    A line that cannot be written whole, on a full disk say, is taken back, so that the ones before and after it stand.
+    """
 
     def __init__(self, run: Path, rank: int) -> None:
         self._lock = threading.Lock()
         path = run / "records" / f"rank-{rank:05d}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        size = os.fstat(self._fd).st_size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            os.write(self._fd, b"\n")  # the last line was cut off by the death of its writer
 
     def start(self, **facts: Any) -> None:
         """The rank is alive; ``facts`` say where."""
         self._write({"event": "start", "schema": SCHEMA, "time": time.time(), **facts})
 
-    def begin(self, step: int, experiment: str = "") -> None:
+    def begin(self, step: int, experiment: str = "", round: int = 0) -> None:
         """A case is about to run: without a result line it names the culprit of what happened next."""
-        self._write({"event": "begin", "step": step, "experiment": experiment, "time": time.time()})
+        self._write({"event": "begin", "step": step, "experiment": experiment, "round": round, "time": time.time()})
 
     def result(self, record: Record) -> None:
         """A case has ended."""
         self._write({**record.to_json(), "time": time.time()})
+
+    def skip(self, reason: str) -> None:
+        """The rank runs none of its further cases."""
+        self._write({"event": "skip", "reason": reason, "time": time.time()})
 
     def gpu(self, rank: int, **facts: Any) -> None:
         """What the driver says of the GPU of a rank, which need not be this one."""
@@ -41,8 +51,23 @@ class RecordWriter:
         """The rank has worked through the plan."""
         self._write({"event": "end", "time": time.time(), **facts})
 
+    def death(self, how: str) -> None:
+        """The rank's supervisor has died; written by the process that outlives it."""
+        self._write({"event": "death", "how": how, "time": time.time()})
+
+    def stop(self, number: int) -> None:
+        """The rank ends since it got a signal; called by the signal's handler, in the middle of whatever."""
+        line = json.dumps({"event": "stop", "signal": number, "time": time.time()})
+        torn = "\n" if self._lock.locked() else ""
+        os.write(self._fd, f"{torn}{line}\n".encode())
+
     def _write(self, item: dict[str, Any]) -> None:
         line = (json.dumps(item, separators=(",", ":"), allow_nan=True) + "\n").encode()
         with self._lock:
-            while line:
-                line = line[os.write(self._fd, line) :]
+            before = os.fstat(self._fd).st_size
+            try:
+                while line:
+                    line = line[os.write(self._fd, line) :]
+            except OSError:
+                os.ftruncate(self._fd, before)
+                raise

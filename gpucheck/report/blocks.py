@@ -9,7 +9,8 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
-from gpucheck.records.folder import Run
+from gpucheck.records.folder import Run, Tally
+from gpucheck.report.soak import soak_summary
 from gpucheck.report.speed import Speed, measured
 
 STAGES = (
@@ -62,6 +63,7 @@ class Result:
     conditions: Conditions
     expected: bool  # it failed just as the scenario says
     record: Record
+    tally: Tally
 
     @property
     def seconds(self) -> float:
@@ -149,7 +151,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         rows=table,
         verdict=conclusion.verdict.value,
         findings=conclusion.findings,
-        notes=conclusion.notes,
+        notes=[*soak_summary(run), *conclusion.notes],
         stages=stages,
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
@@ -157,7 +159,9 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         plan=run.plan,
         seconds=run.outcome.get("seconds"),
         results=[
-            Result(step.row, step.label, step.conditions, key in conclusion.expected, record)
+            Result(
+                step.row, step.label, step.conditions, key in conclusion.expected, record, run.tallies.get(key, Tally())
+            )
             for key, record in sorted(run.records.items())
             for step in (run.plan.steps[record.step],)
         ],
@@ -210,6 +214,8 @@ def _headline(run: Run) -> list[str]:
     library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
     library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
     facts = [plan.scenario, where, *versions, library, f"seed {plan.seed}"]
+    facts += ["debug: launches waited for, device assertions compiled in"] * plan.debug
+    facts += ["a process for each case"] * (plan.isolate == "case")
     if "seconds" in run.outcome:
         facts.append(f"{run.outcome['seconds']:.1f} s")
     return facts
@@ -236,4 +242,14 @@ def _timing(run: Run, stages: dict[str, float]) -> list[str]:
         f"+ harness {overhead:.1f}",
         "a rank, summed over its cases: "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05),
+        *_fresh_processes(run),
     ]
+
+
+def _fresh_processes(run: Run) -> list[str]:
+    """What it cost to start processes again, where more than one a rank were started."""
+    started = sum(end.get("children", 0) for end in run.ends.values())
+    if started <= len(run.ranks):
+        return []
+    seconds = sum(end.get("child_seconds", 0.0) for end in run.ends.values())
+    return [f"{started} processes started for the ranks, {seconds / started:.2f} s each"]

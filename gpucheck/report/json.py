@@ -68,6 +68,8 @@ def _result(result: Result) -> dict[str, Any]:
         "violations": [asdict(violation) for violation in record.violations],
         "wrong": record.wrong,
         "repeats": record.repeats,
+        "passes": result.tally.runs,
+        "failed_passes": result.tally.failed,
         "tightness": record.tightness,
         "bounds": record.bounds,
         "speed": record.speed,

@@ -104,5 +104,6 @@ def _words(finding: Finding, sighting: Sighting) -> list[str]:
     """What a finding says of one case, with what to do."""
     lines = [heading(finding) + (f", {rank_list(sighting.ranks)}" if sighting.ranks else ""), *sighting.lines]
     lines += [f"tried: {line}" for line in finding.evidence]
+    lines += [f"driver: {line}" for line in finding.driver]
     lines += [f"replay: {sighting.replay}"] if sighting.replay else []
     return lines + ([f"mend: {finding.remedy}"] if finding.remedy else [])

@@ -79,6 +79,9 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     for line in finding.evidence:
         yield ""
         yield f"Tried: {_text(line)}"
+    for line in finding.driver:
+        yield ""
+        yield f"Driver: {_text(line)}"
     if finding.remedy:
         yield ""
         yield f"Mend: {_text(finding.remedy)}"

@@ -26,7 +26,7 @@ class Progress:
         self.plan, self.follower, self.console, self.quiet = plan, follower, console, quiet
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._begin = time.monotonic()
-        self._by_step: dict[int, list[Record]] = {}
+        self._by_step: dict[tuple[int, int], list[Record]] = {}  # (pass, step)
 
     def __enter__(self) -> Progress:
         if self._live and not self.quiet:
@@ -37,16 +37,25 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
+        """Shows what is new; says whether every rank has ended."""
         for record in self.follower.poll():
-            finished = self._by_step.setdefault(record.step, [])
+            finished = self._by_step.setdefault((record.round, record.step), [])
             finished.append(record)
-            hidden = self.plan.steps[record.step].case.check == canary.CHECK
-            if len(finished) == self.plan.world_size and not self.quiet and not self._live and not hidden:
-                self.console.file.write(self._case_line(finished) + "\n")
-                self.console.file.flush()
+            if len(finished) == self.plan.world_size:
+                del self._by_step[(record.round, record.step)]
+                self._case(finished)
         if self._live and not self.quiet:
             self._live.update(self._table(), refresh=True)
+        return all(state.ended for state in self.follower.ranks.values())
+
+    def _case(self, records: list[Record]) -> None:
+        """Shows a case that every rank has been through; of later passes only what fails."""
+        news = not records[0].round or any(record.outcome.failed for record in records)
+        news &= self.plan.steps[records[0].step].case.check != canary.CHECK
+        if news and not self.quiet and not self._live:
+            self.console.file.write(self._case_line(records) + "\n")
+            self.console.file.flush()
 
     def _case_line(self, records: list[Record]) -> str:
         """``ok  matmul/... 1.23 s`` with the ranks that differ."""
@@ -58,7 +67,8 @@ class Progress:
             state = next(iter(outcomes))
         else:
             state = "; ".join(f"{mark} {rank_list(ranks)}" for mark, ranks in outcomes.items() if mark != "ok")
-        return f"{state}  {self.plan.steps[records[0].step].label}  {seconds:.2f} s"
+        again = f"  pass {records[0].round + 1}" if records[0].round else ""
+        return f"{state}  {self.plan.steps[records[0].step].label}  {seconds:.2f} s{again}"
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -66,7 +76,8 @@ class Progress:
         table.add_row(f"{elapsed:5.1f} s", "", "", "")
         for rank, state in sorted(self.follower.ranks.items()):
             failed = f"[bold red]{state.failed} failing[/]" if state.failed else ""
-            table.add_row(f"rank {rank}", f"{state.done}/{len(self.plan.steps)}", self._doing(state), failed)
+            done = f"{state.done}/{len(self.plan.steps)}" if not state.round else f"pass {state.round + 1}"
+            table.add_row(f"rank {rank}", done, self._doing(state), failed)
         return table
 
     def _doing(self, state: RankState) -> str:

@@ -125,6 +125,7 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
     if len(shown) < cases:
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
     yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)
+    yield from ([("   driver  ", "dim"), (line, "")] for line in finding.driver)
     if finding.remedy:
         yield [("   mend    ", "dim"), (finding.remedy, "")]
     if finding.cause:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
@@ -23,6 +24,7 @@ from gpucheck.model.errors import Inapplicable
 from gpucheck.verify import digest
 from gpucheck.worker import cache, driver, order
 from gpucheck.worker.arena import Arena, WatchedAllocation
+from gpucheck.worker.looks import look
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.placements import Placement
@@ -34,6 +36,10 @@ LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
 OTHER_SEED = 1  # added to a case's seed for the data of a launch whose outputs nobody reads
 
 Outputs = dict[str, Tensor]
+
+
+class Unusable(Exception):
+    """A file that gpucheck itself needs cannot be read or written, which says nothing about the device."""
 
 
 class Library:
@@ -89,14 +95,20 @@ class Bench:
         reply = Reply("ran", device=self.device_name)
         self.observer.start()
         try:
-            self._run(request, reply)
+            if request.look:
+                look(self, request, reply)
+            else:
+                self._run(request, reply)
         except Inapplicable as reason:
             reply.status, reply.message = "inapplicable", str(reason)
+        except Unusable as reason:
+            reply.status, reply.message, reply.traceback = "harness", str(reason), traceback.format_exc()
         except Exception as error:
             reply.status = "error"
             reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}"
-            reply.traceback = traceback.format_exc()
-            reply.fatal = self._poisoned_context()
+            reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
+            reply.sticky = self._poisoned_context()
+            reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
             self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
         self._last = None
@@ -105,14 +117,14 @@ class Bench:
     def _run(self, request: Request, reply: Reply) -> None:
         case, conditions = request.case, request.conditions
         check = checks.load(case.check)
-        with timed(reply, "load"):
+        with timed(reply, "load"), needed(request.inputs):
             inputs = torch.load(request.inputs, mmap=True, weights_only=True)
         if conditions.warm_up:
             self._warm_up(check, case, inputs)
         passes = 0
         while wants_another_pass(conditions.repeat, passes, reply.digests):
             fill = fill_of(passes)
-            prepared, launched = self._one_pass(check, case, inputs, reply, fill, conditions)
+            prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions)
             for outputs in launched:
                 with timed(reply, "copy"):
                     held = self._keep(outputs, reply, fill, request)
@@ -141,7 +153,9 @@ class Bench:
         whole = digest.whole(*held.values())
         often = request.conditions.repeat > 1 or request.conditions.concurrency > 1
         if not reply.digests or (often and whole not in reply.saved):
-            torch.save(held, outputs_file(request.outputs[0], len(reply.saved)))
+            path = outputs_file(request.outputs[0], len(reply.saved))
+            with needed(path):
+                torch.save(held, path)
             reply.saved.append(whole)
         reply.digests.append(whole)
         reply.fills.append(fill)
@@ -181,10 +195,10 @@ class Bench:
 
     def _digest(self, check: Any, case: Case, inputs: Any, odd: int | None) -> str:
         """Digest of the outputs of one more pass with one tensor's memory filled otherwise."""
-        _, (outputs,) = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
+        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
         return digest.whole(*on_host(outputs).values())
 
-    def _one_pass(
+    def one_pass(
         self,
         check: Any,
         case: Case,
@@ -207,6 +221,8 @@ class Bench:
             before = self._other(work) if self.behind else None
             reply.expected_kernels = check.kernels(case, runtime)
             self.synchronize()
+            if self.observer.journal is not None:
+                self.observer.journal.case(reply.expected_kernels)
         begin, compiled = time.perf_counter(), self.observer.compile_seconds
         with self._stream(conditions), kernel_clock(self.device) as clock:
             reply.stream = self._current_stream()
@@ -294,7 +310,7 @@ class Bench:
         """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
         first = Bench(self.placement, self.placement.enter(0), self.library, self.observer)
         try:
-            first._one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions())
+            first.one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions())
             first.arena.reset(FILLS[0])
         finally:
             self.placement.settle(self.device)
@@ -308,6 +324,7 @@ class Bench:
         current = torch.cuda.current_device()
         if current != self.device.index and driver.has_context(current):
             torch.cuda.synchronize(current)
+        self.observer.settled()
 
     def _poisoned_context(self) -> bool:
         """Whether the CUDA context no longer works after an error."""
@@ -344,6 +361,26 @@ class _Runtime:
 def on_host(outputs: Outputs) -> Outputs:
     """Copies of outputs in host memory, dense."""
     return {name: value.detach().to("cpu").contiguous() for name, value in outputs.items()}
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the device or in the process."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "out of memory" in str(error).lower()
+
+
+@contextmanager
+def needed(path: str) -> Iterator[None]:
+    """Around the reading or writing of a file of gpucheck.
+
+    Raises:
+        Unusable: it failed.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        free = os.statvfs(Path(path).parent).f_bavail
+        full = "" if free else ": nothing is free there"
+        raise Unusable(f"{path} cannot be used: {first_line(error)}{full}") from error
 
 
 def first_line(error: Exception) -> str:

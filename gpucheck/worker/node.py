@@ -10,7 +10,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ class Node:
             )
 
         return _wait(all_came, seconds)
+
+    def agree(self, name: str, wish: bool) -> bool:
+        """The wish of the rank that asks first, which is then every rank's answer."""
+        decision, mine = self.folder / f"{name}.decision", self.folder / f"{name}.wish{self.local_rank}"
+        mine.write_text("yes" if wish else "no")
+        with suppress(FileExistsError):
+            decision.hardlink_to(mine)
+        mine.unlink()
+        return decision.read_text() == "yes"
 
     def publish(self, name: str, local_rank: int, content: Any) -> None:
         """Leaves something for another rank."""

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 import torch
 
 from gpucheck.model.record import Launch
 from gpucheck.worker import driver
+from gpucheck.worker.journal import Journal
 
 Key = tuple[Any, ...]
 
@@ -42,9 +45,12 @@ class Observer:
 
     Args:
         roots: folders whose source is worth naming as the place of a call: the library's, our own kernels'.
+        journal: where each launch is written down before it is made.
+        blocking: launches return when they have ended.
     """
 
-    def __init__(self, roots: Sequence[Path] = ()) -> None:
+    def __init__(self, roots: Sequence[Path] = (), journal: Journal | None = None, *, blocking: bool = False) -> None:
+        self.journal, self._blocking = journal, blocking
         self._roots = [os.path.join(path, "") for root in roots for path in (str(root), os.path.realpath(root))]
         self._thread = threading.local()
 
@@ -91,9 +97,10 @@ class Observer:
 
     def install_interpreter(self) -> None:
         """Observes launches that Triton's interpreter runs."""
-        from gpucheck.interpreter.launch import observers
+        from gpucheck.interpreter.launch import finished, observers
 
         def observe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._begin(name)
             devices = _devices((*args, *kwargs.values()))
             self.add(
                 (name, *devices),
@@ -101,6 +108,16 @@ class Observer:
             )
 
         observers.append(observe)
+        finished.append(self.settled)
+
+    def settled(self) -> None:
+        """Says that everything launched has ended."""
+        if self.journal is not None:
+            self.journal.settled()
+
+    def _begin(self, name: str) -> None:
+        if self.journal is not None:
+            self.journal.launch(name, self.source())
 
     def install_compiled(self) -> None:
         """Observes launches, refused ones too, and compilations of this process; works from Triton 3.4 on."""
@@ -110,6 +127,8 @@ class Observer:
         launch, build = JITFunction.run, triton.compiler.compile
 
         def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+            if not warmup:
+                self._begin(function.fn.__name__)
             try:
                 compiled = launch(function, *args, grid=grid, warmup=warmup, **kwargs)
             except Exception as error:
@@ -119,6 +138,8 @@ class Observer:
                 raise
             if not warmup and compiled is not None:
                 self._see(function, compiled, args, kwargs, grid, "")
+                if self._blocking and self.journal is not None:
+                    self.journal.returned()
             return compiled
 
         def compile_timed(*args: Any, **kwargs: Any) -> Any:
@@ -157,20 +178,39 @@ class Observer:
                 source=self.source(),
                 context=driver.context_device(),
                 refused=refused.partition("\n")[0],
+                config=_config(function, args, kwargs) if refused else {},
             )
 
         self.add(key, describe)
 
     def source(self) -> str:
         """``file:line`` of the innermost frame in one of the roots, its path relative to that root."""
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            name = frame.f_code.co_filename
-            for root in self._roots:
-                if name.startswith(root):
-                    return f"{name[len(root) :]}:{frame.f_lineno}"
-            frame = frame.f_back  # type: ignore[assignment]
+            if place := self._place(frame.f_code.co_filename, frame.f_lineno):
+                return place
+            frame = frame.f_back
         return ""
+
+    def raised_at(self, error: BaseException) -> str:
+        """``file:line`` of the innermost frame in one of the roots that an exception came through."""
+        frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+        return next((place for file, line in reversed(frames) if (place := self._place(file, line))), "")
+
+    def _place(self, file: str, line: int) -> str:
+        return next((f"{file[len(root) :]}:{line}" for root in self._roots if file.startswith(root)), "")
+
+
+def _config(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, int | float | bool | str]:
+    """What a kernel is compiled for: its constants and the options of the launch."""
+    parameters = [parameter.name for parameter in function.params]
+    constants = {parameter.name for parameter in function.params if parameter.is_constexpr}
+    given = {**dict(zip(parameters, args, strict=False)), **kwargs}
+    return {
+        name: value
+        for name, value in given.items()
+        if (name in constants or name not in parameters) and isinstance(value, (int, float, str))
+    }
 
 
 def _devices(arguments: tuple[Any, ...]) -> list[str]:

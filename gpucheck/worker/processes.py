@@ -80,13 +80,18 @@ class Maker:
     def __init__(self, setup: Setup) -> None:
         from gpucheck import checks
         from gpucheck.worker.bench import Library
+        from gpucheck.worker.journal import Journal
         from gpucheck.worker.observe import Observer
         from gpucheck.worker.placements import PLACEMENTS
 
         root = Path(setup.library_root)
         self.placement: Placement = PLACEMENTS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
         self.library: Library = Library(root, setup.generation)
-        self.observer: Observer = Observer([root / "triton_kernels", *checks.folders()])
+        self.observer: Observer = Observer(
+            [root / "triton_kernels", *checks.folders()],
+            Journal(Path(setup.journal)),
+            blocking=os.environ.get("CUDA_LAUNCH_BLOCKING") == "1",
+        )
         if setup.device == "cpu":
             self.observer.install_interpreter()
         else:

@@ -23,6 +23,7 @@ class Setup:
     library_root: str
     generation: str
     stacks: str  # file to write the stacks to when asked for them
+    journal: str  # file to write down each launch in
     attempt: str = ""  # the experiment it is for: each gets a process of its own
     cache: str = ""  # folder of Triton's kernel cache; "" leaves it where it is
     meeting: str = ""  # file where the ranks of a process group meet
@@ -37,6 +38,15 @@ def lifelong(conditions: Conditions) -> Conditions:
         synchronised=conditions.synchronised,
         swap=conditions.swap,
     )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to find out about a case in place of its result."""
+
+    device: int  # which one of the process, see ``Request.outputs``
+    calls: str = ""  # folder that the calls of the launch are written to
+    elements: tuple[tuple[str, tuple[int, ...]], ...] = ()  # output and index: which programs write them
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class Request:
     inputs: str  # file with the inputs
     outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
     timed: Allowance | None = None  # None: not at all
+    look: Look | None = None
 
 
 def outputs_file(outputs: str, number: int) -> str:
@@ -68,7 +79,7 @@ def outputs_file(outputs: str, number: int) -> str:
 class Reply:
     """What running one case on one device gave; outputs lie in the request's files."""
 
-    status: str  # "ran", "inapplicable" or "error"
+    status: str  # "ran", "inapplicable", "error", or "harness": files that gpucheck itself needs failed
     message: str = ""
     traceback: str = ""
     digests: list[str] = field(default_factory=list)  # of all outputs, one a launch
@@ -86,8 +97,12 @@ class Reply:
     ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     fatal: bool = False  # the process can no longer be used
+    sticky: bool = False  # since its CUDA context is lost
+    source: str = ""  # "file:line" of the library that raised
+    writers: list[str] = field(default_factory=list)  # of the elements asked for, in words
 
 
 def for_one_device(request: Request, index: int) -> Request:
     """A request to several devices as one of them sees it."""
-    return replace(request, outputs=(request.outputs[index],))
+    look = request.look if request.look and request.look.device == index else None
+    return replace(request, outputs=(request.outputs[index],), look=look)

@@ -9,21 +9,74 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
-from gpucheck.worker.zygote import die_with_parent
+from gpucheck.launch.family import die_with_parent
+from gpucheck.model.record import OOM_KILLER
+from gpucheck.worker.oom import OomKills
+
+STOPPED = 10.0  # s that a supervisor which was stopped has to go on before it is ended
+POLL = 0.1  # s
 
 
-def outlive(main: Callable[[], None]) -> None:
-    """Runs ``main`` in a forked process, waits for it and says on stderr how it died, if it did."""
-    die_with_parent()
+def outlive(main: Callable[[], None], died: Callable[[str], None] = lambda how: None) -> None:
+    """Runs ``main`` in a forked process, waits for it and says on stderr how it died, if it did.
+
+    Args:
+        died: told how it died, in words.
+    """
+    die_with_parent(os.getppid())
+    if _orphaned():
+        os._exit(1)
+    kills = OomKills()
+    before, rank = kills.count(), os.getpid()
     pid = os.fork()
     if pid == 0:
-        die_with_parent()
+        die_with_parent(rank)
         main()
         return
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how = _end_of(pid)
+    if how and kills.count() > before:
+        how += f", while the {OOM_KILLER} was at work in {kills.where}"
+    if how:
         print(f"the supervisor of rank {os.environ.get('RANK')} {how}; its further cases are lost", file=sys.stderr)
+        died(how)
+
+
+def _end_of(pid: int) -> str:
+    """How a process ended, in words; "" where it ended well. One that is stopped must go on soon."""
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    while os.WIFSTOPPED(status):
+        stopped = signal.Signals(os.WSTOPSIG(status)).name
+        deadline = time.monotonic() + STOPPED
+        done, status = 0, 0
+        while not done and time.monotonic() < deadline:
+            time.sleep(POLL)
+            done, status = os.waitpid(pid, os.WNOHANG | os.WCONTINUED)
+        if not done:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return f"was stopped by {stopped}, did not go on within {STOPPED:g} s and was killed"
+        if os.WIFCONTINUED(status):
+            _, status = os.waitpid(pid, os.WUNTRACED)
+    code = os.waitstatus_to_exitcode(status)
+    if not code:
+        return ""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _orphaned() -> bool:
+    """Whether the command that started torchrun has ended before this process could ask to end with its parent."""
+    launcher, pid = int(os.environ.get("GPUCHECK_LAUNCHER", "0")), os.getppid()
+    while launcher and pid > 1 and pid != launcher:
+        pid = _parent_of(pid)
+    return pid != launcher if launcher else False
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0

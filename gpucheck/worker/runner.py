@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
-from gpucheck.model.record import Outcome, Record
+from gpucheck.model.record import OOM_KILLER, Outcome, Record
+from gpucheck.worker import journal
+from gpucheck.worker.oom import OomKills
+from gpucheck.worker.zygote import Undying, state_of
 
 if TYPE_CHECKING:
     from gpucheck.worker.node import Node
-    from gpucheck.worker.protocol import Reply, Setup
+    from gpucheck.worker.protocol import Look, Reply, Setup
     from gpucheck.worker.store import Store
     from gpucheck.worker.zygote import Child, Zygote
 
@@ -34,6 +37,8 @@ class Attempt:
     record: Record
     outputs: str  # file of the first outputs
     reply: Reply | None = None
+    deadline: float | None = None  # s; None takes the plan's
+    look: Look | None = None
 
 
 class Runner:
@@ -43,17 +48,41 @@ class Runner:
         self.plan, self.node, self.store, self.zygote = plan, node, store, zygote
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
+        self.children = 0
+        self.stuck = ""  # why no further case can run: a process that does not die still holds the device
         self._child: Child | None = None
         self._setup: Setup | None = None
+        self._oom = OomKills()
+        self._oom_before = 0
 
-    def run(self, number: int, step: Step, experiment: str = "") -> Attempt:
+    def run(
+        self,
+        number: int,
+        step: Step,
+        experiment: str = "",
+        *,
+        round: int = 0,
+        deadline: float | None = None,
+        look: Look | None = None,
+    ) -> Attempt:
         """One attempt on this rank.
 
         Whatever goes wrong here is written down: a supervisor that ends early loses the cases to come.
+
+        Args:
+            round: number of the pass over the plan.
+            deadline: seconds, where they are not to be those of the plan.
         """
-        attempt = self._attempt(number, step, experiment)
+        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline, look=look)
         if step.inapplicable:
             return _ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
+        done = self._started(attempt)
+        if self.plan.isolate == "case":
+            self.retire()
+        return done
+
+    def _started(self, attempt: Attempt) -> Attempt:
+        step, experiment = attempt.step, attempt.record.experiment
         if step.conditions.whole_node and not experiment:
             return self._host(attempt) if self.node.local_rank == 0 else self._guest(attempt)
         if not step.conditions.whole_node:
@@ -66,43 +95,49 @@ class Runner:
 
     def retire(self) -> None:
         """Ends the child."""
-        if self._child is not None:
-            self.zygote.bury(self._child)
-            self._child = None
+        child, self._child = self._child, None
+        if child is not None:
+            try:
+                self.zygote.bury(child)
+            except Undying as undying:
+                self.stuck = str(undying)
+            except OSError:
+                pass  # the forkserver has died, and its children with it; the next case meets that itself
 
-    def _attempt(self, number: int, step: Step, experiment: str) -> Attempt:
+    def _attempt(self, number: int, step: Step, experiment: str, round: int) -> Attempt:
         record = Record(
             number,
             step.case.id,
             self.rank,
             Outcome.HARNESS,
             experiment=experiment,
+            round=round,
             placement=step.conditions.placement,
             host=self.host,
             pid=os.getpid(),
         )
-        key = f"{number}-again" if experiment else str(number)
-        return Attempt(step, key, record, self._outputs(number, experiment, self.node.local_rank))
+        key = f"{number}-again" if experiment else _of_round(number, round)
+        return Attempt(step, key, record, self._outputs(record, self.node.local_rank))
 
-    def _outputs(self, number: int, experiment: str, local_rank: int) -> str:
-        words = experiment.replace(" ", "-")
-        return str(self.store.folder / f"{number}{words}.outputs{local_rank}")
+    def _outputs(self, record: Record, local_rank: int) -> str:
+        words = record.experiment.replace(" ", "-")
+        return str(self.store.folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
 
     def _host(self, attempt: Attempt) -> Attempt:
         """Runs the process that holds all GPUs of the node and hands the other ranks what came of it."""
-        number = attempt.record.step
-        outputs = [self._outputs(number, "", rank) for rank in range(self.node.local_ranks)]
+        outputs = [self._outputs(attempt.record, rank) for rank in range(self.node.local_ranks)]
         done, replies = self._run(attempt, outputs)
         for rank in range(1, self.node.local_ranks):
-            self.node.publish(str(number), rank, (done.record, replies[rank] if replies else None))
+            self.node.publish(attempt.key, rank, (done.record, replies[rank] if replies else None))
         return replace(done, reply=replies[0] if replies else None)
 
     def _guest(self, attempt: Attempt) -> Attempt:
         """What came of this rank's GPU in the process that the first rank of the node runs."""
-        answer = self.node.collect(str(attempt.record.step), 0)
+        answer = self.node.collect(attempt.key, 0)
         if answer is None:
             words = "the first rank of the node, whose process holds all GPUs, has ended"
-            return _ended(attempt, Outcome.HARNESS, words)
+            ended = _ended(attempt, Outcome.HARNESS, words)
+            return replace(ended, record=replace(ended.record, victim_of=self.rank - self.node.local_rank))
         record, reply = answer
         return replace(attempt, record=replace(record, rank=self.rank), reply=reply)
 
@@ -121,7 +156,7 @@ class Runner:
             return _ended(attempt, Outcome.CRASH, child), []
         try:
             if step.conditions.cache == "cold" and not record.experiment:
-                self.node.meet(str(record.step), MEETING_TIMEOUT)
+                self.node.meet(attempt.key, MEETING_TIMEOUT)
             return self._execute(attempt, child, inputs, outputs)
         except Exception as error:
             self._child = None
@@ -134,34 +169,58 @@ class Runner:
         from gpucheck.worker.timing import allowance
 
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid))
-        deadline = self.plan.case_timeout * len(outputs)
+        deadline = (attempt.deadline or self.plan.case_timeout) * len(outputs)
+        self._oom_before = self._oom.count()
         try:
             step = attempt.step
             timed = allowance(self.plan, step, attempt.record.experiment)
-            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed)
+            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed, attempt.look)
             child.connection.send(request)
             if not child.connection.poll(deadline):
                 return self._hung(attempt, child, deadline), []
             replies: list[Reply] = child.connection.recv()
         except (EOFError, OSError):
-            code = self.zygote.reap(child)
             self._child = None
-            return _ended(attempt, Outcome.CRASH, death(code)), []
+            return self._last_words(_ended(attempt, Outcome.CRASH, self._death(child))), []
         if any(reply.fatal for reply in replies):
+            attempt = self._last_words(attempt)
             self.retire()
         return attempt, replies
 
     def _hung(self, attempt: Attempt, child: Child, deadline: float) -> Attempt:
         from gpucheck.worker import stacks
 
+        stopped = state_of(child.pid) == "T"
         text = stacks.collect(child.pid, self._stacks())
+        attempt = self._last_words(attempt)
         self.retire()
         place = stacks.innermost(text)
-        message = f"no result within {deadline:g} s" + (f", at {place}" if place else "") + "; the process was killed"
+        where = "; a signal had stopped it" if stopped else f", at {place}" if place else ""
+        message = f"no result within {deadline:g} s{where}; {self.stuck or 'the process was killed'}"
         return _ended(attempt, Outcome.HANG, message, text)
+
+    def _last_words(self, attempt: Attempt) -> Attempt:
+        """The attempt with what its child wrote down before it died, hung or lost its device."""
+        entry = journal.read(self._journal())
+        return replace(attempt, record=replace(attempt.record, kernels=list(entry.kernels), underway=entry.underway))
+
+    def _death(self, child: Child) -> str:
+        """How a child that ended by itself did, in words."""
+        try:
+            code = self.zygote.reap(child)
+        except Undying as undying:
+            self.stuck = str(undying)
+            return f"the process that owns the device broke off; {self.stuck}"
+        words = death(code)
+        if code == -signal.SIGKILL and self._oom.count() > self._oom_before:
+            words += f", while the {OOM_KILLER} was at work in {self._oom.where}"
+        return words
 
     def _stacks(self) -> Path:
         return self.store.folder / f"stacks{self.node.local_rank}"
+
+    def _journal(self) -> Path:
+        return self.store.folder / f"journal{self.node.local_rank}"
 
     def _ready(self, attempt: Attempt) -> Child | str:
         """The child for an attempt, started if needed; a string says how starting it failed."""
@@ -169,21 +228,26 @@ class Runner:
         if self._child is not None and self._setup == setup:
             return self._child
         self.retire()
+        if self.stuck:
+            raise RuntimeError(self.stuck)
         begin = time.perf_counter()
-        child = self.zygote.spawn()
+        child = self._child = self.zygote.spawn()
+        self._oom_before = self._oom.count()
         try:
             child.connection.send(setup)
             if not child.connection.poll(STARTUP_TIMEOUT):
-                self.zygote.bury(child)
+                self.retire()
                 return f"the process on this GPU was not ready within {STARTUP_TIMEOUT:g} s"
             problem = child.connection.recv()
         except (EOFError, OSError):
-            return "while it was set up, " + death(self.zygote.reap(child))
+            self._child = None
+            return "while it was set up, " + self._death(child)
         if problem:
-            self.zygote.bury(child)
+            self.retire()
             return f"the device could not be set up: {problem}"
-        self._child, self._setup = child, setup
+        self._setup = setup
         self.child_seconds += time.perf_counter() - begin
+        self.children += 1
         return child
 
     def _setup_for(self, attempt: Attempt) -> Setup:
@@ -201,6 +265,7 @@ class Runner:
             library_root=library["root"],
             generation=library["generation"],
             stacks=str(self._stacks()),
+            journal=str(self._journal()),
             attempt=attempt.record.experiment,
             cache=self._cache(attempt, conditions),
             meeting=self._meeting(conditions),
@@ -212,7 +277,8 @@ class Runner:
             return ""
         record = attempt.record
         own = conditions.cache == "fresh" or record.experiment
-        name = f"cache-{record.step}{record.experiment.replace(' ', '-')}" + (f"-{self.node.local_rank}" if own else "")
+        name = f"cache-{_of_round(record.step, record.round)}{record.experiment.replace(' ', '-')}"
+        name += f"-{self.node.local_rank}" if own else ""
         folder = self.store.folder / name
         folder.mkdir(exist_ok=True)
         return str(folder)
@@ -231,6 +297,11 @@ def _ended(attempt: Attempt, outcome: Outcome, message: str, traceback: str = ""
 
 def _harness(attempt: Attempt, error: Exception) -> Attempt:
     return _ended(attempt, Outcome.HARNESS, words(error), traceback.format_exc())
+
+
+def _of_round(number: int, round: int) -> str:
+    """What tells the files of a step in one pass over the plan from those in others."""
+    return f"{number}-round{round}" if round else str(number)
 
 
 def death(code: int) -> str:

@@ -58,15 +58,24 @@ class Store:
             self.reference_file(key, case)
             self._sweep(key)  # the ranks may have finished the case meanwhile
 
-    def done(self, key: str, rank: int) -> None:
-        """Says that a local rank needs a case no more; the last one removes its files."""
-        (self.folder / f"{key}.done{rank}").touch()
-        self._sweep(key)
+    def done(self, key: str, rank: int, *, entirely: bool = False) -> None:
+        """Says that a local rank needs a case no more; the last one removes its files.
 
-    def _sweep(self, key: str) -> None:
-        if len(list(self.folder.glob(f"{key}.done*"))) >= self.local_ranks:
-            for kind in ("inputs", "digest", "reference"):
-                (self.folder / f"{key}.{kind}").unlink(missing_ok=True)
+        Args:
+            entirely: also what says that ranks are done with it, which nobody will ask for.
+        """
+        (self.folder / f"{key}.done{rank}").touch()
+        if self._sweep(key) and entirely:
+            for path in self.folder.glob(f"{key}.*"):
+                path.unlink(missing_ok=True)
+
+    def _sweep(self, key: str) -> bool:
+        """Removes the files of a case that every rank is done with; says whether it is one."""
+        if len(list(self.folder.glob(f"{key}.done*"))) < self.local_ranks:
+            return False
+        for kind in ("inputs", "digest", "reference"):
+            (self.folder / f"{key}.{kind}").unlink(missing_ok=True)
+        return True
 
     def size(self) -> int:
         """Bytes held at present."""

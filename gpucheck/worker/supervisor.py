@@ -12,20 +12,25 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.model.plan import Plan
-from gpucheck.model.record import Record
+from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import read_plan
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.gpus import Gpus
 from gpucheck.worker.runner import Attempt, Runner
 
 if TYPE_CHECKING:
+    from gpucheck.worker.judging import Known
     from gpucheck.worker.node import Node
     from gpucheck.worker.store import Store
+    from gpucheck.worker.witness import Witness
     from gpucheck.worker.zygote import Zygote
 
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
@@ -38,11 +43,12 @@ def main(run: Path) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names."""
     began = time.perf_counter()
     from gpucheck import checks
-    from gpucheck.worker.zygote import Zygote, die_with_parent
+    from gpucheck.worker.zygote import Zygote
 
-    die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
+    if plan.replay:
+        stand_for_node(plan)
     checks.activate(plan.check_sources)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
@@ -54,11 +60,21 @@ def main(run: Path) -> None:
     zygote = Zygote(child.serve)
     imported = time.perf_counter() - began
     torch.set_num_threads(fair_threads())
-    Supervisor(run, plan, zygote, imported).work()
+    supervisor = Supervisor(run, plan, zygote, imported)
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    supervisor.work()
     zygote.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
+
+
+def stand_for_node(plan: Plan) -> None:
+    """Gives this process the ranks of the node of another run that a replay repeats, whichever node that was."""
+    assert plan.replay is not None
+    node = plan.replay.rank // plan.nproc
+    os.environ["RANK"] = str(node * plan.nproc + int(os.environ["LOCAL_RANK"]))
+    os.environ.update(WORLD_SIZE=str(plan.world_size), GROUP_RANK=str(node))
 
 
 def fair_threads() -> int:
@@ -70,6 +86,7 @@ class Supervisor:
     """One rank's way through the plan."""
 
     def __init__(self, run: Path, plan: Plan, zygote: Zygote, import_seconds: float) -> None:
+        from gpucheck.worker.judging import Known
         from gpucheck.worker.node import Node
         from gpucheck.worker.store import Store
 
@@ -81,26 +98,50 @@ class Supervisor:
         self.store: Store = Store(scratch, local_ranks)
         self.runner = Runner(plan, self.node, self.store, zygote, self.rank, host, run)
         self.writer = RecordWriter(run, self.rank)
+        self.known: Known | None = Known() if plan.duration else None
         self.writer.start(
             rank=self.rank, local_rank=local_rank, host=host, pid=os.getpid(), import_seconds=import_seconds
         )
         self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
         self._order = rotated_order(plan, local_rank, local_ranks)
-        self._failed: list[Record] = []
+        self._failed: dict[int, Record] = {}  # by step, the first of each
         self._stopped = threading.Event()
+        self._began = time.monotonic()
+        self._witness: Witness | None = None
+        if plan.replay and plan.replay.rank == self.rank:
+            from gpucheck.worker.witness import Witness
+
+            self._witness = Witness(plan, run, self.runner)
+
+    def stop(self) -> None:
+        """Ends this process at once, as somebody else wants it; what is written stays written."""
+        with suppress(OSError):
+            self.writer.stop(signal.SIGTERM)
+        os._exit(128 + signal.SIGTERM)
 
     def work(self) -> None:
-        """Runs every step, then experiments with the failed ones."""
+        """Runs every step, again and again where the plan asks for it, then experiments with the failed ones."""
+        try:
+            self._work()
+        except OSError as error:
+            with suppress(OSError):  # a word may fit where a record does not
+                self.writer.skip(str(error))
+            raise
+
+    def _work(self) -> None:
         from gpucheck.worker.trials import Trials
 
         maker = threading.Thread(target=self._make_ahead, daemon=True)
         maker.start()
         self._run_plan()
         self._stopped.set()
-        Trials(self.plan, self.runner, self.writer, self._failed).work()
+        if not self.runner.stuck:
+            Trials(self.plan, self.runner, self.writer, list(self._failed.values())).work()
+            if self._witness:
+                self._witness.ask()
         self.runner.retire()
         self.gpus.close()
-        self.writer.end(child_seconds=self.runner.child_seconds)
+        self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
 
     def _run_plan(self) -> None:
         """Judging overlaps with the next case."""
@@ -108,26 +149,38 @@ class Supervisor:
 
         pending: list[Future[None]] = []
         with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
-            for place, number in enumerate(self._order):
-                if place == len(self._order) // 2:
+            for round, number in self._turns():
+                if not round and number == self._order[len(self._order) // 2]:
                     self.gpus.look()
                 while len(pending) >= PENDING_JUDGEMENTS:
                     pending.pop(0).result()
-                self.writer.begin(number)
-                attempt = self.runner.run(number, self.plan.steps[number])
+                if self.runner.stuck:
+                    self.writer.skip(self.runner.stuck)
+                    break
+                self.writer.begin(number, round=round)
+                attempt = self.runner.run(number, self.plan.steps[number], round=round)
                 pending.append(judges.submit(self._finish, attempt))
         for future in pending:
             future.result()
+
+    def _turns(self) -> Iterator[tuple[int, int]]:
+        """Pass and step, one after the other; all ranks of a node make equally many passes."""
+        yield from ((0, number) for number in self._order)
+        deadline = self._began + self.plan.duration
+        for round in itertools.count(1):
+            if not self.plan.duration or not self.runner.node.agree(f"round{round}", time.monotonic() < deadline):
+                return
+            yield from ((round, number) for number in self._order)
 
     def _finish(self, attempt: Attempt) -> None:
         """Judges an attempt, writes its record and lets go of the case's files."""
         from gpucheck.worker.judging import finished
 
-        record = finished(self.store, attempt)
-        self.writer.result(record)
+        record = finished(self.store, attempt, self.known, self._witness.keep if self._witness else None)
+        self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome.failed:
-            self._failed.append(record)
-        self.store.done(attempt.key, self.rank)
+            self._failed.setdefault(record.step, record)
+        self.store.done(attempt.key, self.rank, entirely=record.round > 0)
 
     def _make_ahead(self) -> None:
         import torch
@@ -148,6 +201,11 @@ class Supervisor:
 
     def _judged(self, number: int) -> bool:
         return (self.store.folder / f"{number}.done{self.rank}").exists()
+
+
+def brief(record: Record) -> Record:
+    """A record without what equals that of the first pass; a soak writes very many."""
+    return replace(record, digests={}, tiles={}, launches=[], seconds={})
 
 
 def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:

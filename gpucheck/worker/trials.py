@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gpucheck.diagnose.experiments import REPEAT, applicable, rate_of, repeats_needed
+from gpucheck.diagnose.experiments import BLOCKING, REPEAT, applicable, needs_pinning, rate_of, repeats_needed
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.runner import Runner
 
 MOST_CASES = 8  # of a rank; further ones that fail alike would tell the same
+MOST_PINNED = 16  # of a rank
+PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows where, in a process of its own
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Trial:
     number: int
     step: Step  # under the changed conditions
     name: str
+    deadline: float | None = None  # s; None takes the plan's
 
 
 class Trials:
@@ -36,18 +39,33 @@ class Trials:
     def work(self) -> None:
         """Tries what can tell causes apart: first what ranks can do side by side, then what each must do alone."""
         deadline = time.monotonic() + self.plan.experiments
-        trials = list(self._trials())
+
+        def open_() -> bool:
+            return time.monotonic() < deadline and not self.runner.stuck
+
+        pinning = list(self._pinning())
+        done = {(trial.number, trial.name) for trial in pinning}
+        trials = pinning + [trial for trial in self._trials() if (trial.number, trial.name) not in done]
         for trial in trials:
-            if not trial.step.conditions.alone and time.monotonic() < deadline:
+            if not trial.step.conditions.alone and open_():
                 self._try(trial)
         self.runner.retire()
         for trial in trials:
-            if trial.step.conditions.alone and time.monotonic() < deadline:
+            if trial.step.conditions.alone and open_():
                 with self.runner.node.alone(deadline - time.monotonic()) as alone:
                     if alone:
                         self._try(trial)
                         self.runner.retire()
         self.runner.node.rest()
+
+    def _pinning(self) -> Iterator[Trial]:
+        """A run with launches that are waited for, of each case that ended in a way no one knows the place of."""
+        blind = (record for record in self.failed if needs_pinning(record, self.plan))
+        for record in sorted(blind, key=lambda record: (not record.sticky, record.step))[:MOST_PINNED]:
+            step = self.plan.steps[record.step]
+            conditions = replace(step.conditions, synchronised=True, repeat=1)
+            seconds = min(PIN_SECONDS, self.plan.case_timeout)
+            yield Trial(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
 
     def _trials(self) -> Iterator[Trial]:
         """Experiments case by case, of one case for each row of the report and way to fail."""
@@ -60,11 +78,13 @@ class Trials:
     def _try(self, trial: Trial) -> None:
         from gpucheck.worker.judging import finished
 
-        conditions = trial.step.conditions
-        needed = repeats_needed(self._rates[trial.number])
-        step = replace(trial.step, conditions=replace(conditions, repeat=max(needed, conditions.repeat)))
+        step, conditions = trial.step, trial.step.conditions
+        if trial.deadline is None:
+            needed = repeats_needed(self._rates[trial.number])
+            step = replace(step, conditions=replace(conditions, repeat=max(needed, conditions.repeat)))
         self.writer.begin(trial.number, trial.name)
-        record = finished(self.runner.store, self.runner.run(trial.number, step, trial.name))
+        attempt = self.runner.run(trial.number, step, trial.name, deadline=trial.deadline)
+        record = finished(self.runner.store, attempt)
         self.writer.result(record)
         if trial.name == REPEAT:
             self._rates[trial.number] = rate_of(self._records[trial.number], record)

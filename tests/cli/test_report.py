@@ -90,7 +90,7 @@ def test_a_disk_that_is_full_leaves_the_old_report(
 
     monkeypatch.setattr(Path, "replace", refuse)
     answer = gpucheck("report", "run", "--write", "r.md")
-    assert answer.code == 2 and answer.err == "gpucheck: --write r.md cannot be written: No space left on device\n"
+    assert answer.code == 3 and answer.err == "gpucheck: --write r.md cannot be written: No space left on device\n"
     assert (here / "r.md").read_text() == "old" and len(list(here.iterdir())) == 2
 
 

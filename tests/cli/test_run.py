@@ -79,7 +79,7 @@ def untouched(here: Path, scenario: str) -> Any:
         (["mine.toml", "--write", "occupied/"], 2, "--write occupied/: the suffix chooses the format"),
         (["mine.toml", "--write", "folder.toml/../gone/r.md"], 2, "there is no folder"),
         (["mine.toml", "--nnodes", "2"], 2, "--rdzv-endpoint HOST:PORT"),
-        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "h:1"], 2, "needs --out DIR on storage"),
+        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "head"], 2, "--rdzv-endpoint head is not HOST:PORT"),
         (["mine.toml", "--node-rank", "1"], 2, "--node-rank 1"),
     ],
 )
@@ -225,7 +225,7 @@ def test_the_plan_holds_what_was_asked_for(
     assert sorted(path.name for path in folder.iterdir()) == ["outcome.json", "plan.json", "records"]
 
 
-def test_the_replay_command_makes_the_same_plan_elsewhere(
+def test_the_recorded_command_makes_the_same_plan_elsewhere(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "lib").symlink_to(Path(library.removeprefix("path:")))
@@ -239,7 +239,7 @@ def test_the_replay_command_makes_the_same_plan_elsewhere(
     assert (again.nproc, again.device, again.seed) == (2, "cpu", 3)
 
 
-def test_a_placement_for_all_cases_is_part_of_the_replay(
+def test_a_placement_for_all_cases_is_part_of_the_recorded_command(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
 ) -> None:
     assert gpucheck("run", scenario, "--library", library, "--placement", "peer", "-q").code == 0
@@ -375,6 +375,24 @@ def test_dry_run_shows_what_would_run_and_makes_nothing(
     assert gpucheck("run", "mine.toml", "--dry-run", "--case", "x").code == 2
     assert gpucheck("run", "empty.toml", "--dry-run").code == 5
     assert not ranks.plans
+
+
+def test_a_canary_comes_where_the_scenario_or_an_option_asks_for_it(
+    gpucheck: Command, ranks: FakeRanks, untouched: None
+) -> None:
+    def canaries(*arguments: str) -> int:
+        return gpucheck("run", *arguments, "--dry-run", "--device", "cpu").out.count("canary/")
+
+    assert canaries("gate") == canaries("mine.toml", "--canary") == 1
+    assert canaries("gate", "--no-canary") == canaries("mine.toml") == 0
+
+
+def test_the_command_of_a_run_says_what_was_asked_of_the_canary(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
+) -> None:
+    gpucheck("run", scenario, "--library", library, "--canary")
+    gpucheck("run", scenario, "--library", library)
+    assert ["--canary" in plan.command for plan in ranks.plans] == [True, False]
 
 
 def test_without_gpus_smoke_is_the_default_and_gate_with_them(

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.sightings import replay_command
+from gpucheck.diagnose.sightings import replay_command, run_command
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
@@ -16,8 +17,6 @@ from gpucheck.model.source import CheckSource, SourceKind
 from gpucheck.records.folder import read_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Synthetic
 
 FAIL, OPEN, PASS = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS
@@ -56,7 +55,7 @@ def test_one_cell_decides(synthetic: Synthetic, outcome: Outcome, verdict: Verdi
     assert finding.fails is (verdict is FAIL) and finding.ranks == [rank] and finding.rows == [f"matmul row{step}"]
     (sighting,) = finding.sightings
     assert (sighting.case, sighting.ranks) == (f"matmul/{step}/exact", [rank])
-    assert sighting.replay == f"gpucheck run smoke --seed 0 --case matmul/{step}/exact"
+    assert sighting.replay == f"gpucheck replay runs/x matmul/{step}/exact --rank {rank}"
 
 
 def test_every_outcome_but_pass_keeps_a_run_from_passing(synthetic: Synthetic) -> None:
@@ -202,20 +201,8 @@ def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
 
 
 def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
-    run = synthetic.run(synthetic.plan(command=["gpucheck", "run", "my scenario.toml"]))
-    assert replay_command(run, 0) == "gpucheck run 'my scenario.toml' --case matmul/0/exact"
-
-
-def test_replay_leaves_out_the_candidates_of_other_checks(synthetic: Synthetic) -> None:
-    sources = [
-        CheckSource(SourceKind.PROBLEM, (name,), ("/p.py", f"/{name}.py"), ("1", "2")) for name in ("matmul", "other")
-    ]
-    options = [word for source in sources for word in source.options]
-    plan = synthetic.plan(check_sources=tuple(sources), command=["gpucheck", "run", *options, "--seed", "0"])
-    words = "gpucheck run --problem /p.py --candidate /matmul.py --seed 0 --case matmul/0/exact"
-    assert replay_command(synthetic.run(plan), 0) == words
-    plan = replace(plan, command=["gpucheck", "run", "mine.toml", *options])
-    assert "/other.py" in replay_command(synthetic.run(plan), 0), "the scenario names its check"
+    run = replace(synthetic.run(synthetic.plan()), folder=Path("my runs/x"))
+    assert replay_command(run, 1, 3) == "gpucheck replay 'my runs/x' matmul/1/exact --rank 3"
 
 
 def test_a_check_that_cannot_be_used_is_no_fault_of_gpucheck(synthetic: Synthetic) -> None:
@@ -237,14 +224,36 @@ def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic)
     assert note == "matmul: 2.000 ms a call, Model in torch 4.000 ms: 2.0 times as fast (median of 3)"
 
 
-def test_replay_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
+def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("peer", late=True)))
+    run = synthetic.run(synthetic.plan(steps=steps[1:]))
+    assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+    run = synthetic.run(synthetic.plan(steps=steps))
+    assert replay_command(run, 1, 1) == "gpucheck replay runs/x 'matmul/0/exact (peer, late)' --rank 1"
+    assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+
+
+def test_a_run_of_a_case_leaves_out_the_candidates_of_other_checks(synthetic: Synthetic) -> None:
+    sources = [
+        CheckSource(SourceKind.PROBLEM, (name,), ("/p.py", f"/{name}.py"), ("1", "2")) for name in ("matmul", "other")
+    ]
+    options = [word for source in sources for word in source.options]
+    plan = synthetic.plan(check_sources=tuple(sources), command=["gpucheck", "run", *options, "--seed", "0"])
+    words = "gpucheck run --problem /p.py --candidate /matmul.py --seed 0 --case matmul/0/exact"
+    assert run_command(synthetic.run(plan), 0) == words
+    plan = replace(plan, command=["gpucheck", "run", "mine.toml", *options])
+    assert "/other.py" in run_command(synthetic.run(plan), 0), "the scenario names its check"
+
+
+def test_a_run_of_a_case_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
     steps = (replace(plan.steps[0], conditions=Conditions("peer")),)
     run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
-    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
     asked = ["gpucheck", "run", "x", "--placement", "peer"]
     run = synthetic.run(synthetic.plan(steps=steps, command=asked))
-    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
 
 
 def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
@@ -322,3 +331,31 @@ def test_the_conclusion_of_a_stored_run_is_that_of_the_run(synthetic: Synthetic,
     stored = read_run(synthetic.write(tmp_path / "run", run))
     assert [f.title for f in conclude(stored).findings] == [f.title for f in conclude(run).findings]
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["schema"] == 1
+
+
+NODE = {"number": 1, "host": "b", "software": {}, "state": "ended", "code": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "gone", "code": None}, "node 1 (b) was lost: its further cases are"),
+        ({"state": "gone", "code": None, "host": ""}, "node 1 never came"),
+        ({"code": -9}, "torchrun of node 1 (b) ended with exit code -9"),
+    ],
+)
+def test_a_node_that_did_not_end_well_leaves_the_verdict_open(
+    synthetic: Synthetic, changes: dict[str, Any], words: str
+) -> None:
+    run = synthetic.run(synthetic.plan(), nodes=[NODE])
+    assert conclude(run).verdict is Verdict.PASS
+    run = synthetic.run(synthetic.plan(), nodes=[{**NODE, **changes}], code=None)
+    conclusion = conclude(run)
+    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    assert conclusion.findings[0].sightings[0].lines == [words]
+
+
+def test_nodes_with_other_software_are_noted(synthetic: Synthetic) -> None:
+    software = {"torch": {"version": "2.0"}, "triton": {"version": "3.1"}}
+    run = synthetic.run(synthetic.plan(), nodes=[{**NODE, "software": software}])
+    assert conclude(run).notes == ["node 1 (b) has triton 3.1, node 0 3.0"]

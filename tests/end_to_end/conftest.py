@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from gpucheck.faults.planting import Garden, Planted, write_scenario
 from gpucheck.library.source import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 
@@ -161,6 +162,20 @@ class Lab:
     def finish(self, *options: str, **choices: Any) -> Finished:
         """Runs to the end; arguments as for :meth:`start`."""
         return self.start(*options, **choices).finish()
+
+    def planted(self, *planted: Planted, groups: Sequence[Mapping[str, Any]] = (), **limits: float) -> Finished:
+        """Runs the cases of some faults on two ranks, with the faults planted, to the end.
+
+        Args:
+            groups: ``[[cases]]`` tables of further cases.
+            limits: keys of the scenario.
+        """
+        folder, faults = self.new_folder(), [item.fault for item in planted]
+        cases = [*(fault.case for fault in faults), *(case for fault in faults for case in fault.beside), *groups]
+        write_scenario(folder / "scenario.toml", cases, **limits)
+        garden = Garden(folder, self.library.package, ranks=2)
+        library = f"path:{garden.library_with(planted)}"
+        return self.finish(scenario=folder / "scenario.toml", library=library, path=garden.startup_with(planted))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpucheck.model.record import Outcome
+from gpucheck.records.folder import read_run
+
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab, Running
 
@@ -147,8 +150,12 @@ def test_full_disk(lab: Lab, small_disk: Path) -> None:
     running = lab.start(nproc=1, folder=small_disk / "run", cases=("n4", "n5"))
     run = running.finish()
     assert run.code == 3, run.text
-    assert "No space left on device" in run.text
-    assert str(small_disk) in run.text
+    assert f"{run.folder / 'outcome.json'} cannot be written: No space left on device" in run.text
+    assert "the rank did not run this case: [Errno 28] No space left on device" in run.text
     assert "Traceback" not in run.text
+    written = read_run(run.folder)
+    outcomes = [record.outcome for record in written.records.values()]
+    assert Outcome.PASS in outcomes and Outcome.LOST in outcomes and set(outcomes) == {Outcome.PASS, Outcome.LOST}
+    assert written.torn == 0, "a line that does not fit is taken back, so that the next one is not lost with it"
     assert processes(run.folder) == []
     assert scratch_folders(running) == []

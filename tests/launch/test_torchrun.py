@@ -51,6 +51,11 @@ def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path)
     assert found["--nnodes"] == "4" and found["--nproc-per-node"] == "8"
 
 
+def test_node_0_alone_holds_the_meeting(synthetic: Synthetic, tmp_path: Path) -> None:
+    lines = [command(synthetic.plan(), tmp_path, Rendezvous(2, number, "head:29500")) for number in (0, 1)]
+    assert [options(line)["--rdzv-conf"] for line in lines] == ["is_host=1", "is_host=0"]
+
+
 @pytest.mark.parametrize(
     ("rendezvous", "words"),
     [
@@ -59,6 +64,8 @@ def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path)
         (Rendezvous(2, 2, "h:1"), "--node-rank 2"),
         (Rendezvous(0, 0), "--nnodes"),
         (Rendezvous(2, 0), "--rdzv-endpoint HOST:PORT"),
+        (Rendezvous(2, 0, "head"), "--rdzv-endpoint head is not HOST:PORT"),
+        (Rendezvous(2, 0, "head:65535"), "a port from 1 to 65534"),
     ],
 )
 def test_options_that_do_not_fit_together(rendezvous: Rendezvous, words: str) -> None:
@@ -165,6 +172,17 @@ def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number:
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, number)
 
 
+def test_once_another_node_is_gone_only_the_ranks_here_are_waited_for(
+    run: Callable[..., Ending], tmp_path: Path
+) -> None:
+    log = tmp_path / "logs" / "torchrun-0.log"
+    code = "import subprocess, time; rank = subprocess.Popen(['sleep', '1']); print('on', flush=True); rank.wait();"
+    begin = time.monotonic()
+    ending = run(code + "time.sleep(60)", lambda: bool(log.read_text()))
+    assert 0.8 < time.monotonic() - begin < 15
+    assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
+
+
 def test_an_error_while_watching_leaves_no_process(run: Callable[..., Ending], tmp_path: Path) -> None:
     log = tmp_path / "logs" / "torchrun-0.log"
 
@@ -194,7 +212,7 @@ def watch():
     if log.read_text().strip():
         os.kill(os.getpid(), 9)
 class Plan:
-    nproc, timeout = 1, 60.0
+    nproc, timeout, device, debug = 1, 60.0, "cpu", False
 torchrun.launch(Plan, Path(sys.argv[1]), torchrun.Rendezvous(), watch)
 """
 

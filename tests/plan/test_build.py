@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpucheck.library.copies import LibraryCopy
+from gpucheck.model import canary
 from gpucheck.model.plan import Plan
 from gpucheck.plan import scenario
 from gpucheck.plan.build import bound_steps, build
@@ -70,6 +72,17 @@ def test_what_needs_gpus_is_inapplicable_without_them_and_never_runs_as_somethin
     ]
     plan = make("cpu")
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_a_canary_comes_last_and_must_fail(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("canary = true" + TEXT)
+    loaded = scenario.load(tmp_path / "mine.toml")
+    for device, placement in (("cuda", "pinned"), ("cpu", "cpu")):
+        *others, last = bound_steps(loaded, device)
+        assert last.case.check == canary.CHECK and last.expect is not None and not last.inapplicable
+        assert last.conditions.placement == placement
+        assert all(step.case.check != canary.CHECK for step in others)
+    assert not any(step.case.check == canary.CHECK for step in bound_steps(replace(loaded, canary=False), "cpu"))
 
 
 def test_what_is_shown_before_a_run_is_what_runs(make: Callable[..., Plan], tmp_path: Path) -> None:

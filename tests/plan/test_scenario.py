@@ -98,6 +98,9 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         (GROUP + "placement = 'threads'\ncache = 'cold'\n", ["so none shares its cache"]),
         (GROUP + "placement = 'visible'\nwarm_up = true\n", ["a warm-up on device 0 goes with placement pinned"]),
         ("experiments = -1\n", ["experiments is -1", "seconds, 0 for none"]),
+        ("canary = 1\n", ["canary is 1", "true or false"]),
+        ("seed = true\n", ["seed is True", "a whole number"]),
+        ("[[cases]]\ncheck = 'canary'\n", ["unknown check 'canary'", "known: matmul"]),
         ("bench = 1\n", ["bench is 1", "true or false"]),
         ("straggler = true\n", ["straggler is True", "a factor above 1"]),
         ("straggler = 1\n", ["straggler is 1", "a factor above 1"]),
@@ -276,3 +279,9 @@ def test_the_smoke_scenario_covers_every_check_that_calls_nothing_but_the_librar
 def test_checks_of_other_software_are_optional_where_they_are_planned() -> None:
     steps = [step for name in BUILTIN for step in scenario.load(scenario.find(name)).steps if step.case.check in NEEDS]
     assert {step.case.check for step in steps} == set(NEEDS) and all(step.optional for step in steps)
+
+
+def test_gates_hold_a_canary() -> None:
+    files = scenario.builtin()
+    assert all(scenario.load(files[name]).canary for name in ("gate", "quick"))
+    assert not scenario.load(files["smoke"]).canary

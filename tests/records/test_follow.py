@@ -40,6 +40,14 @@ def test_states_follow_the_events(follower: Follower, synthetic: Synthetic) -> N
     assert (state.done, state.failed, state.step, state.ended) == (3, 1, None, True)
 
 
+def test_a_failure_that_must_come_is_no_news(tmp_path: Path, synthetic: Synthetic) -> None:
+    follower, plan, writer = Follower(tmp_path, 1, frozenset({1})), synthetic.plan(cases=2), RecordWriter(tmp_path, 0)
+    for step in range(2):
+        writer.result(synthetic.record(plan, step, 0, Outcome.MISMATCH))
+    follower.poll()
+    assert (follower.ranks[0].done, follower.ranks[0].failed) == (2, 1)
+
+
 def test_a_line_being_written_waits_for_its_end(follower: Follower, synthetic: Synthetic) -> None:
     line = json.dumps({**synthetic.record(synthetic.plan(), 0, 0).to_json(), "message": "ü\r\n"}) + "\n"
     data = line.encode()

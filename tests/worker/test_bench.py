@@ -246,7 +246,7 @@ def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest
 
     monkeypatch.setattr(order, "hold_back", hold_back)
     reply = Reply("ran")
-    _, (outputs,) = bench._one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
+    _, (outputs,) = bench.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
     assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
     assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
     assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"

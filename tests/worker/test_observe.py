@@ -19,6 +19,7 @@ pytest.importorskip("triton", reason="needs triton")
 import torch
 
 from gpucheck.model.record import Launch
+from gpucheck.worker.journal import Journal, read
 from gpucheck.worker.observe import Log, Observer, _devices, kernel_clock
 
 REPOSITORY = Path(__file__).parents[2]
@@ -114,15 +115,16 @@ def observer(gpu: Gpu) -> Observer:
     return made
 
 
-def run(name: str = "k", *args: Any, grid: Any = (8,), warmup: bool = False) -> None:
+def run(name: str = "k", *args: Any, grid: Any = (8,), warmup: bool = False, **options: Any) -> None:
     from triton.runtime.jit import JITFunction
 
-    JITFunction.run(kernel(name), *args, grid=grid, warmup=warmup)
+    JITFunction.run(kernel(name), *args, grid=grid, warmup=warmup, **options)
 
 
 @cache
 def kernel(name: str) -> Any:
-    return SimpleNamespace(fn=SimpleNamespace(__name__=name))
+    params = [SimpleNamespace(name=n, is_constexpr=n.isupper()) for n in ("x", "n", "BLOCK", "DTYPE")]
+    return SimpleNamespace(fn=SimpleNamespace(__name__=name), params=params)
 
 
 def test_equal_launches_are_one_with_a_count(observer: Observer) -> None:
@@ -166,6 +168,49 @@ def test_a_refused_launch_is_seen_and_raises(observer: Observer, gpu: Gpu) -> No
     (seen,) = observer.take()
     assert (seen.refused, seen.argument_devices) == ("ValueError: Pointer argument (at 0) cannot be accessed", ["cpu"])
     assert (seen.hash, seen.shared, seen.grid, seen.count) == ("", 0, [], 1)
+
+
+def test_a_refused_launch_shows_what_it_was_compiled_for(observer: Observer, gpu: Gpu) -> None:
+    gpu.refuse = RuntimeError("out of resource")
+    with pytest.raises(RuntimeError):
+        run("k", torch.empty(2), 7, 128, torch.bfloat16, num_warps=8, num_stages=4)
+    (seen,) = observer.take()
+    assert seen.config == {"BLOCK": 128, "num_warps": 8, "num_stages": 4}, "no argument, nothing that JSON cannot hold"
+    gpu.refuse = None
+    run("k", torch.empty(2), 7, BLOCK=128)
+    assert observer.take()[1].config == {}, "what was launched is known by its hash"
+
+
+@pytest.mark.parametrize(("blocking", "open_", "then"), [(False, 2, 3), (True, 0, 1)])
+def test_the_journal_outlives_a_launch_that_does_not_return(
+    gpu: Gpu, tmp_path: Path, blocking: bool, open_: int, then: int
+) -> None:
+    made = Observer([Path(__file__).parent], Journal(tmp_path / "j"), blocking=blocking)
+    made.install_compiled()
+    run("first", torch.empty(2))
+    run("second", torch.empty(2))
+    seen = read(tmp_path / "j").underway
+    assert seen is not None and (seen.kernel, seen.open) == ("second", open_)
+    assert seen.source.startswith("test_observe.py:")
+    gpu.refuse = RuntimeError("illegal memory access")
+    with pytest.raises(RuntimeError):
+        run("third", torch.empty(2))
+    seen = read(tmp_path / "j").underway
+    assert seen is not None and (seen.kernel, seen.open) == ("third", then)
+    made.settled()
+    assert read(tmp_path / "j").underway is None
+
+
+def test_the_place_in_the_library_that_raised() -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    observer = Observer([Path(__file__).parent])
+    with pytest.raises(ValueError) as raised:
+        fail()
+    line = fail.__code__.co_firstlineno + 1
+    assert observer.raised_at(raised.value) == f"test_observe.py:{line}"
+    assert Observer([Path("/elsewhere")]).raised_at(raised.value) == ""
 
 
 def test_seeing_a_launch_takes_less_than_20_microseconds(observer: Observer) -> None:

@@ -35,7 +35,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def setup(tmp_path: Path, **conditions: Any) -> Setup:
     made = Conditions(**{"placement": "cpu", **conditions})
-    return Setup(made, "cpu", 1, 4, 5, 8, "/lib", "v3.5", str(tmp_path / "stacks"), meeting=str(tmp_path / "group"))
+    stacks, journal = str(tmp_path / "stacks"), str(tmp_path / "journal")
+    return Setup(made, "cpu", 1, 4, 5, 8, "/lib", "v3.5", stacks, journal, meeting=str(tmp_path / "group"))
 
 
 def test_the_environment_of_a_usual_process(tmp_path: Path) -> None:

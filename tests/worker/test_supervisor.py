@@ -48,6 +48,7 @@ LAUNCH = {
     "source": "matmul_ogs.py:467",
     "context": None,
     "refused": "",
+    "config": {},
 }
 Behaviour = Callable[[Request], Reply]
 
@@ -276,13 +277,15 @@ def test_hung_child_is_asked_for_its_stacks_and_buried(supervise: Any) -> None:
         stop.wait(60)
         raise Died
 
+    stack = 'Current thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in spin\n'
     with subprocess.Popen(["sleep", "600"]) as process, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
-        stack = 'Current thread 0x1 (most recent call first):\n  File "/a/b.py", line 7 in spin\n'
-        zygote = StandIn(on(9, hang), pid=process.pid)
-        results = supervise(zygote, case_timeout=0.5)
-        process.kill()
-    stop.set()
+        try:
+            patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
+            zygote = StandIn(on(9, hang), pid=process.pid)
+            results = supervise(zygote, case_timeout=0.5)
+        finally:
+            process.kill()
+            stop.set()
     assert outcomes(results) == ["pass", "hang", "pass"]
     assert results[1]["message"] == "no result within 0.5 s, at b.py:7 in spin; the process was killed"
     assert results[1]["traceback"] == stack
@@ -395,7 +398,7 @@ def test_child_answers_what_is_wrong_with_its_setup(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(child_module.faulthandler, "enable", lambda *_: None)
     monkeypatch.setattr(child_module.stacks, "register", lambda *_: None)
     ours, theirs = Pipe()
-    ours.send(Setup(Conditions(), "cuda", 0, 1, 0, 1, "/lib", "v3.5", str(tmp_path / "stacks")))
+    ours.send(Setup(Conditions(), "cuda", 0, 1, 0, 1, "/lib", "v3.5", str(tmp_path / "s"), str(tmp_path / "j")))
     with pytest.raises(RuntimeError):
         child_module.serve(theirs)
     assert ours.recv() == "RuntimeError: no such device"

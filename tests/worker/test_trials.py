@@ -29,9 +29,9 @@ class Bench:
         self.seconds = 0.0  # each attempt takes
         self.answers: dict[str, Any] = {}
         self.node, self.store = self, None
-        self.local_ranks = 2
+        self.local_ranks, self.stuck = 2, ""
 
-    def run(self, number: int, step: Any, name: str) -> Any:
+    def run(self, number: int, step: Any, name: str, *, deadline: float | None = None) -> Any:
         self.ran.append((number, name, step.conditions.words))
         time.sleep(self.seconds)
         known = {"outcome": Outcome.MISMATCH, "wrong": 1, **self.answers.get(name, {})}

@@ -12,10 +12,13 @@ from typing import Any, Protocol
 from gpucheck.diagnose.rules import (
     compile_race,
     conduct,
+    crash,
     fallback,
+    hang,
     interference,
     kernel_bug,
     kernel_cache,
+    out_of_memory,
     outside,
     overwritten,
     process_group,
@@ -57,6 +60,7 @@ RULES: tuple[Rule, ...] = (
     conduct,
     fallback,
     refused,
+    out_of_memory,
     process_group,
     threads,
     outside,
@@ -70,6 +74,8 @@ RULES: tuple[Rule, ...] = (
     race,
     kernel_bug,
     undetermined,
+    crash,
+    hang,
 )
 """In the order they are asked: what a record shows by itself before what experiments and other ranks tell."""
 

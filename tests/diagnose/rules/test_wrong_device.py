@@ -70,7 +70,7 @@ def test_corrupted_outputs_are_told_with_launch_tensors_source_and_repeats(synth
     finding = Bench(synthetic).finding({1: corrupted(1)})
     assert (finding.title, finding.cause, finding.ranks, finding.fails) == (f"{CAUSE}: corrupted", CAUSE, [1], True)
     (sighting,) = finding.sightings
-    assert sighting.case == "matmul/0/exact (peer)" and sighting.replay.endswith("--case matmul/0/exact")
+    assert sighting.case == "matmul/0/exact (peer)" and sighting.replay.endswith("matmul/0/exact --rank 1")
     assert sighting.lines[:2] == [
         "10 of 10 repeats wrong",
         "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)",
@@ -190,7 +190,7 @@ def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -
     assert causes == {"undetermined"}
     records[(0, 1)] = synthetic.record(plan, 0, 1, Outcome.CRASH, launches=home(1))
     causes = {finding.cause for finding in conclude(synthetic.run(plan, records)).findings}
-    assert causes == {CAUSE, ""}, "a failure of another kind says nothing about this one"
+    assert causes == {CAUSE, "crash"}, "a failure of another kind says nothing about this one"
 
 
 def test_the_three_faces_are_three_findings_of_one_cause(synthetic: Synthetic) -> None:
