@@ -48,7 +48,6 @@ LAUNCH = {
     "source": "matmul_ogs.py:467",
     "context": None,
     "refused": "",
-    "config": {},
 }
 Behaviour = Callable[[Request], Reply]
 
