@@ -36,8 +36,9 @@ class Contained:
     def fresh_seconds(self, rank: int) -> list[float]:
         """What it took to have a fresh process ready, for each case of a rank that needed one."""
         lines = (self.folder / "records" / f"rank-{rank:05d}.jsonl").read_text().splitlines()
-        results = (json.loads(line) for line in lines)
-        waits = (item["seconds"].get("child", 0.0) for item in results if item["event"] == "result")
+        items = (json.loads(line) for line in lines)
+        planned = (item for item in items if item["event"] == "result" and not item["experiment"])
+        waits = (item["seconds"].get("child", 0.0) for item in planned)
         return [seconds for seconds in waits if seconds > 0.05]
 
 
