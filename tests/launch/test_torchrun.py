@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -150,6 +151,55 @@ def test_the_deadline_ends_everything(run: Callable[..., Ending], code: str) -> 
     ending = run(code, timeout=0.3)
     assert (ending.code, ending.timed_out, ending.signal) == (None, True, 0)
     assert time.monotonic() - begin < 5
+
+
+def test_torchrun_that_stays_when_all_ranks_have_ended_is_ended(
+    run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchrun, "LINGER", 0.2)
+    for code in ("import time; time.sleep(60)", "import os; os.kill(os.getpid(), 19)"):
+        begin = time.monotonic()
+        ending = run(code, lambda: True)
+        assert (ending.code, ending.timed_out, ending.signal, ending.lingered) == (None, False, 0, True)
+        assert time.monotonic() - begin < 10
+    assert not run("import time; time.sleep(0.05)", lambda: True).lingered
+
+
+def test_debugging_is_in_the_environment_of_the_ranks(synthetic: Synthetic, tmp_path: Path) -> None:
+    for debug in (False, True):
+        environment = torchrun._environment(synthetic.plan(debug=debug), tmp_path)
+        seen = {name: environment.get(name) for name in ("CUDA_LAUNCH_BLOCKING", "TORCH_USE_CUDA_DSA", "TRITON_DEBUG")}
+        assert set(seen.values()) == {"1"} if debug else "1" not in seen.values()
+    assert environment["GPUCHECK_LAUNCHER"] == str(os.getpid())
+
+
+DAEMON = """
+import os, time
+if not os.fork():
+    os.setsid()
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(0.5)
+"""
+
+
+def test_a_daemon_of_the_ranks_does_not_outlive_them(run: Callable[..., Ending], tmp_path: Path) -> None:
+    assert run(DAEMON).code == 0
+    assert not alive((tmp_path / "logs" / "torchrun-0.log").read_text().strip())
+
+
+def test_what_the_driver_said_is_kept_with_its_ranks(
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucheck.launch.kernel_log import KernelLog
+
+    heard = [{"local_rank": 0, "text": "NVRM: Xid"}, {"local_rank": None, "text": "other"}]
+    monkeypatch.setattr(KernelLog, "finish", lambda self: heard)
+    run("pass")
+    told = json.loads((tmp_path / "driver-0.json").read_text())
+    assert told == [{"text": "NVRM: Xid", "rank": 0}, {"text": "other", "rank": None}]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
