@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucheck.launch.family import state_of
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.worker import journal
 from gpucheck.worker.oom import OomKills
-from gpucheck.worker.zygote import Undying, state_of
+from gpucheck.worker.zygote import Undying
 
 if TYPE_CHECKING:
     from gpucheck.worker.node import Node
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from gpucheck.worker.store import Store
     from gpucheck.worker.zygote import Child, Zygote
 
-STARTUP_TIMEOUT = 120.0  # s for a child to create its CUDA context
+STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
 MEETING_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 

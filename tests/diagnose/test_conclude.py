@@ -137,7 +137,7 @@ def test_a_rank_on_which_nothing_was_judged_proves_nothing(synthetic: Synthetic)
         ({"code": -9}, "exit code -9"),
         ({"code": None, "timed_out": True, "seconds": 600.0}, "stopped after 600 s"),
         ({"code": None, "signal": 2}, "signal 2"),
-        ({"code": None, "lingered": True}, "every rank had ended, but torchrun did not"),
+        ({"code": None, "stuck": "torchrun did not end"}, "torchrun did not end; it was killed"),
     ],
 )
 def test_a_launcher_that_did_not_end_well_is_no_pass(synthetic: Synthetic, ending: dict[str, Any], words: str) -> None:

@@ -157,12 +157,22 @@ def test_torchrun_that_stays_when_all_ranks_have_ended_is_ended(
     run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torchrun, "LINGER", 0.2)
-    for code in ("import time; time.sleep(60)", "import os; os.kill(os.getpid(), 19)"):
+    for code, words in (("import time; time.sleep(60)", "did not end"), (STOPS, "was stopped by a signal")):
         begin = time.monotonic()
         ending = run(code, lambda: True)
-        assert (ending.code, ending.timed_out, ending.signal, ending.lingered) == (None, False, 0, True)
+        assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
+        assert ending.stuck == f"every rank had ended, but torchrun {words}"
         assert time.monotonic() - begin < 10
-    assert not run("import time; time.sleep(0.05)", lambda: True).lingered
+    assert run("import time; time.sleep(0.05)", lambda: True).stuck == ""
+
+
+def test_torchrun_that_is_stopped_before_it_starts_ranks_is_ended(
+    run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchrun, "STOPPED", 0.2)
+    assert run(STOPS).stuck == "torchrun was stopped by a signal before it had started the ranks"
+    with_ranks = "import os, subprocess; subprocess.Popen(['sleep', '60']); os.kill(os.getpid(), 19)"
+    assert run(with_ranks, timeout=1.0).timed_out, "ranks go on without it"
 
 
 def test_debugging_is_in_the_environment_of_the_ranks(synthetic: Synthetic, tmp_path: Path) -> None:
@@ -173,6 +183,7 @@ def test_debugging_is_in_the_environment_of_the_ranks(synthetic: Synthetic, tmp_
     assert environment["GPUCHECK_LAUNCHER"] == str(os.getpid())
 
 
+STOPS = "import os; os.kill(os.getpid(), 19)"
 DAEMON = """
 import os, time
 if not os.fork():
