@@ -149,7 +149,7 @@ def judge(victim: str, number: signal.Signals, hit: Hit, report: dict[str, Any],
     others = {outcome for outcome in outcomes if outcome != "pass"}
     verdict = report["verdict"]
     if victim == "child":
-        unready = "was not ready within" in told  # it was stopped while it was set up
+        unready = "the process on this GPU was stopped by a signal" in told  # while it was set up
         expected = {"crash" if number == signal.SIGKILL or unready else "hang"}
         assert others <= expected and len([o for o in outcomes if o != "pass"]) <= 1, told
         assert (verdict, code) == (("FAIL", 1) if others else ("PASS", 0)), told

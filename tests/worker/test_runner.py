@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
@@ -205,9 +206,16 @@ def test_a_child_that_a_signal_stopped_is_told_from_one_that_computes(
     plan: Plan, tmp_path: Path, stacks_of: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "state_of", lambda pid: "T")
-    runner = make(replace(plan, case_timeout=0.1), tmp_path / "s", Children(silent=True))
+    monkeypatch.setattr(runner_module, "GLANCE", 0.05)
+    monkeypatch.setattr(runner_module, "STOPPED", 0.2)
+    runner = make(replace(plan, case_timeout=60.0), tmp_path / "s", Children(silent=True))
+    begin = time.monotonic()
     message = runner.run(0, step(plan)).record.message
-    assert message == "no result within 0.1 s; a signal had stopped it; the process was killed"
+    words = "the process that owns the device was stopped by a signal and did not go on; the process was killed"
+    assert message == words and time.monotonic() - begin < 10
+    monkeypatch.setattr(Children, "_serve", lambda self, connection: time.sleep(5))
+    record = make(plan, tmp_path / "t", Children()).run(0, step(plan)).record
+    assert (record.outcome, record.message) == (Outcome.CRASH, "the process on this GPU was stopped by a signal")
 
 
 @pytest.mark.parametrize("after", [4, 5])
