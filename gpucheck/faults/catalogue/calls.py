@@ -167,13 +167,24 @@ FAULTS = (
         "illegal-address",
         "a kernel stores where no memory is",
         84,
-        Expected(Outcome.ERROR, ".*", (r"illegal memory access",)),
+        Expected(Outcome.CRASH, "crash: illegal memory access( in store_far_away)?", (r"illegal memory access",)),
     ),
     _on_gpu(
         "device-assert",
         "an assertion fails on the device",
         85,
-        Expected(Outcome.ERROR, ".*", (r"device-side assert",)),
+        Expected(Outcome.CRASH, "crash: device-side assert( in assert_nothing_is_there)?", (r"device-side assert",)),
     ),
-    _on_gpu("endless-kernel", "a kernel never ends", 86, Expected(Outcome.HANG, "hang", (r"no result within",))),
+    _on_gpu(
+        "endless-kernel",
+        "a kernel never ends",
+        86,
+        Expected(Outcome.HANG, "hang(: in wait_forever)?", (r"no result within", r"wait_forever")),
+    ),
+    _on_gpu(
+        "gpu-memory",
+        "the library asks for more memory than the GPU has",
+        88,
+        Expected(Outcome.ERROR, "out of memory: GPU memory", (r"OutOfMemoryError", r"under test: .*_matmul_ogs")),
+    ),
 )
