@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture lint fmt type gpu contents pyz clean
+.PHONY: help setup run test torture lint fmt type gpu selftest contents pyz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ type: ## static types
 
 gpu: setup ## the gate on every GPU here
 	$(BIN)/gpucheck run gate $(ARGS)
+
+selftest: setup ## plant faults in real runs, on the GPUs here or on the CPU, and check that the reports find them
+	$(BIN)/gpucheck selftest $(ARGS)
 
 contents: ## test the adapters with each known library content and our kernels with each known Triton
 	@.ci/setup test
