@@ -98,9 +98,6 @@ class Bench:
     def timed(self, what: str, seconds: float) -> None:
         """Nothing here is worth timing."""
 
-    def synchronize(self) -> None:
-        """Nothing runs that could be waited for."""
-
     @property
     def library(self) -> Any:
         """The adapter, loaded at first use."""

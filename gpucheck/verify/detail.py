@@ -10,6 +10,7 @@ from torch import Tensor
 from gpucheck.verify import bounds, judge
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.regions import index_of
 
 MOST_ELEMENTS = 16
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -29,7 +30,7 @@ def worst_elements(output: Tensor, reference: Expected, axes: Axes) -> list[dict
 
 
 def _element(output: Tensor, estimate: Estimate, place: int, axes: Axes) -> dict[str, Any]:
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), output.shape))
+    index = index_of(place, output.shape)
     value, got = estimate.value[index], output[index]
     distance = float((got.double() - value).abs().nan_to_num(nan=torch.inf))
     floating = output.dtype.is_floating_point

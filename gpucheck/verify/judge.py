@@ -106,7 +106,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
     floating = output.dtype.is_floating_point
     got = output.double()
     distance = (got - estimate.value).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-    worst = tuple(int(i) for i in torch.unravel_index(badness(output, estimate, wrong, ratio).argmax(), wrong.shape))
+    worst = regions.index_of(int(badness(output, estimate, wrong, ratio).argmax()), wrong.shape)
     value = estimate.value[worst]
     exact = estimate.error is None or not floating
     limit = 0.0 if exact else float(bounds.tolerance(output.dtype, value, estimate.error[worst]))  # type: ignore[index]

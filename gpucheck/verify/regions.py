@@ -42,18 +42,26 @@ def box(wrong: Tensor) -> list[list[int]]:
     return [[int(span[0]), int(span[-1])] for span in (_along(wrong, axis).nonzero() for axis in range(wrong.ndim))]
 
 
+def index_of(place: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The index of an element that is the ``place``-th of a tensor laid out row by row."""
+    index = []
+    for extent in reversed(shape):
+        place, along = divmod(place, extent)
+        index.append(along)
+    return tuple(reversed(index))
+
+
 def wrong_tiles(wrong: Tensor, axes: Axes) -> tuple[list[list[int]], int, int]:
     """Coordinates of the first wrong tiles over the tiled axes, how many are wrong, how many there are."""
     tiled = [axis for axis, size in enumerate(axes.tile) if size]
     if not tiled:
         return [], 0, 0
     grid = [-(-wrong.shape[axis] // axes.tile[axis]) for axis in tiled]
-    places = wrong.nonzero()
-    coordinates = torch.stack([places[:, axis] // axes.tile[axis] for axis in tiled], dim=1).unique(dim=0)
-    count = 1
-    for extent in grid:
-        count *= extent
-    return coordinates[:MOST_TILES].tolist(), len(coordinates), count
+    hit = torch.zeros(grid, dtype=torch.bool)
+    places = wrong.nonzero(as_tuple=True)
+    hit[tuple(places[axis] // axes.tile[axis] for axis in tiled)] = True
+    coordinates = hit.nonzero()
+    return coordinates[:MOST_TILES].tolist(), len(coordinates), hit.numel()
 
 
 @dataclass(frozen=True)
