@@ -18,6 +18,7 @@ PACKAGE = Path(gpucheck.__file__).parent
 HEAVY = ("torch", "triton", "triton_kernels", "numpy")
 AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
 COMPILING = tuple(f"gpucheck.compile.{name}" for name in ("child", "capture", "problems"))
+PLANTED_CODE = ("gpucheck.faults.hooks", "gpucheck.faults.wrong_kernels")
 QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor")
 
 
@@ -90,6 +91,19 @@ def test_what_users_type_imports_nothing_heavy_when_it_loads(module: str) -> Non
             f"{module} imports {name} when it is loaded: `gpucheck --help` and `gpucheck report` must start in a blink "
             "and work without torch; import it inside the function that needs it"
         )
+
+
+@pytest.mark.parametrize("module", [m for m in members("faults") if not within(m, PLANTED_CODE)])
+def test_planting_a_fault_imports_nothing_that_it_breaks(module: str) -> None:
+    for name in imports(MODULES[module], lazy=False):
+        assert not within(name, (*HEAVY, *PLANTED_CODE)), (
+            f"{module} imports {name} when it is loaded: what runs in the processes of a rank is imported there only"
+        )
+
+
+def test_startup_code_of_every_process_imports_the_standard_library_only() -> None:
+    for name in imports(MODULES["gpucheck.faults.startup"], lazy=True):
+        assert name.split(".")[0] in sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", [m for m in members("library") if "adapters" not in m])

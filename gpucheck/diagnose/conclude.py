@@ -134,8 +134,8 @@ def _ending(run: Run) -> list[Finding]:
         line = f"interrupted by signal {run.outcome['signal']}"
     elif run.outcome.get("timed_out"):
         line = f"stopped after {run.outcome.get('seconds', 0.0):.0f} s, the limit of the whole run"
-    elif run.outcome.get("lingered"):
-        line = "every rank had ended, but torchrun did not and was killed"
+    elif run.outcome.get("stuck"):
+        line = f"{run.outcome['stuck']}; it was killed"
     elif lost := [_node_words(node) for node in run.outcome.get("nodes", []) if not _ended_well(node)]:
         line = "; ".join(lost)
     elif run.outcome.get("code") != 0:

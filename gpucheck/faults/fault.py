@@ -27,6 +27,7 @@ class Session(str, Enum):
 
     SHARED = "shared"  # planted copies of the library, cases under conditions
     CACHE = "cache"  # a second run, over a kernel cache that a first one filled and that was damaged then
+    HANG = "hang"  # cases that never end: each rank has one of its own, so that all are waited for at once
     LOST = "lost"  # a rank is lost: nothing else is told by such a run
 
 
@@ -97,12 +98,13 @@ class Fault:
     fewest_ranks: int = 1  # that it takes to show
     beside: tuple[Mapping[str, Any], ...] = ()  # further cases that show it is none of theirs
     experiments: bool = False  # on all ranks it takes experiments to name the cause
+    calls: int = 0  # output columns of the calls that a hook takes, where they are not those of the case
     spread: bool = False  # planted on all ranks even for one: its code looks who runs it
 
     @property
     def columns(self) -> int:
-        """The output columns by which its case is told from those of other faults; 0 for other checks than matmul."""
-        return int(self.case.get("n", 0)) if self.case["check"] == "matmul" else 0
+        """The output columns by which its calls are told from those of other faults; 0 where it has none."""
+        return self.calls or (int(self.case["n"]) if self.case["check"] == "matmul" else 0)
 
     def reason_against(self, device: str, ranks: int) -> str:
         """Why a machine cannot show it, or ""."""

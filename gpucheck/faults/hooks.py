@@ -25,6 +25,8 @@ STALL = 3.0  # s that a file of a raced kernel cache stays incomplete
 MEET = 2.0  # s that a rank looks for others in the cache it fills
 WAIT = 60.0  # s that it waits for a file of theirs
 POLL = 0.002  # s
+LAYERS, TOKENS = 2, 2  # of the decoding that decode_otherwise takes
+DECODED, SPOILED = LAYERS * TOKENS, LAYERS + 1  # calls of a whole one, and the one that is spoiled
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
@@ -94,6 +96,13 @@ def spread_nan(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     y = call()
     y[6:9] = float("nan")
     return y
+
+
+def decode_otherwise(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """In the second layer of the second step of each decoding, the queries, keys and values come out negative."""
+    y = call()
+    number = next(memory.setdefault("calls", itertools.count())) % DECODED
+    return y.neg_() if number == SPOILED else y
 
 
 def fallback(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
@@ -216,6 +225,12 @@ def endless_kernel(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     y = call()
     wrong_kernels.wait_forever[(1,)](torch.zeros(1, dtype=torch.int32, device=y.device))
     return y
+
+
+def gpu_memory(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    free, total = torch.cuda.mem_get_info(call.x.device)
+    torch.empty(2 * total, dtype=torch.uint8, device=call.x.device)
+    return call()
 
 
 def race_to_compile(call: Call, reader: str, memory: dict[str, Any]) -> Tensor:

@@ -28,7 +28,9 @@ from gpucheck.model.errors import InfrastructureError
 
 RUN_LIMIT = 240.0  # s for one run
 GRACE = 8.0  # s that a run has to end and to report after it was interrupted
-SIDE_BY_SIDE = 4  # runs without GPUs at a time, beside one with
+SIDE_BY_SIDE = 4  # runs without GPUs at a time, beside those with
+ON_GPUS = 2  # runs with GPUs at a time, where there are processors for them
+CPUS_PER_RANK = 4  # that two runs at a time need
 POLL = 0.1  # s
 
 
@@ -114,7 +116,7 @@ class SelfTest:
         self._stopped = 0
 
     def run(self, summary: Summary, began: Callable[[Visit], None], ended: Callable[[Done], None]) -> None:
-        """Makes all runs, one at a time on the GPUs or on the CPU of a machine without; takes them down in a summary.
+        """Makes all runs, on the CPU of a machine without GPUs one at a time, and takes them down in a summary.
 
         Args:
             summary: gains each run as it ends.
@@ -124,8 +126,8 @@ class SelfTest:
         summary.inapplicable |= self.inapplicable
         summary.planned = len(self.visits)
         beside = [visit for visit in self.visits if visit.device != self.device]
-        width = SIDE_BY_SIDE if beside else 1
-        with ThreadPoolExecutor(1) as lane, ThreadPoolExecutor(width) as side:
+        many = self.device == "cuda" and len(os.sched_getaffinity(0)) >= CPUS_PER_RANK * summary.ranks
+        with ThreadPoolExecutor(ON_GPUS if many else 1) as lane, ThreadPoolExecutor(SIDE_BY_SIDE) as side:
             pending: set[Future[Done | None]] = {
                 (side if visit in beside else lane).submit(self._visit, number, visit, began)
                 for number, visit in enumerate(self.visits)

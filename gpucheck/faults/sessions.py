@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucheck.faults.catalogue.common import attention
@@ -13,9 +13,10 @@ from gpucheck.faults.planting import Planted
 from gpucheck.model.errors import ExitCode
 from gpucheck.model.record import Outcome
 
-EXPERIMENTS = 40.0  # s a rank may spend on trying failed cases otherwise
-CASE_TIMEOUT = 6.0  # s; a case that hangs costs it twice
-COMPILING_TIMEOUT = 30.0  # s; the same where kernels are compiled
+EXPERIMENTS = {"cpu": 90.0, "cuda": 40.0}  # s at most that a rank spends on trying failed cases otherwise
+CASE_TIMEOUT = 60.0  # s
+HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}  # s; the same where cases hang; kernels for GPUs are compiled within it
+APART = 100  # output columns between the cases of one fault on two ranks
 FEW_CASES = tuple(attention(queries) for queries in (24, 28, 36, 40, 44))
 
 
@@ -54,13 +55,15 @@ class Visit:
 
     @property
     def case_timeout(self) -> float:
-        return CASE_TIMEOUT if self.device == "cpu" else COMPILING_TIMEOUT
+        return HANG_TIMEOUT[self.device] if self.session is Session.HANG else CASE_TIMEOUT
 
     @property
     def experiments(self) -> float:
         """Seconds a rank may spend on trying failed cases otherwise: where causes take that."""
+        if self.session is Session.HANG:  # only to tell which kernel it is that does not end
+            return self.case_timeout if self.device == "cuda" else 0.0
         needed = self.column == "each" or any(item.fault.experiments for item in self.planted)
-        return EXPERIMENTS if needed and self.session is not Session.LOST else 0.0
+        return EXPERIMENTS[self.device] if needed and self.session is not Session.LOST else 0.0
 
 
 def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
@@ -76,6 +79,10 @@ def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
         planted = [Planted(fault, shown_on(fault, ranks)) for fault in everywhere if fault.experiments is tried]
         if planted:
             made.append(Visit(name, "all", device, ranks, len(made), tuple(planted)))
+    hanging = [Planted(apart(fault, rank), (rank,)) for fault in _of(faults, Session.HANG) for rank in range(ranks)]
+    if hanging:
+        name = "hangs on each rank"
+        made.append(Visit(name, "each", device, ranks, len(made), tuple(hanging), Session.HANG))
     damaged = [Planted(fault, tuple(range(ranks))) for fault in _of(faults, Session.CACHE)]
     if damaged:
         name = "damage in the kernel cache"
@@ -86,6 +93,11 @@ def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
             name = f"{fault.name} on rank {rank}"
             made.append(Visit(name, "each", "cpu", ranks, len(made), lost, Session.LOST))
     return made
+
+
+def apart(fault: Fault, rank: int) -> Fault:
+    """The fault with a case for one rank alone, so that all ranks can have it in one run."""
+    return replace(fault, case={**fault.case, "n": fault.case["n"] + APART * rank})
 
 
 def shown_on(fault: Fault, ranks: int) -> tuple[int, ...]:

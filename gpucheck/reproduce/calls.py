@@ -215,7 +215,7 @@ class Recorder(TorchFunctionMode):
             return call("slice", [("", self._expression(part)) for part in (value.start, value.stop, value.step)])
         if isinstance(value, (list, tuple, dict)):
             return self._collection(value)
-        if isinstance(value, (type, FunctionType)) or not hasattr(value, "__dict__") or hasattr(value, "fn"):
+        if isinstance(value, (type, FunctionType)) or not hasattr(value, "__dict__") or _is_kernel(value):
             return self._global(value)
         return self._known(value) or self._rebuilt(value)
 
@@ -245,7 +245,7 @@ class Recorder(TorchFunctionMode):
 
     def _global(self, value: Any) -> str:
         """A class or function by its module and name."""
-        plain: Any = getattr(value, "fn", value)  # of a kernel
+        plain: Any = value.fn if _is_kernel(value) else value
         module, name = getattr(plain, "__module__", None), getattr(plain, "__qualname__", "")
         found: Any = sys.modules.get(module or "")
         for part in name.split("."):
@@ -309,6 +309,11 @@ def _own_functions() -> Iterator[tuple[ModuleType, str, FunctionType]]:
         for name, value in list(vars(module).items()):
             if isinstance(value, FunctionType) and value.__module__ == module.__name__ and name[0] != "_":
                 yield module, name, value
+
+
+def _is_kernel(value: Any) -> bool:
+    """Whether this is a Triton function, compiled or interpreted, which goes by the name of its source."""
+    return type(value).__module__.startswith("triton.runtime.") and hasattr(value, "fn")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

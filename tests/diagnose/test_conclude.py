@@ -14,7 +14,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.model.source import CheckSource, SourceKind
-from gpucheck.records.folder import read_run
+from gpucheck.records.folder import Run, Tally, read_run
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -136,6 +136,7 @@ def test_a_rank_on_which_nothing_was_judged_proves_nothing(synthetic: Synthetic)
         ({"code": -9}, "exit code -9"),
         ({"code": None, "timed_out": True, "seconds": 600.0}, "stopped after 600 s"),
         ({"code": None, "signal": 2}, "signal 2"),
+        ({"code": None, "stuck": "torchrun did not end"}, "torchrun did not end; it was killed"),
     ],
 )
 def test_a_launcher_that_did_not_end_well_is_no_pass(synthetic: Synthetic, ending: dict[str, Any], words: str) -> None:
@@ -260,6 +261,76 @@ def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan())
     run.torn = 2
     assert conclude(run).notes == ["2 record line(s) could not be read or are not of this plan"]
+
+
+def test_victims_are_told_apart_from_the_rank_that_took_them_down(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=3)
+    outcomes: dict[tuple[int, int], Outcome | Record] = {
+        (0, 0): synthetic.record(plan, 0, 0, Outcome.LOST, message="torchrun ended it", victim_of=1),
+        (0, 1): Outcome.LOST,
+        (0, 2): synthetic.record(plan, 0, 2, Outcome.HARNESS, message="the first rank has ended", victim_of=1),
+    }
+    conclusion = conclude(synthetic.run(plan, outcomes, code=1))
+    assert conclusion.verdict is OPEN
+    assert [(f.title, f.ranks) for f in conclusion.findings[:2]] == [("victim of another rank", [0, 2]), ("lost", [1])]
+
+
+class TestDriver:
+    """Messages of the driver beside what failed."""
+
+    def conclude(self, synthetic: Synthetic, outcomes: Mapping[Any, Any], *driver: dict[str, Any]) -> Any:
+        run = synthetic.run(synthetic.plan(cases=1, ranks=2), outcomes)
+        run.driver = list(driver)
+        return conclude(run)
+
+    def test_of_the_gpu_of_a_failed_rank_are_evidence(self, synthetic: Synthetic) -> None:
+        xids = [{"rank": rank, "text": f"NVRM: Xid of {rank}"} for rank in (0, 1)]
+        conclusion = self.conclude(synthetic, {(0, 1): Outcome.CRASH}, *xids)
+        (finding,) = conclusion.findings
+        assert finding.driver == ["NVRM: Xid of 1"]
+        assert conclusion.notes == ["GPU of rank 0: NVRM: Xid of 0"]
+
+    def test_alone_are_notes_and_change_no_verdict(self, synthetic: Synthetic) -> None:
+        conclusion = self.conclude(synthetic, {}, {"rank": None, "text": "NVRM: Xid"}, {"rank": 1, "text": "ECC"})
+        assert conclusion.verdict is PASS
+        assert conclusion.notes == ["this machine: NVRM: Xid", "GPU of rank 1: ECC"]
+
+    def test_of_memory_that_ran_out(self, synthetic: Synthetic) -> None:
+        killed = {"rank": None, "text": "Out of memory: Killed process 7 (python3)"}
+        plan = synthetic.plan(cases=1, ranks=2)
+        record = synthetic.record(plan, 0, 1, Outcome.ERROR, message="MemoryError: no message")
+        (finding,) = self.conclude(synthetic, {(0, 1): record}, killed).findings
+        assert finding.driver == [killed["text"]]
+        assert self.conclude(synthetic, {(0, 1): Outcome.MISMATCH}, killed).findings[0].driver == []
+
+
+class TestSoak:
+    """Runs that go through their plan again and again."""
+
+    def run(self, synthetic: Synthetic, tallies: Mapping[tuple[int, int], Tally], ended: bool = True) -> Run:
+        plan = synthetic.plan(cases=2, ranks=2, duration=600.0)
+        failed = {key: Outcome.MISMATCH for key, tally in tallies.items() if tally.failed}
+        run: Run = synthetic.run(plan, failed)
+        run.tallies = {(step, rank): Tally(40) for step in (0, 1) for rank in (0, 1)} | dict(tallies)
+        run.ends = {rank: {} for rank in (0, 1) if ended or rank == 0}
+        return run
+
+    def test_a_flaky_case_is_never_green(self, synthetic: Synthetic) -> None:
+        conclusion = conclude(self.run(synthetic, {(1, 1): Tally(400, 3)}))
+        assert conclusion.verdict is FAIL
+        (finding,) = conclusion.findings
+        words = "rank 1: failed in 3 of 400 passes; rate 0.75%, 95% interval 0.26% to 2.18%: intermittent"
+        assert words in finding.sightings[0].lines
+
+    def test_a_case_that_fails_in_every_pass_is_not_called_intermittent(self, synthetic: Synthetic) -> None:
+        lines = conclude(self.run(synthetic, {(1, 1): Tally(40, 40)})).findings[0].sightings[0].lines
+        assert "rank 1: failed in 40 of 40 passes" in lines
+
+    def test_a_rank_that_ended_early_leaves_the_verdict_open(self, synthetic: Synthetic) -> None:
+        assert conclude(self.run(synthetic, {})).verdict is PASS
+        conclusion = conclude(self.run(synthetic, {}, ended=False))
+        assert conclusion.verdict is OPEN and conclusion.findings[0].ranks == [1]
+        assert "before the time of --duration was up" in conclusion.findings[0].sightings[0].lines[0]
 
 
 class TestDisagreement:

@@ -73,7 +73,8 @@ def test_names_and_columns_are_nobody_elses() -> None:
     columns = [fault.columns for fault in (*FAULTS, OTHER_CONFIG) if fault.columns]
     assert len(columns) == len(set(columns))
     assert not {group["n"] for group in BYSTANDERS if "n" in group} & set(columns)
-    assert not any(number % 16 == 0 for number in columns), "compiled kernels take whole tiles of columns otherwise"
+    edited = [fault.columns for fault in FAULTS if isinstance(fault.plant, Edit)]
+    assert not any(number % 16 == 0 for number in edited if number), "compiled kernels take these otherwise"
 
 
 def test_the_controls_make_cases(tmp_path: Path) -> None:

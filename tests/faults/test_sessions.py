@@ -16,7 +16,9 @@ def test_every_fault_that_shows_is_planted_on_each_of_its_targets(device: str, r
     able = [fault for fault in FAULTS if not fault.reason_against(device, ranks)]
     made = visits(able, device, ranks)
     for fault in able:
-        places = [(visit.column, item.ranks) for visit in made for item in visit.planted if item.fault is fault]
+        places = [
+            (visit.column, item.ranks) for visit in made for item in visit.planted if item.fault.name == fault.name
+        ]
         expected = []
         if Target.EACH in fault.targets:
             expected += [("each", (rank,)) for rank in range(ranks)]
@@ -51,6 +53,16 @@ def test_a_change_that_is_no_fault_goes_beside_those_of_each_rank() -> None:
     turns = [visit for visit in visits(choose(["bit-7", "exit"]), "cpu", 2) if visit.column == "each"]
     places = [item.ranks for visit in turns for item in visit.planted if item.fault is OTHER_CONFIG]
     assert sorted(places) == [(0,), (1,)]
+
+
+def test_each_rank_hangs_in_a_case_of_its_own() -> None:
+    faults = choose(["endless-loop", "endless-kernel"])
+    _, visit = visits(faults, "cuda", 8)
+    assert len({item.fault.columns for item in visit.planted}) == len(visit.planted) == 16
+    assert not {item.fault.columns for item in visit.planted} & {
+        fault.columns for fault in FAULTS if fault not in faults
+    }
+    assert visit.case_timeout < 30
 
 
 def test_time_for_experiments_goes_where_causes_take_it() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -157,6 +158,66 @@ def test_the_deadline_ends_everything(run: Callable[..., Ending], code: str) -> 
     ending = run(code, timeout=0.3)
     assert (ending.code, ending.timed_out, ending.signal) == (None, True, 0)
     assert time.monotonic() - begin < 5
+
+
+def test_torchrun_that_stays_when_all_ranks_have_ended_is_ended(
+    run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchrun, "LINGER", 0.2)
+    for code, words in (("import time; time.sleep(60)", "did not end"), (STOPS, "was stopped by a signal")):
+        begin = time.monotonic()
+        ending = run(code, lambda: True)
+        assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
+        assert ending.stuck == f"every rank had ended, but torchrun {words}"
+        assert time.monotonic() - begin < 10
+    assert run("import time; time.sleep(0.05)", lambda: True).stuck == ""
+
+
+def test_torchrun_that_is_stopped_before_it_starts_ranks_is_ended(
+    run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchrun, "STOPPED", 0.2)
+    assert run(STOPS).stuck == "torchrun was stopped by a signal before it had started the ranks"
+    with_ranks = "import os, subprocess; subprocess.Popen(['sleep', '60']); os.kill(os.getpid(), 19)"
+    assert run(with_ranks, timeout=1.0).timed_out, "ranks go on without it"
+
+
+def test_debugging_is_in_the_environment_of_the_ranks(synthetic: Synthetic, tmp_path: Path) -> None:
+    for debug in (False, True):
+        environment = torchrun._environment(synthetic.plan(debug=debug), tmp_path)
+        seen = {name: environment.get(name) for name in ("CUDA_LAUNCH_BLOCKING", "TORCH_USE_CUDA_DSA", "TRITON_DEBUG")}
+        assert set(seen.values()) == {"1"} if debug else "1" not in seen.values()
+    assert environment["GPUCHECK_LAUNCHER"] == str(os.getpid())
+
+
+STOPS = "import os; os.kill(os.getpid(), 19)"
+DAEMON = """
+import os, time
+if not os.fork():
+    os.setsid()
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(0.5)
+"""
+
+
+def test_a_daemon_of_the_ranks_does_not_outlive_them(run: Callable[..., Ending], tmp_path: Path) -> None:
+    assert run(DAEMON).code == 0
+    assert not alive((tmp_path / "logs" / "torchrun-0.log").read_text().strip())
+
+
+def test_what_the_driver_said_is_kept_with_its_ranks(
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucheck.launch.kernel_log import KernelLog
+
+    heard = [{"local_rank": 0, "text": "NVRM: Xid"}, {"local_rank": None, "text": "other"}]
+    monkeypatch.setattr(KernelLog, "finish", lambda self: heard)
+    run("pass")
+    told = json.loads((tmp_path / "driver-0.json").read_text())
+    assert told == [{"text": "NVRM: Xid", "rank": 0}, {"text": "other", "rank": None}]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucheck.faults.catalogue.common import BOTH, dense, routed
-from gpucheck.faults.fault import Expected, Fault, Hook, Target
+from gpucheck.faults.catalogue.common import BOTH, decoding, dense, routed
+from gpucheck.faults.fault import Expected, Fault, Hook, Session, Target
 from gpucheck.model.record import Outcome
 
 
@@ -95,6 +95,16 @@ FAULTS = (
         BOTH,
     ),
     Fault(
+        "other-tokens",
+        "one product within a decoding comes out negative, so that other tokens follow",
+        Hook("decode_otherwise"),
+        decoding(94),
+        Expected(
+            Outcome.MISMATCH, "{cause}: .*", (r"first wrong at step 1, layer 1, qkv; first other token at step 1 ",)
+        ),
+        calls=192,
+    ),
+    Fault(
         "repeats-differ",
         "the result depends on the order of threads",
         Hook("change_with_each_call"),
@@ -118,6 +128,7 @@ FAULTS = (
         Hook("loop_on_host"),
         dense(54),
         Expected(Outcome.HANG, "hang", (r"no result within .* at hooks.py:\d+ in loop_on_host",)),
+        session=Session.HANG,
     ),
     Fault(
         "group-slices-experts",
@@ -167,13 +178,27 @@ FAULTS = (
         "illegal-address",
         "a kernel stores where no memory is",
         84,
-        Expected(Outcome.ERROR, ".*", (r"illegal memory access",)),
+        Expected(Outcome.CRASH, "crash: illegal memory access( in store_far_away)?", (r"illegal memory access",)),
     ),
     _on_gpu(
         "device-assert",
         "an assertion fails on the device",
         85,
-        Expected(Outcome.ERROR, ".*", (r"device-side assert",)),
+        Expected(Outcome.CRASH, "crash: device-side assert( in assert_nothing_is_there)?", (r"device-side assert",)),
     ),
-    _on_gpu("endless-kernel", "a kernel never ends", 86, Expected(Outcome.HANG, "hang", (r"no result within",))),
+    Fault(
+        "endless-kernel",
+        "a kernel never ends",
+        Hook("endless_kernel"),
+        dense(86),
+        Expected(Outcome.HANG, "hang(: in wait_forever)?", (r"no result within", r"wait_forever")),
+        session=Session.HANG,
+        machines=("cuda",),
+    ),
+    _on_gpu(
+        "gpu-memory",
+        "the library asks for more memory than the GPU has",
+        88,
+        Expected(Outcome.ERROR, "out of memory: GPU memory", (r"OutOfMemoryError", r"under test: .*_matmul_ogs")),
+    ),
 )
