@@ -146,6 +146,8 @@ class Bench:
         call = partial(work.check.launch, work.case, prepared, work.runtime)
         with timed(reply, "speed"), self.observer.aside():
             self._stopwatch.time(call, work.check, work.case, inputs, work.placed, allowed, reply)
+        if not reply.fatal:
+            self.synchronize()  # what was launched meanwhile is known to have ended
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
         """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""

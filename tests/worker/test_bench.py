@@ -377,12 +377,14 @@ class Launching(Kernel):
 def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
     bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check, watch = Launching(observer), Watch()
+    check, watch, settled = Launching(observer), Watch(), []
+    monkeypatch.setattr(bench, "synchronize", lambda: settled.append(check.launches))
     reply = timed_run(bench, check, watch, tmp_path, monkeypatch)
     assert reply.speed == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
     assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
     assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
     assert len(reply.digests) == 2 and bench._last is None, "nothing is kept for the next case to pay for"
+    assert settled[-1] == 3, "what is launched for the time has ended before the case has"
 
 
 def test_what_is_launched_for_the_time_does_not_hide_a_fallback(

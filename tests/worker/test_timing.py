@@ -109,6 +109,7 @@ def test_only_usual_conditions_on_gpus_are_timed(synthetic: Synthetic) -> None:
     assert allowance(replace(plan, bench=True), step_of(plan), "") is BENCH
     assert allowance(replace(plan, device="cpu", bench=True), step_of(plan, placement="cpu"), "") is None
     assert allowance(plan, step_of(plan), "repeat") is None
+    assert allowance(replace(plan, debug=True), step_of(plan), "") is None
     unusual: list[dict[str, Any]] = [{"placement": name} for name in PLACEMENTS if name not in ("pinned", "visible")]
     unusual += [{"late": True}, {"consumer": "prompt"}, {"stream": "side"}, {"concurrency": 2}, {"cache": "cold"}]
     unusual += [{"warm_up": True}, {"synchronised": True}, {"guarded": True}, {"alone": True}, {"swap": "rank"}]
