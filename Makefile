@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint fmt type gpu selftest contents pyz clean
+.PHONY: help setup run test torture lint fmt type gpu selftest contents pyz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: ## set up, then lint, types, import walls and all tests
 	@.ci/setup test
 	@$(MAKE) --no-print-directory lint type
 	$(BIN)/python -m pytest $(ARGS)
+
+torture: ## kill and stop each process of a run at random moments, 20 times each; half an hour
+	@.ci/setup test
+	nice -n 10 $(BIN)/python -m pytest -m torture -n 2 tests/end_to_end/test_killing.py $(ARGS)
 
 lint: ## style and import walls
 	@.ci/setup test

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +16,14 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Mismatch, Outcome, Record
 from gpucheck.records.folder import Run, write_json
 from gpucheck.records.writer import RecordWriter
+
+os.environ.setdefault("GPUCHECK_TEST_SEED", str(random.randrange(1_000_000)))  # one for all processes of a session
+
+
+def pytest_report_header() -> str:
+    """What a failure that depends on chance is repeated with."""
+    return f"random seed: GPUCHECK_TEST_SEED={os.environ['GPUCHECK_TEST_SEED']}"
+
 
 WELL = {"code": 0, "timed_out": False, "signal": 0, "seconds": 12.5, "changes": []}
 

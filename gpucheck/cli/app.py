@@ -22,6 +22,7 @@ from gpucheck.cli import (
     listing,
     new,
     preset,
+    replay,
     report,
     run,
     selftest,
@@ -54,6 +55,7 @@ app = typer.Typer(
 app.command("run", rich_help_panel=None)(run.run)
 app.command("list")(listing.list_)
 app.command("report")(report.report)
+app.command("replay")(replay.replay)
 app.command("bisect")(bisect.bisect)
 app.command("diff")(diff.diff)
 app.command("explain")(explain.explain)

@@ -22,7 +22,7 @@ from gpucheck.cli.options import (
     split,
     time_span,
 )
-from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+from gpucheck.model.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
-WAIT_FOR_PLAN = 120.0  # s that further nodes wait for the plan of node 0
+WAIT_FOR_NODES = 30.0  # s that node 0 waits for the last records of other nodes
+WAIT_AFTER_FAILURE = 5.0  # s, where it did not end by itself
 
 
 def run(
@@ -111,15 +112,16 @@ def run(
         bool, typer.Option("--bisect", help="Exit as `git bisect run` wants: 0, 1, 125 not buildable, else 128.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
-    nnodes: Annotated[int, typer.Option(min=1, help="Nodes; needs --out on shared storage.")] = 1,
+    nnodes: Annotated[int, typer.Option(min=1, help="Nodes, each with the same command.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
-    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet.")] = "",
+    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet: a port of node 0.")] = "",
     rdzv_id: Annotated[str, typer.Option(help="Name of the meeting.")] = "gpucheck",
     rdzv_backend: Annotated[str, typer.Option(help="torchrun's rendezvous backend.")] = "c10d",
 ) -> None:
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
+    from gpucheck.cli import nodes
     from gpucheck.cli.present import check_files
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
@@ -135,8 +137,6 @@ def run(
 
     rendezvous = Rendezvous(nnodes, node_rank, rdzv_endpoint, rdzv_id, rdzv_backend)
     rendezvous.check()
-    if nnodes > 1 and out is None:
-        raise UsageError("--nnodes above 1 needs --out DIR on storage that all nodes share")
     for name, value in (("--timeout", timeout), ("--case-timeout", case_timeout)):
         if value is not None and not 0 < value <= LONGEST:
             raise UsageError(f"{name} is {value:g}, expected seconds above 0, at most {LONGEST:g}")
@@ -170,8 +170,13 @@ def run(
     require_torch()
     console = Console(stderr=json_file == "-")
     copy = _testable(source) if bisect else resolve(source)
-    patched = patched_files(copy.package, patches) if node_rank == 0 else {}  # the others read the plan of node 0
-    folder = _new_folder(out) if node_rank == 0 else _joined(out)
+    if node_rank:
+        joined = nodes.join(rendezvous, copy, patches, count, out, _fresh_folder)
+        ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.courier.poll)
+        joined.courier.bye(ending.code)
+        raise typer.Exit(nodes.exit_code(joined, ending))
+    patched = patched_files(copy.package, patches)
+    folder = _new_folder(out)
     if patched:
         copy = write_patched(copy, patched, folder / "library")
     again = {
@@ -201,13 +206,13 @@ def run(
         patches=[str(patch) for patch in patches],
         check_sources=[*given, *offered],
     )
-    if node_rank == 0:
-        write_json(folder / "plan.json", plan.to_json())
-    with Progress(plan, Follower(folder, plan.world_size, plan.must_fail), console, quiet=quiet) as progress:
-        ending = launch(plan, folder, rendezvous, progress)
-    if node_rank:
-        raise typer.Exit(ExitCode.PASS if ending.code == 0 else ExitCode.INCONCLUSIVE)
-    trouble = _close(folder, plan, ending)
+    write_json(folder / "plan.json", plan.to_json())
+    follower = Follower(folder, plan.world_size, plan.must_fail)
+    with nodes.head(rendezvous, plan, folder) as head, Progress(plan, follower, console, quiet=quiet) as progress:
+        ending = launch(plan, folder, rendezvous, progress, head.poll if head else None)
+        others = head.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if head else []
+        progress()
+    trouble = _close(folder, plan, ending, [node.to_json() for node in others])
     if trouble:
         typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
     _finish(
@@ -306,12 +311,14 @@ def _command(
 def _plan(scenario: Scenario, copy: LibraryCopy, **options: Any) -> Plan:
     """The plan of this run on this machine; for the options see :func:`gpucheck.plan.build.build`."""
     from gpucheck.launch.environment import software
+    from gpucheck.launch.variables import variables
     from gpucheck.plan.build import build
 
     environment = {
         "software": software(copy.package),
         "host": os.uname().nodename,
         "cpus": len(os.sched_getaffinity(0)),
+        "variables": variables(),
     }
     return build(scenario, copy, environment=environment, **options)
 
@@ -326,6 +333,12 @@ def check_out(out: Path | None) -> None:
         raise UsageError(f"run folder {folder} cannot be made: {existing} is not writable; give another with --out")
     if out is not None and existing == folder and any(folder.iterdir()):
         raise UsageError(f"--out {out} is not empty; a run needs a folder of its own")
+
+
+def _fresh_folder(out: Path | None) -> Path:
+    """Makes the run folder of a further node, which is not the one of node 0."""
+    check_out(out)
+    return _new_folder(out)
 
 
 def _new_folder(out: Path | None) -> Path:
@@ -353,26 +366,15 @@ def _made(folder: Path, *, new: bool) -> bool:
     return True
 
 
-def _joined(out: Path | None) -> Path:
-    """The run folder that node 0 makes on shared storage."""
-    assert out is not None
-    deadline = time.monotonic() + WAIT_FOR_PLAN
-    while not (out / "plan.json").exists():
-        if time.monotonic() > deadline:
-            raise InfrastructureError(
-                f"{out / 'plan.json'} did not appear in {WAIT_FOR_PLAN:g} s: is node 0 running, and is --out shared?"
-            )
-        time.sleep(0.2)
-    return out.resolve()
-
-
-def _close(folder: Path, plan: Plan, ending: Ending) -> str:
+def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]]) -> str:
     """Writes how the run ended, with what changed in the software meanwhile; says what kept it from being written."""
     from gpucheck.launch.environment import changes, software
     from gpucheck.records.folder import write_json
 
     after = software(Path(plan.library["package"]))
     outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
+    if others:
+        outcome["nodes"] = others
     try:
         write_json(folder / "outcome.json", outcome)
     except OSError as error:

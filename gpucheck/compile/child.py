@@ -86,6 +86,9 @@ class Bench:
     def place(self, tensor: Any) -> Any:
         return tensor
 
+    def synchronize(self) -> None:
+        """Nothing is launched that one would wait for."""
+
     def blame(self, kind: str, detail: str) -> None:
         """Conduct is for runs to judge."""
 
@@ -94,6 +97,9 @@ class Bench:
 
     def timed(self, what: str, seconds: float) -> None:
         """Nothing here is worth timing."""
+
+    def synchronize(self) -> None:
+        """Nothing runs that could be waited for."""
 
     @property
     def library(self) -> Any:

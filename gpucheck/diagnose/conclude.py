@@ -134,14 +134,28 @@ def _ending(run: Run) -> list[Finding]:
         line = f"interrupted by signal {run.outcome['signal']}"
     elif run.outcome.get("timed_out"):
         line = f"stopped after {run.outcome.get('seconds', 0.0):.0f} s, the limit of the whole run"
-    elif run.outcome.get("lingered"):
-        line = "every rank had ended, but torchrun did not and was killed"
+    elif run.outcome.get("stuck"):
+        line = f"{run.outcome['stuck']}; it was killed"
+    elif lost := [_node_words(node) for node in run.outcome.get("nodes", []) if not _ended_well(node)]:
+        line = "; ".join(lost)
     elif run.outcome.get("code") != 0:
         line = f"torchrun ended with exit code {run.outcome.get('code')}"
     else:
         return []
     remedy = "look at the logs in the run folder's logs/"
     return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], [line], "")], remedy)]
+
+
+def _ended_well(node: dict[str, Any]) -> bool:
+    return node.get("state") == "ended" and node.get("code") == 0
+
+
+def _node_words(node: dict[str, Any]) -> str:
+    """A further node that did not end as it should."""
+    name = f"node {node.get('number')}" + (f" ({node['host']})" if node.get("host") else " never came")
+    if node.get("state") == "ended":
+        return f"torchrun of {name} ended with exit code {node.get('code')}"
+    return f"{name} was lost: its further cases are" if node.get("host") else name
 
 
 def _unproven(run: Run) -> list[Finding]:
@@ -227,9 +241,26 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
         notes.append(
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
+    notes += _unlike(run)
     notes += _speeds(run)
     if run.plan.bench and run.plan.device == "cpu":
         notes.append("speed is measured on GPUs only: --bench has nothing to tell of Triton's interpreter on the CPU")
     if run.torn:
         notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
     return notes
+
+
+def _unlike(run: Run) -> list[str]:
+    """Further nodes whose torch or triton is not that of node 0."""
+    ours = run.plan.environment.get("software", {})
+    return [
+        f"node {node['number']} ({node['host']}) has {name} {_version(theirs, name)}, node 0 {_version(ours, name)}"
+        for node in run.outcome.get("nodes", [])
+        for theirs in (node.get("software") or {},)
+        for name in ("torch", "triton")
+        if theirs and _version(theirs, name) != _version(ours, name)
+    ]
+
+
+def _version(software: dict[str, Any], name: str) -> str:
+    return str((software.get(name) or {}).get("version"))

@@ -16,7 +16,15 @@ Key = tuple[int, int]
 """Step and rank of a record."""
 
 
-def replay_command(run: Run, step: int) -> str:
+def replay_command(run: Run, step: int, rank: int) -> str:
+    """The command that repeats one step of this run and looks closely at one rank."""
+    planned = run.plan.steps[step]
+    alone = sum(other.case.id == planned.case.id for other in run.plan.steps) == 1
+    case = planned.case.id if alone else planned.label
+    return shlex.join(["gpucheck", "replay", str(run.folder), case, "--rank", str(rank)])
+
+
+def run_command(run: Run, step: int) -> str:
     """The command that runs one case of this run again, on the same ranks, inputs, library and placement."""
     planned, command = run.plan.steps[step], list(run.plan.command)
     if command[2:] and command[2].startswith("--"):  # no scenario that could name the other candidates
@@ -41,7 +49,8 @@ def _without(command: list[str], words: list[str]) -> list[str]:
 
 def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:
     """One step of a finding."""
-    return Sighting(run.plan.steps[step].label, ranks, [*lines, *_soaked(run, step, ranks)], replay_command(run, step))
+    told = [*lines, *_soaked(run, step, ranks)]
+    return Sighting(run.plan.steps[step].label, ranks, told, replay_command(run, step, ranks[0]))
 
 
 def _soaked(run: Run, step: int, ranks: list[int]) -> list[str]:

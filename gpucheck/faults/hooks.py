@@ -226,6 +226,12 @@ def endless_kernel(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     return y
 
 
+def gpu_memory(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    free, total = torch.cuda.mem_get_info(call.x.device)
+    torch.empty(2 * total, dtype=torch.uint8, device=call.x.device)
+    return call()
+
+
 def race_to_compile(call: Call, reader: str, memory: dict[str, Any]) -> Tensor:
     """All ranks but one write what they compile slowly and in place; that one comes while a file is half written."""
     if not memory:

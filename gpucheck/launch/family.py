@@ -33,13 +33,13 @@ class Family:
     """
 
     def __init__(self) -> None:
-        self._known = _children()
+        self._known = children_of(os.getpid())
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
     def end(self) -> list[int]:
         """Kills every descendant, generation by generation; returns those that did not end, stuck in the kernel."""
         deadline = time.monotonic() + _PATIENCE
-        while (left := _children() - self._known) and time.monotonic() < deadline:
+        while (left := children_of(os.getpid()) - self._known) and time.monotonic() < deadline:
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -50,12 +50,22 @@ class Family:
         return sorted(left)
 
 
-def _children() -> set[int]:
-    """The children of this process, those that have ended and were not waited for included."""
-    found, this = set(), str(os.getpid())
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, IndexError):
-                if (entry / "stat").read_text().rpartition(")")[2].split()[1] == this:
-                    found.add(int(entry.name))
-    return found
+def children_of(pid: int) -> set[int]:
+    """The children of a process, those that have ended and were not waited for included."""
+    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and parent_of(entry) == pid}
+
+
+def parent_of(process: Path) -> int:
+    """The parent of a process given by its folder in /proc; 0 where it has none or is gone."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def state_of(pid: int) -> str:
+    """The state of a process as the kernel abbreviates it: R, S, D, T, Z, ...; "gone" where there is none."""
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "gone"

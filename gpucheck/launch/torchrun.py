@@ -15,13 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpucheck.launch.family import Family, die_with_parent
+from gpucheck.launch.family import Family, children_of, die_with_parent, state_of
 from gpucheck.launch.kernel_log import KernelLog
+from gpucheck.launch.relay import has_children
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
 GRACE = 2.0  # s between asking torchrun to end and killing it
 LINGER = 30.0  # s that torchrun has to end after all ranks have
+STOPPED = 10.0  # s that it has to go on, where a signal stopped it before it had started them
 POLL = 0.1  # s
 SCRATCH_PREFIX = "gpucheck-"
 ROOM = 4 << 30  # bytes that must be free in /dev/shm for inputs and references to live there
@@ -42,7 +44,7 @@ class Rendezvous:
 
     nnodes: int = 1
     node_rank: int = 0
-    endpoint: str = ""  # HOST:PORT
+    endpoint: str = ""  # HOST:PORT on node 0; the port after it takes records
     id: str = "gpucheck"
     backend: str = "c10d"
 
@@ -51,7 +53,10 @@ class Rendezvous:
         if self.nnodes < 1 or not 0 <= self.node_rank < self.nnodes:
             raise UsageError(f"--node-rank {self.node_rank} is not within the {self.nnodes} node(s) of --nnodes")
         if self.nnodes > 1 and not self.endpoint:
-            raise UsageError("--nnodes above 1 needs --rdzv-endpoint HOST:PORT, the same on every node")
+            raise UsageError("--nnodes above 1 needs --rdzv-endpoint HOST:PORT of node 0, the same on every node")
+        _, colon, port = self.endpoint.rpartition(":")
+        if self.nnodes > 1 and not (colon and port.isdigit() and 0 < int(port) < 65535):
+            raise UsageError(f"--rdzv-endpoint {self.endpoint} is not HOST:PORT with a port from 1 to 65534")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Ending:
     timed_out: bool
     signal: int  # that interrupted this command, or 0
     seconds: float
-    lingered: bool = False  # every rank had ended, torchrun did not
+    stuck: str = ""  # what torchrun was ended for from here, beside the limit and signals
 
 
 def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
@@ -74,11 +79,19 @@ def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
         options += ["--nnodes", str(rendezvous.nnodes), "--node-rank", str(rendezvous.node_rank)]
         options += ["--rdzv-backend", rendezvous.backend, "--rdzv-endpoint", rendezvous.endpoint]
         options += ["--rdzv-id", rendezvous.id]
+        if rendezvous.backend == "c10d":  # else a node that only looks like node 0 might hold what all of them need
+            options += ["--rdzv-conf", f"is_host={int(rendezvous.node_rank == 0)}"]
     options += ["--log-dir", str(run / "logs"), "--redirects", "3"]
     return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "gpucheck.worker", str(run)]
 
 
-def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bool]) -> Ending:
+def launch(
+    plan: Plan,
+    run: Path,
+    rendezvous: Rendezvous,
+    watch: Callable[[], bool],
+    bereft: Callable[[], bool | None] | None = None,
+) -> Ending:
     """Runs all ranks of this node to their end and leaves no process of theirs behind.
 
     What the driver says meanwhile is written to the run folder, where it says anything.
@@ -86,6 +99,8 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
     Args:
         plan: already written to the run folder.
         watch: called about ten times a second while the ranks run; says whether all of them have ended.
+        bereft: called as often; once it says that another node is gone, the ranks here finish, and torchrun, which
+            would wait for that node, is ended.
 
     Raises:
         InfrastructureError: torchrun could not be started.
@@ -97,7 +112,7 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
     received: list[int] = []
     previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
     begin = time.monotonic()
-    ended: float | None = None  # when all ranks had
+    stuck = ""
     process: subprocess.Popen[bytes] | None = None
     family = Family()
     try:
@@ -112,14 +127,14 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
                 preexec_fn=lambda: die_with_parent(command_pid),
             )
         log_of_kernel = KernelLog(gpus=plan.device == "cuda")
-        while process.poll() is None and not received and time.monotonic() - begin < plan.timeout:
-            if watch() and ended is None:
-                ended = time.monotonic()
-            if ended is not None and time.monotonic() - ended > LINGER:
+        health = _Health(process.pid)
+        while process.poll() is None and not received and not stuck and time.monotonic() - begin < plan.timeout:
+            stuck = health.trouble(all_ended=watch())
+            if bereft is not None and bereft() and not has_children(process.pid):
                 break
             time.sleep(POLL)
         code = process.poll()
-        lingered = ended is not None and time.monotonic() - ended > LINGER
+        late = time.monotonic() - begin >= plan.timeout
         if code is None:
             _end(process)
         family.end()
@@ -128,10 +143,10 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
             _keep(log_of_kernel, plan, run, rendezvous.node_rank)
         return Ending(
             code=code,
-            timed_out=code is None and not received and not lingered,
+            timed_out=code is None and not received and not stuck and late,
             signal=received[0] if received else 0,
             seconds=time.monotonic() - begin,
-            lingered=code is None and not received and lingered,
+            stuck=stuck if code is None and not received else "",
         )
     except OSError as error:
         raise InfrastructureError(f"torchrun could not be started: {error}") from None
@@ -145,6 +160,29 @@ def launch(plan: Plan, run: Path, rendezvous: Rendezvous, watch: Callable[[], bo
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Health:
+    """Whether torchrun, as it is seen from time to time, will ever end."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._ended: float | None = None  # when all ranks had
+        self._stopped: float | None = None  # since when a signal holds it
+
+    def trouble(self, *, all_ended: bool) -> str:
+        """Why not to wait for it any longer, in words; "" as long as it may end.
+
+        Stopped, it cannot end; but ranks that it has started go on without it.
+        """
+        now, stopped = time.monotonic(), state_of(self._pid) == "T"
+        self._ended = self._ended or (now if all_ended else None)
+        self._stopped = (self._stopped or now) if stopped else None
+        if self._ended and (stopped or now - self._ended > LINGER):
+            return "every rank had ended, but torchrun " + ("was stopped by a signal" if stopped else "did not end")
+        if self._stopped and now - self._stopped > STOPPED and not children_of(self._pid):
+            return "torchrun was stopped by a signal before it had started the ranks"
+        return ""
 
 
 def _keep(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:

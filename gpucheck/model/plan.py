@@ -78,6 +78,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Makes a plan the repetition of one step of another run, by the ranks of one of its nodes, for a close look."""
+
+    rank: int  # of that run, looked at closely
+    save: bool  # its tensors and the calls it makes are kept
+
+
+@dataclass(frozen=True)
 class Plan:
     """A scenario bound to a library, a machine and options."""
 
@@ -102,6 +110,7 @@ class Plan:
     isolate: str = "rank"  # one of ISOLATION: what has a process of its own, each rank or each case on each rank
     debug: bool = False  # launches are waited for, and assertions inside of kernels are compiled in
     duration: float = 0.0  # s that ranks go through the steps again and again; 0: once
+    replay: Replay | None = None
 
     @property
     def world_size(self) -> int:
@@ -118,7 +127,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``plan.json``."""
-        item = {key: value for key, value in vars(self).items() if key != "steps"}
+        item = {key: value for key, value in vars(self).items() if key not in ("steps", "replay")}
+        if self.replay:
+            item["replay"] = asdict(self.replay)
         item["steps"] = [step.to_json() for step in self.steps]
         item["check_sources"] = [source.to_json() for source in self.check_sources]
         return {"schema": SCHEMA, **item}
@@ -130,4 +141,5 @@ class Plan:
         values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
         values["check_sources"] = tuple(CheckSource.from_json(source) for source in item.get("check_sources", []))
+        values["replay"] = Replay(**item["replay"]) if item.get("replay") else None
         return cls(**values)

@@ -111,7 +111,6 @@ class Launch:
     source: str = ""  # "file:line" of the call, relative to the library or to our own kernels
     context: int | None = None  # device of the driver's current context at the first such launch
     refused: str = ""  # what Triton raised instead of launching
-    config: dict[str, int | float | bool | str] = field(default_factory=dict)  # of a refused one: constants and options
 
     @property
     def away(self) -> list[str]:

@@ -67,7 +67,8 @@ def report_schema() -> dict[str, Any]:
 def _plan() -> dict[str, Any]:
     library = dict.fromkeys(("root", "package", "origin", "content", "name", "generation"), str)
     hints = get_type_hints(Plan)
-    keys: dict[str, Any] = {field.name: hints[field.name] for field in fields(Plan) if field.name != "steps"}
+    told = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
+    keys: dict[str, Any] = {name: hints[name] for name in told}
     keys["library"] = _object(library, "The copy of triton_kernels under test.")
     keys["environment"] = _object({"software": dict[str, Any]}, "Software and machine that the run was started on.")
     return _object(keys, "What the run was asked to do, without its cases.")

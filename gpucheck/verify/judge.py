@@ -55,27 +55,34 @@ def judge(outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[
 
 
 def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, result: Judgement) -> None:
-    best: tuple[int, Tensor, Tensor, Estimate] | None = None
+    estimate, wrong, ratio = closest(output, reference)
+    if not bool(wrong.any()):
+        result.tightness = max(result.tightness, _used(output, estimate))
+        return
+    result.mismatches.append(_mismatch(name, output, wrong, ratio, estimate, axes))
+
+
+def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tensor]:
+    """The right answer that an output comes closest to, which elements are wrong by it, and the ratios of `compare`."""
+    best: tuple[int, Estimate, Tensor, Tensor] | None = None
     for estimate in (reference.estimate, *reference.alternatives):
-        wrong, ratio = _compare(output, estimate)
+        wrong, ratio = compare(output, estimate)
         if reference.unknown is not None:
             wrong = wrong & ~reference.unknown
         count = int(wrong.sum())
-        if count == 0:
-            result.tightness = max(result.tightness, _used(output, estimate))
-            return
         if best is None or count < best[0]:
-            best = (count, wrong, ratio, estimate)
+            best = (count, estimate, wrong, ratio)
+        if count == 0:
+            break
     assert best is not None
-    result.mismatches.append(_mismatch(name, output, best[1], best[2], best[3], axes))
+    return best[1:]
 
 
-def _compare(output: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
+def compare(output: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
     """Which elements are wrong, and error / bound of each (inf where no error is allowed; NaN outputs count as inf)."""
     got = output.double()
     if not output.dtype.is_floating_point or estimate.error is None:
-        target = bounds.round_to(output.dtype, estimate.value) if output.dtype.is_floating_point else estimate.value
-        wrong = got != target  # true for NaN
+        wrong = got != target(output.dtype, estimate.value).double()  # true for NaN
         return wrong, torch.where(wrong, torch.inf, 0.0)
     allowed = bounds.tolerance(output.dtype, estimate.value, estimate.error)
     ratio = (got - estimate.value).abs() / allowed
@@ -99,11 +106,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
     floating = output.dtype.is_floating_point
     got = output.double()
     distance = (got - estimate.value).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-    # among elements beyond any finite ratio (exact data, NaN) the furthest value is the worst
-    badness = torch.where(wrong, ratio, -1.0)
-    if bool(torch.isinf(badness.max())):
-        badness = torch.where(torch.isinf(badness), distance, -1.0)
-    worst = tuple(int(i) for i in torch.unravel_index(badness.argmax(), wrong.shape))
+    worst = tuple(int(i) for i in torch.unravel_index(badness(output, estimate, wrong, ratio).argmax(), wrong.shape))
     value = estimate.value[worst]
     exact = estimate.error is None or not floating
     limit = 0.0 if exact else float(bounds.tolerance(output.dtype, value, estimate.error[worst]))  # type: ignore[index]
@@ -122,7 +125,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
         expected=float(value),
         got=None if bool(torch.isnan(got[worst])) else float(got[worst]),
         bound=limit,
-        ulps=_ulps(output.dtype, float(distance[worst]), value) if floating else None,
+        ulps=ulps(output.dtype, float(distance[worst]), value) if floating else None,
         box=regions.box(wrong),
         tiles=tiles,
         bits=_flipped_bits(output, wrong, estimate) if exact else [],
@@ -137,19 +140,33 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
     )
 
 
-def _ulps(dtype: torch.dtype, distance: float, value: Tensor) -> int | None:
+def badness(output: Tensor, estimate: Estimate, wrong: Tensor, ratio: Tensor) -> Tensor:
+    """What orders wrong elements; -1 where others are worse whatever their order.
+
+    Among elements beyond any finite ratio (exact data, NaN) the furthest value is the worst.
+    """
+    order = torch.where(wrong, ratio, -1.0)
+    if wrong.numel() and bool(torch.isinf(order.max())):
+        distance = (output.double() - estimate.value).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+        order = torch.where(torch.isinf(order), distance, -1.0)
+    return order
+
+
+def ulps(dtype: torch.dtype, distance: float, value: Tensor) -> int | None:
     count = distance / float(bounds.ulp(dtype, value.abs()))
     return round(count) if count < MOST_ULPS else None
+
+
+def target(dtype: torch.dtype, value: Tensor) -> Tensor:
+    """A reference as the dtype of its output holds it."""
+    return (bounds.round_to(dtype, value) if dtype.is_floating_point else value).to(dtype)
 
 
 def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int]:
     """Bit positions in which wrong elements differ from the reference, if each differs in a single one."""
     kind = _BITS[output.element_size()]
-    target = estimate.value
-    if output.dtype.is_floating_point:
-        target = bounds.round_to(output.dtype, target)
     size = 8 * output.element_size()
-    difference = (output.view(kind) ^ target.to(output.dtype).view(kind))[wrong].to(torch.int64)
+    difference = (output.view(kind) ^ target(output.dtype, estimate.value).view(kind))[wrong].to(torch.int64)
     if size < 64:
         difference &= 2**size - 1  # the sign bit was carried up
     if not bool(((difference & (difference - 1)) == 0).all()):

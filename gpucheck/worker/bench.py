@@ -24,6 +24,7 @@ from gpucheck.model.errors import Inapplicable
 from gpucheck.verify import digest
 from gpucheck.worker import cache, driver, order
 from gpucheck.worker.arena import Arena, WatchedAllocation
+from gpucheck.worker.looks import look
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.placements import Placement
@@ -94,7 +95,10 @@ class Bench:
         reply = Reply("ran", device=self.device_name)
         self.observer.start()
         try:
-            self._run(request, reply)
+            if request.look:
+                look(self, request, reply)
+            else:
+                self._run(request, reply)
         except Inapplicable as reason:
             reply.status, reply.message = "inapplicable", str(reason)
         except Unusable as reason:
@@ -120,7 +124,7 @@ class Bench:
         passes = 0
         while wants_another_pass(conditions.repeat, passes, reply.digests):
             fill = fill_of(passes)
-            prepared, launched = self._one_pass(check, case, inputs, reply, fill, conditions)
+            prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions)
             for outputs in launched:
                 with timed(reply, "copy"):
                     held = self._keep(outputs, reply, fill, request)
@@ -191,10 +195,10 @@ class Bench:
 
     def _digest(self, check: Any, case: Case, inputs: Any, odd: int | None) -> str:
         """Digest of the outputs of one more pass with one tensor's memory filled otherwise."""
-        _, (outputs,) = self._one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
+        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
         return digest.whole(*on_host(outputs).values())
 
-    def _one_pass(
+    def one_pass(
         self,
         check: Any,
         case: Case,
@@ -306,7 +310,7 @@ class Bench:
         """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
         first = Bench(self.placement, self.placement.enter(0), self.library, self.observer)
         try:
-            first._one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions())
+            first.one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions())
             first.arena.reset(FILLS[0])
         finally:
             self.placement.settle(self.device)

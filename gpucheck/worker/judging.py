@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from gpucheck import checks
 from gpucheck.model.record import Launch, Outcome, Record, Violation
 from gpucheck.verify import digest
-from gpucheck.verify.expected import Expected
+from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.conduct import observed_violations
 from gpucheck.worker.protocol import Reply, outputs_file
@@ -21,6 +22,10 @@ from gpucheck.worker.runner import Attempt, words
 from gpucheck.worker.store import Store
 
 _RAISED = {"error": Outcome.ERROR, "harness": Outcome.HARNESS}
+
+
+Keep = Callable[[dict[str, Tensor], dict[str, Expected], dict[str, Axes]], None]
+"""Takes outputs, their references and the names of their axes, of which nothing is left after the call."""
 
 
 class Known:
@@ -53,14 +58,18 @@ class Known:
         return replace(record, outcome=Outcome.VIOLATION, violations=[*record.violations, differs])
 
 
-def finished(store: Store, attempt: Attempt, known: Known | None = None) -> Record:
+def finished(store: Store, attempt: Attempt, known: Known | None = None, keep: Keep | None = None) -> Record:
     """The record of an attempt, whose files of outputs are removed.
 
     Args:
         known: takes part where the plan is gone through several times.
+        keep: is given the outputs that the record tells of.
     """
     try:
-        return attempt.record if attempt.reply is None else _judged(store, attempt, attempt.reply, known)
+        record = attempt.record if attempt.reply is None else _judged(store, attempt, attempt.reply, known, keep)
+        if record.outcome.failed and not record.inputs:
+            record = replace(record, inputs=store.input_digest(attempt.key, attempt.step.case))
+        return record
     except Exception as error:
         message = words(error)
         return replace(attempt.record, outcome=Outcome.HARNESS, message=message, traceback=traceback.format_exc())
@@ -80,7 +89,7 @@ class _Launches:
     wrong: int = 0
 
 
-def _judged(store: Store, attempt: Attempt, reply: Reply, known: Known | None) -> Record:
+def _judged(store: Store, attempt: Attempt, reply: Reply, known: Known | None, keep: Keep | None) -> Record:
     launches = [Launch(**launch) for launch in reply.launches]
     seconds = {**attempt.record.seconds, **reply.seconds}
     record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
@@ -97,16 +106,19 @@ def _judged(store: Store, attempt: Attempt, reply: Reply, known: Known | None) -
             source=reply.source,
         )
     if known is None:
-        return _held_against_reference(store, attempt, reply, record)
+        return _held_against_reference(store, attempt, reply, record, keep)
     before = known.judged(record, reply) if not observed_violations(reply, launches) else None
-    return known.learn(before or _held_against_reference(store, attempt, reply, record), reply)
+    return known.learn(before or _held_against_reference(store, attempt, reply, record, keep), reply)
 
 
-def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record: Record) -> Record:
+def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record: Record, keep: Keep | None) -> Record:
     begin = time.perf_counter()
     expected = store.reference(attempt.key, attempt.step.case)
     waited = time.perf_counter() - begin
-    judged = _judge_launches(store, attempt, reply, expected)
+    inputs, axes = _inputs_and_axes(store, attempt)
+    judged = _judge_launches(attempt, reply, inputs, axes, expected)
+    if keep:
+        keep(judged.outputs, expected, axes)
     violations = judged.found.violations + observed_violations(reply, record.launches)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
     conditions = attempt.step.conditions
@@ -133,19 +145,25 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
 
 
+def _inputs_and_axes(store: Store, attempt: Attempt) -> tuple[dict[str, Tensor], dict[str, Axes]]:
+    inputs = torch.load(store.inputs(attempt.key, attempt.step.case), mmap=True, weights_only=True)
+    return inputs, checks.load(attempt.step.case.check).axes(attempt.step.case, inputs)
+
+
 def _before(store: Store, attempt: Attempt, reply: Reply) -> str:
     """What outputs that an error left say of the time before it; "" where there are none."""
     if not reply.saved:
         return ""
-    words = _judge_launches(store, attempt, reply, store.reference(attempt.key, attempt.step.case)).words
+    expected = store.reference(attempt.key, attempt.step.case)
+    words = _judge_launches(attempt, reply, *_inputs_and_axes(store, attempt), expected).words
     return f"; {words}" if words else ""
 
 
-def _judge_launches(store: Store, attempt: Attempt, reply: Reply, expected: dict[str, Expected]) -> _Launches:
-    inputs = torch.load(store.inputs(attempt.key, attempt.step.case), mmap=True, weights_only=True)
+def _judge_launches(
+    attempt: Attempt, reply: Reply, inputs: dict[str, Tensor], axes: dict[str, Axes], expected: dict[str, Expected]
+) -> _Launches:
     case = attempt.step.case
     check = checks.load(case.check)
-    axes = check.axes(case, inputs)
     judged = _Launches()
     for number, whole in enumerate(reply.saved or [""]):
         outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)

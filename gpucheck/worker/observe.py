@@ -178,7 +178,6 @@ class Observer:
                 source=self.source(),
                 context=driver.context_device(),
                 refused=refused.partition("\n")[0],
-                config=_config(function, args, kwargs) if refused else {},
             )
 
         self.add(key, describe)
@@ -199,18 +198,6 @@ class Observer:
 
     def _place(self, file: str, line: int) -> str:
         return next((f"{file[len(root) :]}:{line}" for root in self._roots if file.startswith(root)), "")
-
-
-def _config(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, int | float | bool | str]:
-    """What a kernel is compiled for: its constants and the options of the launch."""
-    parameters = [parameter.name for parameter in function.params]
-    constants = {parameter.name for parameter in function.params if parameter.is_constexpr}
-    given = {**dict(zip(parameters, args, strict=False)), **kwargs}
-    return {
-        name: value
-        for name, value in given.items()
-        if (name in constants or name not in parameters) and isinstance(value, (int, float, str))
-    }
 
 
 def _devices(arguments: tuple[Any, ...]) -> list[str]:

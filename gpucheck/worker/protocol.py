@@ -41,6 +41,15 @@ def lifelong(conditions: Conditions) -> Conditions:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What to find out about a case in place of its result."""
+
+    device: int  # which one of the process, see ``Request.outputs``
+    calls: str = ""  # folder that the calls of the launch are written to
+    elements: tuple[tuple[str, tuple[int, ...]], ...] = ()  # output and index: which programs write them
+
+
+@dataclass(frozen=True)
 class Allowance:
     """How long a call may be timed once it has run."""
 
@@ -58,6 +67,7 @@ class Request:
     inputs: str  # file with the inputs
     outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
     timed: Allowance | None = None  # None: not at all
+    look: Look | None = None
 
 
 def outputs_file(outputs: str, number: int) -> str:
@@ -89,8 +99,10 @@ class Reply:
     fatal: bool = False  # the process can no longer be used
     sticky: bool = False  # since its CUDA context is lost
     source: str = ""  # "file:line" of the library that raised
+    writers: list[str] = field(default_factory=list)  # of the elements asked for, in words
 
 
 def for_one_device(request: Request, index: int) -> Request:
     """A request to several devices as one of them sees it."""
-    return replace(request, outputs=(request.outputs[index],))
+    look = request.look if request.look and request.look.device == index else None
+    return replace(request, outputs=(request.outputs[index],), look=look)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gpucheck.launch.family import die_with_parent
+from gpucheck.launch.family import die_with_parent, parent_of
 from gpucheck.model.record import OOM_KILLER
 from gpucheck.worker.oom import OomKills
 
@@ -71,12 +71,5 @@ def _orphaned() -> bool:
     """Whether the command that started torchrun has ended before this process could ask to end with its parent."""
     launcher, pid = int(os.environ.get("GPUCHECK_LAUNCHER", "0")), os.getppid()
     while launcher and pid > 1 and pid != launcher:
-        pid = _parent_of(pid)
+        pid = parent_of(Path("/proc", str(pid)))
     return pid != launcher if launcher else False
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -11,20 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucheck.launch.family import state_of
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.worker import journal
 from gpucheck.worker.oom import OomKills
-from gpucheck.worker.zygote import Undying, state_of
+from gpucheck.worker.zygote import Undying
 
 if TYPE_CHECKING:
     from gpucheck.worker.node import Node
-    from gpucheck.worker.protocol import Reply, Setup
+    from gpucheck.worker.protocol import Look, Reply, Setup
     from gpucheck.worker.store import Store
     from gpucheck.worker.zygote import Child, Zygote
 
-STARTUP_TIMEOUT = 120.0  # s for a child to create its CUDA context
+STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
+STOPPED = 10.0  # s that a child which a signal stopped has to go on
+GLANCE = 1.0  # s between two looks at whether a signal has stopped it
 MEETING_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
@@ -38,6 +41,7 @@ class Attempt:
     outputs: str  # file of the first outputs
     reply: Reply | None = None
     deadline: float | None = None  # s; None takes the plan's
+    look: Look | None = None
 
 
 class Runner:
@@ -55,7 +59,14 @@ class Runner:
         self._oom_before = 0
 
     def run(
-        self, number: int, step: Step, experiment: str = "", *, round: int = 0, deadline: float | None = None
+        self,
+        number: int,
+        step: Step,
+        experiment: str = "",
+        *,
+        round: int = 0,
+        deadline: float | None = None,
+        look: Look | None = None,
     ) -> Attempt:
         """One attempt on this rank.
 
@@ -65,7 +76,7 @@ class Runner:
             round: number of the pass over the plan.
             deadline: seconds, where they are not to be those of the plan.
         """
-        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline)
+        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline, look=look)
         if step.inapplicable:
             return _ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
         done = self._started(attempt)
@@ -166,9 +177,9 @@ class Runner:
         try:
             step = attempt.step
             timed = allowance(self.plan, step, attempt.record.experiment)
-            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed)
+            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed, attempt.look)
             child.connection.send(request)
-            if not child.connection.poll(deadline):
+            if not _answers(child, deadline):
                 return self._hung(attempt, child, deadline), []
             replies: list[Reply] = child.connection.recv()
         except (EOFError, OSError):
@@ -187,8 +198,10 @@ class Runner:
         attempt = self._last_words(attempt)
         self.retire()
         place = stacks.innermost(text)
-        where = "; a signal had stopped it" if stopped else f", at {place}" if place else ""
-        message = f"no result within {deadline:g} s{where}; {self.stuck or 'the process was killed'}"
+        words = f"no result within {deadline:g} s" + (f", at {place}" if place else "")
+        if stopped:
+            words = "the process that owns the device was stopped by a signal and did not go on"
+        message = f"{words}; {self.stuck or 'the process was killed'}"
         return _ended(attempt, Outcome.HANG, message, text)
 
     def _last_words(self, attempt: Attempt) -> Attempt:
@@ -227,9 +240,11 @@ class Runner:
         self._oom_before = self._oom.count()
         try:
             child.connection.send(setup)
-            if not child.connection.poll(STARTUP_TIMEOUT):
+            if not _answers(child, STARTUP_TIMEOUT):
+                stopped = state_of(child.pid) == "T"
                 self.retire()
-                return f"the process on this GPU was not ready within {STARTUP_TIMEOUT:g} s"
+                words = "was stopped by a signal" if stopped else f"was not ready within {STARTUP_TIMEOUT:g} s"
+                return f"the process on this GPU {words}"
             problem = child.connection.recv()
         except (EOFError, OSError):
             self._child = None
@@ -289,6 +304,18 @@ def _ended(attempt: Attempt, outcome: Outcome, message: str, traceback: str = ""
 
 def _harness(attempt: Attempt, error: Exception) -> Attempt:
     return _ended(attempt, Outcome.HARNESS, words(error), traceback.format_exc())
+
+
+def _answers(child: Child, seconds: float) -> bool:
+    """Whether a child answers within a time; one that stays stopped by a signal is not waited for as long."""
+    deadline, going = time.monotonic() + seconds, time.monotonic()
+    while not child.connection.poll(max(0.0, min(GLANCE, deadline - time.monotonic()))):
+        now = time.monotonic()
+        if state_of(child.pid) != "T":
+            going = now
+        if now >= deadline or now - going > STOPPED:
+            return False
+    return True
 
 
 def _of_round(number: int, round: int) -> str:

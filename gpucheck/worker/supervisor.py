@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gpucheck.worker.judging import Known
     from gpucheck.worker.node import Node
     from gpucheck.worker.store import Store
+    from gpucheck.worker.witness import Witness
     from gpucheck.worker.zygote import Zygote
 
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
@@ -46,6 +47,8 @@ def main(run: Path) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
+    if plan.replay:
+        stand_for_node(plan)
     checks.activate(plan.check_sources)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
@@ -64,6 +67,14 @@ def main(run: Path) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
+
+
+def stand_for_node(plan: Plan) -> None:
+    """Gives this process the ranks of the node of another run that a replay repeats, whichever node that was."""
+    assert plan.replay is not None
+    node = plan.replay.rank // plan.nproc
+    os.environ["RANK"] = str(node * plan.nproc + int(os.environ["LOCAL_RANK"]))
+    os.environ.update(WORLD_SIZE=str(plan.world_size), GROUP_RANK=str(node))
 
 
 def fair_threads() -> int:
@@ -96,6 +107,11 @@ class Supervisor:
         self._failed: dict[int, Record] = {}  # by step, the first of each
         self._stopped = threading.Event()
         self._began = time.monotonic()
+        self._witness: Witness | None = None
+        if plan.replay and plan.replay.rank == self.rank:
+            from gpucheck.worker.witness import Witness
+
+            self._witness = Witness(plan, run, self.runner)
 
     def stop(self) -> None:
         """Ends this process at once, as somebody else wants it; what is written stays written."""
@@ -121,6 +137,8 @@ class Supervisor:
         self._stopped.set()
         if not self.runner.stuck:
             Trials(self.plan, self.runner, self.writer, list(self._failed.values())).work()
+            if self._witness:
+                self._witness.ask()
         self.runner.retire()
         self.gpus.close()
         self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
@@ -158,7 +176,7 @@ class Supervisor:
         """Judges an attempt, writes its record and lets go of the case's files."""
         from gpucheck.worker.judging import finished
 
-        record = finished(self.store, attempt, self.known)
+        record = finished(self.store, attempt, self.known, self._witness.keep if self._witness else None)
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome.failed:
             self._failed.setdefault(record.step, record)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from gpucheck.launch.family import die_with_parent
+from gpucheck.launch.family import die_with_parent, state_of
 
 _GRACE = 10.0  # s that a child which closed its connection has to end before it is killed
 _KILLED = 30.0  # s that a killed child has to end; taking down a GPU with a busy kernel takes its time
@@ -33,14 +33,6 @@ class Undying(Exception):
 
     def __init__(self, pid: int) -> None:
         super().__init__(f"process {pid} did not end within {_KILLED:g} s of SIGKILL (state {state_of(pid)})")
-
-
-def state_of(pid: int) -> str:
-    """The state of a process as the kernel abbreviates it: R, S, D, T, Z, ...; "gone" where there is none."""
-    try:
-        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return "gone"
 
 
 @dataclass

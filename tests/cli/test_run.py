@@ -60,6 +60,15 @@ def untouched(here: Path, scenario: str) -> Any:
         (["mine.toml", "--timeout", "0"], 2, "--timeout is 0, expected seconds above 0"),
         (["mine.toml", "--timeout", "nan"], 2, "--timeout is nan"),
         (["mine.toml", "--timeout", "inf"], 2, "--timeout is inf"),
+        (["mine.toml", "--case-timeout", "0"], 2, "--case-timeout is 0, expected seconds above 0"),
+        (["mine.toml", "--repeat", "0"], 2, "--repeat is 0, expected 1 to 10000"),
+        (["mine.toml", "--repeat", "10001"], 2, "--repeat is 10001"),
+        (["mine.toml", "--isolate", "world"], 2, "--isolate is 'world', expected one of rank, case"),
+        (["mine.toml", "--duration", "10 minutes"], 2, "--duration is '10 minutes', expected a time like 90s"),
+        (["mine.toml", "--duration", "0m"], 2, "--duration is '0m'"),
+        (["mine.toml", "--duration", "-5"], 2, "--duration is '-5'"),
+        (["mine.toml", "--duration", "200h"], 2, "--duration is '200h', .* at most 168h"),
+        (["mine.toml", "--duration", "2m", "--timeout", "60"], 2, "--timeout 60 ends the run before --duration 2m"),
         (["mine.toml", "--out", "file"], 2, "file is no folder"),
         (["mine.toml", "--out", "file/below"], 2, "file is no folder"),
         (["mine.toml", "--out", "occupied"], 2, "--out occupied is not empty"),
@@ -79,7 +88,7 @@ def untouched(here: Path, scenario: str) -> Any:
         (["mine.toml", "--write", "occupied/"], 2, "--write occupied/: the suffix chooses the format"),
         (["mine.toml", "--write", "folder.toml/../gone/r.md"], 2, "there is no folder"),
         (["mine.toml", "--nnodes", "2"], 2, "--rdzv-endpoint HOST:PORT"),
-        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "h:1"], 2, "needs --out DIR on storage"),
+        (["mine.toml", "--nnodes", "2", "--rdzv-endpoint", "head"], 2, "--rdzv-endpoint head is not HOST:PORT"),
         (["mine.toml", "--node-rank", "1"], 2, "--node-rank 1"),
     ],
 )
@@ -225,7 +234,7 @@ def test_the_plan_holds_what_was_asked_for(
     assert sorted(path.name for path in folder.iterdir()) == ["outcome.json", "plan.json", "records"]
 
 
-def test_the_replay_command_makes_the_same_plan_elsewhere(
+def test_the_recorded_command_makes_the_same_plan_elsewhere(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "lib").symlink_to(Path(library.removeprefix("path:")))
@@ -239,7 +248,7 @@ def test_the_replay_command_makes_the_same_plan_elsewhere(
     assert (again.nproc, again.device, again.seed) == (2, "cpu", 3)
 
 
-def test_a_placement_for_all_cases_is_part_of_the_replay(
+def test_a_placement_for_all_cases_is_part_of_the_recorded_command(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
 ) -> None:
     assert gpucheck("run", scenario, "--library", library, "--placement", "peer", "-q").code == 0
@@ -311,6 +320,70 @@ def test_two_runs_in_a_second_have_folders_of_their_own(
     for _ in range(3):
         assert gpucheck("run", scenario, "--library", library, "-q").code == 0
     assert len(list((here / "runs").iterdir())) == 3
+
+
+def test_options_of_containment_are_in_the_plan_and_in_the_replay(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
+) -> None:
+    options = ["--repeat", "7", "--case-timeout", "2.5", "--isolate", "case", "--debug"]
+    assert gpucheck("run", scenario, "--library", library, *options, "-q").code == 0
+    assert gpucheck("run", scenario, "--library", library, "-q").code == 0
+    plan, usual = ranks.plans
+    assert {step.conditions.repeat for step in plan.steps} == {7}
+    assert (plan.case_timeout, plan.isolate, plan.debug, plan.duration) == (2.5, "case", True, 0.0)
+    assert plan.command[-7:] == options
+    assert (usual.case_timeout, usual.isolate, usual.debug) == (120.0, "rank", False)
+    assert not {"--repeat", "--isolate", "--debug", "--case-timeout"} & {*usual.command}
+
+
+def test_repeating_keeps_what_is_expected_of_a_case(
+    gpucheck: Command, ranks: FakeRanks, here: Path, library: str
+) -> None:
+    (here / "must.toml").write_text('[[cases]]\ncheck = "topk"\nexpect = "fail"\nrepeat = 3\n')
+    ranks.outcomes = {(step, 0): Outcome.MISMATCH for step in range(2)}
+    assert gpucheck("run", "must.toml", "--library", library, "--repeat", "5", "-q").code == 0
+    assert {(step.conditions.repeat, step.expect is None) for step in ranks.plans[0].steps} == {(5, False)}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0)])
+def test_a_soak_has_its_time_beside_that_of_the_scenario(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, text: str, seconds: float
+) -> None:
+    assert gpucheck("run", scenario, "--library", library, "--duration", text, "-q").code == 0
+    (plan,) = ranks.plans
+    assert (plan.duration, plan.timeout) == (seconds, 600.0 + seconds)
+    assert "--duration" not in plan.command, "a replay runs its case once"
+
+
+def test_of_two_runs_in_one_folder_one_is_refused(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw it empty; the other was quicker."""
+    monkeypatch.setattr("gpucheck.cli.run.check_out", lambda out: (here / "r" / "records").mkdir(parents=True))
+    answer = gpucheck("run", scenario, "--library", library, "--out", "r")
+    assert answer.code == 2 and "was taken by another run just now; give another with --out" in answer.message
+    assert not ranks.plans and [path.name for path in (here / "r").iterdir()] == ["records"]
+
+
+def test_the_report_is_shown_though_the_end_of_the_run_cannot_be_written(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucheck.records import folder
+
+    write = folder.write_json
+
+    def full(path: Path, content: Any) -> None:
+        if path.name == "outcome.json":
+            raise OSError(30, "Read-only file system", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(folder, "write_json", full)
+    ranks.outcomes = {(0, 0): Outcome.MISMATCH}
+    answer = gpucheck("run", scenario, "--library", library, "--out", "r")
+    assert answer.code == 1 and "outcome.json cannot be written: Read-only file system" in answer.err
+    assert "FAIL  1 finding" in answer.out and "XX" in answer.out
+    ranks.outcomes = {}
+    assert gpucheck("run", scenario, "--library", library, "--out", "s").code == 3, "an end that nobody saw is no pass"
 
 
 def test_quiet_prints_one_line(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path) -> None:

@@ -3,21 +3,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.sightings import replay_command
+from gpucheck.diagnose.sightings import replay_command, run_command
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.model.source import CheckSource, SourceKind
-from gpucheck.records.folder import read_run
+from gpucheck.records.folder import Run, Tally, read_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Synthetic
 
 FAIL, OPEN, PASS = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS
@@ -56,7 +55,7 @@ def test_one_cell_decides(synthetic: Synthetic, outcome: Outcome, verdict: Verdi
     assert finding.fails is (verdict is FAIL) and finding.ranks == [rank] and finding.rows == [f"matmul row{step}"]
     (sighting,) = finding.sightings
     assert (sighting.case, sighting.ranks) == (f"matmul/{step}/exact", [rank])
-    assert sighting.replay == f"gpucheck run smoke --seed 0 --case matmul/{step}/exact"
+    assert sighting.replay == f"gpucheck replay runs/x matmul/{step}/exact --rank {rank}"
 
 
 def test_every_outcome_but_pass_keeps_a_run_from_passing(synthetic: Synthetic) -> None:
@@ -137,6 +136,7 @@ def test_a_rank_on_which_nothing_was_judged_proves_nothing(synthetic: Synthetic)
         ({"code": -9}, "exit code -9"),
         ({"code": None, "timed_out": True, "seconds": 600.0}, "stopped after 600 s"),
         ({"code": None, "signal": 2}, "signal 2"),
+        ({"code": None, "stuck": "torchrun did not end"}, "torchrun did not end; it was killed"),
     ],
 )
 def test_a_launcher_that_did_not_end_well_is_no_pass(synthetic: Synthetic, ending: dict[str, Any], words: str) -> None:
@@ -202,20 +202,8 @@ def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
 
 
 def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
-    run = synthetic.run(synthetic.plan(command=["gpucheck", "run", "my scenario.toml"]))
-    assert replay_command(run, 0) == "gpucheck run 'my scenario.toml' --case matmul/0/exact"
-
-
-def test_replay_leaves_out_the_candidates_of_other_checks(synthetic: Synthetic) -> None:
-    sources = [
-        CheckSource(SourceKind.PROBLEM, (name,), ("/p.py", f"/{name}.py"), ("1", "2")) for name in ("matmul", "other")
-    ]
-    options = [word for source in sources for word in source.options]
-    plan = synthetic.plan(check_sources=tuple(sources), command=["gpucheck", "run", *options, "--seed", "0"])
-    words = "gpucheck run --problem /p.py --candidate /matmul.py --seed 0 --case matmul/0/exact"
-    assert replay_command(synthetic.run(plan), 0) == words
-    plan = replace(plan, command=["gpucheck", "run", "mine.toml", *options])
-    assert "/other.py" in replay_command(synthetic.run(plan), 0), "the scenario names its check"
+    run = replace(synthetic.run(synthetic.plan()), folder=Path("my runs/x"))
+    assert replay_command(run, 1, 3) == "gpucheck replay 'my runs/x' matmul/1/exact --rank 3"
 
 
 def test_a_check_that_cannot_be_used_is_no_fault_of_gpucheck(synthetic: Synthetic) -> None:
@@ -237,20 +225,112 @@ def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic)
     assert note == "matmul: 2.000 ms a call, Model in torch 4.000 ms: 2.0 times as fast (median of 3)"
 
 
-def test_replay_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
+def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("peer", late=True)))
+    run = synthetic.run(synthetic.plan(steps=steps[1:]))
+    assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+    run = synthetic.run(synthetic.plan(steps=steps))
+    assert replay_command(run, 1, 1) == "gpucheck replay runs/x 'matmul/0/exact (peer, late)' --rank 1"
+    assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+
+
+def test_a_run_of_a_case_leaves_out_the_candidates_of_other_checks(synthetic: Synthetic) -> None:
+    sources = [
+        CheckSource(SourceKind.PROBLEM, (name,), ("/p.py", f"/{name}.py"), ("1", "2")) for name in ("matmul", "other")
+    ]
+    options = [word for source in sources for word in source.options]
+    plan = synthetic.plan(check_sources=tuple(sources), command=["gpucheck", "run", *options, "--seed", "0"])
+    words = "gpucheck run --problem /p.py --candidate /matmul.py --seed 0 --case matmul/0/exact"
+    assert run_command(synthetic.run(plan), 0) == words
+    plan = replace(plan, command=["gpucheck", "run", "mine.toml", *options])
+    assert "/other.py" in run_command(synthetic.run(plan), 0), "the scenario names its check"
+
+
+def test_a_run_of_a_case_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
     steps = (replace(plan.steps[0], conditions=Conditions("peer")),)
     run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
-    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
     asked = ["gpucheck", "run", "x", "--placement", "peer"]
     run = synthetic.run(synthetic.plan(steps=steps, command=asked))
-    assert replay_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
 
 
 def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan())
     run.torn = 2
     assert conclude(run).notes == ["2 record line(s) could not be read or are not of this plan"]
+
+
+def test_victims_are_told_apart_from_the_rank_that_took_them_down(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=3)
+    outcomes: dict[tuple[int, int], Outcome | Record] = {
+        (0, 0): synthetic.record(plan, 0, 0, Outcome.LOST, message="torchrun ended it", victim_of=1),
+        (0, 1): Outcome.LOST,
+        (0, 2): synthetic.record(plan, 0, 2, Outcome.HARNESS, message="the first rank has ended", victim_of=1),
+    }
+    conclusion = conclude(synthetic.run(plan, outcomes, code=1))
+    assert conclusion.verdict is OPEN
+    assert [(f.title, f.ranks) for f in conclusion.findings[:2]] == [("victim of another rank", [0, 2]), ("lost", [1])]
+
+
+class TestDriver:
+    """Messages of the driver beside what failed."""
+
+    def conclude(self, synthetic: Synthetic, outcomes: Mapping[Any, Any], *driver: dict[str, Any]) -> Any:
+        run = synthetic.run(synthetic.plan(cases=1, ranks=2), outcomes)
+        run.driver = list(driver)
+        return conclude(run)
+
+    def test_of_the_gpu_of_a_failed_rank_are_evidence(self, synthetic: Synthetic) -> None:
+        xids = [{"rank": rank, "text": f"NVRM: Xid of {rank}"} for rank in (0, 1)]
+        conclusion = self.conclude(synthetic, {(0, 1): Outcome.CRASH}, *xids)
+        (finding,) = conclusion.findings
+        assert finding.driver == ["NVRM: Xid of 1"]
+        assert conclusion.notes == ["GPU of rank 0: NVRM: Xid of 0"]
+
+    def test_alone_are_notes_and_change_no_verdict(self, synthetic: Synthetic) -> None:
+        conclusion = self.conclude(synthetic, {}, {"rank": None, "text": "NVRM: Xid"}, {"rank": 1, "text": "ECC"})
+        assert conclusion.verdict is PASS
+        assert conclusion.notes == ["this machine: NVRM: Xid", "GPU of rank 1: ECC"]
+
+    def test_of_memory_that_ran_out(self, synthetic: Synthetic) -> None:
+        killed = {"rank": None, "text": "Out of memory: Killed process 7 (python3)"}
+        plan = synthetic.plan(cases=1, ranks=2)
+        record = synthetic.record(plan, 0, 1, Outcome.ERROR, message="MemoryError: no message")
+        (finding,) = self.conclude(synthetic, {(0, 1): record}, killed).findings
+        assert finding.driver == [killed["text"]]
+        assert self.conclude(synthetic, {(0, 1): Outcome.MISMATCH}, killed).findings[0].driver == []
+
+
+class TestSoak:
+    """Runs that go through their plan again and again."""
+
+    def run(self, synthetic: Synthetic, tallies: Mapping[tuple[int, int], Tally], ended: bool = True) -> Run:
+        plan = synthetic.plan(cases=2, ranks=2, duration=600.0)
+        failed = {key: Outcome.MISMATCH for key, tally in tallies.items() if tally.failed}
+        run: Run = synthetic.run(plan, failed)
+        run.tallies = {(step, rank): Tally(40) for step in (0, 1) for rank in (0, 1)} | dict(tallies)
+        run.ends = {rank: {} for rank in (0, 1) if ended or rank == 0}
+        return run
+
+    def test_a_flaky_case_is_never_green(self, synthetic: Synthetic) -> None:
+        conclusion = conclude(self.run(synthetic, {(1, 1): Tally(400, 3)}))
+        assert conclusion.verdict is FAIL
+        (finding,) = conclusion.findings
+        words = "rank 1: failed in 3 of 400 passes; rate 0.75%, 95% interval 0.26% to 2.18%: intermittent"
+        assert words in finding.sightings[0].lines
+
+    def test_a_case_that_fails_in_every_pass_is_not_called_intermittent(self, synthetic: Synthetic) -> None:
+        lines = conclude(self.run(synthetic, {(1, 1): Tally(40, 40)})).findings[0].sightings[0].lines
+        assert "rank 1: failed in 40 of 40 passes" in lines
+
+    def test_a_rank_that_ended_early_leaves_the_verdict_open(self, synthetic: Synthetic) -> None:
+        assert conclude(self.run(synthetic, {})).verdict is PASS
+        conclusion = conclude(self.run(synthetic, {}, ended=False))
+        assert conclusion.verdict is OPEN and conclusion.findings[0].ranks == [1]
+        assert "before the time of --duration was up" in conclusion.findings[0].sightings[0].lines[0]
 
 
 class TestDisagreement:
@@ -322,3 +402,31 @@ def test_the_conclusion_of_a_stored_run_is_that_of_the_run(synthetic: Synthetic,
     stored = read_run(synthetic.write(tmp_path / "run", run))
     assert [f.title for f in conclude(stored).findings] == [f.title for f in conclude(run).findings]
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["schema"] == 1
+
+
+NODE = {"number": 1, "host": "b", "software": {}, "state": "ended", "code": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "gone", "code": None}, "node 1 (b) was lost: its further cases are"),
+        ({"state": "gone", "code": None, "host": ""}, "node 1 never came"),
+        ({"code": -9}, "torchrun of node 1 (b) ended with exit code -9"),
+    ],
+)
+def test_a_node_that_did_not_end_well_leaves_the_verdict_open(
+    synthetic: Synthetic, changes: dict[str, Any], words: str
+) -> None:
+    run = synthetic.run(synthetic.plan(), nodes=[NODE])
+    assert conclude(run).verdict is Verdict.PASS
+    run = synthetic.run(synthetic.plan(), nodes=[{**NODE, **changes}], code=None)
+    conclusion = conclude(run)
+    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    assert conclusion.findings[0].sightings[0].lines == [words]
+
+
+def test_nodes_with_other_software_are_noted(synthetic: Synthetic) -> None:
+    software = {"torch": {"version": "2.0"}, "triton": {"version": "3.1"}}
+    run = synthetic.run(synthetic.plan(), nodes=[{**NODE, "software": software}])
+    assert conclude(run).notes == ["node 1 (b) has triton 3.1, node 0 3.0"]

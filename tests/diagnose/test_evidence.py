@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.evidence import interval
+from gpucheck.diagnose.evidence import interval, rate_words, repeated
 from gpucheck.diagnose.experiments import EXPERIMENTS, applicable
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Violation
@@ -61,3 +61,33 @@ def test_each_experiment_changes_one_condition(name: str) -> None:
     assert changed is not None
     different = [field for field, value in vars(changed).items() if value != vars(stressed)[field]]
     assert len(different) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "changes", "ending"),
+    [
+        (Outcome.MISMATCH, {"wrong": 5, "repeats": 5}, ": deterministic"),
+        (Outcome.MISMATCH, {"wrong": 5, "repeats": 5, "distinct": 2}, ": wrong every time, but not deterministic"),
+        (
+            Outcome.MISMATCH,
+            {"wrong": 2, "repeats": 5, "distinct": 2},
+            "; rate 40%, 95% interval 12% to 77%: intermittent",
+        ),
+        (Outcome.PASS, {"repeats": 5}, ": not reproduced"),
+    ],
+)
+def test_a_retest_is_classified(synthetic: Synthetic, outcome: Outcome, changes: dict[str, int], ending: str) -> None:
+    assert repeated(synthetic.record(synthetic.plan(), 0, 0, outcome, **changes)).endswith(ending)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "words"),
+    [
+        (0, 100, "rate 0.00%, 95% interval 0.00% to 3.70%"),
+        (3, 412, "rate 0.73%, 95% interval 0.25% to 2.12%"),
+        (30, 100, "rate 30%, 95% interval 22% to 40%"),
+        (5, 5, "rate 100%, 95% interval 57% to 100%"),
+    ],
+)
+def test_rates_in_words(hits: int, trials: int, words: str) -> None:
+    assert rate_words(hits, trials) == words

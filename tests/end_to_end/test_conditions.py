@@ -89,7 +89,7 @@ def test_experts_sliced_as_soon_as_a_process_group_exists(run: Finished) -> None
     assert (second["title"], second["ranks"]) == ("dependence on the process group: wrong operand", [1])
     assert "every expert" in "\n".join(second["sighting"]["lines"]), "rank 1 misses some and takes others for the rest"
     assert "right without a process group" in "\n".join(second["evidence"])
-    assert "--process-group initialised" in first["sighting"]["replay"]
+    assert "(process group)' --rank 0" in first["sighting"]["replay"]
 
 
 def test_scatter_index_shifted_by_one(run: Finished) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -51,6 +52,11 @@ def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path)
     assert found["--nnodes"] == "4" and found["--nproc-per-node"] == "8"
 
 
+def test_node_0_alone_holds_the_meeting(synthetic: Synthetic, tmp_path: Path) -> None:
+    lines = [command(synthetic.plan(), tmp_path, Rendezvous(2, number, "head:29500")) for number in (0, 1)]
+    assert [options(line)["--rdzv-conf"] for line in lines] == ["is_host=1", "is_host=0"]
+
+
 @pytest.mark.parametrize(
     ("rendezvous", "words"),
     [
@@ -59,6 +65,8 @@ def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path)
         (Rendezvous(2, 2, "h:1"), "--node-rank 2"),
         (Rendezvous(0, 0), "--nnodes"),
         (Rendezvous(2, 0), "--rdzv-endpoint HOST:PORT"),
+        (Rendezvous(2, 0, "head"), "--rdzv-endpoint head is not HOST:PORT"),
+        (Rendezvous(2, 0, "head:65535"), "a port from 1 to 65534"),
     ],
 )
 def test_options_that_do_not_fit_together(rendezvous: Rendezvous, words: str) -> None:
@@ -152,6 +160,66 @@ def test_the_deadline_ends_everything(run: Callable[..., Ending], code: str) -> 
     assert time.monotonic() - begin < 5
 
 
+def test_torchrun_that_stays_when_all_ranks_have_ended_is_ended(
+    run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchrun, "LINGER", 0.2)
+    for code, words in (("import time; time.sleep(60)", "did not end"), (STOPS, "was stopped by a signal")):
+        begin = time.monotonic()
+        ending = run(code, lambda: True)
+        assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
+        assert ending.stuck == f"every rank had ended, but torchrun {words}"
+        assert time.monotonic() - begin < 10
+    assert run("import time; time.sleep(0.05)", lambda: True).stuck == ""
+
+
+def test_torchrun_that_is_stopped_before_it_starts_ranks_is_ended(
+    run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchrun, "STOPPED", 0.2)
+    assert run(STOPS).stuck == "torchrun was stopped by a signal before it had started the ranks"
+    with_ranks = "import os, subprocess; subprocess.Popen(['sleep', '60']); os.kill(os.getpid(), 19)"
+    assert run(with_ranks, timeout=1.0).timed_out, "ranks go on without it"
+
+
+def test_debugging_is_in_the_environment_of_the_ranks(synthetic: Synthetic, tmp_path: Path) -> None:
+    for debug in (False, True):
+        environment = torchrun._environment(synthetic.plan(debug=debug), tmp_path)
+        seen = {name: environment.get(name) for name in ("CUDA_LAUNCH_BLOCKING", "TORCH_USE_CUDA_DSA", "TRITON_DEBUG")}
+        assert set(seen.values()) == {"1"} if debug else "1" not in seen.values()
+    assert environment["GPUCHECK_LAUNCHER"] == str(os.getpid())
+
+
+STOPS = "import os; os.kill(os.getpid(), 19)"
+DAEMON = """
+import os, time
+if not os.fork():
+    os.setsid()
+    if not os.fork():
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(0.5)
+"""
+
+
+def test_a_daemon_of_the_ranks_does_not_outlive_them(run: Callable[..., Ending], tmp_path: Path) -> None:
+    assert run(DAEMON).code == 0
+    assert not alive((tmp_path / "logs" / "torchrun-0.log").read_text().strip())
+
+
+def test_what_the_driver_said_is_kept_with_its_ranks(
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucheck.launch.kernel_log import KernelLog
+
+    heard = [{"local_rank": 0, "text": "NVRM: Xid"}, {"local_rank": None, "text": "other"}]
+    monkeypatch.setattr(KernelLog, "finish", lambda self: heard)
+    run("pass")
+    told = json.loads((tmp_path / "driver-0.json").read_text())
+    assert told == [{"text": "NVRM: Xid", "rank": 0}, {"text": "other", "rank": None}]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number: signal.Signals) -> None:
     sent: list[int] = []
@@ -163,6 +231,17 @@ def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number:
 
     ending = run("import time; time.sleep(60)", interrupt)
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, number)
+
+
+def test_once_another_node_is_gone_only_the_ranks_here_are_waited_for(
+    run: Callable[..., Ending], tmp_path: Path
+) -> None:
+    log = tmp_path / "logs" / "torchrun-0.log"
+    code = "import subprocess, time; rank = subprocess.Popen(['sleep', '1']); print('on', flush=True); rank.wait();"
+    begin = time.monotonic()
+    ending = run(code + "time.sleep(60)", lambda: bool(log.read_text()))
+    assert 0.8 < time.monotonic() - begin < 15
+    assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
 
 
 def test_an_error_while_watching_leaves_no_process(run: Callable[..., Ending], tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from gpucheck.records.writer import RecordWriter
 
@@ -46,3 +51,65 @@ def test_lines_of_several_threads_do_not_mix(synthetic: Synthetic, tmp_path: Pat
         thread.join()
     lines = (tmp_path / "records" / "rank-00000.jsonl").read_text().splitlines()
     assert len(lines) == 80 and all(json.loads(line)["event"] == "result" for line in lines)
+
+
+def test_a_line_that_does_not_fit_is_taken_back(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk takes what it has room for, and then no more."""
+    writer, plan = RecordWriter(tmp_path, 0), synthetic.plan()
+    writer.start()
+    write, room = os.write, [100]
+
+    def limited(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        taken = write(fd, data[: room[0]])
+        room[0] -= taken
+        return taken
+
+    monkeypatch.setattr(os, "write", limited)
+    with pytest.raises(OSError, match="No space left"):
+        writer.result(synthetic.record(plan, 0, 0))
+    room[0] = 1000
+    writer.skip("full")
+    events = [json.loads(line)["event"] for line in (tmp_path / "records/rank-00000.jsonl").read_text().splitlines()]
+    assert events == ["start", "skip"]
+
+
+def test_a_limit_on_the_size_of_files_loses_one_line(synthetic: Synthetic, tmp_path: Path) -> None:
+    """The kernel itself refuses: RLIMIT_FSIZE cuts a write short, and fails the next."""
+    code = (
+        "import pathlib, resource, signal, sys\n"
+        "from gpucheck.records.writer import RecordWriter\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "writer = RecordWriter(pathlib.Path(sys.argv[1]), 0)\n"
+        "writer.start(host='h' * 300)\n"
+        "try:\n    writer.start(host='h' * 1000)\nexcept OSError as error:\n    writer.skip(error.strerror)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
+    lines = [json.loads(line) for line in (tmp_path / "records/rank-00000.jsonl").read_text().splitlines()]
+    assert [(line["event"], line.get("reason")) for line in lines] == [("start", None), ("skip", "File too large")]
+
+
+def test_a_line_that_was_cut_off_stays_alone(tmp_path: Path) -> None:
+    path = tmp_path / "records" / "rank-00000.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"event":"start"}\n{"event":"resu')
+    RecordWriter(tmp_path, 0).death("was killed by SIGKILL")
+    first, torn, last = path.read_text().splitlines()
+    assert torn == '{"event":"resu' and json.loads(last)["how"] == "was killed by SIGKILL"
+    RecordWriter(tmp_path, 0)
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_signal_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path, 0)
+    with writer._lock:  # as it is while a line is written
+        os.write(writer._fd, b'{"event":"resu')
+        writer.stop(15)
+    writer.stop(15)
+    lines = (tmp_path / "records" / "rank-00000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["signal"] for line in lines[1:]] == [15, 15]

@@ -91,3 +91,18 @@ def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthe
     assert first.seconds["compile"] == 2.0 and first.seconds["launch"] == 1.0 and not any(second.seconds.values())
     assert first.seconds["tea"] == 0.25, "a stage that is new takes its time all the same"
     assert report.results[0].seconds == 1.625 and "kernel" not in first.seconds
+
+
+def test_what_is_unusual_about_processes_shows_in_the_headline(synthetic: Synthetic) -> None:
+    plan = replace(synthetic.plan(), debug=True, isolate="case")
+    shown = blocks.build(run := synthetic.run(plan), conclude(run)).headline
+    assert "debug: launches waited for, device assertions compiled in" in shown and "a process for each case" in shown
+
+
+def test_fresh_processes_have_their_price(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan(ranks=2))
+    run.starts = {0: {}, 1: {}}
+    run.ends = {rank: {"children": 1 + 3 * rank, "child_seconds": 0.5 + rank} for rank in (0, 1)}
+    assert "5 processes started for the ranks, 0.40 s each" in blocks.build(run, conclude(run)).timing
+    run.ends[1]["children"] = 1
+    assert not [line for line in blocks.build(run, conclude(run)).timing if "processes" in line]

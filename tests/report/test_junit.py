@@ -117,7 +117,7 @@ def test_every_result_has_the_colour_it_should_have(busy: Report) -> None:
         else:
             assert kinds == [Failure if outcome in (Outcome.MISMATCH, Outcome.VIOLATION) else Error], outcome
             assert test.result[0].type == outcome.value
-            assert f"--case {result.record.case}" in test.result[0].text
+            assert f"gpucheck replay {busy.folder} {result.record.case}" in test.result[0].text
     expected = tests[(f"gpucheck.{busy.results[23 * 8].row}", f"{busy.results[23 * 8].label} [rank 1]")]
     assert expected.system_out.startswith("failed as the scenario expects\ny: row 1 of 2\n")
 
@@ -130,9 +130,7 @@ def test_a_failure_says_what_the_finding_says(busy: Report) -> None:
     lines = failure.text.splitlines()
     assert lines[0] == "wrong device context: corrupted, rank 3"
     assert "_matmul_ogs launched on cuda:0, its tensors on cuda:3 (matmul_ogs.py:467)" in lines
-    assert any(
-        line.startswith("replay: gpucheck run gate --nproc 4 --seed 0 --placement peer --case ") for line in lines
-    )
+    assert any(line.startswith("replay: gpucheck replay ") and line.endswith(" --rank 3") for line in lines)
     assert lines[-1].startswith("mend: with torch.cuda.device(x.device)")
     (raised,) = [test for suite in xml for test in suite if test.result and test.result[0].type == "error"]
     assert raised.result[0].text.endswith("line 467, in matmul_ogs\nRuntimeError: PassManager::run failed")

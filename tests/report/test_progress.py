@@ -55,3 +55,15 @@ def test_on_a_terminal_every_rank_has_a_row(synthetic: Synthetic, tmp_path: Path
         rows = {line.split("  ")[0].strip(): line for line in out.getvalue().splitlines() if "rank" in line}
     assert "starting" in rows["rank 0"] and "matmul/1/exact" in rows["rank 1"] and "done" in rows["rank 3"]
     assert "1/2" in rows["rank 2"] and "1 failing" in rows["rank 2"]
+
+
+def test_later_passes_show_only_what_fails(synthetic: Synthetic, tmp_path: Path) -> None:
+    plan, out = synthetic.plan(cases=1, ranks=1), io.StringIO()
+    writer = RecordWriter(tmp_path, 0)
+    with Progress(plan, Follower(tmp_path, 1), Console(file=out)) as progress:
+        for round, outcome in enumerate((Outcome.PASS, Outcome.PASS, Outcome.CRASH, Outcome.PASS)):
+            writer.result(synthetic.record(plan, 0, 0, outcome, round=round))
+        assert progress() is False
+        writer.end()
+        assert progress() is True
+    assert out.getvalue() == "ok  matmul/0/exact  0.00 s\nCR  matmul/0/exact  0.00 s  pass 3\n"

@@ -20,6 +20,7 @@ from gpucheck.model.record import Launch  # noqa: E402
 from gpucheck.worker import order  # noqa: E402
 from gpucheck.worker.arena import Arena  # noqa: E402
 from gpucheck.worker.bench import Bench, Library  # noqa: E402
+from gpucheck.worker.journal import Journal, read  # noqa: E402
 from gpucheck.worker.observe import Observer  # noqa: E402
 from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
@@ -246,7 +247,7 @@ def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest
 
     monkeypatch.setattr(order, "hold_back", hold_back)
     reply = Reply("ran")
-    _, (outputs,) = bench._one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
+    _, (outputs,) = bench.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
     assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
     assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
     assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"
@@ -441,3 +442,65 @@ def test_outputs_that_cannot_be_had_do_not_hide_the_error() -> None:
 
     leave_outputs(error, fails)
     assert not hasattr(error, OUTPUTS)
+
+
+class Failing(Kernel):
+    """A check whose kernel raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        raise self.error
+
+
+def test_files_that_cannot_be_written_are_no_failure_of_the_device(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = torch.save
+
+    def full(what: Any, path: Any, *rest: Any) -> None:
+        if "outputs" in str(path):
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+        save(what, path, *rest)
+
+    monkeypatch.setattr(torch, "save", full)
+    reply, _ = run(Kernel())
+    assert reply.status == "harness" and "outputs cannot be used: PytorchStreamWriter failed" in reply.message
+
+
+def test_inputs_that_are_gone_are_no_failure_of_the_device(bench: Bench, tmp_path: Path) -> None:
+    reply = bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
+    assert reply.status == "harness" and "inputs cannot be used" in reply.message
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (ValueError("no"), False),
+    ],
+)
+def test_memory_that_ran_out_retires_the_process(run: Any, error: Exception, fatal: bool) -> None:
+    reply, _ = run(Failing(error))
+    assert (reply.status, reply.fatal, reply.sticky) == ("error", fatal, False)
+    assert reply.message.startswith(type(error).__name__) and reply.expected_kernels == ("copy",)
+
+
+def test_a_lost_context_is_told(run: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_poisoned_context", lambda: True)
+    reply, _ = run(Failing(RuntimeError("CUDA error: an illegal memory access was encountered")))
+    assert (reply.status, reply.fatal, reply.sticky) == ("error", True, True)
+
+
+def test_the_journal_knows_the_kernels_under_test(run: Any, observer: Observer, tmp_path: Path) -> None:
+    class Waiting(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            seen.append(read(tmp_path / "journal").kernels)
+            return super().launch(case, prepared, runtime)
+
+    seen: list[tuple[str, ...]] = []
+    observer.journal = Journal(tmp_path / "journal")
+    run(Waiting())
+    assert seen == [("copy",)] * 2

@@ -121,3 +121,28 @@ def test_two_that_want_to_be_alone_take_turns(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(SOON)
     assert most == [1, 1]
+
+
+def test_the_first_to_ask_decides_for_all(tmp_path: Path) -> None:
+    nodes = [Node(tmp_path, rank, 3) for rank in range(3)]
+    assert [node.agree("round1", wish) for node, wish in zip(nodes, (True, False, False), strict=True)] == [True] * 3
+    assert [node.agree("round2", wish) for node, wish in zip(nodes, (False, True, True), strict=True)] == [False] * 3
+
+
+def test_ranks_that_ask_at_once_get_one_answer(tmp_path: Path) -> None:
+    nodes = [Node(tmp_path, rank, 8) for rank in range(8)]
+    for number in range(20):
+        answers: list[bool] = []
+        gate = threading.Barrier(8)
+
+        def ask(node: Node, name: str = f"round{number}", gate: Any = gate, answers: list[bool] = answers) -> None:
+            gate.wait()
+            answers.append(node.agree(name, node.local_rank % 2 == 0))
+
+        threads = [threading.Thread(target=ask, args=(node,)) for node in nodes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == 8 and len(set(answers)) == 1
+    assert not list(tmp_path.glob("*.wish*"))

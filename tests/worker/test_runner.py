@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
@@ -15,22 +16,27 @@ torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan  # noqa: E402
-from gpucheck.model.record import Outcome  # noqa: E402
+from gpucheck.model.record import Outcome, Underway  # noqa: E402
 from gpucheck.worker import runner as runner_module  # noqa: E402
+from gpucheck.worker.journal import Journal  # noqa: E402
 from gpucheck.worker.node import Node  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, Setup  # noqa: E402
 from gpucheck.worker.runner import Runner  # noqa: E402
 from gpucheck.worker.timing import BENCH  # noqa: E402
-from gpucheck.worker.zygote import Child  # noqa: E402
+from gpucheck.worker.zygote import Child, Undying  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
 
 
+PID = 1 << 22  # more than Linux hands out
+
+
 class Children:
     """Children that answer each request with a reply a device, and remember what they were told."""
 
-    def __init__(self, code: int = 0) -> None:
+    def __init__(self, code: int = 0, *, silent: bool = False, undying: bool = False) -> None:
+        self.silent, self.undying = silent, undying  # they do not answer; they do not die
         self.setups: list[Setup] = []
         self.requests: list[Request] = []
         self.code = code  # they end with it instead of answering
@@ -38,10 +44,12 @@ class Children:
     def spawn(self) -> Child:
         ours, theirs = Pipe()
         threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
-        return Child(0, ours)
+        return Child(PID, ours)
 
     def bury(self, child: Child) -> int:
         child.connection.close()
+        if self.undying:
+            raise Undying(child.pid)
         return -9
 
     reap = bury
@@ -55,6 +63,8 @@ class Children:
                 if self.code:
                     connection.close()
                     return
+                if self.silent:
+                    continue
                 connection.send([Reply("ran", device=f"gpu {n}") for n, _ in enumerate(self.requests[-1].outputs)])
         except (EOFError, OSError):
             return
@@ -135,6 +145,100 @@ def test_a_process_group_meets_where_all_its_ranks_can(plan: Plan, tmp_path: Pat
     assert children.setups[0].meeting == str(tmp_path / where / "process-group")
 
 
+def test_every_case_may_have_a_process_of_its_own(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    runner = make(replace(plan, isolate="case"), tmp_path / "s", children)
+    for _ in range(3):
+        assert runner.run(0, step(plan)).reply
+    assert len(children.setups) == runner.children == 3 and len(set(children.setups)) == 1
+    assert runner._child is None, "none waits for the next case"
+
+
+def test_passes_share_no_files(plan: Plan, tmp_path: Path) -> None:
+    runner = make(plan, tmp_path / "s", Children())
+    attempts = [runner.run(0, step(plan), round=round) for round in range(3)]
+    assert [attempt.key for attempt in attempts] == ["0", "0-round1", "0-round2"]
+    assert len({attempt.outputs for attempt in attempts}) == 3
+    assert [attempt.record.round for attempt in attempts] == [0, 1, 2]
+
+
+@pytest.fixture
+def stacks_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpucheck.worker import stacks
+
+    monkeypatch.setattr(stacks, "collect", lambda pid, path: "")
+
+
+def test_a_child_that_does_not_die_is_told_and_nothing_else_runs_there(
+    plan: Plan, tmp_path: Path, stacks_of: None
+) -> None:
+    children = Children(silent=True, undying=True)
+    runner = make(replace(plan, case_timeout=0.1), tmp_path / "s", children)
+    attempt = runner.run(0, step(plan))
+    assert attempt.record.outcome is Outcome.HANG
+    assert f"process {PID} did not end within 30 s of SIGKILL (state gone)" in attempt.record.message
+    assert runner.stuck in attempt.record.message
+    further = runner.run(0, step(plan))
+    assert further.record.outcome is Outcome.HARNESS and runner.stuck in further.record.message
+    assert len(children.setups) == 1, "no second process on a device that the first still holds"
+
+
+def test_a_child_that_does_not_die_when_it_is_replaced(plan: Plan, tmp_path: Path) -> None:
+    children = Children(undying=True)
+    runner = make(plan, tmp_path / "s", children)
+    assert runner.run(0, step(plan)).reply
+    attempt = runner.run(0, step(plan, placement="visible"))
+    assert attempt.record.outcome is Outcome.HARNESS and "did not end" in attempt.record.message
+    crashing = make(plan, tmp_path / "t", Children(code=1, undying=True))
+    crashing.zygote.reap = crashing.zygote.bury  # type: ignore[method-assign]
+    attempt = crashing.run(0, step(plan))
+    assert attempt.record.outcome is Outcome.CRASH and "broke off; process" in attempt.record.message
+    assert crashing.stuck
+
+
+def test_a_deadline_of_its_own(plan: Plan, tmp_path: Path, stacks_of: None) -> None:
+    runner = make(replace(plan, case_timeout=60.0), tmp_path / "s", Children(silent=True))
+    attempt = runner.run(0, step(plan), deadline=0.1)
+    assert attempt.record.message == "no result within 0.1 s; the process was killed"
+
+
+def test_a_child_that_a_signal_stopped_is_told_from_one_that_computes(
+    plan: Plan, tmp_path: Path, stacks_of: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "state_of", lambda pid: "T")
+    monkeypatch.setattr(runner_module, "GLANCE", 0.05)
+    monkeypatch.setattr(runner_module, "STOPPED", 0.2)
+    runner = make(replace(plan, case_timeout=60.0), tmp_path / "s", Children(silent=True))
+    begin = time.monotonic()
+    message = runner.run(0, step(plan)).record.message
+    words = "the process that owns the device was stopped by a signal and did not go on; the process was killed"
+    assert message == words and time.monotonic() - begin < 10
+    monkeypatch.setattr(Children, "_serve", lambda self, connection: time.sleep(5))
+    record = make(plan, tmp_path / "t", Children()).run(0, step(plan)).record
+    assert (record.outcome, record.message) == (Outcome.CRASH, "the process on this GPU was stopped by a signal")
+
+
+@pytest.mark.parametrize("after", [4, 5])
+def test_the_out_of_memory_killer_is_named_where_its_counter_rose(plan: Plan, tmp_path: Path, after: int) -> None:
+    runner = make(plan, tmp_path / "s", Children(code=9))
+    counts = iter([4, 4, after])
+    counter: Any = SimpleNamespace(count=lambda: next(counts, after), where="this control group")
+    runner._oom = counter
+    record = runner.run(0, step(plan)).record
+    killed = "the process that owns the device was killed by SIGKILL"
+    words = ", while the kernel's out-of-memory killer was at work in this control group" * (after > 4)
+    assert (record.outcome, record.message) == (Outcome.CRASH, killed + words)
+
+
+def test_the_last_words_of_a_child(plan: Plan, tmp_path: Path, stacks_of: None) -> None:
+    runner = make(replace(plan, case_timeout=0.1), tmp_path / "s", Children(silent=True))
+    journal = Journal(runner._journal())
+    journal.case(("k",))
+    journal.launch("k", "m.py:3")
+    record = runner.run(0, step(plan)).record
+    assert (record.outcome, record.kernels, record.underway) == (Outcome.HANG, ["k"], Underway("k", "m.py:3", 1))
+
+
 class TestWholeNode:
     """Placements in which the first rank's process holds all GPUs."""
 
@@ -163,6 +267,7 @@ class TestWholeNode:
         attempt = guest.run(0, step(plan, placement="threads"))
         assert attempt.record.outcome is Outcome.HARNESS
         assert "whose process holds all GPUs, has ended" in attempt.record.message
+        assert attempt.record.victim_of == 0
 
     def test_an_experiment_runs_in_a_process_of_the_rank_itself(self, plan: Plan, tmp_path: Path) -> None:
         children = Children()

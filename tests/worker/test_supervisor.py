@@ -48,7 +48,6 @@ LAUNCH = {
     "source": "matmul_ogs.py:467",
     "context": None,
     "refused": "",
-    "config": {},
 }
 Behaviour = Callable[[Request], Reply]
 
@@ -300,10 +299,149 @@ def test_error_of_the_library_is_told_with_its_traceback(supervise: Any) -> None
     assert zygote.spawned == 1
 
 
-def test_child_with_a_broken_context_is_replaced(supervise: Any) -> None:
-    zygote = StandIn(on(9, lambda request: Reply("error", "AcceleratorError: illegal address", fatal=True)))
-    assert outcomes(supervise(zygote)) == ["pass", "error", "pass"]
+@pytest.mark.parametrize(("sticky", "outcome"), [(True, "crash"), (False, "error")])
+def test_child_with_a_broken_context_is_replaced(supervise: Any, sticky: bool, outcome: str) -> None:
+    message = "AcceleratorError: illegal address"
+    reply = Reply("error", message, fatal=True, sticky=sticky, expected_kernels=("k",), source="m.py:5")
+    zygote = StandIn(on(9, lambda request: reply))
+    results = supervise(zygote)
+    assert outcomes(results) == ["pass", outcome, "pass"]
     assert zygote.spawned == 2
+    told = {name: results[1][name] for name in ("message", "sticky", "kernels", "source")}
+    assert told == {"message": message, "sticky": sticky, "kernels": ["k"], "source": "m.py:5"}
+
+
+def test_files_of_gpucheck_that_fail_are_never_blamed_on_the_device(supervise: Any) -> None:
+    results = supervise(StandIn(on(9, lambda request: Reply("harness", "inputs cannot be used"))))
+    assert outcomes(results) == ["pass", "harness", "pass"]
+
+
+class Soak:
+    """Passes over the plan until the time is up."""
+
+    def __init__(self, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.plan, self.monkeypatch = tmp_path, plan, monkeypatch
+
+    def run(self, zygote: Any, seconds: float = 1.0) -> list[dict[str, Any]]:
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+            self.monkeypatch.setenv(name, value)
+        self.monkeypatch.setenv("GPUCHECK_SCRATCH", str(self.folder / "scratch"))
+        Supervisor(self.folder, replace(self.plan, duration=seconds), zygote, 0.0).work()
+        text = (self.folder / "records" / "rank-00000.jsonl").read_text()
+        return [line for line in map(json.loads, text.splitlines()) if line["event"] == "result"]
+
+
+@pytest.fixture
+def soak(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Soak:
+    return Soak(tmp_path, plan, monkeypatch)
+
+
+def test_a_soak_makes_whole_passes_until_its_time_is_up(soak: Soak) -> None:
+    zygote = StandIn(right)
+    results = soak.run(zygote)
+    rounds = [line["round"] for line in results]
+    assert max(rounds) > 1 and all(rounds.count(round) == 3 for round in range(max(rounds) + 1))
+    assert set(outcomes(results)) == {"pass"} and zygote.spawned == 1
+    later = next(line for line in results if line["round"] == 1)
+    assert (later["launches"], later["digests"], later["seconds"]) == ([], {}, {})
+    files = [name for name in leftovers(soak.folder / "scratch") if not name.endswith(".decision")]
+    assert files == [], "each pass removes its files"
+    assert len(list((soak.folder / "scratch").glob("*.done*"))) == 3, "of the first pass only"
+
+
+def test_a_soak_shorter_than_a_pass_makes_one(soak: Soak) -> None:
+    assert [line["round"] for line in soak.run(StandIn(right), seconds=0.001)] == [0, 0, 0]
+
+
+def test_equal_bits_are_judged_once(soak: Soak, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpucheck.worker import judging
+
+    judged: list[int] = []
+    judge = judging._judge_launches
+    monkeypatch.setattr(judging, "_judge_launches", lambda *a: judged.append(1) or judge(*a))
+    results = soak.run(StandIn(right))
+    assert len(results) > 3 and len(judged) == 3
+
+
+def test_a_failure_in_some_pass_is_judged_and_told(soak: Soak) -> None:
+    calls: list[int] = []
+
+    def flaky(request: Request) -> Reply:
+        reply = right(request)
+        calls.append(1)
+        if len(calls) == 2:
+            outputs = torch.load(request.outputs[0], weights_only=True)
+            torch.save({"y": outputs["y"] + 1}, request.outputs[0])
+            reply.digests = ["e", "e"]
+        return reply
+
+    results = soak.run(StandIn(on(9, flaky)))
+    of_case = [line["outcome"] for line in results if line["step"] == 1]
+    assert of_case[1] == "mismatch" and of_case.count("mismatch") == 1 and len(of_case) > 2
+    assert next(line for line in results if line["outcome"] == "mismatch")["mismatches"]
+
+
+def test_right_outputs_with_other_bits_in_a_later_pass_do_not_repeat(soak: Soak) -> None:
+    calls: list[int] = []
+
+    def drifting(request: Request) -> Reply:
+        reply = right(request)
+        calls.append(1)
+        reply.digests = [f"d{min(len(calls), 2)}"] * 2
+        return reply
+
+    of_case = [line for line in soak.run(StandIn(on(9, drifting))) if line["step"] == 1]
+    assert of_case[0]["outcome"] == "pass" and {line["outcome"] for line in of_case[1:]} == {"violation"}
+    (violation,) = of_case[1]["violations"]
+    assert violation["kind"] == "repeats differ" and "in pass 2 than in pass 1" in violation["detail"]
+
+
+def test_a_rank_with_a_process_that_does_not_die_is_skipped(
+    plan: Plan, tmp_path: Path, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucheck.records.folder import read_run, write_json
+    from gpucheck.worker import stacks
+    from gpucheck.worker.zygote import Undying
+
+    stop = threading.Event()
+
+    def hang(request: Request) -> Reply:
+        stop.wait(60)
+        raise Died
+
+    def refuse(child: Child) -> int:
+        raise Undying(4194304)
+
+    zygote = StandIn(on(9, hang))
+    monkeypatch.setattr(zygote, "bury", refuse)
+    monkeypatch.setattr(stacks, "collect", lambda pid, path: "")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
+    short = replace(plan, case_timeout=0.5, experiments=30.0)
+    write_json(tmp_path / "plan.json", short.to_json())
+    Supervisor(tmp_path, short, zygote, 0.0).work()
+    stop.set()
+    run = read_run(tmp_path)
+    first, second, third = (run.records[(step, 0)] for step in range(3))
+    assert (first.outcome.value, second.outcome.value, third.outcome.value) == ("pass", "hang", "lost")
+    assert "process 4194304 did not end within" in second.message and not run.experiments
+    assert third.message.startswith("the rank did not run this case: process 4194304 did not end within")
+
+
+def test_what_cannot_be_written_any_more_is_said_in_a_word(
+    supervise: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucheck.records.writer import RecordWriter
+
+    def full(self: RecordWriter, record: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "result", full)
+    with pytest.raises(OSError, match="No space left"):
+        supervise(StandIn(right))
+    last = json.loads((tmp_path / "records" / "rank-00001.jsonl").read_text().splitlines()[-1])
+    assert last["event"] == "skip" and "No space left on device" in last["reason"]
 
 
 def test_inapplicable_case_says_why(supervise: Any) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.model.plan import ExpectedFailure, Plan
-from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.model.record import Outcome, Record, Underway, Violation
 from gpucheck.worker import judging
-from gpucheck.worker.trials import MOST_CASES, Trials, representatives
+from gpucheck.worker.trials import MOST_CASES, PIN_SECONDS, Trials, representatives
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -25,6 +25,7 @@ class Bench:
     def __init__(self, *, quiet: bool = True) -> None:
         self.quiet = quiet  # whether the other ranks come to rest
         self.ran: list[tuple[int, str, str]] = []
+        self.deadlines: list[float | None] = []
         self.events: list[str] = []
         self.seconds = 0.0  # each attempt takes
         self.answers: dict[str, Any] = {}
@@ -33,6 +34,7 @@ class Bench:
 
     def run(self, number: int, step: Any, name: str, *, deadline: float | None = None) -> Any:
         self.ran.append((number, name, step.conditions.words))
+        self.deadlines.append(deadline)
         time.sleep(self.seconds)
         known = {"outcome": Outcome.MISMATCH, "wrong": 1, **self.answers.get(name, {})}
         return Record(number, "c", 1, experiment=name, **known)
@@ -149,3 +151,36 @@ def test_what_fails_seldom_is_tried_more_often(
     work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH, **first)])
     often = [next((word for word in words.split(", ") if word.startswith("x")), "") for _, _, words in bench.ran]
     assert tuple(often[:3]) == needed
+
+
+def test_what_has_no_place_is_pinned_first_and_once(synthetic: Synthetic, plan: Plan) -> None:
+    """Every case, not only one of a row: each may end in another kernel."""
+    bench, gpus = Bench(), replace(plan, device="cuda", case_timeout=60.0)
+    row = gpus.steps[0].case.row
+    gpus = replace(gpus, steps=tuple(replace(step, case=replace(step.case, row=row)) for step in gpus.steps))
+    launched = Underway("k", "m.py:1", 2)
+    failed = [
+        synthetic.record(gpus, 0, 1, Outcome.HANG, underway=launched),
+        synthetic.record(gpus, 1, 1, Outcome.CRASH, sticky=True),
+        synthetic.record(gpus, 2, 1, Outcome.CRASH, sticky=True),
+    ]
+    work(bench, gpus, failed)
+    assert bench.ran[:3] == [(number, "synchronised", "synchronised") for number in (1, 2, 0)], "hangs cost most"
+    assert bench.deadlines[:3] == [PIN_SECONDS] * 3 and bench.deadlines[3:] == [None] * len(bench.ran[3:])
+    assert len([1 for number, name, _ in bench.ran if (number, name) == (1, "synchronised")]) == 1
+
+
+@pytest.mark.parametrize("change", ["cpu", "debug", "host", "no time"])
+def test_what_has_a_place_already_is_not_pinned(synthetic: Synthetic, plan: Plan, change: str) -> None:
+    bench = Bench()
+    changes: dict[str, Any] = {"debug": {"debug": True}, "no time": {"experiments": 0.0}, "cpu": {"device": "cpu"}}
+    gpus = replace(plan, **{"device": "cuda", **changes.get(change, {})})
+    underway = None if change == "host" else Underway("k", "", 1)
+    work(bench, gpus, [synthetic.record(gpus, 0, 1, Outcome.HANG, underway=underway)])
+    assert "synchronised" not in [name for _, name, _ in bench.ran]
+
+
+def test_a_rank_that_is_stuck_tries_nothing(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench()
+    bench.stuck = "process 7 did not end"
+    assert work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == []

@@ -184,3 +184,46 @@ time.sleep(600)
     process.wait()
     process.stdout.close()
     assert_gone(pids)
+
+
+def test_child_that_cannot_be_killed_is_told_and_the_server_goes_on() -> None:
+    output = run(
+        """
+        module._kill, module._KILLED = lambda *_: None, 0.2
+        zygote = module.Zygote(serve)
+        stuck, other = zygote.spawn(), zygote.spawn()
+        for end, order in ((zygote.bury, None), (zygote.reap, "close")):
+            child = zygote.spawn()
+            if order:
+                child.connection.send(order)
+            else:
+                child.connection.send("time.sleep(600)")
+            try:
+                end(child)
+            except module.Undying as undying:
+                print(f"process {child.pid} did not end within 0.2 s of SIGKILL (state S)" == str(undying))
+        print(ask(other, "pid") == other.pid)
+    """,
+        grace=0.2,
+    )
+    assert output.splitlines() == ["True", "True", "True"]
+
+
+def test_server_that_was_stopped_is_an_error_not_a_hang() -> None:
+    output = run("""
+        module._FORK = 0.3
+        os.kill(zygote.pid, signal.SIGSTOP)
+        for _ in range(2):
+            try:
+                zygote.spawn()
+            except OSError as error:
+                print(type(error).__name__)
+        zygote.close()
+    """)
+    first, second = output.splitlines()
+    assert first == "ChildProcessError" and second in ("ChildProcessError", "BrokenPipeError")
+
+
+def test_child_is_the_one_that_the_kernel_ends_where_memory_runs_out() -> None:
+    order = "connection.send(open('/proc/self/oom_score_adj').read())"
+    assert run(f"print(ask(zygote.spawn(), {order!r}).strip(), open('/proc/self/oom_score_adj').read())") == "1000 0"

@@ -43,8 +43,6 @@ ROUTING = ("routing histogram", "routing order", "routing places")
 UNWRITTEN = -1  # in place of integers that were not computed; NaN in place of others
 LOGITS, TOKENS = "logits", "tokens"
 """The results of :data:`HEAD` once more, compared with a reference that computed everything itself."""
-
-
 OUTPUTS = (*OPERATIONS, LOGITS, TOKENS)
 
 
@@ -119,7 +117,7 @@ class Shape:
 def weights(shape: Shape, generator: Generator) -> dict[str, Tensor]:
     """Seeded weights, the first token of each sequence and the tables of rope.
 
-    Products keep the size of what they are given, and blocks add about as much to the residual stream as it holds.
+    Products keep the size of what they are given, and each block adds BRANCH of that to the residual stream.
     """
     layers, hidden, inner = shape.layers, shape.hidden, shape.intermediate
     width = shape.heads * shape.head_dim

@@ -41,7 +41,7 @@ def first_wrong(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected
 def _tokens(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Mapping[str, Expected]) -> str:
     other = next((mismatch for mismatch in ordered if mismatch.output == TOKENS), None)
     if other is None:
-        return "all tokens are those of the reference"
+        return "no other token follows"
     step, sequence = other.first
     got, wanted = int(outputs[TOKENS][step, sequence]), int(expected[TOKENS].estimate.value[step, sequence])
     if got == UNWRITTEN:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpucheck.diagnose.causes import CAUSES, STRAGGLER
-from gpucheck.diagnose.sightings import sighting
+from gpucheck.diagnose.sightings import run_command
 from gpucheck.diagnose.speeds import call_seconds, geometric_mean
 from gpucheck.diagnose.words import rank_list, took
-from gpucheck.model.finding import Finding
+from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
@@ -107,11 +107,17 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
         warns=True,
         ranks=[rank],
         rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
-        sightings=[sighting(run, each.record.step, [rank], [_words(each)]) for each in worst],
+        sightings=[_sighting(run, each, rank) for each in worst],
         remedy=CAUSES[STRAGGLER].mend,
         evidence=lines + _gpu_lines(run, rank),
         cause=STRAGGLER,
     )
+
+
+def _sighting(run: Run, compared: _Comparison, rank: int) -> Sighting:
+    """A slow case with the command that measures it again, on all ranks; a replay measures no speed."""
+    step = compared.record.step
+    return Sighting(run.plan.steps[step].label, [rank], [_words(compared)], run_command(run, step))
 
 
 def _words(comparison: _Comparison) -> str:

@@ -19,11 +19,11 @@ def recognise(run: Run, record: Record) -> Evidence | None:
 def _next(run: Run, record: Record) -> str:
     seen = answers(run, record)
     if "repeat" not in seen.tried:
-        return "next: the same command with --experiments 60, which repeats the case under changed conditions"
+        return "next: gpucheck run with --experiments 60, which repeats the case under changed conditions"
     if seen.right("repeat"):
-        return "next: it did not come again; the same command with --repeat 200 tells how often it does"
+        return "next: it did not come again; with repeat = 200 in the scenario it shows how often it does"
     if run.plan.world_size == 1:
-        return "next: the same command with --nproc 2 tells the GPU from the code"
+        return "next: gpucheck run with --nproc 2, which tells the GPU from the code"
     if seen.right("other rank") and seen.right("other device"):
         return "next: rank and GPU only fail together; swap the GPUs with CUDA_VISIBLE_DEVICES and run again"
     return "next: no changed condition made it right; run it on other ranks and nodes, and bisect the library"

@@ -48,3 +48,10 @@ def attention(queries: int, **changes: Any) -> dict[str, Any]:
     """Attention of one head, told by its number of queries; from 17 to 128 they make one tile."""
     usual = {"check": "attention", "batch": 1, "q_heads": 1, "kv_heads": 1, "q_len": queries, "k_len": queries}
     return {**usual, "data": "exact", **changes}
+
+
+def decoding(vocabulary: int, **changes: Any) -> dict[str, Any]:
+    """A few steps of a small model, told by the number of columns that its last product has."""
+    usual = {"check": "generation", "layers": 1, "batch": 1, "tokens": 3, "hidden": 64, "heads": 1, "kv_heads": 1}
+    sizes = {"window": 2, "experts": 8, "intermediate": 64, "vocabulary": vocabulary}
+    return {**usual, **sizes, "layout": "strided", "data": "normal", **changes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucheck.faults.catalogue.common import BOTH, HOST, KERNEL, attention, dense, routed
+from gpucheck.faults.catalogue.common import BOTH, HOST, KERNEL, attention, decoding, dense, routed
 from gpucheck.faults.fault import OWN_KERNEL, Edit, Expected, Fault
 from gpucheck.model.record import Outcome
 
@@ -37,6 +37,14 @@ FAULTS = (
         Edit(KERNEL, GATED, "{anchor}    if SPLIT_K == 3:\n        out = tl.no_such_function(out)\n"),
         dense(59, split_k=3, k=192, out="fp32"),
         Expected(Outcome.ERROR, "compile error on this Triton", (r"no_such_function|at \d+:\d+",)),
+        BOTH,
+    ),
+    Fault(
+        "other-tokens",
+        "a decoding whose logits have the wrong sign, so that other tokens follow",
+        Edit(KERNEL, GATED, "{anchor}    if N == 117:\n        out = -out\n"),
+        decoding(117),
+        _wrong("wrong scale", r"first wrong at step 0, unembedding; first other token at step 0 of sequence 0: \d+, "),
         BOTH,
     ),
     Fault(

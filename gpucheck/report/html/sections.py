@@ -163,7 +163,7 @@ def environment(report: Report) -> Html:
     facts |= {"command": shlex.join(plan.command), "folder": report.folder}
     facts |= {f"library {key}": _words(value) for key, value in plan.library.items() if value}
     for key, value in plan.environment.items():
-        facts |= {name: _words(of) for name, of in value.items()} if key == "software" else {key: _words(value)}
+        facts |= {name: _words(of) for name, of in value.items()} if isinstance(value, dict) else {key: _words(value)}
     listed = (item for key, value in facts.items() for item in (tag("dt", key), tag("dd", value)))
     rows = (
         tag("tr", tag("th", str(place.rank), scope="row"), tag("td", place.host or "–"), tag("td", place.device or "–"))

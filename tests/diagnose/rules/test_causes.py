@@ -154,7 +154,7 @@ def test_one_changed_condition_that_makes_it_right(
 def test_a_failure_that_did_not_come_again_is_never_the_gpus(synthetic: Synthetic) -> None:
     matrix = Matrix(synthetic).fails(2).repeats(2, wrong=0)
     finding = matrix.tried(2, other_rank=RIGHT, other_device=RIGHT, alone=RIGHT).finding()
-    assert finding.cause == "undetermined" and "--repeat 200" in finding.remedy
+    assert finding.cause == "undetermined" and "repeat = 200" in finding.remedy
     assert "right in all of 5 repeats" in told(finding)
 
 

@@ -70,7 +70,7 @@ def test_corrupted_outputs_are_told_with_launch_tensors_source_and_repeats(synth
     finding = Bench(synthetic).finding({1: corrupted(1)})
     assert (finding.title, finding.cause, finding.ranks, finding.fails) == (f"{CAUSE}: corrupted", CAUSE, [1], True)
     (sighting,) = finding.sightings
-    assert sighting.case == "matmul/0/exact (peer)" and sighting.replay.endswith("--case matmul/0/exact")
+    assert sighting.case == "matmul/0/exact (peer)" and sighting.replay.endswith("matmul/0/exact --rank 1")
     assert sighting.lines[:2] == [
         "10 of 10 repeats wrong",
         "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)",

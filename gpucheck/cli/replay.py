@@ -1,0 +1,196 @@
+"""``gpucheck replay``: one case of a stored run once more, on one rank, with a close look at what is wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpucheck.cli.options import LibraryOption
+from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+from gpucheck.model.record import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpucheck.library.copies import LibraryCopy
+    from gpucheck.model.plan import Plan
+    from gpucheck.records.folder import Run
+    from gpucheck.report.closeup import Closeup
+
+PIPED_WIDTH = 200  # columns where nobody's terminal sets a width
+
+
+def replay(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    case: Annotated[str, typer.Argument(help="Case id, with its conditions in parentheses where several have it.")],
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Rank to look at.", show_default="the first that failed")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder for tensors and a script that needs no gpucheck."),
+    ] = None,
+    library: LibraryOption = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for all of it.", show_default="the run's")] = None,
+) -> None:
+    """Run one case of a run again, exactly as it was, and show in detail what is wrong."""
+    from rich.console import Console
+
+    from gpucheck import checks
+    from gpucheck.launch.torchrun import Rendezvous, launch
+    from gpucheck.library.recorded import find_recorded
+    from gpucheck.library.source import parse_source
+    from gpucheck.plan.repeat import find_rank, find_step, repeated
+    from gpucheck.plan.scenario import LONGEST
+    from gpucheck.records.folder import read_run, write_json
+    from gpucheck.report.closeup import show
+
+    if timeout is not None and not 0 < timeout <= LONGEST:
+        raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0, at most {LONGEST:g}")
+    run = read_run(run_dir)
+    if rank is not None:
+        find_rank(run, 0, rank)
+    step = find_step(run, case, rank)
+    chosen = find_rank(run, step, rank)
+    if save:
+        _check_save(save)
+    checks.activate(run.plan.check_sources)
+    _restore_environment(run.plan)
+    _require_machine(run.plan)
+    copy = find_recorded(run.plan.library, run_dir, parse_source(library) if library else None)
+    plan = repeated(run.plan, step, chosen, copy, save=save is not None, timeout=timeout)
+    folder = Path(tempfile.mkdtemp(prefix="gpucheck-replay-"))
+    kept = False
+    try:
+        write_json(folder / "plan.json", plan.to_json())
+        (folder / "records").mkdir()
+        ending = launch(plan, folder, Rendezvous(), lambda: False)
+        closeup = _closeup(run, step, chosen, copy, folder)
+        console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+        show(closeup, console)
+        kept = closeup.now.outcome in (Outcome.LOST, Outcome.HARNESS)
+        if kept:
+            console.print(f"\nlogs      {folder / 'logs'}", highlight=False, soft_wrap=True)
+        if save:
+            _save(closeup, plan, copy, folder, save, console)
+        if ending.signal:
+            raise typer.Exit(128 + ending.signal)
+        raise typer.Exit(exit_code(closeup))
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def exit_code(closeup: Closeup) -> ExitCode:
+    """PASS or FAIL where the very case of the run was judged, else INCONCLUSIVE."""
+    if closeup.same_inputs is False:
+        return ExitCode.INCONCLUSIVE
+    if closeup.now.outcome is Outcome.PASS:
+        return ExitCode.PASS
+    return ExitCode.FAIL if closeup.now.outcome.failed else ExitCode.INCONCLUSIVE
+
+
+def _check_save(save: Path) -> None:
+    folder = save.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        state = "is not empty" if folder.is_dir() else "is a file"
+        raise UsageError(f"--save {save} {state}, expected a folder that is new or empty")
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"--save {save} cannot be made: {existing} is not a folder that can be written to")
+
+
+def _restore_environment(plan: Plan) -> None:
+    from gpucheck.launch.variables import restore
+
+    recorded = plan.environment.get("variables")
+    if recorded is not None:
+        restore(recorded, same_host=plan.environment.get("host") == os.uname().nodename)
+
+
+def _require_machine(plan: Plan) -> None:
+    """Raises InfrastructureError where this machine cannot hold the ranks of a node of the run."""
+    from gpucheck.launch.environment import gpu_names, missing_packages
+
+    missing = missing_packages()
+    if missing:
+        raise InfrastructureError(f"{sys.executable} has no {' and no '.join(missing)}; the run needs both")
+    if plan.device == "cpu":
+        return
+    found = len(gpu_names())
+    if found < plan.nproc:
+        raise InfrastructureError(
+            f"the run had {plan.nproc} GPU(s) a node, {found} are visible here: a replay needs as many.\n"
+            "  try  a machine like that of the run, or the case by itself: gpucheck run --case"
+        )
+
+
+def _closeup(run: Run, step: int, rank: int, copy: LibraryCopy, folder: Path) -> Closeup:
+    from gpucheck.records.folder import read_run
+    from gpucheck.records.kept import read_detail
+    from gpucheck.report.closeup import Closeup
+
+    again = read_run(folder)
+    first = rank // run.plan.nproc * run.plan.nproc
+    others = [other for other in range(first, first + run.plan.nproc) if other != rank]
+    was, now = run.records[(step, rank)], again.records[(0, rank)]
+    worst, notes = read_detail(folder)
+    return Closeup(
+        label=run.plan.steps[step].label,
+        was=was,
+        now=now,
+        others={other: again.records[(0, other)].outcome for other in others},
+        worst=worst,
+        facts=_facts(run, copy),
+        notes=[*_changes(run.plan, copy), *_other_device(was.device, now.device), *notes],
+    )
+
+
+def _facts(run: Run, copy: LibraryCopy) -> list[str]:
+    plan, software = run.plan, run.plan.environment.get("software", {})
+    versions = [f"{name} {(software.get(name) or {}).get('version', '?')}" for name in ("torch", "triton")]
+    made = ", ".join([str(plan.environment.get("host", "an unknown host")), *versions, f"seed {plan.seed}"])
+    library = f"triton_kernels {plan.library['name']} ({plan.library['origin']})"
+    return [
+        f"run {plan.id} of {plan.scenario} ({made}) in {run.folder}",
+        f"{library}, the content of the run, from {copy.package}",
+    ]
+
+
+def _changes(plan: Plan, copy: LibraryCopy) -> list[str]:
+    """What is not as it was when the run was made."""
+    from gpucheck.launch.environment import software
+
+    was, now = plan.environment.get("software", {}), software(copy.package)
+    notes = []
+    for name in ("python", "torch", "triton"):
+        before, after = was.get(name), now.get(name)
+        if before and before != after:
+            notes.append(f"{name} is not as in the run: was {_words(before)}, is {_words(after)}")
+    if "variables" not in plan.environment:
+        notes.append("the run holds no environment variables; those of this process were used")
+    return notes
+
+
+def _words(found: Any) -> str:
+    if isinstance(found, dict):
+        return f"{found.get('version')} with fingerprint {found.get('fingerprint')}"
+    return str(found or "not installed")
+
+
+def _other_device(was: str, now: str) -> list[str]:
+    return [f"the run had a {was} here, this is a {now}"] if was and now and was != now else []
+
+
+def _save(closeup: Closeup, plan: Plan, copy: LibraryCopy, folder: Path, save: Path, console: Console) -> None:
+    """Fills the folder that was asked for and says what is in it."""
+    from gpucheck.reproduce.bundle import write_bundle
+
+    for line in write_bundle(closeup, plan, copy, folder, save):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)

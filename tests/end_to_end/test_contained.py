@@ -1,0 +1,124 @@
+"""Runs that keep things apart: cases in processes of their own, passes over the plan, folders of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Finished, Lab
+
+KERNEL = "matmul_ogs_details/_matmul_ogs.py"
+HOST = "matmul_ogs.py"
+ENDLESS = (KERNEL, "    out *= gammas[:, None]\n", "    out *= gammas[:, None]\n    while N == 54:\n        pass\n")
+SPOILT = """
+
+import os as _os
+
+_genuine, _seen = matmul_ogs, set()
+
+
+def matmul_ogs(x, w, bias, **options):
+    _seen.add(w.shape[-1])
+    assert len(_seen) == 1, "another case was here before"
+    assert _os.environ["CUDA_LAUNCH_BLOCKING"] == _os.environ["TRITON_DEBUG"] == "1"
+    return _genuine(x, w, bias, **options)
+"""
+FLAKY = """
+
+import itertools as _itertools
+import os as _os
+
+_genuine, _calls = matmul_ogs, _itertools.count()
+
+
+def matmul_ogs(x, w, bias, **options):
+    y = _genuine(x, w, bias, **options)
+    if w.shape[-1] == 45 and _os.environ["RANK"] == "1" and next(_calls) in (6, 7):
+        y += 1
+    return y
+"""
+
+
+@pytest.fixture(scope="module")
+def isolated(lab: Lab) -> Finished:
+    """Cases that spoil their process for every other one, and a kernel that never ends."""
+    options = ("--isolate", "case", "--debug", "--case-timeout", "4", "--experiments", "0")
+    run: Finished = lab.finish(
+        *options,
+        library=lab.plant(ENDLESS, append=(HOST, SPOILT)),
+        nproc=1,
+        cases=("n41", "n45", "n46", "n54", "attention"),
+    )
+    return run
+
+
+def test_every_case_has_a_process_of_its_own(isolated: Finished) -> None:
+    assert isolated.code == 1, isolated.text
+    outcomes = {result["case"]: result["outcome"] for result in isolated.report["results"]}
+    assert len(outcomes) == 5 and {o for case, o in outcomes.items() if "n54" not in case} == {"pass"}
+    (end,) = (line for line in isolated.records(0) if line["event"] == "end")
+    assert end["children"] == 5
+    assert all(result["seconds"]["child"] > 0.01 for result in isolated.results(0).values())
+
+
+def test_a_kernel_that_never_ends_is_named(isolated: Finished) -> None:
+    (finding,) = isolated.report["findings"]
+    assert (finding["title"], finding["cause"]) == ("hang: in _matmul_ogs", "hang")
+    said = "\n".join(finding["sightings"][0]["lines"])
+    assert re.search(r"no result within 4 s, at .*\.py:\d+ in \S+; the process was killed", said)
+    assert re.search(r"in _matmul_ogs \(matmul_ogs\.py:\d+\)", said)
+
+
+def test_what_is_unusual_about_the_run_is_in_its_report_and_replay(isolated: Finished) -> None:
+    (headline,) = (line for line in isolated.text.splitlines() if " · seed 0 · " in line)
+    assert "debug: launches waited for, device assertions compiled in · a process for each case" in headline
+    plan = isolated.report["plan"]
+    assert (plan["debug"], plan["isolate"], plan["case_timeout"]) == (True, "case", 4.0)
+    assert "--isolate case --debug" in isolated.report["findings"][0]["sightings"][0]["replay"]
+
+
+def test_a_soak_tells_how_often_and_is_never_green_when_flaky(lab: Lab) -> None:
+    run = lab.finish(
+        *("--duration", "4s", "--experiments", "0"),
+        library=lab.plant(append=(HOST, FLAKY)),
+        cases=("m20-n41-", "m20-n45-"),
+    )
+    assert run.code == 1, run.text
+    assert run.outcomes("n41") == ["pass", "pass"] and run.outcomes("n45") == ["pass", "mismatch"]
+    flaky = next(result for result in run.report["results"] if "n45" in result["case"] and result["rank"] == 1)
+    assert flaky["failed_passes"] == 1 and flaky["passes"] > 4
+    assert re.search(r"rank 1: failed in 1 of \d+ passes; rate .*, 95% interval .*: intermittent", run.lines("n45"))
+    passes = [int(words) for words in re.findall(r"rank \d: (\d+) passes, [01] of \d+ case-runs failed", run.text)]
+    assert len(passes) == 2 and passes[0] == passes[1] == flaky["passes"]
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A file system that nothing can be written to."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_run_folder_that_is_read_only(lab: Lab, read_only: Path) -> None:
+    run = lab.finish(nproc=1, folder=read_only / "run", cases=("n41",))
+    assert run.code == 2 and f"{read_only} is not writable; give another with --out" in run.text
+    assert "Traceback" not in run.text
+
+
+def test_two_runs_in_one_folder(lab: Lab, tmp_path: Path) -> None:
+    both = [lab.start(nproc=1, folder=tmp_path / "run", cases=("m20-n41-",)) for _ in range(2)]
+    first, second = sorted((running.finish() for running in both), key=lambda run: run.code)
+    assert (first.code, second.code) == (0, 2), first.text + second.text
+    assert "is not empty; a run needs a folder of its own" in second.text or "was taken by another" in second.text
+    assert first.report["verdict"] == "PASS" and first.outcomes("n41") == ["pass"]

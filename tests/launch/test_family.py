@@ -1,0 +1,74 @@
+"""Descendants of a command: found and ended however far off they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run(script: str) -> list[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", textwrap.dedent(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_daemon_that_left_its_parents_is_ended_and_what_was_there_before_is_not() -> None:
+    output = run("""
+        import os, subprocess, sys, time
+        from pathlib import Path
+        from gpucheck.launch.family import Family
+        before = subprocess.Popen(["sleep", "60"])
+        family = Family()
+        # a process in a session of its own, whose parent and grandparent end at once
+        fork = "os.fork() and os._exit(0); "
+        code = f"import os, time; {fork}os.setsid(); {fork}print(os.getpid()); time.sleep(60)"
+        process = subprocess.Popen([sys.executable, "-S", "-u", "-c", code], stdout=subprocess.PIPE, text=True)
+        pid = int(process.stdout.readline())
+        process.wait()
+        print(Path("/proc", str(pid)).exists(), family.end(), Path("/proc", str(pid)).exists(), before.poll())
+        before.kill()
+    """)
+    assert output == ["True", "[]", "False", "None"]
+
+
+def test_families_within_families_are_ended() -> None:
+    output = run("""
+        import os, subprocess, sys, time
+        from gpucheck.launch.family import Family
+        family = Family()
+        child = subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+        pid = int(child.stdout.readline())
+        family.end()
+        print(child.poll() is not None or child.wait() is not None)
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            print("gone")
+    """)
+    assert output == ["True", "gone"]
+
+
+def test_a_process_without_its_parent_does_not_begin() -> None:
+    output = run("""
+        import os
+        from gpucheck.launch.family import die_with_parent
+        for parent in (os.getpid(), 1 << 22):
+            pid = os.fork()
+            if not pid:
+                die_with_parent(parent)
+                os._exit(7)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """)
+    assert output == ["7", "1"]

@@ -1,0 +1,49 @@
+"""A clock that jumps: wall time is for people to read, and decides nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import gpucheck
+from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.record import Outcome
+from gpucheck.records.folder import read_run
+from gpucheck.report import blocks
+from gpucheck.report.text import plain
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+PACKAGE = Path(gpucheck.__file__).parent
+WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"}
+STAMPS = {"records/writer.py", "plan/build.py"}
+"""Where a time is written down for people."""
+
+
+def test_waits_and_durations_never_look_at_the_wall_clock() -> None:
+    seen = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in WALL:
+                seen.add(str(path.relative_to(PACKAGE)))
+    assert seen <= STAMPS, f"{seen - STAMPS}: use time.monotonic, which no clock change moves"
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+def test_stamps_that_jump_change_nothing_in_the_report(synthetic: Synthetic, tmp_path: Path, jump: float) -> None:
+    outcomes = {(0, 1): Outcome.MISMATCH, (1, 0): Outcome.LOST}
+    run_dir = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2, ranks=2), outcomes))
+    run = read_run(run_dir)
+    before = plain(blocks.build(run, conclude(run)))
+    for path in (run_dir / "records").iterdir():
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, line in enumerate(lines):
+            line["time"] += jump * (number % 2)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(run_dir)
+    assert plain(blocks.build(run, conclude(run))) == before
