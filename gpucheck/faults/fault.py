@@ -28,6 +28,9 @@ class Session(str, Enum):
     SHARED = "shared"  # planted copies of the library, cases under conditions
     CACHE = "cache"  # a second run, over a kernel cache that a first one filled and that was damaged then
     HANG = "hang"  # cases that never end: each rank has one of its own, so that all are waited for at once
+    RACE = (
+        "race"  # ranks that compile the same kernels, so nothing is planted in those; each rank has a case of its own
+    )
     LOST = "lost"  # a rank is lost: nothing else is told by such a run
 
 

@@ -79,10 +79,10 @@ def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
         planted = [Planted(fault, shown_on(fault, ranks)) for fault in everywhere if fault.experiments is tried]
         if planted:
             made.append(Visit(name, "all", device, ranks, len(made), tuple(planted)))
-    hanging = [Planted(apart(fault, rank), (rank,)) for fault in _of(faults, Session.HANG) for rank in range(ranks)]
-    if hanging:
-        name = "hangs on each rank"
-        made.append(Visit(name, "each", device, ranks, len(made), tuple(hanging), Session.HANG))
+    for name, session in (("hangs on each rank", Session.HANG), ("compile races on each rank", Session.RACE)):
+        planted = [Planted(apart(fault, rank), (rank,)) for fault in _of(faults, session) for rank in range(ranks)]
+        if planted:
+            made.append(Visit(name, "each", device, ranks, len(made), tuple(planted), session))
     damaged = [Planted(fault, tuple(range(ranks))) for fault in _of(faults, Session.CACHE)]
     if damaged:
         name = "damage in the kernel cache"

@@ -6,7 +6,7 @@ import pytest
 
 from gpucheck.faults.catalogue import FAULTS, choose
 from gpucheck.faults.catalogue.controls import OTHER_CONFIG
-from gpucheck.faults.fault import Session, Target
+from gpucheck.faults.fault import Hook, Session, Target
 from gpucheck.faults.sessions import visits
 from gpucheck.model.errors import ExitCode
 
@@ -63,6 +63,12 @@ def test_each_rank_hangs_in_a_case_of_its_own() -> None:
         fault.columns for fault in FAULTS if fault not in faults
     }
     assert visit.case_timeout < 30
+
+
+def test_ranks_that_race_compile_the_same_kernels() -> None:
+    _, visit = visits(choose(["compile-race"]), "cuda", 2)
+    assert [item.ranks for item in visit.planted] == [(0,), (1,)] and visit.experiments > 0
+    assert all(isinstance(item.fault.plant, Hook) and item.fault.spread for item in visit.planted)
 
 
 def test_time_for_experiments_goes_where_causes_take_it() -> None:

@@ -89,6 +89,7 @@ FAULTS = (
         Hook("race_to_compile", "{rank}"),
         dense(87, cache="cold"),
         Expected(Outcome.ERROR, "compile race: error", (r"JSONDecodeError",)),
+        session=Session.RACE,
         machines=("cuda",),
         fewest_ranks=2,
         spread=True,
