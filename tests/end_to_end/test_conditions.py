@@ -54,7 +54,7 @@ def told(run: Finished, case: str, title: str, ranks: list[int]) -> list[str]:
 def test_a_failure_that_follows_the_environment_of_a_rank(run: Finished) -> None:
     evidence = told(run, "dense/bf16/m20-n61-", "environment of a rank: one bit flipped", [1])
     assert evidence[:2] == [
-        "5 of 5 repeats in a fresh process wrong, the same bits each time",
+        "5 of 5 repeats in a fresh process wrong, the same bits each time: deterministic",
         "right with the environment of another rank",
     ]
     assert evidence[2].startswith("wrong on the device of another rank")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FEW = "bit-7,killed"
 LIMIT = 280.0  # s for a self-test of a few faults on a busy machine
-SEES = "        count = int(wrong.sum())\n"
+SEES = "    if not bool(wrong.any()):\n"
 SCENARIO = """
 title = "one product"
 canary = true
@@ -64,7 +64,7 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     judge = folder / "gpucheck" / "verify" / "judge.py"
     text = judge.read_text()
     assert text.count(SEES) == 1
-    judge.write_text(text.replace(SEES, SEES.replace("int(wrong.sum())", "0")))
+    judge.write_text(text.replace(SEES, SEES.replace("not bool(wrong.any())", "True")))
     return folder
 
 
