@@ -167,20 +167,18 @@ def _lost_cell(item: Planted, seen: _Report, code: int) -> Cell:
 def _clean(seen: _Report, planted: Mapping[str, Sequence[int]], lost: set[int], found: Assessment) -> None:
     """Counts what has no fault in it, and takes down what the report says of it."""
     unexpected: set[tuple[str, int]] = set()  # cases that a finding has no reason to name
-    idle: set[str] = set()  # cases that could not run
     for label, results in seen.results.items():
         for rank, result in results.items():
-            if result["outcome"] == Outcome.INAPPLICABLE.value:
-                idle.add(label)
-            elif rank not in planted.get(label, ()) and rank not in lost:
-                found.clean += 1
-                if result["outcome"] == Outcome.PASS.value:
-                    unexpected.add((label, rank))
-                else:
-                    found.alarms.append(f"rank {rank}: {label}: {result['outcome']} {result['message']}".rstrip())
+            if result["outcome"] == Outcome.INAPPLICABLE.value or rank in planted.get(label, ()) or rank in lost:
+                continue
+            found.clean += 1
+            if result["outcome"] == Outcome.PASS.value:
+                unexpected.add((label, rank))
+            else:
+                found.alarms.append(f"rank {rank}: {label}: {result['outcome']} {result['message']}".rstrip())
     for finding in seen.findings:
         for sighting in finding["sightings"]:
             label = sighting["case"]
             ranks = [rank for rank in sighting["ranks"] if (label, rank) in unexpected]
-            if ranks or (label not in seen.results and label not in idle):
+            if ranks or label not in seen.results:
                 found.alarms.append(f"{rank_list(ranks or finding['ranks'])}: {label}: {finding['title']}")
