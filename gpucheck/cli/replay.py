@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +38,9 @@ def replay(
     timeout: Annotated[float | None, typer.Option(help="Seconds for all of it.", show_default="the run's")] = None,
 ) -> None:
     """Run one case of a run again, exactly as it was, and show in detail what is wrong."""
+    import shutil
+    import tempfile
+
     from rich.console import Console
 
     from gpucheck import checks

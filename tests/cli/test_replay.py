@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from tests.conftest import Synthetic
 
 CASE = "matmul/0/exact"
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a replay does to the environment of its process ends with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

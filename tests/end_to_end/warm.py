@@ -71,7 +71,7 @@ def _serve() -> None:
     from gpucheck.launch import torchrun
 
     torchrun.launch = _launch
-    facts._stat_walk = functools.cache(facts._stat_walk)
+    facts.stat_fingerprint = functools.cache(facts.stat_fingerprint)
     facts.software(REPOSITORY / "tests")  # walks over torch and triton for all forks
     sys.argv = ["gpucheck", "run", "smoke", "--device", "cpu", "--dry-run"]
     with redirect_stdout(io.StringIO()), suppress(SystemExit):
@@ -91,7 +91,7 @@ def _serve() -> None:
         print("ended", flush=True)
 
 
-def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None]) -> Any:
+def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], bereft: Any = None) -> Any:
     """Ranks as forks of this process; what torchrun would tell them stands in their environment."""
     from gpucheck.launch.torchrun import Ending
     from gpucheck.worker.supervisor import main

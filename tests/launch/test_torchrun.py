@@ -94,11 +94,16 @@ def run(
     monkeypatch.setattr(torchrun, "POLL", 0.01)
     monkeypatch.setattr(torchrun, "GRACE", 0.3)
 
-    def run(code: str, watch: Callable[[], None] = lambda: None, timeout: float = 20.0) -> Ending:
+    def run(
+        code: str,
+        watch: Callable[[], None] = lambda: None,
+        timeout: float = 20.0,
+        bereft: Callable[[], bool] | None = None,
+    ) -> Ending:
         monkeypatch.setattr(torchrun, "command", lambda *_: [sys.executable, "-S", "-c", code])
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
-            return launch(synthetic.plan(timeout=timeout), tmp_path, ONE_NODE, watch)
+            return launch(synthetic.plan(timeout=timeout), tmp_path, ONE_NODE, watch, bereft)
         finally:
             assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
             assert scratch() == [] and list(tmp_path.glob("scratch-*")) == []
@@ -239,7 +244,7 @@ def test_once_another_node_is_gone_only_the_ranks_here_are_waited_for(
     log = tmp_path / "logs" / "torchrun-0.log"
     code = "import subprocess, time; rank = subprocess.Popen(['sleep', '1']); print('on', flush=True); rank.wait();"
     begin = time.monotonic()
-    ending = run(code + "time.sleep(60)", lambda: bool(log.read_text()))
+    ending = run(code + "time.sleep(60)", bereft=lambda: bool(log.read_text()))
     assert 0.8 < time.monotonic() - begin < 15
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
 
