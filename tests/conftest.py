@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +26,9 @@ def pytest_report_header() -> str:
     """What a failure that depends on chance is repeated with."""
     return f"random seed: GPUCHECK_TEST_SEED={os.environ['GPUCHECK_TEST_SEED']}"
 
+
+USUAL_PROGRAM = "import json, dataclasses, typing, email.message, argparse, logging, http.client"
+USUAL_SECONDS = 0.04  # of an undisturbed server core
 
 WELL = {"code": 0, "timed_out": False, "signal": 0, "seconds": 12.5, "changes": []}
 
@@ -137,6 +142,21 @@ class Synthetic:
 def synthetic() -> Synthetic:
     """Makers of plans, records and runs without a GPU behind them."""
     return Synthetic()
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """What Python takes of a processor for a command; a wall clock would tell of whatever else this machine does."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, arguments
+    return usage.ru_utime + usage.ru_stime
+
+
+@pytest.fixture
+def slowness() -> Callable[[], float]:
+    """How many times as long Python takes here, now, as on the machine that limits of time are for; at least 1."""
+    return lambda: max(1.0, min(cpu_seconds("-c", USUAL_PROGRAM) for _ in range(3)) / USUAL_SECONDS)
 
 
 @pytest.fixture(scope="session", autouse=True)

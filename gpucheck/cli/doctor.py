@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck.cli.options import LibraryOption
-from gpucheck.diagnose.words import rank_list
 
 if TYPE_CHECKING:
     from gpucheck.doctor.line import Line
@@ -64,6 +63,8 @@ def show(lines: Sequence[Line]) -> None:
 
 def _name(family: str, fact: str, subjects: Sequence[str]) -> str:
     """The fact and what it is about: ``"ecc GPUs 0-7"``."""
+    from gpucheck.diagnose.words import rank_list
+
     if family not in ON_GPUS or not all(subject.isdigit() for subject in subjects):
         return fact
     return f"{fact} {rank_list(map(int, subjects)).replace('rank', 'GPU')}"

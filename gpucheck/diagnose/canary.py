@@ -10,10 +10,13 @@ from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Record
 
 TITLE = "the canary was not caught"
+NOT_RUN = "the canary did not run"
 REMEDY = (
     "what this run calls right on these ranks proves nothing: a case that is wrong on purpose went unseen; look for "
     "what stands between kernel and judge, and run gpucheck selftest"
 )
+
+RUN_AGAIN = "run again to the end: without it nothing shows that this run would have seen a fault on these ranks"
 
 
 def caught(records: list[Record]) -> list[int]:
@@ -28,25 +31,33 @@ def caught(records: list[Record]) -> list[int]:
 
 
 def findings(records: list[Record], caught: list[int]) -> list[Finding]:
-    """The open question that a canary leaves which was not caught."""
+    """The open questions that a canary leaves which was not caught, or which did not run."""
     missed = [record for record in records if record.rank not in caught]
-    if not missed:
-        return []
+    absent = [record for record in missed if record.outcome is Outcome.LOST]
+    unseen = [record for record in missed if record.outcome is not Outcome.LOST]
+    found = [_finding(TITLE, unseen, REMEDY)] if unseen else []
+    return [*found, _finding(NOT_RUN, absent, RUN_AGAIN)] if absent else found
+
+
+def _finding(title: str, records: list[Record], remedy: str) -> Finding:
     by_line: dict[str, list[Record]] = {}
-    for record in missed:
+    for record in records:
         by_line.setdefault(_instead(record), []).append(record)
     sightings = [
         Sighting(alike[0].case, [record.rank for record in alike], [line], "") for line, alike in by_line.items()
     ]
-    return [Finding(TITLE, False, [record.rank for record in missed], [], sightings, REMEDY)]
+    return Finding(title, False, [record.rank for record in records], [], sightings, remedy)
 
 
 def notes(records: list[Record], caught: list[int]) -> list[str]:
     """``canary: caught on ranks 0-7``; nothing without a canary."""
     if not records:
         return []
-    missed = [record.rank for record in records if record.rank not in caught]
-    told = [(word, ranks) for word, ranks in (("caught", caught), ("not caught", missed)) if ranks]
+    missed = [record for record in records if record.rank not in caught]
+    absent = [record.rank for record in missed if record.outcome is Outcome.LOST]
+    unseen = [record.rank for record in missed if record.outcome is not Outcome.LOST]
+    words = (("caught", caught), ("not caught", unseen), ("did not run", absent))
+    told = [(word, ranks) for word, ranks in words if ranks]
     return ["canary: " + ", ".join(f"{word} on {rank_list(ranks)}" for word, ranks in told)]
 
 

@@ -14,7 +14,7 @@ from gpucheck.records.kept import DETAIL, FOLDER, PROGRAM
 from gpucheck.reproduce.calls import ARGUMENT
 from gpucheck.reproduce.tensors import save
 from gpucheck.verify import bounds, detail, judge
-from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.worker.protocol import Look
 from gpucheck.worker.runner import Runner
 
@@ -37,7 +37,9 @@ class Witness:
         for name, reference in expected.items():
             output = outputs.get(name)
             if output is not None and _comparable(output, reference):
-                self._elements[name] = detail.worst_elements(output, reference, axes[name])
+                self._elements[name] = detail.worst_elements(
+                    output, reference, axes.get(name) or plain_axes(output.ndim)
+                )
         if self.save:
             save(self.folder / "output.safetensors", {name: value.contiguous() for name, value in outputs.items()})
 

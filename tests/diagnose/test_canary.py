@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.canary import TITLE
+from gpucheck.diagnose.canary import NOT_RUN, TITLE
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.canary import BIT, INDEX, PARAMS
 from gpucheck.model.case import Case
@@ -70,7 +70,6 @@ def test_it_is_in_no_row_and_no_result(synthetic: Synthetic, tmp_path: Path) -> 
         ({"launches": []}, "wrong otherwise than it was made"),
         ({"violations": [Violation("guard", "x")]}, "wrong otherwise than it was made"),
         ({"outcome": Outcome.CRASH, "mismatches": [], "message": "died"}, "crash: died"),
-        ({"outcome": Outcome.LOST, "mismatches": []}, "lost: "),
     ],
 )
 def test_missed_on_one_rank_leaves_the_verdict_open(
@@ -82,6 +81,14 @@ def test_missed_on_one_rank_leaves_the_verdict_open(
     assert finding.ranks == [1] and not finding.fails
     assert finding.sightings[0].lines[0].startswith(line)
     assert conclusion.notes == ["canary: caught on rank 0, not caught on rank 1"]
+
+
+def test_one_that_was_lost_is_called_so(synthetic: Synthetic, tmp_path: Path) -> None:
+    conclusion = conclude(read(synthetic, tmp_path, birds(synthetic, {}, {"outcome": Outcome.LOST, "mismatches": []})))
+    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    (finding,) = conclusion.findings
+    assert (finding.title, finding.ranks, finding.fails) == (NOT_RUN, [1], False)
+    assert conclusion.notes == ["canary: caught on rank 0, did not run on rank 1"]
 
 
 @pytest.mark.parametrize("change", [{"wrong": 2}, {"first": [0, 0, 3, 6]}, {"bits": [6]}, {"bits": []}])

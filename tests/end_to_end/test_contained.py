@@ -75,12 +75,13 @@ def test_a_kernel_that_never_ends_is_named(isolated: Finished) -> None:
     assert re.search(r"in _matmul_ogs \(matmul_ogs\.py:\d+\)", said)
 
 
-def test_what_is_unusual_about_the_run_is_in_its_report_and_replay(isolated: Finished) -> None:
+def test_what_is_unusual_about_the_run_is_in_its_report_and_plan(isolated: Finished) -> None:
     (headline,) = (line for line in isolated.text.splitlines() if " · seed 0 · " in line)
     assert "debug: launches waited for, device assertions compiled in · a process for each case" in headline
     plan = isolated.report["plan"]
     assert (plan["debug"], plan["isolate"], plan["case_timeout"]) == (True, "case", 4.0)
-    assert "--isolate case --debug" in isolated.report["findings"][0]["sightings"][0]["replay"]
+    replay = isolated.report["findings"][0]["sightings"][0]["replay"]
+    assert replay.startswith(f"gpucheck replay {isolated.folder} matmul/") and " --rank " in replay
 
 
 def test_a_soak_tells_how_often_and_is_never_green_when_flaky(lab: Lab) -> None:

@@ -73,11 +73,13 @@ def test_trials_have_inputs_of_their_own_and_ranks_share_them(problems: Finished
     assert len(set(digests.values())) == len(digests)
 
 
-def test_replay_names_the_one_candidate(problems: Finished) -> None:
+def test_replay_of_a_candidate_brings_its_files_along(problems: Finished) -> None:
     command = shlex.split(problems.finding("gelu_wrong/trial2")["sighting"]["replay"])
-    assert command.count("--problem") == command.count("--candidate") == 1
-    assert command[command.index("--candidate") + 1] == str(DATA / "problems" / "gelu_wrong.py")
-    assert command[-2:] == ["--case", "gelu_wrong/trial2/normal"]
+    assert command == ["gpucheck", "replay", str(problems.folder), "gelu_wrong/trial2/normal", "--rank", "0"]
+    again = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=120)
+    assert again.returncode == 1, again.stdout + again.stderr
+    assert "output    out: the bytes of the run" in again.stdout
+    assert "worst 16 of " in again.stdout
 
 
 def kinds(run: Finished, case: str) -> set[str]:
@@ -93,7 +95,7 @@ def kinds(run: Finished, case: str) -> set[str]:
         ("idle_kernel", "violation", {"idle"}, "fallback: answer not made by the kernels launched", "gelu_kernel"),
         ("changes_input", "violation", {"inputs"}, "changes its inputs", "ModelNew changed input0: 995 of 1000"),
         ("in_place", "violation", {"inputs", "alias"}, "changes its inputs", "out shares the memory of input0"),
-        ("writes_nothing", "mismatch", {"passes differ"}, "access outside of tensors: reads", "still hold the poison"),
+        ("writes_nothing", "mismatch", {"passes differ"}, "kernel bug: output not written", "still hold the poison"),
         ("first_answer", "mismatch", {"cached"}, "answer not from its inputs", "the one that other inputs got a call"),
         ("all_nan", "mismatch", set(), "kernel bug: NaN", "1000 NaN and 0 Inf from (0, 0)"),
         ("other_shape", "violation", {"output"}, "right output, wrong conduct", "(1000,), the reference (20, 50)"),

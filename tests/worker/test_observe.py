@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import timeit
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,11 +203,16 @@ def test_the_place_in_the_library_that_raised() -> None:
     assert Observer([Path("/elsewhere")]).raised_at(raised.value) == ""
 
 
-def test_seeing_a_launch_takes_less_than_20_microseconds(observer: Observer) -> None:
+def test_seeing_a_launch_takes_less_than_20_microseconds(observer: Observer, slowness: Callable[[], float]) -> None:
     arguments = [torch.empty(2), 1, 2.0, None, (3, torch.empty(1))] * 4
     run("k", *arguments)
-    best = min(timeit.repeat(lambda: run("k", *arguments), number=20, repeat=200)) / 20  # undisturbed by others
-    assert best < 20e-6, f"{best * 1e6:.1f} us"
+    limit = 20e-6 * slowness()
+    for _ in range(10):  # until nobody else on this machine disturbs
+        best = min(timeit.repeat(lambda: run("k", *arguments), number=20, repeat=200)) / 20
+        if best < limit:
+            return
+        time.sleep(0.2)
+    pytest.fail(f"{best * 1e6:.1f} us, at most {limit * 1e6:.1f} us")
 
 
 def test_devices_of_arguments_are_found_in_every_wrapping() -> None:
