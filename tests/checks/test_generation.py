@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from gpucheck.checks.decoder import passes
+from gpucheck.checks.base import Runtime
+from gpucheck.checks.decoder import device, passes
 from gpucheck.checks.decoder.shape import ARGMAX, LAYER, LOGITS, OPERATIONS, TOKENS, UNEMBEDDING, Shape
 from gpucheck.checks.generation import Generation
 from gpucheck.model.case import Case
@@ -234,3 +235,29 @@ def test_outputs_that_do_not_fit_are_told_as_such(right: Outputs, judged: Any) -
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
     assert words in str(Generation().validate({**Generation.spec.defaults, **params}, "normal"))
+
+
+class Broken:
+    """A device that works until it is waited for, like one with an illegal access behind it."""
+
+    device = torch.device("cpu")
+
+    def synchronize(self) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+
+def test_what_came_before_a_broken_device_says_where_it_began(case: Case, right: Outputs, judged: Any) -> None:
+    """An operation gives wrong numbers, a later one breaks the device: the first is named, from copies on the host."""
+    recorder = device._Recorder(Shape.of(case), cast(Runtime, Broken()))
+    wrong = {name: value.clone() for name, value in right.items()}
+    wrong["qkv"][0, 1, 0, 0] += 8
+    try:
+        recorder._keep("embedding", wrong["embedding"][0])
+        for layer, operations in enumerate((LAYER, LAYER[: LAYER.index("experts up")])):
+            for operation in operations:
+                recorder._keep(operation, wrong[operation][0, layer])
+        recorder.outputs()
+    except RuntimeError:
+        left = recorder.left()
+    _, words = judged(left)
+    assert words.startswith("first wrong at step 0, layer 1, qkv")

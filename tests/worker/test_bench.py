@@ -416,11 +416,15 @@ def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(
 
 
 class Halfway(Kernel):
-    """Raises after its first output."""
+    """Raises after its first output, which is on the host or else where nothing can be read any more."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self.device = device
 
     def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
         error = RuntimeError("halfway")
-        leave_outputs(error, lambda: {"y": prepared["x"].clone()})
+        leave_outputs(error, lambda: {"y": prepared["x"].clone().to(self.device)})
         raise error
 
 
@@ -432,8 +436,14 @@ def test_what_was_computed_before_an_error_is_saved(run: Any) -> None:
 
 def test_nothing_is_saved_where_the_device_gives_nothing_away(run: Any, bench: Bench) -> None:
     bench._poisoned_context = lambda: True  # type: ignore[method-assign]
-    reply, saved = run(Halfway())
+    reply, saved = run(Halfway("meta"))
     assert reply.fatal and saved == []
+
+
+def test_copies_on_the_host_outlive_the_device(run: Any, bench: Bench) -> None:
+    bench._poisoned_context = lambda: True  # type: ignore[method-assign]
+    reply, (y,) = run(Halfway())
+    assert reply.sticky and torch.equal(y, RIGHT)
 
 
 def test_outputs_that_cannot_be_had_do_not_hide_the_error() -> None:

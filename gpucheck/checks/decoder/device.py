@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -69,9 +69,15 @@ class Decoder:
         size = (shape.layers, 2, shape.batch, shape.kv_heads, shape.tokens, shape.head_dim)
         cache = torch.empty(size, dtype=torch.bfloat16, device=runtime.device)
         token = self.inputs["start"]
-        for step in range(shape.tokens):
-            token = self._step(step, token, cache, recorder)
-        return recorder.outputs()
+        try:
+            for step in range(shape.tokens):
+                token = self._step(step, token, cache, recorder)
+            return recorder.outputs()
+        except Inapplicable:
+            raise
+        except Exception as error:
+            leave_outputs(error, recorder.left)
+            raise
 
     def _step(self, step: int, token: Tensor, cache: Tensor, record: _Recorder) -> Tensor:
         """The next token of each sequence (B,), from the last one (B,)."""
@@ -155,50 +161,63 @@ class Decoder:
 
 
 class _Recorder:
-    """Keeps every result; where an operation raises, its error carries away what was computed before."""
+    """Keeps every result, and a copy of each on the host, made as soon as the device has it.
+
+    The copies outlive a device that an operation breaks, and tell what the operations before it gave.
+    """
 
     def __init__(self, shape: Shape, runtime: Runtime) -> None:
         self.shape, self.runtime = shape, runtime
         self._kept: dict[str, list[Tensor]] = {operation: [] for operation in OPERATIONS}
+        self._copies = {operation: self._unwritten(operation) for operation in OPERATIONS}
 
     def __call__(self, operation: str, compute: Callable[[], Tensor]) -> Tensor:
-        result = self._attempt(compute)
-        self._kept[operation].append(result)
+        result = compute()
+        self._keep(operation, result)
         return result
 
     def routing(self, compute: Callable[[], Any]) -> Any:
         """Records a :class:`gpucheck.library.adapters.base.Routing`."""
-        routing = self._attempt(compute)
+        routing = compute()
         tables = (routing.histogram, routing.to_flat, routing.to_sorted, routing.gates)
         for operation, table in zip((*ROUTING, "routing gates"), tables, strict=True):
-            self._kept[operation].append(table)
+            self._keep(operation, table)
         return routing
-
-    def _attempt(self, compute: Callable[[], Any]) -> Any:
-        try:
-            return compute()
-        except Inapplicable:
-            raise
-        except Exception as error:
-            leave_outputs(error, self.outputs)
-            raise
 
     def outputs(self) -> dict[str, Tensor]:
         """Everything recorded, once the device is done with it."""
         self.runtime.synchronize()
-        stacked = {operation: self._stacked(operation, results) for operation, results in self._kept.items()}
-        return {**stacked, LOGITS: stacked[UNEMBEDDING], TOKENS: stacked[ARGMAX]}
+        kept = {
+            operation: torch.stack(results).unflatten(0, self._lead(operation))
+            for operation, results in self._kept.items()
+        }
+        return _with_results(kept)
 
-    def _stacked(self, operation: str, results: list[Tensor]) -> Tensor:
-        """(S, L, ...) or (S, ...); what an error left uncomputed is filled up."""
-        shape, size = self.shape, self.shape.result(operation)
-        lead = (shape.tokens, shape.layers) if operation in LAYER else (shape.tokens,)
-        missing = math.prod(lead) - len(results)
-        if missing:
-            dtype = dtype_of(operation)
-            filler = math.nan if dtype.is_floating_point else UNWRITTEN
-            results = results + [torch.full(size, filler, dtype=dtype, device=self.runtime.device)] * missing
-        return torch.stack(results).unflatten(0, lead)
+    def left(self) -> dict[str, Tensor]:
+        """What an error left, on the host; NaN and UNWRITTEN stand where nothing was computed."""
+        with suppress(Exception):
+            self.runtime.synchronize()
+        return _with_results({operation: copies.clone() for operation, copies in self._copies.items()})
+
+    def _keep(self, operation: str, result: Tensor) -> None:
+        copies, number = self._copies[operation].flatten(0, len(self._lead(operation)) - 1), len(self._kept[operation])
+        self._kept[operation].append(result)
+        if result.shape == copies[number].shape:
+            copies[number].copy_(result, non_blocking=True)
+
+    def _lead(self, operation: str) -> tuple[int, ...]:
+        return (self.shape.tokens, self.shape.layers) if operation in LAYER else (self.shape.tokens,)
+
+    def _unwritten(self, operation: str) -> Tensor:
+        """(S, L, ...) or (S, ...)."""
+        dtype = dtype_of(operation)
+        filler = math.nan if dtype.is_floating_point else UNWRITTEN
+        size = (*self._lead(operation), *self.shape.result(operation))
+        return torch.full(size, filler, dtype=dtype, pin_memory=self.runtime.device.type == "cuda")
+
+
+def _with_results(recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**recorded, LOGITS: recorded[UNEMBEDDING], TOKENS: recorded[ARGMAX]}
 
 
 def _norm(x: Tensor, weight: Tensor) -> Tensor:
