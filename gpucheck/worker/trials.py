@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gpucheck.diagnose.experiments import BLOCKING, REPEAT, applicable, needs_pinning, rate_of, repeats_needed
+from gpucheck.diagnose.evidence import Answers
+from gpucheck.diagnose.experiments import (
+    BLOCKING,
+    EXPERIMENTS,
+    REPEAT,
+    applicable,
+    needs_pinning,
+    rate_of,
+    repeats_needed,
+)
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
@@ -14,6 +23,7 @@ from gpucheck.worker.runner import Runner
 
 MOST_CASES = 8  # of a rank; further ones that fail alike would tell the same
 MOST_PINNED = 16  # of a rank
+SETTLING = ("no group", "one thread", "waits", "fresh cache")  # experiments after which a cause is known
 PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows where, in a process of its own
 
 
@@ -34,6 +44,7 @@ class Trials:
         self.plan, self.runner, self.writer = plan, runner, writer
         self.failed = failed
         self._records = {record.step: record for record in failed}
+        self._tried: dict[int, dict[str, Record]] = {record.step: {} for record in failed}
         self._rates = {record.step: rate_of(record) for record in failed}  # at which launches of a step fail
 
     def work(self) -> None:
@@ -43,14 +54,16 @@ class Trials:
         def open_() -> bool:
             return time.monotonic() < deadline and not self.runner.stuck
 
-        pinning = list(self._pinning())
-        done = {(trial.number, trial.name) for trial in pinning}
-        trials = pinning + [trial for trial in self._trials() if (trial.number, trial.name) not in done]
-        for trial in trials:
+        pinned = set()
+        for trial in self._pinning():
+            if open_():
+                self._try(trial)
+                pinned.add((trial.number, trial.name))
+        for trial in self._trials(pinned):
             if not trial.step.conditions.alone and open_():
                 self._try(trial)
         self.runner.retire()
-        for trial in trials:
+        for trial in self._trials(pinned):
             if trial.step.conditions.alone and open_():
                 with self.runner.node.alone(deadline - time.monotonic()) as alone:
                     if alone:
@@ -67,13 +80,32 @@ class Trials:
             seconds = min(PIN_SECONDS, self.plan.case_timeout)
             yield Trial(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
 
-    def _trials(self) -> Iterator[Trial]:
-        """Experiments case by case, of one case for each row of the report and way to fail."""
-        for record in representatives(self.plan, self.failed):
-            step = self.plan.steps[record.step]
-            ranks = self.runner.node.local_ranks
-            for name, conditions in applicable(record, step.conditions, self.plan.device, ranks):
-                yield Trial(record.step, replace(step, conditions=conditions), name)
+    def _trials(self, pinned: Container[tuple[int, str]]) -> Iterator[Trial]:
+        """Experiment by experiment, of one case for each row of the report and way to fail.
+
+        So each case gets what tells most before any gets the rest, and cases share the process of an experiment.
+        """
+        ranks = self.runner.node.local_ranks
+        chosen = representatives(self.plan, self.failed)
+        steps = {record.step: self.plan.steps[record.step] for record in chosen}
+        open_ = {
+            record.step: dict(applicable(record, steps[record.step].conditions, self.plan.device, ranks))
+            for record in chosen
+        }
+        for name in EXPERIMENTS:
+            for record in chosen:
+                conditions = open_[record.step].get(name)
+                if conditions is not None and (record.step, name) not in pinned and self._tells(record, name):
+                    yield Trial(record.step, replace(steps[record.step], conditions=conditions), name)
+
+    def _tells(self, record: Record, name: str) -> bool:
+        """Whether the answer to an experiment can still make a difference to what is made of a case."""
+        seen = Answers(self._tried[record.step])
+        if REPEAT in seen.tried and not seen.wrong(REPEAT):
+            return False
+        if name == "alone" and not seen.deterministic:
+            return False
+        return not any(seen.proves(settled, record) for settled in SETTLING)
 
     def _try(self, trial: Trial) -> None:
         from gpucheck.worker.judging import finished
@@ -86,8 +118,10 @@ class Trials:
         attempt = self.runner.run(trial.number, step, trial.name, deadline=trial.deadline)
         record = finished(self.runner.store, attempt)
         self.writer.result(record)
+        self._tried[trial.number][trial.name] = record
         if trial.name == REPEAT:
             self._rates[trial.number] = rate_of(self._records[trial.number], record)
+            self.runner.retire()  # the next one is to be repeated in a fresh process as well
 
 
 def representatives(plan: Plan, failed: Sequence[Record]) -> list[Record]:

@@ -78,11 +78,12 @@ def plan(synthetic: Synthetic) -> Plan:
 def test_alone_comes_last_and_the_rank_rests_in_the_end(synthetic: Synthetic, plan: Plan) -> None:
     bench = Bench()
     failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in (2, 0)]
-    side = ["repeat", "other rank", "other device"]
-    assert work(bench, plan, failed) == [*side, *side, "alone", "alone"]
-    assert [number for number, *_ in bench.ran] == [0, 0, 0, 2, 2, 2, 0, 2]
+    side = ["repeat", "repeat", "other rank", "other rank", "other device", "other device"]
+    assert work(bench, plan, failed) == [*side, "alone", "alone"], "no case waits for all the answers to another"
+    assert [number for number, *_ in bench.ran] == [0, 2] * 4
     assert bench.ran[0] == (0, "repeat", "x5")
-    assert bench.events[:2] == ["begin 0 repeat", "result repeat"]
+    assert bench.events[:3] == ["begin 0 repeat", "result repeat", "retire"], "each is repeated in a fresh process"
+    assert bench.events[7:10] == ["result other rank", "begin 2 other rank", "result other rank"]
     assert bench.events[-1] == "rest"
     first_alone = bench.events.index("alone")
     assert bench.events[first_alone - 1] == "retire", "an idle process is no company"
@@ -138,7 +139,7 @@ def test_many_failing_rows_are_bounded(synthetic: Synthetic) -> None:
     [
         ({"wrong": 1}, {"wrong": 5, "repeats": 5}, ("x5", "", "")),  # every time: once more tells enough
         ({"wrong": 3, "repeats": 6}, {"wrong": 5, "repeats": 10}, ("x10", "x10", "x10")),
-        ({"wrong": 3, "repeats": 6}, {"wrong": 0, "repeats": 9, "outcome": Outcome.PASS}, ("x10", "x31", "x31")),
+        ({"wrong": 3, "repeats": 6}, {"wrong": 1, "repeats": 10}, ("x10", "x25", "x25")),
         ({"wrong": 1, "repeats": 900}, {"wrong": 1, "repeats": 900}, ("x200", "x200", "x200")),  # bounded
     ],
 )
@@ -151,6 +152,26 @@ def test_what_fails_seldom_is_tried_more_often(
     work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH, **first)])
     often = [next((word for word in words.split(", ") if word.startswith("x")), "") for _, _, words in bench.ran]
     assert tuple(often[:3]) == needed
+
+
+def test_what_did_not_come_again_is_tried_no_further(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench()
+    bench.answers = {"repeat": {"outcome": Outcome.PASS, "wrong": 0, "repeats": 5}}
+    assert work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == ["repeat"]
+
+
+def test_what_is_explained_is_tried_no_further(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench()
+    step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
+    bench.answers = {"repeat": {"wrong": 5, "repeats": 5}, "no group": {"outcome": Outcome.PASS, "wrong": 0}}
+    tried = work(bench, replace(plan, steps=(step,)), [synthetic.record(plan, 0, 1, Outcome.MISMATCH, wrong=1)])
+    assert tried == ["repeat", "no group"]
+
+
+def test_only_what_fails_every_time_can_be_disturbed_by_others(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench()
+    bench.answers = {"repeat": {"wrong": 3, "repeats": 5, "distinct": 3}}
+    assert "alone" not in work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
 
 
 def test_what_has_no_place_is_pinned_first_and_once(synthetic: Synthetic, plan: Plan) -> None:
