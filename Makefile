@@ -19,7 +19,7 @@ run: setup ## set up, then check NPROC=2 ranks on the GPUs here, or on the CPU; 
 test: ## set up, then lint, types, import walls and all tests
 	@.ci/setup test
 	@$(MAKE) --no-print-directory lint type
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 torture: ## kill and stop each process of a run at random moments, 20 times each; half an hour
 	@.ci/setup test

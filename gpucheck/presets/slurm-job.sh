@@ -14,8 +14,8 @@
 export PYTHON=${PYTHON:-python3}                       # has the torch and triton to test
 export GPUCHECK=${GPUCHECK:-$HOME/gpucheck.pyz}        # from `make pyz`, or an installed gpucheck script
 export SCENARIO=${SCENARIO:-gate}
-export OUT=${OUT:-$PWD/gpucheck-$SLURM_JOB_ID}         # the run folder; storage that all nodes share
-PORT=${PORT:-29500}                                    # free on the first node
+export OUT=${OUT:-$PWD/gpucheck-$SLURM_JOB_ID}         # the run folder; need not be shared
+PORT=${PORT:-29500}                                    # free on the first node, as is PORT + 1 for the records
 
 # The exit code of the job is the one of the run: 0 PASS, 1 FAIL, 3 inconclusive.
 set -u

@@ -1,15 +1,15 @@
 #!/bin/bash
 # The gate on all GPUs of several nodes without a scheduler: start it on every node, as one would torchrun.
 #
-#   NNODES=2 NODE_RANK=0 MASTER_ADDR=node-a OUT=/shared/run-7 ./torchrun.sh [further options of gpucheck run]
-#   NNODES=2 NODE_RANK=1 MASTER_ADDR=node-a OUT=/shared/run-7 ./torchrun.sh
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=node-a OUT=run-7 ./torchrun.sh [further options of gpucheck run]
+#   NNODES=2 NODE_RANK=1 MASTER_ADDR=node-a OUT=run-7 ./torchrun.sh
 #
 # Set in the environment, as torchrun's users do:
 NNODES=${NNODES:?number of nodes}
 NODE_RANK=${NODE_RANK:?number of this node, from 0}
 MASTER_ADDR=${MASTER_ADDR:?name or address of node 0}
-MASTER_PORT=${MASTER_PORT:-29500}                      # free on node 0
-OUT=${OUT:?the run folder, new, on storage that all nodes share}
+MASTER_PORT=${MASTER_PORT:-29500}                      # free on node 0, as is the one after it, which takes the records
+OUT=${OUT:?the run folder, new; node 0 has the report in it, be it shared or not}
 PYTHON=${PYTHON:-python3}                              # has the torch and triton to test
 GPUCHECK=${GPUCHECK:-$HOME/gpucheck.pyz}               # from `make pyz`, or an installed gpucheck script
 SCENARIO=${SCENARIO:-gate}

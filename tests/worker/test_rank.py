@@ -21,7 +21,14 @@ def start(body: str) -> subprocess.Popen[str]:
         f"rank.outlive(lambda: {body}, lambda how: print('told:', how))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RANK": "3"}
-    return subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=os.setpgrp,  # SIGTSTP does nothing in a group whose parents are all of another session
+    )
 
 
 @pytest.mark.parametrize(
