@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STALL = 3.0  # s that a file of a raced kernel cache stays incomplete
-WAIT = 40.0  # s that a rank waits for a file of another one in the cache that they fill
+WAIT = 40.0  # s at most that a rank waits for what another one does with the kernel cache that they fill
+LIST = "__grp__"  # begins the name of the list of a kernel's files; the rest is the name of their description
+READ = "read"  # in that cache, once the rank that comes too early has been there
 POLL = 0.002  # s
 LAYERS, TOKENS = 2, 2  # of the decoding that decode_otherwise takes
 DECODED, SPOILED = LAYERS * TOKENS, LAYERS + 1  # calls of a whole one, and the one that is spoiled
@@ -234,23 +235,23 @@ def gpu_memory(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
 
 def race_to_compile(call: Call, reader: str, memory: dict[str, Any]) -> Tensor:
     """All ranks but one write what they compile slowly and in place; that one comes while a file is half written."""
-    if not memory:
-        memory["raced"] = True
-        folder = Path(os.environ["TRITON_CACHE_DIR"])
-        if folder.name.count("-") > 1:  # an experiment's own, which no other rank fills
-            return call()
-        if os.environ["RANK"] == reader:
-            _wait_for_half_a_file(folder)
-        else:
-            _write_in_place()
-    return call()
+    folder = Path(os.environ["TRITON_CACHE_DIR"])
+    if memory or folder.name.count("-") > 1:  # an experiment's own, which no other rank fills
+        return call()
+    memory["raced"] = True
+    if os.environ["RANK"] != reader:
+        _write_in_place(folder / READ)
+        return call()
+    _wait(lambda: any(not _whole(path.with_name(path.name[len(LIST) :])) for path in folder.glob(f"*/{LIST}*.json")))
+    try:
+        return call()
+    finally:
+        (folder / READ).touch()
 
 
-def _wait_for_half_a_file(folder: Path) -> None:
+def _wait(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT
-    while time.monotonic() < deadline:
-        if any(not _whole(path) for path in folder.glob("*/__grp__*.json")):
-            return
+    while not done() and time.monotonic() < deadline:
         time.sleep(POLL)
 
 
@@ -262,23 +263,22 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _write_in_place() -> None:
-    """Makes Triton's cache write the lists of a kernel's files without a rename at the end."""
+def _write_in_place(read: Path) -> None:
+    """Makes Triton's cache list the files of a kernel while their description is half written."""
     from triton.runtime.cache import FileCacheManager
 
-    put = FileCacheManager.put
+    put_group = FileCacheManager.put_group
 
-    def put_slowly(manager: Any, data: Any, filename: str, binary: bool = True) -> str:
-        if not filename.startswith("__grp__"):
-            return str(put(manager, data, filename, binary))
-        path = Path(manager._make_path(filename))
-        text = data.decode() if isinstance(data, bytes) else data
-        path.write_text(text[: len(text) // 2])
-        time.sleep(STALL)
-        path.write_text(text)
-        return str(path)
+    def put_early(manager: Any, filename: str, group: dict[str, str]) -> Any:
+        description = Path(group[filename])
+        text = description.read_text()
+        description.write_text(text[: len(text) // 2])
+        written = put_group(manager, filename, group)
+        _wait(read.exists)
+        description.write_text(text)
+        return written
 
-    FileCacheManager.put = put_slowly
+    FileCacheManager.put_group = put_early
 
 
 def _with_bit(y: Tensor, bit: int) -> Tensor:

@@ -79,6 +79,16 @@ def test_corrupted_outputs_are_told_with_launch_tensors_source_and_repeats(synth
     assert "torch.cuda.device(x.device)" in finding.remedy
 
 
+def test_a_lost_device_is_told_with_what_was_wrong_before(synthetic: Synthetic) -> None:
+    words = (
+        "AcceleratorError: CUDA error: an illegal memory access was encountered; first wrong at step 0, layer 0, qkv"
+    )
+    crash = {"outcome": Outcome.CRASH, "sticky": True, "launches": away(1), "message": words}
+    finding = Bench(synthetic).finding({1: crash})
+    assert (finding.title, finding.ranks) == (f"{CAUSE}: corrupted", [1])
+    assert finding.sightings[0].lines[0] == words
+
+
 def test_many_ranks_are_one_finding_of_few_lines(synthetic: Synthetic) -> None:
     changes = {rank: corrupted(rank) for rank in range(1, 8)}
     finding = Bench(synthetic, ranks=8).finding(changes)
