@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def bisect(
-    context: typer.Context,
     run_dir: Annotated[
         Path | None, typer.Argument(help="A stored run whose failure is searched for.", show_default=False)
     ] = None,
@@ -85,9 +84,10 @@ def bisect(
     resume: Annotated[Path | None, typer.Option(metavar="STATE", help="Go on with a search.")] = None,
 ) -> None:
     """Find the first bad (or fixed) commit or release, or the patches that mend a case."""
+    given = _given(locals())
+
     from gpucheck.bisect.state import load
 
-    given = _given(context.params)
     if resume is not None and given:
         raise UsageError("--resume goes on with a search as it was begun; leave every other option out")
     state = load(resume) if resume is not None else _begin(given)

@@ -120,8 +120,16 @@ def after(seconds: float, running: Running, victim: str, number: signal.Signals,
             if state_of(pid) not in ("Z", "gone"):
                 os.kill(pid, number)
                 struck = True
+                settle(pid, number)
                 break
     return Hit(struck, written(running.folder))
+
+
+def settle(pid: int, number: signal.Signals) -> None:
+    """Waits until a process that was told to stop has stopped, which may take a moment."""
+    deadline = time.monotonic() + PROMPTLY
+    while number == signal.SIGSTOP and state_of(pid) not in ("T", "Z", "gone") and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def finish(running: Running) -> tuple[int, str]:
