@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from gpucheck.launch.environment import gpu_names
+from tests.gpu.conftest import RANKS, Done
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
 
 OWN = "attention,softmax,weighted_matmul,selection_attention,paged_attention"
 CHECKS = f"{OWN},topk,swiglu,mxfp"  # no known library fault touches these
-DEADLINE = 280.0  # s
 
 
-def test_gate_passes_on_every_gpu(tmp_path: Path) -> None:
-    ranks = len(gpu_names())
-    command = [sys.executable, "-m", "gpucheck", "run", "gate", "--nproc", str(ranks), "--checks", CHECKS]
-    finished = subprocess.run(
-        [*command, "--out", str(tmp_path / "run"), "--json", str(tmp_path / "report.json")],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert {result["rank"] for result in report["results"]} == set(range(ranks))
-    launched = [
-        launch
-        for path in (tmp_path / "run" / "records").glob("*.jsonl")
-        for line in path.read_text().splitlines()
-        for launch in json.loads(line).get("launches", [])
-    ]
+def test_gate_passes_on_every_gpu(run: Callable[..., Done]) -> None:
+    done = run("gate", "--checks", CHECKS)
+    assert done.code == 0
+    assert {result["rank"] for result in done.report["results"]} == set(range(RANKS))
+    launched = [launch for record in done.records for launch in record["launches"]]
     assert launched and all(launch["argument_devices"] == [f"cuda:{launch['device']}"] for launch in launched)
+
+
+def test_clean_runs_have_no_finding(run: Callable[..., Done]) -> None:
+    """At least 500 runs of a case, one visible GPU and several, under several seeds."""
+    cases = 0
+    for seed in range(3):
+        for placement in ("pinned", "visible"):
+            done = run("gate", "--checks", CHECKS, "--placement", placement, "--seed", str(seed), "--no-canary")
+            assert done.code == 0 and not done.report["findings"], done.text
+            cases += sum(result["outcome"] == "pass" for result in done.report["results"])
+    print(f"{cases} case-runs without a finding")
+    assert cases >= 500
