@@ -5,6 +5,7 @@ It needs no library under test, so it tells a fault of Triton, the driver or the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST_EXACT_KEYS = 8192  # 8 * RAMP_STEP * keys stays within 2^24: scores are exact in fp32
 DEVIATION = 2.0  # of the scores of normal data: a few keys matter
-REFERENCE_ROWS = 512  # queries of one head at a time: bounds the memory of the reference
+REFERENCE_ROWS = 512  # queries, of one head or several, at a time: bounds the memory of the reference
 
 
 class Attention(Check):
@@ -79,14 +80,13 @@ class Attention(Check):
         error = None if case.data == "exact" else torch.empty_like(value)
         allowed = visible(case)
         group = case["q_heads"] // case["kv_heads"]
-        for batch in range(case["batch"]):
-            for head in range(case["q_heads"]):
-                kv = (batch, head // group)
-                sink = None if sinks is None else float(sinks[head])
-                part = one_head(q[batch, head], k[kv], v[kv], allowed, sink=sink, exact=error is None)
-                value[batch, head] = part.value
-                if error is not None and part.error is not None:
-                    error[batch, head] = part.error
+        for batch, kv in itertools.product(range(case["batch"]), range(case["kv_heads"])):
+            own = slice(kv * group, (kv + 1) * group)
+            their = None if sinks is None else sinks[own]
+            part = heads(q[batch, own], k[batch, kv], v[batch, kv], allowed, sinks=their, exact=error is None)
+            value[batch, own] = part.value
+            if error is not None and part.error is not None:
+                error[batch, own] = part.error
         return {"o": Expected(Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
@@ -124,17 +124,17 @@ class Attention(Check):
         return {"o": Axes(("batch", "head", "query", "dimension"), (0, 0, block_rows(case), 0))}
 
 
-def one_head(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, *, sink: float | None = None, exact: bool = False
+def heads(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, *, sinks: Tensor | None = None, exact: bool = False
 ) -> Estimate:
-    """The reference of one head, REFERENCE_ROWS queries at a time.
+    """The reference of the heads that share a key and value head: (H, Q, D).
 
     Args:
-        q: (Q, D).
+        q: (H, Q, D).
         k: (K, D).
         v: (K, D).
         allowed: (Q, K) bool, the keys each query sees.
-        sink: one more logit without a value.
+        sinks: (H,), one more logit of each head without a value.
         exact: the data is exact.
     """
     import torch
@@ -142,14 +142,28 @@ def one_head(
     from gpucheck.verify import bounds
 
     keys, values = k.double(), v.double()
-    parts = [
-        bounds.attention(
-            rows.double(), keys, values, seen, scale=q.shape[1] ** -0.5, dtype=q.dtype, sink=sink, exact=exact
-        )
-        for rows, seen in zip(q.split(REFERENCE_ROWS), allowed.split(REFERENCE_ROWS), strict=True)
-    ]
-    errors = [part.error for part in parts if part.error is not None]
-    return bounds.Estimate(torch.cat([part.value for part in parts]), torch.cat(errors) if errors else None)
+    value = torch.empty(q.shape, dtype=torch.float64)
+    error = None if exact else torch.empty_like(value)
+    for begin in range(0, q.shape[1], REFERENCE_ROWS):
+        seen = allowed[begin : begin + REFERENCE_ROWS]
+        many = max(1, REFERENCE_ROWS // len(seen))
+        for first in range(0, len(q), many):
+            rows = q[first : first + many, begin : begin + len(seen)]
+            part = bounds.attention(
+                rows.flatten(0, 1).double(),
+                keys,
+                values,
+                seen.repeat(len(rows), 1),
+                scale=q.shape[2] ** -0.5,
+                dtype=q.dtype,
+                sink=None if sinks is None else sinks[first : first + many].double().repeat_interleave(len(seen)),
+                exact=exact,
+            )
+            at = (slice(first, first + many), slice(begin, begin + len(seen)))
+            value[at] = part.value.view(rows.shape)
+            if error is not None and part.error is not None:
+                error[at] = part.error.view(rows.shape)
+    return bounds.Estimate(value, error)
 
 
 def block_rows(case: Case) -> int:

@@ -122,4 +122,4 @@ def weight_unit(kind: str) -> float:
 def as_estimate(value: Tensor, data: str, unit: float = 1.0) -> Estimate:
     """An operand as the start of a reference: no error yet, and for normal data free to gain some."""
     value = value.to(torch.float64)
-    return Estimate(value, None, unit) if data == "exact" else Estimate(value, torch.zeros_like(value))
+    return Estimate(value, None if data == "exact" else value.new_zeros(()).expand_as(value), unit)

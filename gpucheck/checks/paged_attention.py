@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.attention import DEVIATION, MOST_EXACT_KEYS, normal_sinks, one_head
+from gpucheck.checks.attention import DEVIATION, MOST_EXACT_KEYS, heads, normal_sinks
 from gpucheck.checks.base import OPERANDS, Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
@@ -87,22 +87,18 @@ class PagedAttention(Check):
         q, sinks = inputs["q"], inputs.get("sinks")
         value = torch.empty(q.shape, dtype=torch.float64)
         error = None if case.data == "exact" else torch.empty_like(value)
+        group = case["q_heads"] // case["kv_heads"]
         for sequence, length in enumerate(inputs["lengths"].tolist()):
             places = _places(inputs["table"][sequence], length, case["page"])
             k, v = (inputs[name].flatten(0, 1)[places] for name in ("k_cache", "v_cache"))
-            for head in range(case["q_heads"]):
-                kv = head // (case["q_heads"] // case["kv_heads"])
-                part = one_head(
-                    q[sequence, head : head + 1],
-                    k[:, kv],
-                    v[:, kv],
-                    torch.ones((1, length), dtype=torch.bool),
-                    sink=None if sinks is None else float(sinks[head]),
-                    exact=error is None,
-                )
-                value[sequence, head] = part.value[0]
+            for kv in range(case["kv_heads"]):
+                own = slice(kv * group, (kv + 1) * group)
+                their = None if sinks is None else sinks[own]
+                everything = torch.ones((1, length), dtype=torch.bool)
+                part = heads(q[sequence, own, None], k[:, kv], v[:, kv], everything, sinks=their, exact=error is None)
+                value[sequence, own] = part.value[:, 0]
                 if error is not None and part.error is not None:
-                    error[sequence, head] = part.error[0]
+                    error[sequence, own] = part.error[:, 0]
         return {"o": Expected(Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:

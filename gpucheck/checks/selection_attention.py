@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.attention import DEVIATION, MOST_EXACT_KEYS, one_head
+from gpucheck.checks.attention import DEVIATION, MOST_EXACT_KEYS, heads
 from gpucheck.checks.base import OPERANDS, Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
@@ -85,14 +85,15 @@ class SelectionAttention(Check):
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         value = torch.empty(q.shape, dtype=torch.float64)
         error = None if case.data == "exact" else torch.empty_like(value)
+        group = case["q_heads"] // case["kv_heads"]
         for q_part, k_part in pieces(inputs):
-            for head in range(case["q_heads"]):
-                kv = head // (case["q_heads"] // case["kv_heads"])
+            for kv in range(case["kv_heads"]):
+                own = slice(kv * group, (kv + 1) * group)
                 seen = visible(inputs["ranges"][q_part, kv], k_part.stop - k_part.start)
-                part = one_head(q[q_part, head], k[k_part, kv], v[k_part, kv], seen, exact=error is None)
-                value[q_part, head] = part.value
+                part = heads(q[q_part, own].transpose(0, 1), k[k_part, kv], v[k_part, kv], seen, exact=error is None)
+                value[q_part, own] = part.value.transpose(0, 1)
                 if error is not None and part.error is not None:
-                    error[q_part, head] = part.error
+                    error[q_part, own] = part.error.transpose(0, 1)
         return {"o": Expected(Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:

@@ -102,11 +102,12 @@ def product(x: Estimate, w: Estimate, *, fp8: bool = False) -> Estimate:
         largest = float(x.value.abs().max() * w.value.abs().max()) * terms if value.numel() and terms else 0.0
         _require_exact(largest, x.unit * w.unit, EXACT_LIMIT_FP8 if fp8 else EXACT_LIMIT)
         return Estimate(value, None, x.unit * w.unit)
-    energy = torch.sqrt((x.value.float().square() @ w.value.float().square()).double())
+    wide = w.value.float()
+    energy = torch.sqrt((x.value.float().square() @ wide.square()).double())
     relative = _fp8_accumulation(terms) if fp8 else ACCUMULATION * _counted(terms)
     error = relative * (value.abs() + energy)
     if x.error is not None and bool(x.error.any()):
-        error = error + (x.error.float() @ w.value.abs().float()).double()
+        error = error + (x.error.float() @ wide.abs_()).double()
     return Estimate(value, error)
 
 
@@ -294,7 +295,7 @@ def attention(
     *,
     scale: float,
     dtype: torch.dtype,
-    sink: float | None = None,
+    sink: float | Tensor | None = None,
     exact: bool = False,
 ) -> Estimate:
     """Softmax attention of one head in fp32, its weights rounded to ``dtype`` for the sum and not in the normaliser.
@@ -313,7 +314,7 @@ def attention(
         visible: (Q, K) bool, the keys each query sees; a row that sees nothing gives zeros.
         scale: positive factor of q.k.
         dtype: of the operands.
-        sink: one more logit without a value.
+        sink: one more logit without a value, of all rows or of each (Q,).
         exact: every row must have a single weight that is not zero in fp32.
 
     Raises:
@@ -321,7 +322,8 @@ def attention(
     """
     scores = q @ k.mT
     logits = (scores * scale).masked_fill(~visible, -torch.inf)
-    sink_logit = logits.new_full((len(logits), 1), -torch.inf if sink is None else sink)
+    sink_logit = logits.new_empty((len(logits), 1))
+    sink_logit[:, 0] = -torch.inf if sink is None else sink
     logits = torch.cat([logits, sink_logit], 1)
     top = logits.amax(1, keepdim=True)
     span = torch.where(top.isneginf(), torch.inf, top - logits)
