@@ -21,7 +21,7 @@ test: ## set up, then lint, types, import walls and all tests
 	@$(MAKE) --no-print-directory lint type
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
-torture: ## kill and stop each process of a run at random moments, 20 times each; half an hour
+torture: ## kill and stop each process of a run at random moments, 20 times each; a quarter of an hour
 	@.ci/setup test
 	nice -n 10 $(BIN)/python -m pytest -m torture -n 2 tests/end_to_end/test_killing.py $(ARGS)
 

@@ -84,6 +84,7 @@ class Bench:
         self.library = library
         self.arena = Arena(device)
         self._stopwatch = Stopwatch(device, lambda: not self._poisoned_context())
+        self._suspect: int | None = None  # number in the arena of the tensor around which something was read last
         self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
@@ -181,14 +182,17 @@ class Bench:
     def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
 
-        Looks from the last tensor to the first, since what was made from the inputs is what kernels read.
+        Looks where the last such case was sensitive, since cases alike place alike, and then from the last tensor to
+        the first, since what was made from the inputs is what kernels read.
 
         Args:
             baseline: digest of the outputs where everything is filled with the second of ``FILLS``.
         """
         deadline = time.perf_counter() + LOCATE_SECONDS
-        for number in reversed(range(len(self.arena))):
+        numbers = range(len(self.arena))
+        for number in sorted(numbers, key=lambda number: (number != self._suspect, -number)):
             if self._digest(check, case, inputs, number) != baseline:
+                self._suspect = number
                 again = [self._digest(check, case, inputs, odd) for odd in (None, number)]
                 sure = again[0] == baseline != again[1]  # what comes and goes is not the fill's doing
                 return self.arena.words(number) if sure else ""

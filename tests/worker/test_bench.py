@@ -114,6 +114,23 @@ def test_memory_that_is_read_before_it_is_written_is_named(run: Any) -> None:
     assert reply.sensitive == "in or outside of, before it was written, the float32 tensor of shape (4,)"
 
 
+def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> None:
+    class Unwritten(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            first, *others = (torch.empty(size) for size in (4, 5, 6, 7))
+            first[:3] = prepared["x"][:3]
+            return {"y": first, **{f"y{number}": other.zero_() for number, other in enumerate(others)}}
+
+    needed = []
+    for _ in range(2):
+        check = Unwritten()
+        reply, _ = run(check)
+        assert reply.sensitive.endswith("the float32 tensor of shape (4,)")
+        needed.append(check.launches)
+    assert needed == [3 + 4 + 2, 3 + 1 + 2], "three passes, the tries, and two to be sure"
+
+
 def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
     class Drifting(Kernel):
         def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
