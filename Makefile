@@ -23,7 +23,7 @@ test: ## set up, then lint, types, import walls and all tests
 
 torture: ## kill and stop each process of a run at random moments, 20 times each; a quarter of an hour
 	@.ci/setup test
-	nice -n 10 $(BIN)/python -m pytest -m torture -n 2 tests/end_to_end/test_killing.py $(ARGS)
+	nice -n 10 $(BIN)/python -m pytest -m torture -n 3 tests/end_to_end/test_killing.py $(ARGS)
 
 lint: ## style and import walls
 	@.ci/setup test

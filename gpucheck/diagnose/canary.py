@@ -32,11 +32,16 @@ def caught(records: list[Record]) -> list[int]:
 
 def findings(records: list[Record], caught: list[int]) -> list[Finding]:
     """The open questions that a canary leaves which was not caught, or which did not run."""
-    missed = [record for record in records if record.rank not in caught]
-    absent = [record for record in missed if record.outcome is Outcome.LOST]
-    unseen = [record for record in missed if record.outcome is not Outcome.LOST]
+    unseen, absent = _missed(records, caught)
     found = [_finding(TITLE, unseen, REMEDY)] if unseen else []
     return [*found, _finding(NOT_RUN, absent, RUN_AGAIN)] if absent else found
+
+
+def _missed(records: list[Record], caught: list[int]) -> tuple[list[Record], list[Record]]:
+    """Those that ran and were not caught, and those that did not run."""
+    missed = [record for record in records if record.rank not in caught]
+    lost = [record for record in missed if record.outcome is Outcome.LOST]
+    return [record for record in missed if record not in lost], lost
 
 
 def _finding(title: str, records: list[Record], remedy: str) -> Finding:
@@ -53,9 +58,7 @@ def notes(records: list[Record], caught: list[int]) -> list[str]:
     """``canary: caught on ranks 0-7``; nothing without a canary."""
     if not records:
         return []
-    missed = [record for record in records if record.rank not in caught]
-    absent = [record.rank for record in missed if record.outcome is Outcome.LOST]
-    unseen = [record.rank for record in missed if record.outcome is not Outcome.LOST]
+    unseen, absent = ([record.rank for record in found] for found in _missed(records, caught))
     words = (("caught", caught), ("not caught", unseen), ("did not run", absent))
     told = [(word, ranks) for word, ranks in words if ranks]
     return ["canary: " + ", ".join(f"{word} on {rank_list(ranks)}" for word, ranks in told)]

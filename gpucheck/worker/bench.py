@@ -172,9 +172,9 @@ class Bench:
 
     def _salvage(self, error: Exception, reply: Reply, request: Request) -> None:
         """Writes the outputs that an error left, which say where things went wrong before it was raised."""
-        left: Outputs | None = getattr(error, OUTPUTS, None)
-        readable = left and (not reply.fatal or all(value.device.type == "cpu" for value in left.values()))
-        if left and readable and not reply.saved:
+        left: Outputs = getattr(error, OUTPUTS, {})
+        on_the_host = all(value.device.type == "cpu" for value in left.values())
+        if left and not reply.saved and (on_the_host or not reply.fatal):
             held = on_host(left)
             torch.save(held, request.outputs[0])
             reply.saved.append(digest.whole(*held.values()))

@@ -88,13 +88,13 @@ class Trials:
         ranks = self.runner.node.local_ranks
         chosen = representatives(self.plan, self.failed)
         steps = {record.step: self.plan.steps[record.step] for record in chosen}
-        open_ = {
+        possible = {
             record.step: dict(applicable(record, steps[record.step].conditions, self.plan.device, ranks))
             for record in chosen
         }
         for name in EXPERIMENTS:
             for record in chosen:
-                conditions = open_[record.step].get(name)
+                conditions = possible[record.step].get(name)
                 if conditions is not None and (record.step, name) not in pinned and self._tells(record, name):
                     yield Trial(record.step, replace(steps[record.step], conditions=conditions), name)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gpucheck.checks import attention
 from gpucheck.checks.attention import MOST_EXACT_KEYS, Attention, block_rows, visible
 from gpucheck.checks.base import Runtime
 from gpucheck.model.case import Case
@@ -258,3 +259,27 @@ def test_importing_the_check_imports_neither_torch_nor_triton() -> None:
     code = "import sys, gpucheck.checks.attention; print(sorted({'torch', 'triton', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("rows", [3, 5, 24, 1000])
+def test_heads_side_by_side_are_heads_one_by_one(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """However many queries of however many heads go through the formula at a time, each with the sink of its head."""
+    monkeypatch.setattr(attention, "REFERENCE_ROWS", rows)
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(size, generator=generator).bfloat16() for size in ((4, 10, 64), (30, 64), (30, 64)))
+    sinks, allowed = torch.randn(4, generator=generator), torch.ones((10, 30), dtype=torch.bool)
+    together = attention.heads(q, k, v, allowed, sinks=sinks)
+    assert together.error is not None
+    for head in range(4):
+        alone = bounds.attention(
+            q[head].double(),
+            k.double(),
+            v.double(),
+            allowed,
+            scale=64**-0.5,
+            dtype=torch.bfloat16,
+            sink=float(sinks[head]),
+        )
+        assert alone.error is not None
+        assert torch.allclose(together.value[head], alone.value, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(together.error[head], alone.error, rtol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,4 +71,21 @@ def test_help_reports_and_comparisons_take_less_than_a_third_of_a_second(
     folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2, ranks=8)))
     commands = ["--help"], ["report", str(folder)], ["report", "--schema"], ["diff", str(folder), str(folder)]
     for arguments in commands:
-        assert any(cpu_seconds("-m", "gpucheck", *arguments) < 0.3 * slowness() for _ in range(10)), arguments
+        best, slow = math.inf, math.inf
+        for _ in range(10):  # until nobody else on this machine disturbs
+            best, slow = min(best, cpu_seconds("-m", "gpucheck", *arguments)), min(slow, slowness())
+            if best < 0.3 * slow:
+                break
+        assert best < 0.3 * slow, arguments
+
+
+def test_a_reader_that_stops_early_is_no_pass_and_no_traceback(synthetic: Synthetic, tmp_path: Path) -> None:
+    folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpucheck", "report", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) != 0 and b"Traceback" not in error
