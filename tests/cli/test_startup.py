@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,18 +64,22 @@ def test_usage_errors_need_no_torch() -> None:
     assert outcome("run", "nope") == (2, [])
 
 
-def test_help_reports_and_comparisons_take_less_than_a_third_of_a_second(
-    synthetic: Synthetic, tmp_path: Path, slowness: Callable[[], float]
-) -> None:
+TYPER_ALONE = "import typer, typer.rich_utils"  # what every help page of Typer loads, whosoever
+
+
+def test_help_reports_and_comparisons_cost_little_more_than_typer_alone(synthetic: Synthetic, tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2, ranks=8)))
     commands = ["--help"], ["report", str(folder)], ["report", "--schema"], ["diff", str(folder), str(folder)]
     for arguments in commands:
-        best, slow = math.inf, math.inf
+        best, alone = math.inf, math.inf
         for _ in range(10):  # until nobody else on this machine disturbs
-            best, slow = min(best, cpu_seconds("-m", "gpucheck", *arguments)), min(slow, slowness())
-            if best < 0.3 * slow:
+            best, alone = (
+                min(best, cpu_seconds("-m", "gpucheck", *arguments)),
+                min(alone, cpu_seconds("-c", TYPER_ALONE)),
+            )
+            if best < 2.5 * alone:
                 break
-        assert best < 0.3 * slow, arguments
+        assert best < 2.5 * alone, (arguments, best, alone)
 
 
 def test_a_reader_that_stops_early_is_no_pass_and_no_traceback(synthetic: Synthetic, tmp_path: Path) -> None:
