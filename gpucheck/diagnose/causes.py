@@ -106,10 +106,13 @@ CAUSES: dict[str, Cause] = {
         "the cache on a local disk, where a rename is atomic.",
     ),
     INTERFERENCE: Cause(
-        means="A rank is wrong only while other ranks of its node run: they share something that only one may use.",
-        shows="Right with the other ranks at rest, wrong with them, every time.",
+        means="A rank fails only while other ranks of its node run: they share something that only one may use, or one "
+        "of them faulted on the GPU of this one.",
+        shows="Right with the other ranks at rest, wrong with them, every time; or a crash or hang that does not come "
+        "again, on a GPU where the driver (Xid) names the process of another rank as the one at fault.",
         confirm="gpucheck run SCENARIO --nproc 1 with the same case, then with all ranks.",
-        mend="Look for what the ranks share: a file, a port, shared memory, a device they all use.",
+        mend="Look for what the ranks share: a file, a port, shared memory, a device they all use. Where another rank "
+        "is named, mend that one first.",
     ),
     RANK_ENVIRONMENT: Cause(
         means="The failure follows the environment of a rank (RANK, LOCAL_RANK and what is derived from them), not the "

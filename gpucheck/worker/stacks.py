@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 _SIGNAL = signal.SIGUSR1
-_WAIT = 2.0  # s for the stacks to appear
+_WAIT = 5.0  # s for the stacks to appear
+_MAIN = "Current thread"  # begins the part that comes last, all of it line by line
 _FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
 
 
@@ -27,13 +28,13 @@ def collect(pid: int, path: Path) -> str:
     while time.monotonic() < deadline:
         time.sleep(0.05)
         seen, text = text, path.read_text(errors="replace")
-        if text and text == seen:
+        if text == seen and _FRAME.search(text.rpartition(_MAIN)[2]) and _MAIN in text:
             break
     return text
 
 
 def innermost(text: str) -> str:
     """``file.py:12 in function`` of the thread that took the signal, the main one; "" where there is none."""
-    _, _, current = text.rpartition("Current thread")
+    _, _, current = text.rpartition(_MAIN)
     frame = _FRAME.search(current)
     return f"{Path(frame['file']).name}:{frame['line']} in {frame['function']}" if frame else ""

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps a local rank, within which ranks take steps in different order
+MAKERS = 4  # threads that make inputs and references ahead, where a rank has processors for them
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
 PENDING_JUDGEMENTS = 2  # outputs that wait for the judge while the child goes on
 
@@ -131,8 +132,9 @@ class Supervisor:
     def _work(self) -> None:
         from gpucheck.worker.trials import Trials
 
-        maker = threading.Thread(target=self._make_ahead, daemon=True)
-        maker.start()
+        makers, ahead = min(MAKERS, max(1, fair_threads() // 4)), _Shared(self._order)
+        for _ in range(makers):
+            threading.Thread(target=self._make_ahead, args=(ahead, fair_threads() // makers), daemon=True).start()
         self._run_plan()
         self._stopped.set()
         if not self.runner.stuck:
@@ -182,13 +184,13 @@ class Supervisor:
             self._failed.setdefault(record.step, record)
         self.store.done(attempt.key, self.rank, entirely=record.round > 0)
 
-    def _make_ahead(self) -> None:
+    def _make_ahead(self, numbers: Iterator[int], threads: int) -> None:
         import torch
 
         from gpucheck.worker.store import wait_for_room
 
-        torch.set_num_threads(fair_threads())  # holds for the thread that calls it
-        for number in self._order:
+        torch.set_num_threads(threads)  # holds for the thread that calls it
+        for number in numbers:
             wait_for_room(self.store, STORE_LIMIT, self._stopped.is_set)
             if self._stopped.is_set():
                 return
@@ -201,6 +203,17 @@ class Supervisor:
 
     def _judged(self, number: int) -> bool:
         return (self.store.folder / f"{number}.done{self.rank}").exists()
+
+
+class _Shared(Iterator[int]):
+    """Numbers, each of which goes to one of the threads that ask."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._numbers, self._lock = iter(numbers), threading.Lock()
+
+    def __next__(self) -> int:
+        with self._lock:
+            return next(self._numbers)
 
 
 def brief(record: Record) -> Record:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from gpucheck.launch.environment import gpu_names
+from tests.gpu.conftest import DEADLINE, LIBRARY
 
 GPUS = gpu_names()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU here")]
 
-DEADLINE = 280.0  # s
 SLOW_RANK = Path(__file__).parents[1] / "data" / "slow-rank.patch"
 SCENARIO = """
 [[cases]]
@@ -45,6 +45,7 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], list[dict[str, Any
     """The report of a run that passes, and its records."""
     (folder / "speed.toml").write_text(SCENARIO)
     command = [sys.executable, "-m", "gpucheck", "run", str(folder / "speed.toml"), *options]
+    command += ["--library", LIBRARY] if LIBRARY else []
     finished = subprocess.run(
         [*command, "--out", str(folder / "run"), "--json", str(folder / "report.json")],
         capture_output=True,

@@ -47,6 +47,36 @@ def test_hung_process_names_its_innermost_call(tmp_path: Path) -> None:
     assert re.fullmatch(r"hangs\.py:1[0-2] in turning", stacks.innermost(text))
 
 
+SLOW = """
+import signal, sys, time
+
+def write(*_):
+    with open(sys.argv[1], "w", buffering=1) as file:
+        for part in PARTS:
+            file.write(part)
+            time.sleep(0.3)
+
+PARTS = 'Thread 0x1:\\n', '  File "a.py", line 1 in idle\\n', 'Current thread 0x2:\\n', '  File "b.py", line 2 in f\\n'
+signal.signal(signal.SIGUSR1, write)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_stacks_that_are_written_slowly_are_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    file = tmp_path / "stacks"
+    file.touch()
+    process = subprocess.Popen([sys.executable, tmp_path / "slow.py", file], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert stacks.innermost(stacks.collect(process.pid, file)) == "b.py:2 in f"
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_process_that_does_not_answer(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     begin = time.monotonic()

@@ -18,6 +18,7 @@ from gpucheck.diagnose.rules import (
     interference,
     kernel_bug,
     kernel_cache,
+    neighbour,
     out_of_memory,
     outside,
     overwritten,
@@ -74,6 +75,7 @@ RULES: tuple[Rule, ...] = (
     race,
     kernel_bug,
     undetermined,
+    neighbour,
     crash,
     hang,
 )
