@@ -119,7 +119,9 @@ class Runner:
             host=self.host,
             pid=os.getpid(),
         )
-        key = f"{number}-again" if experiment else _of_round(number, round)
+        key = _of_round(number, round)
+        if experiment and not self.store.holds(key):
+            key = f"{number}-again"
         return Attempt(step, key, record, self._outputs(record, self.node.local_rank))
 
     def _outputs(self, record: Record, local_rank: int) -> str:

@@ -21,13 +21,17 @@ from gpucheck.verify import digest
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 
+KINDS = ("inputs", "digest", "reference")
+MOST_HELD = 2 << 30  # bytes of inputs and references that a rank keeps for experiments
+
 
 class Store:
-    """The files of one run on one node."""
+    """The files of one run on one node, as one rank sees them."""
 
     def __init__(self, folder: Path, local_ranks: int) -> None:
         self.folder = folder
         self.local_ranks = local_ranks
+        self._held: dict[str, int] = {}  # key -> bytes
         folder.mkdir(parents=True, exist_ok=True)
 
     def inputs(self, key: str, case: Case) -> Path:
@@ -58,6 +62,18 @@ class Store:
             self.reference_file(key, case)
             self._sweep(key)  # the ranks may have finished the case meanwhile
 
+    def hold(self, key: str) -> bool:
+        """Keeps the files of a case for experiments with it, where there is room; such a case is never done."""
+        size = sum(path.stat().st_size for path in map(self._file(key), KINDS) if path.exists())
+        fits = sum(self._held.values()) + size <= MOST_HELD
+        if fits:
+            self._held[key] = size
+        return fits
+
+    def holds(self, key: str) -> bool:
+        """Whether the files of a case are kept."""
+        return key in self._held
+
     def done(self, key: str, rank: int, *, entirely: bool = False) -> None:
         """Says that a local rank needs a case no more; the last one removes its files.
 
@@ -73,9 +89,12 @@ class Store:
         """Removes the files of a case that every rank is done with; says whether it is one."""
         if len(list(self.folder.glob(f"{key}.done*"))) < self.local_ranks:
             return False
-        for kind in ("inputs", "digest", "reference"):
-            (self.folder / f"{key}.{kind}").unlink(missing_ok=True)
+        for path in map(self._file(key), KINDS):
+            path.unlink(missing_ok=True)
         return True
+
+    def _file(self, key: str) -> Callable[[str], Path]:
+        return lambda kind: self.folder / f"{key}.{kind}"
 
     def size(self) -> int:
         """Bytes held at present."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gpucheck.worker.judging import Known
     from gpucheck.worker.node import Node
     from gpucheck.worker.store import Store
+    from gpucheck.worker.trials import Way
     from gpucheck.worker.witness import Witness
     from gpucheck.worker.zygote import Zygote
 
@@ -106,6 +107,7 @@ class Supervisor:
         self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
         self._order = rotated_order(plan, local_rank, local_ranks)
         self._failed: dict[int, Record] = {}  # by step, the first of each
+        self._ways: set[Way | None] = set()  # to fail, seen so far
         self._stopped = threading.Event()
         self._began = time.monotonic()
         self._witness: Witness | None = None
@@ -182,7 +184,19 @@ class Supervisor:
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome.failed:
             self._failed.setdefault(record.step, record)
-        self.store.done(attempt.key, self.rank, entirely=record.round > 0)
+        if not (self._worth_experiments(record) and self.store.hold(attempt.key)):
+            self.store.done(attempt.key, self.rank, entirely=record.round > 0)
+
+    def _worth_experiments(self, record: Record) -> bool:
+        """Whether a record is the first that failed its way."""
+        from gpucheck.worker.trials import MOST_CASES, way_to_fail
+
+        if not (record.outcome.failed and self.plan.experiments) or record.round or len(self._ways) >= MOST_CASES:
+            return False
+        way = way_to_fail(self.plan, record)
+        new = way is not None and way not in self._ways
+        self._ways.add(way)
+        return new
 
     def _make_ahead(self, numbers: Iterator[int], threads: int) -> None:
         import torch

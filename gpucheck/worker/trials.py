@@ -16,6 +16,7 @@ from gpucheck.diagnose.experiments import (
     rate_of,
     repeats_needed,
 )
+from gpucheck.diagnose.rules import outside
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
@@ -24,6 +25,8 @@ from gpucheck.worker.runner import Runner
 MOST_CASES = 8  # of a rank; further ones that fail alike would tell the same
 MOST_PINNED = 16  # of a rank
 SETTLING = ("no group", "one thread", "waits", "fresh cache")  # experiments after which a cause is known
+OF_OUTSIDE = (REPEAT, "no group", "one thread", "guarded")  # all that can change what is said of such an access
+Way = tuple[str, Outcome, tuple[str, ...]]
 PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows where, in a process of its own
 
 
@@ -103,6 +106,8 @@ class Trials:
         seen = Answers(self._tried[record.step])
         if REPEAT in seen.tried and not seen.wrong(REPEAT):
             return False
+        if name not in OF_OUTSIDE and outside.shown(record):
+            return False
         if name == "alone" and not seen.deterministic:
             return False
         return not any(seen.proves(settled, record) for settled in SETTLING)
@@ -126,10 +131,17 @@ class Trials:
 
 def representatives(plan: Plan, failed: Sequence[Record]) -> list[Record]:
     """The failed records worth experiments: unexpected ones, one for each row and way to fail, in the plan's order."""
-    chosen: dict[tuple[str, Outcome, tuple[str, ...]], Record] = {}
+    chosen: dict[Way, Record] = {}
     for record in sorted(failed, key=lambda record: record.step):
-        step = plan.steps[record.step]
-        if step.expect is None or not step.expect.includes(plan.local_rank(record.rank)):
-            kinds = tuple(sorted({violation.kind for violation in record.violations}))
-            chosen.setdefault((step.row, record.outcome, kinds), record)
+        way = way_to_fail(plan, record)
+        if way is not None:
+            chosen.setdefault(way, record)
     return list(chosen.values())[:MOST_CASES]
+
+
+def way_to_fail(plan: Plan, record: Record) -> Way | None:
+    """The row and the way in which a record failed; None where that is expected."""
+    step = plan.steps[record.step]
+    if step.expect is not None and step.expect.includes(plan.local_rank(record.rank)):
+        return None
+    return step.row, record.outcome, tuple(sorted({violation.kind for violation in record.violations}))

@@ -78,7 +78,9 @@ def plan(synthetic: Synthetic) -> Plan:
 
 def make(plan: Plan, folder: Path, children: Any, local_rank: int = 0) -> Runner:
     folder.mkdir(exist_ok=True)
-    store: Any = SimpleNamespace(folder=folder, inputs=lambda key, case: folder / f"{key}.inputs")
+    store: Any = SimpleNamespace(
+        folder=folder, inputs=lambda key, case: folder / f"{key}.inputs", holds=lambda key: key == "1"
+    )
     return Runner(plan, Node(folder, local_rank, 2), store, children, local_rank, "host", folder)
 
 
@@ -102,6 +104,7 @@ def test_every_experiment_has_a_fresh_child(plan: Plan, tmp_path: Path) -> None:
     runner.run(0, step(plan))
     attempt = runner.run(0, step(plan, repeat=5), "repeat")
     assert (attempt.record.experiment, attempt.key) == ("repeat", "0-again")
+    assert runner.run(1, step(plan, alone=True), "repeat").key == "1", "its files are still there"
     runner.run(0, step(plan, alone=True), "alone")
     assert len(children.setups) == 3
 

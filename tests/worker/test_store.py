@@ -163,6 +163,17 @@ def test_last_rank_removes_the_files(tmp_path: Path) -> None:
     assert made.size() == 0
 
 
+def test_what_is_held_stays_as_far_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Store(tmp_path, 2)
+    for key in "01":
+        made.make_ahead(key, CASE)
+    monkeypatch.setattr(module, "MOST_HELD", made.size() * 3 // 4)
+    assert (made.hold("0"), made.hold("1")) == (True, False)
+    assert (made.holds("0"), made.holds("1")) == (True, False)
+    made.done("0", 1)
+    assert (tmp_path / "0.inputs").exists(), "this rank is not done with it"
+
+
 def test_what_is_made_too_late_is_removed(tmp_path: Path) -> None:
     made = Store(tmp_path, 1)
     made.done(0, 0)

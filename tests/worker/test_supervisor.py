@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -120,7 +120,7 @@ def plan(synthetic: Synthetic) -> Plan:
 def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
     """Works through the plan with a stand-in; gives the result lines."""
 
-    def work(zygote: Any, **changes: Any) -> list[dict[str, Any]]:
+    def work(zygote: Any, kept: Collection[str] = (), **changes: Any) -> list[dict[str, Any]]:
         for name, value in {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
@@ -132,9 +132,9 @@ def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
             of_step = [line["event"] for line in lines if line.get("step") == number and not line["experiment"]]
             assert of_step == ["begin", "result"]
         deadline = time.monotonic() + 10
-        while (left := leftovers(tmp_path / "scratch")) and time.monotonic() < deadline:
+        while keys_of(left := leftovers(tmp_path / "scratch")) != set(kept) and time.monotonic() < deadline:
             time.sleep(0.02)  # the thread that makes references ahead may be at its last one
-        assert left == [], "files of judged cases are left"
+        assert keys_of(left) == set(kept), "files of judged cases are left"
         return sorted((line for line in lines if line["event"] == "result"), key=lambda line: line["step"])
 
     return work
@@ -147,6 +147,10 @@ def leftovers(scratch: Path) -> list[str]:
         with suppress(FileNotFoundError):
             sizes[path.name] = path.stat().st_size
     return [name for name, size in sizes.items() if size]
+
+
+def keys_of(names: Collection[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
 
 
 def outcomes(results: list[dict[str, Any]]) -> list[str]:
@@ -190,6 +194,18 @@ def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
     assert mismatch["heat"]["per_mille"] == [
         [1000 * ((row, column) == (2, 3)) for column in range(9)] for row in range(4)
     ]
+
+
+def test_what_failed_first_in_its_way_is_kept_for_experiments(supervise: Any) -> None:
+    def wrong(request: Request) -> Reply:
+        reply = right(request)
+        outputs = torch.load(request.outputs[0], weights_only=True)
+        outputs["y"] += 1
+        torch.save(outputs, request.outputs[0])
+        return reply
+
+    results = supervise(StandIn(wrong), kept={"0"}, experiments=30.0)
+    assert set(outcomes(results)) == {"mismatch"}, "all fail alike, and experiments are made with the first"
 
 
 @pytest.mark.parametrize(

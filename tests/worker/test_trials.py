@@ -168,6 +168,17 @@ def test_what_is_explained_is_tried_no_further(synthetic: Synthetic, plan: Plan)
     assert tried == ["repeat", "no group"]
 
 
+def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_it(
+    synthetic: Synthetic, plan: Plan
+) -> None:
+    bench = Bench()
+    bench.answers = {"repeat": {"wrong": 5, "repeats": 5}}
+    read = [Violation("passes differ", "it is read outside of the uint8 tensor of shape (2, 3)")]
+    step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
+    failed = synthetic.record(plan, 0, 1, Outcome.MISMATCH, violations=read)
+    assert work(bench, replace(plan, steps=(step,)), [failed]) == ["repeat", "no group"]
+
+
 def test_only_what_fails_every_time_can_be_disturbed_by_others(synthetic: Synthetic, plan: Plan) -> None:
     bench = Bench()
     bench.answers = {"repeat": {"wrong": 3, "repeats": 5, "distinct": 3}}

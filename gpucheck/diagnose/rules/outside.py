@@ -25,11 +25,17 @@ SHOWN = {
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """A guard band is broken, or outputs change with what lies around the tensors.
+    """A guard band is broken, or outputs change with what lies around the tensors."""
+    kind = shown(record)
+    return Evidence(OUTSIDE, *SHOWN[kind]) if kind else None
+
+
+def shown(record: Record) -> str:
+    """The kind of violation that shows an access outside, "" where none does.
 
     An output that nobody wrote changes with what lay there before: that is no read.
     """
     kinds = {violation.kind for violation in record.violations}
     if nature(record) == NOT_WRITTEN:
         kinds.discard("passes differ")
-    return next((Evidence(OUTSIDE, *shown) for kind, shown in SHOWN.items() if kind in kinds), None)
+    return next((kind for kind in SHOWN if kind in kinds), "")
