@@ -130,7 +130,7 @@ class Capture:
             self._failure = _FailedBefore()
             raise self._failure
         made: list[bool] = []
-        _note_making(src, made)
+        note_making(src, made)
         launched = self._sources.of_stack(sys._getframe(1))
         options = kwargs.get("options") or {}
         facts: dict[str, Any] = {
@@ -200,7 +200,7 @@ def _digest(*parts: Any) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
-def _note_making(src: Any, made: list[bool]) -> None:
+def note_making(src: Any, made: list[bool]) -> None:
     """Notes when Triton really compiles, instead of taking a kernel from its cache."""
     make = src.make_ir
 

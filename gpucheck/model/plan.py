@@ -107,6 +107,7 @@ class Plan:
     check_sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
     bench: bool = False  # speed is measured at length, and beside plain torch and the GPUs' ceilings
     straggler: float = STRAGGLER  # so many times as slow as the median of its peers is worth a warning
+    compile_ahead: bool = False  # idle processors compile what the ranks will launch, where these run on GPUs
     isolate: str = "rank"  # one of ISOLATION: what has a process of its own, each rank or each case on each rank
     debug: bool = False  # launches are waited for, and assertions inside of kernels are compiled in
     duration: float = 0.0  # s that ranks go through the steps again and again; 0: once

@@ -103,6 +103,7 @@ def build(
         check_sources=tuple(source for source in check_sources if used & {*source.checks}),
         bench=scenario.bench,
         straggler=scenario.straggler,
+        compile_ahead=scenario.compile_ahead,
         isolate=isolate,
         debug=debug,
         duration=duration,

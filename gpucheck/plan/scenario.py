@@ -31,6 +31,7 @@ TOP_LEVEL: dict[str, Any] = {
     "bench": bool,
     "straggler": (int, float),
     "canary": bool,
+    "compile_ahead": bool,
     "cases": list,
 }
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
@@ -59,6 +60,7 @@ class Scenario:
     implied: bool = False  # made of checks that were given without a scenario
     bench: bool = False  # speed is measured at length
     straggler: float = STRAGGLER  # see :class:`gpucheck.model.plan.Plan`
+    compile_ahead: bool = False  # see :class:`gpucheck.model.plan.Plan`
     canary: bool = False  # whether a case that is wrong on purpose proves that the detector sees
 
 
@@ -139,13 +141,16 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         steps=tuple(ordered),
         bench=document.get("bench", False),
         straggler=float(document.get("straggler", STRAGGLER)),
+        compile_ahead=document.get("compile_ahead", False),
         canary=document.get("canary", False),
     )
 
 
 def _type_words(key: str) -> str:
     words = {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}
-    words |= {"bench": "true or false", "canary": "true or false", "straggler": "a factor above 1"}
+    words |= {"straggler": "a factor above 1"} | {
+        key: "true or false" for key, kind in TOP_LEVEL.items() if kind is bool
+    }
     return words.get(key, "seconds")
 
 

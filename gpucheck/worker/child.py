@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.worker import stacks
+from gpucheck.worker.protocol import Ahead
 
 if TYPE_CHECKING:
     from gpucheck.worker.protocol import Request, Setup
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
 def serve(connection: Connection) -> None:
     """Takes a setup and answers what went wrong with it, or ""; then requests until the connection closes.
 
-    The answer to a request is a list of replies, one for each device of the process.
+    The answer to a request is a list of replies, one for each device of the process. A process that is told to compile
+    ahead does that and no more.
     """
     faulthandler.enable(sys.stderr)
     try:
-        setup: Setup = connection.recv()
+        setup: Setup | Ahead = connection.recv()
+        if isinstance(setup, Ahead):
+            from gpucheck.worker import ahead
+
+            ahead.work(setup)
+            return
         stacks.register(Path(setup.stacks))
         try:
             from gpucheck.worker import processes

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _SMS, _SHARED_MEMORY = 75, 76, 16, 97  # CUdevice_attribute in cuda.h
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What the driver says of a GPU."""
+
+    name: str
+    capability: tuple[int, int]
+    sms: int  # multiprocessors
+    shared_memory: int  # bytes that a block may use when it asks for them
 
 
 @cache
@@ -28,3 +41,18 @@ def has_context(device: int) -> bool:
     if driver is None or driver.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(active)):
         return False
     return bool(active.value)
+
+
+def gpu(number: int) -> Gpu | None:
+    """The GPU of a number among those that are visible; None without it, or without a driver."""
+    driver, device, value, name = _library(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), number):
+        return None
+    driver.cuDeviceGetName(name, len(name), device)
+    found = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR, _SMS, _SHARED_MEMORY):
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
+            return None
+        found.append(value.value)
+    major, minor, sms, shared_memory = found
+    return Gpu(name.value.decode(), (major, minor), sms, shared_memory)

@@ -29,6 +29,17 @@ class Setup:
     meeting: str = ""  # file where the ranks of a process group meet
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """In place of a setup: what a process needs that compiles ahead of the ranks and answers nothing."""
+
+    cases: tuple[Case, ...]
+    device: int  # number of the GPU to compile for
+    claims: str  # folder in which the processes of a node divide the cases among themselves
+    library_root: str
+    generation: str
+
+
 def lifelong(conditions: Conditions) -> Conditions:
     """The conditions that hold for a process and not for a case."""
     return Conditions(

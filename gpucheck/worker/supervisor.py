@@ -134,6 +134,8 @@ class Supervisor:
     def _work(self) -> None:
         from gpucheck.worker.trials import Trials
 
+        if self.plan.compile_ahead and self.plan.device == "cuda":
+            self._compile_ahead()
         makers, ahead = min(MAKERS, max(1, fair_threads() // 4)), _Shared(self._order)
         for _ in range(makers):
             threading.Thread(target=self._make_ahead, args=(ahead, fair_threads() // makers), daemon=True).start()
@@ -146,6 +148,18 @@ class Supervisor:
         self.runner.retire()
         self.gpus.close()
         self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
+
+    def _compile_ahead(self) -> None:
+        """Starts processes that fill the kernel cache; they end by themselves, or with this rank."""
+        from gpucheck.worker.ahead import MOST, worth
+        from gpucheck.worker.protocol import Ahead
+
+        library, local_rank = self.plan.library, self.node.local_rank
+        claims = str(self.store.folder / "ahead")
+        ahead = Ahead(worth(self.plan.steps), local_rank, claims, library["root"], library["generation"])
+        for _ in range(min(MOST, fair_threads() // 2) if ahead.cases else 0):
+            with suppress(OSError):  # without its forkserver a rank has more to tell than this
+                self.runner.zygote.spawn().connection.send(ahead)
 
     def _run_plan(self) -> None:
         """Judging overlaps with the next case."""

@@ -1,0 +1,138 @@
+"""The kernel cache is filled ahead of the ranks, for a GPU that the process itself never touches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("triton", reason="needs triton")
+
+from gpucheck import checks
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.plan import Step
+from gpucheck.worker import ahead, driver, supervisor
+from gpucheck.worker.protocol import Ahead
+from gpucheck.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+SCRIPT = """
+import sys
+from gpucheck import checks
+from gpucheck.worker import ahead, driver
+from gpucheck.worker.protocol import Ahead
+
+driver.gpu = lambda number: driver.Gpu("H", (9, 0), 132, 227 << 10)
+compiled = []
+launch = ahead._launch
+ahead._launch = lambda case, bench: compiled.append(case.row) or launch(case, bench)
+cases = [checks.load(check).spec.case(params, "normal", 0) for check, params in (
+    ("matmul", {"m": 4, "n": 8, "k": 32}),  # there is no library here
+    ("softmax", {"m": 4, "n": 64}),
+    ("attention", {"q_heads": 1, "kv_heads": 1, "q_len": 16, "k_len": 16, "head_dim": 64}),
+)]
+ahead.work(Ahead(tuple(cases), 0, sys.argv[1], "", ""))
+print(*compiled, sep="; ")
+"""
+
+
+def fill(folder: Path, claims: str) -> tuple[list[str], set[str]]:
+    """The rows that a process goes through, and the kernels that the cache then has for the GPU."""
+    cache, repository = folder / "cache", Path(__file__).parents[2]
+    known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, folder / claims],
+        env={**known, "PYTHONPATH": str(repository), "TRITON_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().split("; "), {path.stem for path in cache.glob("*/*.cubin")}
+
+
+def test_what_is_claimed_is_compiled_whatever_else_fails(tmp_path: Path) -> None:
+    rows, kernels = fill(tmp_path, "claims")
+    assert rows == ["matmul dense bf16", "softmax", "attention"]
+    assert kernels == {"_row_softmax", "_flash_attention_forward"}
+
+
+def test_processes_divide_the_cases_among_themselves(tmp_path: Path) -> None:
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    (claims / "1").touch()
+    rows, kernels = fill(tmp_path, "claims")
+    assert rows == ["matmul dense bf16", "attention"] and kernels == {"_flash_attention_forward"}
+
+
+def cases(synthetic: Synthetic, number: int, **conditions: Any) -> list[Step]:
+    """Both kinds of data of so many products."""
+    spec = checks.load("matmul").spec
+    return [
+        Step(spec.case({"m": 4, "n": 8 + n, "k": 32}, data, 0), Conditions(**conditions))
+        for n in range(number)
+        for data in ("exact", "normal")
+    ]
+
+
+def test_kernels_do_not_depend_on_the_data(synthetic: Synthetic) -> None:
+    steps = cases(synthetic, 5)
+    assert [case["n"] for case in ahead.worth(steps)] == [11, 12], "the ranks are at the first three"
+    assert ahead.worth([replace(step, inapplicable="no") for step in steps]) == ()
+    assert ahead.worth(cases(synthetic, 5, cache="cold")) == ()
+
+
+class Zygote:
+    """Forks nothing and takes down what it is asked to send."""
+
+    def __init__(self) -> None:
+        self.sent: list[Ahead] = []
+        self.connection, self.pid = self, 0
+
+    def spawn(self) -> Zygote:
+        return self
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+        raise BrokenPipeError  # as where the forkserver has died: the ranks find that out themselves
+
+
+@pytest.fixture
+def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Ahead]]:
+    """What the processes are told that a supervisor starts before it goes through its plan."""
+
+    def start(processors: int, **changes: Any) -> list[Ahead]:
+        for name, value in {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
+        monkeypatch.setattr(supervisor, "fair_threads", lambda: processors)
+        monkeypatch.setattr(Supervisor, "_run_plan", lambda self: None)
+        plan = replace(synthetic.plan(), steps=tuple(cases(synthetic, 5)), experiments=0.0, **changes)
+        zygote: Any = Zygote()
+        Supervisor(tmp_path, plan, zygote, 0.0).work()
+        return list(zygote.sent)
+
+    return start
+
+
+def test_idle_processors_are_used_where_the_scenario_says_so(start: Callable[..., list[Ahead]], tmp_path: Path) -> None:
+    told = start(16, device="cuda", compile_ahead=True)
+    assert len(told) == ahead.MOST
+    assert (told[0].device, told[0].claims, len(told[0].cases)) == (1, str(tmp_path / "scratch" / "ahead"), 2)
+    assert len(start(4, device="cuda", compile_ahead=True)) == 2
+    assert start(1, device="cuda", compile_ahead=True) == []
+    assert start(16, device="cuda") == start(16, device="cpu", compile_ahead=True) == []
+
+
+def test_without_a_gpu_there_is_nothing_to_compile_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "gpu", lambda number: None)
+    ahead.work(Ahead((), 0, str(tmp_path / "claims"), "", ""))
+    assert not list(tmp_path.iterdir())
