@@ -90,7 +90,10 @@ def _compile_only() -> list[bool]:
 
     def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         with suppress(Exception):  # host code goes on: what it launches next is wanted as well
-            return launch(function, *args, grid=grid, warmup=True, **kwargs)
+            kernel = launch(function, *args, grid=grid, warmup=True, **kwargs)
+            with suppress(Exception):
+                _make_launcher(kernel)
+            return kernel
 
     def noted(source: Any, *args: Any, **kwargs: Any) -> Any:
         note_making(source, built)
@@ -99,6 +102,13 @@ def _compile_only() -> list[bool]:
     JITFunction.run = run
     triton.compiler.compile = triton.compiler.compiler.compile = noted
     return built
+
+
+def _make_launcher(kernel: Any) -> None:
+    """Builds the C module that some Tritons make for each signature of a kernel and keep in the cache as well."""
+    from triton.backends.nvidia.driver import CudaLauncher
+
+    CudaLauncher(kernel.src, kernel.metadata)
 
 
 def _data_in_use() -> int:

@@ -70,6 +70,10 @@ class Store:
             self._held[key] = size
         return fits
 
+    def release(self, key: str) -> None:
+        """Keeps the files of a case no longer."""
+        del self._held[key]
+
     def holds(self, key: str) -> bool:
         """Whether the files of a case are kept."""
         return key in self._held

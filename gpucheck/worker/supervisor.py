@@ -107,7 +107,7 @@ class Supervisor:
         self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
         self._order = rotated_order(plan, local_rank, local_ranks)
         self._failed: dict[int, Record] = {}  # by step, the first of each
-        self._ways: set[Way | None] = set()  # to fail, seen so far
+        self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
         self._stopped = threading.Event()
         self._began = time.monotonic()
         self._witness: Witness | None = None
@@ -198,19 +198,24 @@ class Supervisor:
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome.failed:
             self._failed.setdefault(record.step, record)
-        if not (self._worth_experiments(record) and self.store.hold(attempt.key)):
+        if not self._holds(record, attempt.key):
             self.store.done(attempt.key, self.rank, entirely=record.round > 0)
 
-    def _worth_experiments(self, record: Record) -> bool:
-        """Whether a record is the first that failed its way."""
+    def _holds(self, record: Record, key: str) -> bool:
+        """Keeps the files of a case that experiments will be made with: the first in the plan that fails its way."""
         from gpucheck.worker.trials import MOST_CASES, way_to_fail
 
-        if not (record.outcome.failed and self.plan.experiments) or record.round or len(self._ways) >= MOST_CASES:
+        way = way_to_fail(self.plan, record) if record.outcome.failed and not record.round else None
+        before = self._held.get(way) if way else None
+        if way is None or not self.plan.experiments or (before is not None and before < record.step):
             return False
-        way = way_to_fail(self.plan, record)
-        new = way is not None and way not in self._ways
-        self._ways.add(way)
-        return new
+        if (before is None and len(self._held) == MOST_CASES) or not self.store.hold(key):
+            return False
+        if before is not None:
+            self.store.release(str(before))
+            self.store.done(str(before), self.rank)
+        self._held[way] = record.step
+        return True
 
     def _make_ahead(self, numbers: Iterator[int], threads: int) -> None:
         import torch

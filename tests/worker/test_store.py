@@ -172,6 +172,8 @@ def test_what_is_held_stays_as_far_as_there_is_room(tmp_path: Path, monkeypatch:
     assert (made.holds("0"), made.holds("1")) == (True, False)
     made.done("0", 1)
     assert (tmp_path / "0.inputs").exists(), "this rank is not done with it"
+    made.release("0")
+    assert made.hold("1") and not made.holds("0")
 
 
 def test_what_is_made_too_late_is_removed(tmp_path: Path) -> None:
