@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-_SIGNAL = signal.SIGUSR1
+SIGNAL = signal.SIGRTMIN + 4  # LLVM, once it has compiled something, has taken over SIGUSR1 and others
 _WAIT = 5.0  # s for the stacks to appear
 _MAIN = "Current thread"  # begins the part that comes last, all of it line by line
 _FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
@@ -17,12 +17,12 @@ _FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*
 
 def register(path: Path) -> None:
     """In the child: from now on the signal writes the stacks to ``path``."""
-    faulthandler.register(_SIGNAL, file=open(path, "w"), all_threads=True)  # noqa: SIM115 - open as long as the process
+    faulthandler.register(SIGNAL, file=open(path, "w"), all_threads=True)  # noqa: SIM115 - open as long as the process
 
 
 def collect(pid: int, path: Path) -> str:
     """The stacks of the process, the most recent call first; "" where it does not answer."""
-    os.kill(pid, _SIGNAL)
+    os.kill(pid, SIGNAL)
     deadline = time.monotonic() + _WAIT
     text = ""
     while time.monotonic() < deadline:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from gpucheck.worker import stacks
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,8 +49,46 @@ def test_hung_process_names_its_innermost_call(tmp_path: Path) -> None:
     assert re.fullmatch(r"hangs\.py:1[0-2] in turning", stacks.innermost(text))
 
 
+COMPILES = """
+import os, sys, tempfile
+from pathlib import Path
+from gpucheck.compile.child import stand_in
+from gpucheck.compile.targets import TARGETS
+from gpucheck.worker import stacks
+from tests.compile.planted import sound
+
+os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
+stacks.register(Path(sys.argv[1]))
+with stand_in(TARGETS["sm_90"]):
+    import torch
+    sound.warmup(torch.zeros(64), L=64, grid=(1,))
+print("ready", flush=True)
+while True:
+    pass
+"""
+
+
+def test_a_compiler_that_takes_over_signals_leaves_this_one(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="needs triton")
+    file = tmp_path / "stacks"
+    script = tmp_path / "compiles.py"
+    script.write_text(COMPILES)
+    known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    process = subprocess.Popen(
+        [sys.executable, script, file], env={**known, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert re.fullmatch(r"compiles\.py:1[5-9] in <module>", stacks.innermost(stacks.collect(process.pid, file)))
+    finally:
+        process.kill()
+        process.communicate()
+
+
 SLOW = """
 import signal, sys, time
+from gpucheck.worker.stacks import SIGNAL
 
 def write(*_):
     with open(sys.argv[1], "w", buffering=1) as file:
@@ -57,7 +97,7 @@ def write(*_):
             time.sleep(0.3)
 
 PARTS = 'Thread 0x1:\\n', '  File "a.py", line 1 in idle\\n', 'Current thread 0x2:\\n', '  File "b.py", line 2 in f\\n'
-signal.signal(signal.SIGUSR1, write)
+signal.signal(SIGNAL, write)
 print("ready", flush=True)
 time.sleep(600)
 """
@@ -67,7 +107,8 @@ def test_stacks_that_are_written_slowly_are_waited_for(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     file = tmp_path / "stacks"
     file.touch()
-    process = subprocess.Popen([sys.executable, tmp_path / "slow.py", file], stdout=subprocess.PIPE)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([sys.executable, tmp_path / "slow.py", file], env=environment, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
