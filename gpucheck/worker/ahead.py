@@ -57,7 +57,7 @@ def work(ahead: Ahead) -> None:
     built, idle = _compile_only(), 0
     with stand_in(Target(f"sm_{major}{minor}", gpu.capability, gpu.sms, gpu.shared_memory, gpu.name)):
         bench = Bench(ahead.library_root, ahead.generation)
-        for case in _claimed(ahead):
+        for case in claimed(ahead):
             built.clear()
             try:
                 _launch(case, bench)
@@ -68,7 +68,8 @@ def work(ahead: Ahead) -> None:
                 return
 
 
-def _claimed(ahead: Ahead) -> Iterator[Case]:
+def claimed(ahead: Ahead) -> Iterator[Case]:
+    """The cases that no other process has begun, each from now on this one's."""
     folder = Path(ahead.claims)
     folder.mkdir(exist_ok=True)
     for number, case in enumerate(ahead.cases):

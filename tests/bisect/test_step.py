@@ -123,12 +123,12 @@ def test_a_run_never_outlives_its_search(library: Path, tmp_path: Path, number: 
     log = tmp_path / "0001.log"
     command = [sys.executable, "-c", SEARCH, str(library), str(tmp_path / "0001")]
     search = subprocess.Popen(command, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.02)
     pid = int(log.read_text())
     search.send_signal(number)
-    search.communicate(timeout=30)
+    search.communicate(timeout=120)
     while not gone(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert gone(pid)

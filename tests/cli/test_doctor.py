@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,19 +80,21 @@ def test_bad_libraries_end_as_elsewhere(gpucheck: Command) -> None:
     assert answer.code == 2 and "there is no such folder" in answer.message
 
 
-def test_the_whole_command_without_a_gpu_takes_less_than_ten_seconds(library: str) -> None:
+def test_the_whole_command_without_a_gpu_takes_less_than_ten_seconds(
+    library: str, slowness: Callable[[], float]
+) -> None:
     pytest.importorskip("torch")
     if Machine().smi().gpus:
         pytest.skip("there are GPUs here")
-    begin = time.monotonic()
+    slow, begin = slowness(), time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "gpucheck", "doctor", "--json", "--library", library],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     seconds = time.monotonic() - begin
     by_id = {line["id"]: line for line in json.loads(done.stdout)}
     assert by_id["driver.visible"]["status"] == "warn" and by_id["device.cpu.matmul"]["status"] == "ok"
     assert done.returncode in (0, 1) and not [line for line in by_id.values() if not line["looked"]]
-    assert seconds < 10
+    assert seconds < 10 * max(slow, slowness())

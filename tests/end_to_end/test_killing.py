@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -72,8 +73,11 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize(
+    ("victim", "number"),
+    list(zip(VICTIMS, itertools.cycle(SIGNALS), strict=False)),
+    ids=lambda item: getattr(item, "name", item),
+)
 def test_once(lab: Lab, victim: str, number: signal.Signals) -> None:
     strike(lab, victim, number, turn=0)
 

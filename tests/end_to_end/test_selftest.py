@@ -36,7 +36,7 @@ k = 32
 
 def command(lab: Lab, *arguments: str, gpucheck: Path = REPOSITORY, nproc: int = 1) -> subprocess.Popen[str]:
     """Starts ``gpucheck`` in a folder that holds the package."""
-    environment = {**os.environ, "PYTHONPATH": str(gpucheck), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(gpucheck)}
     words = [sys.executable, "-m", "gpucheck", *arguments, "--device", "cpu", "--nproc", str(nproc)]
     words += ["--library", f"path:{lab.library.package}"]
     pipe = subprocess.PIPE

@@ -37,40 +37,33 @@ ahead._launch = lambda case, bench: compiled.append(case.row) or launch(case, be
 cases = [checks.load(check).spec.case(params, "normal", 0) for check, params in (
     ("matmul", {"m": 4, "n": 8, "k": 32}),  # there is no library here
     ("softmax", {"m": 4, "n": 64}),
-    ("attention", {"q_heads": 1, "kv_heads": 1, "q_len": 16, "k_len": 16, "head_dim": 64}),
 )]
 ahead.work(Ahead(tuple(cases), 0, sys.argv[1], "", ""))
 print(*compiled, sep="; ")
 """
 
 
-def fill(folder: Path, claims: str) -> tuple[list[str], set[str]]:
-    """The rows that a process goes through, and the kernels that the cache then has for the GPU."""
-    cache, repository = folder / "cache", Path(__file__).parents[2]
+def test_what_is_claimed_is_compiled_whatever_else_fails(tmp_path: Path) -> None:
+    cache, repository = tmp_path / "cache", Path(__file__).parents[2]
     known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, folder / claims],
+        [sys.executable, "-c", SCRIPT, tmp_path / "claims"],
         env={**known, "PYTHONPATH": str(repository), "TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().split("; "), {path.stem for path in cache.glob("*/*.cubin")}
+    assert done.stdout.strip().split("; ") == ["matmul dense bf16", "softmax"]
+    assert {path.stem for path in cache.glob("*/*.cubin")} == {"_row_softmax"}
+    assert {path.name for path in (tmp_path / "claims").iterdir()} == {"0", "1"}
 
 
-def test_what_is_claimed_is_compiled_whatever_else_fails(tmp_path: Path) -> None:
-    rows, kernels = fill(tmp_path, "claims")
-    assert rows == ["matmul dense bf16", "softmax", "attention"]
-    assert kernels == {"_row_softmax", "_flash_attention_forward"}
-
-
-def test_processes_divide_the_cases_among_themselves(tmp_path: Path) -> None:
-    claims = tmp_path / "claims"
-    claims.mkdir()
-    (claims / "1").touch()
-    rows, kernels = fill(tmp_path, "claims")
-    assert rows == ["matmul dense bf16", "attention"] and kernels == {"_flash_attention_forward"}
+def test_processes_divide_the_cases_among_themselves(synthetic: Synthetic, tmp_path: Path) -> None:
+    all_of_them = tuple(step.case for step in cases(synthetic, 3))
+    first, second = (ahead.claimed(Ahead(all_of_them, 0, str(tmp_path), "", "")) for _ in range(2))
+    taken = [next(first), next(second), next(second), *first, *second]
+    assert taken == list(all_of_them)
 
 
 def cases(synthetic: Synthetic, number: int, **conditions: Any) -> list[Step]:
