@@ -232,7 +232,6 @@ def _environment(startup: Path | None, kernel_cache: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths))),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "TRITON_CACHE_DIR": str(kernel_cache),
     }
 

@@ -194,7 +194,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def environment(first: Path | None = None) -> dict[str, str]:
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     paths = [str(first or REPOSITORY), str(REPOSITORY), *filter(None, inherited)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def select(scenario: str | Path | None, parts: tuple[str, ...]) -> list[str]:
