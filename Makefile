@@ -3,6 +3,7 @@ NPROC ?= 2
 ARGS ?=
 BIN := .venv/bin
 export PYTHON
+export PYTHONDONTWRITEBYTECODE = # byte code is written, whatever an image says: hundreds of processes import torch
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test torture lint fmt type gpu selftest contents pyz clean

@@ -80,7 +80,7 @@ def test_a_compiler_that_takes_over_signals_leaves_this_one(tmp_path: Path) -> N
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        assert re.fullmatch(r"compiles\.py:1[5-9] in <module>", stacks.innermost(stacks.collect(process.pid, file)))
+        assert re.fullmatch(r"compiles\.py:1[4-9] in <module>", stacks.innermost(stacks.collect(process.pid, file)))
     finally:
         process.kill()
         process.communicate()
