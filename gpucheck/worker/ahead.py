@@ -52,7 +52,7 @@ def work(ahead: Ahead) -> None:
     limit = _data_in_use() + MEMORY
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(1)
-    torch.cuda.is_available = lambda: False
+    torch.cuda.is_available = lambda: False  # so that the stand-in answers in its place
     major, minor = gpu.capability
     built, idle = _compile_only(), 0
     with stand_in(Target(f"sm_{major}{minor}", gpu.capability, gpu.sms, gpu.shared_memory, gpu.name)):
