@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -73,11 +72,8 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize(
-    ("victim", "number"),
-    list(zip(VICTIMS, itertools.cycle(SIGNALS), strict=False)),
-    ids=lambda item: getattr(item, "name", item),
-)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("victim", VICTIMS)
 def test_once(lab: Lab, victim: str, number: signal.Signals) -> None:
     strike(lab, victim, number, turn=0)
 
