@@ -73,10 +73,8 @@ def test_help_reports_and_comparisons_cost_little_more_than_typer_alone(syntheti
     for arguments in commands:
         best, alone = math.inf, math.inf
         for _ in range(10):  # until nobody else on this machine disturbs
-            best, alone = (
-                min(best, cpu_seconds("-m", "gpucheck", *arguments)),
-                min(alone, cpu_seconds("-c", TYPER_ALONE)),
-            )
+            best = min(best, cpu_seconds("-m", "gpucheck", *arguments))
+            alone = min(alone, cpu_seconds("-c", TYPER_ALONE))
             if best < 2.5 * alone:
                 break
         assert best < 2.5 * alone, (arguments, best, alone)
