@@ -19,7 +19,7 @@ LINES = 6  # that a rank can write before its disk is full
 
 
 def plant(faults: Mapping[str, str], modules: Mapping[str, Mapping[str, str]]) -> None:
-    """Plants in this process, if it is the first one of a rank.
+    """Plants in the processes that this one forks, if it is a rank or what ranks are forked from.
 
     Args:
         faults: rank -> name of a function of this module.
@@ -29,6 +29,12 @@ def plant(faults: Mapping[str, str], modules: Mapping[str, Mapping[str, str]]) -
         return
     if modules:
         sys.meta_path.insert(0, Finder(modules))
+    if faults:
+        os.register_at_fork(after_in_child=lambda: _begin(faults))
+
+
+def _begin(faults: Mapping[str, str]) -> None:
+    """In a process that was forked: the first one of a rank is the one that finds its rank in its environment."""
     name = faults.get(os.environ.get("RANK", ""))
     if name:
         globals()[name]()
@@ -48,12 +54,14 @@ class Finder:
 
 def never_starts() -> None:
     """The process that the rank forks first, its supervisor, is gone before it has done anything."""
-    os.register_at_fork(after_in_child=lambda: os._exit(9))
+    os._exit(9)
 
 
 def loses_its_folder() -> None:
     """Writing records fails after a few lines, as on a disk that is full."""
     write, written = os.write, [0]
+    if write.__name__ == "limited":  # the process that this one was forked from has it already
+        return
 
     def limited(fd: int, data: Any) -> int:
         if os.readlink(f"/proc/self/fd/{fd}").endswith(".jsonl"):

@@ -21,6 +21,7 @@ from gpucheck.launch.relay import has_children
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
+AGENT = "gpucheck.launch.agent"  # what is started as torchrun
 GRACE = 2.0  # s between asking torchrun to end and killing it
 LINGER = 30.0  # s that torchrun has to end after all ranks have
 STOPPED = 10.0  # s that it has to go on, where a signal stopped it before it had started them
@@ -82,7 +83,7 @@ def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
         if rendezvous.backend == "c10d":  # else a node that only looks like node 0 might hold what all of them need
             options += ["--rdzv-conf", f"is_host={int(rendezvous.node_rank == 0)}"]
     options += ["--log-dir", str(run / "logs"), "--redirects", "3"]
-    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "gpucheck.worker", str(run)]
+    return [sys.executable, "-m", AGENT, *options, "-m", "gpucheck.worker", str(run)]
 
 
 def launch(

@@ -11,6 +11,8 @@ from typing import Any
 
 from gpucheck.model.record import SCHEMA, Record
 
+LONGEST_BEGIN = 512  # bytes
+
 
 class RecordWriter:
     """Appends to ``records/rank-NNNNN.jsonl``; usable from several threads.
@@ -40,8 +42,14 @@ class RecordWriter:
         self._write({**record.to_json(), "time": time.time()})
 
     def skip(self, reason: str) -> None:
-        """The rank runs none of its further cases."""
-        self._write({"event": "skip", "reason": reason, "time": time.time()})
+        """The rank runs none of its further cases; where the disk is full, this takes the place of the last begun."""
+        while True:
+            try:
+                self._write({"event": "skip", "reason": reason, "time": time.time()})
+                return
+            except OSError:
+                if not self._take_back_begin():
+                    raise
 
     def gpu(self, rank: int, **facts: Any) -> None:
         """What the driver says of the GPU of a rank, which need not be this one."""
@@ -60,6 +68,16 @@ class RecordWriter:
         line = json.dumps({"event": "stop", "signal": number, "time": time.time()})
         torn = "\n" if self._lock.locked() else ""
         os.write(self._fd, f"{torn}{line}\n".encode())
+
+    def _take_back_begin(self) -> bool:
+        """Removes the last line if it begins a case; says whether it did."""
+        with self._lock:
+            size = os.fstat(self._fd).st_size
+            last = os.pread(self._fd, LONGEST_BEGIN, max(0, size - LONGEST_BEGIN)).rstrip(b"\n").rpartition(b"\n")[2]
+            if not last.startswith(b'{"event":"begin"'):
+                return False
+            os.ftruncate(self._fd, size - len(last) - 1)
+            return True
 
     def _write(self, item: dict[str, Any]) -> None:
         line = (json.dumps(item, separators=(",", ":"), allow_nan=True) + "\n").encode()

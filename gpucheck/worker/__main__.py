@@ -1,4 +1,4 @@
-"""What torchrun starts on each rank: ``python -m gpucheck.worker RUN_DIR``."""
+"""A rank, as torchrun starts it: ``python -m gpucheck.worker RUN_DIR``, or by a call of :func:`start`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.rank import outlive
 from gpucheck.worker.supervisor import main
 
-RUN = Path(sys.argv[1])
 
+def start(run: Path) -> None:
+    """Works through the plan of a run folder as the rank that the environment names."""
 
-def died(how: str) -> None:
-    """Writes down the death of the supervisor behind its records."""
-    with suppress(OSError):
-        RecordWriter(RUN, int(os.environ["RANK"])).death(how)
+    def died(how: str) -> None:
+        """Writes down the death of the supervisor behind its records."""
+        with suppress(OSError):
+            RecordWriter(run, int(os.environ["RANK"])).death(how)
+
+    outlive(lambda: main(run), died)
 
 
 if __name__ == "__main__":
-    outlive(lambda: main(RUN), died)
+    start(Path(sys.argv[1]))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.launch.family import children_of, state_of
+from gpucheck.launch.torchrun import AGENT
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab, Running
@@ -51,7 +52,7 @@ def supervisor(command: int) -> list[int]:
 
 def below(command: int, generations: int) -> list[int]:
     """Descendants of the command: torchrun, ranks, supervisors, forkservers, children."""
-    found = {pid for pid in children_of(command) if b"torch.distributed.run" in command_line(pid)}
+    found = {pid for pid in children_of(command) if AGENT.encode() in command_line(pid)}
     for _ in range(generations - 1):
         found = {pid for parent in found for pid in children_of(parent)}
     return sorted(found)

@@ -30,7 +30,7 @@ def options(line: list[str]) -> dict[str, str]:
 
 def test_the_command_line_of_one_node(synthetic: Synthetic, tmp_path: Path) -> None:
     line = command(synthetic.plan(ranks=3), tmp_path, ONE_NODE)
-    assert line[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert line[:3] == [sys.executable, "-m", "gpucheck.launch.agent"]
     assert line[-3:] == ["-m", "gpucheck.worker", str(tmp_path)]
     found = options(line)
     assert found["--nproc-per-node"] == "3" and found["--max-restarts"] == "0" and "--standalone" in line

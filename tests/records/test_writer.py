@@ -94,6 +94,36 @@ def test_a_limit_on_the_size_of_files_loses_one_line(synthetic: Synthetic, tmp_p
     assert [(line["event"], line.get("reason")) for line in lines] == [("start", None), ("skip", "File too large")]
 
 
+def test_why_nothing_more_runs_takes_the_place_of_cases_begun_on_a_full_disk(
+    synthetic: Synthetic, tmp_path: Path
+) -> None:
+    """But never that of anything else."""
+    code = (
+        "import pathlib, resource, signal, sys\n"
+        "from gpucheck.records.writer import RecordWriter\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "writer = RecordWriter(pathlib.Path(sys.argv[1]), 0)\n"
+        "writer.start()\nfor step in range(3):\n    writer.begin(step)\n"
+        "size = next(pathlib.Path(sys.argv[1]).glob('records/*')).stat().st_size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size + int(sys.argv[2]), size + int(sys.argv[2])))\n"
+        "writer.skip('s' * int(sys.argv[3]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def left(room: int, length: int) -> list[str]:
+        folder = tmp_path / f"{room}-{length}"
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder), str(room), str(length)],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        return [json.loads(line)["event"] for line in (folder / "records/rank-00000.jsonl").read_text().splitlines()]
+
+    assert left(200, 40) == ["start", "begin", "begin", "begin", "skip"]
+    assert left(10, 20) == ["start", "begin", "begin", "skip"]
+    assert left(10, 400) == ["start"]
+
+
 def test_a_line_that_was_cut_off_stays_alone(tmp_path: Path) -> None:
     path = tmp_path / "records" / "rank-00000.jsonl"
     path.parent.mkdir()
