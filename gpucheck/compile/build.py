@@ -1,22 +1,23 @@
-"""Compiles combinations of library, Triton and target, each in a process of its own, several at a time."""
+"""Compiles combinations of library, Triton and target, each in a process of its own, several at a time.
+
+Processes with the same Triton are forked from one that has it loaded.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpucheck.compile.forkserver import Forked, Forkserver
 from gpucheck.compile.hints import hint
 from gpucheck.compile.outcome import Built, CaseBuilt, Combination, Kernel, Kind, Problem, Result
 from gpucheck.compile.store import Store
@@ -55,8 +56,8 @@ def build(jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
         InfrastructureError: the cache cannot be written.
     """
     stop = threading.Event()
-    with ThreadPoolExecutor(parallel) as pool:
-        pending: list[Future[Result]] = [pool.submit(_job, job, parallel, stop) for job in jobs]
+    with _Servers(parallel) as servers, ThreadPoolExecutor(parallel) as pool:
+        pending: list[Future[Result]] = [pool.submit(_job, job, servers, stop) for job in jobs]
         try:
             for done in as_completed(pending):
                 yield done.result()
@@ -66,7 +67,44 @@ def build(jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
                 future.cancel()
 
 
-def _job(job: Job, parallel: int, stop: threading.Event) -> Result:
+class _Servers:
+    """The forkservers of one build, one for each Triton, started when first asked for and ended together."""
+
+    def __init__(self, parallel: int) -> None:
+        self._parallel, self._lock = parallel, threading.Lock()
+        self._started: list[Forkserver] = []
+        self._current: dict[Path | None, Forkserver] = {}
+
+    def __enter__(self) -> _Servers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for server in self._started:
+            server.close()
+
+    def of(self, triton: Triton) -> Forkserver:
+        """The server of a Triton; one that has died is replaced."""
+        with self._lock:
+            server = self._current.get(triton.folder)
+            if server is None or server.died() is not None:
+                server = self._current[triton.folder] = Forkserver(CHILD, self._environment(triton))
+                self._started.append(server)
+            return server
+
+    def _environment(self, triton: Triton) -> dict[str, str]:
+        """No GPU is visible to the processes, and their Triton is the wanted one, as it is shipped."""
+        folders = [triton.folder, Path(__file__).parents[2], os.environ.get("PYTHONPATH")]
+        cores = len(os.sched_getaffinity(0))
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN)},
+            "PYTHONPATH": os.pathsep.join(str(folder) for folder in folders if folder),
+            "CUDA_VISIBLE_DEVICES": "",
+            "HIP_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": str(max(1, cores // self._parallel)),
+        }
+
+
+def _job(job: Job, servers: _Servers, stop: threading.Event) -> Result:
     begin = time.perf_counter()
     result = Result(job.combination)
     if job.library:
@@ -78,14 +116,14 @@ def _job(job: Job, parallel: int, stop: threading.Event) -> Result:
     ours = tuple(case for case in job.cases if case.check not in foreign)
     missing = store.load(ours, result) + [case for case in job.cases if case not in ours]
     if missing:
-        seen = _compile(job, missing, result, store, parallel, stop)
+        seen = _compile(job, missing, result, store, servers, stop)
         store.save([case for case in seen if case in ours], result)
     result.seconds = time.perf_counter() - begin
     return result
 
 
 def _compile(
-    job: Job, cases: list[Case], result: Result, store: Store, parallel: int, stop: threading.Event
+    job: Job, cases: list[Case], result: Result, store: Store, servers: _Servers, stop: threading.Event
 ) -> list[Case]:
     """Runs children until every case has a result; a kernel that takes its process down is not tried again.
 
@@ -96,8 +134,8 @@ def _compile(
     deadly: dict[str, Kernel] = {}
     while cases and not stop.is_set():
         with tempfile.TemporaryDirectory(prefix="gpucheck-compile-") as folder:
-            child = _Child(job, cases, deadly, Path(folder), store.kernels, parallel)
-            child.run(stop)
+            child = _Child(job, cases, deadly, Path(folder), store.kernels)
+            child.run(servers.of(job.triton), stop)
         result.compiled_now += child.compiled
         result.kernels |= child.kernels
         result.cases |= child.cases
@@ -123,7 +161,6 @@ class _Child:
     deadly: dict[str, Kernel]  # kernels that took an earlier process down, by key
     folder: Path  # for its files; removed afterwards
     cache: Path
-    parallel: int
     cases: dict[str, CaseBuilt] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     compiled: int = 0
@@ -132,35 +169,26 @@ class _Child:
     death: str = ""  # how it ended, where it did not end well
     hung: bool = False
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, server: Forkserver, stop: threading.Event) -> None:
         """Starts the process, waits for it and reads what it wrote."""
         answer, output = self.folder / "answer.jsonl", self.folder / "output.txt"
         question = self.folder / "question.json"
         question.write_text(json.dumps(self._question(output)), encoding="utf-8")
         answer.touch()
-        with open(output, "wb") as printed:
-            process = subprocess.Popen(
-                [sys.executable, "-m", CHILD, str(question), str(answer)],
-                env=self._environment(),
-                stdin=subprocess.PIPE,  # its end tells the child that we are gone
-                stdout=printed,
-                stderr=printed,
-                start_new_session=True,  # it and the assemblers it starts end together
-            )
-            try:
-                self._wait(process, answer, stop)
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                assert process.stdin is not None
-                process.stdin.close()
+        output.touch()
+        environment = {"TRITON_CACHE_DIR": str(self.cache), "TMPDIR": str(self.folder)}
+        process = server.fork(question, answer, output, environment)
+        try:
+            self._wait(process, answer, stop)
+        finally:
+            process.kill()
         self._read(answer)
-        if process.returncode:
-            said = [line for line in output.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            self.death = self._ending(process.returncode, said)
+        code = -signal.SIGKILL if self.hung else process.poll()
+        if code:
+            printed = output.read_text(encoding="utf-8", errors="replace") + process.printed()
+            self.death = self._ending(code, [line for line in printed.splitlines() if line.strip()])
 
-    def _wait(self, process: subprocess.Popen[bytes], answer: Path, stop: threading.Event) -> None:
+    def _wait(self, process: Forked, answer: Path, stop: threading.Event) -> None:
         size, since = -1, time.monotonic()
         while process.poll() is None and not stop.is_set():
             now = answer.stat().st_size
@@ -196,20 +224,6 @@ class _Child:
             "known": [kernel.to_json() for kernel in self.deadly.values()],
             "sources": [source.to_json() for source in self.job.sources],
             "cases": [case.to_json() for case in self.todo],
-        }
-
-    def _environment(self) -> dict[str, str]:
-        """No GPU is visible to the process, and its Triton is the wanted one, as it is shipped."""
-        folders = [self.job.triton.folder, Path(__file__).parents[2], os.environ.get("PYTHONPATH")]
-        cores = len(os.sched_getaffinity(0))
-        return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN)},
-            "PYTHONPATH": os.pathsep.join(str(folder) for folder in folders if folder),
-            "CUDA_VISIBLE_DEVICES": "",
-            "HIP_VISIBLE_DEVICES": "",
-            "TRITON_CACHE_DIR": str(self.cache),
-            "TMPDIR": str(self.folder),
-            "OMP_NUM_THREADS": str(max(1, cores // self.parallel)),
         }
 
     def _read(self, answer: Path) -> None:

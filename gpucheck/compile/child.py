@@ -1,4 +1,4 @@
-"""The compiling process: ``python -m gpucheck.compile.child QUESTION ANSWER``, see :mod:`gpucheck.compile.build`.
+"""What a compiling process does, see :mod:`gpucheck.compile.build`.
 
 It answers with one JSON line for each event: ``begin`` of a case, ``kernel`` before and ``built`` after one is
 compiled, ``case`` with what came of it. So whoever reads them knows what a process was at when it died.
@@ -7,10 +7,6 @@ compiled, ``case`` with what came of it. So whoever reads them knows what a proc
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +17,7 @@ from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL
 from gpucheck.compile.outcome import Built, CaseBuilt, Kernel
 from gpucheck.compile.targets import TARGETS, Target
+from gpucheck.compile.tritons import hash_triton
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.source import CheckSource
@@ -30,18 +27,20 @@ if TYPE_CHECKING:
     from gpucheck.compile.places import Sources
 
 
+def preload() -> None:
+    """Loads what all compiling processes need, before they are forked."""
+    import torch  # noqa: F401
+
+    from gpucheck.compile import capture  # noqa: F401
+
+    hash_triton()
+
+
 def main(question: Path, answer: Path) -> None:
     """Compiles the cases of one file and writes events to another."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     asked = json.loads(question.read_text(encoding="utf-8"))
     with open(answer, "a", encoding="utf-8") as file:
         _compile(asked, file)
-
-
-def _end_with_parent() -> None:
-    """Ends this process and the assemblers it has started when the other end of its stdin is gone."""
-    sys.stdin.buffer.read()
-    os.killpg(0, signal.SIGKILL)
 
 
 def _compile(asked: dict[str, Any], file: IO[str]) -> None:
@@ -106,8 +105,30 @@ class Bench:
         if self._library is None:
             from gpucheck.library import adapters
 
-            self._library = adapters.load(Path(self._root), self._generation)
+            self._library = _FewWeights(adapters.load(Path(self._root), self._generation))
         return self._library
+
+
+class _FewWeights:
+    """An adapter that lays out one weight of each form: compilers do not look at values, and layouts take seconds."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self._weights: dict[Any, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def weight(self, kind: str, data: Any, scale: Any, layout: str, place: Any) -> Any:
+        """:meth:`gpucheck.library.adapters.base.Adapter.weight`."""
+        form = (kind, layout, *(part for held in (data, scale) if held is not None for part in _form(held)))
+        if form not in self._weights:
+            self._weights[form] = self._adapter.weight(kind, data, scale, layout, place)
+        return self._weights[form]
+
+
+def _form(tensor: Any) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
 def run(case: Case, bench: Any, capture: Capture, sources: Sources) -> CaseBuilt:
@@ -177,7 +198,3 @@ def stand_in(target: Target) -> Iterator[None]:
 
 def _zeroed(allocate: Any) -> Any:
     return lambda *args, **kwargs: allocate(*args, **kwargs).zero_()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,6 +65,14 @@ def find_installed() -> Triton | None:
     except metadata.PackageNotFoundError:  # a build of another name, or a checkout
         version = _version_of(package) or "unknown"
     return Triton(version, None, package)
+
+
+def hash_triton() -> None:
+    """Lets the imported Triton hash itself for its cache, which takes a second that forked processes then share."""
+    for module in ("triton.runtime.cache", "triton.compiler.compiler"):  # where releases keep it, with its result
+        with suppress(ImportError, AttributeError):
+            importlib.import_module(module).triton_key()
+            return
 
 
 def triton_folder(version: str) -> Path:

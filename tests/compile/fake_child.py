@@ -41,12 +41,11 @@ def main(question: Path, answer: Path) -> None:
                 os.kill(os.getpid(), signal.SIGSEGV)
             time.sleep(60)
         elif case.id == "environment":
-            said = json.dumps({**os.environ, "pid": os.getpid()})
+            said = json.dumps({**os.environ, "pid": os.getpid(), "parent": os.getppid()})
+        elif case.id == "server":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
         write(event="kernel", key=key, name="_kernel", place="")
         write(event="built", key=key)
         result = CaseBuilt(case.id, built, said, "", 1, (key,)).to_json()
         write(event="case", result=result, kernels=[kernel], compiled=1)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
