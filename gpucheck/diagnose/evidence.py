@@ -15,7 +15,7 @@ Z95 = 1.959964  # of the normal distribution, for a two-sided interval of 95%
 
 @dataclass(frozen=True)
 class Answers:
-    """The experiments with a record, or with one of the same rank and row that failed alike."""
+    """The experiments with a record and its like on other ranks, or with one of its rank and row that failed alike."""
 
     tried: Mapping[str, Record]  # by name
     of: str = ""  # label of the other case that the answers come from; "" for the record's own
@@ -80,13 +80,27 @@ def answers(run: Run, record: Record) -> Answers:
     """The experiments that say something about a failed record."""
     own = run.experiments.get((record.step, record.rank), {})
     if own:
-        return Answers(own)
+        every = {**_shared(run, record), **own}
+        return Answers({name: every[name] for name in EXPERIMENTS if name in every})
     for (step, rank), tried in run.experiments.items():
         other = run.records[(step, rank)]
         alike = rank == record.rank and other.outcome is record.outcome and _kinds(other) == _kinds(record)
         if alike and run.plan.steps[step].row == run.plan.steps[record.step].row:
             return Answers(tried, run.plan.steps[step].label)
     return Answers({})
+
+
+def _shared(run: Run, record: Record) -> dict[str, Record]:
+    """The experiments of its node's ranks, which share them where all of them gave the same wrong bits."""
+    first = record.rank - run.plan.local_rank(record.rank)
+    ranks = range(first, first + run.plan.nproc)
+    if not record.bits or any(run.records[(record.step, rank)].bits != record.bits for rank in ranks):
+        return {}
+    found: dict[str, Record] = {}
+    for rank in ranks:
+        found |= run.experiments.get((record.step, rank), {})
+    found.pop(REPEAT, None)
+    return found
 
 
 def _by_fill(record: Record) -> bool:

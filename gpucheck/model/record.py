@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any, TypeVar
@@ -186,6 +187,13 @@ class Record:
     underway: Underway | None = None  # None: no launch had begun, or all had ended
     source: str = ""  # "file:line" of the library that raised
     victim_of: int | None = None  # the rank whose end kept this one from its case
+
+    @property
+    def bits(self) -> str:
+        """What wrong outputs of equal inputs share where they are the same bits; "" without wrong outputs."""
+        if not self.mismatches or not self.digests:
+            return ""
+        return hashlib.sha256(repr((self.inputs, sorted(self.digests.items()))).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """The plain form of a result line."""

@@ -59,6 +59,22 @@ class Node:
         mine.unlink()
         return decision.read_text() == "yes"
 
+    def tell(self, word: str) -> None:
+        """Says something that :meth:`all_told` asks about."""
+        (self.folder / f"{word}.told{self.local_rank}").touch()
+
+    def all_told(self, word: str) -> bool:
+        """Whether every rank of the node has said so."""
+        return all((self.folder / f"{word}.told{rank}").exists() for rank in range(self.local_ranks))
+
+    def claim(self, task: str) -> bool:
+        """Whether this rank is the first of the node to take a task on, which is then its own."""
+        try:
+            (self.folder / f"{task}.claimed").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
     def publish(self, name: str, local_rank: int, content: Any) -> None:
         """Leaves something for another rank."""
         path = self.folder / f"{name}.for{local_rank}"

@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +84,12 @@ class Runner:
         if self.plan.isolate == "case":
             self.retire()
         return done
+
+    def get_ready(self, number: int, step: Step) -> None:
+        """Starts the child of a step that comes next; what goes wrong, the step will meet again and report."""
+        if not step.inapplicable:
+            with suppress(Exception):
+                self._ready(self._attempt(number, step, "", 0))
 
     def _started(self, attempt: Attempt) -> Attempt:
         step, experiment = attempt.step, attempt.record.experiment

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucheck.launch.agent import IMPORTED
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import read_plan
@@ -38,7 +39,7 @@ STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps a local rank, within which ranks take steps in different order
 MAKERS = 4  # threads that make inputs and references ahead, where a rank has processors for them
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
-PENDING_JUDGEMENTS = 2  # outputs that wait for the judge while the child goes on
+PENDING_JUDGEMENTS = 4  # outputs that wait for the judge while the child goes on
 
 
 def main(run: Path) -> None:
@@ -59,8 +60,12 @@ def main(run: Path) -> None:
 
     from gpucheck.worker import child
 
+    if plan.device == "cuda":
+        from gpucheck.compile.tritons import hash_triton
+
+        hash_triton()
     zygote = Zygote(child.serve)
-    imported = time.perf_counter() - began
+    imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
     supervisor = Supervisor(run, plan, zygote, imported)
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
@@ -134,11 +139,11 @@ class Supervisor:
     def _work(self) -> None:
         from gpucheck.worker.trials import Trials
 
-        if self.plan.compile_ahead and self.plan.device == "cuda":
-            self._compile_ahead()
         makers, ahead = min(MAKERS, max(1, fair_threads() // 4)), _Shared(self._order)
         for _ in range(makers):
             threading.Thread(target=self._make_ahead, args=(ahead, fair_threads() // makers), daemon=True).start()
+        if self.plan.compile_ahead and self.plan.device == "cuda":
+            self._compile_ahead()
         self._run_plan()
         self._stopped.set()
         if not self.runner.stuck:
@@ -150,10 +155,15 @@ class Supervisor:
         self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
 
     def _compile_ahead(self) -> None:
-        """Starts processes that fill the kernel cache; they end by themselves, or with this rank."""
+        """Starts processes that fill the kernel cache; they end by themselves, or with this rank.
+
+        Its own process comes first: all that ask the driver of a node something at once wait for each other.
+        """
         from gpucheck.worker.ahead import MOST, worth
         from gpucheck.worker.protocol import Ahead
 
+        first = self._order[0]
+        self.runner.get_ready(first, self.plan.steps[first])
         library, local_rank = self.plan.library, self.node.local_rank
         claims = str(self.store.folder / "ahead")
         ahead = Ahead(worth(self.plan.steps), local_rank, claims, library["root"], library["generation"])
@@ -198,6 +208,8 @@ class Supervisor:
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome.failed:
             self._failed.setdefault(record.step, record)
+            if record.bits:
+                self.node.tell(f"{record.step}-{record.bits}")
         if not self._holds(record, attempt.key):
             self.store.done(attempt.key, self.rank, entirely=record.round > 0)
 

@@ -17,6 +17,7 @@ from gpucheck.diagnose.experiments import (
     repeats_needed,
 )
 from gpucheck.diagnose.rules import outside
+from gpucheck.diagnose.rules.common import astray
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
@@ -63,11 +64,11 @@ class Trials:
                 self._try(trial)
                 pinned.add((trial.number, trial.name))
         for trial in self._trials(pinned):
-            if not trial.step.conditions.alone and open_():
+            if not trial.step.conditions.alone and open_() and self._falls_to_us(trial):
                 self._try(trial)
         self.runner.retire()
         for trial in self._trials(pinned):
-            if trial.step.conditions.alone and open_():
+            if trial.step.conditions.alone and open_() and self._falls_to_us(trial):
                 with self.runner.node.alone(deadline - time.monotonic()) as alone:
                     if alone:
                         self._try(trial)
@@ -101,12 +102,21 @@ class Trials:
                 if conditions is not None and (record.step, name) not in pinned and self._tells(record, name):
                     yield Trial(record.step, replace(steps[record.step], conditions=conditions), name)
 
+    def _falls_to_us(self, trial: Trial) -> bool:
+        """Whether this rank makes an experiment: ranks that all gave the same wrong bits make each of them once.
+
+        Whether it comes again each rank sees for itself.
+        """
+        node, bits = self.runner.node, self._records[trial.number].bits
+        shared = trial.name != REPEAT and bool(bits) and node.all_told(f"{trial.number}-{bits}")
+        return not shared or node.claim(f"{trial.number}-{bits}-{trial.name.replace(' ', '-')}")
+
     def _tells(self, record: Record, name: str) -> bool:
         """Whether the answer to an experiment can still make a difference to what is made of a case."""
         seen = Answers(self._tried[record.step])
         if REPEAT in seen.tried and not seen.wrong(REPEAT):
             return False
-        if name not in OF_OUTSIDE and outside.shown(record):
+        if name not in OF_OUTSIDE and outside.shown(record) and not astray(record):
             return False
         if name == "alone" and not seen.deterministic:
             return False

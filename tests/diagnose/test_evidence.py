@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.evidence import interval, rate_words, repeated
+from gpucheck.diagnose.evidence import answers, interval, rate_words, repeated
 from gpucheck.diagnose.experiments import EXPERIMENTS, applicable
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Violation
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
+
+ORDER = list(EXPERIMENTS).index
 
 
 @pytest.mark.parametrize(
@@ -91,3 +94,24 @@ def test_a_retest_is_classified(synthetic: Synthetic, outcome: Outcome, changes:
 )
 def test_rates_in_words(hits: int, trials: int, words: str) -> None:
     assert rate_words(hits, trials) == words
+
+
+@pytest.mark.parametrize("third", ["d", "other"])
+def test_ranks_that_gave_the_same_bits_share_their_answers(synthetic: Synthetic, third: str) -> None:
+    """But for the repeats, which each makes itself; where one rank of the node gave other bits, nobody shares."""
+    plan = synthetic.plan(cases=1, ranks=3)
+    wrong = {
+        (0, rank): synthetic.record(plan, 0, rank, Outcome.MISMATCH, digests={"y": third if rank == 2 else "d"})
+        for rank in range(3)
+    }
+    made = {(0, 0): ("fresh cache", "repeat"), (0, 1): ("repeat", "other rank"), (0, 2): ("repeat",)}
+    experiments = {
+        key: {name: synthetic.record(plan, *key, Outcome.MISMATCH, experiment=name) for name in names}
+        for key, names in made.items()
+    }
+    run = replace(synthetic.run(plan, wrong), experiments=experiments)
+    alike = third == "d"
+    for rank in range(3):
+        tried = answers(run, wrong[(0, rank)]).tried
+        assert list(tried) == (["repeat", "other rank", "fresh cache"] if alike else sorted(made[(0, rank)], key=ORDER))
+        assert tried["repeat"].rank == rank

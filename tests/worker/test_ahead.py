@@ -18,7 +18,7 @@ from gpucheck import checks
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
 from gpucheck.worker import ahead, driver, supervisor
-from gpucheck.worker.protocol import Ahead
+from gpucheck.worker.protocol import Ahead, Setup
 from gpucheck.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Zygote:
     """Forks nothing and takes down what it is asked to send."""
 
     def __init__(self) -> None:
-        self.sent: list[Ahead] = []
+        self.sent: list[Setup | Ahead] = []
         self.connection, self.pid = self, 0
 
     def spawn(self) -> Zygote:
@@ -101,10 +101,10 @@ class Zygote:
 
 
 @pytest.fixture
-def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Ahead]]:
+def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """What the processes are told that a supervisor starts before it goes through its plan."""
 
-    def start(processors: int, **changes: Any) -> list[Ahead]:
+    def start(processors: int, **changes: Any) -> list[Any]:
         for name, value in {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
@@ -118,12 +118,13 @@ def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return start
 
 
-def test_idle_processors_are_used_where_the_scenario_says_so(start: Callable[..., list[Ahead]], tmp_path: Path) -> None:
-    told = start(16, device="cuda", compile_ahead=True)
+def test_idle_processors_are_used_where_the_scenario_says_so(start: Callable[..., list[Any]], tmp_path: Path) -> None:
+    own, *told = start(16, device="cuda", compile_ahead=True)
+    assert isinstance(own, Setup) and own.local_rank == 1, "its own process need not wait for them at the driver"
     assert len(told) == ahead.MOST
     assert (told[0].device, told[0].claims, len(told[0].cases)) == (1, str(tmp_path / "scratch" / "ahead"), 2)
-    assert len(start(4, device="cuda", compile_ahead=True)) == 2
-    assert start(1, device="cuda", compile_ahead=True) == []
+    assert len(start(4, device="cuda", compile_ahead=True)) == 1 + 2
+    assert len(start(1, device="cuda", compile_ahead=True)) == 1
     assert start(16, device="cuda") == start(16, device="cpu", compile_ahead=True) == []
 
 

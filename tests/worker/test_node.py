@@ -146,3 +146,17 @@ def test_ranks_that_ask_at_once_get_one_answer(tmp_path: Path) -> None:
             thread.join()
         assert len(answers) == 8 and len(set(answers)) == 1
     assert not list(tmp_path.glob("*.wish*"))
+
+
+def test_what_all_have_told_is_known(tmp_path: Path) -> None:
+    first, second = Node(tmp_path, 0, 2), Node(tmp_path, 1, 2)
+    first.tell("3-abc")
+    assert not second.all_told("3-abc")
+    second.tell("3-abc")
+    second.tell("3-abc")
+    assert first.all_told("3-abc") and second.all_told("3-abc") and not first.all_told("3-abd")
+
+
+def test_a_task_belongs_to_one_rank(tmp_path: Path) -> None:
+    first, second = Node(tmp_path, 0, 2), Node(tmp_path, 1, 2)
+    assert second.claim("a") and not first.claim("a") and not second.claim("a") and first.claim("b")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.model.plan import ExpectedFailure, Plan
-from gpucheck.model.record import Outcome, Record, Underway, Violation
+from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
 from gpucheck.worker import judging
 from gpucheck.worker.trials import MOST_CASES, PIN_SECONDS, Trials, representatives
 
@@ -31,6 +31,8 @@ class Bench:
         self.answers: dict[str, Any] = {}
         self.node, self.store = self, None
         self.local_ranks, self.stuck = 2, ""
+        self.told = False  # whether all ranks gave the same bits
+        self.taken: set[str] = set()  # tasks that a rank has claimed
 
     def run(self, number: int, step: Any, name: str, *, deadline: float | None = None) -> Any:
         self.ran.append((number, name, step.conditions.words))
@@ -41,6 +43,15 @@ class Bench:
 
     def retire(self) -> None:
         self.events.append("retire")
+
+    def all_told(self, word: str) -> bool:
+        return self.told
+
+    def claim(self, task: str) -> bool:
+        _, _, name = task.split("-", 2)
+        free = name not in self.taken
+        self.taken.add(name)
+        return free
 
     @contextmanager
     def alone(self, seconds: float) -> Iterator[bool]:
@@ -87,6 +98,25 @@ def test_alone_comes_last_and_the_rank_rests_in_the_end(synthetic: Synthetic, pl
     assert bench.events[-1] == "rest"
     first_alone = bench.events.index("alone")
     assert bench.events[first_alone - 1] == "retire", "an idle process is no company"
+
+
+def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(synthetic: Synthetic, plan: Plan) -> None:
+    first, second = Bench(), Bench()
+    first.told = second.told = True
+    second.taken = first.taken
+    first.taken.add("other-device")  # by a third one
+    assert work(first, plan, [synthetic.record(plan, 0, 0, Outcome.MISMATCH)]) == ["repeat", "other rank", "alone"]
+    assert work(second, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == ["repeat"]
+
+
+def test_ranks_with_bits_of_their_own_make_all_of_them(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench()
+    bench.taken = {"other-rank", "other-device", "alone"}
+    every = ["repeat", "other rank", "other device", "alone"]
+    assert work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == every
+    bench, blank = Bench(), synthetic.record(plan, 0, 1, Outcome.MISMATCH, digests={})
+    bench.told, bench.taken = True, set(every) | {"other-rank", "other-device"}
+    assert work(bench, plan, [blank]) == every, "what left no outputs is like nothing else"
 
 
 def test_no_failure_no_experiment(plan: Plan) -> None:
@@ -177,6 +207,9 @@ def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_i
     step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
     failed = synthetic.record(plan, 0, 1, Outcome.MISMATCH, violations=read)
     assert work(bench, replace(plan, steps=(step,)), [failed]) == ["repeat", "no group"]
+    launch = Launch("k", 1, 1, ["cuda:1"], 7, "h", "sm_90", 0, 4, [1])
+    bench, astray = Bench(), replace(failed, launches=[launch], stream=0)
+    assert "alone" in work(bench, replace(plan, steps=(step,)), [astray]), "it may not have waited for its inputs"
 
 
 def test_only_what_fails_every_time_can_be_disturbed_by_others(synthetic: Synthetic, plan: Plan) -> None:

@@ -11,7 +11,7 @@ from gpucheck.diagnose.nature import nature
 from gpucheck.diagnose.sightings import Key, clean_line, merged_lines, sighting
 from gpucheck.diagnose.words import lines_of
 from gpucheck.model.finding import Finding
-from gpucheck.model.record import Record
+from gpucheck.model.record import Launch, Record
 from gpucheck.records.folder import Run
 
 Lines = Callable[[Record], list[str]]
@@ -60,6 +60,15 @@ def _empty(run: Run, seen: Evidence, records: list[Record]) -> Finding:
         cause=seen.cause,
         evidence=told,
     )
+
+
+def astray(record: Record) -> list[Launch]:
+    """Launches on the device of the tensors, but on another stream than their producer and consumer."""
+    return [
+        launch
+        for launch in record.launches
+        if record.stream is not None and launch.stream != record.stream and not launch.away and not launch.refused
+    ]
 
 
 def what(record: Record) -> str:

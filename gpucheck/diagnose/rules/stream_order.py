@@ -5,11 +5,11 @@ from __future__ import annotations
 from gpucheck.diagnose.causes import STREAM_ORDER
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.rules import common
-from gpucheck.diagnose.rules.common import Evidence, what
+from gpucheck.diagnose.rules.common import Evidence, astray, what
 from gpucheck.diagnose.sightings import Key
 from gpucheck.diagnose.words import lines_of
 from gpucheck.model.finding import Finding
-from gpucheck.model.record import Launch, Record
+from gpucheck.model.record import Record
 from gpucheck.records.folder import Run
 
 
@@ -21,7 +21,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     stressed = conditions.late or conditions.consumer == "prompt" or conditions.stream != "default"
     seen = answers(run, record)
     ordered = seen.proves("synchronised", record) or seen.proves("waits", record)
-    if ordered or (stressed and _astray(record)):
+    if ordered or (stressed and astray(record)):
         return Evidence(STREAM_ORDER, what(record))
     return None
 
@@ -31,19 +31,10 @@ def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
     return common.findings(run, evidence, _lines)
 
 
-def _astray(record: Record) -> list[Launch]:
-    """Launches on the device of the tensors, but on another stream than their producer and consumer."""
-    return [
-        launch
-        for launch in record.launches
-        if record.stream is not None and launch.stream != record.stream and not launch.away and not launch.refused
-    ]
-
-
 def _lines(record: Record) -> list[str]:
     seen = dict.fromkeys(
         f"{launch.kernel} launched on stream {launch.stream}, its inputs come on stream {record.stream}"
         + (f" ({launch.source})" if launch.source else "")
-        for launch in _astray(record)
+        for launch in astray(record)
     )
     return [*lines_of(record), *seen]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.conftest import Synthetic
 
 WRONG, RIGHT = Outcome.MISMATCH, Outcome.PASS
+OUTSIDE = "access outside of tensors"
 Fails = Mapping[int, Mapping[str, Any]]
 """Rank -> changes of its failing record."""
 
@@ -266,6 +267,17 @@ def test_a_launch_on_another_stream_under_stress_of_order(synthetic: Synthetic) 
     assert Matrix(synthetic).fails(1, **astray).finding().cause == "undetermined", "no stress, no proof"
     home = {"launches": [launch(0)], "stream": 0}
     assert Matrix(synthetic, late=True).fails(1, **home).finding().cause == "undetermined"
+
+
+def test_a_kernel_that_did_not_wait_finds_what_memory_held_before(synthetic: Synthetic) -> None:
+    """Its outputs change with the fill, and the stream says why; on the right stream the fill says enough."""
+    read = {"violations": [Violation("passes differ", "it is read outside of x")]}
+    early = {**read, "launches": [launch(7)], "stream": 0}
+    assert Matrix(synthetic, late=True).fails(1, **early).finding().cause == "missing stream order"
+    waited = Matrix(synthetic).fails(1, **early).repeats(1).tried(1, synchronised=RIGHT)
+    assert waited.finding().cause == "missing stream order"
+    assert Matrix(synthetic).fails(1, **early).repeats(1).tried(1, synchronised=WRONG).finding().cause == OUTSIDE
+    assert Matrix(synthetic, late=True).fails(1, **read, launches=[launch(0)], stream=0).finding().cause == OUTSIDE
 
 
 def test_answers_serve_cases_of_the_same_row_that_fail_alike(synthetic: Synthetic) -> None:
