@@ -6,6 +6,7 @@ shows as a difference between two passes with different fills.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class Arena:
         self.device = device
         self.guard = GUARD[device.type]
         self.fill = 0xFF
-        self._odd: int | None = None
+        self._odd: Container[int] = ()
         self._slots: list[_Slot] = []
         self._made: list[Form] = []
         self._reserved: list[tuple[Form, Tensor]] = []
@@ -58,12 +59,12 @@ class Arena:
         """How many tensors are watched."""
         return len(self._slots)
 
-    def reset(self, fill: int, odd: int | None = None) -> None:
+    def reset(self, fill: int, odd: Container[int] = ()) -> None:
         """Watches none of the tensors handed out so far any more.
 
         Args:
             fill: the byte that further memory is filled with.
-            odd: number of the one further tensor, in the order they are handed out, whose memory is filled with the
+            odd: numbers of the further tensors, in the order they are handed out, whose memory is filled with the
                 complement of ``fill``.
         """
         self.fill, self._odd, self._slots = fill, odd, []
@@ -96,7 +97,7 @@ class Arena:
         if not all(size):
             return torch.empty_strided(size, stride, dtype=dtype, device=self.device)
         count = (1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))) * dtype.itemsize
-        fill = 0xFF - self.fill if len(self._slots) == self._odd else self.fill
+        fill = 0xFF - self.fill if len(self._slots) in self._odd else self.fill
         memory = torch.full((2 * self.guard + count + ALIGNMENT,), fill, dtype=torch.uint8, device=self.device)
         start = self.guard + (-(memory.data_ptr() + self.guard) % ALIGNMENT)
         words = f"{str(dtype).removeprefix('torch.')} tensor of shape {tuple(size)}"

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -119,26 +119,28 @@ class Bench:
         case, conditions = request.case, request.conditions
         check = checks.load(case.check)
         with timed(reply, "load"), needed(request.inputs):
-            inputs = torch.load(request.inputs, mmap=True, weights_only=True)
+            held = torch.load(request.inputs, mmap=True, weights_only=True)
         if conditions.warm_up:
-            self._warm_up(check, case, inputs)
+            self._warm_up(check, case, held)
+        with timed(reply, "prepare"):  # once: each pass places copies of these
+            inputs = {name: value.to(self.device) for name, value in held.items()}
         passes = 0
         while wants_another_pass(conditions.repeat, passes, reply.digests):
             fill = fill_of(passes)
             prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions)
             for outputs in launched:
                 with timed(reply, "copy"):
-                    held = self._keep(outputs, reply, fill, request)
+                    kept = self._keep(outputs, reply, fill, request)
             if not passes and conditions.concurrency == 1:
                 with timed(reply, "inspect"):
-                    self._inspect(check, case, prepared, held, reply)
+                    self._inspect(check, case, prepared, kept, reply)
             passes += 1
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
                 reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
         if request.timed is not None and steady(reply):
-            self._time(inputs, request.timed, reply)
+            self._time(held, request.timed, reply)
 
     def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
         """Times the call of the last pass again and again; none of that counts as launched."""
@@ -182,26 +184,32 @@ class Bench:
     def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
 
-        Looks where the last such case was sensitive, since cases alike place alike, and then from the last tensor to
-        the first, since what was made from the inputs is what kernels read.
+        Looks where the last such case was sensitive, since cases alike place alike, and else in one half of the tensors
+        after the other: in the later ones first, since what was made from the inputs is what kernels read.
 
         Args:
             baseline: digest of the outputs where everything is filled with the second of ``FILLS``.
         """
         deadline = time.perf_counter() + LOCATE_SECONDS
-        numbers = range(len(self.arena))
-        for number in sorted(numbers, key=lambda number: (number != self._suspect, -number)):
-            if self._digest(check, case, inputs, number) != baseline:
-                self._suspect = number
-                again = [self._digest(check, case, inputs, odd) for odd in (None, number)]
-                sure = again[0] == baseline != again[1]  # what comes and goes is not the fill's doing
-                return self.arena.words(number) if sure else ""
-            if time.perf_counter() > deadline:
-                break
-        return ""
 
-    def _digest(self, check: Any, case: Case, inputs: Any, odd: int | None) -> str:
-        """Digest of the outputs of one more pass with one tensor's memory filled otherwise."""
+        def changes(*odd: int) -> bool:
+            return self._digest(check, case, inputs, odd) != baseline
+
+        suspects = list(range(len(self.arena)))
+        if self._suspect in suspects and changes(self._suspect):
+            suspects = [self._suspect]
+        while len(suspects) > 1:
+            if time.perf_counter() > deadline:
+                return ""
+            middle = len(suspects) // 2
+            suspects = suspects[middle:] if changes(*suspects[middle:]) else suspects[:middle]
+        if not suspects or changes() or not changes(*suspects):  # what comes and goes is not the fill's doing
+            return ""
+        (self._suspect,) = suspects
+        return self.arena.words(self._suspect)
+
+    def _digest(self, check: Any, case: Case, inputs: Any, odd: Container[int]) -> str:
+        """Digest of the outputs of one more pass with some tensors' memory filled otherwise."""
         _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
         return digest.whole(*on_host(outputs).values())
 
@@ -213,7 +221,7 @@ class Bench:
         reply: Reply,
         fill: int,
         conditions: Conditions,
-        odd: int | None = None,
+        odd: Container[int] = (),
     ) -> tuple[Any, list[Outputs]]:
         """What was prepared, and the outputs of each launch: one, or every other one of those that are made at once."""
         runtime = _Runtime(self, reply)

@@ -128,7 +128,7 @@ def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> N
         reply, _ = run(check)
         assert reply.sensitive.endswith("the float32 tensor of shape (4,)")
         needed.append(check.launches)
-    assert needed == [3 + 4 + 2, 3 + 1 + 2], "three passes, the tries, and two to be sure"
+    assert needed == [3 + 2 + 2, 3 + 1 + 2], "three passes, the halves or the place of before, and two to be sure"
 
 
 def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
