@@ -120,6 +120,8 @@ def repeated(again: Record) -> str:
         return f"{EXPERIMENTS[REPEAT].words}: {again.outcome.value}" + (f", {again.message}" if again.message else "")
     bits = "the same bits each time" if again.distinct == 1 else f"{again.distinct} different outputs"
     words = f"{again.wrong} of {again.repeats} repeats in a fresh process wrong, {bits}"
+    if _by_fill(again):
+        return f"{words}, one for each content of memory that is not the input's: deterministic"
     if again.wrong == again.repeats:
         return f"{words}: " + ("deterministic" if again.distinct == 1 else "wrong every time, but not deterministic")
     return f"{words}; {rate_words(again.wrong, again.repeats)}: intermittent"

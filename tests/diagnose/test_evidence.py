@@ -76,10 +76,15 @@ def test_each_experiment_changes_one_condition(name: str) -> None:
             {"wrong": 2, "repeats": 5, "distinct": 2},
             "; rate 40%, 95% interval 12% to 77%: intermittent",
         ),
+        (
+            Outcome.MISMATCH,
+            {"wrong": 3, "repeats": 5, "distinct": 2, "violations": [Violation("passes differ", "read outside")]},
+            "2 different outputs, one for each content of memory that is not the input's: deterministic",
+        ),
         (Outcome.PASS, {"repeats": 5}, ": not reproduced"),
     ],
 )
-def test_a_retest_is_classified(synthetic: Synthetic, outcome: Outcome, changes: dict[str, int], ending: str) -> None:
+def test_a_retest_is_classified(synthetic: Synthetic, outcome: Outcome, changes: dict[str, Any], ending: str) -> None:
     assert repeated(synthetic.record(synthetic.plan(), 0, 0, outcome, **changes)).endswith(ending)
 
 
