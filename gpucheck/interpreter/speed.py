@@ -1,23 +1,27 @@
 """Makes Triton's interpreter faster without changing a result.
 
-Reductions and scans with a custom combine function go slice by slice instead of element by element, and what is
-computed again for every tensor (numpy types, block shapes) is remembered.
+Reductions and scans with a custom combine function go slice by slice instead of element by element, what is computed
+again for every tensor (numpy types, block shapes) is remembered, and operands that fit each other are not converted.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import Any
 
 import numpy as np
 
 
 def install() -> None:
-    """Speeds up reductions, scans and the making of tensors."""
+    """Speeds up reductions, scans, the making of tensors and operations on two of them."""
+    from triton.language import semantic
     from triton.runtime import interpreter
 
     _remember_numpy_types(interpreter)
     _combine_slices(interpreter)
     _remember_shapes(interpreter.tl)
+    _pass_fitting_operands(interpreter.tl, getattr(semantic, "TritonSemantic", None))
 
 
 def _remember_numpy_types(interpreter: Any) -> None:
@@ -118,3 +122,62 @@ def _remember_shapes(tl: Any) -> None:
 
     block_type.__init__ = block_init
     tensor.__init__ = tensor_init
+
+
+_FLOATS = frozenset({"fp16", "bf16", "fp32", "fp64"})
+_INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_CHECK = ["self", "lhs", "rhs", "allow_lhs_ptr", "allow_rhs_ptr", "arithmetic_check", "div_or_mod"]
+
+
+def _pass_fitting_operands(tl: Any, semantic: Any) -> None:
+    """Two tensors of one type and shape, or one and a number of Python's that fits its type, are left as they are.
+
+    The number becomes one element that says it is a block: numpy repeats it, as the other operand has all elements.
+    """
+    original = getattr(semantic, "binary_op_type_checking_impl", None)
+    if original is None or list(inspect.signature(original).parameters) != _CHECK:
+        return
+    tensor = tl.core.tensor
+    known: dict[tuple[Any, str], Any] = {}
+
+    def number_like(self: Any, number: Any, other: Any) -> Any:
+        dtype = other.dtype
+        integer = dtype.name in _INTEGERS
+        if type(number) is float:
+            if integer:
+                return None
+        elif type(number) is not int or not -(2**31) <= number < 2**31:
+            return None
+        elif integer and not dtype.get_int_min_value() <= number <= dtype.get_int_max_value():
+            return None
+        key = number, dtype.name
+        if key not in known:
+            known[key] = self.scalar_constant(number, dtype).handle
+        return tensor(known[key], other.type)
+
+    @functools.wraps(original)
+    def check(
+        self: Any,
+        lhs: Any,
+        rhs: Any,
+        allow_lhs_ptr: bool = False,
+        allow_rhs_ptr: bool = False,
+        arithmetic_check: bool = True,
+        div_or_mod: bool = False,
+    ) -> tuple[Any, Any]:
+        one = lhs if isinstance(lhs, tensor) else rhs
+        name = one.dtype.name if isinstance(one, tensor) else ""
+        if name in _INTEGERS or (name in _FLOATS and not (div_or_mod and name in ("fp16", "bf16"))):
+            if one is rhs:
+                number = number_like(self, lhs, rhs)
+                if number is not None:
+                    return number, rhs
+            elif not isinstance(rhs, tensor):
+                number = number_like(self, rhs, lhs)
+                if number is not None:
+                    return lhs, number
+            elif rhs.dtype.name == name and lhs.type.is_block() == rhs.type.is_block() and lhs.shape == rhs.shape:
+                return lhs, rhs
+        return original(self, lhs, rhs, allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod)  # type: ignore[no-any-return]
+
+    semantic.binary_op_type_checking_impl = check
