@@ -91,10 +91,11 @@ def answers(run: Run, record: Record) -> Answers:
 
 
 def _shared(run: Run, record: Record) -> dict[str, Record]:
-    """The experiments of its node's ranks, which share them where all of them gave the same wrong bits."""
+    """The experiments of its node's ranks, which share them where all of them gave the same wrong bits every time."""
     first = record.rank - run.plan.local_rank(record.rank)
     ranks = range(first, first + run.plan.nproc)
-    if not record.bits or any(run.records[(record.step, rank)].bits != record.bits for rank in ranks):
+    always = Answers(run.experiments[(record.step, record.rank)]).deterministic
+    if not always or not record.bits or any(run.records[(record.step, rank)].bits != record.bits for rank in ranks):
         return {}
     found: dict[str, Record] = {}
     for rank in ranks:

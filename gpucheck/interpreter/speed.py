@@ -130,9 +130,10 @@ _CHECK = ["self", "lhs", "rhs", "allow_lhs_ptr", "allow_rhs_ptr", "arithmetic_ch
 
 
 def _pass_fitting_operands(tl: Any, semantic: Any) -> None:
-    """Two tensors of one type and shape, or one and a number of Python's that fits its type, are left as they are.
+    """Leaves operands as they are that fit each other: of one type, or a pointer and a distance, or one number's.
 
-    The number becomes one element that says it is a block: numpy repeats it, as the other operand has all elements.
+    Where one is a block and the other a scalar or a number of Python's, the one element of that says it is a block:
+    numpy repeats it, since the other operand has all elements.
     """
     original = getattr(semantic, "binary_op_type_checking_impl", None)
     if original is None or list(inspect.signature(original).parameters) != _CHECK:
@@ -140,19 +141,17 @@ def _pass_fitting_operands(tl: Any, semantic: Any) -> None:
     tensor = tl.core.tensor
     known: dict[tuple[Any, str], Any] = {}
 
-    def number_like(self: Any, number: Any, other: Any) -> Any:
-        dtype = other.dtype
-        integer = dtype.name in _INTEGERS
+    def fits(number: Any, dtype: Any) -> bool:
         if type(number) is float:
-            if integer:
-                return None
-        elif type(number) is not int or not -(2**31) <= number < 2**31:
-            return None
-        elif integer and not dtype.get_int_min_value() <= number <= dtype.get_int_max_value():
-            return None
-        key = number, dtype.name
+            return dtype.name in _FLOATS
+        if type(number) is not int or not -(2**31) <= number < 2**31:
+            return False
+        return dtype.name in _FLOATS or dtype.get_int_min_value() <= number <= dtype.get_int_max_value()
+
+    def number_like(self: Any, number: Any, other: Any) -> Any:
+        key = number, other.dtype.name
         if key not in known:
-            known[key] = self.scalar_constant(number, dtype).handle
+            known[key] = self.scalar_constant(number, other.dtype).handle
         return tensor(known[key], other.type)
 
     @functools.wraps(original)
@@ -167,17 +166,22 @@ def _pass_fitting_operands(tl: Any, semantic: Any) -> None:
     ) -> tuple[Any, Any]:
         one = lhs if isinstance(lhs, tensor) else rhs
         name = one.dtype.name if isinstance(one, tensor) else ""
-        if name in _INTEGERS or (name in _FLOATS and not (div_or_mod and name in ("fp16", "bf16"))):
-            if one is rhs:
-                number = number_like(self, lhs, rhs)
-                if number is not None:
-                    return number, rhs
-            elif not isinstance(rhs, tensor):
-                number = number_like(self, rhs, lhs)
-                if number is not None:
-                    return lhs, number
-            elif rhs.dtype.name == name and lhs.type.is_block() == rhs.type.is_block() and lhs.shape == rhs.shape:
-                return lhs, rhs
-        return original(self, lhs, rhs, allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod)  # type: ignore[no-any-return]
+        plain = name in _INTEGERS or (name in _FLOATS and not (div_or_mod and name in ("fp16", "bf16")))
+        if isinstance(lhs, tensor) and isinstance(rhs, tensor):
+            apart = allow_lhs_ptr and lhs.dtype.is_ptr() and rhs.dtype.name in _INTEGERS
+            if apart or (plain and rhs.dtype.name == name):
+                if lhs.type.is_block() == rhs.type.is_block():
+                    if lhs.shape == rhs.shape:
+                        return lhs, rhs
+                elif rhs.type.is_block():
+                    return tensor(lhs.handle, rhs.type.with_element_ty(lhs.dtype)), rhs
+                else:
+                    return lhs, tensor(rhs.handle, lhs.type.with_element_ty(rhs.dtype))
+        elif plain and one is rhs and fits(lhs, rhs.dtype):
+            return number_like(self, lhs, rhs), rhs
+        elif plain and one is lhs and fits(rhs, lhs.dtype):
+            return lhs, number_like(self, rhs, lhs)
+        checked: tuple[Any, Any] = original(self, lhs, rhs, allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod)
+        return checked
 
     semantic.binary_op_type_checking_impl = check

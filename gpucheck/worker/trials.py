@@ -105,10 +105,11 @@ class Trials:
     def _falls_to_us(self, trial: Trial) -> bool:
         """Whether this rank makes an experiment: ranks that all gave the same wrong bits make each of them once.
 
-        Whether it comes again each rank sees for itself.
+        Whether they come every time each rank sees for itself; only then do the answers of others hold for it.
         """
         node, bits = self.runner.node, self._records[trial.number].bits
-        shared = trial.name != REPEAT and bool(bits) and node.all_told(f"{trial.number}-{bits}")
+        always = Answers(self._tried[trial.number]).deterministic
+        shared = always and bool(bits) and node.all_told(f"{trial.number}-{bits}")
         return not shared or node.claim(f"{trial.number}-{bits}-{trial.name.replace(' ', '-')}")
 
     def _tells(self, record: Record, name: str) -> bool:

@@ -101,22 +101,30 @@ def test_rates_in_words(hits: int, trials: int, words: str) -> None:
     assert rate_words(hits, trials) == words
 
 
-@pytest.mark.parametrize("third", ["d", "other"])
+@pytest.mark.parametrize("third", ["d", "other", "seldom"])
 def test_ranks_that_gave_the_same_bits_share_their_answers(synthetic: Synthetic, third: str) -> None:
-    """But for the repeats, which each makes itself; where one rank of the node gave other bits, nobody shares."""
+    """But for the repeats, which each makes itself; where one rank of the node gave other bits, nobody shares.
+
+    A rank whose bits are not wrong every time takes no answers of others, which ran too seldom for it.
+    """
     plan = synthetic.plan(cases=1, ranks=3)
     wrong = {
-        (0, rank): synthetic.record(plan, 0, rank, Outcome.MISMATCH, digests={"y": third if rank == 2 else "d"})
+        (0, rank): synthetic.record(
+            plan, 0, rank, Outcome.MISMATCH, digests={"y": "e" if rank == 2 and third == "other" else "d"}
+        )
         for rank in range(3)
     }
     made = {(0, 0): ("fresh cache", "repeat"), (0, 1): ("repeat", "other rank"), (0, 2): ("repeat",)}
     experiments = {
-        key: {name: synthetic.record(plan, *key, Outcome.MISMATCH, experiment=name) for name in names}
+        key: {name: synthetic.record(plan, *key, Outcome.MISMATCH, experiment=name, wrong=1) for name in names}
         for key, names in made.items()
     }
+    if third == "seldom":
+        again = experiments[(0, 2)]["repeat"]
+        experiments[(0, 2)]["repeat"] = replace(again, repeats=5)
     run = replace(synthetic.run(plan, wrong), experiments=experiments)
-    alike = third == "d"
     for rank in range(3):
         tried = answers(run, wrong[(0, rank)]).tried
+        alike = third != "other" and (third, rank) != ("seldom", 2)
         assert list(tried) == (["repeat", "other rank", "fresh cache"] if alike else sorted(made[(0, rank)], key=ORDER))
         assert tried["repeat"].rank == rank

@@ -18,6 +18,7 @@ from triton.runtime import interpreter  # noqa: E402
 semantic = interpreter.interpreter_semantic
 CHECK = "binary_op_type_checking_impl"
 TYPES = ("int8", "uint8", "int32", "uint32", "int64", "uint64", "float16", "bfloat16", "float32", "float64", "int1")
+POINTER = "*float32"
 NUMBERS = (0, 1, 3, -2, 127, 128, -129, 2**31, 2**40, -(2**63), 2**64, 0.5, -0.0, 1e-60, math.inf, math.nan, True)
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: semantic.add(a, b, True),
@@ -30,13 +31,17 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "less": lambda a, b: semantic.less_than(a, b),
     "equal": lambda a, b: semantic.equal(a, b),
     "maximum": lambda a, b: semantic.maximum(semantic.to_tensor(a), semantic.to_tensor(b), tl.PropagateNan.NONE),
+    "clamp": lambda a, b: semantic.clamp(semantic.to_tensor(a), semantic.to_tensor(b), b, tl.PropagateNan.NONE),
+    "shift": lambda a, b: semantic.shl(a, b),
     "where": lambda a, b: semantic.where(block("int1", 4), semantic.to_tensor(a), semantic.to_tensor(b)),
 }
 
 
 def block(name: str, *shape: int) -> Any:
     """Values 1, 2, 3, ...; a shape without sizes is a scalar."""
-    dtype, count = getattr(tl, name), math.prod(shape)
+    dtype = tl.pointer_type(getattr(tl, name[1:])) if name.startswith("*") else getattr(tl, name)
+    count = math.prod(shape)
+    name = "uint64" if name.startswith("*") else name
     values = np.arange(1, count + 1).reshape(shape or (1,))
     stored = {"bfloat16": np.uint16, "int1": np.int8}.get(name, name)
     data = (values.astype(np.float32).view(np.uint32) >> 16).astype(stored) if name == "bfloat16" else None
@@ -63,7 +68,7 @@ def test_results_are_those_of_the_slow_way(operation: str, monkeypatch: pytest.M
     owner = type(semantic)
     quick = getattr(owner, CHECK)
     shapes: list[tuple[int, ...]] = [(), (1,), (2, 4)]
-    tensors = [(name, shape) for name in TYPES for shape in shapes]
+    tensors = [(name, shape) for name in (*TYPES, POINTER) for shape in shapes]
     pairs = [(block(*a[:1], *a[1]), block(*b[:1], *b[1])) for a, b in itertools.product(tensors, repeat=2)]
     for name, shape in tensors:
         pairs += [(block(name, *shape), number) for number in NUMBERS]

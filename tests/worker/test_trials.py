@@ -101,12 +101,16 @@ def test_alone_comes_last_and_the_rank_rests_in_the_end(synthetic: Synthetic, pl
 
 
 def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(synthetic: Synthetic, plan: Plan) -> None:
-    first, second = Bench(), Bench()
-    first.told = second.told = True
-    second.taken = first.taken
+    first, second, seldom = Bench(), Bench(), Bench()
+    first.told = second.told = seldom.told = True
+    first.answers = second.answers = {"repeat": {"wrong": 5, "repeats": 5}}
+    seldom.answers = {"repeat": {"wrong": 4, "repeats": 5, "mismatches": [synthetic.mismatch()]}}
+    second.taken = seldom.taken = first.taken
     first.taken.add("other-device")  # by a third one
     assert work(first, plan, [synthetic.record(plan, 0, 0, Outcome.MISMATCH)]) == ["repeat", "other rank", "alone"]
     assert work(second, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == ["repeat"]
+    own = work(seldom, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
+    assert own == ["repeat", "other rank", "other device"], "what comes and goes each rank must see for itself"
 
 
 def test_ranks_with_bits_of_their_own_make_all_of_them(synthetic: Synthetic, plan: Plan) -> None:
