@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps a local rank, within which ranks take steps in different order
-MAKERS = 8  # threads that make inputs and references ahead, where a rank has processors for them
+MAKERS = 4  # threads that make inputs and references ahead, where a rank has processors for them; more hold up the rest
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
 PENDING_JUDGEMENTS = 4  # outputs that wait for the judge while the child goes on
 
