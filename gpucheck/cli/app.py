@@ -2,36 +2,82 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import (
-    audit,
-    bisect,
-    compile,
-    diff,
-    doctor,
-    explain,
-    git_codes,
-    library,
-    listing,
-    new,
-    preset,
-    replay,
-    report,
-    run,
-    selftest,
-)
+from gpucheck.cli import git_codes
 from gpucheck.model.errors import ExitCode, GpucheckError
+
+COMMANDS = {
+    "run": ("run", "run"),
+    "list": ("listing", "list_"),
+    "report": ("report", "report"),
+    "replay": ("replay", "replay"),
+    "bisect": ("bisect", "bisect"),
+    "diff": ("diff", "diff"),
+    "explain": ("explain", "explain"),
+    "audit": ("audit", "audit"),
+    "compile": ("compile", "compile_"),
+    "doctor": ("doctor", "doctor"),
+    "preset": ("preset", "preset"),
+    "selftest": ("selftest", "selftest"),
+    "library": ("library", "app"),
+    "new": ("new", "app"),
+}
+"""Name -> the module of this package and what it is there: a function, or an app of further commands."""
+
+
+class Commands(dict[str, Any]):
+    """The commands by name, each loaded when it is asked for: most runs of the program need one.
+
+    Attributes:
+        brief: whether names and help are all that is asked for.
+    """
+
+    brief = False
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(COMMANDS))
+
+    def __getitem__(self, name: str) -> Any:
+        module, attribute = COMMANDS[name]
+        found = getattr(import_module(f"gpucheck.cli.{module}"), attribute)
+        several = isinstance(found, typer.Typer)
+        if self.brief:
+            return TyperCommand(name, help=found.info.help if several else inspect.getdoc(found))
+        command: Any
+        if several:
+            command = typer.main.get_group(found)
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command(name)(found)
+            command = typer.main.get_command(alone)
+        command.name = name
+        return command
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in COMMANDS:
+            return default
+        return self[name]
 
 
 class Group(TyperGroup):
     """Ends the command on the two errors that typer, depending on its version, turns into exit code 1: FAIL here."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = self._ours = Commands()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._ours.brief = True
+        super().format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -52,20 +98,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", rich_help_panel=None)(run.run)
-app.command("list")(listing.list_)
-app.command("report")(report.report)
-app.command("replay")(replay.replay)
-app.command("bisect")(bisect.bisect)
-app.command("diff")(diff.diff)
-app.command("explain")(explain.explain)
-app.command("audit")(audit.audit)
-app.command("compile")(compile.compile_)
-app.command("doctor")(doctor.doctor)
-app.command("preset")(preset.preset)
-app.command("selftest")(selftest.selftest)
-app.add_typer(library.app, name="library")
-app.add_typer(new.app, name="new")
 
 
 def _version(wanted: bool) -> None:
