@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.02  # s
+PATIENCE = 5.0  # s for a killed process to end
 
 
 class Forkserver:
@@ -94,11 +96,15 @@ class Forked:
         return "" if self._server.died() is None else self._server.printed()
 
     def kill(self) -> None:
-        """Ends it and the assemblers that it has started."""
+        """Ends it and the assemblers that it has started, and waits until nothing writes to its folder any more."""
         pid = _number(self._answer.with_suffix(".pid"))
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+        if pid is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL)
 
 
 def serve(module: Any, life: int) -> None:

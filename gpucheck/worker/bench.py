@@ -182,7 +182,7 @@ class Bench:
             reply.saved.append(digest.whole(*held.values()))
 
     def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
-        """A tensor in or around whose memory the fill changes the outputs, found by filling one at a time otherwise.
+        """A tensor in or around whose memory the fill changes the outputs, found by filling some otherwise.
 
         Looks where the last such case was sensitive, since cases alike place alike, and else in one half of the tensors
         after the other: in the later ones first, since what was made from the inputs is what kernels read.
