@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gpucheck.launch import agent
 from gpucheck.launch.torchrun import AGENT
 
 pytest.importorskip("torch", reason="needs torch")
@@ -67,6 +69,27 @@ def test_ranks_are_forks_that_find_torch_loaded_and_nobody_has_asked_for_gpus(tm
     assert first["handlers"] == [True, True]
     assert first["asks cuda"] == "torch.cuda", "the agent's own answer stays with the agent"
     assert first["arguments"] == ""
+
+
+def test_torchrun_asks_for_gpus_and_torch_hears_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once asked, torch lets no fork of this process use a GPU."""
+    from torch import cuda
+    from torch.distributed import run as torchrun
+
+    asked: list[str] = []
+    made: list[Any] = []
+
+    def config(words: Any) -> Any:
+        return SimpleNamespace(gpus=cuda.is_available()), "python", ["-m", "planted", "/run"]
+
+    monkeypatch.setenv(agent.IMPORTED, "")
+    monkeypatch.setattr(cuda, "is_available", lambda: asked.append("torch"))
+    monkeypatch.setattr(torchrun, "config_from_args", config)
+    monkeypatch.setattr(torchrun, "main", lambda words: made.append(torchrun.config_from_args(words)))
+    agent.main()
+    ((seen, rank, words),) = made
+    assert not asked and seen.gpus is False and seen.start_method == "fork"
+    assert callable(rank) and words == ("planted", "/run")
 
 
 def test_where_forks_cannot_be_heard_ranks_are_started_as_torchrun_does(tmp_path: Path) -> None:
