@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Container, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ class Bench:
         with timed(reply, "load"), needed(request.inputs):
             held = torch.load(request.inputs, mmap=True, weights_only=True)
         if conditions.warm_up:
-            self._warm_up(check, case, held)
+            self._warm_up(check, case, held, conditions)
         with timed(reply, "prepare"):  # once: each pass places copies of these
             inputs = {name: value.to(self.device) for name, value in held.items()}
         passes = 0
@@ -133,12 +133,12 @@ class Bench:
                     kept = self._keep(outputs, reply, fill, request)
             if not passes and conditions.concurrency == 1:
                 with timed(reply, "inspect"):
-                    self._inspect(check, case, prepared, kept, reply)
+                    self._inspect(check, case, prepared, kept, reply, conditions)
             passes += 1
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
-                reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1])
+                reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1], conditions)
         if request.timed is not None and steady(reply):
             self._time(held, request.timed, reply)
 
@@ -166,9 +166,12 @@ class Bench:
         reply.fills.append(fill)
         return held
 
-    def _inspect(self, check: Any, case: Case, prepared: Any, outputs: Outputs, reply: Reply) -> None:
+    def _inspect(
+        self, check: Any, case: Case, prepared: Any, outputs: Outputs, reply: Reply, conditions: Conditions
+    ) -> None:
         """Lets the check look for more than wrong numbers; what it launches for that is not the case's own."""
-        with self.observer.aside(), WatchedAllocation(self.arena):  # memory nobody writes stays the same in each call
+        watched = WatchedAllocation(self.arena)  # memory nobody writes stays the same in each call
+        with self.observer.aside(), watched, self._guard(conditions):
             check.inspect(case, prepared, outputs, _Runtime(self, reply))
         self.synchronize()
 
@@ -181,7 +184,7 @@ class Bench:
             torch.save(held, request.outputs[0])
             reply.saved.append(digest.whole(*held.values()))
 
-    def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str) -> str:
+    def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str, conditions: Conditions) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling some otherwise.
 
         Looks where the last such case was sensitive, since cases alike place alike, and else in one half of the tensors
@@ -193,7 +196,7 @@ class Bench:
         deadline = time.perf_counter() + LOCATE_SECONDS
 
         def changes(*odd: int) -> bool:
-            return self._digest(check, case, inputs, odd) != baseline
+            return self._digest(check, case, inputs, odd, conditions) != baseline
 
         suspects = list(range(len(self.arena)))
         if self._suspect in suspects and changes(self._suspect):
@@ -208,9 +211,10 @@ class Bench:
         (self._suspect,) = suspects
         return self.arena.words(self._suspect)
 
-    def _digest(self, check: Any, case: Case, inputs: Any, odd: Container[int]) -> str:
+    def _digest(self, check: Any, case: Case, inputs: Any, odd: Container[int], given: Conditions) -> str:
         """Digest of the outputs of one more pass with some tensors' memory filled otherwise."""
-        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], Conditions(), odd=odd)
+        conditions = Conditions(guarded=given.guarded)
+        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], conditions, odd=odd)
         return digest.whole(*on_host(outputs).values())
 
     def one_pass(
@@ -230,11 +234,12 @@ class Bench:
             self.arena.reset(fill, odd)
             placed = {name: self.arena.place(value) for name, value in inputs.items()}
             work = _Pass(check, case, runtime, conditions, placed)
-            prepared = [check.prepare(case, placed, runtime)]
-            for number in range(1, conditions.concurrency):
-                prepared.append(self._other(work) if number % 2 else check.prepare(case, placed, runtime))
-            before = self._other(work) if self.behind else None
-            reply.expected_kernels = check.kernels(case, runtime)
+            with self._guard(conditions):
+                prepared = [check.prepare(case, placed, runtime)]
+                for number in range(1, conditions.concurrency):
+                    prepared.append(self._other(work) if number % 2 else check.prepare(case, placed, runtime))
+                before = self._other(work) if self.behind else None
+                reply.expected_kernels = check.kernels(case, runtime)
             self.synchronize()
             if self.observer.journal is not None:
                 self.observer.journal.case(reply.expected_kernels)
@@ -258,12 +263,13 @@ class Bench:
 
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
         """Calls the code under test once."""
-        with ExitStack() as stack:
-            stack.enter_context(WatchedAllocation(self.arena))
-            if work.conditions.guarded:
-                stack.enter_context(torch.cuda.device(self.device))
+        with WatchedAllocation(self.arena), self._guard(work.conditions):
             outputs: Outputs = work.check.launch(work.case, prepared, work.runtime)
             return outputs
+
+    def _guard(self, conditions: Conditions) -> AbstractContextManager[None]:
+        """Around every call into the code under test, so that what a guard mends is right in all of them."""
+        return torch.cuda.device(self.device) if conditions.guarded else nullcontext()
 
     def _ordered(self, work: _Pass, prepared: Any) -> Outputs:
         """One call between its producer and its consumer."""
@@ -296,7 +302,8 @@ class Bench:
         case = replace(work.case, seed=work.case.seed + OTHER_SEED)
         inputs = work.check.inputs(case, torch.Generator().manual_seed(case.input_seed))
         placed = {name: self.arena.place(value) for name, value in inputs.items()}
-        prepared = work.check.prepare(case, placed, work.runtime)
+        with self._guard(work.conditions):
+            prepared = work.check.prepare(case, placed, work.runtime)
         self.synchronize()
         return prepared
 
@@ -321,11 +328,11 @@ class Bench:
     def _current_stream(self) -> int | None:
         return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
 
-    def _warm_up(self, check: Any, case: Case, inputs: Any) -> None:
+    def _warm_up(self, check: Any, case: Case, inputs: Any, conditions: Conditions) -> None:
         """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
         first = Bench(self.placement, self.placement.enter(0), self.library, self.observer)
         try:
-            first.one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions())
+            first.one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions(guarded=conditions.guarded))
             first.arena.reset(FILLS[0])
         finally:
             self.placement.settle(self.device)

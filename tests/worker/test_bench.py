@@ -288,30 +288,53 @@ def test_a_prompt_consumer_reads_behind_a_launch_that_is_held_back(
     assert torch.equal(y, RIGHT) if ordered else bool(y.isnan().all())
 
 
-@pytest.fixture
-def current(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Devices that are made current around what runs inside."""
-    entered: list[Any] = []
+class Located(Kernel):
+    """Notes which device is current at each call into the code under test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: list[str] = ["another"]
+        self.seen: list[tuple[str, str]] = []
+
+    def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+        self.seen.append(("prepare", self.current[-1]))
+        return super().prepare(case, inputs, runtime)
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        self.seen.append(("launch", self.current[-1]))
+        y = super().launch(case, prepared, runtime)["y"]
+        return {"y": y, "unwritten": torch.empty(1)}  # so that the memory whose fill shows is looked for, too
+
+    def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+        self.seen.append(("inspect", self.current[-1]))
+
+
+@pytest.mark.parametrize("more", [{}, {"concurrency": 2}, {"consumer": "delayed"}, {"warm_up": True}])
+def test_under_a_guard_every_call_into_the_code_under_test_has_the_device_of_its_tensors_current(
+    run: Any, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """A guard around the launch alone leaves wrong what ``prepare`` and ``inspect`` call."""
 
     class Guard:
         def __init__(self, device: Any) -> None:
             self.device = device
 
         def __enter__(self) -> None:
-            entered.append(self.device)
+            check.current.append(str(self.device))
 
         def __exit__(self, *_: Any) -> None:
-            entered.append("left")
+            check.current.pop()
 
     monkeypatch.setattr(torch.cuda, "device", Guard)
-    return entered
-
-
-def test_a_guarded_call_has_the_device_of_its_tensors_current(run: Any, current: list[Any]) -> None:
-    run(Kernel())
-    assert current == []
-    run(Kernel(), guarded=True)
-    assert current == [torch.device("cpu"), "left"] * 2
+    seen = {}
+    for guarded in (False, True):
+        check = Located()
+        run(check, guarded=guarded, **more)
+        seen[guarded] = check.seen
+    assert {where for _, where in seen[False]} == {"another"}
+    assert {where for _, where in seen[True]} == {"cpu"}, seen[True]
+    whole = {"prepare", "launch"} | ({"inspect"} if "concurrency" not in more else set())
+    assert {what for what, _ in seen[True]} == whole
 
 
 def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, bench: Bench) -> None:
