@@ -69,3 +69,14 @@ def state_of(pid: int) -> str:
         return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return "gone"
+
+
+def starved(pid: int) -> float:
+    """Seconds that the first thread of a process was ready to run and waited for a processor; 0 where unknown.
+
+    Source: the second number of ``/proc/PID/schedstat``, in nanoseconds.
+    """
+    try:
+        return int(Path("/proc", str(pid), "schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

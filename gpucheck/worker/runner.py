@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpucheck.launch.family import state_of
+from gpucheck.launch.family import starved, state_of
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
 STOPPED = 10.0  # s that a child which a signal stopped has to go on
 GLANCE = 1.0  # s between two looks at whether a signal has stopped it
+MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
 MEETING_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
@@ -316,15 +317,21 @@ def _harness(attempt: Attempt, error: Exception) -> Attempt:
 
 
 def _answers(child: Child, seconds: float) -> bool:
-    """Whether a child answers within a time; one that stays stopped by a signal is not waited for as long."""
-    deadline, going = time.monotonic() + seconds, time.monotonic()
-    while not child.connection.poll(max(0.0, min(GLANCE, deadline - time.monotonic()))):
-        now = time.monotonic()
+    """Whether a child answers within a time; one that stays stopped by a signal is not waited for as long.
+
+    Time in which other processes kept it from a processor does not count: a busy machine makes no hang.
+    """
+    begin = going = time.monotonic()
+    before = starved(child.pid)
+    while True:
+        kept_waiting = min(starved(child.pid) - before, MOST_STARVED * seconds)
+        left = begin + seconds + kept_waiting - time.monotonic()
+        if child.connection.poll(max(0.0, min(GLANCE, left))):
+            return True
         if state_of(child.pid) != "T":
-            going = now
-        if now >= deadline or now - going > STOPPED:
+            going = time.monotonic()
+        if left <= 0 or time.monotonic() - going > STOPPED:
             return False
-    return True
 
 
 def _of_round(number: int, round: int) -> str:

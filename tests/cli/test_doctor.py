@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -80,20 +80,21 @@ def test_bad_libraries_end_as_elsewhere(gpucheck: Command) -> None:
     assert answer.code == 2 and "there is no such folder" in answer.message
 
 
-def test_the_whole_command_without_a_gpu_takes_less_than_ten_seconds(
+def test_the_whole_command_without_a_gpu_takes_less_than_ten_seconds_of_a_core(
     library: str, slowness: Callable[[], float]
 ) -> None:
     pytest.importorskip("torch")
     if Machine().smi().gpus:
         pytest.skip("there are GPUs here")
-    slow, begin = slowness(), time.monotonic()
+    slow, before = slowness(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "gpucheck", "doctor", "--json", "--library", library],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    seconds = time.monotonic() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     by_id = {line["id"]: line for line in json.loads(done.stdout)}
     assert by_id["driver.visible"]["status"] == "warn" and by_id["device.cpu.matmul"]["status"] == "ok"
     assert done.returncode in (0, 1) and not [line for line in by_id.values() if not line["looked"]]

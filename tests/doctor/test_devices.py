@@ -202,7 +202,7 @@ def trying(deadline: str) -> list[str]:
     return [line for line in lines if line.rstrip().endswith(f"{devices.CHILD} {deadline}")]
 
 
-def wait_until(done: Callable[[], object], seconds: float = 20.0) -> bool:
+def wait_until(done: Callable[[], object], seconds: float = 120.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if done():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,10 +78,8 @@ def test_the_library_compiles_and_is_not_compiled_again(gpucheck_compile: Compil
     (combination,) = report["combinations"]
     (kernel,) = combination["kernels"]
     assert kernel["name"] == "_swiglu" and kernel["registers"] > 0 and combination["compiled_now"] == 1
-    begin = time.monotonic()
     again = gpucheck_compile(*arguments)
     assert again.returncode == 0 and "1 kernel, 0 compiled now" in again.stdout
-    assert time.monotonic() - begin < 10
 
 
 def test_planted_kernels_are_named_with_their_lines(gpucheck_compile: Compile, lab: Lab) -> None:

@@ -48,7 +48,7 @@ def matmul_ogs(x, w, bias, **options):
 @pytest.fixture(scope="module")
 def isolated(lab: Lab) -> Finished:
     """Cases that spoil their process for every other one, and a kernel that never ends."""
-    options = ("--isolate", "case", "--debug", "--case-timeout", "4", "--experiments", "0")
+    options = ("--isolate", "case", "--debug", "--case-timeout", "8", "--experiments", "0")
     run: Finished = lab.finish(
         *options,
         library=lab.plant(ENDLESS, append=(HOST, SPOILT)),
@@ -71,7 +71,7 @@ def test_a_kernel_that_never_ends_is_named(isolated: Finished) -> None:
     (finding,) = isolated.report["findings"]
     assert (finding["title"], finding["cause"]) == ("hang: in _matmul_ogs", "hang")
     said = "\n".join(finding["sightings"][0]["lines"])
-    assert re.search(r"no result within 4 s, at .*\.py:\d+ in \S+; the process was killed", said)
+    assert re.search(r"no result within 8 s, at .*\.py:\d+ in \S+; the process was killed", said)
     assert re.search(r"in _matmul_ogs \(matmul_ogs\.py:\d+\)", said)
 
 
@@ -79,7 +79,7 @@ def test_what_is_unusual_about_the_run_is_in_its_report_and_plan(isolated: Finis
     (headline,) = (line for line in isolated.text.splitlines() if " · seed 0 · " in line)
     assert "debug: launches waited for, device assertions compiled in · a process for each case" in headline
     plan = isolated.report["plan"]
-    assert (plan["debug"], plan["isolate"], plan["case_timeout"]) == (True, "case", 4.0)
+    assert (plan["debug"], plan["isolate"], plan["case_timeout"]) == (True, "case", 8.0)
     replay = isolated.report["findings"][0]["sightings"][0]["replay"]
     assert replay.startswith(f"gpucheck replay {isolated.folder} matmul/") and " --rank " in replay
 

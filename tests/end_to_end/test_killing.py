@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 CASES = ("attention", "m20-n41-", "m20-n45-", "m20-n46-", "top2-gather/")
 LATEST = 9.0  # s after its start that a run is hit
 STOPPED = 3.0  # s after which a command that was stopped goes on
-PROMPTLY = 5.0  # s
+PROMPTLY = 60.0  # s
 TURNS = 20
 
 Result = dict[str, Any]
@@ -91,7 +91,7 @@ def strike(lab: Lab, victim: str, number: signal.Signals, turn: int) -> None:
     """Starts a run, hits the victim at a random moment, and holds what is left against what had been written."""
     dice = random.Random(f"{SEED} {victim} {number} {turn}")
     moment = dice.uniform(0.0, LATEST)
-    running = lab.start("--case-timeout", "4", "--experiments", "0", "--timeout", "90", cases=CASES)
+    running = lab.start("--case-timeout", "4", "--experiments", "0", "--timeout", "300", cases=CASES)
     told = f"seed {SEED}, {victim}, {number.name}, turn {turn}, {moment:.2f} s"
     try:
         hit = after(moment, running, victim, number, dice)
@@ -138,7 +138,7 @@ def finish(running: Running) -> tuple[int, str]:
     if state_of(running.process.pid) == "T":
         time.sleep(STOPPED)
         running.process.send_signal(signal.SIGCONT)
-    text, _ = running.process.communicate(timeout=120)
+    text, _ = running.process.communicate(timeout=400)
     return running.process.returncode, text
 
 

@@ -120,7 +120,7 @@ def test_a_node_killed_midway_loses_its_ranks_only(lab: Lab, start: Start) -> No
     second.process.kill()
     code, text = first.finish()
     assert code == 3, text
-    assert time.monotonic() - begin < 20, "it waits for nobody who is gone"
+    assert time.monotonic() - begin < 100, "it waits for nobody who is gone"
     assert outcomes(first) == {0: {"pass"}, 1: {"pass", "lost"}}
     assert f"node 1 ({socket.gethostname()}) was lost: its further cases are" in text
     assert len(first.results(0)) == 3 and first.results(1), "what was done is there"

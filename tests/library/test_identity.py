@@ -54,9 +54,9 @@ def test_it_is_cheap(tmp_path: Path) -> None:
         (tmp_path / f"package{number}-1.0.dist-info").mkdir()
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         check_identity(tmp_path / "gpucheck")
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.02
 
 

@@ -190,7 +190,7 @@ def test_a_check_looks_once_at_more_than_numbers_and_its_launches_for_that_do_no
 
 def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:
     class Racing(Kernel):
-        gate = threading.Barrier(4, timeout=10)  # breaks unless four threads are in here together
+        gate = threading.Barrier(4, timeout=120)  # breaks unless four threads are in here together
 
         def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
             observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
@@ -208,7 +208,7 @@ def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: O
 
 def test_threads_that_mix_up_what_they_share_are_seen(run: Any) -> None:
     class Mixing(Kernel):
-        gate = threading.Barrier(2, timeout=10)
+        gate = threading.Barrier(2, timeout=120)
 
         def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
             if float(prepared["x"][0]) != 0:

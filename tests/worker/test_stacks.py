@@ -128,7 +128,7 @@ def test_process_that_does_not_answer(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 120
 
 
 def test_no_frame_no_place() -> None:

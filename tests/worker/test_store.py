@@ -104,7 +104,7 @@ def test_next_rank_takes_over_from_a_maker_that_was_killed(
     make = module._make_inputs
     monkeypatch.setattr(module, "_make_inputs", noted(log, 600, lambda: make(CASE)))
     maker = start(processes, lambda: Store(folder, 2).inputs(0, CASE))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     monkeypatch.setattr(module, "_make_inputs", make)
@@ -112,7 +112,7 @@ def test_next_rank_takes_over_from_a_maker_that_was_killed(
     waiter.join(0.3)
     assert waiter.exitcode is None, "the second rank did not wait for the first"
     os.kill(maker.pid, signal.SIGKILL)
-    waiter.join(20)
+    waiter.join(120)
     assert waiter.exitcode == 0
     assert torch.load(folder / "0.inputs", weights_only=True).keys() == make(CASE).keys()
 
@@ -124,12 +124,12 @@ def test_make_ahead_does_not_wait_for_another_rank(
     make = module._make_inputs
     monkeypatch.setattr(module, "_make_inputs", noted(log, 600, lambda: make(CASE)))
     start(processes, lambda: Store(folder, 2).inputs(0, CASE))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     begin = time.monotonic()
     Store(folder, 2).make_ahead(0, CASE)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
     assert not (folder / "0.inputs").exists()
 
 

@@ -131,7 +131,7 @@ def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         for number, _ in enumerate(plan.steps):
             of_step = [line["event"] for line in lines if line.get("step") == number and not line["experiment"]]
             assert of_step == ["begin", "result"]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while keys_of(left := leftovers(tmp_path / "scratch")) != set(kept) and time.monotonic() < deadline:
             time.sleep(0.02)  # the thread that makes references ahead may be at its last one
         assert keys_of(left) == set(kept), "files of judged cases are left"
