@@ -25,6 +25,7 @@ E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float6
 _NIBBLES = torch.cat([E2M1, -E2M1])
 _LOW, _HIGH = _NIBBLES.repeat(16).float(), _NIBBLES.repeat_interleave(16).float()  # of each byte
 _POWERS = torch.exp2(torch.arange(256, dtype=torch.float64) - 127)  # of each e8m0 byte
+MARGIN = 16  # columns of a wider tensor on each side of a view
 FP32_WIDE = 4095  # exact fp32 activations take 12 bits, one more than TF32 keeps
 
 
@@ -81,6 +82,13 @@ def weights(kind: str, shape: tuple[int, ...], data: str, generator: Generator) 
     if kind.startswith("fp8"):
         made["w_scale"] = torch.tensor([0.5 if data == "exact" else 0.37])
     return made
+
+
+def within(tensor: Tensor) -> Tensor:
+    """The same values as the middle columns of a wider tensor whose rows are whole multiples of MARGIN elements."""
+    width = tensor.shape[-1]
+    wide = torch.zeros((*tensor.shape[:-1], width + -width % MARGIN + 2 * MARGIN), dtype=tensor.dtype)
+    return wide.narrow(-1, MARGIN, width).copy_(tensor)
 
 
 def _fp8_limit(terms: int) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpucheck.verify.bounds import Estimate
 
 WEIGHTS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp4")
+OPERANDS = ("dense", "views")
 SWIGLU = (1.702, 7.0)  # alpha and limit of gpt-oss
 EXACT_TERMS = {  # largest k whose sums of exact data are sure not to round, whatever values are drawn
     "bf16": 2**18,
@@ -57,6 +58,9 @@ class Matmul(Check):
             Param("alpha", SWIGLU[0], "slope of the fused swiglu", label="alpha"),
             Param("limit", SWIGLU[1], "clamp of the fused swiglu", label="limit"),
             Param("layout", "strided", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
+            Param(
+                "operands", "dense", "dense, or views: cut out of wider tensors, w transposed", OPERANDS, "operands-"
+            ),
             Param("out", "bf16", "dtype of the result", ("bf16", "fp16", "fp32"), label="out-"),
             Param(
                 "persistent", "auto", "force the persistent kernel or the other", ("auto", "yes", "no"), "persistent-"
@@ -124,7 +128,7 @@ class Matmul(Check):
             shape = (*lead, columns)
             bias = data.signed_integers(shape, 1, 64, generator)
             made["bias"] = bias if case.data == "exact" else torch.randn(shape, generator=generator)
-        return made
+        return _views(made) if case["operands"] == "views" else made
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         from gpucheck.checks import data, experts
@@ -218,6 +222,17 @@ class Matmul(Check):
             owners = experts.by_token(owners, inputs, case["top_k"])[..., 0]
             return {"y": Axes(("token", "column"), (128, 128), {"expert": owners})}
         return {"y": Axes(("row", "column"), (128, 128), {"expert": owners})}
+
+
+def _views(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same inputs as views that a server may hold: no tensor starts where its memory does, no rows are neighbours.
+
+    Scales stay as they are: every adapter lays them out anew.
+    """
+    from gpucheck.checks.data import within
+
+    made = {name: tensor if name.endswith("_scale") else within(tensor) for name, tensor in inputs.items()}
+    return {**made, "w": within(inputs["w"].mT).mT}
 
 
 def _activation_kind(weight: str) -> str:

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from gpucheck.checks import triton as own_kernels
 from gpucheck.records.kept import PROGRAM
 from gpucheck.reproduce.source import Node, alias, call, text
+from gpucheck.verify.views import to_device
 
 ARGUMENT = "argument-{}.pt"
 RESULT = re.compile(r"\br\d+\b")
@@ -257,7 +258,7 @@ class Recorder(TorchFunctionMode):
     def _argument(self, tensor: Tensor) -> str:
         self._inside += 1
         try:
-            torch.save(tensor.detach().cpu(), self.folder / ARGUMENT.format(self._arguments))
+            torch.save(to_device(tensor.detach(), torch.device("cpu")), self.folder / ARGUMENT.format(self._arguments))
         finally:
             self._inside -= 1
         path = f'arguments["a{self._arguments}"]'

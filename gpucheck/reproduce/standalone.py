@@ -76,9 +76,21 @@ def load(name: str) -> dict[str, Tensor]:
         tensor = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         tensor = tensor.reshape(item["shape"])
         if key in strides:
-            tensor = torch.empty_strided(item["shape"], strides[key], dtype=dtype).copy_(tensor)
+            tensor = filled(torch.empty_strided(item["shape"], strides[key], dtype=dtype), tensor)
         tensors[key] = tensor
     return tensors
+
+
+def once(tensor: Tensor, like: Tensor) -> Tensor:
+    """The first place along each axis that has stride 0 in ``like``: torch writes to no view that overlaps itself."""
+    return tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in like.stride())]
+
+
+def filled(view: Tensor, values: Tensor) -> Tensor:
+    """A view with these values in it."""
+    if view.numel():
+        once(view, view).copy_(once(values, view))
+    return view
 
 
 def guarded_memory(tensor: Tensor, fill: int) -> Tensor:
@@ -161,10 +173,10 @@ def run(inputs: dict[str, Tensor], arguments: dict[str, Tensor], fill: int) -> t
     """The outputs of one call, on the host, and how many tensors were written around."""
     del watched[:]
     placed = [
-        {name: guarded_memory(tensor, fill).copy_(tensor) for name, tensor in tensors.items()}
+        {name: filled(guarded_memory(tensor, fill), tensor) for name, tensor in tensors.items()}
         for tensors in (inputs, arguments)
     ]
-    late = [(placed[0][name], placed[0][name].clone()) for name in LATE]
+    late = [(view, view.clone()) for view in (once(placed[0][name], placed[0][name]) for name in LATE)]
     ready: list[Tensor] = []
     if late:  # nothing may be left to compile or to fill
         with Fresh(fill, []) as rehearsal:

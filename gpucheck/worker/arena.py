@@ -6,6 +6,7 @@ shows as a difference between two passes with different fills.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from gpucheck.verify.views import extent, once
 
 GUARD = {"cuda": 64 << 10, "cpu": 4 << 10}  # bytes on each side of a tensor
 ALIGNMENT = 256
@@ -35,9 +38,21 @@ class _Slot:
     memory: Tensor  # uint8
     start: int
     end: int
-    tensor: str  # its dtype and shape, in words
+    form: Form
     placed: bool  # holds a copy of given data; else what is not written is fill
     fill: int
+
+    @property
+    def tensor(self) -> str:
+        """Its dtype and shape, in words."""
+        size, _, dtype = self.form
+        return f"{str(dtype).removeprefix('torch.')} tensor of shape {tuple(size)}"
+
+    @property
+    def gaps(self) -> bool:
+        """Whether there may be memory between its elements that belongs to none of them."""
+        size, stride, _ = self.form
+        return math.prod(n for n, s in zip(size, stride, strict=True) if s) != extent(size, stride)
 
 
 class Arena:
@@ -81,7 +96,8 @@ class Arena:
     def words(self, number: int) -> str:
         """What reading fill from the memory of one watched tensor means."""
         slot = self._slots[number]
-        return f"{'outside of' if slot.placed else 'in or outside of, before it was written,'} the {slot.tensor}"
+        where = "outside of, or between the elements of," if slot.gaps else "outside of"
+        return f"{where if slot.placed else 'in or outside of, before it was written,'} the {slot.tensor}"
 
     def empty(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised (filled) memory for a tensor of these strides, between guards."""
@@ -93,28 +109,34 @@ class Arena:
                 return tensor
         return self._slot(size, stride, dtype, placed=False)
 
-    def _slot(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, *, placed: bool) -> Tensor:
+    def _slot(
+        self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, *, placed: bool, past: int = 0
+    ) -> Tensor:
+        """Memory for a tensor that starts ``past`` bytes behind an aligned address."""
         if not all(size):
             return torch.empty_strided(size, stride, dtype=dtype, device=self.device)
-        count = (1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))) * dtype.itemsize
+        count = extent(size, stride) * dtype.itemsize
         fill = 0xFF - self.fill if len(self._slots) in self._odd else self.fill
         memory = torch.full((2 * self.guard + count + ALIGNMENT,), fill, dtype=torch.uint8, device=self.device)
-        start = self.guard + (-(memory.data_ptr() + self.guard) % ALIGNMENT)
-        words = f"{str(dtype).removeprefix('torch.')} tensor of shape {tuple(size)}"
-        self._slots.append(_Slot(memory, start, start + count, words, placed, fill))
+        start = self.guard + (past - memory.data_ptr() - self.guard) % ALIGNMENT
+        self._slots.append(_Slot(memory, start, start + count, (size, stride, dtype), placed, fill))
         held = memory[start : start + count].view(dtype)
         return held.as_strided(size, stride, held.storage_offset())
 
     def place(self, tensor: Tensor) -> Tensor:
-        """A copy of ``tensor`` between guards on the arena's device, strides kept."""
+        """A copy of ``tensor`` between guards on the arena's device; gaps between its elements are full of the fill.
+
+        Strides are kept, and how far behind an aligned address it starts.
+        """
         if not tensor.numel():
             return tensor.to(self.device)
-        held = self._slot(tuple(tensor.shape), _dense_strides(tensor), tensor.dtype, placed=True)
-        held.copy_(tensor)
+        past = int(tensor.storage_offset()) * tensor.element_size()
+        held = self._slot(tuple(tensor.shape), tensor.stride(), tensor.dtype, placed=True, past=past)
+        once(held).copy_(once(tensor))
         return held
 
     def broken_guards(self) -> list[str]:
-        """One line for each guard band that no longer holds the fill."""
+        """One line for each guard band that no longer holds the fill, and each tensor whose gaps do not."""
         bands = []
         for slot in self._slots:
             bands += [slot.memory[slot.start - self.guard : slot.start], slot.memory[slot.end : slot.end + self.guard]]
@@ -122,10 +144,20 @@ class Arena:
             return []
         fills = torch.tensor([slot.fill for slot in self._slots for _ in range(2)], device=self.device)[:, None]
         wrong = (torch.cat(bands).view(len(bands), self.guard) != fills).any(1).nonzero().flatten().tolist()
-        return [
+        lines = [
             self._words(self._slots[number // 2], bands[number], "after" if number % 2 else "before")
             for number in wrong
         ]
+        return lines + [line for slot in self._slots if slot.gaps and (line := self._written_gaps(slot))]
+
+    def _written_gaps(self, slot: _Slot) -> str:
+        """What was written between the elements of a tensor; "" for nothing."""
+        size, stride, dtype = slot.form
+        unused = torch.ones(extent(size, stride), dtype=torch.bool, device=self.device)
+        once(unused.as_strided(size, stride)).fill_(False)
+        elements = slot.memory[slot.start : slot.end].view(len(unused), dtype.itemsize)
+        count = int(((elements != slot.fill) & unused[:, None]).sum())
+        return f"{count} bytes written between the elements of the {slot.tensor}" if count else ""
 
     def _words(self, slot: _Slot, band: Tensor, side: str) -> str:
         places = (band != slot.fill).nonzero().flatten()
@@ -152,14 +184,3 @@ class WatchedAllocation(TorchDispatchMode):
         if func in _FILLED and result.device == self.arena.device:
             return self.arena.place(result)
         return result
-
-
-def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    """The strides of ``tensor``; contiguous ones where it overlaps itself or leaves gaps."""
-    expected = 1
-    for size, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda pair: pair[1]):
-        if size != 1:
-            if stride != expected:
-                return tuple(torch.empty(tensor.shape, device="meta").stride())
-            expected *= size
-    return tensor.stride()

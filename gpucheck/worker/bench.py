@@ -22,6 +22,7 @@ from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import Inapplicable
 from gpucheck.verify import digest
+from gpucheck.verify.views import to_device
 from gpucheck.worker import cache, driver, order
 from gpucheck.worker.arena import Arena, WatchedAllocation
 from gpucheck.worker.looks import look
@@ -123,7 +124,7 @@ class Bench:
         if conditions.warm_up:
             self._warm_up(check, case, held, conditions)
         with timed(reply, "prepare"):  # once: each pass places copies of these
-            inputs = {name: value.to(self.device) for name, value in held.items()}
+            inputs = {name: to_device(value, self.device) for name, value in held.items()}
         passes = 0
         while wants_another_pass(conditions.repeat, passes, reply.digests):
             fill = fill_of(passes)

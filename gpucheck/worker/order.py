@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from gpucheck.verify.views import once
+
 DELAY = 50_000_000  # clock cycles, about 25 ms on an H200: far longer than the host takes to launch
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -33,7 +35,7 @@ def hold_back(inputs: Iterable[Tensor], device: torch.device) -> Callable[[], No
     Returns:
         A function that puts a delay and then the real content onto the device's current stream, and returns at once.
     """
-    held = [(tensor, tensor.clone()) for tensor in inputs]
+    held = [(view, view.clone()) for view in map(once, inputs)]
     for tensor, _ in held:
         poison(tensor)
 

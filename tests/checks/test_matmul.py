@@ -120,6 +120,28 @@ def test_the_reference_is_what_loops_compute(params: dict[str, Any], data: str) 
         assert estimate.error.max() < 0.2 * expected.abs().max()
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {**ROUTED, "weight": "mxfp4", "gather": True, "scatter": True, "gammas": True, "bias": True},
+        {**SMALL, "weight": "fp8_e4m3"},
+        {**SMALL, "mode": "batched", "batch": 2, "weight": "fp16", "bias": True},
+    ],
+)
+def test_views_hold_what_dense_operands_hold_and_no_kernel_can_take_them_for_dense(params: dict[str, Any]) -> None:
+    case, inputs, estimate = make(**params, operands="views", seed=2)
+    assert "operands-views" in case.id
+    for name, tensor in inputs.items():
+        if name.endswith("_scale"):
+            continue
+        assert tensor.storage_offset() == 16, name
+        inner, outer = (-2, -1) if name == "w" else (-1, -2)
+        assert tensor.stride(inner) == 1, name
+        assert tensor.ndim == 1 or tensor.stride(outer) >= tensor.shape[inner] + 32, name
+    dense = {name: tensor.contiguous() for name, tensor in inputs.items()}
+    assert torch.equal(Matmul().reference(case, dense)["y"].estimate.value, estimate.value)
+
+
 def test_random_data_reaches_every_part_of_the_reference() -> None:
     """Every input matters: changing any one moves the reference."""
     params = {**ROUTED, "weight": "mxfp4", "gather": True, "scatter": True, "gammas": True, "bias": True, "out": "fp32"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
@@ -110,15 +111,53 @@ def test_scalar(arena: Arena) -> None:
     assert len(arena.broken_guards()) == 1
 
 
-@pytest.mark.parametrize(
-    "source",
-    [torch.arange(5.0).expand(3, 5), torch.arange(40.0).view(5, 8)[:, ::2], torch.arange(40.0).view(5, 8)[:, :3]],
-    ids=["overlapping", "every other", "gaps"],
-)
-def test_views_that_are_not_dense_become_contiguous(arena: Arena, source: torch.Tensor) -> None:
+VIEWS = {
+    "one value for all": torch.full((1, 1), 3.0).expand(3, 5),
+    "a row for all": torch.arange(5.0).expand(3, 5),
+    "windows": torch.arange(7.0).unfold(0, 5, 1),
+    "every other": torch.arange(40.0).view(5, 8)[:, ::2],
+    "columns of a wider one": torch.arange(40.0).view(5, 8)[:, 2:5],
+    "transposed columns": torch.arange(40.0).view(5, 8)[:, 2:5].mT,
+    "expanded columns": torch.arange(40.0).view(5, 8)[:, 2:5].expand(2, 5, 3),
+}
+
+
+@pytest.mark.parametrize("source", VIEWS.values(), ids=VIEWS)
+def test_views_keep_their_strides(arena: Arena, source: torch.Tensor) -> None:
     held = arena.place(source)
-    assert held.is_contiguous()
-    assert torch.equal(held, source)
+    assert held.stride() == source.stride() and torch.equal(held, source)
+    assert arena.broken_guards() == []
+
+
+@pytest.mark.parametrize("source", VIEWS.values(), ids=VIEWS)
+def test_what_no_element_of_a_view_holds_is_full_of_the_fill_and_watched(arena: Arena, source: torch.Tensor) -> None:
+    held = arena.place(source)
+    places = {sum(i * s for i, s in zip(index, held.stride(), strict=True)) for index in np.ndindex(*held.shape)}
+    unused = sorted(set(range(-4, max(places) + 5)) - places)
+    for place in unused:
+        assert int(at(held, 4 * place)) == arena.fill
+    gap = next((place for place in unused if 0 < place < max(places)), None)
+    write(held, 4 * (max(places) + 1) if gap is None else 4 * gap)
+    words = f"float32 tensor of shape {tuple(source.shape)}"
+    assert arena.broken_guards() == [
+        f"1 bytes written after the {words}, nearest 1 off"
+        if gap is None
+        else f"1 bytes written between the elements of the {words}"
+    ]
+
+
+def test_a_slice_starts_as_far_behind_an_aligned_address_as_it_does_in_its_own_memory(arena: Arena) -> None:
+    held = arena.place(torch.arange(40, dtype=torch.int16).view(5, 8)[1:, 3:])
+    assert held.data_ptr() % ALIGNMENT == 22 and int(held[0, 0]) == 11
+    write(held, -1)
+    assert arena.broken_guards() == ["1 bytes written before the int16 tensor of shape (4, 5), nearest 1 off"]
+
+
+def test_a_read_between_elements_is_named(arena: Arena) -> None:
+    arena.place(VIEWS["columns of a wider one"])
+    assert arena.words(0) == "outside of, or between the elements of, the float32 tensor of shape (5, 3)"
+    arena.place(torch.ones(5, 3))
+    assert arena.words(1) == "outside of the float32 tensor of shape (5, 3)"
 
 
 def test_storage_offset_of_the_source_is_not_kept_as_slack(arena: Arena) -> None:

@@ -102,6 +102,33 @@ def test_a_store_outside_is_taken_down(run: Any) -> None:
     assert reply.guards == ["4 bytes written after the float32 tensor of shape (4,), nearest 1 off"] * 2
 
 
+@pytest.mark.parametrize(
+    "view",
+    [torch.arange(40.0).view(5, 8)[:, 3:7], torch.full((1, 1), 3.0).expand(5, 4), torch.arange(20.0).view(4, 5).mT],
+    ids=["slice", "expanded", "transposed"],
+)
+def test_a_view_made_by_inputs_reaches_prepare_with_its_strides(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: torch.Tensor
+) -> None:
+    class AssumesDense(Kernel):
+        def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+            self.strides = inputs["x"].stride()
+            return inputs
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            return {"y": torch.empty(20).copy_(prepared["x"].as_strided((20,), (1,)))}
+
+    check = AssumesDense()
+    monkeypatch.setattr(checks, "load", lambda name: check)
+    torch.save({"x": view}, tmp_path / "inputs")
+    reply = bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
+    assert reply.status == "ran" and check.strides == view.stride()
+    dense = view.stride() == (1, 5)
+    assert (len(set(reply.digests)) == 1) is dense, "what lies in gaps is the fill"
+    gap = ", or between the elements of," if view.stride() == (8, 1) else ""
+    assert reply.sensitive == ("" if dense else f"outside of{gap} the float32 tensor of shape (5, 4)")
+
+
 def test_memory_that_is_read_before_it_is_written_is_named(run: Any) -> None:
     class Unwritten(Kernel):
         def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""Views that are not dense: how far they reach, how to write to them, how to move them with the strides that they have.
+
+A view is part of what a kernel is given: one that takes its rows for neighbours is right on a dense copy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 256  # elements: a view starts as far behind such a boundary on a device as it does in its own memory
+
+
+def extent(size: Sequence[int], stride: Sequence[int]) -> int:
+    """How many elements lie between the first and the last one of a view that is not empty, both included."""
+    return 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+
+
+def once(tensor: Tensor) -> Tensor:
+    """A view of the first place along each axis of stride 0: torch writes to no view whose elements share memory."""
+    return tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on a device, strides kept: ``Tensor.to`` makes contiguous whatever overlaps itself or has gaps."""
+    if tensor.device == device or not tensor.numel():
+        return tensor.to(device)
+    offset = tensor.storage_offset()
+    lead = offset % ALIGNMENT
+    flat = tensor.as_strided((lead + extent(tensor.shape, tensor.stride()),), (1,), offset - lead)
+    return flat.to(device).as_strided(tensor.shape, tensor.stride(), lead)
