@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +16,10 @@ from triton.runtime.jit import JITFunction
 
 from gpucheck.compile import registers
 from gpucheck.compile.config import constants
-from gpucheck.compile.limits import excess
+from gpucheck.compile.limits import excess, grid_excess
 from gpucheck.compile.outcome import Built, Kernel, Kind, Problem
 from gpucheck.compile.places import Sources
-from gpucheck.compile.problems import Problems, chain
+from gpucheck.compile.problems import FEWER_BLOCKS, Problems, chain
 from gpucheck.compile.targets import Target
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -87,6 +88,8 @@ class Capture:
                     self._refuse(function, error)
                 return None
             self._see(self.kernels[compiled.hash])
+            if not warmup:
+                self._check_grid(function, compiled, grid, args, kwargs)
             return compiled
 
         def run_all(tuner: Any, *args: Any, **kwargs: Any) -> None:
@@ -122,6 +125,22 @@ class Capture:
         problem = self._problems.of_launch(function, error, launched)
         key = _digest("refused", function.fn.__module__, function.fn.__qualname__, problem)
         self._see(Kernel(key, function.fn.__name__, Built.FAILED, problem=problem))
+
+    def _check_grid(
+        self, function: Any, compiled: Any, grid: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Takes down a launch with more blocks than the target allows, or whose grid cannot be computed."""
+        launched = self._sources.of_stack(sys._getframe(2))
+        try:
+            blocks = [int(count) for count in (grid(bound(function, args, kwargs)) if callable(grid) else grid)]
+        except Exception as error:
+            self._refuse(function, error)
+            return
+        found = grid_excess(blocks, self._target.limits, compiled.metadata)
+        if found:
+            problem = self._problems.of_grid(found, launched)
+            key = _digest("grid", compiled.hash, problem)
+            self._see(Kernel(key, function.fn.__name__, Built.FAILED, problem=problem))
 
     def _compile(self, build: Callable[..., Any], src: Any, args: Any, kwargs: Any) -> Any:
         key = _key(src, kwargs)
@@ -177,13 +196,22 @@ class Capture:
         )
 
 
+def bound(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a launch by name, defaults among them: what a grid that is a function is called with."""
+    parameters = inspect.signature(function.fn).parameters.values()
+    defaults = {entry.name: entry.default for entry in parameters if entry.default is not inspect.Parameter.empty}
+    return {**defaults, **dict(zip(function.arg_names, args, strict=False)), **kwargs}
+
+
 class _FailedBefore(Exception):
     """The kernel failed when it was launched before."""
 
 
 def _passed_over(problem: Problem) -> bool:
     """Whether Triton's autotuner tries the next configuration after this problem."""
-    return problem.kind is Kind.RESOURCE or "CompileTimeAssertionFailure" in problem.error or "ptxas" in problem.error
+    if problem.kind is Kind.RESOURCE:
+        return problem.hint != FEWER_BLOCKS  # the driver's own error for that is none that the autotuner knows
+    return "CompileTimeAssertionFailure" in problem.error or "ptxas" in problem.error
 
 
 def _key(src: Any, kwargs: Mapping[str, Any]) -> str:

@@ -1,14 +1,19 @@
-"""What one block may use of a GPU, and whether a compiled kernel asks for more: such a launch must fail.
+"""What a block and a launch may use of a GPU, and whether a kernel asks for more: such a launch must fail.
 
-Needs nothing but the metadata of the compiled kernel, so it serves before a launch on a GPU as well as without one.
+Needs nothing but the grid and the metadata of the compiled kernel, so it serves on a GPU as well as without one.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MOST_THREADS = 1024  # of a block, on NVIDIA GPUs and of a workgroup on AMD ones
+MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)  # along each axis of a grid, on GPUs of both vendors
+MOST_IN_ALL = 2**31 - 1  # Triton multiplies the axes in 32 bits and launches nothing where that is not positive
+MOST_WORK_ITEMS = 2**32 - 1  # of an AMD launch along its first axis: blocks times their threads
 
 
 @dataclass(frozen=True)
@@ -16,8 +21,9 @@ class Limits:
     """What one block may use."""
 
     shared_memory: int  # bytes
-    threads: int = MOST_THREADS
+    threads: int = MOST_THREADS  # of a block
     tensor_memory: int = 0  # columns; 0 where the GPU has none
+    work_items: int = 0  # of a launch along its first axis; 0 where blocks alone count
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,14 @@ class Excess:
 
     def __str__(self) -> str:
         return f"needs {self.needed:,} {self.resource}, a block may use {self.available:,}"
+
+
+@dataclass(frozen=True)
+class TooManyBlocks(Excess):
+    """A grid that no launch may have; the resource is ``blocks on axis 1`` and the like."""
+
+    def __str__(self) -> str:
+        return f"{self.needed:,} {self.resource}, at most {self.available:,}"
 
 
 def excess(metadata: Any, limits: Limits) -> Excess | None:
@@ -47,6 +61,29 @@ def excess(metadata: Any, limits: Limits) -> Excess | None:
         return Excess("threads", threads, limits.threads)
     if limits.tensor_memory and columns > limits.tensor_memory:
         return Excess("columns of tensor memory", columns, limits.tensor_memory)
+    return None
+
+
+def grid_excess(blocks: Sequence[int], limits: Limits, metadata: Any = None) -> TooManyBlocks | None:
+    """The first axis of a grid on which a launch has more blocks than it may; None where it fits.
+
+    Sources: CUDA C++ Programming Guide, technical specifications per compute capability, "maximum x-, y- or z-dimension
+    of a grid of thread blocks"; for AMD GPUs what ``rocminfo`` prints as grid size, and the 32 bits in which a dispatch
+    packet counts work-items.
+
+    Args:
+        blocks: along each axis, as the launch gives them.
+        metadata: of the compiled kernel; None leaves out what depends on it.
+    """
+    clusters = getattr(metadata, "num_ctas", 1) or 1  # blocks of a cluster, all of them along the first axis
+    for axis, (count, most) in enumerate(zip(blocks, MOST_BLOCKS, strict=False)):
+        if count * (clusters if axis == 0 else 1) > most:
+            return TooManyBlocks(f"blocks on axis {axis}", count, most // (clusters if axis == 0 else 1))
+    threads = (getattr(metadata, "num_warps", 0) or 0) * warp_size(metadata)
+    if limits.work_items and blocks and blocks[0] * threads > limits.work_items:
+        return TooManyBlocks(f"blocks of {threads:,} threads on axis 0", blocks[0], limits.work_items // threads)
+    if math.prod(blocks) > MOST_IN_ALL:
+        return TooManyBlocks("blocks in all", math.prod(blocks), MOST_IN_ALL)
     return None
 
 

@@ -10,13 +10,14 @@ from typing import Any
 from triton.runtime.jit import JITFunction
 
 from gpucheck.compile.hints import hint
-from gpucheck.compile.limits import Excess
+from gpucheck.compile.limits import Excess, TooManyBlocks
 from gpucheck.compile.outcome import Kind, Problem
 from gpucheck.compile.places import Place, Sources, of_ptx
 from gpucheck.compile.targets import Target
 
 ERROR_LINES = 6  # of what a compiler says, kept for the report
 FEWER_WARPS = "launch it with fewer warps"
+FEWER_BLOCKS = "put the long extent on axis 0, fold axes into one, or launch in parts"
 SMALLER_TILES = "smaller tiles or fewer pipeline stages need less"
 
 
@@ -54,6 +55,11 @@ class Problems:
         advice = FEWER_WARPS if excess.resource == "threads" else SMALLER_TILES
         error = f"{excess} on {self._target.name}"
         return Problem(Kind.RESOURCE, error, self._name(place), self._sources.code(place), advice)
+
+    def of_grid(self, excess: TooManyBlocks, launched: Place | None) -> Problem:
+        """That a launch has more blocks than the target allows; the driver only calls it an invalid argument."""
+        code = self._sources.code(launched) if launched else ""
+        return Problem(Kind.RESOURCE, f"{excess} on {self._target.name}", self._name(launched), code, FEWER_BLOCKS)
 
     def _name(self, place: Place | None) -> str:
         return self._sources.name(place) if place else ""

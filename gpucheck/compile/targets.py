@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpucheck.compile.limits import Limits
+from gpucheck.compile.limits import MOST_WORK_ITEMS, Limits
 from gpucheck.model.errors import UsageError
 
 KIB = 1024
@@ -27,8 +27,9 @@ class Target:
 
     @property
     def limits(self) -> Limits:
-        """What one block may use of it."""
-        return Limits(self.shared_memory, tensor_memory=self.tensor_memory)
+        """What a block and a launch may use of it."""
+        work_items = MOST_WORK_ITEMS if self.amd else 0
+        return Limits(self.shared_memory, tensor_memory=self.tensor_memory, work_items=work_items)
 
     def lacks(self, error: str) -> str:
         """What an error says that the hardware or this machine lacks, in words, or "": no kernel is to blame for it."""

@@ -176,10 +176,11 @@ CAUSES: dict[str, Cause] = {
         mend="Use a Triton that the library supports (gpucheck library show), or a library made for this Triton.",
     ),
     RESOURCE_LIMIT: Cause(
-        means="The kernel's configuration asks for more shared memory, registers or threads than the GPU has.",
-        shows="An out-of-resources error that names what is needed and what is there, on every GPU of that kind.",
-        confirm="gpucheck compile --target shows the demand of each kernel against each GPU's limit.",
-        mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU.",
+        means="The kernel's configuration asks for more shared memory, registers or threads than the GPU has, or the "
+        "launch for more blocks than a grid may have: 2,147,483,647 on axis 0, 65,535 on axes 1 and 2.",
+        shows="An error that names what is needed and what is there, on every GPU of that kind.",
+        confirm="gpucheck compile --target shows the demand of each kernel and launch against each GPU's limit.",
+        mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU; a grid with its long extent on axis 0.",
     ),
     OUT_OF_MEMORY: Cause(
         means="Memory ran out: an allocation on the GPU failed, or the kernel of the host ended the process for want "

@@ -96,6 +96,22 @@ class Violation:
 
 
 @dataclass(frozen=True)
+class LargeTensor:
+    """An argument of a launch that offsets of 32 bits cannot reach all of, in elements or in bytes."""
+
+    name: str  # of the kernel's parameter
+    dtype: str
+    itemsize: int  # bytes of an element
+    shape: list[int]
+    stride: list[int]  # in elements
+
+    @property
+    def words(self) -> str:
+        """``cache_ptr, int8 of shape (2054, 1048576)``."""
+        return f"{self.name}, {self.dtype} of shape ({', '.join(map(str, self.shape))})"
+
+
+@dataclass(frozen=True)
 class Launch:
     """One distinct Triton launch of a case and how often it was made."""
 
@@ -112,6 +128,13 @@ class Launch:
     source: str = ""  # "file:line" of the call, relative to the library or to our own kernels
     context: int | None = None  # device of the driver's current context at the first such launch
     refused: str = ""  # what Triton raised instead of launching
+    tried: int = 0  # configurations that its autotuner tried on the tensors of the case; 0: none was left to choose
+    large: list[LargeTensor] = field(default_factory=list)  # arguments beyond what 32 bits can address
+
+    def __post_init__(self) -> None:
+        if any(isinstance(item, dict) for item in self.large):  # as read from a record line
+            read = (_read_large(item) for item in self.large)
+            object.__setattr__(self, "large", [tensor for tensor in read if tensor is not None])
 
     @property
     def away(self) -> list[str]:
@@ -215,6 +238,11 @@ class Record:
         values["cost"] = _read(Cost, values.get("cost"))
         values["ceilings"] = _read(Ceilings, values.get("ceilings"))
         return cls(**values)
+
+
+def _read_large(item: Any) -> LargeTensor | None:
+    names = [f.name for f in fields(LargeTensor)]
+    return LargeTensor(**{name: item[name] for name in names}) if all(name in item for name in names) else None
 
 
 def _read(kind: type[T], item: Any) -> T | None:

@@ -1,18 +1,22 @@
-"""Kernels that ask for more than the GPU has: refused when they are loaded, which is before their first launch.
+"""Kernels and launches that ask for more than the GPU has, told with what they ask for.
 
-Triton refuses some of them too, without a word on the kernel and its configuration; others reach the driver.
+Kernels are refused when they are loaded, which is before their first launch: Triton refuses some of them too, without a
+word on the kernel and its configuration; others reach the driver. Of a grid that is too large the driver only says that
+an argument is invalid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from triton.compiler.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
 
 from gpucheck.compile.config import constants, in_words
-from gpucheck.compile.limits import Limits, excess
+from gpucheck.compile.limits import MOST_WORK_ITEMS, Limits, excess, grid_excess
 
 
 class ResourceLimit(OutOfResources):
@@ -27,6 +31,26 @@ class ResourceLimit(OutOfResources):
 
     def __reduce__(self) -> Any:
         return type(self), (self.required, self.limit, self.name, self.words)
+
+
+class GridLimit(RuntimeError):
+    """A launch with more blocks than the GPU allows; an error of the driver, so the autotuner does not pass it over."""
+
+
+def explained(error: Exception, kernel: str, blocks: Sequence[int]) -> GridLimit | None:
+    """What a launch that the driver refused asked too much of; None where its grid does not explain the error.
+
+    Args:
+        error: that the launch raised.
+        kernel: its name.
+        blocks: along each axis of the grid; empty where they are not known.
+    """
+    if "invalid" not in str(error) or isinstance(error, OutOfResources):
+        return None
+    work_items = MOST_WORK_ITEMS if torch.version.hip else 0
+    found = grid_excess(blocks, Limits(0, work_items=work_items))
+    grid = " x ".join(f"{count:,}" for count in blocks)
+    return GridLimit(f"{kernel} was launched with {found}; its grid is {grid}") if found else None
 
 
 def install() -> None:

@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Any
 
 import torch
 
-from gpucheck.model.record import Launch
+from gpucheck.model.record import LargeTensor, Launch
 from gpucheck.worker import driver
 from gpucheck.worker.journal import Journal
+
+LARGEST = 2**31 - 1  # what a signed offset of 32 bits reaches, in elements or bytes
 
 Key = tuple[Any, ...]
 
@@ -30,6 +33,7 @@ class Log:
         self.launches: dict[Key, Launch] = {}
         self.counts: dict[Key, int] = {}
         self.compile_seconds = 0.0
+        self.tried: Counter[str] = Counter()  # kernel -> configurations that its autotuner tried
 
     def add(self, others: Sequence[Log]) -> None:
         """Takes over what other threads saw side by side; their compilers took as long as the slowest."""
@@ -37,6 +41,7 @@ class Log:
             for key, launch in other.launches.items():
                 self.launches.setdefault(key, launch)
                 self.counts[key] = self.counts.get(key, 0) + other.counts[key]
+            self.tried.update(other.tried)
         self.compile_seconds += max(other.compile_seconds for other in others)
 
 
@@ -85,7 +90,10 @@ class Observer:
     def take(self) -> list[Launch]:
         """The distinct launches seen since :meth:`start`, in the order of their first occurrence."""
         log = self.log
-        return [replace(launch, count=log.counts[key]) for key, launch in log.launches.items()]
+        return [
+            replace(launch, count=log.counts[key], tried=log.tried[launch.kernel])
+            for key, launch in log.launches.items()
+        ]
 
     def add(self, key: Key, describe: Callable[[], Launch]) -> None:
         """Counts one launch; only the first of its key is described, since launches must stay cheap."""
@@ -104,7 +112,20 @@ class Observer:
             devices = _devices((*args, *kwargs.values()))
             self.add(
                 (name, *devices),
-                lambda: Launch(name, 1, None, devices, None, "", "interpreter", 0, 0, [], self.source()),
+                lambda: Launch(
+                    kernel=name,
+                    count=1,
+                    device=None,
+                    argument_devices=devices,
+                    stream=None,
+                    hash="",
+                    arch="interpreter",
+                    shared=0,
+                    warps=0,
+                    grid=[],
+                    source=self.source(),
+                    large=large_tensors((), args, kwargs),
+                ),
             )
 
         observers.append(observe)
@@ -122,22 +143,29 @@ class Observer:
     def install_compiled(self) -> None:
         """Observes launches, refused ones too, and compilations of this process; works from Triton 3.4 on."""
         import triton
+        from triton.runtime.autotuner import Autotuner
         from triton.runtime.jit import JITFunction
 
-        launch, build = JITFunction.run, triton.compiler.compile
+        from gpucheck.worker import demands
+
+        launch, build, bench = JITFunction.run, triton.compiler.compile, Autotuner._bench
 
         def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+            blocks: list[int] = []
             if not warmup:
                 self._begin(function.fn.__name__)
             try:
-                compiled = launch(function, *args, grid=grid, warmup=warmup, **kwargs)
+                compiled = launch(function, *args, grid=_noted(grid, blocks), warmup=warmup, **kwargs)
             except Exception as error:
                 if not warmup:
                     with suppress(Exception):  # the error itself matters more
-                        self._see(function, None, args, kwargs, grid, f"{type(error).__name__}: {error}")
+                        self._see(function, None, args, kwargs, blocks, f"{type(error).__name__}: {error}")
+                explained = demands.explained(error, function.fn.__name__, blocks)
+                if explained is not None:
+                    raise explained from error
                 raise
             if not warmup and compiled is not None:
-                self._see(function, compiled, args, kwargs, grid, "")
+                self._see(function, compiled, args, kwargs, blocks, "")
                 if self._blocking and self.journal is not None:
                     self.journal.returned()
             return compiled
@@ -149,16 +177,20 @@ class Observer:
             finally:
                 self.log.compile_seconds += time.perf_counter() - begin
 
+        def bench_seen(tuner: Any, *args: Any, **kwargs: Any) -> Any:
+            self.log.tried[tuner.base_fn.__name__] += 1
+            return bench(tuner, *args, **kwargs)
+
         JITFunction.run = run
+        Autotuner._bench = bench_seen
         triton.compiler.compile = compile_timed
         triton.compiler.compiler.compile = compile_timed
 
-    def _see(self, function: Any, compiled: Any, args: Any, kwargs: Any, grid: Any, refused: str) -> None:
+    def _see(self, function: Any, compiled: Any, args: Any, kwargs: Any, blocks: list[int], refused: str) -> None:
         """Takes down a launch on the current device; touches no device and changes none."""
         device = torch.cuda.current_device()
         stream = torch._C._cuda_getCurrentRawStream(device)
         devices = _devices((*args, *kwargs.values()))
-        blocks = tuple(grid) if isinstance(grid, (tuple, list)) else ()
         key = (id(function), getattr(compiled, "hash", ""), device, stream, refused, *devices, *blocks)
 
         def describe() -> Launch:
@@ -178,6 +210,7 @@ class Observer:
                 source=self.source(),
                 context=driver.context_device(),
                 refused=refused.partition("\n")[0],
+                large=large_tensors(getattr(function, "arg_names", ()), args, kwargs),
             )
 
         self.add(key, describe)
@@ -200,6 +233,48 @@ class Observer:
         return next((f"{file[len(root) :]}:{line}" for root in self._roots if file.startswith(root)), "")
 
 
+def _noted(grid: Any, blocks: list[int]) -> Any:
+    """A grid like the given one; what it comes to is put into ``blocks``, before the launch where it is a function."""
+    if not callable(grid):
+        blocks[:] = grid if isinstance(grid, (tuple, list)) else ()
+        return grid
+
+    def computed(meta: Any) -> Any:
+        chosen = grid(meta)
+        blocks[:] = chosen if isinstance(chosen, (tuple, list)) else ()
+        return chosen
+
+    return computed
+
+
+def large_tensors(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[LargeTensor]:
+    """The tensors among the arguments of a launch that span more than 2^31 - 1 elements or bytes.
+
+    Args:
+        names: of the kernel's parameters, as far as they are known.
+    """
+    named = {names[place] if place < len(names) else f"argument {place}": value for place, value in enumerate(args)}
+    found = []
+    for name, value in {**named, **kwargs}.items():
+        tensor = _tensor(value)
+        if tensor is None or not tensor.numel():
+            continue
+        extent = 1 + sum((size - 1) * abs(step) for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        if extent * tensor.element_size() > LARGEST:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            shape, stride = list(tensor.shape), list(tensor.stride())
+            found.append(LargeTensor(name, dtype, tensor.element_size(), shape, stride))
+    return found
+
+
+def _tensor(argument: Any) -> torch.Tensor | None:
+    """The tensor that an argument is, or that a descriptor or wrapper holds."""
+    if isinstance(argument, torch.Tensor):
+        return argument
+    held = (getattr(argument, name, None) for name in ("base", "data"))
+    return next((value for value in held if isinstance(value, torch.Tensor)), None)
+
+
 def _devices(arguments: tuple[Any, ...]) -> list[str]:
     """The distinct devices of tensor arguments, those inside tensor descriptors included."""
     found = {str(device) for device in _each_device(arguments)}
@@ -208,14 +283,10 @@ def _devices(arguments: tuple[Any, ...]) -> list[str]:
 
 def _each_device(arguments: Any) -> Iterator[Any]:
     for argument in arguments:
-        if isinstance(argument, torch.Tensor):
-            yield argument.device
-        elif isinstance(argument, (tuple, list)):
+        if isinstance(argument, (tuple, list)):
             yield from _each_device(argument)
-        elif isinstance(base := getattr(argument, "base", None), torch.Tensor):
-            yield base.device
-        elif isinstance(data := getattr(argument, "data", None), torch.Tensor):
-            yield data.device
+        elif (tensor := _tensor(argument)) is not None:
+            yield tensor.device
 
 
 @contextmanager

@@ -129,6 +129,13 @@ def launches() -> dict[str, Any]:
         "sound again": lambda: [sound[(1,)](FLOATS, L=64) for _ in range(3)],
         "warps": lambda: sound[(1,)](FLOATS, L=64, num_warps=64),
         "tuned": lambda: tuned[(1,)](FLOATS),
+        "long second axis": lambda: sound[(1, 65_536)](FLOATS, L=64),
+        "full second axis": lambda: sound[(2**31 - 1, 1, 1)](FLOATS, L=64) and sound[(1, 65_535, 3)](FLOATS, L=64),
+        "computed grid": lambda: sound[lambda meta: (1, 2, 65_472 + meta["L"])](FLOATS, L=64),
+        "wrapped grid": lambda: sound[(65_536, 32_768)](FLOATS, L=64),
+        "no grid": lambda: sound[lambda meta: (meta["M"],)](FLOATS, L=64),
+        "tuned grid": lambda: tuned[(1, 70_000)](FLOATS),
+        "empty grid": lambda: sound[(0,)](FLOATS, L=64),
         "broadcast again": lambda: broadcast[(1,)](FLOATS, 7, L=32, D=64),
     }
 

@@ -99,6 +99,40 @@ def test_too_many_threads_are_a_lack_of_resources(events: Events) -> None:
     assert problem["kind"] == "resource" and "2,048 threads, a block may use 1,024" in problem["error"]
 
 
+@pytest.mark.parametrize(
+    ("case", "error"),
+    [
+        ("long second axis", "65,536 blocks on axis 1, at most 65,535"),
+        ("computed grid", "65,536 blocks on axis 2, at most 65,535"),
+        ("wrapped grid", "2,147,483,648 blocks in all, at most 2,147,483,647"),
+    ],
+)
+def test_a_grid_that_no_launch_may_have_is_named_with_the_line_of_the_launch(
+    events: Events, case: str, error: str
+) -> None:
+    sound, launch = launched(events, case)["kernels"]
+    problem = launch["problem"]
+    assert sound["built"] == "compiled" and (launch["built"], launch["name"]) == ("failed", "sound")
+    assert (problem["kind"], problem["error"]) == ("resource", f"{error} on sm_90")
+    assert problem["code"].startswith(f'"{case}": lambda: sound[') and "axis 0" in problem["hint"]
+
+
+def test_the_longest_grids_and_empty_ones_may_be_launched(events: Events) -> None:
+    for case in ("full second axis", "empty grid"):
+        assert the_kernel(events, case)["built"] == "compiled"
+
+
+def test_a_grid_that_cannot_be_computed_is_refused(events: Events) -> None:
+    problem = launched(events, "no grid")["kernels"][-1]["problem"]
+    assert problem["kind"] == "refused" and "'M'" in problem["error"]
+
+
+def test_the_autotuner_does_not_pass_over_a_grid_that_is_too_large(events: Events) -> None:
+    problems = [kernel["problem"] for kernel in launched(events, "tuned grid")["kernels"]]
+    errors = {problem["error"] for problem in problems if problem}
+    assert errors == {"70,000 blocks on axis 1, at most 65,535 on sm_90"}
+
+
 @pytest.mark.parametrize(("case", "error"), [("option", "no_such_option"), ("argument", "'ptr'")])
 def test_a_launch_that_triton_refuses_is_placed_where_it_is_made(events: Events, case: str, error: str) -> None:
     problem = the_kernel(events, case)["problem"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gpucheck.compile.limits import Excess, Limits, excess
+from gpucheck.compile.limits import Excess, Limits, excess, grid_excess
 from gpucheck.compile.targets import TARGETS
 
 HOPPER = TARGETS["sm_90"].limits
@@ -48,3 +48,34 @@ def test_tensor_memory_counts_where_the_gpu_has_some() -> None:
 
 def test_metadata_that_says_little_is_no_excess() -> None:
     assert excess(SimpleNamespace(), Limits(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        ((2**31 - 1,), ""),
+        ((2**31,), "2,147,483,648 blocks on axis 0, at most 2,147,483,647"),
+        ((1, 65_535, 65_535), "4,294,836,225 blocks in all, at most 2,147,483,647"),
+        ((7, 65_536), "65,536 blocks on axis 1, at most 65,535"),
+        ((7, 1, 65_536), "65,536 blocks on axis 2, at most 65,535"),
+        ((), ""),
+        ((0, 1, 1), ""),
+    ],
+)
+def test_each_axis_of_a_grid_ends_somewhere(blocks: tuple[int, ...], words: str) -> None:
+    assert str(grid_excess(blocks, HOPPER) or "") == words
+
+
+def test_blocks_of_a_cluster_count_each() -> None:
+    assert str(grid_excess((2**30,), HOPPER, metadata(num_ctas=2))).startswith(
+        "1,073,741,824 blocks on axis 0, at most"
+    )
+
+
+def test_amd_gpus_count_threads_along_the_first_axis() -> None:
+    limits = TARGETS["gfx942"].limits
+    wide = metadata(num_warps=16, warp_size=64)
+    assert grid_excess((4_194_303,), limits, wide) is None
+    found = grid_excess((4_194_304,), limits, wide)
+    assert str(found) == "4,194,304 blocks of 1,024 threads on axis 0, at most 4,194,303"
+    assert grid_excess((4_194_304,), HOPPER, metadata(num_warps=32)) is None

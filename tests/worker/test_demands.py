@@ -20,7 +20,7 @@ from triton.compiler.compiler import CompiledKernel
 from triton.runtime.errors import OutOfResources
 
 from gpucheck.worker import demands
-from gpucheck.worker.demands import ResourceLimit
+from gpucheck.worker.demands import GridLimit, ResourceLimit, explained
 from tests.compile.conftest import shipped
 
 SCRIPT = """
@@ -109,3 +109,25 @@ def test_a_loaded_kernel_costs_less_than_a_microsecond(load: Any, kernel: Any) -
     kernel.module = object()
     best = min(timeit.repeat(lambda: load(kernel), number=100, repeat=100)) / 100
     assert best < 1e-6, f"{best * 1e6:.2f} us"
+
+
+INVALID = RuntimeError("Triton Error [CUDA]: invalid argument")
+
+
+def test_an_invalid_argument_is_told_with_the_grid_that_explains_it() -> None:
+    told = explained(INVALID, "_k", (1, 65_536))
+    assert str(told) == "_k was launched with 65,536 blocks on axis 1, at most 65,535; its grid is 1 x 65,536"
+    assert isinstance(told, GridLimit) and not isinstance(told, OutOfResources), "the autotuner would pass it over"
+
+
+@pytest.mark.parametrize(
+    ("error", "blocks"),
+    [
+        (INVALID, (1, 65_535)),
+        (INVALID, ()),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), (1, 65_536)),
+        (OutOfResources(2, 1, "invalid"), (1, 65_536)),
+    ],
+)
+def test_what_the_grid_does_not_explain_stays_as_it_is(error: Exception, blocks: tuple[int, ...]) -> None:
+    assert explained(error, "_k", blocks) is None

@@ -8,6 +8,7 @@ import sys
 import time
 import timeit
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +21,9 @@ pytest.importorskip("triton", reason="needs triton")
 
 import torch
 
-from gpucheck.model.record import Launch
+from gpucheck.model.record import LargeTensor, Launch
 from gpucheck.worker.journal import Journal, read
-from gpucheck.worker.observe import Log, Observer, _devices, kernel_clock
+from gpucheck.worker.observe import Log, Observer, _devices, kernel_clock, large_tensors
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
@@ -83,6 +84,8 @@ class Gpu:
         self.asked: list[int] = []
 
     def launch(self, function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        if callable(grid):
+            grid(kwargs)
         if self.refuse:
             raise self.refuse
         target = SimpleNamespace(arch=90, backend="cuda")
@@ -168,7 +171,66 @@ def test_a_refused_launch_is_seen_and_raises(observer: Observer, gpu: Gpu) -> No
         run("k", warmup=True)
     (seen,) = observer.take()
     assert (seen.refused, seen.argument_devices) == ("ValueError: Pointer argument (at 0) cannot be accessed", ["cpu"])
-    assert (seen.hash, seen.shared, seen.grid, seen.count) == ("", 0, [], 1)
+    assert (seen.hash, seen.shared, seen.grid, seen.count) == ("", 0, [1], 1)
+
+
+def test_a_grid_that_is_computed_at_the_launch_is_seen(observer: Observer) -> None:
+    for grid in (lambda meta: (3, 2), lambda meta: [3, 3], (3, 4)):
+        run("k", grid=grid)
+    assert [seen.grid for seen in observer.take()] == [[3, 2], [3, 3], [3, 4]]
+
+
+def test_a_launch_that_the_driver_refuses_for_its_grid_says_so(observer: Observer, gpu: Gpu) -> None:
+    gpu.refuse = RuntimeError("Triton Error [CUDA]: invalid argument")
+    with pytest.raises(RuntimeError, match="k was launched with 65,536 blocks on axis 1, at most 65,535") as raised:
+        run("k", grid=lambda meta: (1, 65_536))
+    assert raised.value.__cause__ is gpu.refuse
+    (seen,) = observer.take()
+    assert (seen.refused, seen.grid) == ("RuntimeError: Triton Error [CUDA]: invalid argument", [1, 65_536])
+    with pytest.raises(RuntimeError) as raised:
+        run("k", grid=(1, 65_535))
+    assert raised.value is gpu.refuse
+
+
+def test_configurations_that_an_autotuner_tries_are_counted_for_each_case(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tuner measures each of its configurations on the tensors of the call, once for each key."""
+    import triton
+    from triton.runtime.autotuner import Autotuner
+
+    monkeypatch.setattr(Autotuner, "_bench", lambda tuner, *args, config, **kwargs: float(config.num_warps))
+    monkeypatch.setattr(Autotuner, "prune_configs", lambda tuner, kwargs: tuner.configs)
+    monkeypatch.setattr(Autotuner, "pre_hook", lambda *args, **kwargs: None, raising=False)
+    made = Observer()
+    made.install_compiled()
+
+    def tuned(x: Any) -> None:
+        """Nothing runs it."""
+
+    configs = [triton.Config({}, num_warps=warps) for warps in (4, 8)]
+    tuner = triton.autotune(configs, key=[])(triton.jit(tuned))
+    for tried in (2, 0):
+        made.start()
+        for _ in range(2):
+            tuner.run(torch.empty(2), grid=(1,), warmup=False)
+        assert [(seen.kernel, seen.count, seen.tried) for seen in made.take()] == [("tuned", 2, tried)]
+
+
+def test_arguments_that_offsets_of_32_bits_do_not_reach_are_taken_down() -> None:
+    pages = torch.empty((2054, 1 << 20), dtype=torch.int8, device="meta")
+    halves = torch.empty((1 << 15, 1 << 15), dtype=torch.bfloat16, device="meta")
+    strided = torch.empty((3, 1 << 30), dtype=torch.int8, device="meta")[:, :4]
+    fits = torch.empty((2047, 1 << 20), dtype=torch.int8, device="meta")
+    found = large_tensors(["cache_ptr", "n", "x"], (pages, 3, halves), {"s": strided, "fits": fits, "L": 2**40})
+    assert found == [
+        LargeTensor("cache_ptr", "int8", 1, [2054, 1 << 20], [1 << 20, 1]),
+        LargeTensor("x", "bfloat16", 2, [1 << 15, 1 << 15], [1 << 15, 1]),
+        LargeTensor("s", "int8", 1, [3, 4], [1 << 30, 1]),
+    ]
+    assert found[0].words == "cache_ptr, int8 of shape (2054, 1048576)"
+    launch = Launch("k", 1, 0, [], 0, "", "", 0, 0, [], large=found)
+    assert Launch(**asdict(launch)) == launch, "read back from a record line"
 
 
 @pytest.mark.parametrize(("blocking", "open_", "then"), [(False, 2, 3), (True, 0, 1)])

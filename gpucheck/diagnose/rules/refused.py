@@ -1,11 +1,15 @@
-"""Kernels that Triton does not compile, or that ask for more than the GPU has."""
+"""Kernels that Triton does not compile, and kernels and launches that ask for more than the GPU has."""
 
 from __future__ import annotations
 
 import re
 
 from gpucheck.diagnose.causes import COMPILE_ERROR, RESOURCE_LIMIT
-from gpucheck.diagnose.rules.common import Evidence, findings
+from gpucheck.diagnose.rules import common
+from gpucheck.diagnose.rules.common import Evidence
+from gpucheck.diagnose.sightings import Key
+from gpucheck.diagnose.words import lines_of
+from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
@@ -13,6 +17,8 @@ __all__ = ["findings", "recognise"]
 
 COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
 RESOURCES = ("OutOfResources", "ResourceLimit")  # Triton's own, and the one of gpucheck.worker.demands
+GRID = "GridLimit"  # of gpucheck.worker.demands too
+FEWER_BLOCKS = "put the long extent on axis 0 of the grid, fold axes into one, or launch in parts"
 LANGUAGE = re.compile(r"module 'triton\.language[.\w]*' has no attribute")  # the interpreter raises it at the call
 
 
@@ -23,4 +29,15 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     kind = record.message.partition(":")[0]
     if kind in RESOURCES:
         return Evidence(RESOURCE_LIMIT)
+    if kind == GRID:
+        return Evidence(RESOURCE_LIMIT, remedy=FEWER_BLOCKS)
     return Evidence(COMPILE_ERROR) if kind in COMPILER or LANGUAGE.search(record.message) else None
+
+
+def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
+    """As usual, with the line of the launch."""
+    return common.findings(run, evidence, lambda record: [*lines_of(record), *_place(record)])
+
+
+def _place(record: Record) -> list[str]:
+    return [f"launched at {record.source}"] if record.source else []

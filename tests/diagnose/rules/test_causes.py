@@ -223,6 +223,11 @@ def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: 
     [
         ("OutOfResources: out of resource: shared memory, Required: 300000", "resource limit"),
         ("ResourceLimit: _k needs 1,049,600 bytes of shared memory, a block may use 232,448", "resource limit"),
+        (
+            "GridLimit: _k was launched with 65,536 blocks on axis 1, at most 65,535; its grid is 1 x 65,536",
+            "resource limit",
+        ),
+        ("RuntimeError: Triton Error [CUDA]: invalid argument", ""),
         ("CompilationError: at 3:4: Cannot make_shape_compatible", "compile error on this Triton"),
         ("ValueError: no", ""),
     ],
@@ -230,6 +235,13 @@ def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: 
 def test_errors_of_triton(synthetic: Synthetic, message: str, cause: str) -> None:
     finding = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.ERROR, message=message).finding()
     assert finding.cause == cause and message in finding.sightings[0].lines
+
+
+def test_a_grid_that_is_too_large_is_told_with_its_launch_and_what_to_do(synthetic: Synthetic) -> None:
+    message = "GridLimit: _k was launched with 65,536 blocks on axis 1, at most 65,535; its grid is 1 x 65,536"
+    matrix = Matrix(synthetic, ranks=1).fails(0, outcome=Outcome.ERROR, message=message, source="mine.py:12")
+    finding = matrix.finding()
+    assert "launched at mine.py:12" in finding.sightings[0].lines and "axis 0" in finding.remedy
 
 
 def test_an_entry_that_cannot_be_read_names_its_file(synthetic: Synthetic) -> None:
