@@ -69,7 +69,7 @@ class Mismatch:
     nan: int
     inf: int
     first_nonfinite: list[int] | None
-    poison: int  # wrong elements whose bytes are the poison they were allocated with
+    poison: int  # wrong elements that hold what their memory was filled with, whatever it was filled with
     exactly: dict[str, list[int]] = field(default_factory=dict)  # grouping -> the groups whose rows are the wrong ones
     inward: float = 0.0  # mean sign of |got| - |expected|; -1 is always towards zero
     correlation: float | None = None  # of got and expected; None: no sensible number, as for the next three
@@ -198,6 +198,13 @@ class Record:
     repeats: int = 1  # times the case ran
     wrong: int = 0  # of them with a wrong output
     distinct: int = 1  # different outputs among them
+    calls: list[str] = field(default_factory=list)  # short hash of the outputs of each call; empty where all are equal
+    bad_calls: list[int] = field(default_factory=list)  # those with a wrong output, from 0; empty where all or none are
+    by_fill: bool = False  # outputs differ with what memory held before a call, and with nothing else
+    asked: int = 0  # calls that were asked for, all in one process; 0 in records that did not say
+    before: int = -1  # cases that its process had run before; -1 in records that did not say
+    after: list[int] = field(default_factory=list)  # the steps its process ran before, where an experiment chose them
+    partner: int | None = None  # the rank whose environment or device an experiment lent
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
     speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,8 +17,11 @@ from gpucheck.verify.digest import raw
 from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.verify.heat import heat_map
 
-POISON = 0xFF
+POISON = 0xFF  # fill of the memory that judged outputs are allocated in
 MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not
+Filled = Mapping[int, Mapping[str, Tensor]]
+"""Byte that memory was filled with before a call -> its outputs."""
+NONE_FILLED: Filled = MappingProxyType({})
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -29,11 +34,18 @@ class Judgement:
     tightness: float = 0.0  # largest share of an error bound that outputs found right used
 
 
-def judge(outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[str, Axes]) -> Judgement:
+def judge(
+    outputs: dict[str, Tensor],
+    expected: dict[str, Expected],
+    axes: dict[str, Axes],
+    filled: Filled = NONE_FILLED,
+) -> Judgement:
     """Compares every expected output; a missing one, or one of another shape or dtype, is a violation.
 
     Args:
         axes: of the outputs that have words of their own; others get plain ones.
+        filled: outputs of the same case in memory filled otherwise: an element that nobody wrote holds the fill in
+            each. One that holds POISON alone may be computed: NaN of such bytes keeps its bits through sums.
     """
     result = Judgement()
     if not expected:
@@ -50,16 +62,22 @@ def judge(outputs: dict[str, Tensor], expected: dict[str, Expected], axes: dict[
         elif output.dtype != reference.dtype:
             result.violations.append(Violation("output", f"{name} is {output.dtype}, asked for {reference.dtype}"))
         else:
-            _judge_one(name, output, reference, axes.get(name) or plain_axes(output.ndim), result)
+            beside = {fill: others.get(name) for fill, others in filled.items() if fill != POISON}
+            _judge_one(name, output, reference, axes.get(name) or plain_axes(output.ndim), beside, result)
     return result
 
 
-def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, result: Judgement) -> None:
+Beside = Mapping[int, Tensor | None]
+"""Byte that memory was filled with -> the same output then; None: its elements are known to be written."""
+
+
+def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, beside: Beside, result: Judgement) -> None:
     estimate, wrong, ratio = closest(output, reference)
     if not bool(wrong.any()):
         result.tightness = max(result.tightness, _used(output, estimate))
         return
-    result.mismatches.append(_mismatch(name, output, wrong, ratio, estimate, axes))
+    mismatch = _mismatch(name, output, wrong, ratio, estimate, axes)
+    result.mismatches.append(replace(mismatch, poison=_poisoned(output, wrong, beside)))
 
 
 def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tensor]:
@@ -133,7 +151,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
         nan=int(torch.isnan(got).sum()),
         inf=int(torch.isinf(got).sum()),
         first_nonfinite=nonfinite.nonzero()[0].tolist() if bool(nonfinite.any()) else None,
-        poison=_poisoned(output, wrong),
+        poison=0,
         exactly=regions.exactly(wrong, axes),
         **vars(kind),
         heat=heat_map(wrong, axes),
@@ -174,6 +192,19 @@ def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int
     return sorted((bits % 2**size).bit_length() - 1 for bits in difference.unique().tolist() if bits)
 
 
-def _poisoned(output: Tensor, wrong: Tensor) -> int:
+def _poisoned(output: Tensor, wrong: Tensor, beside: Beside) -> int:
+    """How many wrong elements hold the fill, in this output and in those made in memory filled otherwise."""
+    held = _filled_with(output, POISON) & wrong.flatten()
+    for fill, other in beside.items():
+        if not bool(held.any()):
+            return 0
+        if other is None or other.shape != output.shape or other.dtype != output.dtype:
+            return 0
+        held &= _filled_with(other, fill)
+    return int(held.sum())
+
+
+def _filled_with(output: Tensor, fill: int) -> Tensor:
+    """Which elements, in row order, hold one byte all over."""
     elements = torch.frombuffer(bytearray(raw(output)), dtype=torch.uint8).reshape(-1, output.element_size())
-    return int(((elements == POISON).all(1) & wrong.flatten()).sum())
+    return (elements == fill).all(1)

@@ -27,7 +27,7 @@ from gpucheck.worker import cache, driver, order
 from gpucheck.worker.arena import Arena, WatchedAllocation
 from gpucheck.worker.looks import look
 from gpucheck.worker.observe import Observer, kernel_clock
-from gpucheck.worker.passes import FILLS, depends_on_fill, fill_of, wants_another_pass
+from gpucheck.worker.passes import FILLS, FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.placements import Placement
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 from gpucheck.worker.threads import at_once
@@ -90,9 +90,9 @@ class Bench:
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def run(self, request: Request) -> Reply:
-        """Runs a case in memory filled with 0xFF and with 0x00; where the outputs differ, with 0xFF once more.
+        """Runs a case in memory filled with 0xFF and with 0x00, where the outputs differ more often.
 
-        A case that is repeated runs as often as asked for, in memory filled with the one and the other by turns.
+        A case that is repeated runs at least as often as asked for; see :mod:`gpucheck.worker.passes`.
         """
         reply = Reply("ran", device=self.device_name)
         self.observer.start()
@@ -126,7 +126,7 @@ class Bench:
         with timed(reply, "prepare"):  # once: each pass places copies of these
             inputs = {name: to_device(value, self.device) for name, value in held.items()}
         passes = 0
-        while wants_another_pass(conditions.repeat, passes, reply.digests):
+        while wants_another_pass(conditions.repeat, passes, reply.digests, reply.fills):
             fill = fill_of(passes)
             prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions)
             for outputs in launched:
@@ -140,6 +140,7 @@ class Bench:
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
                 reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1], conditions)
+                self._fill_further(check, case, inputs, reply, request)
         if request.timed is not None and steady(reply):
             self._time(held, request.timed, reply)
 
@@ -157,12 +158,12 @@ class Bench:
         """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
         held = on_host(outputs)
         whole = digest.whole(*held.values())
-        often = request.conditions.repeat > 1 or request.conditions.concurrency > 1
-        if not reply.digests or (often and whole not in reply.saved):
+        if whole not in reply.saved:
             path = outputs_file(request.outputs[0], len(reply.saved))
             with needed(path):
                 torch.save(held, path)
             reply.saved.append(whole)
+        reply.by_fill.setdefault(fill, reply.saved.index(whole))
         reply.digests.append(whole)
         reply.fills.append(fill)
         return held
@@ -211,6 +212,14 @@ class Bench:
             return ""
         (self._suspect,) = suspects
         return self.arena.words(self._suspect)
+
+    def _fill_further(self, check: Any, case: Case, inputs: Any, reply: Reply, request: Request) -> None:
+        """Keeps the outputs of one more pass, in memory filled with a third byte; they are not judged."""
+        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FURTHER_FILL, request.conditions)
+        reply.by_fill[FURTHER_FILL] = len(reply.saved)
+        path = outputs_file(request.outputs[0], len(reply.saved))
+        with needed(path):
+            torch.save(on_host(outputs), path)
 
     def _digest(self, check: Any, case: Case, inputs: Any, odd: Container[int], given: Conditions) -> str:
         """Digest of the outputs of one more pass with some tensors' memory filled otherwise."""

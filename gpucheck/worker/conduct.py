@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpucheck.checks.base import ANY_KERNEL
 from gpucheck.model.record import Launch, Violation
-from gpucheck.worker.passes import depends_on_fill
+from gpucheck.worker.passes import depends_on_fill, how_calls_differ
 
 if TYPE_CHECKING:
     from gpucheck.worker.protocol import Reply
@@ -39,4 +39,4 @@ def _differences(reply: Reply) -> list[Violation]:
         where = reply.sensitive or "of a tensor that is not known"
         detail = f"outputs change with the content of memory that is not part of the inputs: it is read {where}"
         return [Violation("passes differ", detail)]
-    return [Violation("repeats differ", "equal inputs in equal memory gave other bits: a race, or randomness")]
+    return [Violation("repeats differ", how_calls_differ(reply.digests))]

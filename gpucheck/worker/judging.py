@@ -17,10 +17,13 @@ from gpucheck.verify import digest
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.conduct import observed_violations
+from gpucheck.worker.passes import depends_on_fill
 from gpucheck.worker.protocol import Reply, outputs_file
 from gpucheck.worker.runner import Attempt, words
 from gpucheck.worker.store import Store
 
+AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data
+SHORT = 12  # characters of a digest that tell the outputs of calls apart
 _RAISED = {"error": Outcome.ERROR, "harness": Outcome.HARNESS}
 
 
@@ -87,6 +90,7 @@ class _Launches:
     found: Judgement = field(default_factory=Judgement)  # of the same
     words: str = ""  # where the same begin to be wrong
     wrong: int = 0
+    bad: list[int] = field(default_factory=list)  # the calls with a wrong output
 
 
 def _judged(store: Store, attempt: Attempt, reply: Reply, known: Known | None, keep: Keep | None) -> Record:
@@ -140,6 +144,9 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
         repeats=len(reply.digests) if often else 1,
         wrong=judged.wrong if often else min(judged.wrong, 1),
         distinct=max(1, len(set(reply.digests))),
+        calls=[digest[:SHORT] for digest in reply.digests] if len(set(reply.digests)) > 1 else [],
+        bad_calls=judged.bad if len(judged.bad) < len(reply.digests) else [],
+        by_fill=depends_on_fill(reply.digests, reply.fills),
     )
     spent = time.perf_counter() - begin - waited
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
@@ -164,14 +171,29 @@ def _judge_launches(
 ) -> _Launches:
     case = attempt.step.case
     check = checks.load(case.check)
-    judged = _Launches()
+    judged, filled = _Launches(), _filled(attempt, reply)
     for number, whole in enumerate(reply.saved or [""]):
         outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
         references = check.along(case, inputs, outputs, expected)
-        found = judge(outputs, references, axes)
+        found = judge(outputs, references, axes, filled)
         bad = bool(found.mismatches or found.violations)
         if not number or (bad and not judged.wrong):
             found.mismatches, judged.words = check.beginning(case, outputs, references, found.mismatches)
             judged.outputs, judged.found = outputs, found
         judged.wrong += max(1, reply.digests.count(whole)) * bad
+        judged.bad += [call for call, digest in enumerate(reply.digests) if bad and digest == whole]
+    judged.bad.sort()
     return judged
+
+
+def _filled(attempt: Attempt, reply: Reply) -> dict[int, dict[str, Tensor]]:
+    """The outputs of calls by what memory was filled with before them, where that says what nobody wrote.
+
+    A call that reads what lies around an input may well copy it: such outputs were written.
+    """
+    if reply.sensitive.startswith(AROUND_INPUT):
+        return {fill: {} for fill in reply.by_fill}
+    return {
+        fill: torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
+        for fill, number in reply.by_fill.items()
+    }

@@ -96,6 +96,7 @@ class Reply:
     digests: list[str] = field(default_factory=list)  # of all outputs, one a launch
     fills: list[int] = field(default_factory=list)  # what memory was filled with, one a launch
     saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
+    by_fill: dict[int, int] = field(default_factory=dict)  # fill -> number of the file of outputs made in such memory
     guards: list[str] = field(default_factory=list)  # broken guard bands
     blamed: list[tuple[str, str]] = field(default_factory=list)  # kind and detail of violations that the check saw
     speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU

@@ -226,6 +226,31 @@ def test_poison_counts_wrong_elements_only() -> None:
     assert one(compare(half, whole_numbers())).poison == 0
 
 
+@pytest.mark.parametrize(
+    ("cleared", "further", "unwritten"),
+    [
+        (0, 0x3F3F3F3F, 2),  # the fill shows through, whatever it is
+        (7, 7, 0),  # 7 is right: a NaN that kept its bits through a sum was written
+        (0, 99, 0),  # a product with the fill: zero of zeros, NaN of NaN
+        (-1, -1, 0),  # a value that looks like poison
+    ],
+)
+def test_poison_must_show_through_in_every_fill(cleared: int, further: int, unwritten: int) -> None:
+    value = whole_numbers()
+
+    def held(fill: int) -> dict[str, torch.Tensor]:
+        output = value.to(torch.int32)
+        output[1:3, 1] = fill
+        return {"y": output}
+
+    expected = {"y": Expected(Estimate(value, None), torch.int32)}
+    filled = {0xFF: held(-1), 0x00: held(cleared), 0x3F: held(further)}
+    (found,) = judge(held(-1), expected, {}, filled).mismatches
+    assert (found.wrong, found.poison) == (2, unwritten)
+    (known,) = judge(held(-1), expected, {}, {0xFF: {}, 0x00: {}}).mismatches
+    assert known.poison == 0, "what is known to be a read of other memory was written"
+
+
 def test_missing_and_misshapen_outputs_are_violations() -> None:
     value = whole_numbers()
     assert [v.kind for v in judge({}, {"y": Expected(Estimate(value, None), torch.float32)}, {}).violations] == [

@@ -22,6 +22,7 @@ from gpucheck.worker.arena import Arena  # noqa: E402
 from gpucheck.worker.bench import Bench, Library  # noqa: E402
 from gpucheck.worker.journal import Journal, read  # noqa: E402
 from gpucheck.worker.observe import Observer  # noqa: E402
+from gpucheck.worker.passes import FURTHER_FILL, SURE, fill_of  # noqa: E402
 from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
 from gpucheck.worker.timing import ALWAYS  # noqa: E402
@@ -137,8 +138,21 @@ def test_memory_that_is_read_before_it_is_written_is_named(run: Any) -> None:
             return {"y": y}
 
     reply, _ = run(Unwritten())
-    assert reply.fills == [0xFF, 0x00, 0xFF]
+    assert reply.fills == [fill_of(number) for number in range(SURE)]
     assert reply.sensitive == "in or outside of, before it was written, the float32 tensor of shape (4,)"
+
+
+def test_outputs_that_follow_the_fill_are_kept_for_three_fills(run: Any, tmp_path: Path) -> None:
+    class Unwritten(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            return {"y": torch.empty(4, dtype=torch.int32)}
+
+    reply, _ = run(Unwritten())
+    held = {
+        fill: torch.load(outputs_file(str(tmp_path / "outputs"), number))["y"][0].item()
+        for fill, number in reply.by_fill.items()
+    }
+    assert held == {0xFF: -1, 0x00: 0, FURTHER_FILL: 0x3F3F3F3F} and len(reply.saved) == 2
 
 
 def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> None:
@@ -155,7 +169,7 @@ def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> N
         reply, _ = run(check)
         assert reply.sensitive.endswith("the float32 tensor of shape (4,)")
         needed.append(check.launches)
-    assert needed == [3 + 2 + 2, 3 + 1 + 2], "three passes, the halves or the place of before, and two to be sure"
+    assert needed == [SURE + 2 + 2 + 1, SURE + 1 + 2 + 1], "passes, halves or the known place, two, a fill"
 
 
 def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
@@ -228,9 +242,9 @@ def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: O
 
     check = Racing()
     reply, saved = run(check, concurrency=4)
-    assert reply.fills == [0xFF] * 2 + [0x00] * 2 + [0xFF] * 2, "two of four are looked at, in each pass"
+    assert reply.fills == [fill_of(number // 2) for number in range(8)], "two of four are looked at, in each pass"
     assert {float(y[0]) for y in saved} == {0.0, 1.0} and set(check.seeds) == {1}
-    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 12)]
+    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 16)]
 
 
 def test_threads_that_mix_up_what_they_share_are_seen(run: Any) -> None:
@@ -311,7 +325,7 @@ def test_a_prompt_consumer_reads_behind_a_launch_that_is_held_back(
 
     monkeypatch.setattr(order, "delay_launches", lambda: setattr(held, "back", True))
     check = Elsewhere()
-    _, (y,) = run(check, consumer="prompt")
+    _, (y, *_) = run(check, consumer="prompt")
     assert torch.equal(y, RIGHT) if ordered else bool(y.isnan().all())
 
 

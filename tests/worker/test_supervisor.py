@@ -515,10 +515,11 @@ def test_no_violation() -> None:
 @pytest.mark.parametrize(
     ("digests", "kind"),
     [
-        (["a", "b", "a"], "passes differ"),
+        (list("abbabaab"), "passes differ"),
+        (list("abba"), "repeats differ"),  # it may be luck
         (["a", "b", "c"], "repeats differ"),
         (["a", "b", "b"], "repeats differ"),
-        (["a", "b", "a", "b", "a"], "passes differ"),
+        (list("abababab"), "repeats differ"),  # every second call, whatever memory held
         (["a", "b", "a", "a"], "repeats differ"),
         (["a", "a", "a", "b"], "repeats differ"),
         (["a", "b"], "repeats differ"),
