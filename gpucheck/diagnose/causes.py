@@ -251,6 +251,43 @@ NATURES: dict[str, Cause] = {
         confirm="On one rank only: see 'suspect GPU'. On all ranks: a corrupted weight file or a rounding step.",
         mend="See the cause the finding names.",
     ),
+    "0 instead of 1": Cause(
+        means="Outputs that are 0 or 1, flags or truth values, are 0 where they should be 1.",
+        shows="The region of the finding; every wrong element is 0.",
+        confirm="What the flag says of the inputs of those rows: it may be right of a wrong intermediate result.",
+        mend="Look at the comparison that makes the flag, and at what it compares.",
+    ),
+    "1 instead of 0": Cause(
+        means="Outputs that are 0 or 1, flags or truth values, are 1 where they should be 0.",
+        shows="The region of the finding; every wrong element is 1.",
+        confirm="What the flag says of the inputs of those rows: it may be right of a wrong intermediate result.",
+        mend="Look at the comparison that makes the flag, and at what it compares.",
+    ),
+    "0 and 1 exchanged": Cause(
+        means="Outputs that are 0 or 1, flags or truth values, are wrong in both directions.",
+        shows="The region of the finding.",
+        confirm="All elements wrong points at a negation; some of them at rows that stand in each other's places.",
+        mend="Look at the comparison that makes the flag, and at the index that it is stored at.",
+    ),
+    "off by one": Cause(
+        means="Integers (ids, counts, places in a table) are one too large or one too small.",
+        shows="The finding says in which direction where all share it.",
+        confirm="Counts: whether a bound is inclusive; ids: what the first one is called; places: cdiv against floor "
+        "division.",
+        mend="Look at the comparison or rounding that the number comes from.",
+    ),
+    "off by the same number": Cause(
+        means="All wrong integers differ from the right ones by the same number.",
+        shows="The finding says by how much.",
+        confirm="Compare the number with what is added somewhere: the first expert of a rank, the start of a block.",
+        mend="Look at the offset that is added to local ids or places, or that should be.",
+    ),
+    "values in another order": Cause(
+        means="Each wrong row holds the right integers, but not in the right places.",
+        shows="The finding says which rows.",
+        confirm="Whether the order of equal keys is defined at all, and whether the sort is stable.",
+        mend="Look at the comparison of the sort, and at how equal keys are put in order.",
+    ),
     "rows permuted": Cause(
         means="Rows of the output are right, but stand in each other's places.",
         shows="Every wrong row equals the reference of another row, often at a fixed distance.",

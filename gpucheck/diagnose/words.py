@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from gpucheck.diagnose.nature import flipped
 from gpucheck.model.record import Launch, Mismatch, Record
 
 MOST_OUTPUTS = 4  # told in full
@@ -72,15 +73,24 @@ def mismatch_lines(mismatch: Mismatch) -> list[str]:
         marks.append(f"{mismatch.nan} NaN and {mismatch.inf} Inf{start}")
     if mismatch.poison:
         marks.append(f"{mismatch.poison} wrong elements still hold the poison they were allocated with")
-    if mismatch.bits:
+    if flipped(mismatch):
         marks.append(f"each differs in one bit: {', '.join(str(bit) for bit in mismatch.bits)}")
     if mismatch.moved:
         far = f", all by {abs(mismatch.shift)}" if mismatch.shift is not None else ""
         marks.append(f"{mismatch.moved} of {mismatch.sampled} wrong rows looked up are another row's reference{far}")
-    if mismatch.ratio is not None and abs(mismatch.ratio - 1) > 0.01:
+    if mismatch.zeros > 1:
+        marks.append(f"{mismatch.zeros} wrong elements are zero")
+    elif mismatch.ratio is not None and abs(mismatch.ratio - 1) > 0.01:
         marks.append(f"nearly all are {mismatch.ratio:.4g} times the reference")
-    if mismatch.wrong > 16 and abs(mismatch.bias) > 0.9 and not mismatch.bits:
+    if mismatch.outside:
+        low, high = (f"{bound:.0f}" for bound in mismatch.span)
+        marks.append(f"{mismatch.outside} lie outside of all right values, {low} to {high}")
+    if mismatch.step is not None:
+        marks.append(f"all are {abs(mismatch.step):.0f} too {'large' if mismatch.step > 0 else 'small'}")
+    elif mismatch.wrong > 16 and abs(mismatch.bias) > 0.9 and not flipped(mismatch):
         marks.append("nearly all " + ("above" if mismatch.bias > 0 else "below") + " the reference")
+    if mismatch.reordered:
+        marks.append("each wrong row holds the right values in another order")
     return lines + ([("; ".join(marks))] if marks else [])
 
 

@@ -78,6 +78,12 @@ class Mismatch:
     shift: int | None = None  # distance in rows that nearly all of the moved ones share
     moved: int = 0  # wrong rows that are the reference of another row
     sampled: int = 0  # wrong rows that were looked up for that
+    zeros: int = 0  # wrong elements that are zero
+    scaled: int = 0  # wrong elements that are the reference times a power of two, or whose reference is zero
+    step: float | None = None  # got - expected, where all of several wrong integers share it
+    span: list[float] = field(default_factory=list)  # smallest and largest value of a reference of integers
+    outside: int = 0  # wrong integers beyond that span
+    reordered: bool = False  # each wrong row of integers holds the values of its reference in another order
     heat: Heat | None = None  # None in records of versions that drew no map
 
     def __post_init__(self) -> None:

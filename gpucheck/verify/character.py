@@ -3,52 +3,86 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 FEWEST = 8  # elements that a correlation needs to mean anything
+ENOUGH = 3  # elements or rows that must agree exactly before fewer than that count
+BY_CHANCE = 100  # times as many different rows as there are: then no row is another's by chance
 SAMPLED_ROWS = 64
+MOST_LOOKED_UP = 2**26  # integers; in larger outputs nobody looks for rows that moved
 SAME_ROW = 1e-2  # squared distance of two rows, relative to the reference's, up to which they count as the same
 COMMON = 0.8  # share of the sampled rows that must have moved by the same distance
 
 
 @dataclass(frozen=True)
 class Character:
-    """Measured over the wrong finite elements of an output."""
+    """Measured over the wrong finite elements of an output; the last four of outputs of integers alone."""
 
     inward: float  # mean sign of |got| - |expected|, -1 to 1: -1 is always towards zero
     correlation: float | None  # of got and expected; None: too few elements, or one side is constant
     relative: float | None  # rms of the error over rms of the reference; None where the reference is all zero
-    ratio: float | None  # got / expected where that is the same for nearly all, else None
+    ratio: float | None  # got / expected where that is the same for nearly all, else None; of floating outputs
     moved: int  # of the sampled wrong rows, those that are the reference of another row
     sampled: int  # wrong rows that were looked up
     shift: int | None  # distance that nearly all of them moved by
+    zeros: int = 0  # that are zero
+    scaled: int = 0  # that are the reference times a power of two, of either sign, or whose reference is zero
+    step: float | None = None  # got - expected where that is the same for all of three or more
+    span: list[float] = field(default_factory=list)  # smallest and largest value of the whole reference
+    outside: int = 0  # beyond that span
+    reordered: bool = False  # each wrong row holds the values of its reference in another order
 
 
-def character(got: Tensor, expected: Tensor, wrong: Tensor) -> Character:
+def character(got: Tensor, expected: Tensor, wrong: Tensor, *, integers: bool = False) -> Character:
     """Measures an error.
 
     Args:
         got: float64, the output.
         expected: float64, its reference, of the same shape.
         wrong: which elements are outside their bound.
+        integers: the output is one of integers or truth values, where neighbours need not mean the same.
     """
     finite = wrong & torch.isfinite(got)
     seen, wanted = got[finite], expected[finite]
     rms = float(wanted.square().mean().sqrt()) if seen.numel() else 0.0
     error = float((seen - wanted).square().mean().sqrt()) if seen.numel() else 0.0
-    moved, sampled, shift = _moved_rows(got, expected, wrong)
+    moved, sampled, shift = (_moved_whole if integers else _moved_rows)(got, expected, wrong)
     return Character(
         inward=float((seen.abs() - wanted.abs()).sign().mean()) if seen.numel() else 0.0,
         correlation=_correlation(seen, wanted),
         relative=error / rms if rms and math.isfinite(error) else None,
-        ratio=_ratio(seen, wanted),
+        ratio=None if integers else _ratio(seen, wanted),
         moved=moved,
         sampled=sampled,
         shift=shift,
+        zeros=int((seen == 0).sum()),
+        scaled=_scaled(seen, wanted),
+        **(_whole_numbers(got, expected, wrong) if integers else {}),
     )
+
+
+def _whole_numbers(got: Tensor, expected: Tensor, wrong: Tensor) -> dict[str, Any]:
+    """What tells errors of integers apart: flags, ids, counts and places in tables."""
+    low, high = float(expected.min()), float(expected.max())
+    steps = (got - expected)[wrong]
+    width = got.shape[-1] if got.ndim else 1
+    rows = wrong.reshape(-1, width).any(1)
+    values, references = got.reshape(-1, width)[rows], expected.reshape(-1, width)[rows]
+    return {
+        "step": float(steps[0]) if len(steps) >= ENOUGH and bool((steps == steps[0]).all()) else None,
+        "span": [low, high],
+        "outside": int((wrong & ((got < low) | (got > high))).sum()),
+        "reordered": bool(torch.equal(values.sort(1).values, references.sort(1).values)),
+    }
+
+
+def _scaled(seen: Tensor, wanted: Tensor) -> int:
+    mantissa = torch.frexp((seen / wanted).abs()).mantissa
+    return int(((mantissa == 0.5) | (wanted == 0)).sum())
 
 
 def _correlation(seen: Tensor, wanted: Tensor) -> float | None:
@@ -62,7 +96,8 @@ def _correlation(seen: Tensor, wanted: Tensor) -> float | None:
 def _ratio(seen: Tensor, wanted: Tensor) -> float | None:
     ratios = (seen / wanted)[wanted != 0]
     if ratios.numel() < FEWEST:
-        return None
+        same = ratios.numel() >= ENOUGH and bool((ratios == ratios[0]).all())
+        return float(ratios[0]) if same else None
     middle = float(ratios.median())
     alike = (ratios - middle).abs() <= 0.01 * abs(middle)
     return middle if float(alike.double().mean()) > 0.95 else None
@@ -84,8 +119,31 @@ def _moved_rows(got: Tensor, expected: Tensor, wrong: Tensor) -> tuple[int, int,
     nearest, places = distances.min(1)
     same = (nearest <= SAME_ROW * sizes[places]) & (places != numbers) & (sizes[places] > 0)
     steps = (places - numbers)[same]
-    moved = len(steps)
-    if not moved:
+    return len(steps), len(numbers), _common(steps)
+
+
+def _moved_whole(got: Tensor, expected: Tensor, wrong: Tensor) -> tuple[int, int, int | None]:
+    """As :func:`_moved_rows`, for integers: rows must be equal, and so not by chance; a single axis has rows of one."""
+    if got.numel() > MOST_LOOKED_UP:
+        return 0, 0, None
+    width = got.shape[-1] if got.ndim > 1 else 1
+    rows, references = got.reshape(-1, width).long(), expected.reshape(-1, width).long()
+    numbers = wrong.reshape(rows.shape).any(1).nonzero().flatten()
+    numbers = numbers[:: max(1, len(numbers) // SAMPLED_ROWS)][:SAMPLED_ROWS]
+    weights = torch.randint(2**62, (width,), generator=torch.Generator().manual_seed(1))
+    marks, known = (rows[numbers] * weights).sum(1), (references * weights).sum(1)  # equal rows have equal marks
+    steps = [(known == mark).nonzero().flatten() - number for number, mark in zip(numbers, marks, strict=True)]
+    nearest = torch.tensor([int(away[away.abs().argmin()]) for away in steps if len(away)], dtype=torch.long)
+    common, values = _common(nearest), int(references.max() - references.min()) + 1
+    by_chance = width * math.log(values) < math.log(BY_CHANCE * len(known))
+    if by_chance and (common is None or len(nearest) < ENOUGH):
         return 0, len(numbers), None
+    return len(nearest), len(numbers), common
+
+
+def _common(steps: Tensor) -> int | None:
+    """The distance that nearly all share."""
+    if not len(steps):
+        return None
     common = int(steps.mode().values)
-    return moved, len(numbers), common if float((steps == common).double().mean()) >= COMMON else None
+    return common if float((steps == common).double().mean()) >= COMMON else None

@@ -131,7 +131,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
     nonfinite = ~torch.isfinite(got)
     finite = wrong & ~nonfinite
     tiles, _, _ = regions.wrong_tiles(wrong, axes)
-    kind = character(got, estimate.value, wrong)
+    kind = character(got, estimate.value, wrong, integers=not floating)
     return Mismatch(
         output=name,
         method="integer" if not floating else "exact" if exact else "bound",

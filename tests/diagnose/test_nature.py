@@ -60,6 +60,12 @@ def bit(position: int) -> Callable[..., Tensor]:
     return spoil
 
 
+def flips(y: Tensor, elements: int, position: int) -> Tensor:
+    """One bit of each of some elements, which was set in some and not in others."""
+    y.view(torch.int32).flatten()[7 :: y.numel() // elements] ^= 1 << position
+    return y
+
+
 def experts_swapped(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
     other = x @ w.flip(1).roll(7, 0)
     wrong = torch.isin(OWNERS[:, 0], torch.tensor([1, 4]))
@@ -84,6 +90,10 @@ def to_bf16(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
         (bit(0), "exact", "one bit flipped"),
         (bit(14), "exact", "one bit flipped"),
         (bit(30), "exact", "one bit flipped"),
+        (lambda y, x, w: flips(y, 40, 13), "exact", "one bit flipped"),
+        (lambda y, x, w: -y, "exact", "wrong scale"),
+        (lambda y, x, w: y.abs(), "exact", "wrong scale"),
+        (lambda y, x, w: y.where(y.frexp().mantissa.abs() != 0.5, 0.0), "exact", "zero instead of the result"),
         (lambda y, x, w: y.roll(1, 0), "exact", "rows permuted"),
         (lambda y, x, w: y.roll(1, 0), "normal", "rows permuted"),
         (lambda y, x, w: y[torch.arange(M).flip(0)], "exact", "rows permuted"),
@@ -108,3 +118,70 @@ def test_nature_of_a_planted_error(spoil: Callable[..., Tensor], data: str, word
 
 def test_a_record_without_mismatch_has_none() -> None:
     assert nature(Record(0, "c", 0, Outcome.PASS)) == ""
+
+
+def of_integers(expected: Any, got: Any, dtype: torch.dtype) -> str:
+    """The nature of an output of integers; both are given as something that torch makes a tensor of."""
+    value, output = torch.as_tensor(expected).double(), torch.as_tensor(got).to(dtype)
+    axes = {"y": Axes(("token", "slot")[: value.ndim], (0, 0)[: value.ndim])}
+    found = judge({"y": output}, {"y": Expected(Estimate(value, None), dtype)}, axes)
+    return nature(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches))
+
+
+FLAGS = torch.ones(12, 4)
+IDS = torch.stack([torch.randperm(60, generator=torch.Generator().manual_seed(n))[:4] for n in range(24)])
+PLACES = torch.arange(0, 480, 2)
+COUNTS = torch.tensor([3, 0, 1, 5, 2, 8, 0, 4])
+
+
+def changed(tensor: Tensor, where: Any, value: Any) -> Tensor:
+    copy = tensor.clone()
+    copy[where] = value
+    return copy
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+@pytest.mark.parametrize(
+    ("expected", "got", "words"),
+    [
+        (FLAGS, changed(FLAGS, slice(6, 8), 0), "0 instead of 1"),
+        (FLAGS, changed(FLAGS, (3, 1), 0), "0 instead of 1"),
+        (FLAGS, 0 * FLAGS, "0 instead of 1"),
+        (0 * FLAGS, changed(0 * FLAGS, (3, 1), 1), "1 instead of 0"),
+        (FLAGS.cumsum(0) % 2, changed(FLAGS.cumsum(0) % 2, slice(2, 5), 1), "1 instead of 0"),
+        (FLAGS.cumsum(0) % 2, FLAGS.cumsum(0) % 2 == 0, "0 and 1 exchanged"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_no_flipped_bit(expected: Tensor, got: Tensor, words: str, dtype: torch.dtype) -> None:
+    assert of_integers(expected, got, dtype) == words
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "words"),
+    [
+        (COUNTS, changed(COUNTS, 4, 3), "off by one"),  # 2 and 3 differ in a bit
+        (COUNTS, COUNTS + 1, "off by one"),
+        (IDS, IDS + (IDS % 2 == 0), "off by one"),
+        (IDS, changed(IDS, (5, 2), IDS[5, 2] - 1), "off by one"),
+        (IDS, IDS + 32, "off by the same number"),
+        (PLACES, PLACES + 8, "off by the same number"),
+        (IDS, changed(IDS, 9, IDS[3]), "rows permuted"),
+        (IDS, IDS.roll(1, 0), "rows permuted"),
+        (PLACES**2, (PLACES**2).roll(3), "rows permuted"),
+        (IDS, IDS.flip(1), "values in another order"),
+        (IDS, changed(IDS, slice(3, 6), 0), "zero instead of the result"),
+        (COUNTS, changed(COUNTS, 5, 0), "zero instead of the result"),  # 8 and 0 differ in a bit
+        (IDS, changed(IDS, (5, 2), IDS[5, 2] ^ 1 << 20), "one bit flipped"),  # no id is that large
+        (IDS, changed(IDS, (5, 2), IDS[5, 2] ^ 4), "wrong output"),  # another expert's id
+        (COUNTS, changed(COUNTS, 3, 7), "wrong output"),
+        (PLACES, (PLACES * 1.02).round(), "wrong output"),  # no lost digits
+        (IDS, changed(IDS, slice(7, 9), 255), "wrong output"),
+    ],
+)
+def test_integers_are_told_by_their_values(expected: Tensor, got: Tensor, words: str) -> None:
+    assert of_integers(expected, got, torch.int32) == words
+
+
+def test_rows_of_few_different_values_are_not_found_elsewhere_by_chance() -> None:
+    few = torch.arange(48).reshape(24, 2) % 3
+    assert of_integers(few, changed(few, (5, 0), (few[5, 0] + 2) % 3), torch.int32) != "rows permuted"
