@@ -40,6 +40,15 @@ class Runtime:
     timed: Callable[[str, float], None] = lambda what, seconds: None  # notes how long something took
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What a call may do beside returning new, dense memory, since what it is held against does so too."""
+
+    writes: frozenset[str] = frozenset()  # names of the inputs, or of parts of what was prepared, that it changes
+    shares: frozenset[str] = frozenset()  # outputs that lie in memory of those, or in what an earlier call returned
+    strided: frozenset[str] = frozenset()  # outputs with gaps, or whose elements share memory
+
+
 ANY_KERNEL = "any Triton kernel"
 """What :meth:`Check.kernels` says where a launch of whatever kernel is enough."""
 OUTPUTS = "outputs"
@@ -78,6 +87,18 @@ class Check(ABC):
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         """Brings inputs on the device into the form the kernel takes (swizzling, wrapping); not timed as kernel."""
         return inputs
+
+    def operands(self, case: Case, prepared: Any) -> Any:
+        """What of ``prepared`` a launch may read and not write: every tensor that can be reached from it."""
+        return prepared
+
+    def allowed(self, case: Case, prepared: Any, inputs: dict[str, Tensor], runtime: Runtime) -> Allowed:
+        """What a launch may do beside answering; asked only where it did something of the kind.
+
+        Args:
+            inputs: on the device, as they were before the launch.
+        """
+        return Allowed()
 
     @abstractmethod
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:

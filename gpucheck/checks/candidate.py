@@ -51,24 +51,16 @@ class Candidate:
 
     def answer(self) -> dict[str, Tensor]:
         """Its outputs for the inputs that are judged."""
-        outputs = self._call(self._values)
-        given = {name: value.untyped_storage().data_ptr() for name, value in self.inputs.items() if value.numel()}
-        for name, output in outputs.items():
-            if output.device != self._runtime.device:
-                self._runtime.blame("output", f"{name} is on {output.device}, the inputs on {self._runtime.device}")
-            elif output.numel():
-                for shared in [key for key, place in given.items() if place == output.untyped_storage().data_ptr()]:
-                    self._runtime.blame("alias", f"{name} shares the memory of {shared}")
-        return outputs
+        return self._call(self._values)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Its parameters; buffers and whatever else it holds are its own to write to, unless ``Model`` has them too."""
+        return dict(self._model.named_parameters())
 
     def inspect(self, outputs: dict[str, Tensor]) -> None:
         """Blames what shows only beside the outputs, which are copied to the CPU."""
         answered = {name: digest.whole(output) for name, output in outputs.items()}  # further calls may overwrite them
         varies = any(_varies(output) for output in outputs.values())
-        for number, (value, real) in enumerate(zip(self._values, self._real, strict=True)):
-            changed = int((_raw(value) != _raw(real)).sum()) if isinstance(value, Tensor) else 0
-            if changed:
-                self._runtime.blame("inputs", f"ModelNew changed input{number}: {changed} of {value.numel()} elements")
         _restore(self._values, self._real)
         if self._bits(self._values) != answered:
             self._runtime.blame("repeats differ", "a second call with equal inputs gave other bits")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.base import ANY_KERNEL, Check, Runtime
+from gpucheck.checks.base import ANY_KERNEL, Allowed, Check, Runtime
 from gpucheck.checks.sources import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import UsageError
@@ -68,6 +68,15 @@ class Problem(Check):
         from gpucheck.checks.candidate import Candidate
 
         return Candidate(module_of(self.source, 1), inputs, case.input_seed, runtime)
+
+    def operands(self, case: Case, prepared: Any) -> Any:
+        return prepared.weights()
+
+    def allowed(self, case: Case, prepared: Any, inputs: dict[str, Tensor], runtime: Runtime) -> Allowed:
+        """What ``Model`` does itself."""
+        from gpucheck.checks import torch_model
+
+        return torch_model.conduct(module_of(self.source, 0), inputs, case.input_seed, runtime.device)
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = prepared.answer()

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gpucheck.checks.base import Allowed
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds
+from gpucheck.verify.digest import is_dense, whole
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
 from gpucheck.verify.sampling import NARROW, UnknownOperation, Wide
@@ -142,6 +144,32 @@ def _numpy_state(seed: int | None = None, state: Any = None) -> Any:
     if state is not None:
         numpy_random.set_state(state)
     return numpy_random.get_state()
+
+
+@torch.no_grad()
+def conduct(module: ModuleType, inputs: Mapping[str, Tensor], seed: int, device: torch.device) -> Allowed:
+    """What two calls of ``Model`` do beside answering: which inputs and state they change, where their outputs lie.
+
+    Args:
+        inputs: what :func:`draw` gave, on any device.
+    """
+    model = build(module, inputs, seed).to(device)
+    model.load_state_dict(weights(inputs))
+    values = unpack("input", {name: value.to(device, copy=True) for name, value in inputs.items()})
+    state = {f"state.{name}": value for name, value in model.state_dict().items()}
+    given = {**state, **{f"input{number}": value for number, value in enumerate(values) if isinstance(value, Tensor)}}
+    first, second = (named(model(*values)) for _ in range(2))
+    changed = {name for name, value in given.items() if not _same_bits(value, inputs[name].to(device))}
+    memory = {value.untyped_storage().data_ptr() for value in (*given.values(), *first.values()) if value.numel()}
+    return Allowed(
+        writes=frozenset(changed),
+        shares=frozenset(name for name, value in second.items() if value.untyped_storage().data_ptr() in memory),
+        strided=frozenset(name for name, value in second.items() if not is_dense(value)),
+    )
+
+
+def _same_bits(value: Tensor, other: Tensor) -> bool:
+    return whole(value.cpu()) == whole(other.cpu())
 
 
 class Reference:

@@ -20,6 +20,8 @@ FALLBACK = "fallback"
 NOT_FROM_INPUTS = "answer not from its inputs"
 CHANGES_INPUTS = "changes its inputs"
 ALIASED = "output in the memory of an input"
+SETTINGS = "leaves settings changed"
+NOT_AS_ASKED = "output not as asked"
 COMPILE_ERROR = "compile error on this Triton"
 RESOURCE_LIMIT = "resource limit"
 OUT_OF_MEMORY = "out of memory"
@@ -157,9 +159,10 @@ CAUSES: dict[str, Cause] = {
         mend="Do not keep answers between calls, or key them by the content of every input.",
     ),
     CHANGES_INPUTS: Cause(
-        means="The call writes to the tensors it was given to read.",
+        means="The call writes to the tensors it was given to read: inputs, weights, scales, routing tables.",
         shows="The answer may be right; whoever uses an input again gets other results.",
-        confirm="The finding names the input and how many of its elements changed.",
+        confirm="The finding names the tensor, how many of its elements changed, the first of them, and, where it was "
+        "one of several calls of the library, which. Where the reference changes the same tensor, nothing is said.",
         mend="Write to memory of the call's own, or say in its name that it works in place.",
     ),
     ALIASED: Cause(
@@ -167,6 +170,22 @@ CAUSES: dict[str, Cause] = {
         shows="The numbers are right until someone writes to the one and so changes the other.",
         confirm="The finding names both.",
         mend="Return memory of the call's own.",
+    ),
+    SETTINGS: Cause(
+        means="The call leaves a setting of its thread or process otherwise than it was: the default dtype or device, "
+        "a random state, the current device or stream, gradient mode, flags of determinism or precision, environment "
+        "variables, the working directory.",
+        shows="The numbers are right; what runs next in the process computes something else, or on another device. "
+        "gpucheck puts the setting back after each call, so later cases do not show it.",
+        confirm="The finding names the setting with its value before and after.",
+        mend="Put the setting back (try ... finally), or use the context manager that torch has for it.",
+    ),
+    NOT_AS_ASKED: Cause(
+        means="The numbers are right as far as they can be told, but an output has another shape or dtype than asked "
+        "for, lies on another device, leaves gaps in its memory, or its elements share memory.",
+        shows="A caller that views, sends or writes to the output fails, or changes elements that it did not mean.",
+        confirm="The finding names the output with what it is and what was expected.",
+        mend="Return a dense tensor of the shape and dtype asked for, on the device of the inputs.",
     ),
     COMPILE_ERROR: Cause(
         means="The installed Triton does not compile the kernel: the language changed between its version and the one "

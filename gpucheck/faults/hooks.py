@@ -161,6 +161,54 @@ def reuse_output(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     return kept.copy_(y)
 
 
+def write_input(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call()
+    call.x[0, 0] = 0
+    return y
+
+
+def write_weight(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Wrong from the second call on, which gets weights of its own here."""
+    y = call()
+    call.w[..., 2, 5] = 0
+    return y
+
+
+def write_scale(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call()
+    call.precision.weight_scale.storage.data[..., 1, 3] += 1
+    return y
+
+
+def return_input(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """The result lies where the input was."""
+    y = call()
+    return call.x.flatten()[: y.numel()].view(y.shape).copy_(y)
+
+
+def leave_gaps(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """The result is every other column of something wider."""
+    y = call()
+    return y.new_empty((y.shape[0], 2 * y.shape[1]))[:, ::2].copy_(y)
+
+
+def leave_dtype(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call()
+    torch.set_default_dtype(torch.bfloat16)
+    return y
+
+
+def leave_variable(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    y = call()
+    os.environ["PLANTED_ON_PURPOSE"] = "1"
+    return y
+
+
+def draw_at_random(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    torch.rand(1)
+    return call()
+
+
 def other_config(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     """Another valid choice of tile: no fault."""
     from triton_kernels.matmul_ogs_details import opt_flags

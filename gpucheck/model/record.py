@@ -97,7 +97,8 @@ class Mismatch:
 class Violation:
     """Something wrong beside the numbers."""
 
-    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "device", "output", or one that a check names
+    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "configuration", "device"; "inputs", "alias",
+    #   "reused", "settings", "output", "layout": what a call did beside answering; or one that a check names
     detail: str
 
 

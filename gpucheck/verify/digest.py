@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 MOST_TILES = 1024
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def raw(tensor: Tensor) -> memoryview:
@@ -17,6 +18,24 @@ def raw(tensor: Tensor) -> memoryview:
     dense = tensor.detach().contiguous()
     flat = dense.as_strided((dense.numel(),), (1,))  # a single element is contiguous whatever its stride says
     return memoryview(flat.view(torch.uint8).numpy().data)
+
+
+def integers(tensor: Tensor) -> Tensor:
+    """The same memory as integers of the elements' size, so that NaN equals itself; complex ones are two each."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.view(_INTEGERS[tensor.element_size()])
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor's elements fill its memory without gaps and each has a place of its own."""
+    expected = 1
+    for size, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda pair: pair[1]):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
 
 
 def whole(*tensors: Tensor) -> str:

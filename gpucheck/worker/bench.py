@@ -29,7 +29,9 @@ from gpucheck.worker.looks import look
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.placements import Placement
+from gpucheck.worker.process_settings import kept
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
+from gpucheck.worker.side_effects import CallWatch
 from gpucheck.worker.threads import at_once
 from gpucheck.worker.timing import Stopwatch, steady
 
@@ -74,6 +76,7 @@ class _Pass:
     runtime: Any
     conditions: Conditions
     placed: dict[str, Tensor]  # the inputs on the device
+    watch: CallWatch
 
 
 class Bench:
@@ -87,6 +90,7 @@ class Bench:
         self._stopwatch = Stopwatch(device, lambda: not self._poisoned_context())
         self._suspect: int | None = None  # number in the arena of the tensor around which something was read last
         self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
+        self._returned: list[Tensor] = []  # by the calls of the last pass; alive, so that no later call gets its memory
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def run(self, request: Request) -> Reply:
@@ -113,7 +117,7 @@ class Bench:
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
             self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
-        self._last = None
+        self._last, self._returned = None, []
         return reply
 
     def _run(self, request: Request, reply: Reply) -> None:
@@ -128,13 +132,13 @@ class Bench:
         passes = 0
         while wants_another_pass(conditions.repeat, passes, reply.digests, reply.fills):
             fill = fill_of(passes)
-            prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions)
+            prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
             for outputs in launched:
                 with timed(reply, "copy"):
-                    kept = self._keep(outputs, reply, fill, request)
+                    copies = self._keep(outputs, reply, fill, request)
             if not passes and conditions.concurrency == 1:
                 with timed(reply, "inspect"):
-                    self._inspect(check, case, prepared, kept, reply, conditions)
+                    self._inspect(check, case, prepared, copies, reply, conditions)
             passes += 1
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
@@ -236,20 +240,33 @@ class Bench:
         fill: int,
         conditions: Conditions,
         odd: Container[int] = (),
+        *,
+        watched: bool = False,
     ) -> tuple[Any, list[Outputs]]:
-        """What was prepared, and the outputs of each launch: one, or every other one of those that are made at once."""
-        runtime = _Runtime(self, reply)
+        """What was prepared, and the outputs of each launch: one, or every other one of those that are made at once.
+
+        Args:
+            odd: numbers of the tensors whose memory is filled otherwise.
+            watched: what the calls do beside answering is taken down.
+        """
+        usual = not conditions.late and (conditions.consumer, conditions.stream) == ("waits", "default")
+        watch = CallWatch(self.device, self._returned, one_by_one=watched and usual and conditions.concurrency == 1)
+        runtime = _Runtime(self, reply, watch)
         with timed(reply, "prepare"):
             self._last = None
             self.arena.reset(fill, odd)
             placed = {name: self.arena.place(value) for name, value in inputs.items()}
-            work = _Pass(check, case, runtime, conditions, placed)
+            work = _Pass(check, case, runtime, conditions, placed, watch)
             with self._guard(conditions):
                 prepared = [check.prepare(case, placed, runtime)]
                 for number in range(1, conditions.concurrency):
                     prepared.append(self._other(work) if number % 2 else check.prepare(case, placed, runtime))
                 before = self._other(work) if self.behind else None
                 reply.expected_kernels = check.kernels(case, runtime)
+            if watched:
+                watch.hand_in(placed)
+                for each in prepared:
+                    watch.hand_in(check.operands(case, each))
             self.synchronize()
             if self.observer.journal is not None:
                 self.observer.journal.case(reply.expected_kernels)
@@ -268,14 +285,34 @@ class Bench:
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.arena.broken_guards()
+        if watched:
+            with timed(reply, "conduct"):
+                self._side_effects(work, prepared[0], inputs, reply)
         self._last = work, prepared[0]
         return prepared[0], outputs
 
+    def _side_effects(self, work: _Pass, prepared: Any, inputs: Any, reply: Reply) -> None:
+        """Takes down what the calls of a pass did beside answering, but for what the check allows."""
+        work.watch.compare()
+        self._returned = work.watch.returned
+        found = work.watch.found()
+        if not found:
+            return
+        allowed = work.check.allowed(work.case, prepared, inputs, work.runtime)
+        fine = {"inputs": allowed.writes, "alias": allowed.shares, "reused": allowed.shares, "layout": allowed.strided}
+        reply.blamed += [(each.kind, each.words) for each in found if each.name not in fine.get(each.kind, ())]
+
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
         """Calls the code under test once."""
-        with WatchedAllocation(self.arena), self._guard(work.conditions):
+        shared = work.conditions.concurrency > 1 or work.conditions.placement.startswith("threads")
+        kept_settings, watched = self._same_settings(work, shared=shared), WatchedAllocation(self.arena)
+        with kept_settings, watched, self._guard(work.conditions), work.watch.watching():
             outputs: Outputs = work.check.launch(work.case, prepared, work.runtime)
-            return outputs
+        work.watch.outputs(outputs)
+        return outputs
+
+    def _same_settings(self, work: _Pass, *, shared: bool) -> AbstractContextManager[None]:
+        return kept(self.device, lambda words: work.runtime.blame("settings", words), shared=shared)
 
     def _guard(self, conditions: Conditions) -> AbstractContextManager[None]:
         """Around every call into the code under test, so that what a guard mends is right in all of them."""
@@ -328,7 +365,8 @@ class Bench:
             self.synchronize()
             return outputs, self.observer.log
 
-        answers = at_once(call, len(prepared))
+        with self._same_settings(work, shared=False):
+            answers = at_once(call, len(prepared))
         self.observer.log.add([log for _, log in answers])
         return [outputs for outputs, _ in answers[::2]]
 
@@ -370,8 +408,8 @@ class Bench:
 class _Runtime:
     """:class:`gpucheck.checks.base.Runtime` of a bench, with the library loaded when first asked for."""
 
-    def __init__(self, bench: Bench, reply: Reply) -> None:
-        self._bench, self._reply = bench, reply
+    def __init__(self, bench: Bench, reply: Reply, watch: CallWatch | None = None) -> None:
+        self._bench, self._reply, self._watch = bench, reply, watch
         self.device = bench.device
         self.place = bench.arena.place
         self.synchronize = bench.synchronize
@@ -387,7 +425,8 @@ class _Runtime:
 
     @property
     def library(self) -> Any:
-        return self._bench.library()
+        adapter = self._bench.library()
+        return adapter if self._watch is None else self._watch.library(adapter)
 
 
 def on_host(outputs: Outputs) -> Outputs:

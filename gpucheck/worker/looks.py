@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def look(bench: Bench, request: Request, reply: Reply) -> None:
         return on_host(outputs)
 
     if wanted.calls:
-        run(_Recorded(check, Path(wanted.calls)), FILLS[0])
+        run(_Recorded(check, Path(wanted.calls), bench.library), FILLS[0])
     if wanted.elements:
         cpu = bench.device.type == "cpu"
         reply.writers = writers.find(lambda fill: run(check, fill), wanted.elements, FILLS, cpu)
@@ -43,8 +44,8 @@ def look(bench: Bench, request: Request, reply: Reply) -> None:
 class _Recorded:
     """A check whose launch is written down."""
 
-    def __init__(self, check: Any, folder: Path) -> None:
-        self._check, self._folder = check, folder
+    def __init__(self, check: Any, folder: Path, library: Callable[[], Any]) -> None:
+        self._check, self._folder, self._library = check, folder, library
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._check, name)
@@ -57,7 +58,7 @@ class _Recorded:
         from gpucheck.reproduce.calls import Recorder
 
         try:
-            adapter = runtime.library
+            adapter = self._library()
         except Inapplicable:
             adapter = None
         recorder = Recorder(self._folder, self._inputs, adapter)

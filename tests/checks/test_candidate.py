@@ -13,9 +13,9 @@ pytest.importorskip("triton", reason="needs Triton")
 
 from torch import nn  # noqa: E402
 
-from gpucheck.checks.base import Runtime  # noqa: E402
+from gpucheck.checks.base import Allowed, Runtime  # noqa: E402
 from gpucheck.checks.candidate import Candidate, muted  # noqa: E402
-from gpucheck.checks.torch_model import draw  # noqa: E402
+from gpucheck.checks.torch_model import conduct, draw  # noqa: E402
 
 
 class Model(nn.Module):
@@ -72,6 +72,31 @@ def test_weights_are_the_models_by_name_or_by_draw(kind: type[nn.Module]) -> Non
     assert notes == ([words] if kind is Renamed else [])
     candidate.inspect({"out": out.detach()})
     assert blamed == []
+
+
+class InPlace(nn.Module):
+    """Works in place, keeps statistics and returns a view."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Any) -> Any:
+        self.calls += 1
+        return x.mul_(self.weight).add_(1), x[:, 1:], self.weight.clone()
+
+
+def test_what_a_model_does_itself_is_allowed() -> None:
+    module = SimpleNamespace(
+        Model=InPlace, get_inputs=lambda: [torch.randn(4, 3), torch.randn(2)][:1], get_init_inputs=lambda: [3]
+    )
+    inputs = draw(module, 3)
+    before = {name: value.clone() for name, value in inputs.items()}
+    allowed = conduct(module, inputs, 3, torch.device("cpu"))
+    assert allowed == Allowed(frozenset({"input0", "state.calls"}), frozenset({"out0", "out1"}), frozenset({"out1"}))
+    assert all(torch.equal(value, inputs[name]) for name, value in before.items())
+    assert conduct(module_of(Model), draw(module_of(Model), 3), 3, torch.device("cpu")) == Allowed()
 
 
 class Event:

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
-from gpucheck.checks.base import OUTPUTS, leave_outputs  # noqa: E402
+from gpucheck.checks.base import OUTPUTS, Allowed, Check, leave_outputs  # noqa: E402
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.record import Launch  # noqa: E402
@@ -35,6 +35,7 @@ class Kernel:
     """A check whose kernel copies its input; subclasses do it wrong."""
 
     late_inputs = ("x", "absent")
+    operands, allowed = Check.operands, Check.allowed
 
     def __init__(self) -> None:
         self.launches = 0
@@ -227,6 +228,67 @@ def test_a_check_looks_once_at_more_than_numbers_and_its_launches_for_that_do_no
     assert reply.message == "look here" and reply.status == "ran"
     run(check, concurrency=2)
     assert len(check.looked) == 1, "not where several threads launch at once"
+
+
+class Damaging(Kernel):
+    """Right numbers, and more than that."""
+
+    def __init__(self, deed: Any, allowed: Allowed | None = None) -> None:
+        super().__init__()
+        self.deed, self.fine = deed, allowed or Allowed()
+
+    def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+        return {"w": torch.ones(4), **inputs}
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        y = super().launch(case, prepared, runtime)["y"]
+        return {"y": y if (made := self.deed(prepared, y)) is None else made}
+
+    def allowed(self, case: Any, prepared: Any, inputs: Any, runtime: Any) -> Allowed:
+        assert torch.equal(inputs["x"], RIGHT), "as they were before the call"
+        return self.fine
+
+
+kept_output = torch.empty(4)
+DEEDS = {
+    "writes": (
+        lambda given, y: (given["x"].view(torch.int32)[2:].zero_(), None)[1],
+        "inputs",
+        "changed x: 2 of 4 elem",
+    ),
+    "weights": (lambda given, y: (given["w"].mul_(2), None)[1], "inputs", "changed w: 4 of 4 elements, first at (0)"),
+    "alias": (lambda given, y: given["x"], "alias", "shares the memory of x"),
+    "reused": (lambda given, y: kept_output.copy_(y), "reused", "memory that an earlier call returned"),
+    "strided": (lambda given, y: torch.empty(4, 2)[:, 0].copy_(y), "layout", "its elements do not lie side by side"),
+    "settings": (
+        lambda given, y: torch.set_default_dtype(torch.float64),
+        "settings",
+        "default dtype was torch.float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEEDS)
+def test_what_a_call_does_beside_answering_is_taken_down(run: Any, name: str) -> None:
+    deed, kind, words = DEEDS[name]
+    reply, (y,) = run(Damaging(deed))
+    assert torch.equal(y, RIGHT) and torch.get_default_dtype() is torch.float32
+    assert {blamed for blamed, _ in reply.blamed} == {kind} and all(words in detail for _, detail in reply.blamed)
+
+
+def test_what_the_reference_does_too_is_right(run: Any) -> None:
+    fine = Allowed(frozenset({"x", "w"}), frozenset({"y"}), frozenset({"y"}))
+    for deed, kind, _ in DEEDS.values():
+        assert bool(run(Damaging(deed, fine))[0].blamed) == (kind == "settings")
+
+
+@pytest.mark.parametrize("conditions", [{"late": True}, {"consumer": "delayed"}, {"concurrency": 3}, {"repeat": 4}])
+def test_calls_under_stress_are_watched_too(run: Any, monkeypatch: pytest.MonkeyPatch, conditions: Any) -> None:
+    monkeypatch.setattr(order, "hold_back", lambda inputs, device: lambda: None)
+    assert run(Damaging(lambda given, y: None), **conditions)[0].blamed == []
+    deed, kind, words = DEEDS["weights"]
+    blamed = run(Damaging(deed), **conditions)[0].blamed
+    assert {seen for seen, _ in blamed} == {kind} and all("w" in detail for _, detail in blamed)
 
 
 def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:

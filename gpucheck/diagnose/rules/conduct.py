@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from gpucheck.diagnose.causes import ALIASED, CHANGES_INPUTS, NOT_FROM_INPUTS
-from gpucheck.diagnose.rules.common import Evidence, findings
+from gpucheck.diagnose.causes import ALIASED, CHANGES_INPUTS, NOT_AS_ASKED, NOT_FROM_INPUTS, OVERWRITTEN, SETTINGS
+from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Record
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
 
-SHOWN = {"cached": NOT_FROM_INPUTS, "inputs": CHANGES_INPUTS, "alias": ALIASED}
+SHOWN = {
+    "cached": NOT_FROM_INPUTS,
+    "inputs": CHANGES_INPUTS,
+    "alias": ALIASED,
+    "reused": OVERWRITTEN,
+    "settings": SETTINGS,
+}
 """Cause by violation kind, the more telling first."""
+FORM = ("output", "layout")
+"""Violation kinds that say how an output looks; wrong numbers, or a call that was answered otherwise, tell more."""
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """The check saw, beside the numbers, what the call did to its inputs or took its answer from.
+    """The call did something to its inputs or to its process beside answering, or took its answer from elsewhere.
 
     A kept answer explains that nothing was launched and that passes differ; a store outside of tensors explains that
     inputs change.
@@ -22,4 +30,8 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     kinds = {violation.kind for violation in record.violations}
     if "guard" in kinds:
         return None
-    return next((Evidence(cause, across=False) for kind, cause in SHOWN.items() if kind in kinds), None)
+    cause = next((cause for kind, cause in SHOWN.items() if kind in kinds), "")
+    if not cause and kinds and kinds <= set(FORM) and not record.mismatches:
+        cause = NOT_AS_ASKED
+    detail = what(record) if cause == OVERWRITTEN and record.mismatches else ""
+    return Evidence(cause, detail, across=False) if cause else None

@@ -33,6 +33,12 @@ def _on_gpu(name: str, summary: str, columns: int, expected: Expected, **conditi
     return Fault(name, summary, Hook(name.replace("-", "_")), case, expected, machines=("cuda",))
 
 
+def _conduct(name: str, summary: str, case: dict[str, Any], title: str, *says: str, calls: int = 0) -> Fault:
+    """Right numbers, and something done beside them."""
+    hook, expected = Hook(name.replace("-", "_")), Expected(Outcome.VIOLATION, title, says)
+    return Fault(name, summary, hook, case, expected, BOTH, calls=calls)
+
+
 FAULTS = (
     Fault(
         "fallback",
@@ -148,6 +154,82 @@ FAULTS = (
         Expected(Outcome.MISMATCH, "state shared by threads: .*", (r"repeats wrong",)),
         (Target.ALL,),
         experiments=True,
+    ),
+    _conduct(
+        "write-input",
+        "the call zeroes an element of its input",
+        dense(113),
+        "changes its inputs",
+        r"the call changed x: 1 of 1920 elements, first at \(0, 0\)",
+    ),
+    _conduct(
+        "write-weight",
+        "the call zeroes a weight, so that later calls are wrong",
+        dense(114),
+        "changes its inputs",
+        r"the call changed w.*: 1 of 10944 elements, first at \(2, 5\)",
+    ),
+    _conduct(
+        "write-scale",
+        "the call doubles a block scale, so that later calls are wrong",
+        dense(116, weight="mxfp4", k=128),
+        "changes its inputs",
+        r"the call changed weight\.fresh_scale\.scale_data: 1 of 464 elements, first at \(1, 3\)",
+    ),
+    _conduct(
+        "return-input",
+        "the result lies in the memory of the input",
+        dense(90),
+        "changes its inputs",
+        r"y, as the call returned it, shares the memory of x",
+    ),
+    _conduct(
+        "leave-gaps",
+        "the result has gaps between its columns",
+        dense(117),
+        "output not as asked",
+        r"the call returned y with strides \(234, 2\) for shape \(20, 117\)",
+    ),
+    _conduct(
+        "leave-dtype",
+        "another default dtype is left behind",
+        dense(118),
+        "leaves settings changed",
+        r"default dtype was torch\.float32 before the call and is torch\.bfloat16 after it",
+    ),
+    _conduct(
+        "leave-variable",
+        "an environment variable is left behind",
+        dense(119),
+        "leaves settings changed",
+        r"environment variable set: PLANTED_ON_PURPOSE",
+    ),
+    _conduct(
+        "draw-at-random",
+        "the call draws from the random state of the process",
+        dense(121),
+        "leaves settings changed",
+        r"random state of torch on the CPU",
+    ),
+    Fault(
+        "write-between-calls",
+        "a call of the library within a decoding zeroes an element of what gpucheck's own norm computed",
+        Hook("write_input"),
+        {**decoding(98), "experts": 16},
+        Expected(
+            Outcome.VIOLATION,
+            "changes its inputs",
+            (r"call \d+ of the library's matmul changed x of matmul: 1 of 64 elements, first at \(0, 0\)",),
+        ),
+        calls=16,  # of the router
+    ),
+    Fault(
+        "same-output",
+        "each call returns the same memory",
+        Hook("reuse_output"),
+        dense(122),
+        Expected(Outcome.VIOLATION, "output overwritten by a later call", (r"memory that an earlier call returned",)),
+        BOTH,
     ),
     Fault(
         "reused-output",

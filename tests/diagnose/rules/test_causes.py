@@ -195,6 +195,7 @@ def test_a_race_is_no_kernel_bug_though_all_ranks_have_it(synthetic: Synthetic) 
         ("cached", "answer not from its inputs"),
         ("inputs", "changes its inputs"),
         ("alias", "output in the memory of an input"),
+        ("settings", "leaves settings changed"),
     ],
 )
 def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: str) -> None:
@@ -202,6 +203,20 @@ def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: 
         matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=outcome, violations=[Violation(kind, "where")])
         finding = matrix.finding()
         assert finding.title == title and f"{kind}: where" in finding.sightings[0].lines
+
+
+@pytest.mark.parametrize("kind", ["output", "layout"])
+def test_an_output_of_another_form_than_asked_for_says_less_than_wrong_numbers(synthetic: Synthetic, kind: str) -> None:
+    matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.VIOLATION, violations=[Violation(kind, "where")])
+    assert matrix.finding().title == "output not as asked"
+    matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=WRONG, violations=[Violation(kind, "where")])
+    assert matrix.finding().cause != "output not as asked"
+
+
+def test_memory_that_is_handed_out_twice_is_overwritten(synthetic: Synthetic) -> None:
+    for outcome in (Outcome.VIOLATION, WRONG):
+        matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=outcome, violations=[Violation("reused", "where")])
+        assert matrix.finding().title.startswith("output overwritten by a later call")
 
 
 @pytest.mark.parametrize(
