@@ -19,7 +19,7 @@ HEAVY = ("torch", "triton", "triton_kernels", "numpy")
 AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
 COMPILING = tuple(f"gpucheck.compile.{name}" for name in ("child", "capture", "problems"))
 PLANTED_CODE = ("gpucheck.faults.hooks", "gpucheck.faults.wrong_kernels")
-QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor")
+QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor", "host")
 
 
 def name_of(path: Path) -> str:
@@ -74,6 +74,14 @@ def test_the_reader_of_imports_reads_them(tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(source)
     assert set(imports(tmp_path / "x.py", lazy=False)) == {"a", "b.c", "b.c.d", "e", "f", "g", "h"}
     assert {"late", "later"} <= set(imports(tmp_path / "x.py", lazy=True))
+
+
+@pytest.mark.parametrize("module", members("host"))
+def test_what_the_machine_says_is_read_with_the_standard_library_alone(module: str) -> None:
+    outside = {name.split(".")[0] for name in imports(MODULES[module], lazy=True)} - set(sys.stdlib_module_names)
+    assert outside <= {"gpucheck"}, f"{module} imports {outside}"
+    ours = [name for name in imports(MODULES[module], lazy=True) if within(name, ("gpucheck",))]
+    assert all(within(name, ("gpucheck.host",)) for name in ours), f"{module} imports {ours}: host stands on nothing"
 
 
 @pytest.mark.parametrize("module", members("model"))

@@ -104,6 +104,7 @@ def _begin(given: dict[str, Any]) -> State:
     """The state of a new search; nothing is written before it is known that it can begin."""
     from gpucheck.bisect.sources import own_library
     from gpucheck.bisect.state import Find, State
+    from gpucheck.launch.gpus import choose
 
     kinds = [name for name in _ENDS if name in given]
     if len(kinds) != 1:
@@ -113,7 +114,9 @@ def _begin(given: dict[str, Any]) -> State:
         raise UsageError(f"--find is {find!r}, expected bad or fix")
     _check_options(kinds[0], given)
     target = _target(given)
-    target = replace(target, timeout=given.get("timeout", _scenario(target).timeout))
+    scenario = _scenario(target)
+    choose(target.device, target.nproc, made_for_gpus=scenario.made_for_gpus)
+    target = replace(target, timeout=given.get("timeout", scenario.timeout))
     work = _folder(given.get("out"))
     source, candidates = _source(kinds[0], given, Find(find))
     work.mkdir(parents=True, exist_ok=True)
@@ -142,7 +145,7 @@ def _check_options(kind: str, given: dict[str, Any]) -> None:
 def _target(given: dict[str, Any]) -> Target:
     """What each step runs: as the stored run did, changed by what the options say."""
     from gpucheck.bisect.target import SOURCE_OPTIONS, Target, from_run
-    from gpucheck.launch.environment import gpu_names
+    from gpucheck.launch.gpus import DEVICES, choose
     from gpucheck.plan.scenario import LONGEST
 
     cases, bits = given.get("case", []), "bits" in given
@@ -153,7 +156,7 @@ def _target(given: dict[str, Any]) -> Target:
         options["sources"] = tuple(
             word for option, files in brought.items() for file in files for word in (option, os.path.abspath(file))
         )
-    if given.get("device", "auto") not in ("auto", "cuda", "cpu"):
+    if given.get("device", "auto") not in DEVICES:
         raise UsageError(f"--device is {given['device']!r}, expected auto, cuda or cpu")
     if "timeout" in given and not 0 < given["timeout"] <= LONGEST:
         raise UsageError(f"--timeout is {given['timeout']:g}, expected seconds above 0, at most {LONGEST:g}")
@@ -167,8 +170,9 @@ def _target(given: dict[str, Any]) -> Target:
     if not cases:
         raise UsageError("say what fails: the folder of a stored run, or --case ID with --scenario NAME")
     device = given.get("device", "auto")
-    with_gpus = device != "cpu" and bool(gpu_names())
-    usual = "" if "sources" in options else "gate" if with_gpus else "smoke"
+    usual = ""
+    if "sources" not in options and "scenario" not in options:
+        usual = "gate" if choose(device, given.get("nproc")).device == "cuda" else "smoke"
     return Target(**{"scenario": usual, "device": device, **options, "cases": tuple(cases)})
 
 

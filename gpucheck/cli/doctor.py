@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpucheck.cli.options import LibraryOption
+from gpucheck.cli.options import ExpectGpusOption, LibraryOption
 
 if TYPE_CHECKING:
     from gpucheck.doctor.line import Line
@@ -24,6 +24,7 @@ ON_GPUS = ("gpu", "device")
 
 def doctor(
     library: LibraryOption = None,
+    expect_gpus: ExpectGpusOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of lines with stable ids.")] = False,
 ) -> None:
     """Look at GPUs, driver, software, caches and host, try basic operations on each device, and say what to do."""
@@ -32,7 +33,7 @@ def doctor(
     from gpucheck.doctor.machine import Machine
     from gpucheck.library.source import parse_source
 
-    lines = examine(Machine(library=parse_source(library)))
+    lines = examine(Machine(library=parse_source(library), expect_gpus=expect_gpus))
     if as_json:
         typer.echo(json.dumps([line.to_json() for line in lines], indent=1))
     else:

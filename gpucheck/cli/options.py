@@ -24,6 +24,22 @@ LibraryOption = Annotated[
 """``--library``; read with :func:`gpucheck.library.source.parse_source`."""
 
 
+DeviceOption = Annotated[
+    str,
+    typer.Option(help="auto, cuda or cpu (Triton interpreter); auto takes the CPU only where nothing tells of a GPU."),
+]
+ExpectGpusOption = Annotated[
+    int | None,
+    typer.Option(
+        "--expect-gpus",
+        min=0,
+        metavar="N",
+        help="GPUs that must be usable on this node, no fewer and no more.",
+        show_default="any number",
+    ),
+]
+"""What ranks run on; read with :func:`gpucheck.launch.gpus.choose`."""
+
 JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")]
 
 WriteOption = Annotated[

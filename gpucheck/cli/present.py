@@ -19,6 +19,8 @@ from gpucheck.report.formats import FORMATS, render
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gpucheck.report.blocks import Report
+
 _EXIT_CODES = {
     Verdict.PASS: ExitCode.PASS,
     Verdict.FAIL: ExitCode.FAIL,
@@ -69,7 +71,7 @@ def present(
     json_file: str | None,
     write: Sequence[str] = (),
     announced: bool = False,
-) -> Conclusion:
+) -> tuple[Conclusion, Report]:
     """Concludes a run folder and shows it.
 
     Args:
@@ -99,7 +101,7 @@ def present(
         write_file("--json", json_file, render(report, ".json"))
     for name in write:
         write_file("--write", name, render(report, Path(name).suffix))
-    return conclusion
+    return conclusion, report
 
 
 def write_file(option: str, name: str, text: str) -> None:

@@ -117,17 +117,19 @@ def _restore_environment(plan: Plan) -> None:
 
 def _require_machine(plan: Plan) -> None:
     """Raises InfrastructureError where this machine cannot hold the ranks of a node of the run."""
-    from gpucheck.launch.environment import gpu_names, missing_packages
+    from gpucheck.launch import gpus
+    from gpucheck.launch.environment import missing_packages
 
     missing = missing_packages()
     if missing:
         raise InfrastructureError(f"{sys.executable} has no {' and no '.join(missing)}; the run needs both")
     if plan.device == "cpu":
         return
-    found = len(gpu_names())
-    if found < plan.nproc:
+    found = gpus.find()
+    if found.problem or len(found.gpus) < plan.nproc:
+        here = found.problem or f"{len(found.gpus)} are visible here"
         raise InfrastructureError(
-            f"the run had {plan.nproc} GPU(s) a node, {found} are visible here: a replay needs as many.\n"
+            f"the run had {plan.nproc} GPU(s) a node, {here}: a replay needs as many.\n"
             "  try  a machine like that of the run, or the case by itself: gpucheck run --case"
         )
 

@@ -34,5 +34,5 @@ def report(
     from gpucheck.cli.present import exit_code, present
 
     quiet = json_file == "-"
-    conclusion = present(run_dir, Console(), quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
+    conclusion, _ = present(run_dir, Console(), quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
     raise typer.Exit(exit_code(conclusion.verdict))

@@ -14,6 +14,8 @@ import typer
 from gpucheck.cli.options import (
     CandidateOption,
     CheckFileOption,
+    DeviceOption,
+    ExpectGpusOption,
     JsonOption,
     LibraryOption,
     ProblemOption,
@@ -41,7 +43,7 @@ WAIT_AFTER_FAILURE = 5.0  # s, where it did not end by itself
 def run(
     scenario: Annotated[
         str | None,
-        typer.Argument(help="Built-in scenario or TOML file.", show_default="gate with GPUs, smoke without"),
+        typer.Argument(help="Built-in scenario or TOML file.", show_default="gate on GPUs, smoke on the CPU"),
     ] = None,
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Ranks on this node.", show_default="one a GPU; 1 without GPUs")
@@ -64,7 +66,8 @@ def run(
         list[str] | None, typer.Option(metavar="FILE", help="Test a copy of the library with this diff; repeatable.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all inputs.", show_default="the scenario's")] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu (Triton interpreter).")] = "auto",
+    device: DeviceOption = "auto",
+    expect_gpus: ExpectGpusOption = None,
     repeat: Annotated[
         int | None,
         typer.Option(metavar="N", help="Run every case so often on each rank.", show_default="the scenario's"),
@@ -123,6 +126,7 @@ def run(
 
     from gpucheck.cli import nodes
     from gpucheck.cli.present import check_files
+    from gpucheck.launch.gpus import choose
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.library.source import parse_source, resolve
@@ -152,10 +156,13 @@ def run(
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     source = parse_source(library)
-    kind, count = ranks(device, nproc)
     given, offered = check_sources(check_file, problem, candidate)
-    named = scenario or ("" if given else "gate" if kind == "cuda" else "smoke")
-    unselected = load(find(named), seed) if named else implied(given, seed)
+    unselected = load(find(scenario), seed) if scenario else implied(given, seed) if given else None
+    made_for_gpus = unselected.made_for_gpus if unselected else ""
+    choice = choose(device, nproc, expected=expect_gpus, made_for_gpus=made_for_gpus)
+    kind, count = choice.device, choice.nproc
+    if unselected is None:
+        unselected = load(find("gate" if kind == "cuda" else "smoke"), seed)
     chosen = select(unselected, split(checks), case or [], placement, process_group, repeat)
     chosen = replace(chosen, bench=chosen.bench or bench)
     if canary is not None:
@@ -207,6 +214,13 @@ def run(
         check_sources=[*given, *offered],
     )
     write_json(folder / "plan.json", plan.to_json())
+    if kind == "cpu" and not quiet:
+        console.print(
+            f"no GPU is checked by this run ({choice.why}): the CPU interprets the kernels",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     follower = Follower(folder, plan.world_size, plan.must_fail)
     with nodes.head(rendezvous, plan, folder) as head, Progress(plan, follower, console, quiet=quiet) as progress:
         ending = launch(plan, folder, rendezvous, progress, head.poll if head else None)
@@ -232,27 +246,6 @@ def _testable(source: Source) -> LibraryCopy:
             raise
         typer.echo(f"gpucheck: {error}", err=True)
         raise typer.Exit(UNTESTABLE) from None
-
-
-def ranks(device: str, nproc: int | None) -> tuple[str, int]:
-    """What the ranks run on, "cuda" or "cpu", and how many there are."""
-    from gpucheck.launch.environment import gpu_names
-
-    if device not in ("auto", "cuda", "cpu"):
-        raise UsageError(f"--device is {device!r}, expected auto, cuda or cpu")
-    gpus = gpu_names() if device != "cpu" else []
-    if device == "cuda" and not gpus:
-        raise InfrastructureError(
-            "--device cuda: no GPU is visible (nvidia-smi, CUDA_VISIBLE_DEVICES); try --device cpu"
-        )
-    if not gpus:
-        return "cpu", nproc or 1
-    if nproc and nproc > len(gpus):
-        raise InfrastructureError(
-            f"--nproc {nproc} asks for more ranks than the {len(gpus)} GPU(s) that are visible; "
-            f"use --nproc {len(gpus)}, or look at nvidia-smi and CUDA_VISIBLE_DEVICES"
-        )
-    return "cuda", nproc or len(gpus)
 
 
 def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
@@ -397,12 +390,16 @@ def _finish(
     from gpucheck.cli import git_codes
     from gpucheck.cli.present import exit_code, present
     from gpucheck.records.folder import read_run
+    from gpucheck.report.blocks import NO_GPU_CHECKED
 
-    conclusion = present(
+    conclusion, report = present(
         folder, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write, announced=True
     )
+    unchecked = "" if report.gpus_checked else NO_GPU_CHECKED
     if quiet and json_file != "-":
-        typer.echo(f"{conclusion.verdict.value}  {folder}")
+        typer.echo("  ".join(filter(None, (conclusion.verdict.value, str(folder), unchecked))))
+    if unchecked and not quiet:
+        console.print(f"{unchecked}: the verdict is about arithmetic in Triton's interpreter", highlight=False)
     if ending.timed_out:
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:

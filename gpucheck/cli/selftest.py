@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpucheck.cli.options import LibraryOption, split
+from gpucheck.cli.options import DeviceOption, LibraryOption, split
 from gpucheck.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def selftest(
         typer.Option(metavar="NAME", help="Only these faults (comma-separated or repeated).", show_default="all"),
     ] = None,
     library: LibraryOption = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu (Triton interpreter).")] = "auto",
+    device: DeviceOption = "auto",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="New folder for the runs.", show_default="runs/selftest-MMDD-HHMMSS"),
@@ -36,16 +36,18 @@ def selftest(
 ) -> None:
     """Plant every fault that this machine can show, on each rank in turn, and check what the reports say of it."""
     from gpucheck.cli.present import check_files
-    from gpucheck.cli.run import check_out, ranks, require_torch
+    from gpucheck.cli.run import check_out, require_torch
     from gpucheck.faults.catalogue import choose
     from gpucheck.faults.matrix import figures, lines
     from gpucheck.faults.selftest import SelfTest, Summary
+    from gpucheck.launch import gpus
     from gpucheck.library.source import parse_source, resolve
 
     chosen = choose(split(faults))
     if faults is not None and not split(faults):
         raise UsageError("--faults names no fault")
-    kind, count = ranks(device, nproc)
+    choice = gpus.choose(device, nproc)
+    kind, count = choice.device, choice.nproc
     if kind == "cpu" and nproc is None:
         count = 2
     check_files(json_file, [], out)

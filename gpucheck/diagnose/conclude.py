@@ -32,7 +32,7 @@ def conclude(run: Run) -> Conclusion:
     caught = canary.caught(run.canary)
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run), *_cut_short(run)]
-    findings += [*canary.findings(run.canary, caught), *stragglers(run)]
+    findings += [*canary.findings(run.canary, caught), *stragglers(run), *_off_the_gpus(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -170,6 +170,23 @@ def _unproven(run: Run) -> list[Finding]:
         return []
     shown = Sighting("every case", idle, ["every case is inapplicable here, though not on other ranks"], "")
     return [Finding("nothing was judged on a rank", False, idle, [], [shown])]
+
+
+def _off_the_gpus(run: Run) -> list[Finding]:
+    """Ranks of a run on GPUs that were judged on what they computed on the CPU."""
+    ranks = sorted(
+        {
+            rank
+            for (_, rank), record in run.records.items()
+            if run.plan.device == "cuda" and record.outcome is Outcome.PASS and record.device == "cpu"
+        }
+    )
+    if not ranks:
+        return []
+    shown = Sighting("every case", ranks, ["the run is one on GPUs, and the outputs came from the CPU"], "")
+    return [
+        Finding("a rank worked on the CPU", False, ranks, [], [shown], "look at the rank's log and gpucheck doctor")
+    ]
 
 
 def _cut_short(run: Run) -> list[Finding]:

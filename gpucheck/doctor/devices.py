@@ -15,7 +15,6 @@ from typing import Any
 from gpucheck.doctor.line import Line, fail, ok, warn
 from gpucheck.doctor.machine import Machine
 from gpucheck.doctor.software import folder_of
-from gpucheck.launch.environment import visible_gpus
 
 CHILD = "gpucheck.doctor.child"
 IMPORT_LIMIT = 180.0  # s to import torch, which takes long from a cold network folder
@@ -33,17 +32,8 @@ def look(machine: Machine) -> list[Line]:
     """The lines of what was tried, in a process of its own."""
     if folder_of("torch") is None:
         return []
-    visible = _visible(machine)  # asks nvidia-smi before processes of ours show up in its answer
+    visible = len(machine.visible().devices)  # asks nvidia-smi before processes of ours show up in its answer
     return lines(ask(machine), visible, machine.deadline)
-
-
-def _visible(machine: Machine) -> int | None:
-    """How many GPUs CUDA should show; None under MIG, which shows instances."""
-    gpus = machine.smi().gpus
-    if any(gpu.mig == "Enabled" for gpu in gpus):
-        return None
-    listed = [(str(gpu.index), gpu.uuid) for gpu in gpus]
-    return len(visible_gpus(listed, machine.environ.get("CUDA_VISIBLE_DEVICES")))
 
 
 def ask(machine: Machine) -> list[Answer]:
@@ -79,12 +69,12 @@ def _environment(machine: Machine) -> dict[str, str]:
     return {**machine.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def lines(answers: Sequence[Answer], visible: int | None, deadline: float) -> list[Line]:
+def lines(answers: Sequence[Answer], visible: int, deadline: float) -> list[Line]:
     """What the answers mean.
 
     Args:
         answers: as :mod:`gpucheck.doctor.child` gives them.
-        visible: GPUs that CUDA should show; None where that is not known.
+        visible: devices that CUDA should show.
         deadline: seconds an operation was given.
     """
     found = []
@@ -109,13 +99,13 @@ def _import(answer: Answer) -> list[Line]:
     return [fail("torch", answer["message"], advice)]
 
 
-def _survey(answer: Answer, visible: int | None, deadline: float) -> list[Line]:
+def _survey(answer: Answer, visible: int, deadline: float) -> list[Line]:
     problem = _problem(answer, deadline)
     if problem:
         advice = "no CUDA program works here: compare driver and CUDA versions, look at the kernel log, reset the GPUs"
         return [fail("count", f"CUDA does not start: {problem}", advice)]
     devices = answer["devices"]
-    if visible is not None and len(devices) != visible:
+    if len(devices) != visible:
         advice = "compare nvidia-smi -L, CUDA_VISIBLE_DEVICES, MIG and the CUDA build of torch"
         value = f"torch sees {len(devices)} GPU(s), nvidia-smi and CUDA_VISIBLE_DEVICES leave {visible}"
         return [fail("count", value, advice)]

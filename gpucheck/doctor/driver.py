@@ -7,7 +7,9 @@ import re
 from gpucheck.doctor.line import Line, fail, ok, warn
 from gpucheck.doctor.machine import Machine
 from gpucheck.doctor.nvidia_smi import Reply, Snapshot
-from gpucheck.launch.environment import visible_gpus
+from gpucheck.host.accelerators import hardware_signs
+from gpucheck.host.visible_gpus import VARIABLE
+from gpucheck.launch.gpus import last_line
 
 NO_GPU = (
     "where there should be one, load the driver and give the container its GPUs (docker run --gpus all; Kubernetes:"
@@ -19,10 +21,10 @@ def look(machine: Machine) -> list[Line]:
     """The lines of the driver."""
     snapshot = machine.smi()
     if not snapshot.gpus:
-        return [_nothing(machine, snapshot)]
+        return [_nothing(machine, snapshot), *_expected(machine)]
     cuda = f", runs CUDA up to {snapshot.cuda}" if snapshot.cuda else ""
     lines = [ok("version", f"{snapshot.driver or 'not known'}{cuda}"), *_remarks(snapshot), _visible(machine, snapshot)]
-    return [*lines, *_order(machine, snapshot)]
+    return [*lines, *_expected(machine), *_order(machine, snapshot)]
 
 
 def _nothing(machine: Machine, snapshot: Snapshot) -> Line:
@@ -32,19 +34,20 @@ def _nothing(machine: Machine, snapshot: Snapshot) -> Line:
         advice = "a GPU or the driver hangs: look for Xid in the kernel log, reset the GPUs or reboot the node"
         return fail("version", f"nvidia-smi did not answer within {machine.smi_limit:g} s", advice)
     if answer.reply is Reply.REFUSED:
-        said = answer.text.splitlines()[-1] if answer.text else "without a word"
         advice = "load the driver of the host (modprobe nvidia), and let user and kernel parts be of one version"
-        return fail("version", f"nvidia-smi ended with exit code {answer.code}: {said}", advice)
+        return fail("version", f"nvidia-smi ended with exit code {answer.code}: {last_line(answer)}", advice)
     if answer.reply is Reply.ABSENT:
         if (machine.proc / "driver/nvidia/version").exists() or (machine.dev / "nvidia0").exists():
             advice = "put nvidia-smi on PATH: in containers the NVIDIA runtime mounts it with the capability 'utility'"
             return fail("version", "the driver is loaded, but there is no nvidia-smi", advice)
+        if signs := hardware_signs(machine.environ, machine.dev, machine.sys):
+            return fail("visible", f"no GPU that torch can use: there is no nvidia-smi, but {'; '.join(signs)}", NO_GPU)
         return warn("visible", "no GPU: there is no nvidia-smi", NO_GPU)
     if not snapshot.readable:
         advice = "run nvidia-smi -q -x by hand: the driver or a GPU is in trouble"
         said = snapshot.remarks[0] if snapshot.remarks else "nothing"
         return fail("version", f"nvidia-smi answered without a readable report: {said}", advice)
-    return warn("visible", "no GPU: nvidia-smi lists none", NO_GPU)
+    return fail("visible", "no GPU: nvidia-smi lists none", NO_GPU)
 
 
 def _remarks(snapshot: Snapshot) -> list[Line]:
@@ -55,23 +58,34 @@ def _remarks(snapshot: Snapshot) -> list[Line]:
 
 def _visible(machine: Machine, snapshot: Snapshot) -> Line:
     """What CUDA_VISIBLE_DEVICES leaves."""
-    value = machine.environ.get("CUDA_VISIBLE_DEVICES")
-    count = len(snapshot.gpus)
+    value, left = machine.environ.get(VARIABLE), machine.visible()
+    named = ", ".join(device.words for device in left.devices) or "no GPU"
+    if left.problem:
+        return warn("visible", f"{left.problem}; leaves {named}", left.advice)
+    if left.hides_all:
+        advice = "unset it, or name GPUs by number or UUID; without one runs need --device cpu"
+        return warn("visible", f"{VARIABLE}={value!r} leaves no GPU", advice)
+    if any(device.instance for device in left.devices):
+        shown = f"{VARIABLE}" + (" is not set: CUDA shows " if value is None else f"={value!r} names ") + named
+        return warn("visible", shown, "a process sees one MIG instance, which is all that a run checks: --nproc 1")
     if value is None:
-        return ok("visible", f"CUDA_VISIBLE_DEVICES is not set: all {count} GPU(s)")
-    left = visible_gpus([(str(gpu.index), gpu.uuid) for gpu in snapshot.gpus], value)
-    shown = f"CUDA_VISIBLE_DEVICES={value!r} leaves " + (f"GPU {', '.join(map(str, left))}" if left else "no GPU")
-    entries = [entry.strip() for entry in value.split(",") if entry.strip()]
-    if any(entry.startswith("MIG-") for entry in entries):
-        return warn("visible", f"CUDA_VISIBLE_DEVICES={value!r} names MIG instances", "run one rank: --nproc 1")
-    if not left:
-        return warn("visible", shown, "unset it, or name GPUs by number or UUID; without one runs need --device cpu")
-    if len(left) < len(entries):
-        advice = f"{entries[len(left)]!r} names no GPU here; CUDA drops it and everything after it"
-        return warn("visible", shown, advice)
-    if len(set(left)) < len(left):
-        return fail("visible", f"{shown}, one of them twice", "name each GPU once: CUDA takes none of them otherwise")
-    return ok("visible", shown)
+        return ok("visible", f"{VARIABLE} is not set: all {len(snapshot.gpus)} GPU(s)")
+    return ok("visible", f"{VARIABLE}={value!r} leaves {named}")
+
+
+def _expected(machine: Machine) -> list[Line]:
+    """Whether as many GPUs can be used as there should be."""
+    if machine.expect_gpus is None:
+        return []
+    left = machine.visible() if machine.smi().gpus else None
+    usable = left.devices if left and not left.problem else ()
+    value = f"{len(usable)} of {machine.expect_gpus} expected"
+    if len(usable) == machine.expect_gpus:
+        return [ok("expected", value)]
+    seen = ", ".join(device.words for device in usable) or "none that a process can use"
+    listed = f"nvidia-smi lists {len(machine.smi().gpus)}, {VARIABLE} is {machine.environ.get(VARIABLE)!r}"
+    advice = "give the node or container its GPUs, unset the variable, or mend what the other driver lines name"
+    return [fail("expected", f"{value}: {seen}; {listed}", advice)]
 
 
 def _order(machine: Machine, snapshot: Snapshot) -> list[Line]:

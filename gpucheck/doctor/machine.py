@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpucheck.doctor import nvidia_smi
+from gpucheck.host.visible_gpus import VARIABLE, Gpu, Visible, parse_listing, visible
+from gpucheck.launch.nvidia_smi import ask
 from gpucheck.library.source import Source, SourceKind
 
 
@@ -21,14 +23,17 @@ class Machine:
     library: Source = Source(SourceKind.DEFAULT)
     proc: Path = Path("/proc")
     dev: Path = Path("/dev")
+    sys: Path = Path("/sys")
     cgroup: Path = Path("/sys/fs/cgroup")
     statvfs: Callable[[str], os.statvfs_result] = os.statvfs
     rlimit: Callable[[int], tuple[int, int]] = resource.getrlimit
     cores: Callable[[], int] = lambda: len(os.sched_getaffinity(0))
+    expect_gpus: int | None = None  # GPUs that a process must be able to use; None for no number
     smi_limit: float = nvidia_smi.LIMIT  # s that nvidia-smi may take
     deadline: float = 60.0  # s for one operation on a device
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _snapshot: nvidia_smi.Snapshot | None = field(default=None, repr=False)
+    _visible: Visible | None = field(default=None, repr=False)
 
     def smi(self) -> nvidia_smi.Snapshot:
         """What nvidia-smi says; it is asked once, whoever comes first."""
@@ -36,6 +41,18 @@ class Machine:
             if self._snapshot is None:
                 self._snapshot = nvidia_smi.snapshot(self.environ, self.smi_limit)
             return self._snapshot
+
+    def visible(self) -> Visible:
+        """The devices that CUDA_VISIBLE_DEVICES leaves; MIG instances are asked for where there may be some."""
+        gpus, value = self.smi().gpus, self.environ.get(VARIABLE)
+        with self._lock:
+            if self._visible is None:
+                listed = [Gpu(str(gpu.index), gpu.uuid, gpu.name) for gpu in gpus]
+                if any(gpu.mig == "Enabled" for gpu in gpus) or "MIG-" in (value or ""):
+                    answer = ask(["-L"], self.environ, self.smi_limit)
+                    listed = [*parse_listing(answer.text).gpus] or listed
+                self._visible = visible(listed, value)
+            return self._visible
 
     def free(self, folder: Path) -> int | None:
         """Bytes free in a file system, or None where it cannot be asked."""

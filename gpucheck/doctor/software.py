@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import platform
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from gpucheck.doctor.driver import major_minor
 from gpucheck.doctor.line import Line, fail, ok, warn
 from gpucheck.doctor.machine import Machine
+from gpucheck.host.accelerators import assigned, torch_build
 from gpucheck.library.installed import find_spec, spec_folders
 
 INSTALL = (
@@ -44,26 +44,12 @@ def folder_of(package: str) -> Path | None:
 def version_of(folder: Path) -> str:
     """The version a package gives itself, else the one of its distribution, else "of unknown version"."""
     for file in ("version.py", "__init__.py"):
-        version = _assigned(folder / file, "__version__")
+        version = assigned(_text(folder / file), "__version__")
         if version:
             return version
     for distribution in metadata.distributions(name=folder.name, path=[str(folder.parent)]):
         return distribution.version
     return "of unknown version"
-
-
-def cuda_build(torch: Path) -> str | None:
-    """The CUDA that torch was built for, "13.0"; "" where it was built without, None where it does not say."""
-    text = _text(torch / "version.py")
-    if not re.search(r"^cuda\b", text, re.MULTILINE):
-        return None
-    return _assigned(torch / "version.py", "cuda") or ""
-
-
-def _assigned(path: Path, name: str) -> str | None:
-    """The string that a Python file assigns to a name at its top level."""
-    match = re.search(rf"^{name}\s*(?::[^=\n]*)?=\s*(['\"][^'\"\n]*['\"])", _text(path), re.MULTILINE)
-    return str(ast.literal_eval(match[1])) if match else None
 
 
 def _text(path: Path) -> str:
@@ -75,16 +61,19 @@ def _text(path: Path) -> str:
 
 def _build(machine: Machine, torch: Path) -> list[Line]:
     """Whether torch's CUDA and the driver fit."""
-    built, snapshot = cuda_build(torch), machine.smi()
-    if built is None:
+    build, snapshot = torch_build(torch), machine.smi()
+    if build is None:
         return []
+    if not snapshot.gpus and (build.cuda or build.hip):
+        advice = "where that is right, say so: gpucheck run --device cpu; else see what the driver lines say"
+        return [warn("cuda", f"{build.words}, and there is no GPU that it can use", advice)]
     if not snapshot.gpus:
-        return [ok("cuda", f"torch is built for CUDA {built}" if built else "torch is built for the CPU alone")]
-    if not built:
+        return [ok("cuda", build.words)]
+    if not build.cuda:
         advice = "install a torch built for CUDA, or check without the GPUs: --device cpu"
-        return [fail("cuda", f"torch is built for the CPU alone, and there are {len(snapshot.gpus)} GPU(s)", advice)]
-    needed, has = major_minor(built), major_minor(snapshot.cuda)
-    value = f"torch is built for CUDA {built}, the driver runs up to {snapshot.cuda or 'an unknown one'}"
+        return [fail("cuda", f"{build.words}, and there are {len(snapshot.gpus)} GPU(s)", advice)]
+    needed, has = major_minor(build.cuda), major_minor(snapshot.cuda)
+    value = f"{build.words}, the driver runs up to {snapshot.cuda or 'an unknown one'}"
     if needed and has and needed[0] > has[0]:
         advice = "install a newer driver, CUDA's forward compatibility package, or a torch built for an older CUDA"
         return [fail("cuda", value, advice)]

@@ -8,45 +8,11 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gpucheck.launch.nvidia_smi import Reply, ask
-
 PACKAGES = ("torch", "triton")
-
-
-def gpu_names() -> list[str]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to a process, by name, without touching CUDA.
-
-    Asks the driver's own command line tool; no tool, no GPU.
-    """
-    answer = ask(["--query-gpu=index,uuid,name", "--format=csv,noheader"])
-    if answer.reply is not Reply.ANSWERED:
-        return []
-    rows = [[part.strip() for part in line.split(",", 2)] for line in answer.text.splitlines() if line.count(",") > 1]
-    left = visible_gpus([(index, uuid) for index, uuid, _ in rows], os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return [rows[place][2] for place in left]
-
-
-def visible_gpus(gpus: Sequence[tuple[str, str]], value: str | None) -> list[int]:
-    """Which GPUs a value of CUDA_VISIBLE_DEVICES leaves, as places in ``gpus`` and in the order CUDA counts them.
-
-    Args:
-        gpus: number and UUID of each.
-        value: None where the variable is not set.
-    """
-    if value is None:
-        return list(range(len(gpus)))
-    left = []
-    for wanted in (part.strip() for part in value.split(",")):
-        match = [n for n, (index, uuid) in enumerate(gpus) if wanted == index or (wanted and uuid.startswith(wanted))]
-        if not match:
-            break  # CUDA ignores what follows an unknown entry
-        left += match[:1]
-    return left
 
 
 def driver_version(facts: Path = Path("/proc/driver/nvidia/version")) -> str | None:

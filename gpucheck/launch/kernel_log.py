@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck.doctor.kernel_log import XID, Xid
-from gpucheck.launch.environment import visible_gpus
+from gpucheck.launch.gpus import places
 from gpucheck.launch.nvidia_smi import Reply, ask
 
 KMSG = Path("/dev/kmsg")
@@ -109,8 +109,7 @@ def _gpus() -> list[Gpu]:
         Gpu(bus_id(row[2]), {name: int(count) for name, count in zip(names, row[3:], strict=True) if count.isdigit()})
         for row in rows
     ]
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [gpus[place] for place in visible_gpus([(row[0], row[1]) for row in rows], listed)]
+    return [gpus[place] for place in places([(row[0], row[1]) for row in rows])]
 
 
 def _kmsg_lines(fd: int) -> list[str]:

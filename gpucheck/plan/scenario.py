@@ -32,6 +32,7 @@ TOP_LEVEL: dict[str, Any] = {
     "straggler": (int, float),
     "canary": bool,
     "compile_ahead": bool,
+    "device": str,
     "cases": list,
 }
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
@@ -61,7 +62,13 @@ class Scenario:
     bench: bool = False  # speed is measured at length
     straggler: float = STRAGGLER  # see :class:`gpucheck.model.plan.Plan`
     compile_ahead: bool = False  # see :class:`gpucheck.model.plan.Plan`
+    device: str = ""  # "cuda": made for GPUs, and on the CPU only where the user says --device cpu
     canary: bool = False  # whether a case that is wrong on purpose proves that the detector sees
+
+    @property
+    def made_for_gpus(self) -> str:
+        """The name of a scenario that does not run on the CPU unless the user says so; "" for others."""
+        return self.name if self.device == "cuda" else ""
 
 
 def find(name: str) -> Path:
@@ -122,6 +129,10 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         raise UsageError(f"{path}: experiments is {document['experiments']!r}, expected seconds, 0 for none")
     if not 1 < document.get("straggler", STRAGGLER) < math.inf:
         raise UsageError(f"{path}: straggler is {document['straggler']!r}, expected a factor above 1")
+    if document.get("device", "cuda") != "cuda":
+        raise UsageError(
+            f"{path}: device is {document['device']!r}, expected cuda: runs on the CPU only with --device cpu"
+        )
     if document.get("seed", 0) < 0:
         raise UsageError(f"{path}: seed is {document['seed']}, expected 0 or more")
     actual_seed = document.get("seed", 0) if seed is None else seed
@@ -143,11 +154,12 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         straggler=float(document.get("straggler", STRAGGLER)),
         compile_ahead=document.get("compile_ahead", False),
         canary=document.get("canary", False),
+        device=document.get("device", ""),
     )
 
 
 def _type_words(key: str) -> str:
-    words = {"title": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}
+    words = {"title": "a string", "device": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}
     words |= {"straggler": "a factor above 1"} | {
         key: "true or false" for key, kind in TOP_LEVEL.items() if kind is bool
     }

@@ -27,6 +27,7 @@ STAGES = (
     "reference",
     "judge",
 )
+NO_GPU_CHECKED = "no GPU was checked"
 KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 
@@ -111,7 +112,13 @@ class Report:
         open_count = len(self.findings) - failing - warning
         words = counted(failing, "finding") if failing else f"{counted(count, 'case')} on {counted(ranks, 'rank')}"
         words += f", {counted(open_count, 'open question')}" if open_count else ""
-        return words + (f", {counted(warning, 'warning')}" if warning else "")
+        words += f", {counted(warning, 'warning')}" if warning else ""
+        return words if self.gpus_checked else f"{words}, {NO_GPU_CHECKED}"
+
+    @property
+    def gpus_checked(self) -> int:
+        """Ranks that worked on a GPU."""
+        return sum(place.device not in ("", "cpu") for place in self.places)
 
     def told(self) -> dict[tuple[str, int], list[tuple[Finding, Sighting]]]:
         """What the findings say of each case on each rank: label and rank of a result -> findings that name it."""

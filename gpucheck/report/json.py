@@ -28,6 +28,7 @@ def document(report: Report) -> dict[str, Any]:
         {
             "schema": SCHEMA,
             "verdict": report.verdict,
+            "gpus_checked": report.gpus_checked,
             "headline": report.headline,
             "ranks": report.ranks,
             "rows": [

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, SubElement
 from gpucheck.diagnose.words import lines_of, rank_list
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Verdict
-from gpucheck.report.blocks import Report, Result, heading
+from gpucheck.report.blocks import NO_GPU_CHECKED, Report, Result, heading
 from gpucheck.report.visible import one_line, visible
 
 WHOLE = "the run as a whole"
@@ -27,7 +27,8 @@ def render(report: Report) -> str:
     for result in report.results:
         suites.setdefault(result.row, []).append(result)
     told = report.told()
-    root = Element("testsuites", name=one_line(f"gpucheck {report.plan.scenario}"))
+    name = f"gpucheck {report.plan.scenario}" + (f": {NO_GPU_CHECKED}" if not report.gpus_checked else "")
+    root = Element("testsuites", name=one_line(name))
     for row, results in suites.items():
         tests = [_test(result, told.get((result.label, result.record.rank), [])) for result in results]
         root.append(_suite(report, row, tests, sum(result.seconds for result in results)))

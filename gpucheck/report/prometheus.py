@@ -38,6 +38,7 @@ def _families(report: Report) -> Iterator[Family]:
     yield "run_timestamp_seconds", "When the run began, in seconds since the epoch.", [({}, plan.created)]
     if report.seconds is not None:
         yield "run_seconds", "Wall time of the run.", [({}, report.seconds)]
+    yield "gpus_checked", "Ranks that worked on a GPU; 0 says that no GPU was checked.", [({}, report.gpus_checked)]
     verdicts = [({"verdict": verdict.value}, float(verdict.value == report.verdict)) for verdict in Verdict]
     yield "verdict", "1 for the verdict of the run, 0 for the others.", verdicts
     findings = [({"fails": str(fails).lower()}, _findings(report, fails)) for fails in (True, False)]

@@ -45,6 +45,7 @@ def report_schema() -> dict[str, Any]:
     top = {
         "schema": {"const": SCHEMA},
         "verdict": Verdict,
+        "gpus_checked": {**count, "description": "Ranks that worked on a GPU; 0: no GPU was checked."},
         "headline": list[str],
         "ranks": list[int],
         "rows": _array(_object(row, "A row of the matrix: one check under one set of conditions.")),

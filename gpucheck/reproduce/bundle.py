@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck import __version__
+from gpucheck.host.visible_gpus import VARIABLE, alone
 from gpucheck.model.conditions import Conditions
 from gpucheck.records.kept import FOLDER, TENSORS, read_program
 
@@ -137,8 +138,7 @@ def _facts(plan: Plan, copy: LibraryCopy | None, program: dict[str, Any]) -> str
     environment |= {"WORLD_SIZE": str(plan.world_size), "LOCAL_WORLD_SIZE": str(plan.nproc)}
     device = "cpu" if plan.device == "cpu" else f"cuda:{local_rank}"
     if conditions.placement == "visible" and plan.device != "cpu":
-        listed = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-        environment["CUDA_VISIBLE_DEVICES"] = listed[local_rank] if listed else str(local_rank)
+        environment[VARIABLE] = alone(environment.get(VARIABLE), local_rank)
         device = "cuda:0"
     if conditions.synchronised:
         environment["CUDA_LAUNCH_BLOCKING"] = "1"

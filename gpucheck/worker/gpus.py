@@ -33,13 +33,12 @@ class Gpus:
 
     def _ask(self) -> None:
         from gpucheck.doctor.nvidia_smi import snapshot
-        from gpucheck.launch.environment import visible_gpus
+        from gpucheck.launch.gpus import places
 
         with suppress(Exception):
             gpus = snapshot(os.environ, LIMIT).gpus
-            listed = [(str(gpu.index), gpu.uuid) for gpu in gpus]
-            places = visible_gpus(listed, os.environ.get("CUDA_VISIBLE_DEVICES"))
-            for local_rank, place in enumerate(places[: self._ranks]):
+            used = places([(str(gpu.index), gpu.uuid) for gpu in gpus])
+            for local_rank, place in enumerate(used[: self._ranks]):
                 gpu = gpus[place]
                 self._writer.gpu(
                     self._first_rank + local_rank,

@@ -6,6 +6,8 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from gpucheck.host.visible_gpus import VARIABLE, alone
+
 if TYPE_CHECKING:
     import torch
 
@@ -45,8 +47,7 @@ class Visible(Pinned):
     """``CUDA_VISIBLE_DEVICES`` holds the rank's GPU alone: no other device exists for the process."""
 
     def enter(self, index: int) -> torch.device:
-        listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-        os.environ["CUDA_VISIBLE_DEVICES"] = listed[index] if listed else str(index)
+        os.environ[VARIABLE] = alone(os.environ.get(VARIABLE), index)
         return super().enter(0)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpucheck.launch.gpus import Found
 from gpucheck.launch.torchrun import Ending
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
@@ -66,6 +67,8 @@ class FakeRanks:
     outcomes: dict[tuple[int, int], Outcome]  # (step, rank); PASS where nothing is said
     ending: dict[str, Any]
     plans: list[Plan]
+    folders: list[Path] = field(default_factory=list)
+    on_cpu: set[int] = field(default_factory=set)  # ranks that run on the CPU in a run on GPUs
 
 
 @pytest.fixture
@@ -75,21 +78,23 @@ def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRanks:
 
     def launch(plan: Plan, folder: Path, _: object, watch: Callable[[], bool], bereft: object = None) -> Ending:
         fake.plans.append(plan)
+        fake.folders.append(folder)
         for rank in range(plan.world_size):
             writer = RecordWriter(folder, rank)
             writer.start(import_seconds=0.5)
+            device = "cpu" if plan.device == "cpu" or rank in fake.on_cpu else "NVIDIA H200"
             for number, step in enumerate(plan.steps):
                 outcome = fake.outcomes.get((number, rank), Outcome.PASS)
                 if outcome is not Outcome.LOST:
                     writer.result(
-                        Record(number, step.case.id, rank, outcome, placement=step.conditions.placement, device="cpu")
+                        Record(number, step.case.id, rank, outcome, placement=step.conditions.placement, device=device)
                     )
             writer.end()
         watch()
         return Ending(**{"code": 0, "timed_out": False, "signal": 0, "seconds": 1.0, **fake.ending})
 
     monkeypatch.setattr("gpucheck.launch.torchrun.launch", launch)
-    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", list)
+    monkeypatch.setattr("gpucheck.launch.gpus.find", Found)
     monkeypatch.setattr("gpucheck.launch.environment.software", lambda _: {"torch": {"version": "1"}})
     monkeypatch.setattr("gpucheck.launch.environment.missing_packages", list)
     return fake

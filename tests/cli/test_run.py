@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpucheck.launch.gpus import Found
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.model.record import Outcome
 
@@ -121,7 +122,7 @@ def test_options_that_cannot_be_read(
 def test_more_ranks_than_gpus(
     gpucheck: Command, ranks: FakeRanks, untouched: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", lambda: ["NVIDIA H200"] * 2)
+    monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("NVIDIA H200",) * 2))
     answer = gpucheck("run", "mine.toml", "--nproc", "3")
     assert answer.code == 3 and "--nproc 3 asks for more ranks than the 2 GPU(s)" in answer.message
     assert "use --nproc 2" in answer.message and not ranks.plans
@@ -388,7 +389,7 @@ def test_the_report_is_shown_though_the_end_of_the_run_cannot_be_written(
 
 def test_quiet_prints_one_line(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path) -> None:
     answer = gpucheck("run", scenario, "--library", library, "--out", "r", "--quiet")
-    assert (answer.out, answer.err) == (f"PASS  {here / 'r'}\n", "")
+    assert (answer.out, answer.err) == (f"PASS  {here / 'r'}  no GPU was checked\n", "")
 
 
 def test_an_empty_folder_may_be_used(
@@ -418,7 +419,7 @@ def test_reports_are_written_in_the_format_of_their_suffix(
     ranks.outcomes = {(0, 0): Outcome.MISMATCH}
     files = ["--write", "r.html", "--write", "new/r/report.xml", "--json", "r.json"]
     answer = gpucheck("run", scenario, "--library", library, "--out", "new/r", *files)
-    assert answer.code == 1 and answer.out.startswith("XX  topk") and answer.err == ""
+    assert answer.code == 1 and "\nXX  topk" in answer.out and answer.err == ""
     assert "<h1>" in (here / "r.html").read_text() and 'failures="1"' in (here / "new/r/report.xml").read_text()
     assert json.loads((here / "r.json").read_text())["verdict"] == "FAIL"
 
@@ -442,7 +443,7 @@ def test_dry_run_shows_what_would_run_and_makes_nothing(
         "topk/bf16/m16-e8-top4/normal",
         "2 cases of mine on 1 rank(s), cpu, seed 4",
     ]
-    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", lambda: ["H200"] * 8)
+    monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("H200",) * 8))
     lines = gpucheck("run", "mine.toml", "--dry-run", "--nnodes", "2", "--rdzv-endpoint", "h:1", "--out", "x").out
     assert "topk/bf16/m16-e8-top4/exact (visible)" in lines and "4 cases of mine on 16 rank(s), cuda, seed 0" in lines
     assert gpucheck("run", "mine.toml", "--dry-run", "--case", "x").code == 2
@@ -472,6 +473,68 @@ def test_without_gpus_smoke_is_the_default_and_gate_with_them(
     gpucheck: Command, ranks: FakeRanks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert " of smoke on 1 rank(s), cpu" in gpucheck("run", "--dry-run").out
-    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", lambda: ["H200"] * 8)
+    monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("H200",) * 8))
     assert " of gate on 8 rank(s), cuda" in gpucheck("run", "--dry-run").out
     assert " on 2 rank(s), cpu" in gpucheck("run", "--dry-run", "--device", "cpu", "--nproc", "2").out
+
+
+NO_GPU = "no GPU was checked"
+
+
+def test_a_run_on_the_cpu_says_in_every_report_that_no_gpu_was_checked(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUCHECK_TERMINATION_LOG", str(here / "log"))
+    names = ["r.json", "r.xml", "r.md", "r.prom", "r.html"]
+    write = [part for name in names for part in ("--write", name)]
+    answer = gpucheck("run", scenario, "--library", library, "--device", "cpu", *write)
+    lines = answer.out.splitlines()
+    assert lines[0].startswith("no GPU is checked by this run (--device cpu)") and lines[-1].startswith(NO_GPU)
+    assert f"PASS  2 cases on 1 rank, {NO_GPU}" in lines and answer.code == 0
+    assert json.loads((here / "r.json").read_text())["gpus_checked"] == 0
+    assert 'gpucheck_gpus_checked{scenario="mine"} 0' in (here / "r.prom").read_text()
+    assert all(NO_GPU in (here / name).read_text() for name in ("r.xml", "r.md", "r.prom", "r.html", "log"))
+    assert NO_GPU in gpucheck("report", str(ranks.folders[-1])).out
+
+
+def test_a_run_on_gpus_says_nothing_of_that(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("NVIDIA H200",) * 2))
+    answer = gpucheck("run", scenario, "--library", library, "--expect-gpus", "2", "--json", "r.json")
+    assert answer.code == 0 and "no GPU" not in answer.out
+    assert json.loads((here / "r.json").read_text())["gpus_checked"] == 2
+
+
+def test_a_rank_that_worked_on_the_cpu_in_a_run_on_gpus_is_no_pass(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("NVIDIA H200",) * 2))
+    ranks.on_cpu = {1}
+    answer = gpucheck("run", scenario, "--library", library)
+    assert answer.code == 3 and "a rank worked on the CPU" in answer.out and "rank 1" in answer.out
+
+
+@pytest.mark.parametrize("name", ["gate", "quick", "gpt-oss-20b", "gpt-oss-120b", "device-context"])
+def test_scenarios_for_gpus_never_run_on_the_cpu_unless_told(
+    gpucheck: Command, ranks: FakeRanks, here: Path, name: str
+) -> None:
+    answer = gpucheck("run", name, "--nproc", "2")
+    assert answer.code == 3 and f"scenario {name} is made for GPUs" in answer.message and not ranks.plans
+    assert gpucheck("run", name, "--dry-run", "--device", "cpu").code == 0
+
+
+def test_a_scenario_of_ones_own_may_be_made_for_gpus(gpucheck: Command, ranks: FakeRanks, here: Path) -> None:
+    (here / "own.toml").write_text('device = "cuda"\n[[cases]]\ncheck = "topk"\n')
+    answer = gpucheck("run", "own.toml")
+    assert answer.code == 3 and "scenario own is made for GPUs" in answer.message and "--device cpu" in answer.message
+
+
+def test_fewer_or_more_gpus_than_expected_start_nothing(
+    gpucheck: Command, ranks: FakeRanks, untouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("NVIDIA H200",) * 7))
+    for expected in ("8", "6"):
+        answer = gpucheck("run", "mine.toml", "--expect-gpus", expected)
+        assert answer.code == 3 and f"--expect-gpus {expected}, 7 can be used" in answer.message
+    assert not ranks.plans

@@ -12,6 +12,7 @@ import pytest
 from gpucheck.faults.assess import Assessment, Cell
 from gpucheck.faults.selftest import Done, SelfTest, Summary
 from gpucheck.faults.sessions import Visit
+from gpucheck.launch.gpus import Found
 from gpucheck.library.copies import LibraryCopy
 from tests.cli.conftest import Command
 
@@ -34,7 +35,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, here: Path) -> dict[str, Behaviour]
     monkeypatch.setattr(SelfTest, "_visit", visit)
     monkeypatch.setattr("gpucheck.library.source.resolve", lambda _: copy)
     monkeypatch.setattr("gpucheck.launch.environment.missing_packages", list)
-    monkeypatch.setattr("gpucheck.launch.environment.gpu_names", list)
+    monkeypatch.setattr("gpucheck.launch.gpus.find", Found)
     return behaviour
 
 

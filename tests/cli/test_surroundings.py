@@ -33,7 +33,10 @@ def test_the_step_summary_is_appended_to(failing: Command, here: Path, monkeypat
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "summary"))
     assert failing().err == ""
     first = (here / "summary").read_text()
-    assert first.startswith("## FAIL: 1 finding\n") and "<summary>1 · <b>wrong output</b> · rank 1 · topk" in first
+    assert (
+        first.startswith("## FAIL: 1 finding, no GPU was checked\n")
+        and "<summary>1 · <b>wrong output</b> · rank 1 · topk" in first
+    )
     assert failing().err == ""
     whole = (here / "summary").read_text()
     assert whole.startswith(first + "\n## FAIL") and whole.count("## FAIL") == 2
@@ -69,7 +72,7 @@ def test_the_termination_log_gets_one_line(failing: Command, here: Path, monkeyp
     assert (
         (here / "log")
         .read_text()
-        .startswith("FAIL: 1 finding; first: wrong output on rank 1 (topk); mine · 2 ranks on")
+        .startswith("FAIL: 1 finding, no GPU was checked; first: wrong output on rank 1 (topk); mine · 2 ranks on")
     )
     assert (here / "log").read_text().count("\n") == 1
 
@@ -82,7 +85,7 @@ def test_the_mounted_log_is_written_where_there_is_one_and_never_made(
     assert failing().err == "" and not (here / "mounted").exists()
     (here / "mounted").write_text("")
     number = (here / "mounted").stat().st_ino
-    assert failing().err == "" and (here / "mounted").read_text().startswith("FAIL: 1 finding; ")
+    assert failing().err == "" and (here / "mounted").read_text().startswith("FAIL: 1 finding, no GPU was checked; ")
     assert (here / "mounted").stat().st_ino == number, "a mount cannot be replaced"
     monkeypatch.setenv("GPUCHECK_TERMINATION_LOG", "")
     (here / "mounted").write_text("")

@@ -119,16 +119,17 @@ class Bench:
         file.write_bytes(text.encode() if isinstance(text, str) else text)
         return file
 
-    def nvidia_smi(self, text: str, code: int = 0, seconds: float = 0) -> None:
-        """Puts a nvidia-smi on PATH."""
-        answer = self.write("answer", text)
-        script = f"import sys, time\ntime.sleep({seconds})\nprint(open({str(answer)!r}).read(), end='')\n"
+    def nvidia_smi(self, text: str, code: int = 0, seconds: float = 0, listing: str = "") -> None:
+        """Puts a nvidia-smi on PATH; ``listing`` is what it says to ``-L``."""
+        answer, listed = str(self.write("answer", text)), str(self.write("listing", listing))
+        script = f"import sys, time\ntime.sleep({seconds})\n"
+        script += f"print(open({listed!r} if '-L' in sys.argv else {answer!r}).read(), end='')\n"
         tool = self.write("bin/nvidia-smi", f"#!{sys.executable} -IS\n{script}sys.exit({code})\n")
         tool.chmod(0o755)
 
-    def gpus(self, count: int, changes: Changes | None = None, **options: Any) -> None:
+    def gpus(self, count: int, changes: Changes | None = None, listing: str = "", **options: Any) -> None:
         """Gives the machine GPUs."""
-        self.nvidia_smi(report(count, changes, **options))
+        self.nvidia_smi(report(count, changes, **options), listing=listing)
 
     @property
     def machine(self) -> Machine:
@@ -138,6 +139,7 @@ class Bench:
                 "environ": self.environ,
                 "proc": self.folder / "proc",
                 "dev": self.folder / "dev",
+                "sys": self.folder / "sys",
                 "cgroup": self.folder / "cgroup",
                 "rlimit": lambda which: (self.limits.get(which, 0),) * 2,
                 "statvfs": _roomy,

@@ -128,15 +128,6 @@ def test_cuda_that_does_not_show_what_it_should(only: Only, change: dict[str, An
     assert line.status is Status.FAIL and value in line.value
 
 
-def test_under_mig_the_count_is_not_known(bench: Bench) -> None:
-    bench.gpus(1, {0: {"mig_mode/current_mig": "Enabled"}})
-    assert devices._visible(bench.machine) is None
-    assert {line.status for line in devices.lines(answers(7), None, 60)} == {Status.OK}
-    bench.gpus(4)
-    bench.environ["CUDA_VISIBLE_DEVICES"] = "1,2"
-    assert devices._visible(bench.machine) == 2
-
-
 def test_a_torch_that_does_not_load(only: Only) -> None:
     found = [{"operation": "import", "subject": "", "outcome": "raised", "message": "OSError: libcudart.so.13"}]
     (line,) = devices.lines(found, 0, 60)

@@ -43,14 +43,20 @@ def test_what_fits_together(bench: Bench, site: Path, only: Only) -> None:
     assert only(lines, "torch").value == f"2.11.0+cu130, {site / 'torch'}"
     assert only(lines, "triton").value.startswith("3.6.0, ")
     assert only(lines, "numpy").value == "2.2.6"
-    assert only(lines, "cuda").value == "torch is built for CUDA 13.0, the driver runs up to 13.0"
+    assert only(lines, "cuda").value == "torch 2.11.0+cu130 is built for CUDA 13.0, the driver runs up to 13.0"
     assert only(lines, "C compiler").value == str(bench.folder / "bin/gcc")
 
 
 def test_without_gpus_no_compiler_is_needed(bench: Bench, site: Path) -> None:
     (site / "triton/backends/nvidia/bin/ptxas").unlink()
+    bench.write("site/torch/version.py", "__version__ = '2.11.0+cpu'\ncuda: Optional[str] = None\n")
     lines = software.look(bench.machine)
     assert {line.status for line in lines} == {Status.OK} and "ptxas" not in [line.fact for line in lines]
+
+
+def test_a_torch_for_gpus_without_one_is_a_warning_that_names_the_option(bench: Bench, site: Path, only: Only) -> None:
+    line = only(software.look(bench.machine), "cuda")
+    assert line.status is Status.WARN and "is built for CUDA 13.0" in line.value and "--device cpu" in line.advice
 
 
 @pytest.mark.parametrize("package", ["torch", "triton"])
@@ -116,4 +122,5 @@ def test_a_compiler_that_is_named_and_not_there(bench: Bench, site: Path, only: 
 def test_the_real_packages_here() -> None:
     torch = pytest.importorskip("torch")
     assert software.version_of(Path(torch.__file__).parent) == str(torch.__version__)
-    assert software.cuda_build(Path(torch.__file__).parent) == (torch.version.cuda or "")
+    build = software.torch_build(Path(torch.__file__).parent)
+    assert build and (build.cuda, build.hip) == (torch.version.cuda or "", torch.version.hip or "")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.library.source import parse_source, resolve
 

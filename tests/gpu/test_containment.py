@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(gpu_names()) < 2, reason="needs two NVIDIA GPUs")]
 

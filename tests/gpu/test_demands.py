@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 from tests.compile.conftest import shipped
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]

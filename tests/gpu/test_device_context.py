@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 from gpucheck.library.copies import LibraryCopy
 from tests.gpu.conftest import RANKS, Done
 from tests.guard_patch import guard_patch

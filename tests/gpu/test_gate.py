@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 from tests.gpu.conftest import RANKS, Done
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 from tests.gpu.conftest import RANKS, Done
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(gpu_names()) < 2, reason="needs two NVIDIA GPUs")]

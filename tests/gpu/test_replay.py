@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 from gpucheck.library.copies import LibraryCopy
 from tests.gpu.conftest import Done, gpucheck
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpucheck.launch.environment import gpu_names
+from gpucheck.launch.gpus import gpu_names
 from tests.gpu.conftest import DEADLINE, LIBRARY
 
 GPUS = gpu_names()

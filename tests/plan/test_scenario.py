@@ -41,7 +41,7 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         (b"title = '\xff\xfe'\n", ["cannot be read as text", "utf-8"]),
         (
             "titel = 'x'\n",
-            ["unknown key 'titel'", "title, seed, timeout", "bench, straggler, canary, compile_ahead, cases"],
+            ["unknown key 'titel'", "title, seed, timeout", "bench, straggler, canary, compile_ahead, device, cases"],
         ),
         ("title = 3\n", ["title is 3", "expected a string"]),
         ("seed = 1.5\n", ["seed is 1.5", "whole number"]),

@@ -59,7 +59,7 @@ def test_placements_that_leave_the_current_device_at_0(
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(None, "2"), ("", "2"), ("4,5,6,7", "6"), ("GPU-a, GPU-b, GPU-c", " GPU-c")]
+    ("before", "after"), [(None, "2"), ("", "2"), ("4,5,6,7", "6"), ("GPU-a, GPU-b, GPU-c", "GPU-c")]
 )
 def test_visible(chosen: list[int], monkeypatch: pytest.MonkeyPatch, before: str | None, after: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before or "")  # also puts back what was there

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from importlib.resources import files
 
-from gpucheck.report.blocks import Report
+from gpucheck.report.blocks import NO_GPU_CHECKED, Report
 from gpucheck.report.html import sections
 from gpucheck.report.html.findings import findings
 from gpucheck.report.html.markup import Html, joined, tag
@@ -39,7 +39,7 @@ def render(report: Report) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
         tag("meta", name="color-scheme", content="light dark"),
         tag("link", rel="icon", href="data:,"),
-        tag("title", f"{report.verdict}: {report.plan.scenario}"),
+        tag("title", f"{report.verdict}: {report.plan.scenario}" + f", {NO_GPU_CHECKED}" * (not report.gpus_checked)),
         tag("style", style),
     ]
     page = tag("html", tag("head", joined(head, "\n")), "\n", tag("body", joined(body, "\n")), lang="en")
