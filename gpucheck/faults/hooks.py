@@ -267,6 +267,14 @@ def device_assert(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     return y
 
 
+def long_grid(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    from gpucheck.faults import wrong_kernels
+
+    y = call()
+    wrong_kernels.assert_nothing_is_there[(1, 65_536)](y)
+    return y
+
+
 def endless_kernel(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     from gpucheck.faults import wrong_kernels
 

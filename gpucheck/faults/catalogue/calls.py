@@ -268,6 +268,16 @@ FAULTS = (
         85,
         Expected(Outcome.CRASH, "crash: device-side assert( in assert_nothing_is_there)?", (r"device-side assert",)),
     ),
+    _on_gpu(
+        "long-grid",
+        "a grid has more blocks on its second axis than GPUs allow",
+        89,
+        Expected(
+            Outcome.ERROR,
+            "resource limit",
+            (r"assert_nothing_is_there was launched with 65,536 blocks on axis 1, at most 65,535",),
+        ),
+    ),
     Fault(
         "endless-kernel",
         "a kernel never ends",

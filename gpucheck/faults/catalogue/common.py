@@ -8,6 +8,7 @@ from gpucheck.faults.fault import Target
 
 KERNEL = "matmul_ogs_details/_matmul_ogs.py"
 HOST = "matmul_ogs.py"
+TOPK = "topk_details/_topk_forward.py"
 BOTH = (Target.EACH, Target.ALL)
 
 TAIL = 96  # terms of a sum that end within a block of 64 or 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucheck.faults.catalogue.common import BOTH, HOST, KERNEL, attention, dense, routed
+from gpucheck.faults.catalogue.common import BOTH, HOST, KERNEL, TOPK, attention, dense, routed
 from gpucheck.faults.fault import OWN_KERNEL, Edit, Expected, Fault
 from gpucheck.model.record import Outcome
 
@@ -101,6 +101,32 @@ FAULTS = (
         ),
         routed(71),
         _wrong("wrong expert", r"exactly experts 1, 4"),
+        BOTH,
+    ),
+    Fault(
+        "expert-id",
+        "one token takes the expert before its first one",
+        Edit(
+            TOPK,
+            "    y_values_raw = acc.to(x_utype)\n",
+            "    before = (offs_m == 3)[:, None] & (tl.arange(0, N_EXPTS_ACT) == 0)[None, :] & (n_expts_tot == 37)\n"
+            "    y_indices -= before.to(y_indices.dtype)\n"
+            "{anchor}",
+        ),
+        {"check": "topk", "m": 8, "experts": 37, "top_k": 4, "load": "one", "data": "normal"},
+        _wrong("off by one", r"experts: token 3 of 8, slot 0 of 4", r"expected 33, got 32"),
+        BOTH,
+    ),
+    Fault(
+        "expert-zero",
+        "of two experts one token takes the first instead of the second",
+        Edit(
+            TOPK,
+            "key_to_indx(y_indices_raw, N_EXPTS_PAD)",
+            "tl.where((n_expts_tot == 2) & (offs_m == 3)[:, None], 0, {anchor})",
+        ),
+        {"check": "topk", "m": 8, "experts": 2, "top_k": 1, "load": "one", "data": "normal"},
+        _wrong("0 instead of 1", r"experts: token 3 of 8", r"1 of 8 elements wrong"),
         BOTH,
     ),
     Fault(
