@@ -25,6 +25,7 @@ E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float6
 _NIBBLES = torch.cat([E2M1, -E2M1])
 _LOW, _HIGH = _NIBBLES.repeat(16).float(), _NIBBLES.repeat_interleave(16).float()  # of each byte
 _POWERS = torch.exp2(torch.arange(256, dtype=torch.float64) - 127)  # of each e8m0 byte
+_POWERS[255] = torch.nan
 MARGIN = 16  # columns of a wider tensor on each side of a view
 FP32_WIDE = 4095  # exact fp32 activations take 12 bits, one more than TF32 keeps
 
@@ -96,7 +97,7 @@ def _fp8_limit(terms: int) -> int:
 
 
 def decode_scales(scales: Tensor) -> Tensor:
-    """e8m0 bytes -> float64 powers of two."""
+    """e8m0 bytes -> float64 powers of two, NaN for 255."""
     return _POWERS.index_select(0, scales.flatten().int()).reshape(scales.shape)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
-from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
@@ -39,6 +39,7 @@ class Matmul(Check):
     spec = CheckSpec(
         name="matmul",
         summary="matrix product of the library: dense, batched, routed; fp16 to mxfp4",
+        data_kinds=DATA_KINDS,
         rows=("mode", "weight"),
         params=(
             Param("mode", "dense", "dense, batched (b products) or routed to experts", ("dense", "batched", "routed")),
@@ -92,8 +93,8 @@ class Matmul(Check):
         if not weight.startswith("mx") and params["layout"] != "strided":
             return "layout default goes with mx weights"
         if params["swiglu"]:
-            if data == "exact":
-                return "swiglu rounds, so it takes normal data only"
+            if data != "normal":
+                return "swiglu rounds, so it takes normal data only; check swiglu has wide data"
             if params["n"] % 2 or params["scatter"] or params["gammas"]:
                 return "swiglu needs an even n, and neither scatter nor gammas"
         if data == "exact" and params["k"] > EXACT_TERMS[weight]:
@@ -103,7 +104,7 @@ class Matmul(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import data, experts, wide
 
         kind, x_kind = case["weight"], _activation_kind(case["weight"])
         rows, terms, columns = case["m"], case["k"], case["n"]
@@ -120,8 +121,14 @@ class Matmul(Check):
             made |= experts.tables(ids, gates, case["experts"])
             rows = rows if case["gather"] else rows * case["top_k"]
         x_lead = lead if case["mode"] == "batched" else ()
-        made["x"] = data.activations(x_kind, (*x_lead, rows, terms), case.data, generator)
-        made |= data.weights(kind, (*lead, terms, columns), case.data, generator)
+        x_shape, w_shape = (*x_lead, rows, terms), (*lead, terms, columns)
+        if case.data == "wide":
+            exponent = wide.exponents(kind, terms, generator)
+            made["x"] = wide.activations(x_kind, x_shape, exponent, generator)
+            made |= wide.weights(kind, w_shape, exponent, generator)
+        else:
+            made["x"] = data.activations(x_kind, x_shape, case.data, generator)
+            made |= data.weights(kind, w_shape, case.data, generator)
         if kind.startswith("fp8"):
             made["x_scale"] = torch.tensor([2.0 if case.data == "exact" else 1.61])
         if case["bias"]:
@@ -131,34 +138,58 @@ class Matmul(Check):
         return _views(made) if case["operands"] == "views" else made
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+        import torch
+
         from gpucheck.checks import data, experts
-        from gpucheck.verify import bounds
+        from gpucheck.verify import bounds, extremes
 
         x = data.as_estimate(inputs["x"], case.data)
         out_dtype = data.DTYPES[case["out"]]
+        parts: list[Tensor] = []
         if case["mode"] != "routed":
-            return {"y": Expected(self._columns(case, inputs, x, None), out_dtype)}
+            y = self._columns(case, inputs, x, None, parts)
+            return {"y": Expected(y, out_dtype, also=parts[0] if parts else None)}
         if case["gather"]:
             x = experts.take(x, inputs["to_flat"].long() // case["top_k"])
         columns = case["n"] // 2 if case["swiglu"] else case["n"]
-        y = experts.each_expert(x, inputs, columns, lambda expert, rows: self._columns(case, inputs, rows, expert))
+        y = experts.each_expert(
+            x, inputs, columns, lambda expert, rows: self._columns(case, inputs, rows, expert, parts)
+        )
+        also = torch.cat(parts) if parts else None
         if case["gammas"]:
             y = bounds.scale(y, inputs["gates"].double()[:, None])
-        if case["scatter"]:
-            if case["top_k"] > 1 and case["split_k"] <= 1:
-                y = bounds.rounded(y, out_dtype)
-            y = bounds.summed(experts.take(y, inputs["to_sorted"].long(), (-1, case["top_k"], columns)), dim=1)
-        return {"y": Expected(y, out_dtype)}
+        if not case["scatter"]:
+            return {"y": Expected(y, out_dtype, also=also)}
+        by_token, shape = inputs["to_sorted"].long(), (-1, case["top_k"], columns)
+        stored = case["top_k"] > 1 and case["split_k"] <= 1
+        if also is None:
+            y = bounds.rounded(y, out_dtype) if stored else y
+            return {"y": Expected(bounds.summed(experts.take(y, by_token, shape), dim=1), out_dtype)}
+        if stored:
+            y, also = extremes.rounded(y, also, out_dtype)
+        y, also = extremes.summed(experts.take(y, by_token, shape), also[by_token].reshape(shape), dim=1)
+        return {"y": Expected(y, out_dtype, also=also)}
 
-    def _columns(self, case: Case, inputs: dict[str, Tensor], x: Estimate, expert: int | None) -> Estimate:
-        """Product, scales, bias and activation of the rows of one expert, or of all rows."""
-        from gpucheck.checks import data
-        from gpucheck.verify import bounds
+    def _columns(
+        self, case: Case, inputs: dict[str, Tensor], x: Estimate, expert: int | None, also: list[Tensor]
+    ) -> Estimate:
+        """Product, scales, bias and activation of the rows of one expert, or of all rows.
+
+        Of wide data ``also`` gets what the elements may be beside the estimate.
+        """
+        from gpucheck.checks import data, wide
+        from gpucheck.verify import bounds, extremes
 
         kind, pick = case["weight"], slice(None) if expert is None else expert
         scales = inputs["w_scale"][pick] if kind.startswith("mx") else None
         w = data.as_estimate(data.decode_weight(kind, inputs["w"][pick], scales), case.data, data.weight_unit(kind))
-        y = bounds.product(x, w, fp8=kind.startswith("fp8"))
+        if case.data == "wide":
+            small = extremes.SMALLEST_NORMAL[inputs["x"].dtype]
+            small_x, small_w = (x.value.abs() < small) & (x.value != 0), wide.small(kind, inputs["w"][pick], scales)
+            y, flags = extremes.product(x.value, w.value, small_x, small_w, fp8=kind.startswith("fp8"))
+            also.append(flags)
+        else:
+            y = bounds.product(x, w, fp8=kind.startswith("fp8"))
         if kind.startswith("fp8"):
             y = bounds.scale(y, (inputs["x_scale"].double() * inputs["w_scale"].double()))
         if case["bias"]:

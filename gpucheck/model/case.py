@@ -10,7 +10,10 @@ from typing import Any
 
 Scalar = int | float | bool | str
 
-DATA_KINDS = ("exact", "normal")
+DATA_KINDS = ("exact", "normal", "wide")
+"""Sums that cannot round; standard normal values; values at the ends of their formats, NaN and Inf among them."""
+USUAL_DATA = ("exact", "normal")
+"""What a scenario that names no data asks for."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,17 @@ class CheckSpec:
     name: str
     summary: str
     params: tuple[Param, ...]
-    data_kinds: tuple[str, ...] = DATA_KINDS
+    data_kinds: tuple[str, ...] = USUAL_DATA
     rows: tuple[str, ...] = ()  # parameters whose values split the check into rows of the report's matrix
     defaults: Mapping[str, Scalar] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "defaults", {param.name: param.default for param in self.params})
+
+    @property
+    def usual_data(self) -> tuple[str, ...]:
+        """The kinds of data that a scenario gets without naming any."""
+        return tuple(kind for kind in self.data_kinds if kind in USUAL_DATA)
 
     def case(self, params: Mapping[str, Scalar], data: str, seed: int) -> Case:
         """The case of these parameters; missing ones take their defaults."""

@@ -23,7 +23,7 @@ def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
         check = load(name)
         for usual in check.usual:
             params = {**check.spec.defaults, **usual}
-            for data in check.spec.data_kinds:
+            for data in check.spec.usual_data:
                 if check.validate(params, data) is None:
                     step = Step(check.spec.case(params, data, seed or 0))
                     steps[step.key] = step

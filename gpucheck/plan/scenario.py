@@ -195,7 +195,7 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
             raise UsageError(f"{where}: {key} is an empty list, expected at least one value")
         for value in values:
             _check_value(spec, key, value, where)
-    data_kinds = choices.pop("data", list(spec.data_kinds))
+    data_kinds = choices.pop("data", list(spec.usual_data))
     conditions = _conditions({key: choices.pop(key) for key in KEYS if key in choices}, where)
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}

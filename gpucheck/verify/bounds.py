@@ -19,6 +19,7 @@ EXACT_LIMIT_FP8 = 2.0**11  # Hopper's fp8 tensor cores keep about 13 bits of a p
 ACCUMULATION = 2.0**-23 / 16  # per term of a sum, relative to |R| + sqrt(sum x^2 w^2)
 FP8_TERMS = 32  # products that Hopper's fp8 tensor cores add to the running sum in one step
 FP8_TRUNCATION = 2.0**-13  # a step cuts its addends off at this part of the largest of them
+LARGEST_SQUARED = 2.0**50  # sums of squares of smaller numbers stay far within fp32
 ELEMENTARY = 2.0**-22  # one fast exponential and one fast division, a few fp32 ulps
 
 _SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}
@@ -102,13 +103,20 @@ def product(x: Estimate, w: Estimate, *, fp8: bool = False) -> Estimate:
         largest = float(x.value.abs().max() * w.value.abs().max()) * terms if value.numel() and terms else 0.0
         _require_exact(largest, x.unit * w.unit, EXACT_LIMIT_FP8 if fp8 else EXACT_LIMIT)
         return Estimate(value, None, x.unit * w.unit)
-    wide = w.value.float()
-    energy = torch.sqrt((x.value.float().square() @ wide.square()).double())
+    kept = _holds_squares(x.value, w.value)
+    wide = w.value.to(kept)
+    energy = torch.sqrt((x.value.to(kept).square() @ wide.square()).double())
     relative = _fp8_accumulation(terms) if fp8 else ACCUMULATION * _counted(terms)
     error = relative * (value.abs() + energy)
     if x.error is not None and bool(x.error.any()):
-        error = error + (x.error.float() @ wide.abs_()).double()
+        error = error + (x.error.to(kept) @ wide.abs()).double()
     return Estimate(value, error)
+
+
+def _holds_squares(*operands: Tensor) -> torch.dtype:
+    """float32, which is fast, where it holds the squares of operands; else float64."""
+    largest = max((float(operand.abs().max()) for operand in operands if operand.numel()), default=0.0)
+    return torch.float32 if largest < LARGEST_SQUARED else torch.float64
 
 
 def _counted(terms: int) -> float:

@@ -46,7 +46,7 @@ def character(got: Tensor, expected: Tensor, wrong: Tensor, *, integers: bool = 
         wrong: which elements are outside their bound.
         integers: the output is one of integers or truth values, where neighbours need not mean the same.
     """
-    finite = wrong & torch.isfinite(got)
+    finite = wrong & torch.isfinite(got) & torch.isfinite(expected)
     seen, wanted = got[finite], expected[finite]
     rms = float(wanted.square().mean().sqrt()) if seen.numel() else 0.0
     error = float((seen - wanted).square().mean().sqrt()) if seen.numel() else 0.0
@@ -116,7 +116,7 @@ def _moved_rows(got: Tensor, expected: Tensor, wrong: Tensor) -> tuple[int, int,
     sample, all_rows = rows[numbers].float(), references.float()
     sizes = all_rows.square().sum(1)
     distances = sizes[None, :] - 2 * sample @ all_rows.mT + sample.square().sum(1, keepdim=True)
-    nearest, places = distances.min(1)
+    nearest, places = distances.nan_to_num(nan=torch.inf).min(1)  # a reference may hold NaN
     same = (nearest <= SAME_ROW * sizes[places]) & (places != numbers) & (sizes[places] > 0)
     steps = (places - numbers)[same]
     return len(steps), len(numbers), _common(steps)

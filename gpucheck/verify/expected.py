@@ -24,6 +24,8 @@ class Expected:
         of them everywhere, not a mixture.
     unknown: bool, of the shape of the value: elements that nothing can be said of, because what they were computed
         from is wrong beyond use; None where there are none.
+    also: uint8, of the shape of the value: which of ``INF``, ``MINUS_INF`` and ``NAN`` of
+        :mod:`gpucheck.verify.extremes` each element may be as well; None where the value and its bound say it all.
     """
 
     estimate: Estimate
@@ -31,6 +33,7 @@ class Expected:
     alternatives: tuple[Estimate, ...] = ()
     basis: str = ""
     unknown: Tensor | None = None
+    also: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.model.record import Mismatch, Violation
-from gpucheck.verify import bounds, regions
+from gpucheck.verify import bounds, extremes, regions
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.character import character
 from gpucheck.verify.digest import raw
@@ -84,7 +84,7 @@ def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tens
     """The right answer that an output comes closest to, which elements are wrong by it, and the ratios of `compare`."""
     best: tuple[int, Estimate, Tensor, Tensor] | None = None
     for estimate in (reference.estimate, *reference.alternatives):
-        wrong, ratio = compare(output, estimate)
+        wrong, ratio = compare(output, estimate, reference.also)
         if reference.unknown is not None:
             wrong = wrong & ~reference.unknown
         count = int(wrong.sum())
@@ -96,15 +96,20 @@ def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tens
     return best[1:]
 
 
-def compare(output: Tensor, estimate: Estimate) -> tuple[Tensor, Tensor]:
-    """Which elements are wrong, and error / bound of each (inf where no error is allowed; NaN outputs count as inf)."""
+def compare(output: Tensor, estimate: Estimate, also: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Which elements are wrong, and error / bound of each (inf where no error is allowed; NaN outputs count as inf).
+
+    Args:
+        also: the values beside these that elements may have, see :class:`Expected`; without it NaN is never right.
+    """
     got = output.double()
+    right = torch.zeros(got.shape, dtype=torch.bool) if also is None else extremes.among(got, also)
     if not output.dtype.is_floating_point or estimate.error is None:
-        wrong = got != target(output.dtype, estimate.value).double()  # true for NaN
+        wrong = (got != target(output.dtype, estimate.value).double()) & ~right  # true for NaN alone
         return wrong, torch.where(wrong, torch.inf, 0.0)
     allowed = bounds.tolerance(output.dtype, estimate.value, estimate.error)
     ratio = (got - estimate.value).abs() / allowed
-    right = got == estimate.value
+    right |= got == estimate.value
     if bool(torch.isinf(got).any()):  # right where a right computation may leave the range of the dtype
         furthest = bounds.round_to(output.dtype, estimate.value + estimate.value.sign() * estimate.error)
         right |= torch.isinf(got) & (got == furthest)
@@ -129,7 +134,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
     exact = estimate.error is None or not floating
     limit = 0.0 if exact else float(bounds.tolerance(output.dtype, value, estimate.error[worst]))  # type: ignore[index]
     nonfinite = ~torch.isfinite(got)
-    finite = wrong & ~nonfinite
+    finite = wrong & ~nonfinite & torch.isfinite(estimate.value)
     tiles, _, _ = regions.wrong_tiles(wrong, axes)
     kind = character(got, estimate.value, wrong, integers=not floating)
     return Mismatch(

@@ -153,6 +153,7 @@ def _pack(expected: dict[str, Expected]) -> dict[str, Any]:
         name: {
             "dtype": item.dtype,
             "basis": item.basis,
+            "also": item.also,
             "estimates": [(part.value, part.error, part.unit) for part in (item.estimate, *item.alternatives)],
         }
         for name, item in expected.items()
@@ -163,5 +164,5 @@ def _unpack(packed: dict[str, Any]) -> dict[str, Expected]:
     expected = {}
     for name, item in packed.items():
         first, *rest = (Estimate(*part) for part in item["estimates"])
-        expected[name] = Expected(first, item["dtype"], tuple(rest), item["basis"])
+        expected[name] = Expected(first, item["dtype"], tuple(rest), item["basis"], also=item["also"])
     return expected

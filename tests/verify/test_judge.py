@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ import torch
 from torch import Tensor
 
 from gpucheck.model.record import Mismatch
+from gpucheck.records.folder import finite
 from gpucheck.verify import bounds
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.extremes import INF, MINUS_INF, NAN
 from gpucheck.verify.judge import Judgement, judge
 
 ROWS, COLUMNS = 6, 5
@@ -352,3 +356,15 @@ def test_nothing_is_said_of_elements_without_a_reference() -> None:
     assert not judge({"y": torch.tensor([[1.0, 7.0], [3.0, 4.0]])}, expected, axes).mismatches
     (found,) = judge({"y": torch.tensor([[1.0, math.nan], [3.0, 5.0]])}, expected, axes).mismatches
     assert (found.wrong, found.first, found.worst) == (1, [1, 1], [1, 1])
+
+
+def test_what_an_element_may_be_as_well_is_right_there_and_nowhere_else() -> None:
+    value = torch.tensor([1.0, torch.nan, torch.inf, 2.0, 3.0, 4.0], dtype=torch.float64)
+    also = torch.tensor([0, NAN, INF, INF, NAN | MINUS_INF, 0], dtype=torch.uint8)
+    for error in (torch.zeros(6, dtype=torch.float64), None):
+        for right in ([1.0, torch.nan, torch.inf, torch.inf, torch.nan, 4.0], [1.0, torch.nan, torch.inf, 2, 3, 4]):
+            assert compare(torch.tensor(right), value, error, also=also).mismatches == []
+        spoilt = torch.tensor([torch.nan, 7.0, -torch.inf, -torch.inf, torch.inf, torch.nan])
+        found = one(compare(spoilt, value, error, also=also))
+        assert found.wrong == 6
+        json.dumps(finite(asdict(found)), allow_nan=False)  # records hold it

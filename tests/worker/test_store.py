@@ -53,6 +53,21 @@ def noted(file: Path, seconds: float, make: Callable[[], Any]) -> Callable[..., 
     return making
 
 
+def test_what_elements_may_be_as_well_travels_with_the_reference(tmp_path: Path) -> None:
+    check = checks.load("matmul")
+    case = check.spec.case({"m": 14, "n": 16, "k": 64, "weight": "mxfp4"}, "wide", seed=3)
+    inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
+    also = Store(tmp_path, 1).reference("0", case)["y"].also
+    assert also is not None and torch.equal(also, check.reference(case, inputs)["y"].also) and bool((also > 0).any())
+
+
+def test_views_keep_their_strides_on_the_way_through_the_file(tmp_path: Path) -> None:
+    case = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32, "operands": "views"}, "normal", seed=3)
+    held = torch.load(Store(tmp_path, 1).inputs("0", case), mmap=True, weights_only=True)
+    assert (held["x"].stride(), held["x"].storage_offset()) == ((64, 1), 16)
+    assert held["w"].stride() == (1, 64)
+
+
 def test_inputs_and_reference_are_those_of_the_check(tmp_path: Path) -> None:
     made = Store(tmp_path, 1)
     inputs = torch.load(made.inputs(0, CASE), weights_only=True)

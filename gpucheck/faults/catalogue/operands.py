@@ -7,6 +7,22 @@ from gpucheck.faults.fault import Edit, Expected, Fault
 from gpucheck.model.record import Outcome
 
 ROWS = "    X += start_z * stride_x_z\n"
+LOADED = "        x = tl.load(XPtrs, mask=mask_k[None, :], other=0.0)\n"
+SCALES = "                w_scales = tl.load(WMxScalePtrs, mask=mask_k_scale[None, :])\n"
+
+
+def _scale(byte: int, instead: int, columns: int, column: int) -> Fault:
+    """One value of the scale bytes is taken for another."""
+    change = f"w_scales = tl.where(w_scales == {byte}, {instead}, w_scales).to(tl.uint8)"
+    return Fault(
+        f"scale-{byte}",
+        f"scale byte {byte} is taken for {instead}",
+        Edit(KERNEL, SCALES, f"{{anchor}}                if N == {columns}:\n                    {change}\n"),
+        dense(columns, weight="mxfp4", data="wide", out="fp32"),
+        Expected(Outcome.MISMATCH, "{cause}: .*", (rf"column {column} of {columns}",)),
+        BOTH,
+    )
+
 
 FAULTS = (
     Fault(
@@ -19,6 +35,34 @@ FAULTS = (
             "access outside of tensors: reads",
             (r"outside of, or between the elements of, the bfloat16 tensor of shape \(20, 96\)",),
         ),
+        BOTH,
+    ),
+    _scale(254, 253, 78, column=3),
+    _scale(0, 127, 79, column=1),
+    Fault(
+        "leaking-nan",
+        "each row of a tile gets the sum of all rows, times zero",
+        Edit(
+            KERNEL,
+            LOADED,
+            "{anchor}        if N == 131:\n            x += (tl.sum(x.to(tl.float32), 0) * 0.0).to(x.dtype)[None, :]\n",
+        ),
+        dense(131, data="wide"),
+        Expected(Outcome.MISMATCH, "{cause}: NaN", (r"19 of 20 rows", r"2620 NaN and 0 Inf from \(0, 0\)")),
+        BOTH,
+    ),
+    Fault(
+        "negative-zero",
+        "the bits of -0.0 are taken for a number",
+        Edit(
+            KERNEL,
+            LOADED,
+            "{anchor}"
+            "        if N == 83:\n"
+            "            x = tl.where(x.to(tl.int16, bitcast=True) == -32768, 1.0, x.to(tl.float32)).to(x.dtype)\n",
+        ),
+        dense(83, data="wide"),
+        Expected(Outcome.MISMATCH, "{cause}: .*", (r"of 20 rows .*, all 83 columns",)),
         BOTH,
     ),
 )

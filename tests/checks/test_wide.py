@@ -1,0 +1,164 @@
+"""Wide data: what a right computation may make of it passes, and what it may not does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpucheck.checks import data, wide
+from gpucheck.checks.matmul import WEIGHTS, Matmul
+from gpucheck.model.case import Case
+from gpucheck.verify import extremes
+from gpucheck.verify.expected import Expected
+from gpucheck.verify.judge import judge
+
+SMALL = {"m": 16, "n": 24, "k": 96}
+ROWS = {name: row for row, name in enumerate(wide.SPECIAL_ROWS, 1)}
+USUAL = [0, *range(len(ROWS) + 1, 16)]
+Made = tuple[Case, dict[str, Tensor], Expected]
+
+
+def make(seed: int = 0, **params: Any) -> Made:
+    check = Matmul()
+    case = check.spec.case({**SMALL, **params}, "wide", seed)
+    assert check.validate(case.params, "wide") is None
+    inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
+    return case, inputs, check.reference(case, inputs)["y"]
+
+
+def operands(case: Case, inputs: dict[str, Tensor], *, flush: bool, fast: bool) -> tuple[Tensor, Tensor]:
+    """What a kernel multiplies, in float32: subnormal numbers flushed, byte 255 taken for Inf as fast math does."""
+    kind = case["weight"]
+    x = inputs["x"].float()
+    scales = inputs["w_scale"] if kind.startswith("mx") else None
+    w = data.decode_weight(kind, inputs["w"], scales).float()
+    if fast and scales is not None:
+        clean = data.decode_weight(kind, inputs["w"], torch.where(scales == 255, 127, scales)).float()
+        w = torch.where(w.isnan(), clean * torch.inf, w)
+    if flush:
+        x = x.masked_fill(extremes.subnormal(inputs["x"]), 0.0)
+        w = w.masked_fill(wide.small(kind, inputs["w"], scales), 0.0)
+    return x, w
+
+
+def added(x: Tensor, w: Tensor, order: Callable[[int], Any]) -> Tensor:
+    """The products of each element, added in fp32 one after the other in an order of their own."""
+    total = torch.zeros(x.shape[0], w.shape[1])
+    for term in order(x.shape[1]):
+        total = total + x[:, term, None] * w[term]
+    return total
+
+
+ORDERS: dict[str, Callable[[int], Any]] = {
+    "forwards": range,
+    "backwards": lambda terms: reversed(range(terms)),
+    "shuffled": lambda terms: torch.randperm(terms, generator=torch.Generator().manual_seed(1)).tolist(),
+}
+
+
+def finished(case: Case, inputs: dict[str, Tensor], y: Tensor) -> dict[str, Tensor]:
+    if case["weight"].startswith("fp8"):
+        y = y * (inputs["x_scale"] * inputs["w_scale"])
+    return {"y": y.to(data.DTYPES[case["out"]])}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("seed", range(2))
+def test_every_order_with_and_without_subnormal_numbers_is_right(kind: str, seed: int) -> None:
+    case, inputs, expected = make(seed, weight=kind, out="fp32")
+    for flush, fast in ((False, False), (True, True)):
+        given = operands(case, inputs, flush=flush, fast=fast)
+        for order in ORDERS.values():
+            y = finished(case, inputs, added(*given, order))["y"]
+            for dtype in (torch.float32, torch.bfloat16, torch.float16):
+                assert judge({"y": y.to(dtype)}, {"y": replace(expected, dtype=dtype)}, {}).mismatches == []
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_usual_rows_are_judged_as_sharply_as_other_data(kind: str) -> None:
+    case, inputs, expected = make(weight=kind, out="fp32")
+    error, value = expected.estimate.error, expected.estimate.value
+    assert error is not None and expected.also is not None
+    columns = [c for c in range(case["n"]) if not kind.startswith("mx") or c not in wide.SCALE_COLUMNS]
+    usual = (USUAL, torch.tensor(columns)[:, None])
+    assert (expected.also[usual] == 0).all(), "nothing but the sum is right"
+    most = 0.02 if kind.startswith("fp8") else 2.0**-14
+    assert float(error[usual].mean() / value[usual].abs().mean()) < most
+    exponents = inputs["x"].float()[USUAL].abs().log2().amax(0)
+    assert float(exponents.max() - exponents.min()) >= 1.7 * wide.HALF_RANGE.get(kind, 124)
+
+
+def test_scale_bytes_reach_both_ends_and_are_mostly_those_of_real_weights_in_a_block_of_three() -> None:
+    _, inputs, _ = make(weight="mxfp4", k=192)
+    scales = inputs["w_scale"]
+    assert {0, 254, 255} <= set(scales.flatten().tolist())
+    assert ((scales == 119) | (scales == 120)).sum() >= 2 * (24 - 3), "two of six blocks"
+    assert (scales < 30).any(1).any() and (scales > 224).any(1).any()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp32", "mxfp4"])
+def test_special_rows_are_what_they_are_called_and_stay_in_their_row(kind: str) -> None:
+    case, inputs, expected = make(weight=kind, out="fp32")
+    value, also = expected.estimate.value, expected.also
+    assert also is not None
+    plain = torch.tensor([c for c in range(case["n"]) if c not in wide.SCALE_COLUMNS])
+    assert value[ROWS["nan"]].isnan().all() and (also[ROWS["nan"]] == extremes.NAN).all()
+    assert value[ROWS["inf"], plain].isfinite().sum() == 0
+    zeros = inputs["w"] if kind != "mxfp4" else data.decode_fp4(inputs["w"], -2)
+    place = int(inputs["x"][ROWS["inf"]].isinf().nonzero()[0])
+    assert torch.equal(value[ROWS["inf"], plain].isnan(), zeros[place, plain] == 0), "Inf times zero is NaN"
+    assert (inputs["x"][ROWS["zero"]].signbit() & (value[ROWS["zero"]].nan_to_num() == 0).all()).all()
+    assert extremes.subnormal(inputs["x"][ROWS["subnormal"]]).all()
+    assert value[ROWS["overflow"], plain].isinf().any()
+    order = also[ROWS["order"], plain]
+    assert (order == extremes.ANY).any() and ((order == extremes.INF) | (order == extremes.MINUS_INF)).any()
+    assert value[USUAL][:, plain].isfinite().all()
+
+
+def wrong(kind: str, spoil: Callable[[dict[str, Tensor], Tensor], Tensor | None], **params: Any) -> set[int]:
+    """The rows that are found wrong where a kernel gets spoilt operands, or spoils what it gives."""
+    case, inputs, expected = make(weight=kind, **params)
+    given = {name: tensor.clone() for name, tensor in inputs.items()}
+    x, w = operands(case, given, flush=False, fast=False)
+    y = finished(case, given, added(x, w, range))["y"]
+    spoilt = spoil(given, y)
+    if spoilt is None:
+        y = finished(case, given, added(*operands(case, given, flush=False, fast=False), range))["y"]
+    found = judge({"y": y if spoilt is None else spoilt}, {"y": expected}, {}).mismatches
+    assert found
+    (mismatch,) = found
+    return set(range(mismatch.box[0][0], mismatch.box[0][1] + 1))
+
+
+def test_what_is_not_allowed_is_found() -> None:
+    def nan_below(inputs: dict[str, Tensor], y: Tensor) -> Tensor:
+        y[ROWS["nan"] - 1] = torch.nan
+        return y
+
+    def nan_lost(inputs: dict[str, Tensor], y: Tensor) -> Tensor:
+        y[ROWS["nan"]] = 0.0
+        return y
+
+    def saturated(inputs: dict[str, Tensor], y: Tensor) -> Tensor:
+        return y.clamp(torch.finfo(y.dtype).min, torch.finfo(y.dtype).max)
+
+    def other_sign(inputs: dict[str, Tensor], y: Tensor) -> Tensor:
+        return torch.where(y.isinf(), -y, y)
+
+    assert wrong("bf16", nan_below) == {ROWS["nan"] - 1}
+    assert wrong("bf16", nan_lost) == {ROWS["nan"]}
+    assert ROWS["overflow"] in wrong("bf16", saturated)
+    assert ROWS["overflow"] in wrong("bf16", other_sign)
+
+
+@pytest.mark.parametrize(("byte", "instead"), [(0, 127), (254, 126), (254, 0), (255, 127), (119, 120)])
+def test_a_scale_byte_taken_for_another_is_found(byte: int, instead: int) -> None:
+    def taken(inputs: dict[str, Tensor], y: Tensor) -> None:
+        inputs["w_scale"][inputs["w_scale"] == byte] = instead
+
+    assert len(wrong("mxfp4", taken, out="fp32")) > 8
