@@ -19,12 +19,15 @@ class Kind(Enum):
     PROCESS_OPTION = "process-option"
     ALLOCATOR = "allocator"
     SCRATCH_CACHE = "scratch-cache"
+    BUFFER_CACHE = "buffer-cache"
     METADATA_SWITCH = "metadata-switch"
     METADATA_SYNC = "metadata-sync"
     DISTRIBUTED_SINGLETON = "distributed-singleton"
     GLOBAL_RNG = "global-rng"
     ENVIRONMENT = "environment"
+    GLOBAL_RANK = "global-rank"
     NO_DEVICE_GUARD = "no-device-guard"
+    ALLOCATION = "allocation"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ MEANINGS: dict[Kind, Meaning] = {
         "buffers stay allocated for each device and stream ever used, and launches that overlap share them",
         "let torch's caching allocator own scratch; use few streams",
     ),
+    Kind.BUFFER_CACHE: Meaning(
+        "buffers kept without a device in the key",
+        "a second GPU gets the first one's buffer: the launch is refused, or with peer access it works in another GPU's"
+        " memory, where two launches can meet; and buffers stay allocated for good",
+        "put the device (and the stream) into the key, or let torch's caching allocator own scratch",
+    ),
     Kind.METADATA_SWITCH: Meaning(
         "launch-metadata switch of the whole process",
         "the environment is read once and one caller's setting changes whether launches on all devices wait for it",
@@ -113,11 +122,23 @@ MEANINGS: dict[Kind, Meaning] = {
         " caller that numbers devices differently, uses another GPU",
         "pass the device explicitly and hand the whole environment to children",
     ),
+    Kind.GLOBAL_RANK: Meaning(
+        "global rank used as the number of a GPU",
+        "on the second node of a job the global rank is no device number: rank 8 asks for cuda:8 on a node whose GPUs"
+        " are 0 to 7",
+        "take LOCAL_RANK, which torchrun sets",
+    ),
     Kind.NO_DEVICE_GUARD: Meaning(
         "launch without a device guard",
         "Triton launches on the current device: with tensors on another GPU the launch is refused, or with peer access"
         " runs on the wrong GPU and stream and the output is silently wrong",
         "with torch.cuda.device(x.device): around the launch; callers: torch.cuda.set_device(local_rank)",
+    ),
+    Kind.ALLOCATION: Meaning(
+        "allocation that does not follow the tensors' device",
+        "with tensors on another GPU than the current one outputs and scratch lie on the wrong GPU: the launch is"
+        " refused, or with peer access each access crosses between GPUs, and callers get tensors of two devices",
+        "device=x.device, or torch.empty_like(x), x.new_empty(...) and the like",
     ),
 }
 

@@ -39,6 +39,7 @@ kernel-cache matmul_ogs.py 57
 module-registration matmul_ogs.py 77
 process-option matmul_ogs_details/opt_flags.py 250 251
 allocator matmul_ogs.py 462
+allocation matmul_ogs.py 644
 scratch-cache matmul_ogs_details/_p_matmul_ogs.py 493
 """,
     "B": COMMON
@@ -51,6 +52,7 @@ kernel-cache matmul_ogs.py 57
 module-registration matmul_ogs.py 77
 process-option matmul_ogs_details/opt_flags.py 253 254
 allocator matmul_ogs.py 396
+allocation matmul_ogs.py 591
 scratch-cache matmul_ogs_details/_p_matmul_ogs.py 459
 """,
     "C": COMMON
@@ -66,6 +68,8 @@ kernel-cache specialize.py 180
 module-registration specialize.py 197
 process-option matmul_ogs_details/opt_flags.py 297 298
 allocator matmul_ogs.py 474
+allocation matmul_ogs.py 753
+allocation roofline.py 89 137 148 149 150
 scratch-cache matmul_ogs_details/_p_matmul_ogs.py 579
 distributed-singleton distributed.py 170
 """,
@@ -83,6 +87,9 @@ kernel-cache specialize.py 183
 module-registration specialize.py 200
 process-option matmul_details/opt_flags.py 356 357
 allocator matmul.py 383
+allocation matmul.py 721
+allocation roofline.py 89 136 156 157 158
+allocation testing.py 247 249 251
 scratch-cache matmul_details/_p_matmul.py 648
 global-rng testing.py 242
 """,
@@ -103,6 +110,9 @@ module-registration specialize.py 207
 process-option matmul_details/opt_flags.py 405 406 407
 process-option reduce.py 44 45
 allocator matmul.py 487
+allocation matmul.py 896
+allocation roofline.py 89 136 156 157 158
+allocation testing.py 247 249 251
 scratch-cache matmul_details/_p_matmul.py 793
 global-rng testing.py 242
 """,
@@ -120,6 +130,9 @@ COMPLETE = (
     "metadata-switch",
     "distributed-singleton",
     "global-rng",
+    "allocation",
+    "buffer-cache",
+    "global-rank",
 )
 """Kinds whose places above are all there are; of current-device only the direct questions are above."""
 

@@ -74,6 +74,12 @@ HAZARDS = {
         "scratch-cache",
         2,
     ),
+    "buffers by shape alone": (
+        "import torch\nkept = {}\ndef f(n, device):\n    kept[n, 4] = torch.empty(n, 4, device=device)\n",
+        "buffer-cache",
+        2,
+    ),
+    "memory on cuda": ("import torch\ndef f(x):\n    return torch.empty(3, device='cuda')\n", "allocation", 3),
     "a singleton": (
         "import torch.distributed as dist\nclass Pool:\n    def start(self):\n        self.n = dist.get_world_size()\n"
         "pool = Pool()\n",
@@ -101,6 +107,108 @@ HAZARDS = {
         4,
     ),
 }
+
+
+ELSEWHERE = (
+    "torch.zeros_like(x, device='cuda')",
+    "torch.arange(3, device=torch.device('cuda'))",
+    "torch.arange(3, device=torch.device(type='cuda'))",
+    "torch.full((3,), 1, device='cuda:0')",
+    "torch.tensor([1], device=torch.device('cuda', 0))",
+    "torch.empty(3, device='cuda' if x.big else 'cpu')",
+    "torch.empty(3, device=device or 'cuda')",
+    "torch.empty(3, device=DEVICE)",
+    "torch.empty(3, device=place)",
+    "torch.empty(3, device=torch.cuda.current_device())",
+    "torch.empty(3, device=f'cuda:{torch.cuda.current_device()}')",
+    "torch.empty(3, device=torch.device('cuda', torch.cuda.current_device()))",
+    "torch.empty(3).cuda()",
+    "torch.empty(3).cuda(0)",
+    "torch.empty(3).cuda(non_blocking=True)",
+    "torch.empty(3).to('cuda')",
+    "torch.empty(3).to(device='cuda', dtype=x.dtype)",
+    "torch.empty(3).to(torch.device('cuda'))",
+    "x.new_empty(3, device='cuda')",
+    "torch.load(x.name, map_location='cuda')",
+    "torch.set_default_device('cuda')",
+    "torch.set_default_device(torch.device('cuda'))",
+    "torch.set_default_tensor_type(torch.cuda.FloatTensor)",
+    "torch.set_default_tensor_type('torch.cuda.FloatTensor')",
+    "torch.cuda.FloatTensor(3)",
+    "scratch(3, device='cuda')",
+    "made(3)",
+)
+WITH_THE_TENSORS = (
+    "torch.empty(3, device=x.device)",
+    "torch.empty(3)",
+    "torch.empty(3, device='cpu')",
+    "torch.empty(3, device=device)",
+    "torch.empty(3, device=out.device)",
+    "torch.empty_like(x)",
+    "x.new_empty(3)",
+    "torch.empty(3, device=torch.device('cuda', x.index))",
+    "torch.empty(3, device=f'cuda:{x.index}')",
+    "torch.empty(3).cuda(x.device)",
+    "torch.empty(3).to(x.device)",
+    "torch.empty(3).to(torch.float32)",
+    "torch.empty(3).to('cpu')",
+    "torch.device('cuda') == x.device",
+    "torch.autocast('cuda')",
+    "torch.cuda.synchronize(device='cuda')",
+    "x.device.type == 'cuda'",
+)
+
+
+@pytest.mark.parametrize("code", [*ELSEWHERE, *WITH_THE_TENSORS])
+def test_memory_that_is_not_asked_for_where_the_tensors_are(find: Find, code: str) -> None:
+    text = (
+        "import torch\nDEVICE = 'cuda'\ndef made(n, *, device='cuda'):\n    return [n]\n"
+        "def f(x, device=None, place='cuda'):\n    out = {0: x}[0]\n    return CODE\n"
+    )
+    if code == "made(3)":
+        text = text.replace("[n]", "torch.empty(n, device=device)")
+    found = [hazard.kind.value for hazard in find(module=text.replace("CODE", code))]
+    assert ("allocation" in found) is (code in ELSEWHERE), found
+
+
+def test_a_default_device_and_a_guard_for_the_tensors_are_told_apart(find: Find) -> None:
+    for scope, kinds in (("torch.device('cuda')", ["allocation"]), ("torch.cuda.device(x.device)", [])):
+        text = f"import torch\ndef f(x):\n    with {scope}:\n        return torch.empty(3, device=x.device)\n"
+        assert [hazard.kind.value for hazard in find(module=text)] == kinds
+    assert not find(
+        module="import torch\ndef f(x):\n    with torch.cuda.device(x.device):\n"
+        "        return torch.empty(3, device='cuda')\n"
+    )
+
+
+GLOBAL = (
+    "rank = int(os.environ['RANK'])\n    torch.cuda.set_device(rank)",
+    "rank = int(os.getenv('RANK', '0'))\n    return torch.device(f'cuda:{rank}')",
+    "rank = int(os.environ.get('RANK', 0))\n    return torch.device('cuda', rank)",
+    "rank = dist.get_rank()\n    return torch.empty(3, device=rank)",
+    "return torch.device('cuda:' + str(dist.get_rank()))",
+    "return 'cuda:%d' % int(os.environ['RANK'])",
+    "return x.to(f'cuda:{helper()}')",
+    "return torch.device('cuda', MINE)",
+)
+LOCAL = (
+    "rank = int(os.environ['LOCAL_RANK'])\n    torch.cuda.set_device(rank)",
+    "torch.cuda.set_device(dist.get_rank() % torch.cuda.device_count())",
+    "rank = int(os.environ['RANK']) % 8\n    torch.cuda.set_device(rank)",
+    "rank = int(os.environ['RANK'])\n    print(rank)",
+    "return x[dist.get_rank()].to(x.device)",
+    "torch.cuda.set_device(dist.get_rank(group=x.local))",
+)
+
+
+@pytest.mark.parametrize("body", [*GLOBAL, *LOCAL])
+def test_a_global_rank_is_no_device_number(find: Find, body: str) -> None:
+    text = (
+        "import os, torch\nimport torch.distributed as dist\nMINE = int(os.environ['RANK'])\n"
+        "def helper():\n    rank = os.environ['RANK']\n    return int(rank)\n"
+    )
+    kinds = [hazard.kind.value for hazard in find(module=f"{text}def f(x):\n    {body}\n")]
+    assert ("global-rank" in kinds) is (body in GLOBAL), kinds
 
 
 @pytest.mark.parametrize("name", HAZARDS)

@@ -49,7 +49,7 @@ def test_hazards_of_a_content_are_confirmed(content: Content, name: str) -> None
         by_kind.setdefault(hazard.kind, []).append(hazard)
         assert hazard.evidence
         assert hazard.confirmed is not False, hazard
-    unprobed = (Kind.METADATA_SYNC, Kind.ENVIRONMENT)
+    unprobed = (Kind.METADATA_SYNC, Kind.ENVIRONMENT, Kind.ALLOCATION)  # all of these are in code for tests
     for kind, hazards in by_kind.items():
         assert any(hazard.confirmed for hazard in hazards) is (kind not in unprobed), kind
     assert all(hazard.confirmed for hazard in by_kind[Kind.FIXED_DEVICE])
@@ -84,6 +84,24 @@ def test_a_mended_library_is_acquitted(content: Content, tmp_path: Path) -> None
     assert ("swiglu.py", Kind.NO_DEVICE_GUARD) not in kinds and ("topk.py", Kind.NO_DEVICE_GUARD) in kinds
     assert ("target_info.py", Kind.FIXED_DEVICE) not in kinds
     assert ("matmul_ogs.py", Kind.KERNEL_CACHE) not in kinds
+
+
+@pytest.mark.parametrize(
+    ("allocation", "confirmed"),
+    [
+        ('torch.zeros(a.shape, dtype=a.dtype, device="cuda")', True),
+        ('torch.zeros(a.shape, dtype=a.dtype).to("cuda:1")', False),
+    ],
+)
+def test_an_allocation_is_watched_with_the_tensors_on_another_device(
+    content: Content, tmp_path: Path, allocation: str, confirmed: bool
+) -> None:
+    copy = runnable(content)
+    launch = "        _swiglu[grid]("
+    spoilt = patched(copy, tmp_path, {"swiglu.py": (launch, f"        {allocation}; {launch.strip()}")})
+    found = [hazard for hazard in scan(spoilt.package) if hazard.kind is Kind.ALLOCATION]
+    (probed,) = (hazard for hazard in probe(spoilt, found) if hazard.file == "swiglu.py")
+    assert probed.confirmed is confirmed, probed.evidence
 
 
 HAZARD = Hazard("matmul.py", 1, Kind.FIXED_DEVICE, "code", expression="1")

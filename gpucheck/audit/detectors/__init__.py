@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from gpucheck.audit.detectors import caches, calls, launches, metadata, queries, shared
+from gpucheck.audit.detectors import allocations, caches, calls, launches, metadata, queries, ranks, shared
 from gpucheck.audit.hazard import Hazard
 from gpucheck.audit.package import Package
 
@@ -17,8 +17,10 @@ DETECTORS: tuple[Detector, ...] = (
     shared.singletons,
     metadata.synchronising,
     launches.without_guard,
+    allocations.unqualified,
     calls.module_registration,
     calls.allocator,
     calls.global_rng,
     calls.environment,
+    ranks.global_rank,
 )

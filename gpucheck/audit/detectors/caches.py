@@ -53,9 +53,9 @@ def cache_kind(package: Package, variable: Variable, helpers: dict[str, Asked]) 
             continue
         values = local_values(function)
         stored = expand(value, values)
-        if _allocates(package, module, function, stored):
-            return Kind.SCRATCH_CACHE
         names_device = key is not None and _names_device(expand(key, values))
+        if _allocates(package, module, function, stored):
+            return Kind.SCRATCH_CACHE if names_device or key is None else Kind.BUFFER_CACHE
         if names_device:
             continue
         called = [(node, package.resolve(module, node.func)) for node in walk_all(stored) if isinstance(node, ast.Call)]

@@ -87,11 +87,12 @@ def environment(package: Package) -> Iterator[Hazard]:
             if constant.value not in PLACES_A_PROCESS:
                 continue
             use = module.parents[constant]
-            if _reads_or_sets(package, module, use):
+            if reads_or_sets(package, module, use):
                 yield hazard(module, constant, Kind.ENVIRONMENT, f"depends on {constant.value}")
 
 
-def _reads_or_sets(package: Package, module: Module, use: ast.AST) -> bool:
+def reads_or_sets(package: Package, module: Module, use: ast.AST) -> bool:
+    """Whether a call or subscript gets at an environment variable."""
     if isinstance(use, ast.Call):
         return package.resolve(module, use.func) in (
             "os.getenv",

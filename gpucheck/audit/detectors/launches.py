@@ -24,12 +24,12 @@ SETTERS = frozenset({"torch.cuda.set_device", "torch.accelerator.set_device_inde
 
 def without_guard(package: Package) -> Iterator[Hazard]:
     """Host launches ``kernel[grid](...)`` that no device guard encloses, here or at every call of the function."""
-    calls = _calls_by_callee(package)
+    calls = callers_of(package)
     for module in package:
         for call in module.nodes(ast.Call):
             if not is_launch(package, module, call) or not package.runs_on_host(module, call):
                 continue
-            if not _guarded(package, module, call, calls, frozenset()):
+            if not guarded(package, module, call, calls):
                 kernel = _kernel_of(call)
                 name = ast.unparse(kernel)
                 yield hazard(module, call, Kind.NO_DEVICE_GUARD, f"launches {name} on whatever device is current")
@@ -57,7 +57,8 @@ def _kernel_of(call: ast.Call) -> ast.expr:
 Calls = dict[str, list[tuple[Module, ast.Call]]]
 
 
-def _calls_by_callee(package: Package) -> Calls:
+def callers_of(package: Package) -> Calls:
+    """The calls of each function of the package, by its full name."""
     calls: Calls = defaultdict(list)
     for module in package:
         for call in module.nodes(ast.Call):
@@ -67,7 +68,13 @@ def _calls_by_callee(package: Package) -> Calls:
     return calls
 
 
-def _guarded(package: Package, module: Module, node: ast.AST, calls: Calls, seen: frozenset[str]) -> bool:
+def guarded(package: Package, module: Module, node: ast.AST, calls: Calls, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a guard encloses a node, there or at every call of the private function that holds it.
+
+    Args:
+        calls: of :func:`callers_of`.
+        seen: functions whose calls are being looked at.
+    """
     if _guarded_here(package, module, node):
         return True
     function = module.function_of(node)
@@ -77,7 +84,7 @@ def _guarded(package: Package, module: Module, node: ast.AST, calls: Calls, seen
     callers = calls.get(name, [])
     if not callers or name in seen or not function.name.startswith("_"):
         return False  # a public function is also called from outside
-    return all(_guarded(package, caller, call, calls, seen | {name}) for caller, call in callers)
+    return all(guarded(package, caller, call, calls, seen | {name}) for caller, call in callers)
 
 
 def _guarded_here(package: Package, module: Module, node: ast.AST) -> bool:

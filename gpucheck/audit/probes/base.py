@@ -89,4 +89,5 @@ def _probes() -> dict[Kind, Probe]:
         Kind.DISTRIBUTED_SINGLETON: state.singleton,
         Kind.GLOBAL_RNG: state.global_rng,
         Kind.NO_DEVICE_GUARD: launches.guard,
+        Kind.ALLOCATION: launches.allocation,
     }

@@ -1,4 +1,7 @@
-"""Runs small cases with tensors that stand for ones on device 1 while device 0 is current, and watches the launches."""
+"""Runs small cases with tensors that stand for ones on device 1 while device 0 is current.
+
+Watches on which device the library launches, and on which it allocates what it asks for by the name "cuda".
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from gpucheck.audit.probes.base import Answer, Probing
 from gpucheck.audit.probes.devices import PAIRS, two_devices
@@ -16,35 +20,95 @@ from gpucheck.interpreter.driver import watched_guards
 from gpucheck.interpreter.launch import observers
 from gpucheck.library.adapters.base import Adapter
 
+Devices = dict[tuple[str, int], set[int]]
+"""Numbers of devices by file within the library and line."""
+
 
 def guard(probing: Probing, hazard: dict[str, Any]) -> Answer:
     """Whether the launch happened on device 0."""
-    if "launches" not in probing.memo:
-        probing.memo["launches"] = _observe(probing)
-    devices = probing.memo["launches"].get((hazard["file"], hazard["line"]))
+    return _answer(_seen(probing).launches, hazard, "launched")
+
+
+def allocation(probing: Probing, hazard: dict[str, Any]) -> Answer:
+    """Whether the memory lies on device 0."""
+    return _answer(_seen(probing).allocations, hazard, "allocated")
+
+
+def _answer(seen: Devices, hazard: dict[str, Any], done: str) -> Answer:
+    devices = seen.get((hazard["file"], hazard["line"]))
     if devices is None:
-        return None, "not probed: none of the probe's calls launches it"
+        return None, "not probed: none of the probe's calls gets there"
     if 0 in devices:
-        return True, "tensors on cuda:1, current device cuda:0: launched on cuda:0"
-    return False, "launched on the tensors' device"
+        return True, f"tensors on cuda:1, current device cuda:0: {done} on cuda:0"
+    return False, f"{done} on the tensors' device"
 
 
-def _observe(probing: Probing) -> dict[tuple[str, int], set[int]]:
-    """Current devices of the launches that each line of the library made."""
-    seen: dict[tuple[str, int], set[int]] = {}
+class _Seen:
+    """Devices of what each line of the library launched and allocated."""
+
+    def __init__(self) -> None:
+        self.launches: Devices = {}
+        self.allocations: Devices = {}
+
+
+class _Allocations(TorchFunctionMode):
+    """Takes down on which GPU memory is asked for by name, and gives memory of the CPU instead."""
+
+    def __init__(self, note: Callable[[int], None], current: Callable[[], int]) -> None:
+        super().__init__()
+        self._note, self._current = note, current
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
+        if name == "cuda":
+            given = [*args[1:2], kwargs.get("device"), "cuda"]
+            self._told(next(device for device in given if device is not None))
+            return args[0]
+        if self._told(kwargs.get("device")):
+            kwargs["device"] = "cpu"
+        elif name == "to" and self._told(args[1] if len(args) > 1 else None):
+            args = (args[0], "cpu", *args[2:])
+        return func(*args, **kwargs)
+
+    def _told(self, device: Any) -> bool:
+        """Whether this names a GPU, which is then noted."""
+        if isinstance(device, bool) or not isinstance(device, (int, str, torch.device)):
+            return False
+        named = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        if named.type != "cuda":
+            return False
+        self._note(self._current() if named.index is None else named.index)
+        return True
+
+
+def _seen(probing: Probing) -> _Seen:
+    if "seen" not in probing.memo:
+        probing.memo["seen"] = _observe(probing)
+    seen: _Seen = probing.memo["seen"]
+    return seen
+
+
+def _observe(probing: Probing) -> _Seen:
+    """Runs what the library offers."""
+    seen = _Seen()
+
+    def note(devices: Devices, device: int) -> None:
+        place = _calling_line(probing.package)
+        if place:
+            devices.setdefault(place, set()).add(device)
+
     with two_devices(PAIRS[1]) as driver, watched_guards(driver, home=1):
         torch.cuda.is_available = lambda: False  # two_devices restores it; tensors are made on the CPU
 
         def observe(*_: object) -> None:
-            place = _calling_line(probing.package)
-            if place:
-                seen.setdefault(place, set()).add(driver.current)
+            note(seen.launches, driver.current)
 
+        allocated = _Allocations(lambda device: note(seen.allocations, device), lambda: driver.current)
         observers.append(observe)
         try:
             for call in _calls(probing.adapter):
                 driver.current = 0
-                with suppress(Exception):  # what this generation does not offer launches nothing
+                with suppress(Exception), allocated:  # what this generation does not offer launches nothing
                     call()
         finally:
             observers.remove(observe)
