@@ -27,6 +27,10 @@ _LOW, _HIGH = _NIBBLES.repeat(16).float(), _NIBBLES.repeat_interleave(16).float(
 _POWERS = torch.exp2(torch.arange(256, dtype=torch.float64) - 127)  # of each e8m0 byte
 _POWERS[255] = torch.nan
 MARGIN = 16  # columns of a wider tensor on each side of a view
+EXACT_FP8_SCALES = (
+    0.75,
+    0.625,
+)  # of activations and weights: an error of either shows, and sums of few bits keep exact
 FP32_WIDE = 4095  # exact fp32 activations take 12 bits, one more than TF32 keeps
 
 
@@ -81,7 +85,7 @@ def weights(kind: str, shape: tuple[int, ...], data: str, generator: Generator) 
         values = signed_integers(shape, 1, limit, generator)
     made = {"w": values.to(DTYPES[kind])}
     if kind.startswith("fp8"):
-        made["w_scale"] = torch.tensor([0.5 if data == "exact" else 0.37])
+        made["w_scale"] = torch.tensor([EXACT_FP8_SCALES[1] if data == "exact" else 0.37])
     return made
 
 

@@ -130,7 +130,7 @@ class Matmul(Check):
             made["x"] = data.activations(x_kind, x_shape, case.data, generator)
             made |= data.weights(kind, w_shape, case.data, generator)
         if kind.startswith("fp8"):
-            made["x_scale"] = torch.tensor([2.0 if case.data == "exact" else 1.61])
+            made["x_scale"] = torch.tensor([data.EXACT_FP8_SCALES[0] if case.data == "exact" else 1.61])
         if case["bias"]:
             shape = (*lead, columns)
             bias = data.signed_integers(shape, 1, 64, generator)
@@ -183,13 +183,14 @@ class Matmul(Check):
         kind, pick = case["weight"], slice(None) if expert is None else expert
         scales = inputs["w_scale"][pick] if kind.startswith("mx") else None
         w = data.as_estimate(data.decode_weight(kind, inputs["w"][pick], scales), case.data, data.weight_unit(kind))
+        operands = data.DTYPES[_activation_kind(kind)]
         if case.data == "wide":
             small = extremes.SMALLEST_NORMAL[inputs["x"].dtype]
             small_x, small_w = (x.value.abs() < small) & (x.value != 0), wide.small(kind, inputs["w"][pick], scales)
-            y, flags = extremes.product(x.value, w.value, small_x, small_w, fp8=kind.startswith("fp8"))
+            y, flags = extremes.product(x.value, w.value, small_x, small_w, operands=operands)
             also.append(flags)
         else:
-            y = bounds.product(x, w, fp8=kind.startswith("fp8"))
+            y = bounds.product(x, w, operands=operands)
         if kind.startswith("fp8"):
             y = bounds.scale(y, (inputs["x_scale"].double() * inputs["w_scale"].double()))
         if case["bias"]:

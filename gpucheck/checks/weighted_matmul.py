@@ -63,7 +63,8 @@ class WeightedMatmul(Check):
         scores, dtype = inputs["scores"], inputs["v"].dtype
         pieces = parts(case["batch"] * case["m"], case["k"])
         weights = bounds.softmax(scores.double(), parts=pieces, exact=case.data == "exact")
-        out = bounds.product(bounds.rounded(weights, dtype), data.as_estimate(inputs["v"], case.data))
+        stored, values = bounds.rounded(weights, dtype), data.as_estimate(inputs["v"], case.data)
+        out = bounds.product(stored, values, operands=dtype)
         return {"weights": Expected(weights, dtype), "o": Expected(out, dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:

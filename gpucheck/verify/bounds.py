@@ -9,17 +9,19 @@ same bits. An unknown dtype raises; nothing falls back to a default tolerance.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 EXACT_LIMIT = 2.0**24  # integers below this are exact in fp32
-EXACT_LIMIT_FP8 = 2.0**11  # Hopper's fp8 tensor cores keep about 13 bits of a partial sum
-ACCUMULATION = 2.0**-23 / 16  # per term of a sum, relative to |R| + sqrt(sum x^2 w^2)
-FP8_TERMS = 32  # products that Hopper's fp8 tensor cores add to the running sum in one step
-FP8_TRUNCATION = 2.0**-13  # a step cuts its addends off at this part of the largest of them
+EXACT_LIMIT_FP8 = 2.0**11  # what data may reach that is exact on every device, Ada's and Hopper's fp8 sums included
+HALF_ULP = 2.0**-24  # of fp32, relative
 LARGEST_SQUARED = 2.0**50  # sums of squares of smaller numbers stay far within fp32
+SMALLEST_NORMAL = 2.0**-126  # of fp32; what is smaller may be flushed to zero
 ELEMENTARY = 2.0**-22  # one fast exponential and one fast division, a few fp32 ulps
 
 _SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}
@@ -48,6 +50,102 @@ class Estimate:
     def reshaped(self, *shape: int) -> Estimate:
         """The same numbers in another shape."""
         return Estimate(self.value.reshape(shape), None if self.error is None else self.error.reshape(shape), self.unit)
+
+
+@dataclass(frozen=True)
+class Cores:
+    """How matrix units add products to a running sum: all addends of a step are aligned to the largest and cut off.
+
+    products: of a step. kept: bits after the point that addends keep, the largest being 1 to 2. stored: those that the
+    running sum keeps, which is cut off as well.
+    """
+
+    products: int
+    kept: int
+    stored: int
+
+    @property
+    def exact(self) -> float:
+        """Whole numbers up to this are summed without loss."""
+        return 2.0 ** (24 if self.kept > self.stored else self.kept - 2)
+
+    def error(self, terms: int, value: Tensor, energy: Tensor) -> Tensor:
+        """What a sum of products loses at most, see :func:`product`."""
+        steps, root = -(-terms // self.products), math.sqrt(terms)
+        addend, total = 2.0**-self.kept, 2.0**-self.stored
+        part = max(0.25, 1 - addend / total)  # of a unit of the running sum, what a step leaves behind its last bit
+        walk, carried = CUT_WALK * root * addend, steps * part * total
+        largest = value.abs()
+        lean = (largest / energy.clamp_min(SMALLEST_NORMAL)).mul_(CUT_LEAN * root * addend)
+        lean.clamp_(max=CUT_SHARE * terms * addend)
+        return lean.add_(walk + CUT_SHARE * carried).mul_(largest).add_(energy, alpha=walk + CUT_AREA * carried)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a device adds up products; each kind of operands has the matrix units that may take it.
+
+    Sums of fp32 operands, and of kinds without matrix units here, round every addition to the nearest fp32 value.
+    """
+
+    name: str
+    half: tuple[Cores, ...] = ()  # bf16, fp16, and what is decoded to them
+    fp8: tuple[Cores, ...] = ()
+
+    def cores(self, operands: torch.dtype | None) -> tuple[Cores, ...]:
+        """The matrix units that may take operands of a dtype."""
+        if operands == torch.float32:
+            return ()
+        return self.fp8 if operands is not None and operands.itemsize == 1 else self.half
+
+
+_AMPERE, _HOPPER = Cores(8, 24, 23), Cores(16, 25, 23)
+ARITHMETIC = {
+    each.name: each
+    for each in (
+        Arithmetic("interpreter"),
+        Arithmetic("sm_80", (_AMPERE,), (_AMPERE,)),  # fp8 is made fp16 first
+        Arithmetic("sm_86", (_AMPERE,), (_AMPERE,)),
+        Arithmetic("sm_89", (_AMPERE,), (Cores(16, 13, 13),)),
+        Arithmetic("sm_90", (_HOPPER,), (Cores(32, 13, 13),)),
+        Arithmetic("sm_100", (_HOPPER,), (_HOPPER,)),  # 32 fp8 products a step, or 16 made fp16 first
+        Arithmetic("sm_103", (_HOPPER,), (_HOPPER,)),
+        Arithmetic("sm_120", (_HOPPER,), (_HOPPER,)),
+        Arithmetic("gfx942"),  # cuts products off far behind the sum, which it rounds to the nearest
+        Arithmetic("gfx950"),  # taken to add up as gfx942 does
+    )
+}
+"""By architecture, from tests of the instructions by their bits: Xie et al., MMA-Sim, arXiv 2511.10909; Khattak and
+Mikaitis, Accurate Models of NVIDIA Tensor Cores, arXiv 2512.07004. ``tests/gpu/measure_sums.py`` measures the GPU at
+hand."""
+
+
+def arithmetic(architectures: Iterable[str]) -> Arithmetic:
+    """The arithmetic that covers all of some architectures; one that is not known is covered by all known ones."""
+    names = sorted(set(architectures))
+    unknown = [name for name in names if name not in ARITHMETIC]
+    known = list(ARITHMETIC.values()) if unknown or not names else [ARITHMETIC[name] for name in names]
+    told = [f"{name} (not known, so the widest bound of all known GPUs)" if name in unknown else name for name in names]
+    half, fp8 = ({cores: None for each in known for cores in getattr(each, kind)} for kind in ("half", "fp8"))
+    return Arithmetic(" and ".join(told) or "any known device", tuple(half), tuple(fp8))
+
+
+ANY_DEVICE = arithmetic(())
+_device: ContextVar[Arithmetic | None] = ContextVar("_device", default=None)
+
+
+@contextmanager
+def computed_by(device: Arithmetic) -> Iterator[None]:
+    """Inside, in this thread, estimates have the bounds of a device; elsewhere those of :data:`ANY_DEVICE`."""
+    token = _device.set(device)
+    try:
+        yield
+    finally:
+        _device.reset(token)
+
+
+def _at_hand() -> Arithmetic:
+    return _device.get() or ANY_DEVICE
 
 
 def _require_exact(largest: float, unit: float, limit: float = EXACT_LIMIT) -> None:
@@ -89,25 +187,39 @@ def round_to(dtype: torch.dtype, value: Tensor) -> Tensor:
     return torch.where(inexact, odd, nearest).to(dtype).to(torch.float64)
 
 
-def product(x: Estimate, w: Estimate, *, fp8: bool = False) -> Estimate:
-    """``x @ w`` accumulated in fp32.
+def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) -> Estimate:
+    """``x @ w`` accumulated in fp32, in any order.
+
+    Additions that round to nearest: with partial sums S_j the error is a sum of roundings, each uniform within half an
+    ulp of S_j, so its variance is that of sum S_j^2, whatever R the sum ends at. Terms of random sign make S_j a random
+    walk to R whose step is E / sqrt(K), with E = sqrt(sum x^2 w^2) from the operands themselves; the area under the
+    square of such a walk has an exponential tail, and so has the error, in units of 2^-24 sqrt(K) (E + |R| / 2). Terms
+    of one sign make S_j grow like R j / K. The constants are measured, see SUM_WALK.
+
+    Matrix units that cut off (:class:`Cores`): the running sum loses a part of a unit in each step, always towards
+    zero, so the loss follows the area under the walk; each product loses a uniform part of one unit, towards zero,
+    which is a walk where signs are random, and a lean by as much as one sign prevails, of which R^2 / E tells.
+
+    Terms are taken as the generators here draw them: not all alike, as their roundings would be too.
 
     Args:
         x: (..., M, K).
         w: (..., K, N), exactly as the kernel sees it after dequantisation; its own error is taken as none.
-        fp8: both operands are fp8, whose sums Hopper keeps shorter: see :func:`_fp8_accumulation`.
+        operands: what the kernel multiplies: fp8, whose sums some devices keep shorter, fp32, which no matrix unit may
+            take (TF32 is another precision), or a dtype of 16 bits; None for one of the last two.
     """
     value = x.value @ w.value
     terms = w.value.shape[-2]
+    cores = _at_hand().cores(operands)
     if x.error is None and w.error is None:
         largest = float(x.value.abs().max() * w.value.abs().max()) * terms if value.numel() and terms else 0.0
-        _require_exact(largest, x.unit * w.unit, EXACT_LIMIT_FP8 if fp8 else EXACT_LIMIT)
+        _require_exact(largest, x.unit * w.unit, min((each.exact for each in cores), default=EXACT_LIMIT))
         return Estimate(value, None, x.unit * w.unit)
     kept = _holds_squares(x.value, w.value)
     wide = w.value.to(kept)
-    energy = torch.sqrt((x.value.to(kept).square() @ wide.square()).double())
-    relative = _fp8_accumulation(terms) if fp8 else ACCUMULATION * _counted(terms)
-    error = relative * (value.abs() + energy)
+    lowest = torch.finfo(operands).tiny if cores and operands else 0.0
+    energy = torch.sqrt((_raised(x.value.to(kept), lowest).square() @ _raised(wide, lowest).square()).double())
+    error = summing(terms, value, energy, cores)
     if x.error is not None and bool(x.error.any()):
         error = error + (x.error.to(kept) @ wide.abs()).double()
     return Estimate(value, error)
@@ -119,24 +231,46 @@ def _holds_squares(*operands: Tensor) -> torch.dtype:
     return torch.float32 if largest < LARGEST_SQUARED else torch.float64
 
 
-def _counted(terms: int) -> float:
-    """How many terms a sum counts for at ACCUMULATION each.
+def _raised(operand: Tensor, lowest: float) -> Tensor:
+    """Subnormal numbers as matrix units align them: as if they were the smallest normal one."""
+    if lowest < SMALLEST_NORMAL * 2:
+        return operand
+    size = operand.abs()
+    return torch.where((size > 0) & (size < lowest), lowest, size)
 
-    K additions in fp32, one after the other, stray from the right sum with a standard deviation that grows like K, the
-    bound like K^1.5. It is wide enough, 9 standard deviations, from K = 144 on; shorter sums count as longer.
+
+SUM_WALK = 2.75  # of E, and
+SUM_SHARE = 1.6  # of |R|, in 2^-24 sqrt(K)
+CUT_WALK = 1.2  # of |R| + E, in sqrt(K) units of an addend
+CUT_LEAN = 0.4  # of R^2 / E, in sqrt(K) such units
+CUT_AREA = 0.65  # of E, and
+CUT_SHARE = 0.2  # of |R|, in units of the running sum a step, or of an addend a product
+
+
+def summing(terms: int, value: Tensor, energy: Tensor, cores: Iterable[Cores] = ()) -> Tensor:
+    """Error of a sum of products in fp32, see :func:`product`.
+
+    Args:
+        terms: how many.
+        value: the right sum R.
+        energy: the root E of the sum of the squared products.
+        cores: the matrix units that may make it.
     """
-    return max(terms, 16, 12 * math.sqrt(terms))
+    walk, share = _sum_factors(terms)
+    error = HALF_ULP * (walk * energy + share * value.abs())
+    for each in cores:
+        error = torch.maximum(error, each.error(terms, value, energy))
+    return error
 
 
-def _fp8_accumulation(terms: int) -> float:
-    """Error of an fp8 sum on Hopper, relative to ``|R| + sqrt(sum x^2 w^2)``.
+def _sum_factors(terms: int) -> tuple[float, float]:
+    """What half ulps of E and of |R| the error of a sum reaches.
 
-    Each step cuts 33 addends, the running sum among them, towards zero: a product loses a uniform part of one unit with
-    the sign of the product, so the loss of a step spreads by sqrt(33/12) units, and those of all steps add up like a
-    random walk, taken at 6 sigma; the running sum itself loses half a unit a step, always towards zero.
+    Up to three terms it is certain: K rounded products are at most sqrt(K) E in all, a partial sum of j sqrt(j) E.
     """
-    steps = max(1, -(-terms // FP8_TERMS))
-    return FP8_TRUNCATION * (6 * (steps * (FP8_TERMS + 1) / 12) ** 0.5 + steps / 2)
+    if terms <= 3:
+        return sum(math.sqrt(partial) for partial in (*range(2, terms), terms)), float(terms > 1)
+    return SUM_WALK * math.sqrt(terms), SUM_SHARE * math.sqrt(terms)
 
 
 def add(x: Estimate, term: Tensor) -> Estimate:
@@ -149,14 +283,23 @@ def add(x: Estimate, term: Tensor) -> Estimate:
 
 
 def scale(x: Estimate, factor: Tensor) -> Estimate:
-    """``x * factor`` in fp32; exact data asks for powers of two."""
+    """``x * factor`` in fp32; exact data asks for factors of so few bits that fp32 holds the products."""
     value = x.value * factor
     if x.error is None:
-        if not bool((torch.frexp(factor)[0].abs() == 0.5).all()):
-            raise ValueError("exact data is scaled by powers of two only")
-        smallest = float(factor.abs().min()) if factor.numel() else 1.0
-        return Estimate(value, None, x.unit * min(1.0, smallest))
+        step = _last_bit(factor)
+        if not bool((step > 0).all() & torch.isfinite(factor).all()):
+            raise ValueError("exact data is scaled by finite factors other than zero")
+        finest = float(step.min()) if factor.numel() else 1.0
+        _require_exact(float((value.abs() / step).max()) if value.numel() else 0.0, x.unit)
+        return Estimate(value, None, x.unit * min(1.0, finest))
     return Estimate(value, x.error * factor.abs() + 2.0**-24 * value.abs())
+
+
+def _last_bit(value: Tensor) -> Tensor:
+    """The largest power of two that divides float64 values; 0 for 0."""
+    significand, exponent = torch.frexp(value)
+    whole = (significand * 2.0**53).to(torch.int64)
+    return (whole & -whole).double() * torch.exp2(exponent.double() - 53)
 
 
 def times(x: Estimate, factor: Estimate) -> Estimate:
@@ -212,11 +355,14 @@ def swiglu(x: Estimate, alpha: float, limit: float) -> Estimate:
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Estimate:
     """``x * weight / sqrt(mean(x^2) + epsilon)`` over the last axis of float64, computed in fp32.
 
-    A sum of n squares is off by at most n half ulps, in any order, and the root halves that; then the reciprocal root,
-    its product with x and that with the weight.
+    The sum of n squares errs as :func:`summing` says, and at most by n half ulps; the root halves that. Then the
+    reciprocal root, its product with x and that with the weight.
     """
-    value = x * weight * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-    return Estimate(value, (x.shape[-1] * 2.0**-25 + ELEMENTARY + 2.0**-23) * value.abs())
+    terms, total = x.shape[-1], x.square().sum(-1, keepdim=True)
+    value = x * weight * torch.rsqrt(total / terms + epsilon)
+    energy = x.square().square().sum(-1, keepdim=True).sqrt()
+    halved = summing(terms, total, energy).clamp_max(HALF_ULP * terms * total) / (2 * (total + terms * epsilon))
+    return Estimate(value, (halved + ELEMENTARY + 2.0**-23) * value.abs())
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Estimate:
@@ -246,8 +392,8 @@ def spread(value: Tensor, members: Tensor) -> Estimate:
     return Estimate(value, (SIGMAS * deviation)[..., None].expand(value.shape))
 
 
+FEWEST_KEYS = 16  # of a block that attention takes at once
 ONE_HOT = 200.0  # in powers of two: a weight below 2^-200 of the largest is zero in fp32
-SMALLEST_NORMAL = 2.0**-126  # of fp32; what is smaller may be flushed to zero
 
 
 def softmax(logits: Tensor, *, parts: int = 1, exact: bool = False) -> Estimate:
@@ -256,8 +402,8 @@ def softmax(logits: Tensor, *, parts: int = 1, exact: bool = False) -> Estimate:
     To first order a weight moves by its own relative error less that of the normaliser, which is the mean of those of
     all weights. A weight carries four fp32 roundings of its distance to the largest in its exponent and ELEMENTARY for
     the exponential, once more at each rise of the running maximum, which later parts of the row may bring; the
-    quotient carries ELEMENTARY. The normaliser adds n positive terms: half an ulp each, or the error of a product
-    (see :func:`product`) if that is less.
+    quotient carries ELEMENTARY. The normaliser adds n positive terms: half an ulp each, or what :func:`summing` says
+    if that is less.
 
     Args:
         parts: how many pieces of a row may be taken one after the other.
@@ -277,8 +423,8 @@ def softmax(logits: Tensor, *, parts: int = 1, exact: bool = False) -> Estimate:
     drift = torch.where(span.isinf(), 0.0, 2.0**-22 * span)
     mean = (value * drift).sum(-1, keepdim=True)
     energy = value.square().sum(-1, keepdim=True).sqrt()
-    summing = (ACCUMULATION * _counted(terms) * (1 + energy)).clamp_max(2.0**-24 * terms)
-    error = (drift + mean + ELEMENTARY * (2 + parts) + summing) * value + SMALLEST_NORMAL
+    normaliser = summing(terms, torch.ones_like(energy), energy).clamp_max(HALF_ULP * terms)
+    error = (drift + mean + ELEMENTARY * (2 + parts) + normaliser) * value + SMALLEST_NORMAL
     return Estimate(value, torch.where(span.isinf(), 0.0, error))
 
 
@@ -313,7 +459,7 @@ def attention(
     four fp32 roundings of its distance to the largest, and the exponential ELEMENTARY, once more at each rise of the
     running maximum (about log2 of the keys). The weights round to ``dtype`` independently, each by at most half an ulp
     (uniform: standard deviation ulp / sqrt(12)): 6 sigma of the sum, or the sum of all half ulps if that is less. The
-    sums over keys and the normaliser carry the error of a product, the division ELEMENTARY.
+    sums over keys and the normaliser carry what :func:`summing` says, the division ELEMENTARY.
 
     Args:
         q: (Q, D) float64.
@@ -344,14 +490,17 @@ def attention(
     energy = torch.sqrt((p[:, :-1].square().float() @ v.square().float()).double())
 
     score_energy = torch.sqrt((q.square().float() @ k.square().float().mT).double())
-    score_error = ACCUMULATION * max(q.shape[1], 16) * (scores.abs() + score_energy) * scale
+    cores = _at_hand().cores(dtype)
+    score_error = summing(q.shape[1], scores, score_energy, cores) * scale
     score_error = torch.cat([score_error, 2.0**-22 * sink_logit.abs()], 1)
     drift = p * (score_error + 2.0**-22 * span + ELEMENTARY * (2 + math.log2(max(len(k), 1))))
     drift = torch.where(p > 0, drift, 0.0)
     carried = (drift[:, :-1].float() @ v.abs().float()).double() + drift.sum(1, keepdim=True) * value.abs()
 
     seen = int(visible.sum(1).max())
-    own = ACCUMULATION * max(seen, 64) * (2 * value.abs() + energy) + ELEMENTARY * value.abs()
+    seen += -(-seen // FEWEST_KEYS)  # the running sums are scaled, and round, once a block of keys
+    normaliser = summing(seen, torch.ones_like(largest), p.square().sum(1, keepdim=True).sqrt())
+    own = summing(seen, value, energy, cores) + (normaliser + ELEMENTARY) * value.abs()
     return Estimate(value, carried + own + _rounded_weights(p[:, :-1], largest, v, dtype))
 
 
@@ -380,13 +529,17 @@ def _rounded_weights(p: Tensor, largest: Tensor, v: Tensor, dtype: torch.dtype) 
 
 SAMPLES = 16  # runs of a computation with errors drawn at random
 WIDTH = 12  # of a bound in deviations that are estimated from SAMPLES runs
-PRODUCT_WIDTH = 9  # of the bound of a long product in deviations of a sum made one term after the other
+SUM_DEVIATION = 1 / 3  # of a sum, in 2^-24 sqrt(K) and relative to its terms and to itself
 ELEMENTARY_DEVIATION = ELEMENTARY / 3  # the most that such a function errs, taken as three deviations
 
 
 def summing_deviation(terms: int) -> float:
-    """Standard deviation of the error of a sum, relative to its terms and to itself: see :func:`product`."""
-    return ACCUMULATION * _counted(terms) / PRODUCT_WIDTH
+    """Deviation to draw the error of a sum with, relative to its terms and to itself.
+
+    Twice that of a sum made one term after the other, whose errors have a longer tail than those that are drawn (see
+    :func:`product`): an estimate from SAMPLES runs then passes WIDTH less than once in 1e9.
+    """
+    return SUM_DEVIATION * HALF_ULP * math.sqrt(terms)
 
 
 def rounding_deviation(dtype: torch.dtype) -> float:

@@ -52,7 +52,9 @@ def infinite(value: Tensor) -> Tensor:
     return (flags + torch.where(torch.isnan(value), NAN, 0)).to(torch.uint8)
 
 
-def product(x: Tensor, w: Tensor, small_x: Tensor, small_w: Tensor, *, fp8: bool = False) -> tuple[Estimate, Tensor]:
+def product(
+    x: Tensor, w: Tensor, small_x: Tensor, small_w: Tensor, *, operands: torch.dtype | None = None
+) -> tuple[Estimate, Tensor]:
     """``x @ w`` accumulated in fp32, and the flags of what its elements may be as well.
 
     Args:
@@ -60,11 +62,12 @@ def product(x: Tensor, w: Tensor, small_x: Tensor, small_w: Tensor, *, fp8: bool
         w: (..., K, N) float64; NaN where its scale byte is 255, never infinite.
         small_x: bool, which elements of x may be taken for zero.
         small_w: bool, which elements of w may be taken for zero.
-        fp8: see :func:`gpucheck.verify.bounds.product`.
+        operands: see :func:`gpucheck.verify.bounds.product`.
     """
     left, right = (torch.where(torch.isfinite(each), each, 0.0) for each in (x, w))
     free = torch.zeros((), dtype=torch.float64)
-    finite = bounds.product(Estimate(left, free.expand_as(left)), Estimate(right, free.expand_as(right)), fp8=fp8)
+    known = (Estimate(part, free.expand_as(part)) for part in (left, right))
+    finite = bounds.product(*known, operands=operands)
     assert finite.error is not None
     error = finite.error + (left.abs() * small_x) @ right.abs() + left.abs() @ (right.abs() * small_w)
     error = error + x.shape[-1] * bounds.SMALLEST_NORMAL
