@@ -145,3 +145,23 @@ class Check(ABC):
     @abstractmethod
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         """How to name places in the outputs; one that is left out gets plain words."""
+
+
+class CandidateCheck(Check):
+    """A check of code that was handed in to be judged.
+
+    Its process gets inputs and weights and nothing else: no file that it can open holds the answer before it has
+    answered, and what it does beside answering is decided by its supervisor, which asks it for further calls.
+    """
+
+    @abstractmethod
+    def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:
+        """Inputs of one more call of the same model, on the CPU, as part of what :meth:`inputs` gives."""
+
+    @abstractmethod
+    def call(self, prepared: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of one more call, for inputs of :meth:`fresh_inputs` on the device."""
+
+    @abstractmethod
+    def baseline(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        """As :meth:`prepare`, of the plain code that the candidate replaces, to be timed beside it."""

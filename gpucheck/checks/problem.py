@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.base import ANY_KERNEL, Allowed, Check, Runtime
+from gpucheck.checks.base import ANY_KERNEL, Allowed, CandidateCheck, Runtime
 from gpucheck.checks.sources import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import UsageError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TRIALS = (1, 2, 3)  # where no scenario says which
 
 
-class Problem(Check):
+class Problem(CandidateCheck):
     """One candidate for one problem. Each trial draws its inputs and weights from a seed of its own."""
 
     needs_library = False
@@ -82,12 +82,19 @@ class Problem(Check):
         outputs: dict[str, Tensor] = prepared.answer()
         return outputs
 
-    def inspect(self, case: Case, prepared: Any, outputs: dict[str, Tensor], runtime: Runtime) -> None:
-        prepared.inspect(outputs)
-        if runtime.device.type == "cuda" and case["trial"] == TRIALS[0]:
-            from gpucheck.checks import torch_model
+    def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:
+        from gpucheck.checks import torch_model
 
-            prepared.race(torch_model.build(module_of(self.source, 0), prepared.inputs, case.input_seed))
+        return torch_model.draw_inputs(module_of(self.source, 0), seed)
+
+    def call(self, prepared: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = prepared.call(inputs)
+        return outputs
+
+    def baseline(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        from gpucheck.checks.candidate import Candidate
+
+        return Candidate(module_of(self.source, 0), inputs, case.input_seed, runtime, "Model")
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return (ANY_KERNEL,)

@@ -28,16 +28,19 @@ _lock = threading.RLock()  # the random state, and how torch computes attention,
 
 
 def draw(module: ModuleType, seed: int) -> dict[str, Tensor]:
-    """Arguments and weights of ``Model``, and the inputs of two calls: ``input0``, ... and, drawn anew, ``other0``."""
+    """Arguments and weights of ``Model``, and the inputs of one call: ``input0``, ..."""
     with seeded(seed), problems_own("get_init_inputs"):
         init = pack("init", module.get_init_inputs())
-    with seeded(seed), problems_own("get_inputs"):
-        inputs = pack("input", module.get_inputs())
-    with seeded(seed ^ 1), problems_own("get_inputs"):
-        others = pack("other", module.get_inputs())
+    inputs = draw_inputs(module, seed)
     with problems_own("Model"):
         state = build(module, init, seed).state_dict()
-    return {**init, **inputs, **others, **{f"state.{name}": value.detach() for name, value in state.items()}}
+    return {**init, **inputs, **{f"state.{name}": value.detach() for name, value in state.items()}}
+
+
+def draw_inputs(module: ModuleType, seed: int) -> dict[str, Tensor]:
+    """The inputs of one call: ``input0``, ..."""
+    with seeded(seed), problems_own("get_inputs"):
+        return pack("input", module.get_inputs())
 
 
 @contextmanager
@@ -176,7 +179,7 @@ class Reference:
     """``Model`` on the CPU, in float64 whatever dtype it names itself."""
 
     def __init__(self, module: ModuleType, inputs: Mapping[str, Tensor], seed: int) -> None:
-        self._inputs = inputs
+        self._inputs, self._others = inputs, draw_inputs(module, seed ^ 1)
         self._model = build(module, inputs, seed)
         self._model.load_state_dict(weights(inputs))
         parts = [value.dtype for value in inputs.values() if value.is_floating_point()]
@@ -195,8 +198,8 @@ class Reference:
         """
         with _lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             with problems_own("Model"):
-                own = named(self._run("input", wide=False))
-            values, others = (self._wide(prefix) for prefix in ("input", "other"))
+                own = named(self._run(self._inputs, wide=False))
+            values, others = self._wide(self._inputs), self._wide(self._others)
             if any(bool(value.isnan().any()) for value in values.values()):
                 raise UsageError("Model gives NaN: such outputs cannot be judged")
             if tolerance is None:
@@ -224,7 +227,7 @@ class Reference:
         try:
             for _ in range(bounds.SAMPLES):
                 with Wide(self._dtype, generator) as mode:
-                    result = named(self._run("input", wide=True))
+                    result = named(self._run(self._inputs, wide=True))
                 longest = max(longest, mode.longest)
                 for name, value in result.items():
                     runs[name].append(value.double())
@@ -235,15 +238,15 @@ class Reference:
             ) from None
         return {name: bounds.sampled(value, runs[name]) for name, value in values.items()}, longest
 
-    def _wide(self, prefix: str) -> dict[str, Tensor]:
+    def _wide(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with Wide(self._dtype):
-            result = named(self._run(prefix, wide=True))
+            result = named(self._run(inputs, wide=True))
         return {name: value.double() for name, value in result.items()}
 
-    def _run(self, prefix: str, *, wide: bool) -> Any:
+    def _run(self, inputs: Mapping[str, Tensor], *, wide: bool) -> Any:
         """One call of a fresh copy of the model, with copies of its inputs."""
         model = copy.deepcopy(self._model)
-        values = [value.clone() if isinstance(value, Tensor) else value for value in unpack(prefix, self._inputs)]
+        values = [value.clone() if isinstance(value, Tensor) else value for value in unpack("input", inputs)]
         if wide:
             model = model.double()
             values = [

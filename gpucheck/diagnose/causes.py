@@ -154,9 +154,10 @@ CAUSES: dict[str, Cause] = {
     NOT_FROM_INPUTS: Cause(
         means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or that it "
         "finds by where its inputs lie instead of by what they hold.",
-        shows="Other inputs, in other memory or in the same, get the answer of the call before.",
+        shows="Other inputs, in other memory or in the same, get the answer of the call before; a second call with "
+        "equal inputs launches no kernel; a later call gets another answer than a fresh process gives.",
         confirm="The finding says which call got whose answer; call it twice with different inputs of one shape.",
-        mend="Do not keep answers between calls, or key them by the content of every input.",
+        mend="Do not keep answers between calls: compute each one from the inputs of its call.",
     ),
     CHANGES_INPUTS: Cause(
         means="The call writes to the tensors it was given to read: inputs, weights, scales, routing tables.",

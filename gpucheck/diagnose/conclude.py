@@ -226,11 +226,16 @@ def _other_messages(run: Run, findings: list[Finding]) -> list[str]:
 
 
 def _speeds(run: Run) -> list[str]:
-    """How fast candidates are beside the torch code they replace: the median of the ranks that measured it."""
+    """How fast candidates are beside the torch code they replace: the median of the ranks that measured it.
+
+    One that is wrong anywhere, or was caught at anything, has no time: it may have left out the work.
+    """
     measured: dict[str, list[dict[str, float]]] = defaultdict(list)
+    failed = {run.plan.steps[step].case.check for (step, _), record in run.records.items() if record.outcome.failed}
     for (step, _), record in sorted(run.records.items()):
-        if {"candidate", "reference"} <= record.speed.keys():
-            measured[run.plan.steps[step].case.check].append(record.speed)
+        check = run.plan.steps[step].case.check
+        if {"candidate", "reference"} <= record.speed.keys() and check not in failed:
+            measured[check].append(record.speed)
     notes = []
     for check, speeds in measured.items():
         candidate, reference = (median(speed[name] for speed in speeds) for name in ("candidate", "reference"))

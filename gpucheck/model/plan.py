@@ -8,7 +8,7 @@ from typing import Any
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import SCHEMA
-from gpucheck.model.source import CheckSource
+from gpucheck.model.source import CheckSource, SourceKind
 
 EXPECTED_RANKS = ("all", "others")
 ISOLATION = ("rank", "case")
@@ -116,6 +116,12 @@ class Plan:
     @property
     def world_size(self) -> int:
         return self.nproc * self.nnodes
+
+    @property
+    def candidates(self) -> frozenset[str]:
+        """The checks whose code under test was handed in to be judged."""
+        problems = [source for source in self.check_sources if source.kind is SourceKind.PROBLEM]
+        return frozenset(name for source in problems for name in source.checks)
 
     @property
     def must_fail(self) -> frozenset[int]:

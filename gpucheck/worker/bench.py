@@ -87,7 +87,7 @@ class Bench:
         self.behind = False  # each launch comes after one on other data: what threads share is then not the same
         self.library = library
         self.arena = Arena(device)
-        self._stopwatch = Stopwatch(device, lambda: not self._poisoned_context())
+        self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
         self._suspect: int | None = None  # number in the arena of the tensor around which something was read last
         self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self._returned: list[Tensor] = []  # by the calls of the last pass; alive, so that no later call gets its memory
@@ -113,7 +113,7 @@ class Bench:
             reply.status = "error"
             reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}"
             reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
-            reply.sticky = self._poisoned_context()
+            reply.sticky = self.poisoned_context()
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
             self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
@@ -178,7 +178,7 @@ class Bench:
         """Lets the check look for more than wrong numbers; what it launches for that is not the case's own."""
         watched = WatchedAllocation(self.arena)  # memory nobody writes stays the same in each call
         with self.observer.aside(), watched, self._guard(conditions):
-            check.inspect(case, prepared, outputs, _Runtime(self, reply))
+            check.inspect(case, prepared, outputs, DeviceRuntime(self, reply))
         self.synchronize()
 
     def _salvage(self, error: Exception, reply: Reply, request: Request) -> None:
@@ -251,7 +251,7 @@ class Bench:
         """
         usual = not conditions.late and (conditions.consumer, conditions.stream) == ("waits", "default")
         watch = CallWatch(self.device, self._returned, one_by_one=watched and usual and conditions.concurrency == 1)
-        runtime = _Runtime(self, reply, watch)
+        runtime = DeviceRuntime(self, reply, watch)
         with timed(reply, "prepare"):
             self._last = None
             self.arena.reset(fill, odd)
@@ -272,7 +272,7 @@ class Bench:
                 self.observer.journal.case(reply.expected_kernels)
         begin, compiled = time.perf_counter(), self.observer.compile_seconds
         with self._stream(conditions), kernel_clock(self.device) as clock:
-            reply.stream = self._current_stream()
+            reply.stream = self.current_stream()
             if before is not None:
                 self._call(work, before)
             if conditions.concurrency > 1:
@@ -373,7 +373,8 @@ class Bench:
     def _stream(self, conditions: Conditions) -> AbstractContextManager[None]:
         return order.side_stream(self.device) if conditions.stream == "side" else ExitStack()  # type: ignore[return-value]
 
-    def _current_stream(self) -> int | None:
+    def current_stream(self) -> int | None:
+        """The stream of the device that work goes to now; None on the CPU."""
         return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
 
     def _warm_up(self, check: Any, case: Case, inputs: Any, conditions: Conditions) -> None:
@@ -396,7 +397,7 @@ class Bench:
             torch.cuda.synchronize(current)
         self.observer.settled()
 
-    def _poisoned_context(self) -> bool:
+    def poisoned_context(self) -> bool:
         """Whether the CUDA context no longer works after an error."""
         try:
             self.synchronize()
@@ -405,7 +406,7 @@ class Bench:
         return False
 
 
-class _Runtime:
+class DeviceRuntime:
     """:class:`gpucheck.checks.base.Runtime` of a bench, with the library loaded when first asked for."""
 
     def __init__(self, bench: Bench, reply: Reply, watch: CallWatch | None = None) -> None:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from gpucheck import checks
+from gpucheck.model.case import Case
 from gpucheck.model.record import Launch, Outcome, Record, Violation
 from gpucheck.verify import digest
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
+from gpucheck.worker.candidate_calls import Examined
 from gpucheck.worker.conduct import observed_violations
 from gpucheck.worker.passes import depends_on_fill
 from gpucheck.worker.protocol import Reply, outputs_file
@@ -124,6 +126,12 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
     if keep:
         keep(judged.outputs, expected, axes)
     violations = judged.found.violations + observed_violations(reply, record.launches)
+    examined = attempt.examined or Examined()
+    if examined.failed is not None:
+        failed = examined.failed
+        return replace(failed, launches=record.launches, stream=record.stream, device=record.device)
+    if not judged.found.mismatches:  # what is wrong to begin with is not explained by how it was made
+        violations += _examined_violations(examined, attempt.step.case, inputs, expected)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
     conditions = attempt.step.conditions
     often = conditions.repeat > 1 or conditions.concurrency > 1
@@ -138,7 +146,7 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
         inputs=store.input_digest(attempt.key, attempt.step.case),
         tightness=judged.found.tightness,
         bounds={name: item.basis for name, item in expected.items() if item.basis},
-        speed=reply.speed,
+        speed=reply.speed if attempt.examined is None else examined.speed if outcome is Outcome.PASS else {},
         cost=reply.cost,
         ceilings=reply.ceilings,
         repeats=len(reply.digests) if often else 1,
@@ -150,6 +158,22 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
     )
     spent = time.perf_counter() - begin - waited
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
+
+
+def _examined_violations(
+    examined: Examined, case: Case, inputs: dict[str, Tensor], expected: dict[str, Expected]
+) -> list[Violation]:
+    """What further calls of a candidate showed; those in doubt are held against their reference, one of each kind."""
+    found = {violation.kind: violation for violation in reversed(examined.violations)}
+    for doubt in examined.doubts:
+        if {part.kind for part in (doubt.right, doubt.wrong) if part} <= found.keys():
+            continue
+        references = checks.load(case.check).reference(case, {**inputs, **doubt.inputs}) if doubt.inputs else expected
+        judged = judge(doubt.outputs, references, {})
+        shown = doubt.wrong if judged.mismatches or judged.violations else doubt.right
+        if shown is not None:
+            found[shown.kind] = shown
+    return list(found.values())
 
 
 def _inputs_and_axes(store: Store, attempt: Attempt) -> tuple[dict[str, Tensor], dict[str, Axes]]:

@@ -117,6 +117,10 @@ def start(setup: Setup) -> Process:
     if setup.conditions.process_group == "initialised":
         _join_group(setup)
     maker = Maker(setup)
+    if setup.calls:
+        from gpucheck.worker.single_calls import SingleCalls
+
+        return SingleCalls(setup, maker)
     placement = setup.conditions.placement
     if placement.startswith("threads"):
         return ThreadPerDevice(setup, maker)

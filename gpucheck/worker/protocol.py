@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from dataclasses import dataclass, field, replace
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, ClassVar
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Ceilings, Cost
+
+CANDIDATE, BASELINE = "candidate", "baseline"
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Setup:
     attempt: str = ""  # the experiment it is for: each gets a process of its own
     cache: str = ""  # folder of Triton's kernel cache; "" leaves it where it is
     meeting: str = ""  # file where the ranks of a process group meet
+    calls: str = ""  # what it is there for, where it answers single calls: one of CANDIDATE, BASELINE
+    launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,21 @@ class Look:
     elements: tuple[tuple[str, tuple[int, ...]], ...] = ()  # output and index: which programs write them
 
 
+RUN, IDLE, CHANGED, DELAYED = "run", "idle", "changed", "delayed"
+"""What Triton launches do in a call of a candidate: run, do nothing, leave other values behind, or begin late."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a candidate that its supervisor asks for beside those of the case."""
+
+    inputs: str  # file with the inputs of this call
+    launches: str = RUN
+    in_place: bool = False  # they are put where those of the call before lie
+    late: bool = False  # they are produced right before the call behind a delay, and the outputs are read right behind
+    timed: bool = False  # the GPU's time for it is taken, and no memory is watched
+
+
 @dataclass(frozen=True)
 class Allowance:
     """How long a call may be timed once it has run."""
@@ -79,6 +101,7 @@ class Request:
     outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
     timed: Allowance | None = None  # None: not at all
     look: Look | None = None
+    call: Call | None = None  # of a process that answers single calls, see ``Setup.calls``
 
 
 def outputs_file(outputs: str, number: int) -> str:
@@ -103,6 +126,7 @@ class Reply:
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     launches: list[dict[str, Any]] = field(default_factory=list)
+    launched: int = 0  # launches of a single call, replays of CUDA graphs included
     stream: int | None = None  # of the inputs and the consumer on their device
     device: str = ""
     cost: Cost | None = None
@@ -118,3 +142,40 @@ def for_one_device(request: Request, index: int) -> Request:
     """A request to several devices as one of them sees it."""
     look = request.look if request.look and request.look.device == index else None
     return replace(request, outputs=(request.outputs[index],), look=look)
+
+
+class NoReply(Exception):
+    """What a child sent is not a list of replies."""
+
+
+class _OfReplies(pickle.Unpickler):
+    """Makes replies and what they hold, and nothing else: code under test has the connection at hand too."""
+
+    ALLOWED: ClassVar[dict[tuple[str, str], type]] = {
+        (kind.__module__, kind.__qualname__): kind for kind in (Reply, Cost, Ceilings)
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.ALLOWED[module, name]
+        except KeyError:
+            raise NoReply(f"it holds a {module}.{name}") from None
+
+
+def receive(connection: Connection) -> list[Reply]:
+    """The replies that a child sent.
+
+    Raises:
+        NoReply: it sent something else.
+        EOFError: it closed the connection.
+    """
+    sent = connection.recv_bytes()
+    try:
+        replies = _OfReplies(io.BytesIO(sent)).load()
+    except NoReply:
+        raise
+    except Exception as error:
+        raise NoReply(f"{type(error).__name__}: {error}") from None
+    if not isinstance(replies, list) or not all(isinstance(reply, Reply) for reply in replies):
+        raise NoReply(f"it is a {type(replies).__name__}")
+    return replies

@@ -21,8 +21,9 @@ from gpucheck.worker.oom import OomKills
 from gpucheck.worker.zygote import Undying
 
 if TYPE_CHECKING:
+    from gpucheck.worker.candidate_calls import Examined
     from gpucheck.worker.node import Node
-    from gpucheck.worker.protocol import Look, Reply, Setup
+    from gpucheck.worker.protocol import Call, Look, Reply, Setup
     from gpucheck.worker.store import Store
     from gpucheck.worker.zygote import Child, Zygote
 
@@ -44,6 +45,11 @@ class Attempt:
     reply: Reply | None = None
     deadline: float | None = None  # s; None takes the plan's
     look: Look | None = None
+    call: Call | None = None  # a single one, in place of the passes of a case
+    process: str = ""  # name of the process that answers it; "" the usual one
+    role: str = ""  # what that process holds, see ``Setup.calls``
+    launches: str = "run"  # what launches do there from the start
+    examined: Examined | None = None  # what further calls showed, where the code under test is a candidate
 
 
 class Runner:
@@ -85,6 +91,22 @@ class Runner:
         if self.plan.isolate == "case":
             self.retire()
         return done
+
+    def ask(self, attempt: Attempt) -> Attempt:
+        """A single call, in the process that the attempt names."""
+        done, replies = self._run(attempt, [attempt.outputs])
+        return replace(done, reply=replies[0] if replies else None)
+
+    def examined(self, attempt: Attempt) -> Attempt:
+        """The attempt of a candidate with what further calls of it show, where it gave an answer to begin with."""
+        from gpucheck.worker.candidate_calls import Examination
+
+        if attempt.reply is None or attempt.reply.status != "ran":
+            return attempt
+        try:
+            return replace(attempt, examined=Examination(self, attempt).examine())
+        except Exception as error:
+            return replace(_harness(attempt, error), reply=None)
 
     def get_ready(self, number: int, step: Step) -> None:
         """Starts the child of a step that comes next; what goes wrong, the step will meet again and report."""
@@ -178,7 +200,7 @@ class Runner:
     def _execute(
         self, attempt: Attempt, child: Child, inputs: Path, outputs: Sequence[str]
     ) -> tuple[Attempt, list[Reply]]:
-        from gpucheck.worker.protocol import Request
+        from gpucheck.worker.protocol import NoReply, Request, receive
         from gpucheck.worker.timing import allowance
 
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid))
@@ -187,11 +209,17 @@ class Runner:
         try:
             step = attempt.step
             timed = allowance(self.plan, step, attempt.record.experiment)
-            request = Request(step.case, step.conditions, str(inputs), tuple(outputs), timed, attempt.look)
+            request = Request(
+                step.case, step.conditions, str(inputs), tuple(outputs), timed, attempt.look, attempt.call
+            )
             child.connection.send(request)
             if not _answers(child, deadline):
                 return self._hung(attempt, child, deadline), []
-            replies: list[Reply] = child.connection.recv()
+            replies = receive(child.connection)
+        except NoReply as refused:
+            self.retire()
+            message = f"the process that owns the device sent something else than a reply: {refused}"
+            return _ended(attempt, Outcome.CRASH, message), []
         except (EOFError, OSError):
             self._child = None
             return self._last_words(_ended(attempt, Outcome.CRASH, self._death(child))), []
@@ -283,7 +311,9 @@ class Runner:
             generation=library["generation"],
             stacks=str(self._stacks()),
             journal=str(self._journal()),
-            attempt=attempt.record.experiment,
+            attempt=attempt.process or attempt.record.experiment,
+            calls=attempt.role,
+            launches=attempt.launches,
             cache=self._cache(attempt, conditions),
             meeting=self._meeting(conditions),
         )

@@ -2,6 +2,9 @@
 
 A file appears complete or not at all. Whoever holds the lock of a missing file makes it; the kernel releases the lock
 of a process that dies, so the next one takes over.
+
+The reference of a candidate is never in a file, and never made before the candidate has answered: each rank's
+supervisor makes it in its own memory, since a candidate's process can read every file of its user.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 
 from gpucheck import checks
+from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.case import Case
 from gpucheck.verify import digest
 from gpucheck.verify.bounds import Estimate
@@ -32,6 +36,7 @@ class Store:
         self.folder = folder
         self.local_ranks = local_ranks
         self._held: dict[str, int] = {}  # key -> bytes
+        self._of_candidates: dict[str, dict[str, Expected]] = {}  # key -> references that no file may hold
         folder.mkdir(parents=True, exist_ok=True)
 
     def inputs(self, key: str, case: Case) -> Path:
@@ -43,23 +48,26 @@ class Store:
         return str(torch.load(self._ensure(f"{key}.digest", lambda: self._digest(key, case)), weights_only=True))
 
     def reference(self, key: str, case: Case) -> dict[str, Expected]:
-        """The references of a case, made if they are not there yet."""
-        return _unpack(torch.load(self.reference_file(key, case), mmap=True, weights_only=True))
+        """The references of a case, made if they are not there yet; of a candidate's case ask when it has answered."""
+        if isinstance(checks.load(case.check), CandidateCheck):
+            if key not in self._of_candidates:
+                self._of_candidates[key] = self._reference(key, case)
+            return self._of_candidates[key]
+        return _unpack(torch.load(self._reference_file(key, case), mmap=True, weights_only=True))
 
-    def reference_file(self, key: str, case: Case) -> Path:
-        """The file with the references of a case, made if it is not there yet."""
+    def _reference(self, key: str, case: Case) -> dict[str, Expected]:
+        inputs = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
+        return checks.load(case.check).reference(case, inputs)
 
-        def make() -> Any:
-            inputs = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
-            return _pack(checks.load(case.check).reference(case, inputs))
-
-        return self._ensure(f"{key}.reference", make)
+    def _reference_file(self, key: str, case: Case) -> Path:
+        return self._ensure(f"{key}.reference", lambda: _pack(self._reference(key, case)))
 
     def make_ahead(self, key: str, case: Case) -> None:
-        """Makes inputs and references unless another rank is at it."""
+        """Makes inputs and references unless another rank is at it; no reference where a candidate will answer."""
         if self._try(f"{key}.inputs", lambda: _make_inputs(case)):
             self.input_digest(key, case)
-            self.reference_file(key, case)
+            if not isinstance(checks.load(case.check), CandidateCheck):
+                self._reference_file(key, case)
             self._sweep(key)  # the ranks may have finished the case meanwhile
 
     def hold(self, key: str) -> bool:
@@ -84,6 +92,7 @@ class Store:
         Args:
             entirely: also what says that ranks are done with it, which nobody will ask for.
         """
+        self._of_candidates.pop(key, None)
         (self.folder / f"{key}.done{rank}").touch()
         if self._sweep(key) and entirely:
             for path in self.folder.glob(f"{key}.*"):

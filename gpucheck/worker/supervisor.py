@@ -111,6 +111,7 @@ class Supervisor:
         )
         self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
         self._order = rotated_order(plan, local_rank, local_ranks)
+        self._examined = first_of_each_candidate(plan)
         self._failed: dict[int, Record] = {}  # by step, the first of each
         self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
         self._stopped = threading.Event()
@@ -187,6 +188,8 @@ class Supervisor:
                     break
                 self.writer.begin(number, round=round)
                 attempt = self.runner.run(number, self.plan.steps[number], round=round)
+                if not round and number in self._examined:
+                    attempt = self.runner.examined(attempt)
                 pending.append(judges.submit(self._finish, attempt))
         for future in pending:
             future.result()
@@ -264,6 +267,15 @@ class _Shared(Iterator[int]):
 def brief(record: Record) -> Record:
     """A record without what equals that of the first pass; a soak writes very many."""
     return replace(record, digests={}, tiles={}, launches=[], seconds={})
+
+
+def first_of_each_candidate(plan: Plan) -> frozenset[int]:
+    """The steps after which a candidate is asked for further calls: its conduct does not depend on what is drawn."""
+    first: dict[str, int] = {}
+    for number, step in enumerate(plan.steps):
+        if step.case.check in plan.candidates and not step.inapplicable:
+            first.setdefault(step.case.check, number)
+    return frozenset(first.values())
 
 
 def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:

@@ -46,11 +46,18 @@ def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
     """How long the call of a step may be timed; None where its time would tell nothing.
 
     That is so without a GPU, in experiments, where every launch is waited for, and under conditions that are to put
-    stress on the code under test.
+    stress on the code under test. A candidate is timed apart, with inputs that no call had before.
     """
     given = step.conditions
     usual = Conditions(given.placement, given.process_group, repeat=given.repeat)
-    if plan.device != "cuda" or plan.debug or experiment or given != usual or given.placement not in PLACEMENTS:
+    if (
+        plan.device != "cuda"
+        or plan.debug
+        or experiment
+        or step.case.check in plan.candidates
+        or given != usual
+        or given.placement not in PLACEMENTS
+    ):
         return None
     return BENCH if plan.bench else ALWAYS
 

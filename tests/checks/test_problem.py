@@ -59,7 +59,7 @@ def test_inputs_and_weights_come_from_the_trial_alone(problem: Make) -> None:
     assert torch.equal(torch.get_rng_state(), state), "the state of the process stays as it was"
     again = check.inputs(case, torch.Generator())
     assert {name: whole(value) for name, value in first.items()} == {name: whole(v) for name, v in again.items()}
-    given, others = unpack("input", first), unpack("other", first)
+    given, others = unpack("input", first), unpack("input", check.fresh_inputs(case, 5))
     assert given[2] == others[2] == "sum" and given[1] != others[1] and not torch.equal(given[0], others[0])
     assert whole(first["input0"]) != whole(check.inputs(check.spec.case({"trial": 2}, "normal", 0), None)["input0"])
     assert check.validate({"trial": 0}, "normal") == "trial must be at least 1, not 0"
@@ -157,5 +157,5 @@ def test_weights_are_drawn_before_and_beside_the_inputs(tmp_path: Path) -> None:
     module.Model, module.get_init_inputs = torch.nn.Linear, staticmethod(lambda: [3, 2])
     module.get_inputs = staticmethod(lambda: [torch.randn(5, 3)])
     drawn = draw(module, 7)
-    assert {"state.weight", "state.bias", "input0", "other0", "init0.literal", "init1.literal"} == set(drawn)
+    assert {"state.weight", "state.bias", "input0", "init0.literal", "init1.literal"} == set(drawn)
     assert not drawn["state.weight"].requires_grad

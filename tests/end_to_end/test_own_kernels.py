@@ -96,7 +96,32 @@ def kinds(run: Finished, case: str) -> set[str]:
         ("changes_input", "violation", {"inputs"}, "changes its inputs", "the call changed input0: 995 of 1000"),
         ("in_place", "violation", {"inputs", "alias"}, "changes its inputs", "shares the memory of input0"),
         ("writes_nothing", "mismatch", {"passes differ"}, "kernel bug: output not written", "still hold the poison"),
-        ("first_answer", "mismatch", {"cached"}, "answer not from its inputs", "the one that other inputs got a call"),
+        (
+            "patches_judge",
+            "violation",
+            {"idle"},
+            "fallback: answer not made by the kernels launched",
+            "do nothing: gelu",
+        ),
+        (
+            "checks_its_kernel",
+            "violation",
+            {"idle"},
+            "fallback: answer not made by the kernels launched",
+            "other values",
+        ),
+        (
+            "exits_without_kernels",
+            "violation",
+            {"conduct"},
+            "right output, wrong conduct",
+            "ended with exit code 0 in a",
+        ),
+        ("forges_reply", "crash", set(), "crash", "sent something else than a reply: it holds a posix._exit"),
+        ("reads_reference", "mismatch", set(), "kernel bug: zero instead of the result", "990 of 1000 elements wrong"),
+        ("by_content", "violation", {"cached"}, "answer not from its inputs", "with equal inputs launches no kernel"),
+        ("idle_when_timed", "violation", {"cached"}, "answer not from its inputs", "the answer of an earlier call"),
+        ("first_answer", "violation", {"cached"}, "answer not from its inputs", "the one that other inputs got a call"),
         ("all_nan", "mismatch", set(), "kernel bug: NaN", "1000 NaN and 0 Inf from (0, 0)"),
         ("other_shape", "violation", {"output"}, "output not as asked", "(1000,), the reference (20, 50)"),
         ("other_dtype", "violation", {"output"}, "output not as asked", "float16, asked for torch.float32"),
@@ -121,14 +146,20 @@ def test_candidate_that_knows_its_inputs_by_their_place_is_caught(cheats: Finish
     assert set(cheats.outcomes("by_place/")) <= {"violation", "mismatch"}
     finding = cheats.finding("by_place/")
     assert finding["title"] == "answer not from its inputs" and finding["ranks"] == [0, 1]
-    assert "with other inputs in the same memory the answer is still the one before" in "\n".join(
-        finding["sighting"]["lines"]
+    words = (
+        "with other inputs in the same memory the answer is still the one",
+        "bit for bit the one that other inputs",
     )
+    assert any(part in "\n".join(finding["sighting"]["lines"]) for part in words)
+
+
+def test_candidate_that_is_honest_passes_beside_those_that_cheat(cheats: Finished) -> None:
+    assert cheats.outcomes("honest/") == ["pass", "pass"] and kinds(cheats, "honest") == set(), cheats.text
 
 
 def test_every_cheat_is_in_the_table(cheats: Finished) -> None:
     (mark,) = test_candidate_that_cheats_is_caught.pytestmark  # type: ignore[attr-defined]
-    assert {row[0] for row in mark.args[1]} | {"by_place"} == {path.stem for path in CHEATS}
+    assert {row[0] for row in mark.args[1]} | {"by_place", "honest"} == {path.stem for path in CHEATS}
     assert len(cheats.report["results"]) == 2 * len(CHEATS)
 
 

@@ -578,13 +578,13 @@ def test_what_was_computed_before_an_error_is_saved(run: Any) -> None:
 
 
 def test_nothing_is_saved_where_the_device_gives_nothing_away(run: Any, bench: Bench) -> None:
-    bench._poisoned_context = lambda: True  # type: ignore[method-assign]
+    bench.poisoned_context = lambda: True  # type: ignore[method-assign]
     reply, saved = run(Halfway("meta"))
     assert reply.fatal and saved == []
 
 
 def test_copies_on_the_host_outlive_the_device(run: Any, bench: Bench) -> None:
-    bench._poisoned_context = lambda: True  # type: ignore[method-assign]
+    bench.poisoned_context = lambda: True  # type: ignore[method-assign]
     reply, (y,) = run(Halfway())
     assert reply.sticky and torch.equal(y, RIGHT)
 
@@ -644,7 +644,7 @@ def test_memory_that_ran_out_retires_the_process(run: Any, error: Exception, fat
 
 
 def test_a_lost_context_is_told(run: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_poisoned_context", lambda: True)
+    monkeypatch.setattr(bench, "poisoned_context", lambda: True)
     reply, _ = run(Failing(RuntimeError("CUDA error: an illegal memory access was encountered")))
     assert (reply.status, reply.fatal, reply.sticky) == ("error", True, True)
 

@@ -11,6 +11,7 @@ __all__ = ["findings", "recognise"]
 
 SHOWN = {
     "cached": NOT_FROM_INPUTS,
+    "calls differ": NOT_FROM_INPUTS,
     "inputs": CHANGES_INPUTS,
     "alias": ALIASED,
     "reused": OVERWRITTEN,

@@ -14,7 +14,12 @@ from gpucheck.records.folder import Run
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """Right when launches or outputs are waited for; or wrong under stress, with a launch on another stream."""
+    """Right when launches or outputs are waited for; or wrong under stress, with a launch on another stream.
+
+    Of a candidate its supervisor has compared the two itself.
+    """
+    if any(violation.kind == "order" for violation in record.violations):
+        return Evidence(STREAM_ORDER, "launches on a stream that nobody waits for" if astray(record) else "")
     if not (record.mismatches or any(violation.kind == "repeats differ" for violation in record.violations)):
         return None
     conditions = run.plan.steps[record.step].conditions
