@@ -199,6 +199,7 @@ def test_configurations_that_an_autotuner_tries_are_counted_for_each_case(
     import triton
     from triton.runtime.autotuner import Autotuner
 
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # which other tests set
     monkeypatch.setattr(Autotuner, "_bench", lambda tuner, *args, config, **kwargs: float(config.num_warps))
     monkeypatch.setattr(Autotuner, "prune_configs", lambda tuner, kwargs: tuner.configs)
     monkeypatch.setattr(Autotuner, "pre_hook", lambda *args, **kwargs: None, raising=False)
