@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
-from gpucheck.library.adapters.base import Routing
 from gpucheck.verify.bounds import Estimate
+
+if TYPE_CHECKING:
+    from gpucheck.library.adapters.base import Adapter, Routing
 
 Compute = Callable[[int, Estimate], Estimate]
 """What an expert makes of its rows."""
+BLOCK_SIZES = (16, 32, 64, 128, 256) if torch.version.hip else (16, 32, 64, 128)
+"""Rows of a block, of those that the library schedules routed products by."""
+SCHEDULE = ("rows", "row_offsets", "block_offsets", "block_map", "scatter_to_flat", "scatter_to_sorted")
+"""The tables of a :class:`gpucheck.library.adapters.base.Schedule`."""
 
 
 def choose(tokens: int, experts: int, per_token: int, load: str, generator: Generator) -> Tensor:
@@ -31,28 +39,77 @@ def choose(tokens: int, experts: int, per_token: int, load: str, generator: Gene
 
 
 def tables(ids: Tensor, gates: Tensor, experts: int) -> dict[str, Tensor]:
-    """The routing of (T, k) expert ids and gates as plain tensors, see :class:`Routing`."""
-    to_flat = torch.sort(ids.flatten(), stable=True).indices
-    to_sorted = torch.empty_like(to_flat)
-    to_sorted[to_flat] = torch.arange(to_flat.numel())
+    """The routing of (T, k) expert ids and gates as plain tensors, see :class:`Routing`; an id of -1 is no expert's.
+
+    Gates of rows without a position come last and mean nothing.
+    """
+    flat = ids.flatten()
+    to_flat = torch.sort(torch.where(flat < 0, experts, flat), stable=True).indices
+    served = int((flat >= 0).sum())
+    to_sorted = torch.full_like(to_flat, -1)
+    to_sorted[to_flat[:served]] = torch.arange(served)
+    sorted_gates = gates.flatten()[to_flat].to(torch.float32)
+    to_flat[served:] = -1
     return {
-        "histogram": torch.bincount(ids.flatten(), minlength=experts).to(torch.int32),
+        "histogram": torch.bincount(flat[flat >= 0], minlength=experts).to(torch.int32),
         "to_flat": to_flat.to(torch.int32),
         "to_sorted": to_sorted.to(torch.int32),
-        "gates": gates.flatten()[to_flat].to(torch.float32),
+        "gates": sorted_gates,
     }
 
 
-def routing(inputs: dict[str, Tensor], experts: int, per_token: int) -> Routing:
-    """The :class:`Routing` of inputs that hold :func:`tables`."""
-    return Routing(
-        inputs["histogram"],
-        inputs["to_flat"],
-        inputs["to_sorted"],
-        inputs["gates"],
-        experts=experts,
-        per_token=per_token,
-    )
+def choices(ids: Tensor, gates: Tensor, experts: int) -> dict[str, Tensor]:
+    """The inputs of a routed case: choices as a server's top-k gives them, and :func:`tables` for the reference."""
+    given = {"ids": ids.to(torch.int32), "id_gates": gates.to(torch.float32)}
+    return {**tables(ids, gates, experts), **given}
+
+
+def routing(inputs: dict[str, Tensor], library: Adapter, experts: int, partial: bool = False) -> Callable[[], Routing]:
+    """Gives the library's own :class:`Routing` of inputs that hold :func:`choices`; it is made by the first call.
+
+    So its kernels run as the others of a launch do: in watched memory, and once for all that is timed.
+    """
+    return cache(lambda: library.routed(inputs["ids"], inputs["id_gates"], experts, partial))
+
+
+def whole(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The integer tables of a routing and the ones of SCHEDULE that follow from them, int64.
+
+    The map has room for the most blocks of the smallest size that so many rows can make with so many experts.
+    """
+    rows, to_flat, to_sorted = (tables[name].long() for name in ("histogram", "to_flat", "to_sorted"))
+    experts, total = rows.numel(), to_flat.numel()
+    room = total if total <= experts else experts - 1 - ((experts - total - 1) // BLOCK_SIZES[0])
+    offsets = torch.stack([_running(-(-rows // size)) for size in BLOCK_SIZES])
+    blocks = torch.stack([_block_map(each, room) for each in offsets])
+    return {
+        "histogram": rows,
+        "to_flat": to_flat,
+        "to_sorted": to_sorted,
+        "rows": rows,
+        "row_offsets": _running(rows),
+        "block_offsets": offsets,
+        "block_map": blocks,
+        "scatter_to_flat": to_flat,
+        "scatter_to_sorted": to_sorted,
+    }
+
+
+def _block_map(offsets: Tensor, room: int) -> Tensor:
+    """(room,): program -> expert + (block of the expert << 16), or -1; from each expert's first block (E+1,)."""
+    programs = torch.arange(room)
+    expert = torch.searchsorted(offsets[1:], programs, right=True).clamp_max(offsets.numel() - 2)
+    return torch.where(programs < offsets[-1], expert + ((programs - offsets[expert]) << 16), -1)
+
+
+def _running(counts: Tensor) -> Tensor:
+    """0 and the running sums of counts (E,): (E+1,)."""
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def served(inputs: dict[str, Tensor]) -> int:
+    """How many rows the experts here have."""
+    return int(inputs["histogram"].sum())
 
 
 def owners(inputs: dict[str, Tensor]) -> Tensor:
@@ -62,9 +119,19 @@ def owners(inputs: dict[str, Tensor]) -> Tensor:
 
 
 def by_token(sorted_rows: Tensor, inputs: dict[str, Tensor], per_token: int) -> Tensor:
-    """Expert-sorted rows (T*k, ...) in token order (T, k, ...)."""
-    flat = sorted_rows[inputs["to_sorted"].long()]
+    """Expert-sorted rows (R, ...) in token order (T, k, ...); -1 stands for those without a position."""
+    none = sorted_rows.new_full((1, *sorted_rows.shape[1:]), -1)
+    flat = torch.cat([sorted_rows, none])[inputs["to_sorted"].long()]
     return flat.reshape(-1, per_token, *sorted_rows.shape[1:])
+
+
+def padded(x: Estimate) -> Estimate:
+    """Rows of an estimate and one of zeros behind them, which the index -1 takes."""
+
+    def pad(values: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values, (0, 0, 0, 1))
+
+    return Estimate(pad(x.value), None if x.error is None else pad(x.error), x.unit)
 
 
 def take(x: Estimate, index: Tensor, shape: tuple[int, ...] | None = None) -> Estimate:

@@ -118,7 +118,7 @@ class Matmul(Check):
             gates = torch.rand(ids.shape, generator=generator)
             if case.data == "exact":
                 gates = torch.exp2(-torch.randint(0, 5, ids.shape, generator=generator).float())
-            made |= experts.tables(ids, gates, case["experts"])
+            made |= experts.choices(ids, gates, case["experts"])
             rows = rows if case["gather"] else rows * case["top_k"]
         x_lead = lead if case["mode"] == "batched" else ()
         x_shape, w_shape = (*x_lead, rows, terms), (*lead, terms, columns)
@@ -206,21 +206,22 @@ class Matmul(Check):
         )
         routing = None
         if case["mode"] == "routed":
-            routing = experts.routing(inputs, case["experts"], case["top_k"])
+            routing = experts.routing(inputs, runtime.library, case["experts"])
         return {"weight": weight, "routing": routing, **inputs}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.checks.data import DTYPES
 
+        routing = prepared["routing"] and prepared["routing"]()
         y = runtime.library.matmul(
             prepared["x"],
             prepared["weight"],
             out_dtype=DTYPES[case["out"]],
             bias=prepared.get("bias"),
-            routing=prepared["routing"],
+            routing=routing,
             gather=case["gather"],
             scatter=case["scatter"],
-            gammas=prepared["gates"] if case["gammas"] else None,
+            gammas=routing.gates if case["gammas"] else None,
             swiglu=(float(case["alpha"]), float(case["limit"])) if case["swiglu"] else None,
             x_scale=prepared.get("x_scale"),
             config=_config(case),

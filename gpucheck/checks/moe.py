@@ -58,7 +58,7 @@ class Moe(Check):
         kind, hidden, inner, count = case["weight"], case["hidden"], case["intermediate"], case["experts"]
         ids = experts.choose(case["m"], count, case["top_k"], case["load"], generator)
         gates = torch.softmax(torch.randn(ids.shape, generator=generator), -1)
-        made = experts.tables(ids, gates, count)
+        made = experts.choices(ids, gates, count)
         made["x"] = data.activations("bf16", (case["m"], hidden), "normal", generator)
         for name, shape in (("1", (count, hidden, 2 * inner)), ("2", (count, inner, hidden))):
             weight = data.weights(kind, shape, "normal", generator)
@@ -100,7 +100,7 @@ class Moe(Check):
             )
             for name in ("w1", "w2")
         ]
-        return {"weights": weights, "routing": experts.routing(inputs, case["experts"], case["top_k"]), **inputs}
+        return {"weights": weights, "routing": experts.routing(inputs, runtime.library, case["experts"]), **inputs}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch
@@ -109,12 +109,13 @@ class Moe(Check):
 
         config = KernelConfig(split_k=1)  # split sums would leave rows unrounded, which the reference must know
         first, second = prepared["weights"]
+        routing = prepared["routing"]()
         inner = runtime.library.matmul(
             prepared["x"],
             first,
             out_dtype=torch.bfloat16,
             bias=prepared["bias1"],
-            routing=prepared["routing"],
+            routing=routing,
             gather=True,
             swiglu=SWIGLU,
             config=config,
@@ -124,9 +125,9 @@ class Moe(Check):
             second,
             out_dtype=torch.bfloat16,
             bias=prepared["bias2"],
-            routing=prepared["routing"],
+            routing=routing,
             scatter=True,
-            gammas=prepared["gates"],
+            gammas=routing.gates,
             config=config,
         )
         return {"y": y}

@@ -71,13 +71,13 @@ def gates_are_exact(case: Case) -> bool:
 
 
 class Routing(Check):
-    """Logits -> histogram, permutations and gates."""
+    """Logits -> histogram, permutations, gates, and the schedule that routed products go by."""
 
     late_inputs = ("logits",)
 
     spec = CheckSpec(
         name="routing",
-        summary="the library's routing: histogram, permutations, gates",
+        summary="the library's routing: histogram, permutations, gates, block map",
         params=LOGITS,
     )
 
@@ -99,22 +99,25 @@ class Routing(Check):
         tables = experts.tables(ids, gates.value, case["experts"])
         order = tables["to_flat"].long()
         made = {
-            name: Expected(bounds.Estimate(tables[name].double(), None), torch.int32)
-            for name in ("histogram", "to_flat", "to_sorted")
+            name: Expected(bounds.Estimate(table.double(), None), torch.int32)
+            for name, table in experts.whole(tables).items()
         }
-        # the gates are stored in the dtype of the logits before they are widened to fp32
-        stored = bounds.rounded(experts.take(gates.flat(), order), DTYPES[case["dtype"]])
+        sorted_gates = experts.take(gates.flat(), order)
         if gates_are_exact(case):
-            stored = bounds.Estimate(stored.value, None)
-        return {**made, "gates": Expected(stored, torch.float32)}
+            sorted_gates = bounds.Estimate(sorted_gates.value, None)
+        return {**made, "gates": Expected(sorted_gates, DTYPES[case["dtype"]])}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        from gpucheck.checks import experts
+
         routing = runtime.library.route(prepared["logits"], case["top_k"])
+        schedule = runtime.library.schedule(routing)
         return {
             "histogram": routing.histogram,
             "to_flat": routing.to_flat,
             "to_sorted": routing.to_sorted,
             "gates": routing.gates,
+            **{name: getattr(schedule, name) for name in experts.SCHEDULE},
         }
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
@@ -126,9 +129,21 @@ class Routing(Check):
         return cost.routing(case, inputs)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
+        import torch
+
+        from gpucheck.checks import experts
+
+        by_size = {"block size": torch.tensor(experts.BLOCK_SIZES)[:, None]}
+        expert, row, flat = (Axes((word,), (0,)) for word in ("expert", "sorted row", "flat row"))
         return {
-            "histogram": Axes(("expert",), (0,)),
-            "to_flat": Axes(("sorted row",), (0,)),
-            "to_sorted": Axes(("flat row",), (0,)),
-            "gates": Axes(("sorted row",), (0,)),
+            "histogram": expert,
+            "to_flat": row,
+            "to_sorted": flat,
+            "gates": row,
+            "rows": expert,
+            "row_offsets": expert,
+            "block_offsets": Axes(("size", "expert"), (0, 0), by_size),
+            "block_map": Axes(("size", "program"), (0, 0), by_size),
+            "scatter_to_flat": row,
+            "scatter_to_sorted": flat,
         }

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -52,6 +54,38 @@ def test_tables_sort_rows_by_expert_and_back(load: str) -> None:
     }
     assert experts.owners(tables).flatten().tolist() == [expert for expert, _ in ordered]
     assert torch.equal(experts.by_token(experts.owners(tables), tables, per_token)[..., 0], ids)
+
+
+@pytest.mark.parametrize("elsewhere", [1, 4, 7])
+def test_rows_of_experts_that_another_rank_holds_have_no_position(elsewhere: int) -> None:
+    tokens, count, per_token = 19, 5, 3
+    ids = torch.tensor(choose(tokens, count + elsewhere, per_token, "random"))
+    ids[ids >= count] = -1
+    tables = experts.tables(ids, torch.rand(tokens, per_token), count)
+    here = [(expert, flat) for flat, expert in enumerate(ids.flatten().tolist()) if expert >= 0]
+    ordered = [flat for _, flat in sorted(here)]
+    assert tables["to_flat"].tolist() == ordered + [-1] * (tokens * per_token - len(ordered))
+    places = {flat: place for place, flat in enumerate(ordered)}
+    assert tables["to_sorted"].tolist() == [places.get(flat, -1) for flat in range(tokens * per_token)]
+    assert tables["histogram"].sum() == experts.served(tables) == len(ordered) < tokens * per_token
+    members = experts.by_token(experts.owners(tables), tables, per_token)[..., 0]
+    assert torch.equal(members, ids)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 40, 129, 0], [1], [0, 0, 0], [0, 2, 1], [16, 32, 64, 128], [0, 0, 700]])
+def test_the_block_map_gives_each_program_the_next_block_of_the_next_expert(counts: list[int]) -> None:
+    flat = torch.arange(sum(counts), dtype=torch.int32)
+    histogram = torch.tensor(counts, dtype=torch.int32)
+    made = experts.whole({"histogram": histogram, "to_flat": flat, "to_sorted": flat})
+    assert made["rows"].tolist() == counts
+    assert made["row_offsets"].tolist() == [sum(counts[:e]) for e in range(len(counts) + 1)]
+    for number, size in enumerate((16, 32, 64, 128)):
+        blocks = [(expert, block) for expert, rows in enumerate(counts) for block in range(math.ceil(rows / size))]
+        firsts = [sum(expert < e for expert, _ in blocks) for e in range(len(counts) + 1)]
+        programs = made["block_map"][number].tolist()
+        assert made["block_offsets"][number].tolist() == firsts
+        assert programs[: len(blocks)] == [expert + block * 65536 for expert, block in blocks]
+        assert set(programs[len(blocks) :]) <= {-1} and len(programs) >= len(blocks)
 
 
 def test_tables_of_no_tokens() -> None:

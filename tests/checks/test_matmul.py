@@ -147,7 +147,7 @@ def test_random_data_reaches_every_part_of_the_reference() -> None:
     params = {**ROUTED, "weight": "mxfp4", "gather": True, "scatter": True, "gammas": True, "bias": True, "out": "fp32"}
     case, inputs, estimate = make(**params)
     for name in inputs:
-        if name in ("histogram", "to_flat", "to_sorted"):
+        if name in ("histogram", "to_flat", "to_sorted", "ids", "id_gates"):  # the last two are for the library alone
             continue
         changed = dict(inputs)
         changed[name] = inputs[name].clone()

@@ -177,11 +177,12 @@ class _Recorder:
         return result
 
     def routing(self, compute: Callable[[], Any]) -> Any:
-        """Records a :class:`gpucheck.library.adapters.base.Routing`."""
+        """Records a :class:`gpucheck.library.adapters.base.Routing` and its schedule."""
         routing = compute()
-        tables = (routing.histogram, routing.to_flat, routing.to_sorted, routing.gates)
-        for operation, table in zip((*ROUTING, "routing gates"), tables, strict=True):
-            self._keep(operation, table)
+        tables = {**vars(routing), **vars(self.runtime.library.schedule(routing))}
+        for operation, name in ROUTING.items():
+            self._keep(operation, tables[name])
+        self._keep("routing gates", routing.gates)
         return routing
 
     def outputs(self) -> dict[str, Tensor]:

@@ -118,7 +118,7 @@ def _leave_open(expected: dict[str, Expected], recorded: Recorded) -> None:
     blind = ~torch.isfinite(recorded["router"]).flatten(2).all(2)
     astray = blind.clone()
     for operation in ROUTING:
-        astray |= (recorded[operation] != expected[operation].estimate.value).any(2)
+        astray |= (recorded[operation] != expected[operation].estimate.value).flatten(2).any(2)
     for operation in (*ROUTING, "routing gates"):
         _mark(expected[operation], blind)
     for operation in ("experts up", "experts down"):

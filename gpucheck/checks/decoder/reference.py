@@ -19,9 +19,6 @@ from gpucheck.checks.routing import reference_topk
 from gpucheck.verify import bounds
 from gpucheck.verify.bounds import Estimate
 
-TABLES = ("histogram", "to_flat", "to_sorted")
-"""What :func:`gpucheck.checks.experts.tables` calls the results of the operations in ROUTING."""
-
 
 class Continue(Protocol):
     """Decides what the next operation is given."""
@@ -105,7 +102,7 @@ class Reference:
         normed = proceed("expert norm", layer, bounds.rms_norm(x, self.inputs["norms"][layer, 1].double(), EPSILON))
         logits = proceed("router", layer, self._linear("router", layer, normed))
         ids = reference_topk(logits.flatten(0, 1), k)[1].reshape(steps, batch, k) if chosen is None else chosen
-        order, places = self._tables(layer, ids, proceed)
+        order, places = self._tables(layer, ids, proceed if chosen is None else None)
         gates = bounds.softmax(logits.gather(-1, ids)).reshaped(steps, -1)
         sorted_gates = bounds.rounded(experts.take(gates.flat(), _whole(order)), torch.bfloat16)
         gate = proceed("routing gates", layer, sorted_gates.reshaped(steps, -1))
@@ -120,14 +117,19 @@ class Reference:
         mixed = proceed("experts down", layer, summed)
         return proceed("expert residual", layer, bounds.add(_plain(x), mixed))
 
-    def _tables(self, layer: int, ids: Tensor, proceed: Continue) -> tuple[Tensor, Tensor]:
-        """The order of the rows of each step by expert and its inverse, both (T, B*k); from ids (T, B, k)."""
+    def _tables(self, layer: int, ids: Tensor, proceed: Continue | None) -> tuple[Tensor, Tensor]:
+        """The order of the rows of each step by expert and its inverse, both (T, B*k); from ids (T, B, k).
+
+        Nothing is told of them where ``proceed`` is None.
+        """
         gates = torch.zeros(ids.shape[1:])
         tables = [experts.tables(step, gates, self.shape.experts) for step in ids]
-        stacked = [torch.stack([table[name] for table in tables]).long() for name in TABLES]
-        for operation, table in zip(ROUTING, stacked, strict=True):
-            proceed(operation, layer, Estimate(table.double(), None))
-        return stacked[1], stacked[2]
+        if proceed is not None:
+            whole = [experts.whole(table) for table in tables]
+            for operation, name in ROUTING.items():
+                proceed(operation, layer, Estimate(torch.stack([table[name] for table in whole]).double(), None))
+        order, places = (torch.stack([table[name] for table in tables]).long() for name in ("to_flat", "to_sorted"))
+        return order, places
 
     def _each_expert(self, rows: Estimate, owners: Tensor, columns: int, compute: experts.Compute) -> Estimate:
         """What each row's expert makes of it: (R, columns) of rows (R, K) in any order."""

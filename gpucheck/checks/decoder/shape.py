@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
-from gpucheck.checks import data
+from gpucheck.checks import data, experts
 from gpucheck.model.case import Case
 
 EPSILON = 1e-5  # of the norms
@@ -30,6 +31,12 @@ LAYER = (
     "routing histogram",
     "routing order",
     "routing places",
+    "routing rows",
+    "routing row offsets",
+    "routing block offsets",
+    "routing block map",
+    "routing scatter order",
+    "routing scatter places",
     "routing gates",
     "experts up",
     "experts down",
@@ -38,8 +45,18 @@ LAYER = (
 HEAD = ("final norm", UNEMBEDDING, ARGMAX)
 OPERATIONS = (EMBEDDING, *LAYER, *HEAD)
 """What is recorded of a step, in the order it is computed; those of LAYER once a layer."""
-ROUTING = ("routing histogram", "routing order", "routing places")
-"""Operations of LAYER with integer results."""
+ROUTING = {
+    "routing histogram": "histogram",
+    "routing order": "to_flat",
+    "routing places": "to_sorted",
+    "routing rows": "rows",
+    "routing row offsets": "row_offsets",
+    "routing block offsets": "block_offsets",
+    "routing block map": "block_map",
+    "routing scatter order": "scatter_to_flat",
+    "routing scatter places": "scatter_to_sorted",
+}
+"""Operations of LAYER with integer results -> the name of that table in a routing or its schedule."""
 UNWRITTEN = -1  # in place of integers that were not computed; NaN in place of others
 LOGITS, TOKENS = "logits", "tokens"
 """The results of :data:`HEAD` once more, compared with a reference that computed everything itself."""
@@ -49,8 +66,10 @@ OUTPUTS = (*OPERATIONS, LOGITS, TOKENS)
 def axes_of(output: str) -> tuple[str, ...]:
     """What the axes of an output are called."""
     lead = ("step", "layer") if output in LAYER else ("step",)
-    if output == "routing histogram":
+    if output in ("routing histogram", "routing rows", "routing row offsets"):
         return (*lead, "expert")
+    if output in ("routing block offsets", "routing block map"):
+        return (*lead, "size", "expert" if output == "routing block offsets" else "program")
     if output == "experts up":
         return (*lead, "row", "column")
     if output in ROUTING or output == "routing gates":
@@ -60,7 +79,7 @@ def axes_of(output: str) -> tuple[str, ...]:
 
 def dtype_of(operation: str) -> torch.dtype:
     """The dtype that an operation stores its result in."""
-    wide = {"routing gates": torch.float32, UNEMBEDDING: torch.float32, ARGMAX: torch.int64}
+    wide = {UNEMBEDDING: torch.float32, ARGMAX: torch.int64}
     return torch.int32 if operation in ROUTING else wide.get(operation, torch.bfloat16)
 
 
@@ -94,20 +113,25 @@ class Shape:
     def result(self, operation: str) -> tuple[int, ...]:
         """Size of what an operation gives at one step."""
         rows, own = self.batch * self.top_k, self.kv_heads * self.head_dim
+        tables = {operation: tuple(self._tables[name].shape) for operation, name in ROUTING.items()}
         sizes = {
+            **tables,
             "qkv": (self.batch, self.turned + own),
             "rope": (self.batch, self.turned),
             "attention": (self.batch, self.heads * self.head_dim),
             "router": (self.batch, self.experts),
-            "routing histogram": (self.experts,),
-            "routing order": (rows,),
-            "routing places": (rows,),
             "routing gates": (rows,),
             "experts up": (rows, self.intermediate),
             UNEMBEDDING: (self.batch, self.vocabulary),
             ARGMAX: (self.batch,),
         }
         return sizes.get(operation, (self.batch, self.hidden))
+
+    @cached_property
+    def _tables(self) -> dict[str, Tensor]:
+        """A routing and its schedule, of which the sizes are the same whatever is chosen."""
+        ids = torch.arange(self.top_k).expand(self.batch, -1)
+        return experts.whole(experts.tables(ids, torch.zeros(ids.shape), self.experts))
 
     def window_of(self, layer: int) -> int:
         """Keys that a layer sees at most; 0 means all."""
@@ -125,7 +149,7 @@ def weights(shape: Shape, generator: Generator) -> dict[str, Tensor]:
     def normal(*size: int, deviation: float, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return (torch.randn(size, generator=generator) * deviation).to(dtype)
 
-    def experts(terms: int, columns: int, gain: float) -> tuple[Tensor, Tensor]:
+    def coded(terms: int, columns: int, gain: float) -> tuple[Tensor, Tensor]:
         codes = data.random_bytes((layers, shape.experts, terms // 2, columns), generator)
         lower = 127 + round(math.log2(gain / (CODE_SIZE * terms**0.5)) - 0.5)
         blocks = (layers, shape.experts, -(-terms // data.BLOCK), columns)
@@ -146,8 +170,8 @@ def weights(shape: Shape, generator: Generator) -> dict[str, Tensor]:
         "up_bias": normal(layers, shape.experts, 2 * inner, deviation=0.1, dtype=torch.float32),
         "down_bias": normal(layers, shape.experts, hidden, deviation=0.1 * BRANCH, dtype=torch.float32),
     }
-    made["up"], made["up_scale"] = experts(hidden, 2 * inner, 1.0)
-    made["down"], made["down_scale"] = experts(inner, hidden, BRANCH)
+    made["up"], made["up_scale"] = coded(hidden, 2 * inner, 1.0)
+    made["down"], made["down_scale"] = coded(inner, hidden, BRANCH)
     made["unembedding"] = _unembedding(made["embedding"], generator)
     made["cos"], made["sin"] = _rope(shape)
     return made

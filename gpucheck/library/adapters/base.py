@@ -27,15 +27,35 @@ Rounding = Literal["half-away", "even"]
 class Routing:
     """Which expert computes which row, in plain tensors.
 
-    A flat index is ``token * k + slot``; expert-sorted positions keep ascending flat order within an expert.
+    A flat index is ``token * k + slot``; expert-sorted positions keep ascending flat order within an expert. Rows of
+    experts that another rank holds have no position: their ``to_sorted`` is -1, and the last of ``to_flat`` are -1.
     """
 
     histogram: Tensor  # (E,) int32: rows of each expert
     to_flat: Tensor  # (T*k,) int32: expert-sorted position -> flat index
     to_sorted: Tensor  # (T*k,) int32: flat index -> expert-sorted position
-    gates: Tensor  # (T*k,) float32 in expert-sorted order
+    gates: Tensor  # (T*k,) in expert-sorted order; the library gives them in the dtype of the logits
     experts: int
     per_token: int  # k
+    partial: bool = False  # another rank holds some of the experts
+    native: Any = None  # the library's own objects, which its products take as they are; None: made from the tables
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the library's objects of a :class:`Routing` tell its products beside the tables, for B block sizes.
+
+    A product runs P programs along its rows. Each looks up in the block map which expert it works for, and on which
+    block of that expert's rows.
+    """
+
+    rows: Tensor  # (E,) int32: rows of each expert
+    row_offsets: Tensor  # (E+1,) int32: expert -> its first expert-sorted row; the last counts all rows
+    block_sizes: tuple[int, ...]  # rows of a block, ascending
+    block_offsets: Tensor  # (B, E+1) int32: expert -> its first block; the last counts all blocks
+    block_map: Tensor  # (B, P) int32: program -> expert + (block of the expert << 16); -1: it has nothing to do
+    scatter_to_flat: Tensor  # (T*k,) int32: as ``to_flat``, in the object that results are scattered by
+    scatter_to_sorted: Tensor  # (T*k,) int32: as ``to_sorted``, in the same object
 
 
 @dataclass(frozen=True)
@@ -119,10 +139,10 @@ class Adapter(ABC):
             x: activations; with ``gather`` (T, K) token rows, else (T*k, K) expert-sorted rows.
             out_dtype: dtype of the result.
             bias: (N,) or (E, N) float32.
-            routing: rows to experts; None for dense and batched.
+            routing: rows to experts, with the library's own objects where it has them; None for dense and batched.
             gather: rows of ``x`` are picked by the routing.
             scatter: rows of the result go back to token order and the k rows of a token are summed: (T, N).
-            gammas: (T*k,) float32 factor of each expert-sorted row.
+            gammas: (T*k,) factor of each expert-sorted row.
             swiglu: (alpha, limit) of a fused swiglu; the result has N/2 columns.
             x_scale: (1,) float32 per-tensor scale of fp8 activations.
             config: kernel choice; an impossible one is Inapplicable.
@@ -134,7 +154,22 @@ class Adapter(ABC):
 
     @abstractmethod
     def route(self, logits: Tensor, k: int) -> Routing:
-        """The library's own routing of (T, E) logits, as plain tensors of a :class:`Routing`."""
+        """The library's own routing of (T, E) logits, slots of a token in ascending order of expert id."""
+
+    @abstractmethod
+    def routed(self, ids: Tensor, gates: Tensor, experts: int, partial: bool = False) -> Routing:
+        """The library's own routing of choices already made, as servers with a top-k of their own have it made.
+
+        Args:
+            ids: (T, k) int32 experts of each token; -1, with ``partial`` only, where another rank holds the expert.
+            gates: (T, k) of the same.
+            experts: E, those of this rank.
+            partial: another rank holds some of the experts.
+        """
+
+    @abstractmethod
+    def schedule(self, routing: Routing) -> Schedule:
+        """What the products read of a routing beside its tables."""
 
     @abstractmethod
     def swiglu(self, x: Tensor, alpha: float, limit: float) -> Tensor:

@@ -36,8 +36,13 @@ def device_capability() -> tuple[int, int]:
 
 
 def k_contiguous(data: torch.Tensor) -> torch.Tensor:
-    """Copy of (..., K, N) whose stride along K is 1, also where a dimension has size 1."""
+    """(..., K, N) with stride 1 along K, as the library takes fp8 and mx weights: itself where it has it, else a copy.
+
+    A copy has that stride also where a dimension has size 1.
+    """
     *lead, k, n = data.shape
+    if k > 1 and data.stride(-2) == 1:
+        return data
     strides = [1, max(k, 1)]
     extent = max(k, 1) * max(n, 1)
     for size in reversed(lead):
@@ -53,14 +58,37 @@ def k_contiguous(data: torch.Tensor) -> torch.Tensor:
 
 
 def unit_stride(data: torch.Tensor) -> torch.Tensor:
-    """``data`` where one of its last two dimensions has stride 1, else a contiguous copy."""
-    return data if 1 in data.stride()[-2:] else data.contiguous()
+    """``data`` as it is.
+
+    Raises:
+        Inapplicable: neither of its last two dimensions has stride 1, which the library's kernels need.
+    """
+    strides = data.stride()[-2:]
+    require(1 in strides, f"the library takes weights with stride 1 along K or N, not {tuple(strides)}")
+    return data
 
 
 def ascending_experts(values: torch.Tensor, experts: torch.Tensor) -> TopK:
     """Top-k with the columns of each row ordered by expert id."""
     experts, order = experts.to(torch.int32).sort(dim=1)
     return TopK(values.gather(1, order), experts)
+
+
+def bit_matrix(ids: torch.Tensor, experts: int) -> torch.Tensor:
+    """Which experts each token uses, as the library's sorting wants it; plain torch, as servers pack it themselves.
+
+    Args:
+        ids: (T, k) int32 experts; -1 is none.
+        experts: E.
+
+    Returns:
+        (T, ceil(E/32)) uint32: bit ``e % 32`` of word ``e // 32`` stands for expert e.
+    """
+    words = -(-experts // 32)
+    used = torch.zeros((len(ids), 32 * words + 1), dtype=torch.bool, device=ids.device)
+    used.scatter_(1, torch.where(ids < 0, 32 * words, ids).long(), True)
+    bits = used[:, :-1].reshape(len(ids), words, 32).long() << torch.arange(32, device=ids.device)
+    return bits.sum(-1).to(torch.int32).view(torch.uint32)
 
 
 def raised_in(error: BaseException, module: ModuleType) -> bool:

@@ -7,26 +7,45 @@ it equals ``"strided"``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from gpucheck.library.adapters.base import Adapter, KernelConfig, Place, Rounding, Routing, TopK, Weight
+from gpucheck.library.adapters.base import Adapter, KernelConfig, Place, Rounding, Routing, Schedule, TopK, Weight
 from gpucheck.library.adapters.common import (
     FLOAT8_KINDS,
     MX_KINDS,
+    bit_matrix,
     device_capability,
     k_contiguous,
     kernel_choice,
     require,
     unit_stride,
 )
-from gpucheck.library.adapters.sparse import fused_swiglu, sparse_routing, sparse_topk
+from gpucheck.library.adapters.sparse import (
+    by_expert_id,
+    fused_swiglu,
+    native_topk,
+    ragged_schedule,
+    sparse_routing,
+    sparse_topk,
+)
 
 MX_AXIS = -2  # K counted from the end, as the layouts of these generations want it
 MX_BLOCK = 32  # values that share a scale
+
+
+@dataclass(frozen=True)
+class Indices:
+    """What a routed product of these generations takes; R = T*k rows."""
+
+    metadata: Any  # the library's ragged metadata
+    token: torch.Tensor  # (R,) int32: expert-sorted row -> token
+    flat: torch.Tensor  # (R,) int32: expert-sorted row -> flat index, as the library numbers slots
+    row: torch.Tensor  # (R,) int32: that flat index -> expert-sorted row, -1 where there is none
 
 
 class MatmulAdapter(Adapter):
@@ -45,6 +64,7 @@ class MatmulAdapter(Adapter):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.dtype: Any = import_module("triton_kernels.tensor_details.dtype")
         self.layout: Any = import_module("triton_kernels.tensor_details.layout")
         self.matmul_module: Any = import_module("triton_kernels.matmul")
         self.mxfp: Any = import_module("triton_kernels.numerics_details.mxfp")
@@ -123,22 +143,37 @@ class MatmulAdapter(Adapter):
                 gammas=gammas,
                 fused_activation=None if swiglu is None else self._fused_swiglu(*swiglu),
             )
-            if not scatter or routing is None or routing.per_token == 1:
-                return rows
-            summed: torch.Tensor = self.reduce_module.reduce(rows.view(-1, routing.per_token, rows.shape[-1]), dim=1)[0]
-            return summed
+            return self._summed(rows, routing) if scatter and routing is not None else rows
 
     def _indices(self, routing: Routing | None, gather: bool, scatter: bool) -> dict[str, Any]:
-        """Rows of a token leave the kernel one below the other; the caller adds them."""
         if routing is None:
             return {}
-        flat = routing.to_flat
-        token = torch.div(flat, routing.per_token, rounding_mode="floor")
+        indices = self._native(routing)
         return {
-            "a_ragged_metadata": self.tensor.make_ragged_tensor_metadata(routing.histogram, flat.numel()),
-            "gather_indx": token if gather else None,
-            "scatter_indx": flat if scatter else None,
+            "a_ragged_metadata": indices.metadata,
+            "gather_indx": indices.token if gather else None,
+            "scatter_indx": indices.flat if scatter else None,
         }
+
+    def _summed(self, rows: torch.Tensor, routing: Routing) -> torch.Tensor:
+        """Rows of a token leave the kernel one below the other, other ranks' unwritten; the caller adds them."""
+        k = routing.per_token
+        if k == 1 and not routing.partial:
+            return rows
+        present = (self._native(routing).row != -1).view(-1, k, 1) if routing.partial else None
+        each = rows.view(-1, k, rows.shape[-1])
+        mask = None if present is None else present.expand_as(each)
+        summed: torch.Tensor = self.reduce_module.reduce(each, dim=1, mask=mask)[0]
+        return summed
+
+    def _native(self, routing: Routing) -> Indices:
+        return self._from_tables(routing) if routing.native is None else routing.native
+
+    def _from_tables(self, routing: Routing) -> Indices:
+        flat = routing.to_flat
+        metadata = self.tensor.make_ragged_tensor_metadata(routing.histogram, flat.numel())
+        token = torch.div(flat, routing.per_token, rounding_mode="floor")
+        return Indices(metadata, token, flat, routing.to_sorted)
 
     def _require_supported(
         self, x: torch.Tensor, weight: Weight, config: KernelConfig, routed: bool, gammas: bool, swiglu: bool
@@ -185,7 +220,20 @@ class MatmulAdapter(Adapter):
         return sparse_topk(self.topk_module.topk, logits, k)
 
     def route(self, logits: torch.Tensor, k: int) -> Routing:
-        return sparse_routing(self.topk_module.topk, logits, k)
+        sparse = native_topk(self.topk_module.topk, logits, k)
+        return by_expert_id(self._routing(sparse, logits.shape[1]), sparse.indx)
+
+    def routed(self, ids: torch.Tensor, gates: torch.Tensor, experts: int, partial: bool = False) -> Routing:
+        bits = self.tensor.wrap_torch_tensor(bit_matrix(ids, experts), dtype=self.dtype.BIT, shape=[len(ids), experts])
+        sparse = self.tensor.SparseMatrix(indx=ids.to(torch.int16), vals=gates, mask=bits)
+        return replace(self._routing(sparse, experts), partial=partial)
+
+    def _routing(self, sparse: Any, experts: int) -> Routing:
+        routing = sparse_routing(sparse, experts)
+        return replace(routing, native=self._from_tables(routing))
+
+    def schedule(self, routing: Routing) -> Schedule:
+        return ragged_schedule(self._native(routing).metadata, routing)
 
     def swiglu(self, x: torch.Tensor, alpha: float, limit: float) -> torch.Tensor:
         module = self.swiglu_module

@@ -42,8 +42,12 @@ class MatmulOgsAdapter(Adapter):
         self.swiglu_module: Any = import_module("triton_kernels.swiglu")
 
     @abstractmethod
+    def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
+        """The library's routing data, gather and scatter index objects for the plain tables of ``routing``."""
+
     def routing_arguments(self, routing: Routing) -> tuple[Any, Any, Any]:
-        """The library's routing data, gather and scatter index objects for ``routing``."""
+        """The library's routing data, gather and scatter index objects: its own, where it made the routing."""
+        return self.from_tables(routing) if routing.native is None else routing.native
 
     @abstractmethod
     def fused_swiglu(self, alpha: float, limit: float) -> Any:

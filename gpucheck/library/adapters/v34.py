@@ -16,10 +16,10 @@ class AdapterV34(AdapterV35):
 
     generation: ClassVar[str] = "v3.4"
 
-    def routing_arguments(self, routing: Routing) -> tuple[Any, Any, Any]:
+    def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
         k = routing.per_token
         require(k & (k - 1) == 0, f"v3.4 scatters rows of a token only where k is a power of two, not {k}")
-        return super().routing_arguments(routing)
+        return super().from_tables(routing)
 
     def downcast(self, x: torch.Tensor, kind: str, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
         require(x.dtype in (torch.bfloat16, torch.float16), f"v3.4 quantises bf16 and fp16, not {x.dtype}")

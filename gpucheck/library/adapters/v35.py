@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
-from gpucheck.library.adapters.base import KernelConfig, Rounding, Routing, TopK
-from gpucheck.library.adapters.common import ascending_experts, require, require_power_of_two
+from gpucheck.library.adapters.base import KernelConfig, Rounding, Routing, Schedule, TopK
+from gpucheck.library.adapters.common import ascending_experts, bit_matrix, require, require_power_of_two
 from gpucheck.library.adapters.matmul_ogs import MatmulOgsAdapter
 
 
@@ -37,16 +36,11 @@ class AdapterV35(MatmulOgsAdapter):
         super().__init__(root)
         self.routing_module: Any = import_module("triton_kernels.routing")
         self.topk_module: Any = import_module("triton_kernels.topk")
-        self._tiles: MutableMapping[Routing, Any] = WeakIdKeyDictionary()
 
-    def routing_arguments(self, routing: Routing) -> tuple[Any, Any, Any]:
+    def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
         module = self.routing_module
-        if routing not in self._tiles:  # once a routing: it makes the host wait for the device
-            self._tiles[routing] = module.compute_expt_data_torch(
-                routing.histogram, routing.experts, routing.to_flat.numel()
-            )
-        tiles = self._tiles[routing]
-        data = module.RoutingData(routing.gates, routing.histogram, routing.experts, routing.per_token, tiles)
+        blocks = module.compute_expt_data(routing.histogram, routing.experts, routing.to_flat.numel())
+        data = module.RoutingData(routing.gates, routing.histogram, routing.experts, routing.per_token, blocks)
         gather = module.GatherIndx(src_indx=routing.to_flat, dst_indx=routing.to_sorted)
         scatter = module.ScatterIndx(src_indx=routing.to_sorted, dst_indx=routing.to_flat)
         return data, gather, scatter
@@ -69,12 +63,31 @@ class AdapterV35(MatmulOgsAdapter):
 
     def route(self, logits: torch.Tensor, k: int) -> Routing:
         require_power_of_two(k)
-        data, gather, _ = self.routing_module.routing(logits, k)
-        return Routing(
-            histogram=data.expt_hist,
-            to_flat=gather.src_indx,
-            to_sorted=gather.dst_indx,
-            gates=data.gate_scal.float(),
-            experts=logits.shape[1],
-            per_token=k,
+        return self._routing(self.routing_module.routing(logits, k), k)
+
+    def routed(self, ids: torch.Tensor, gates: torch.Tensor, experts: int, partial: bool = False) -> Routing:
+        tokens, k = ids.shape
+        require_power_of_two(k)
+        bits = bit_matrix(ids, experts)
+        used = self.tensor.Bitmatrix(bits, shape=[tokens, 32 * bits.shape[1]], shape_max=[tokens, None])
+        made = self.routing_module.routing_from_bitmatrix(used, gates, ids.to(torch.int16), experts, k)
+        return self._routing(made, k, partial)
+
+    def _routing(self, native: tuple[Any, Any, Any], k: int, partial: bool = False) -> Routing:
+        data, gather, _ = native
+        tables = data.expt_hist, gather.src_indx, gather.dst_indx, data.gate_scal
+        return Routing(*tables, experts=data.n_expts_tot, per_token=k, partial=partial, native=native)
+
+    def schedule(self, routing: Routing) -> Schedule:
+        data, _, scatter = self.routing_arguments(routing)
+        blocks = data.expt_data
+        sizes = tuple(sorted(blocks.block_pid_map))
+        return Schedule(
+            rows=blocks.hist,
+            row_offsets=blocks.token_offs_raw,
+            block_sizes=sizes,
+            block_offsets=torch.stack([blocks.token_offs_pad[size] for size in sizes]),
+            block_map=torch.stack([blocks.block_pid_map[size] for size in sizes]),
+            scatter_to_flat=scatter.dst_indx,
+            scatter_to_sorted=scatter.src_indx,
         )

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from gpucheck.library.adapters.base import Rounding, Routing, TopK
+from gpucheck.library.adapters.base import Rounding, Routing, Schedule, TopK
+from gpucheck.library.adapters.common import bit_matrix
 from gpucheck.library.adapters.matmul_ogs import MatmulOgsAdapter
-from gpucheck.library.adapters.sparse import fused_swiglu, sparse_routing, sparse_topk
+from gpucheck.library.adapters.sparse import (
+    by_expert_id,
+    fused_swiglu,
+    native_topk,
+    ragged_schedule,
+    sparse_routing,
+    sparse_topk,
+)
 
 
 class AdapterV36(MatmulOgsAdapter):
@@ -44,7 +53,7 @@ class AdapterV36(MatmulOgsAdapter):
             self.tensor.convert_layout(scales, scale_layout, **scale_options),
         )
 
-    def routing_arguments(self, routing: Routing) -> tuple[Any, Any, Any]:
+    def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
         module = self.matmul_module
         data = module.RoutingData(
             gate_scal=routing.gates,
@@ -64,4 +73,17 @@ class AdapterV36(MatmulOgsAdapter):
         return sparse_topk(self.topk_module.topk, logits, k)
 
     def route(self, logits: torch.Tensor, k: int) -> Routing:
-        return sparse_routing(self.topk_module.topk, logits, k)
+        sparse = native_topk(self.topk_module.topk, logits, k)
+        return by_expert_id(self._routing(sparse, logits.shape[1]), sparse.indx)
+
+    def routed(self, ids: torch.Tensor, gates: torch.Tensor, experts: int, partial: bool = False) -> Routing:
+        bits = self.tensor.Bitmatrix(bit_matrix(ids, experts), dtype=self.tensor.BIT, shape=[len(ids), experts])
+        sparse = self.tensor.SparseMatrix(indx=ids.to(torch.int16), vals=gates, mask=bits)
+        return replace(self._routing(sparse, experts), partial=partial)
+
+    def _routing(self, sparse: Any, experts: int) -> Routing:
+        routing = sparse_routing(sparse, experts)
+        return replace(routing, native=self.from_tables(routing))
+
+    def schedule(self, routing: Routing) -> Schedule:
+        return ragged_schedule(self.routing_arguments(routing)[0].expt_data, routing)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from gpucheck.checks.experts import BLOCK_SIZES, SCHEDULE, tables, whole
 from gpucheck.library.adapters.base import Adapter, Routing
 from gpucheck.model.errors import Inapplicable
+from gpucheck.worker.arena import Arena, WatchedAllocation
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +68,58 @@ def test_route(adapter: Adapter, tokens: int, experts: int, k: int) -> None:
         assert torch.equal(getattr(routing, name), getattr(expected, name)), name
     assert (routing.experts, routing.per_token) == (experts, k)
     torch.testing.assert_close(routing.gates.double(), gates.flatten()[expected.to_flat.long()], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 8, 2), (37, 12, 4), (70, 40, 1), (90, 6, 2)])
+def test_the_schedule_that_comes_with_a_routing(adapter: Adapter, tokens: int, experts: int, k: int) -> None:
+    logits = torch.randn(tokens, experts)
+    logits[:, 3] += 6
+    logits[:, 5] -= 60
+    routing = adapter.route(logits, k)
+    schedule, expected = adapter.schedule(routing), whole(tables(chosen(logits, k)[0], logits[:, :k], experts))
+    assert schedule.block_sizes == BLOCK_SIZES
+    for name in SCHEDULE:
+        table = getattr(schedule, name)
+        assert table.dtype == torch.int32 and torch.equal(table.long(), expected[name]), name
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize(("tokens", "experts", "k"), [(1, 8, 2), (37, 12, 4), (70, 40, 1)])
+def test_choices_already_made_are_sorted_by_the_library(
+    adapter: Adapter, tokens: int, experts: int, k: int, partial: bool
+) -> None:
+    ids, gates = torch.rand(tokens, experts).topk(k).indices.sort(1).values, torch.rand(tokens, k)
+    if partial:
+        ids[ids > experts // 2] = -1
+    routing = adapter.routed(ids.int(), gates, experts, partial)
+    expected = whole(tables(ids, gates, experts))
+    for name in ("histogram", "to_flat", "to_sorted"):
+        assert torch.equal(getattr(routing, name).long(), expected[name]), name
+    for name in SCHEDULE:
+        assert torch.equal(getattr(adapter.schedule(routing), name).long(), expected[name]), name
+    served = int(routing.histogram.sum())
+    assert torch.equal(routing.gates[:served], gates.flatten()[routing.to_flat[:served].long()])
+    assert (routing.experts, routing.per_token, routing.partial) == (experts, k, partial)
+
+
+@pytest.mark.parametrize("made", ["route", "routed"])
+def test_products_use_the_routing_as_the_library_returned_it(adapter: Adapter, made: str) -> None:
+    """Whoever builds the block map anew does not see that it was changed."""
+    logits, k, experts = torch.randn(20, 5), 2, 5
+    weight = adapter.weight("bf16", torch.randn(experts, 32, 16).bfloat16(), None, "strided", lambda tensor: tensor)
+    x = torch.randn(20, 32).bfloat16()
+    ids, gates = chosen(logits, k)
+    routing = adapter.route(logits, k) if made == "route" else adapter.routed(ids.int(), gates.float(), experts)
+    right = adapter.matmul(x, weight, out_dtype=torch.float32, routing=routing, gather=True)
+    for table in _block_maps(routing.native):
+        table[table == 2] = 3  # the first block of expert 2 becomes one of expert 3
+    with WatchedAllocation(Arena(torch.device("cpu"))):  # what is not written is NaN
+        wrong = adapter.matmul(x, weight, out_dtype=torch.float32, routing=routing, gather=True)
+    rows = torch.repeat_interleave(torch.arange(experts), routing.histogram.long()) == 2
+    assert torch.equal(right[~rows], wrong[~rows]) and bool(wrong[rows].isnan().all())
+
+
+def _block_maps(native: Any) -> list[torch.Tensor]:
+    """The library's own tensors of the block map of each block size."""
+    data = native[0].expt_data if isinstance(native, tuple) else native.metadata
+    return list(data.block_pid_map.values()) if hasattr(data, "block_pid_map") else list(data.block_schedule_data)
