@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
+from gpucheck.library.adapters.base import Routing
 from gpucheck.verify.bounds import Estimate
 
 if TYPE_CHECKING:
-    from gpucheck.library.adapters.base import Adapter, Routing
+    from gpucheck.library.adapters.base import Adapter
 
 Compute = Callable[[int, Estimate], Estimate]
 """What an expert makes of its rows."""
 BLOCK_SIZES = (16, 32, 64, 128, 256) if torch.version.hip else (16, 32, 64, 128)
 """Rows of a block, of those that the library schedules routed products by."""
+TABLES = ("histogram", "to_flat", "to_sorted", "gates")
+"""The tensors of a :class:`Routing`."""
 SCHEDULE = ("rows", "row_offsets", "block_offsets", "block_map", "scatter_to_flat", "scatter_to_sorted")
 """The tables of a :class:`gpucheck.library.adapters.base.Schedule`."""
 
@@ -64,12 +68,27 @@ def choices(ids: Tensor, gates: Tensor, experts: int) -> dict[str, Tensor]:
     return {**tables(ids, gates, experts), **given}
 
 
-def routing(inputs: dict[str, Tensor], library: Adapter, experts: int, partial: bool = False) -> Callable[[], Routing]:
-    """Gives the library's own :class:`Routing` of inputs that hold :func:`choices`; it is made by the first call.
+def routing(
+    inputs: dict[str, Tensor], library: Adapter, experts: int, sort: str, partial: bool = False
+) -> Callable[[], Routing]:
+    """Gives the :class:`Routing` of inputs that hold :func:`choices`, with the library's own objects.
 
-    So its kernels run as the others of a launch do: in watched memory, and once for all that is timed.
+    The first call makes it. So the library's kernels run as the others of a launch do: in watched memory, and once
+    for all that is timed.
+
+    Args:
+        sort: ``given``: the tables are, and the library makes its block map of them; ``library``: it makes all.
+        partial: another rank holds some of the experts.
     """
-    return cache(lambda: library.routed(inputs["ids"], inputs["id_gates"], experts, partial))
+
+    def make() -> Routing:
+        if sort == "library":
+            return library.routed(inputs["ids"], inputs["id_gates"], experts, partial)
+        histogram, to_flat, to_sorted, gates = (inputs[name] for name in TABLES)
+        given = Routing(histogram, to_flat, to_sorted, gates, experts, inputs["ids"].shape[1], partial)
+        return replace(given, native=library.from_tables(given))
+
+    return cache(make)
 
 
 def whole(tables: dict[str, Tensor]) -> dict[str, Tensor]:

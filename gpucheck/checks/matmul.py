@@ -51,6 +51,13 @@ class Matmul(Check):
             Param("experts", 0, "experts of a routed case", label="e"),
             Param("top_k", 0, "experts per token", label="top"),
             Param("load", "random", "how tokens spread over experts", ("random", "skewed", "one"), label="load-"),
+            Param(
+                "sort",
+                "given",
+                "who sorts rows by expert",
+                ("given", "library"),
+                label="sort-",
+            ),
             Param("gather", False, "activations are token rows, picked by the routing"),
             Param("scatter", False, "results return to token order, summed over the experts of a token"),
             Param("gammas", False, "each row is multiplied by its gate"),
@@ -206,7 +213,7 @@ class Matmul(Check):
         )
         routing = None
         if case["mode"] == "routed":
-            routing = experts.routing(inputs, runtime.library, case["experts"])
+            routing = experts.routing(inputs, runtime.library, case["experts"], case["sort"])
         return {"weight": weight, "routing": routing, **inputs}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:

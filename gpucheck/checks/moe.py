@@ -100,7 +100,11 @@ class Moe(Check):
             )
             for name in ("w1", "w2")
         ]
-        return {"weights": weights, "routing": experts.routing(inputs, runtime.library, case["experts"]), **inputs}
+        return {
+            "weights": weights,
+            "routing": experts.routing(inputs, runtime.library, case["experts"], "library"),
+            **inputs,
+        }
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch

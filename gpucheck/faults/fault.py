@@ -41,6 +41,7 @@ class Edit:
     file: str  # relative to the library's package, or OWN_KERNEL
     anchor: str  # text that occurs exactly once
     text: str  # what takes its place; ``{anchor}`` stands for the anchor
+    elsewhere: Edit | None = None  # the same fault, in copies of the library without this file
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ class Garden:
             _copy(self.library, own)
             for item in items:
                 if isinstance(item.fault.plant, Edit):
-                    _edit(own / item.fault.plant.file, item.fault.plant)
+                    edit = _fitting(item.fault.plant, own)
+                    _edit(own / edit.file, edit)
             if hooks := _hooks(items):
                 _append(own / HOOKED, WRAPPER.format(plants=hooks))
         _append(package / "__init__.py", CHOOSER.format(ranks={str(rank) for rank in by_rank}))
@@ -134,6 +135,7 @@ def reason_against(fault: Fault, library: Path) -> str:
         return f"this copy of the library has no {HOOKED}"
     if not isinstance(plant, Edit):
         return ""
+    plant = _fitting(plant, library)
     path = _own_kernel() if plant.file == OWN_KERNEL else library / plant.file
     if not path.is_file():
         return f"this copy of the library has no {plant.file}"
@@ -166,6 +168,13 @@ def _own_kernel() -> Path:
 
 def _copy(package: Path, to: Path) -> None:
     shutil.copytree(package, to, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _fitting(edit: Edit, library: Path) -> Edit:
+    """The edit that is made for this copy of the library."""
+    while edit.elsewhere and not (library / edit.file).is_file():
+        edit = edit.elsewhere
+    return edit
 
 
 def _edit(path: Path, edit: Edit) -> None:

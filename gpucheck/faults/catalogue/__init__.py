@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpucheck.faults.catalogue import calls, kernels, machine, operands
+from gpucheck.faults.catalogue import calls, kernels, machine, operands, routing
 from gpucheck.faults.fault import Fault
 from gpucheck.model.errors import UsageError
 
-FAULTS: tuple[Fault, ...] = (*machine.FAULTS, *kernels.FAULTS, *operands.FAULTS, *calls.FAULTS)
+FAULTS: tuple[Fault, ...] = (
+    *machine.FAULTS,
+    *kernels.FAULTS,
+    *operands.FAULTS,
+    *routing.FAULTS,
+    *calls.FAULTS,
+)
 
 
 def choose(names: Sequence[str]) -> tuple[Fault, ...]:

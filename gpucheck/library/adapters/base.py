@@ -168,6 +168,14 @@ class Adapter(ABC):
         """
 
     @abstractmethod
+    def from_tables(self, routing: Routing) -> Any:
+        """The library's objects for the tables of a routing, whose block map its own kernels make."""
+
+    def native(self, routing: Routing) -> Any:
+        """The library's objects that came with a routing; without any, new ones at each call."""
+        return self.from_tables(routing) if routing.native is None else routing.native
+
+    @abstractmethod
     def schedule(self, routing: Routing) -> Schedule:
         """What the products read of a routing beside its tables."""
 

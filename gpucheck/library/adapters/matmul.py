@@ -148,7 +148,7 @@ class MatmulAdapter(Adapter):
     def _indices(self, routing: Routing | None, gather: bool, scatter: bool) -> dict[str, Any]:
         if routing is None:
             return {}
-        indices = self._native(routing)
+        indices = self.native(routing)
         return {
             "a_ragged_metadata": indices.metadata,
             "gather_indx": indices.token if gather else None,
@@ -160,16 +160,13 @@ class MatmulAdapter(Adapter):
         k = routing.per_token
         if k == 1 and not routing.partial:
             return rows
-        present = (self._native(routing).row != -1).view(-1, k, 1) if routing.partial else None
+        present = (self.native(routing).row != -1).view(-1, k, 1) if routing.partial else None
         each = rows.view(-1, k, rows.shape[-1])
         mask = None if present is None else present.expand_as(each)
         summed: torch.Tensor = self.reduce_module.reduce(each, dim=1, mask=mask)[0]
         return summed
 
-    def _native(self, routing: Routing) -> Indices:
-        return self._from_tables(routing) if routing.native is None else routing.native
-
-    def _from_tables(self, routing: Routing) -> Indices:
+    def from_tables(self, routing: Routing) -> Indices:
         flat = routing.to_flat
         metadata = self.tensor.make_ragged_tensor_metadata(routing.histogram, flat.numel())
         token = torch.div(flat, routing.per_token, rounding_mode="floor")
@@ -230,10 +227,10 @@ class MatmulAdapter(Adapter):
 
     def _routing(self, sparse: Any, experts: int) -> Routing:
         routing = sparse_routing(sparse, experts)
-        return replace(routing, native=self._from_tables(routing))
+        return replace(routing, native=self.from_tables(routing))
 
     def schedule(self, routing: Routing) -> Schedule:
-        return ragged_schedule(self._native(routing).metadata, routing)
+        return ragged_schedule(self.native(routing).metadata, routing)
 
     def swiglu(self, x: torch.Tensor, alpha: float, limit: float) -> torch.Tensor:
         module = self.swiglu_module

@@ -42,14 +42,6 @@ class MatmulOgsAdapter(Adapter):
         self.swiglu_module: Any = import_module("triton_kernels.swiglu")
 
     @abstractmethod
-    def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
-        """The library's routing data, gather and scatter index objects for the plain tables of ``routing``."""
-
-    def routing_arguments(self, routing: Routing) -> tuple[Any, Any, Any]:
-        """The library's routing data, gather and scatter index objects: its own, where it made the routing."""
-        return self.from_tables(routing) if routing.native is None else routing.native
-
-    @abstractmethod
     def fused_swiglu(self, alpha: float, limit: float) -> Any:
         """The library's fused activation."""
 
@@ -121,7 +113,7 @@ class MatmulOgsAdapter(Adapter):
         self._require_supported(x, weight, config, routing is not None, gammas is not None, swiglu is not None)
         routing_data = gather_index = scatter_index = None
         if routing is not None:
-            routing_data, gather_index, scatter_index = self.routing_arguments(routing)
+            routing_data, gather_index, scatter_index = self.native(routing)
         if bias is not None and bias.ndim == 1 and weight.operand.ndim == 3:
             bias = bias.expand(weight.operand.shape[0], -1)
         with kernel_choice(self.opt_flags, self.constraints(config, x), lambda: self.opt_flags._opt_flags_constraints):

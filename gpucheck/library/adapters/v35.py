@@ -38,6 +38,7 @@ class AdapterV35(MatmulOgsAdapter):
         self.topk_module: Any = import_module("triton_kernels.topk")
 
     def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
+        """Routing data, gather and scatter index objects."""
         module = self.routing_module
         blocks = module.compute_expt_data(routing.histogram, routing.experts, routing.to_flat.numel())
         data = module.RoutingData(routing.gates, routing.histogram, routing.experts, routing.per_token, blocks)
@@ -79,7 +80,7 @@ class AdapterV35(MatmulOgsAdapter):
         return Routing(*tables, experts=data.n_expts_tot, per_token=k, partial=partial, native=native)
 
     def schedule(self, routing: Routing) -> Schedule:
-        data, _, scatter = self.routing_arguments(routing)
+        data, _, scatter = self.native(routing)
         blocks = data.expt_data
         sizes = tuple(sorted(blocks.block_pid_map))
         return Schedule(

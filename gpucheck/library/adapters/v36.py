@@ -54,6 +54,7 @@ class AdapterV36(MatmulOgsAdapter):
         )
 
     def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
+        """Routing data, gather and scatter index objects."""
         module = self.matmul_module
         data = module.RoutingData(
             gate_scal=routing.gates,
@@ -86,4 +87,4 @@ class AdapterV36(MatmulOgsAdapter):
         return replace(routing, native=self.from_tables(routing))
 
     def schedule(self, routing: Routing) -> Schedule:
-        return ragged_schedule(self.routing_arguments(routing)[0].expt_data, routing)
+        return ragged_schedule(self.native(routing)[0].expt_data, routing)

@@ -46,7 +46,7 @@ def test_index_objects_are_not_swapped(adapter: Adapter) -> None:
     to_sorted = torch.argsort(to_flat.long()).int()
     assert not torch.equal(to_flat, to_sorted)
     routing = Routing(torch.tensor([1, 3, 2], dtype=torch.int32), to_flat, to_sorted, torch.ones(6), 3, 2)
-    data, gather, scatter = adapter.routing_arguments(routing)  # type: ignore[attr-defined]
+    data, gather, scatter = adapter.from_tables(routing)
     assert torch.equal(gather.src_indx, to_flat) and torch.equal(gather.dst_indx, to_sorted)
     assert torch.equal(scatter.src_indx, to_sorted) and torch.equal(scatter.dst_indx, to_flat)
     assert data.expt_data.slice_offs.tolist() == [0, 1, 4, 6]
