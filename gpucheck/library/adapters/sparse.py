@@ -85,8 +85,8 @@ def ragged_schedule(metadata: Any, routing: Routing) -> Schedule:
         rows=metadata.slice_sizes,
         row_offsets=metadata.slice_offs,
         block_sizes=tuple(metadata.block_sizes()),
-        block_offsets=metadata.block_offs_data,
-        block_map=metadata.block_schedule_data,
+        block_offsets=metadata.block_offs_data.contiguous(),
+        block_map=metadata.block_schedule_data.contiguous(),
         scatter_to_flat=routing.to_flat,
         scatter_to_sorted=routing.to_sorted,
     )
