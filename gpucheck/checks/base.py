@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.model.case import Case, CheckSpec, Scalar
-from gpucheck.model.record import Cost
+from gpucheck.model.record import Cost, NeededLaunches
 
 if TYPE_CHECKING:
     import torch
@@ -114,6 +114,11 @@ class Check(ABC):
     @abstractmethod
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         """Names of the Triton kernels of which at least one must be launched; none launched is a silent fallback."""
+
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        """How many launches of which kernels a call needs at least, and the configuration that the case asks for."""
+        kernels = self.kernels(case, runtime)
+        return (NeededLaunches(kernels),) if kernels else ()
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
         """What one call has to do at least; None where nobody has worked it out. ``inputs`` are on the CPU."""

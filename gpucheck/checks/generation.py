@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpucheck.model.record import Mismatch
+
+
+PRODUCTS = 5  # of a layer: qkv, attention out, router, experts up and down
 
 
 class Generation(Check):
@@ -107,6 +111,19 @@ class Generation(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
+
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        """Of a step: five products, one choice of experts and one attention a layer, and the product of the logits."""
+        from gpucheck.library.adapters.base import KernelConfig
+
+        kernels, steps, layers = runtime.library.kernels, case["tokens"], case["layers"]
+        sums = steps * layers if case["top_k"] > 1 else 0
+        return (
+            *runtime.library.products(KernelConfig(), steps * (PRODUCTS * layers + 1), sums=sums),
+            NeededLaunches(kernels["topk"], steps * layers),
+            NeededLaunches(kernels["route"], steps * layers),
+            NeededLaunches(("_flash_attention_forward",), steps * layers),
+        )
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks.decoder.shape import OUTPUTS, axes_of

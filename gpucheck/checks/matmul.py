@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
-from gpucheck.model.record import Cost
+from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -239,6 +239,11 @@ class Matmul(Check):
         if not (case["m"] and case["n"] and case["k"]):
             return ()
         return runtime.library.kernels["matmul"]
+
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        if not self.kernels(case, runtime):
+            return ()
+        return runtime.library.products(_config(case), sums=int(case["scatter"] and case["top_k"] > 1))
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
         from gpucheck.checks import cost

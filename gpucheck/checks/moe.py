@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.matmul import SWIGLU
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.record import Cost
+from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from gpucheck.library.adapters.base import KernelConfig
 
 
 class Moe(Check):
@@ -109,9 +111,7 @@ class Moe(Check):
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.library.adapters.base import KernelConfig
-
-        config = KernelConfig(split_k=1)  # split sums would leave rows unrounded, which the reference must know
+        config = _config()
         first, second = prepared["weights"]
         routing = prepared["routing"]()
         inner = runtime.library.matmul(
@@ -139,6 +139,10 @@ class Moe(Check):
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
 
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        """Two products, of which the second adds up the rows of a token."""
+        return runtime.library.products(_config(), 2, sums=int(case["top_k"] > 1))
+
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
         from gpucheck.checks import cost
 
@@ -154,3 +158,9 @@ class Moe(Check):
 
         owners = experts.by_token(experts.owners(inputs), inputs, case["top_k"])[..., 0]
         return {"y": Axes(("token", "column"), (128, 128), {"expert": owners})}
+
+
+def _config() -> KernelConfig:
+    from gpucheck.library.adapters.base import KernelConfig
+
+    return KernelConfig(split_k=1)  # split sums would leave rows unrounded, which the reference must know

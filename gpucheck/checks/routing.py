@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.record import Cost
+from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -122,6 +122,10 @@ class Routing(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["route"]
+
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        kernels = runtime.library.kernels
+        return (NeededLaunches(kernels["topk"]), NeededLaunches(kernels["route"]))
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
         from gpucheck.checks import cost

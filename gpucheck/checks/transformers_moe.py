@@ -16,6 +16,7 @@ from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.matmul import SWIGLU
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.record import NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -124,6 +125,10 @@ class TransformersMoe(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
+
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        """Both products; which kernels choose the experts and add up rows is transformers' own affair."""
+        return (NeededLaunches(self.kernels(case, runtime), 2),)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks.routing import reference_topk

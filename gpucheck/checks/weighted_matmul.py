@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.checks.base import OPERANDS, Check, Runtime
 from gpucheck.checks.softmax import block_shape, make_logits, parts
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class WeightedMatmul(Check):
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return ("_weighted_matmul",)
+
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        return (NeededLaunches(("_row_softmax",)), NeededLaunches(("_weighted_matmul",)))
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         softmax_tile = block_shape(case["batch"] * case["m"], case["k"])

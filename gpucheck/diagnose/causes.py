@@ -17,6 +17,7 @@ SUSPECT_GPU = "suspect GPU"
 RACE = "race or uninitialised read"
 OUTSIDE = "access outside of tensors"
 FALLBACK = "fallback"
+OTHER_CONFIGURATION = "not the configuration asked for"
 NOT_FROM_INPUTS = "answer not from its inputs"
 CHANGES_INPUTS = "changes its inputs"
 ALIASED = "output in the memory of an input"
@@ -146,10 +147,20 @@ CAUSES: dict[str, Cause] = {
         mend="Mask the load or store, or pad the named tensor to whole tiles.",
     ),
     FALLBACK: Cause(
-        means="The call was answered without the kernel under test, usually by plain torch code.",
-        shows="Right numbers, and no launch of the kernel, or the same numbers when it does nothing.",
+        means="The call, or a part of it, was answered without the kernel under test, usually by plain torch code.",
+        shows="Right numbers, and no launch of the kernel, fewer launches than the call needs (two for the products of "
+        "an expert block, one for each layer and step of a decoding), or the same numbers when it does nothing.",
         confirm="The finding lists what was launched.",
         mend="Look for a swallowed import error or a capability check that turns the kernel off; log it loudly.",
+    ),
+    OTHER_CONFIGURATION: Cause(
+        means="The case asks for a configuration of the kernel (split-k, the persistent kernel, rows of a tile, parts "
+        "of the epilogue, pipeline stages), and the library launched another one without saying that it cannot.",
+        shows="Right numbers from other code than the case is there to test.",
+        confirm="The finding names what was asked for and what was launched; each launch of a record has its "
+        "configuration.",
+        mend="Make the library take the constraint or raise InapplicableConstraint; look at who overwrites its "
+        "options between the choice and the launch.",
     ),
     NOT_FROM_INPUTS: Cause(
         means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or that it "

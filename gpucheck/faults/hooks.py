@@ -161,6 +161,31 @@ def reuse_output(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     return kept.copy_(y)
 
 
+def second_in_torch(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """The second product of an expert block, with its gates and the sum over a token's rows, in plain torch."""
+    routing, rows = call.options["routing_data"], call.options["scatter_indx"].src_indx.long()
+    ends = routing.expt_hist.cumsum(0).tolist()
+    parts = [call.x[end - count : end] for end, count in zip(ends, routing.expt_hist.tolist(), strict=True)]
+    assert call.bias is not None
+    y = torch.cat([part.float() @ w.float() + b for part, w, b in zip(parts, call.w, call.bias, strict=True)])
+    y = (y * call.options["gammas"][:, None]).to(call.precision.out_dtype)
+    return y[rows].view(-1, routing.n_expts_act, y.shape[-1]).float().sum(1).to(y.dtype)
+
+
+def ignore_configuration(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Whatever the caller asked for is overwritten."""
+    from triton_kernels.matmul_ogs_details import opt_flags
+
+    opt_flags.update_opt_flags_constraints({"split_k": 1, "block_m": 32})  # the adapter restores what was there
+    return call()
+
+
+def wrong_later(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Right in the first two calls and wrong from then on."""
+    y = call()
+    return y if next(memory.setdefault("calls", itertools.count())) < 2 else _with_bit(y, 14)
+
+
 def write_input(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     y = call()
     call.x[0, 0] = 0

@@ -21,9 +21,9 @@ def install() -> None:
 def _report_warps(cuda: Any) -> None:
     warps = DEFAULT_WARPS
 
-    def observe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def observe(name: str, arguments: dict[str, Any]) -> None:
         nonlocal warps
-        warps = kwargs.get("num_warps", DEFAULT_WARPS)
+        warps = arguments.get("num_warps", DEFAULT_WARPS)
 
     launch.observers.append(observe)
     cuda.num_warps = lambda: warps

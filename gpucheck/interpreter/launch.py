@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-Observer = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
-"""Called before a launch with the kernel's name as written in its source, its positional and its keyword arguments."""
+Observer = Callable[[str, dict[str, Any]], None]
+"""Called before a launch with the kernel's name as written in its source and its arguments by the parameters' names."""
 
 observers: list[Observer] = []
 finished: list[Callable[[], None]] = []  # called after a launch
@@ -44,8 +44,9 @@ def install() -> None:
         args = tuple(map(unwrap, args))
         kwargs = {name: unwrap(value) for name, value in kwargs.items()}
         with _one_at_a_time:
+            named = {**dict(zip(kernel.arg_names, args, strict=False)), **kwargs}
             for observer in observers:
-                observer(kernel.__name__, args, kwargs)
+                observer(kernel.__name__, named)
             launch = executor(kernel.rewrite(), kernel.arg_names, grid)
             with np.errstate(all="ignore"):
                 launch(*args, **kwargs)

@@ -137,6 +137,7 @@ class Launch:
     refused: str = ""  # what Triton raised instead of launching
     tried: int = 0  # configurations that its autotuner tried on the tensors of the case; 0: none was left to choose
     large: list[LargeTensor] = field(default_factory=list)  # arguments beyond what 32 bits can address
+    configuration: dict[str, int] = field(default_factory=dict)  # SPLIT_K, BLOCK_M, num_stages, ... -> its value
 
     def __post_init__(self) -> None:
         if any(isinstance(item, dict) for item in self.large):  # as read from a record line
@@ -149,6 +150,16 @@ class Launch:
         if self.device is None:
             return []
         return [name for name in self.argument_devices if name.startswith("cuda") and name != f"cuda:{self.device}"]
+
+
+@dataclass(frozen=True)
+class NeededLaunches:
+    """Launches that a call cannot do without."""
+
+    kernels: tuple[str, ...]  # any of them counts
+    count: int = 1  # of a call, at least
+    asked: dict[str, int] = field(default_factory=dict)  # configuration that the case asks for, of each such launch
+    variants: tuple[str, ...] = ()  # those of the kernels that the case asks for; (): any
 
 
 @dataclass(frozen=True)

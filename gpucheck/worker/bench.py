@@ -262,7 +262,10 @@ class Bench:
                 for number in range(1, conditions.concurrency):
                     prepared.append(self._other(work) if number % 2 else check.prepare(case, placed, runtime))
                 before = self._other(work) if self.behind else None
-                reply.expected_kernels = check.kernels(case, runtime)
+                reply.expected_kernels, reply.needed = (
+                    check.kernels(case, runtime),
+                    check.needed_launches(case, runtime),
+                )
             if watched:
                 watch.hand_in(placed)
                 for each in prepared:
@@ -285,6 +288,7 @@ class Bench:
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.arena.broken_guards()
+        reply.calls += watch.calls
         if watched:
             with timed(reply, "conduct"):
                 self._side_effects(work, prepared[0], inputs, reply)

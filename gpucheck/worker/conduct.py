@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpucheck.checks.base import ANY_KERNEL
-from gpucheck.model.record import Launch, Violation
+from gpucheck.model.record import Launch, NeededLaunches, Violation
 from gpucheck.worker.passes import depends_on_fill, how_calls_differ
 
 if TYPE_CHECKING:
@@ -17,18 +17,60 @@ def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]
     found = [Violation("guard", line) for line in dict.fromkeys(reply.guards)]
     found += _differences(reply)
     found += [Violation(kind, detail) for kind, detail in dict.fromkeys(reply.blamed)]
-    wanted = reply.expected_kernels
-    if ANY_KERNEL in wanted and not launches:
-        found.append(Violation("fallback", "no Triton kernel was launched"))
-    elif wanted and ANY_KERNEL not in wanted and not any(launch.kernel in wanted for launch in launches):
-        seen = ", ".join(sorted({launch.kernel for launch in launches})) or "none"
-        found.append(Violation("fallback", f"none of {', '.join(wanted)} was launched; launched: {seen}"))
+    for needed in reply.needed:
+        found += _missing(needed, max(1, reply.calls), launches)
+        otherwise = _otherwise(needed, launches)
+        found += otherwise
+        if otherwise:  # what further launches are needed follows from the configuration
+            break
     for launch in launches:
         if launch.away:
             where = f" ({launch.source})" if launch.source else ""
             words = f"{launch.kernel} launched on cuda:{launch.device}, its tensors on {', '.join(launch.away)}{where}"
             found.append(Violation("device", words))
     return found
+
+
+def _missing(needed: NeededLaunches, calls: int, launches: list[Launch]) -> list[Violation]:
+    """That kernels under test were launched never, or less often than the calls need."""
+    made = [launch for launch in launches if _counts(launch, needed)]
+    if not made and ANY_KERNEL in needed.kernels:
+        return [Violation("fallback", "no Triton kernel was launched")]
+    if not made:
+        seen = ", ".join(sorted({launch.kernel for launch in launches})) or "none"
+        return [Violation("fallback", f"none of {', '.join(needed.kernels)} was launched; launched: {seen}")]
+    count = sum(launch.count for launch in made)
+    if count >= needed.count * calls:
+        return []
+    words = f"{' or '.join(needed.kernels)} launched {_times(count)} in {_calls(calls)}, {needed.count * calls} needed"
+    return [Violation("launches", f"{words}: something else did the rest")]
+
+
+def _otherwise(needed: NeededLaunches, launches: list[Launch]) -> list[Violation]:
+    """That kernels were launched in another configuration than the case asks for."""
+    found = []
+    for launch in launches:
+        if not _counts(launch, needed):
+            continue
+        if needed.variants and launch.kernel not in needed.variants:
+            found.append(f"asked for {' or '.join(needed.variants)}, launched {launch.kernel}")
+        for name, asked in needed.asked.items():
+            used = launch.configuration.get(name, asked)  # what a launch does not show is not held against it
+            if used != asked:
+                found.append(f"{launch.kernel}: asked for {name} {asked}, launched with {used}")
+    return [Violation("configuration", words) for words in dict.fromkeys(found)]
+
+
+def _counts(launch: Launch, needed: NeededLaunches) -> bool:
+    return not launch.refused and (launch.kernel in needed.kernels or ANY_KERNEL in needed.kernels)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _calls(count: int) -> str:
+    return "a call" if count == 1 else f"{count} calls"
 
 
 def _differences(reply: Reply) -> list[Violation]:

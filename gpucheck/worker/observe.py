@@ -21,6 +21,7 @@ from gpucheck.model.record import LargeTensor, Launch
 from gpucheck.worker import driver
 from gpucheck.worker.journal import Journal
 
+LAUNCH_OPTIONS = ("num_warps", "num_stages")
 LARGEST = 2**31 - 1  # what a signed offset of 32 bits reaches, in elements or bytes
 
 Key = tuple[Any, ...]
@@ -107,11 +108,11 @@ class Observer:
         """Observes launches that Triton's interpreter runs."""
         from gpucheck.interpreter.launch import finished, observers
 
-        def observe(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def observe(name: str, arguments: dict[str, Any]) -> None:
             self._begin(name)
-            devices = _devices((*args, *kwargs.values()))
+            devices, configured = _devices(tuple(arguments.values())), configuration((), (), arguments)
             self.add(
-                (name, *devices),
+                (name, *devices, *configured.items()),
                 lambda: Launch(
                     kernel=name,
                     count=1,
@@ -124,7 +125,8 @@ class Observer:
                     warps=0,
                     grid=[],
                     source=self.source(),
-                    large=large_tensors((), args, kwargs),
+                    large=large_tensors((), (), arguments),
+                    configuration=configured,
                 ),
             )
 
@@ -194,6 +196,7 @@ class Observer:
         key = (id(function), getattr(compiled, "hash", ""), device, stream, refused, *devices, *blocks)
 
         def describe() -> Launch:
+            names = getattr(function, "arg_names", ())
             metadata = getattr(compiled, "metadata", None)
             target = getattr(metadata, "target", None)
             return Launch(
@@ -210,7 +213,8 @@ class Observer:
                 source=self.source(),
                 context=driver.context_device(),
                 refused=refused.partition("\n")[0],
-                large=large_tensors(getattr(function, "arg_names", ()), args, kwargs),
+                large=large_tensors(names, args, kwargs),
+                configuration=configuration(names, args, kwargs),
             )
 
         self.add(key, describe)
@@ -265,6 +269,20 @@ def large_tensors(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str
             shape, stride = list(tensor.shape), list(tensor.stride())
             found.append(LargeTensor(name, dtype, tensor.element_size(), shape, stride))
     return found
+
+
+def configuration(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """What a launch says of how to compute: its integer arguments in capital letters, its warps and stages.
+
+    Args:
+        names: of the kernel's parameters, as far as they are known.
+    """
+    named = {**dict(zip(names, args, strict=False)), **kwargs}
+    return {
+        name: value
+        for name, value in named.items()
+        if (name.isupper() or name in LAUNCH_OPTIONS) and type(value) is int
+    }
 
 
 def _tensor(argument: Any) -> torch.Tensor | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.record import Ceilings, Cost
+from gpucheck.model.record import Ceilings, Cost, NeededLaunches
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 
@@ -125,6 +125,8 @@ class Reply:
     speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
+    needed: tuple[NeededLaunches, ...] = ()  # launches of each call
+    calls: int = 0  # that were made
     launches: list[dict[str, Any]] = field(default_factory=list)
     launched: int = 0  # launches of a single call, replays of CUDA graphs included
     stream: int | None = None  # of the inputs and the consumer on their device
@@ -152,7 +154,7 @@ class _OfReplies(pickle.Unpickler):
     """Makes replies and what they hold, and nothing else: code under test has the connection at hand too."""
 
     ALLOWED: ClassVar[dict[tuple[str, str], type]] = {
-        (kind.__module__, kind.__qualname__): kind for kind in (Reply, Cost, Ceilings)
+        (kind.__module__, kind.__qualname__): kind for kind in (Reply, Cost, Ceilings, NeededLaunches)
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -85,7 +85,8 @@ class CallWatch:
             cases in which their order is held back.
         """
         self.device, self.returned_before = device, list(earlier)
-        self.returned: list[Tensor] = []  # by calls that were watched
+        self.returned: list[Tensor] = []  # by the calls of this pass
+        self.calls = 0
         self._one_by_one = one_by_one
         self._within: list[Tensor] = []  # what calls of the library returned within the call under way
         self._given: list[Any] = []
@@ -143,6 +144,7 @@ class CallWatch:
     def outputs(self, outputs: Mapping[str, Tensor]) -> None:
         """Looks at where the outputs of a call lie, and keeps them alive so that no other gets their memory."""
         with self._lock:
+            self.calls += 1
             earlier = [*self.returned_before, *self.returned]
             for name, output in outputs.items():
                 self._seen += self._of_output(name, output, THE_CALL, self._held, earlier)

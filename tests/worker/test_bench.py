@@ -16,7 +16,7 @@ from gpucheck import checks  # noqa: E402
 from gpucheck.checks.base import OUTPUTS, Allowed, Check, leave_outputs  # noqa: E402
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.record import Launch  # noqa: E402
+from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
 from gpucheck.worker import order  # noqa: E402
 from gpucheck.worker.arena import Arena  # noqa: E402
 from gpucheck.worker.bench import Bench, Library  # noqa: E402
@@ -35,7 +35,7 @@ class Kernel:
     """A check whose kernel copies its input; subclasses do it wrong."""
 
     late_inputs = ("x", "absent")
-    operands, allowed = Check.operands, Check.allowed
+    operands, allowed, needed_launches = Check.operands, Check.allowed, Check.needed_launches
 
     def __init__(self) -> None:
         self.launches = 0
@@ -228,6 +228,14 @@ def test_a_check_looks_once_at_more_than_numbers_and_its_launches_for_that_do_no
     assert reply.message == "look here" and reply.status == "ran"
     run(check, concurrency=2)
     assert len(check.looked) == 1, "not where several threads launch at once"
+
+
+def test_calls_are_counted_with_their_rehearsals_and_needs(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "hold_back", lambda inputs, device: lambda: None)
+    for conditions, calls in (({}, 2), ({"late": True}, 4), ({"consumer": "delayed"}, 4), ({"concurrency": 3}, 6)):
+        check = Kernel()
+        reply, _ = run(check, **conditions)
+        assert reply.calls == check.launches == calls and reply.needed == (NeededLaunches(("copy",)),)
 
 
 class Damaging(Kernel):

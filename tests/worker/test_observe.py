@@ -158,6 +158,16 @@ def test_a_launch_is_described_with_its_place_in_the_source(observer: Observer, 
     assert gpu.asked == [0], "a stream of the current device, asked for without making one current"
 
 
+def test_a_launch_tells_its_configuration(observer: Observer, gpu: Gpu) -> None:
+    from triton.runtime.jit import JITFunction
+
+    named = SimpleNamespace(fn=SimpleNamespace(__name__="k"), arg_names=["x", "n", "BLOCK_M", "EVEN_K", "LAYOUT"])
+    arguments = (torch.empty(2), 7, 16, True, "HOPPER")
+    JITFunction.run(named, *arguments, grid=(1,), warmup=False, SPLIT_K=4, num_warps=8, num_stages=3, scale=2)
+    (seen,) = observer.take()
+    assert seen.configuration == {"BLOCK_M": 16, "SPLIT_K": 4, "num_warps": 8, "num_stages": 3}
+
+
 def test_a_warm_up_is_no_launch(observer: Observer) -> None:
     run(warmup=True)
     assert observer.take() == []

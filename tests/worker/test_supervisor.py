@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,9 +20,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
+from gpucheck.checks.base import ANY_KERNEL  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan, Step  # noqa: E402
-from gpucheck.model.record import Ceilings, Cost, Launch  # noqa: E402
+from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches  # noqa: E402
 from gpucheck.worker import child as child_module  # noqa: E402
 from gpucheck.worker import processes, supervisor  # noqa: E402
 from gpucheck.worker.conduct import observed_violations  # noqa: E402
@@ -94,7 +95,7 @@ def right(request: Request) -> Reply:
     inputs = torch.load(request.inputs, weights_only=True)
     expected = checks.load(request.case.check).reference(request.case, inputs)
     torch.save({name: item.estimate.value.to(item.dtype) for name, item in expected.items()}, request.outputs[0])
-    return ran(["d", "d"], expected_kernels=("_matmul_ogs",), launches=[LAUNCH], device="cpu")
+    return ran(["d", "d"], needed=(NeededLaunches(("_matmul_ogs",)),), launches=[LAUNCH], device="cpu")
 
 
 def ran(digests: list[str], **changes: Any) -> Reply:
@@ -166,7 +167,7 @@ def test_right_outputs_pass_in_one_child(supervise: Any) -> None:
         assert result["rank"] == 1
         assert result["inputs"]
         assert result["digests"].keys() == result["tiles"].keys() == {"y"}
-        assert result["launches"] == [LAUNCH]
+        assert result["launches"] == [asdict(Launch(**LAUNCH))]
 
 
 def test_what_a_call_took_is_part_of_the_record(supervise: Any) -> None:
@@ -505,7 +506,7 @@ def kinds(reply: Reply, launches: list[Launch]) -> list[str]:
 
 
 def test_no_violation() -> None:
-    clean = ran(["a", "a"], expected_kernels=("_matmul_ogs", "_p_matmul_ogs"))
+    clean = ran(["a", "a"], needed=(NeededLaunches(("_matmul_ogs", "_p_matmul_ogs")),))
     assert kinds(clean, [launched()]) == []
     assert kinds(clean, [launched(device=1, argument_devices=["cuda:1"])]) == []
     assert kinds(clean, [launched(device=1, argument_devices=[])]) == []
@@ -538,9 +539,39 @@ def test_broken_guards_are_told_once() -> None:
     ("launches", "seen"), [([], "launched: none"), ([launched(kernel="other")], "launched: other")]
 )
 def test_kernel_that_was_not_launched(launches: list[Launch], seen: str) -> None:
-    (violation,) = observed_violations(ran(["a"], expected_kernels=("_matmul_ogs",)), launches)
+    (violation,) = observed_violations(ran(["a"], needed=(NeededLaunches(("_matmul_ogs",)),)), launches)
     assert violation.kind == "fallback"
     assert violation.detail.endswith(seen)
+
+
+def test_kernel_that_was_launched_less_often_than_the_calls_need() -> None:
+    twice = NeededLaunches(("_matmul_ogs", "_p_matmul_ogs"), 2)
+    half = [launched(count=1), launched(kernel="_p_matmul_ogs", count=1), launched(kernel="other", count=9)]
+    (violation,) = observed_violations(ran(["a", "a"], needed=(twice,), calls=2), half)
+    assert violation.kind == "launches"
+    assert violation.detail.startswith("_matmul_ogs or _p_matmul_ogs launched 2 times in 2 calls, 4 needed")
+    assert kinds(ran(["a", "a"], needed=(twice,), calls=2), [launched(count=4)]) == []
+    refused = [launched(count=3), launched(count=1, refused="ValueError: no")]
+    assert kinds(ran(["a", "a"], needed=(twice,), calls=2), refused) == ["launches"], "what Triton refused ran not"
+    any_one = NeededLaunches((ANY_KERNEL,))
+    assert kinds(ran(["a", "a"], needed=(any_one,), calls=2), [launched(kernel="other", count=2)]) == []
+    assert kinds(ran(["a", "a"], needed=(any_one,), calls=2), []) == ["fallback"]
+
+
+def test_configuration_that_is_another_one_than_asked_for() -> None:
+    asked = NeededLaunches(("_matmul_ogs", "_p_matmul_ogs"), 1, {"SPLIT_K": 4, "BLOCK_M": 16}, ("_p_matmul_ogs",))
+    further = NeededLaunches(("_reduce",))
+    other = launched(configuration={"SPLIT_K": 1, "BLOCK_M": 16, "num_warps": 4})
+    found = observed_violations(ran(["a"], needed=(asked, further), calls=1), [other])
+    assert [(violation.kind, violation.detail) for violation in found] == [
+        ("configuration", "asked for _p_matmul_ogs, launched _matmul_ogs"),
+        ("configuration", "_matmul_ogs: asked for SPLIT_K 4, launched with 1"),
+    ], "what else would be launched follows from the configuration"
+    right = launched(kernel="_p_matmul_ogs", configuration={"SPLIT_K": 4, "BLOCK_M": 16})
+    hidden = launched(kernel="_p_matmul_ogs")
+    for launch in (right, hidden):
+        assert kinds(ran(["a"], needed=(asked,), calls=1), [launch]) == [], "what a launch does not show is not held"
+    assert kinds(ran(["a"], needed=(asked, further), calls=1), [right]) == ["fallback"]
 
 
 def test_launch_away_from_its_tensors() -> None:

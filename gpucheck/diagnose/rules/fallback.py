@@ -1,11 +1,11 @@
-"""Calls that something else answers than the kernel under test."""
+"""Calls that something else answers than the kernel under test, or that it answers otherwise than asked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import median
 
-from gpucheck.diagnose.causes import FALLBACK
+from gpucheck.diagnose.causes import FALLBACK, OTHER_CONFIGURATION
 from gpucheck.diagnose.rules import common
 from gpucheck.diagnose.rules.common import Evidence
 from gpucheck.diagnose.sightings import Key
@@ -15,14 +15,21 @@ from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
 from gpucheck.records.folder import Run
 
-SHOWN = {"fallback": "kernel under test not launched", "idle": "answer not made by the kernels launched"}
+SHOWN = {
+    "fallback": "kernel under test not launched",
+    "launches": "kernel under test launched less often than needed",
+    "idle": "answer not made by the kernels launched",
+}
 """What is said of each violation kind."""
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """No launch of a kernel under test, or launches that the answer does not need."""
-    kinds = {violation.kind for violation in record.violations}
-    return next((Evidence(FALLBACK, words) for kind, words in SHOWN.items() if kind in kinds), None)
+    """No launch of a kernel under test, too few, another configuration, or launches that the answer does not need."""
+    kinds = [violation.kind for violation in record.violations]
+    words = next((SHOWN[kind] for kind in kinds if kind in SHOWN), "")  # the kernel under test comes first
+    if words:
+        return Evidence(FALLBACK, words)
+    return Evidence(OTHER_CONFIGURATION) if "configuration" in kinds and not record.mismatches else None
 
 
 def findings(run: Run, evidence: Mapping[Key, Evidence]) -> list[Finding]:

@@ -8,6 +8,16 @@ from gpucheck.faults.catalogue.common import BOTH, decoding, dense, routed
 from gpucheck.faults.fault import Expected, Fault, Hook, Session, Target
 from gpucheck.model.record import Outcome
 
+MOE = {
+    "check": "moe",
+    "weight": "bf16",
+    "m": 7,
+    "intermediate": 32,
+    "experts": 4,
+    "top_k": 2,
+    "data": "normal",
+}
+
 
 def _flipped(bit: int, columns: int) -> Fault:
     """One bit of one output element."""
@@ -154,6 +164,38 @@ FAULTS = (
         Expected(Outcome.MISMATCH, "state shared by threads: .*", (r"repeats wrong",)),
         (Target.ALL,),
         experiments=True,
+    ),
+    Fault(
+        "half-fallback",
+        "the second product of an expert block is answered by plain torch code",
+        Hook("second_in_torch"),
+        {**MOE, "hidden": 56},
+        Expected(
+            Outcome.VIOLATION,
+            "fallback: kernel under test launched less often than needed",
+            (r"_matmul_ogs or _p_matmul_ogs launched 2 times in 2 calls, 4 needed",),
+        ),
+        BOTH,
+        calls=56,
+    ),
+    Fault(
+        "ignored-configuration",
+        "split-k and rows of a tile are asked for and not heeded",
+        Hook("ignore_configuration"),
+        dense(123, k=256, split_k=2, block_m=16, out="fp32"),
+        Expected(
+            Outcome.VIOLATION,
+            "not the configuration asked for",
+            (r"asked for SPLIT_K 2, launched with 1", r"asked for BLOCK_M 16, launched with 32"),
+        ),
+        BOTH,
+    ),
+    Fault(
+        "wrong-later",
+        "the call is wrong from the third time on",
+        Hook("wrong_later"),
+        dense(124, repeat=4),
+        Expected(Outcome.MISMATCH, ".*", (r"2 of 4 repeats wrong", r"each differs in one bit: 14$")),
     ),
     _conduct(
         "write-input",

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from gpucheck.model.record import NeededLaunches
+
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
@@ -90,6 +92,16 @@ class TopK:
     experts: Tensor  # (T, k) int32
 
 
+LAUNCH_PARAMETERS = {
+    "split_k": "SPLIT_K",
+    "block_m": "BLOCK_M",
+    "epilogue_subtile": "EPILOGUE_SUBTILE",
+    "num_stages": "num_stages",
+}
+"""What the product's kernels of every generation call the fields of :class:`KernelConfig`."""
+PERSISTENT = "_p_"  # begins the names of the persistent ones
+
+
 class Adapter(ABC):
     """The library under test, loaded in this process.
 
@@ -104,6 +116,23 @@ class Adapter(ABC):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def products(self, config: KernelConfig, count: int = 1, *, sums: int = 0) -> tuple[NeededLaunches, ...]:
+        """The launches that so many calls of :meth:`matmul` need.
+
+        Args:
+            config: of each of them.
+            sums: how many of them add up the rows of a token: those that scatter, where a token has several experts.
+        """
+        kernels = self.kernels["matmul"]
+        asked = {name: getattr(config, field) for field, name in LAUNCH_PARAMETERS.items()}
+        asked = {name: value for name, value in asked.items() if value is not None}
+        variants = kernels
+        if config.persistent is not None:
+            variants = tuple(name for name in kernels if name.startswith(PERSISTENT) == config.persistent)
+        needed = [NeededLaunches(kernels, count, asked, variants)]
+        sums = count if (config.split_k or 1) > 1 else sums
+        return (*needed, NeededLaunches(self.kernels["reduce"], sums)) if sums else tuple(needed)
 
     @abstractmethod
     def weight(self, kind: str, data: Tensor, scale: Tensor | None, layout: str, place: Place) -> Weight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ class AdapterV34(AdapterV35):
     """See :class:`gpucheck.library.adapters.v35.AdapterV35`."""
 
     generation: ClassVar[str] = "v3.4"
+    kernels: ClassVar[Mapping[str, tuple[str, ...]]] = {**AdapterV35.kernels, "reduce": ("_finalize_matmul",)}
 
     def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
         k = routing.per_token

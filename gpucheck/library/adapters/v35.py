@@ -30,6 +30,7 @@ class AdapterV35(MatmulOgsAdapter):
         "swiglu": ("_swiglu",),
         "downcast": ("_downcast_to_mxfp",),
         "upcast": ("_upcast_from_mxfp",),
+        "reduce": ("_reduce_grouped",),  # adds split-k parts and the k rows of a token
     }
 
     def __init__(self, root: Path) -> None:

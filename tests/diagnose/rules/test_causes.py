@@ -196,6 +196,7 @@ def test_a_race_is_no_kernel_bug_though_all_ranks_have_it(synthetic: Synthetic) 
         ("inputs", "changes its inputs"),
         ("alias", "output in the memory of an input"),
         ("settings", "leaves settings changed"),
+        ("launches", "fallback: kernel under test launched less often than needed"),
     ],
 )
 def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: str) -> None:
@@ -205,12 +206,21 @@ def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: 
         assert finding.title == title and f"{kind}: where" in finding.sightings[0].lines
 
 
-@pytest.mark.parametrize("kind", ["output", "layout"])
-def test_an_output_of_another_form_than_asked_for_says_less_than_wrong_numbers(synthetic: Synthetic, kind: str) -> None:
+def test_the_kernel_under_test_comes_before_those_that_follow_it(synthetic: Synthetic) -> None:
+    violations = [Violation("launches", "two of four"), Violation("fallback", "no sum over a token's rows")]
+    finding = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.VIOLATION, violations=violations).finding()
+    assert finding.title == "fallback: kernel under test launched less often than needed"
+
+
+@pytest.mark.parametrize("kind", ["output", "layout", "configuration"])
+def test_another_form_or_configuration_than_asked_for_says_less_than_wrong_numbers(
+    synthetic: Synthetic, kind: str
+) -> None:
     matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.VIOLATION, violations=[Violation(kind, "where")])
-    assert matrix.finding().title == "output not as asked"
+    title = "not the configuration asked for" if kind == "configuration" else "output not as asked"
+    assert matrix.finding().title == title
     matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=WRONG, violations=[Violation(kind, "where")])
-    assert matrix.finding().cause != "output not as asked"
+    assert matrix.finding().cause != title
 
 
 def test_memory_that_is_handed_out_twice_is_overwritten(synthetic: Synthetic) -> None:

@@ -111,8 +111,8 @@ def launches() -> Iterator[list[tuple[str, dict[str, Any]]]]:
 
     seen: list[tuple[str, dict[str, Any]]] = []
 
-    def observer(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append((name, kwargs))
+    def observer(name: str, arguments: dict[str, Any]) -> None:
+        seen.append((name, arguments))
 
     launch.observers.append(observer)
     try:
