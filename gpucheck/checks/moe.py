@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from gpucheck.library.adapters.base import KernelConfig
 
 
+SPECIAL_ROWS = ("nan", "zero", "subnormal")
+"""Of wide data: what the second product makes of Inf in some columns is anybody's guess."""
+
+
 class Moe(Check):
     """Token rows -> experts (w1, bias, swiglu) -> experts (w2, bias, gate) -> sum over the experts of a token."""
 
@@ -26,7 +30,7 @@ class Moe(Check):
     spec = CheckSpec(
         name="moe",
         summary="the gpt-oss expert block: gather, w1, swiglu, w2, gates, scatter",
-        data_kinds=("normal",),
+        data_kinds=("normal", "wide"),
         rows=("weight",),
         params=(
             Param("weight", "mxfp4", "format of both weights", ("bf16", "mxfp4")),
@@ -55,7 +59,7 @@ class Moe(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import data, experts, wide
 
         kind, hidden, inner, count = case["weight"], case["hidden"], case["intermediate"], case["experts"]
         ids = experts.choose(case["m"], count, case["top_k"], case["load"], generator)
@@ -68,13 +72,20 @@ class Moe(Check):
                 weight["w"] = (weight["w"].float() * shape[1] ** -0.5).to(torch.bfloat16)
             made |= {key.replace("w", "w" + name, 1): value for key, value in weight.items()}
             made["bias" + name] = torch.randn((count, shape[2]), generator=generator)
+        if case.data == "wide":
+            exponent = wide.exponents(kind, hidden, generator)
+            made["x"] = wide.activations("bf16", (case["m"], hidden), exponent, generator, SPECIAL_ROWS)
+            first = wide.weights(kind, (count, hidden, 2 * inner), exponent, generator, ends=False)
+            made |= {key.replace("w", "w1", 1): value for key, value in first.items()}
         return made
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
         from gpucheck.checks import data, experts
-        from gpucheck.verify import bounds
+        from gpucheck.verify import bounds, extremes
+
+        limit = SWIGLU[1]
 
         def weight(name: str, expert: int) -> bounds.Estimate:
             scales = inputs[f"w{name}_scale"][expert] if case["weight"] == "mxfp4" else None
@@ -82,6 +93,10 @@ class Moe(Check):
 
         def block(expert: int, rows: bounds.Estimate) -> bounds.Estimate:
             inner = bounds.add(bounds.product(rows, weight("1", expert)), inputs["bias1"][expert].double())
+            if case.data == "wide":  # NaN before the activation: as NAN_CLAMPED of extremes
+                assert inner.error is not None
+                nan = torch.isnan(inner.value)
+                inner = bounds.Estimate(inner.value.masked_fill(nan, limit), inner.error.masked_fill(nan, 0.0))
             inner = bounds.rounded(bounds.swiglu(inner, *SWIGLU), torch.bfloat16)
             return bounds.add(bounds.product(inner, weight("2", expert)), inputs["bias2"][expert].double())
 
@@ -91,7 +106,10 @@ class Moe(Check):
         y = bounds.rounded(bounds.scale(rows, inputs["gates"].double()[:, None]), torch.bfloat16)
         shape = (-1, case["top_k"], case["hidden"])
         y = bounds.summed(experts.take(y, inputs["to_sorted"].long(), shape), dim=1)
-        return {"y": Expected(y, torch.bfloat16)}
+        if case.data != "wide":
+            return {"y": Expected(y, torch.bfloat16)}
+        of_nan = torch.isnan(inputs["x"]).any(1, keepdim=True).expand(y.value.shape)
+        return {"y": Expected(y, torch.bfloat16, also=torch.where(of_nan, extremes.NAN, 0).to(torch.uint8))}
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks import experts

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
-from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Mxfp(Check):
     spec = CheckSpec(
         name="mxfp",
         summary="the library's mx codec, both ways, byte for byte",
+        data_kinds=DATA_KINDS,
         rows=("direction",),
         params=(
             Param("direction", "down", "quantise or dequantise", ("down", "up")),
@@ -48,8 +49,10 @@ class Mxfp(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import data
+        from gpucheck.checks import data, wide
 
+        if case.data == "wide":
+            return wide.mx_values(case, generator)
         shape, axis = [case["batch"], case["rows"], case["columns"]], case["axis"]
         if case["direction"] == "down":
             if case.data == "exact":  # quarters up to 6: codes, and every tie between two codes
@@ -80,6 +83,8 @@ class Mxfp(Check):
         if case["direction"] == "up":
             decoded = codec.decode(inputs["values"], inputs["scales"], case["axis"])
             dtype = data.DTYPES[case["dtype"]]
+            if case.data == "wide":
+                return {"x": _wide(decoded, inputs["scales"], case["axis"], dtype)}
             return {"x": Expected(Estimate(round_to(dtype, decoded), None), dtype)}
         answers = [
             codec.encode(inputs["x"].double(), case["format"], case["axis"], rounding)
@@ -108,3 +113,23 @@ class Mxfp(Check):
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         axes = Axes(("batch", "row", "column"), (0, 128, 128))
         return dict.fromkeys(("values", "scales") if case["direction"] == "down" else ("x",), axes)
+
+
+def _wide(decoded: Tensor, scales: Tensor, axis: int, dtype: torch.dtype) -> Expected:
+    """Decoded values over the whole range of scale bytes.
+
+    What leaves the range of the dtype is Inf or its largest number; blocks with byte 0, a subnormal scale, may be zero
+    throughout, see SUBNORMAL of :mod:`gpucheck.verify.extremes`.
+    """
+    import torch
+
+    from gpucheck.checks.data import BLOCK
+    from gpucheck.verify import extremes
+    from gpucheck.verify.bounds import Estimate, round_to
+
+    most = torch.finfo(dtype).max
+    value = round_to(dtype, decoded)
+    also = extremes.infinite(value)
+    value = value.clamp(-most, most)
+    zero = (scales == 0).repeat_interleave(BLOCK, dim=axis).narrow(axis, 0, value.shape[axis])
+    return Expected(Estimate(value, None), dtype, (Estimate(value.masked_fill(zero, 0.0), None),), also=also)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
-from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
@@ -46,6 +46,8 @@ def make_logits(case: Case, generator: torch.Generator) -> Tensor:
 
     rows, columns, k = case["m"], case["experts"], case["top_k"]
     logits = torch.randn((rows, columns), generator=generator)
+    if case.data == "wide":
+        return _wide_logits(case, logits, generator)
     if case.data == "exact":
         ids = experts.choose(rows, columns, k, case["load"], generator)
         extra = torch.rand((rows, columns), generator=generator) < 0.2
@@ -55,6 +57,41 @@ def make_logits(case: Case, generator: torch.Generator) -> Tensor:
         ids = experts.choose(rows, columns, k, case["load"], generator)
         logits = logits.scatter_add(1, ids, torch.full(ids.shape, 8.0))
     return logits.to(DTYPES[case["dtype"]])
+
+
+WIDE_ROWS = ("inf", "minus inf", "large", "negative zero", "subnormal", "nan")
+"""Rows of wide logits, from row 1 on; the last one for a top-k alone, since nobody says whose a NaN is."""
+
+
+def _wide_logits(case: Case, logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal logits with WIDE_ROWS among them, where there are rows enough."""
+    import torch
+
+    from gpucheck.checks.data import DTYPES
+    from gpucheck.verify.extremes import SMALLEST_NORMAL
+
+    dtype, (rows, columns), k = DTYPES[case["dtype"]], logits.shape, case["top_k"]
+    order = torch.randperm(columns, generator=generator)
+    made = {
+        "inf": logits[0].index_fill(0, order[: min(2, k)], torch.inf),
+        "minus inf": logits[0].index_fill(0, order[k:], -torch.inf),
+        "large": logits[0].sign() * torch.finfo(dtype).max * (0.5 + torch.rand(columns, generator=generator) / 2),
+        "negative zero": torch.full((columns,), -0.0),
+        "subnormal": logits[0] / 8 * SMALLEST_NORMAL[dtype],
+        "nan": logits[0].index_fill(0, order[: min(2, k)], torch.nan),
+    }
+    names = WIDE_ROWS if case.check == "topk" else WIDE_ROWS[:-1]
+    for row, name in enumerate(names, 1):
+        if row < rows:
+            logits[row] = made[name]
+    return logits.to(dtype)
+
+
+def open_rows(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Of logits (T, E) and chosen ids (T, k): which rows' choice is open, which rows' gates are NaN: bool (T,) both."""
+    import torch
+
+    return torch.isnan(logits).any(1), ~torch.isfinite(logits.double().gather(1, ids)).all(1)
 
 
 def reference_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -78,6 +115,7 @@ class Routing(Check):
     spec = CheckSpec(
         name="routing",
         summary="the library's routing: histogram, permutations, gates, block map",
+        data_kinds=DATA_KINDS,
         params=LOGITS,
     )
 
@@ -92,10 +130,11 @@ class Routing(Check):
 
         from gpucheck.checks import experts
         from gpucheck.checks.data import DTYPES
-        from gpucheck.verify import bounds
+        from gpucheck.verify import bounds, extremes
 
         chosen, ids = reference_topk(inputs["logits"], case["top_k"])
-        gates = bounds.softmax(chosen)
+        _, without = open_rows(inputs["logits"], ids)
+        gates = bounds.softmax(chosen.masked_fill(without[:, None], 0.0))
         tables = experts.tables(ids, gates.value, case["experts"])
         order = tables["to_flat"].long()
         made = {
@@ -105,7 +144,11 @@ class Routing(Check):
         sorted_gates = experts.take(gates.flat(), order)
         if gates_are_exact(case):
             sorted_gates = bounds.Estimate(sorted_gates.value, None)
-        return {**made, "gates": Expected(sorted_gates, DTYPES[case["dtype"]])}
+        also = None
+        if case.data == "wide":
+            gone, also = extremes.rows_of_nan(sorted_gates.reshaped(-1, 1), without[order // case["top_k"]])
+            sorted_gates, also = gone.flat(), also.flatten()
+        return {**made, "gates": Expected(sorted_gates, DTYPES[case["dtype"]], also=also)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.checks import experts

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import OPERANDS, Check, Runtime
-from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Softmax(Check):
     spec = CheckSpec(
         name="softmax",
         summary="softmax of rows (own Triton kernel)",
+        data_kinds=DATA_KINDS,
         params=(
             Param("dtype", "fp32", "of logits and weights", OPERANDS),
             Param("m", 32, "rows", label="m"),
@@ -41,18 +42,28 @@ class Softmax(Check):
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         if params["m"] < 1 or params["n"] < 1:
             return f"m and n must be at least 1, not {params['m']} and {params['n']}"
-        return None
+        return "wide data is not masked" if data == "wide" and params["masked"] else None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        from gpucheck.checks import wide
         from gpucheck.checks.data import DTYPES
 
+        if case.data == "wide":
+            return {"x": wide.values((case["m"], case["n"]), DTYPES[case["dtype"]], generator)}
         x = make_logits(case["m"], case["n"], case.data, generator, masked=case["masked"])
         return {"x": x.to(DTYPES[case["dtype"]])}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        from gpucheck.verify import bounds
+        import torch
+
+        from gpucheck.verify import bounds, extremes
 
         x = inputs["x"]
+        if case.data == "wide":  # Inf less Inf, and whatever is divided by a sum with NaN in it, is NaN
+            whole = (torch.isnan(x) | (x == torch.inf)).any(1)
+            y = bounds.softmax(x.double().masked_fill(whole[:, None], 0.0), parts=parts(*x.shape))
+            y, also = extremes.rows_of_nan(y, whole)
+            return {"y": Expected(y, x.dtype, also=also)}
         y = bounds.softmax(x.double(), parts=parts(*x.shape), exact=case.data == "exact")
         return {"y": Expected(y, x.dtype)}
 

@@ -23,7 +23,7 @@ class Swiglu(Check):
     spec = CheckSpec(
         name="swiglu",
         summary="the library's standalone swiglu",
-        data_kinds=("normal",),
+        data_kinds=("normal", "wide"),
         params=(
             Param("dtype", "bf16", "dtype of input and output", ("bf16", "fp16", "fp32")),
             Param("m", 64, "rows", label="m"),
@@ -41,17 +41,23 @@ class Swiglu(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
+        from gpucheck.checks import wide
         from gpucheck.checks.data import DTYPES
 
+        if case.data == "wide":
+            return {"x": wide.values((case["m"], case["n"]), DTYPES[case["dtype"]], generator)}
         x = torch.randn((case["m"], case["n"]), generator=generator) * 4
         return {"x": x.to(DTYPES[case["dtype"]])}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         from gpucheck.checks import data
-        from gpucheck.verify import bounds
+        from gpucheck.verify import bounds, extremes
 
-        y = bounds.swiglu(data.as_estimate(inputs["x"], "normal"), float(case["alpha"]), float(case["limit"]))
-        return {"y": Expected(y, data.DTYPES[case["dtype"]])}
+        alpha, limit, dtype = float(case["alpha"]), float(case["limit"]), data.DTYPES[case["dtype"]]
+        if case.data == "wide":
+            y, also = extremes.swiglu(inputs["x"].double(), alpha, limit)
+            return {"y": Expected(y, dtype, also=also)}
+        return {"y": Expected(bounds.swiglu(data.as_estimate(inputs["x"], "normal"), alpha, limit), dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         return {"y": runtime.library.swiglu(prepared["x"], float(case["alpha"]), float(case["limit"]))}

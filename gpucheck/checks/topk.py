@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
-from gpucheck.checks.routing import LOGITS, gates_are_exact, make_logits, reference_topk, validate_logits
-from gpucheck.model.case import Case, CheckSpec
+from gpucheck.checks.routing import LOGITS, gates_are_exact, make_logits, open_rows, reference_topk, validate_logits
+from gpucheck.model.case import DATA_KINDS, Case, CheckSpec
 from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
@@ -21,7 +21,9 @@ class TopK(Check):
 
     late_inputs = ("logits",)
 
-    spec = CheckSpec(name="topk", summary="the library's top-k and softmax over the chosen", params=LOGITS)
+    spec = CheckSpec(
+        name="topk", summary="the library's top-k and softmax over the chosen", params=LOGITS, data_kinds=DATA_KINDS
+    )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         return validate_logits(params)
@@ -33,20 +35,30 @@ class TopK(Check):
         import torch
 
         from gpucheck.checks.data import DTYPES
-        from gpucheck.verify import bounds
+        from gpucheck.verify import bounds, extremes
 
         chosen, ids = reference_topk(inputs["logits"], case["top_k"])
-        gates = bounds.softmax(chosen)
+        of_nan, without = open_rows(inputs["logits"], ids)
+        gates = bounds.softmax(chosen.masked_fill(without[:, None], 0.0))
         if gates_are_exact(case):
             gates = bounds.Estimate(gates.value, None)
+        experts, dtype = bounds.Estimate(ids.double(), None), DTYPES[case["dtype"]]
+        if case.data != "wide":
+            return {"experts": Expected(experts, torch.int32), "values": Expected(gates, dtype)}
+        gates, also = extremes.rows_of_nan(gates, without)
+        unknown = of_nan[:, None].expand(ids.shape)
         return {
-            "experts": Expected(bounds.Estimate(ids.double(), None), torch.int32),
-            "values": Expected(gates, DTYPES[case["dtype"]]),
+            "experts": Expected(experts, torch.int32, unknown=unknown),
+            "values": Expected(gates, dtype, unknown=unknown, also=also),
+            "valid": Expected(bounds.Estimate(torch.ones(len(ids), dtype=torch.float64), None), torch.uint8),
         }
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         top = runtime.library.topk(prepared["logits"], case["top_k"])
-        return {"experts": top.experts, "values": top.values}
+        outputs = {"experts": top.experts, "values": top.values}
+        if case.data == "wide":
+            outputs["valid"] = _valid(top.experts, case["experts"])
+        return outputs
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["topk"]
@@ -57,4 +69,15 @@ class TopK(Check):
         return cost.topk(case, inputs)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        return {name: Axes(("token", "slot"), (0, 0)) for name in ("experts", "values")}
+        slots = Axes(("token", "slot"), (0, 0))
+        axes = {"experts": slots, "values": slots}
+        return {**axes, "valid": Axes(("token",), (0,))} if case.data == "wide" else axes
+
+
+def _valid(ids: Tensor, experts: int) -> Tensor:
+    """1 for each row of ids (T, k) that names different experts, all of which exist: all that is asked beside NaN."""
+    import torch
+
+    ordered = ids.sort(1).values
+    known = ((ids >= 0) & (ids < experts)).all(1)
+    return (known & (ordered[:, 1:] != ordered[:, :-1]).all(1)).to(torch.uint8)

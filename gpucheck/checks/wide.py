@@ -12,14 +12,16 @@ import torch
 from torch import Generator, Tensor
 
 from gpucheck.checks.data import BLOCK, DTYPES, decode_weight, random_bytes
+from gpucheck.model.case import Case
 from gpucheck.verify import extremes
 
 HALF_RANGE = {"bf16": 124, "fp32": 124, "fp16": 13, "fp8_e4m3": 6, "fp8_e5m2": 13}
 """Exponents go from minus this to this, so that a number of either operand is normal."""
 USUAL_SCALE = 119  # with 120 the scale byte of most blocks of weights drawn from N(0, 1/sqrt(2880)), gpt-oss's width
+INFINITIES = torch.tensor([torch.inf, -torch.inf, -torch.inf, torch.inf])  # where columns take turns, two of each
 ZEROS = 0.05  # share of usual values
 SPECIAL_ROWS = ("nan", "inf", "zero", "subnormal", "overflow", "order")
-FEWEST_ROWS = 2 * len(SPECIAL_ROWS)  # for all of these; fewer rows hold the first of them alone
+"""What rows are, where there are twice as many; fewer rows hold the first of them alone."""
 FEWEST_COLUMNS = 8  # for columns with scale bytes 0, 254 and 255
 SCALE_COLUMNS = {1: 0, 3: 254, 5: 255}  # column -> the byte that one of its blocks has
 
@@ -41,21 +43,29 @@ def exponents(kind: str, terms: int, generator: Generator) -> Tensor:
     return drawn[order].repeat_interleave(BLOCK)[:terms]
 
 
-def activations(kind: str, shape: tuple[int, ...], exponent: Tensor, generator: Generator) -> Tensor:
-    """Activations (..., M, K) of these exponents, some of them zero, with SPECIAL_ROWS from row 1 on."""
+def activations(
+    kind: str,
+    shape: tuple[int, ...],
+    exponent: Tensor,
+    generator: Generator,
+    special: tuple[str, ...] = SPECIAL_ROWS,
+) -> Tensor:
+    """Activations (..., M, K) of these exponents, some of them zero, with ``special`` rows from row 1 on."""
     x = _drawn(shape, exponent, generator)
     rows, terms = shape[-2:]
     if terms and rows > 1:
-        for row, name in enumerate(SPECIAL_ROWS if rows >= FEWEST_ROWS else SPECIAL_ROWS[:1], 1):
+        for row, name in enumerate(special if rows >= 2 * len(special) else special[:1], 1):
             x[..., row, :] = _special_row(name, x[..., row, :], DTYPES[kind], exponent, generator)
     return x.to(DTYPES[kind])
 
 
-def weights(kind: str, shape: tuple[int, ...], exponent: Tensor, generator: Generator) -> dict[str, Tensor]:
+def weights(
+    kind: str, shape: tuple[int, ...], exponent: Tensor, generator: Generator, *, ends: bool = True
+) -> dict[str, Tensor]:
     """A weight (..., K, N) whose exponents are the negative ones, in the form of :func:`gpucheck.checks.data.weights`.
 
-    mx kinds have, in SCALE_COLUMNS, a block each with scale byte 0, 254 and 255. Where scales are large, values are so
-    small that bf16 holds each product of both.
+    mx kinds have with ``ends``, in SCALE_COLUMNS, a block each with scale byte 0, 254 and 255. Where scales are large,
+    values are so small that bf16 holds each product of both.
     """
     *batch, terms, columns = shape
     if not kind.startswith("mx"):
@@ -68,7 +78,7 @@ def weights(kind: str, shape: tuple[int, ...], exponent: Tensor, generator: Gene
     else:
         size = torch.randint(-1, 2, shape, generator=generator)  # of the e4m3 and e5m2 values, 0.5 to 4
         values = _drawn(shape, size, generator).to(DTYPES["fp8_" + kind.removeprefix("mxfp8_")])
-    if columns >= FEWEST_COLUMNS and len(base) > 1:
+    if ends and columns >= FEWEST_COLUMNS and len(base) > 1:
         places = {0: int(base.argmin()), 254: int(base.argmax()), 255: len(base) // 2}
         for column, byte in SCALE_COLUMNS.items():
             scales[..., places[byte], column] = byte
@@ -76,6 +86,21 @@ def weights(kind: str, shape: tuple[int, ...], exponent: Tensor, generator: Gene
         large = values[..., places[254] * within : (places[254] + 1) * within, 3]
         large.copy_(large & 0xBB if kind == "mxfp4" else large.float().clamp(-1.5, 1.5))  # 0xBB: codes up to 1.5
     return {"w": values, "w_scale": scales}
+
+
+def values(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    """Numbers (M, N) over the whole range of a dtype, some of them zero, with SPECIAL_ROWS from row 1 on."""
+    end = HALF_RANGE[next(name for name, known in DTYPES.items() if known == dtype)]
+    exponent = torch.randint(-end, end + 1, shape, generator=generator)
+    x = _drawn(shape, exponent, generator)
+    usual = torch.rand(shape, generator=generator) < 0.5
+    x = torch.where(usual, torch.randn(shape, generator=generator) * 4, x)
+    for row, name in enumerate(SPECIAL_ROWS if shape[0] >= 2 * len(SPECIAL_ROWS) else SPECIAL_ROWS[:1], 1):
+        if row < shape[0]:
+            x[row] = _special_row(name, x[row], dtype, exponent[row], generator)
+            if name == "inf":
+                x[row, :4] = INFINITIES[: x.shape[1]]
+    return x.to(dtype)
 
 
 def small(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
@@ -107,3 +132,37 @@ def _special_row(name: str, x: Tensor, dtype: torch.dtype, exponent: Tensor, gen
         return part * extremes.SMALLEST_NORMAL[dtype] * (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1)
     places = [heavy] if name == "overflow" else [heavy, min(heavy + 1, x.shape[-1] - 1)]
     return torch.zeros_like(x).index_fill(-1, torch.tensor(places), torch.finfo(dtype).max)
+
+
+def mx_values(case: Case, generator: Generator) -> dict[str, Tensor]:
+    """Inputs of the ``mxfp`` check.
+
+    To quantise: blocks of all sizes, and blocks of zeros of either sign. Blocks with NaN, Inf or a scale below the
+    smallest normal number are left out, for the library says that it does not care. To dequantise: all scale bytes and
+    all finite values; for fp16 the scales that fp16 holds, since the library turns scales into the dtype first.
+    """
+    shape, axis, narrow = [case["batch"], case["rows"], case["columns"]], case["axis"], case["dtype"] == "fp16"
+    blocks = [*shape]
+    blocks[axis] = -(-shape[axis] // BLOCK)
+    if case["direction"] == "down":
+        low, high = (-5, 9) if narrow else (-105, 120)
+        exponent = torch.randint(low, high + 1, blocks, generator=generator).float()
+        size = torch.exp2(exponent) * (torch.rand(blocks, generator=generator) > ZEROS)
+        x = torch.randn(shape, generator=generator) * torch.exp2(
+            torch.randint(-9, 5, shape, generator=generator).float()
+        )
+        x = torch.where(torch.rand(shape, generator=generator) < ZEROS, -0.0, x.clamp(-64, 64))
+        return {
+            "x": (x * size.repeat_interleave(BLOCK, dim=axis).narrow(axis, 0, shape[axis])).to(DTYPES[case["dtype"]])
+        }
+    low, high = (113, 142) if narrow else (0, 255)
+    scales = torch.randint(low, high + 1, blocks, generator=generator, dtype=torch.uint8)
+    flat = scales.view(-1)
+    ends = torch.tensor([low, low + 1, high - 1, high, 255], dtype=torch.uint8)[: len(flat)]
+    flat[torch.randperm(len(flat), generator=generator)[: len(ends)]] = ends
+    if case["format"] == "mxfp4":
+        shape[axis] //= 2
+        return {"values": random_bytes(tuple(shape), generator), "scales": scales}
+    codes = random_bytes(tuple(shape), generator).view(DTYPES[case["format"].removeprefix("mx")])
+    finite = torch.isfinite(codes.float())
+    return {"values": torch.where(finite, codes.float(), 1.5).to(codes.dtype), "scales": scales}

@@ -11,6 +11,8 @@ element, each for a reason with a name:
   scale byte 0, which is 2^-127, is one as well: such a term may be taken for zero, and Inf times it for NaN.
 * NAN_SCALE: a scale byte 255 is NaN (OCP Microscaling v1.0); Triton leaves that out where ``dot_scaled`` is asked for
   fast math, as the library does, and the byte is Inf then: what comes out is not finite.
+* NAN_CLAMPED: the smaller of NaN and a number is that number for ``min.f32`` (PTX ISA) and NaN elsewhere; a kernel that
+  clamps without asking ``tl.minimum`` to propagate NaN promises neither.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def product(
     row = torch.isnan(x).any(-1, keepdim=True)
     also = torch.where(row, NAN, also)
     value = torch.where(row | column, torch.nan, value)
-    return Estimate(value, torch.where(torch.isfinite(value), error, 0.0)), also.to(torch.uint8) | infinite(value)
+    return settled(Estimate(value, error)), also.to(torch.uint8) | infinite(value)
 
 
 def _with_infinite(x: Tensor, w: Tensor, small_w: Tensor, value: Tensor, also: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +99,30 @@ def _with_infinite(x: Tensor, w: Tensor, small_w: Tensor, value: Tensor, also: T
     return torch.where(undefined, torch.nan, value), also
 
 
+def swiglu(x: Tensor, alpha: float, limit: float) -> tuple[Estimate, Tensor]:
+    """See :func:`gpucheck.verify.bounds.swiglu`: NaN may come out as NaN or as what the limit in its place gives.
+
+    A gate of -Inf gives NaN, as Inf over Inf.
+    """
+    clamped = torch.where(torch.isnan(x), limit, x)
+    y = bounds.swiglu(Estimate(clamped, None), alpha, limit)
+    nan = torch.isnan(x[..., 0::2]) | torch.isnan(x[..., 1::2])
+    return settled(y), infinite(y.value) | torch.where(nan, NAN, 0).to(torch.uint8)
+
+
+def settled(x: Estimate) -> Estimate:
+    """Without the errors of what is not finite, which is right as it is or not at all."""
+    return x if x.error is None else Estimate(x.value, torch.where(torch.isfinite(x.value), x.error, 0.0), x.unit)
+
+
+def rows_of_nan(x: Estimate, rows: Tensor) -> tuple[Estimate, Tensor]:
+    """An estimate whose ``rows``, bool over all axes but the last, are NaN, and its flags."""
+    where = rows[..., None].expand(x.value.shape)
+    value = x.value.masked_fill(where, torch.nan)
+    error = torch.zeros_like(value) if x.error is None else x.error.masked_fill(where, 0.0)
+    return Estimate(value, error), infinite(value)
+
+
 def rounded(x: Estimate, also: Tensor, dtype: torch.dtype) -> tuple[Estimate, Tensor]:
     """Stored as ``dtype`` between two kernels, see :func:`gpucheck.verify.bounds.rounded`; what is too large is Inf."""
     assert x.error is not None
@@ -109,13 +135,11 @@ def rounded(x: Estimate, also: Tensor, dtype: torch.dtype) -> tuple[Estimate, Te
     value = torch.where(open_end, near, kept.value)
     error = torch.where(open_end, torch.finfo(dtype).max - near.abs(), kept.error)
     flags = torch.where(open_end, infinite(far), infinite(value))
-    return Estimate(value, torch.where(torch.isfinite(value), error, 0.0)), also | flags
+    return settled(Estimate(value, error)), also | flags
 
 
 def summed(x: Estimate, also: Tensor, dim: int) -> tuple[Estimate, Tensor]:
     """The sum of a few terms over ``dim``, see :func:`gpucheck.verify.bounds.summed`: uncertain as one of them."""
     total = bounds.summed(x, dim)
-    assert total.error is not None
     uncertain = (also != infinite(x.value)).any(dim)
-    error = torch.where(torch.isfinite(total.value), total.error, 0.0)
-    return Estimate(total.value, error), torch.where(uncertain, ANY, infinite(total.value)).to(torch.uint8)
+    return settled(total), torch.where(uncertain, ANY, infinite(total.value)).to(torch.uint8)

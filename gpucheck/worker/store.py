@@ -163,6 +163,7 @@ def _pack(expected: dict[str, Expected]) -> dict[str, Any]:
             "dtype": item.dtype,
             "basis": item.basis,
             "also": item.also,
+            "unknown": item.unknown,
             "estimates": [(part.value, part.error, part.unit) for part in (item.estimate, *item.alternatives)],
         }
         for name, item in expected.items()
@@ -173,5 +174,5 @@ def _unpack(packed: dict[str, Any]) -> dict[str, Expected]:
     expected = {}
     for name, item in packed.items():
         first, *rest = (Estimate(*part) for part in item["estimates"])
-        expected[name] = Expected(first, item["dtype"], tuple(rest), item["basis"], also=item["also"])
+        expected[name] = Expected(first, item["dtype"], tuple(rest), item["basis"], item["unknown"], item["also"])
     return expected

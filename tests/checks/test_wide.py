@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpucheck.checks import data, wide
+from gpucheck.checks import data, load, wide
 from gpucheck.checks.matmul import WEIGHTS, Matmul
+from gpucheck.checks.routing import WIDE_ROWS, reference_topk
+from gpucheck.checks.topk import _valid
 from gpucheck.model.case import Case
 from gpucheck.verify import extremes
 from gpucheck.verify.expected import Expected
@@ -162,3 +164,91 @@ def test_a_scale_byte_taken_for_another_is_found(byte: int, instead: int) -> Non
         inputs["w_scale"][inputs["w_scale"] == byte] = instead
 
     assert len(wrong("mxfp4", taken, out="fp32")) > 8
+
+
+def reference(name: str, **params: Any) -> tuple[Case, dict[str, Tensor], dict[str, Expected]]:
+    check = load(name)
+    case = check.spec.case(params, "wide", 0)
+    inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
+    return case, inputs, check.reference(case, inputs)
+
+
+def rows_found(output: Tensor, expected: Expected) -> list[list[int]]:
+    """First and last wrong row of an output; empty where all is right."""
+    return [found.box[-2] for found in judge({"y": output}, {"y": expected}, {}).mismatches]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_a_swiglu_may_keep_nan_or_clamp_it(dtype: str) -> None:
+    case, inputs, expected = reference("swiglu", m=20, n=32, dtype=dtype)
+    x, limit = inputs["x"].float(), torch.tensor(7.0)
+    for least, most in ((torch.minimum, torch.maximum), (torch.fmin, torch.fmax)):
+        gate, linear = least(x[:, 0::2], limit), most(-limit, least(x[:, 1::2], limit))
+        activated = gate / (1 + torch.exp(-1.702 * gate))
+        y = torch.addcmul(activated, activated, linear).to(inputs["x"].dtype)
+        assert rows_found(y, expected["y"]) == []
+        y[ROWS["nan"] + 1 :] = torch.where(y[ROWS["nan"] + 1 :].isnan(), 0.0, y[ROWS["nan"] + 1 :])
+        assert rows_found(y, expected["y"]) == [[ROWS["inf"]] * 2], "a gate of -Inf gives NaN"
+    y = y.index_fill(0, torch.tensor([ROWS["nan"] - 1]), torch.nan)
+    assert rows_found(y, expected["y"])[0][0] == ROWS["nan"] - 1
+
+
+def test_a_softmax_keeps_nan_in_its_row() -> None:
+    _, inputs, expected = reference("softmax", m=20, n=40)
+    y = torch.softmax(inputs["x"], 1)
+    assert rows_found(y, expected["y"]) == [] and y[ROWS["nan"]].isnan().all()
+    assert rows_found(torch.softmax(inputs["x"].nan_to_num(), 1), expected["y"]) == [[ROWS["nan"], ROWS["inf"]]]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("kind", ["mxfp4", "mxfp8_e4m3", "mxfp8_e5m2"])
+def test_a_decoder_may_saturate_and_may_take_a_subnormal_scale_for_zero(kind: str, dtype: str) -> None:
+    _, inputs, expected = reference("mxfp", direction="up", format=kind, dtype=dtype, rows=96, columns=64)
+    scales, codes = inputs["scales"], inputs["values"]
+    assert (scales == 255).any() and (dtype == "fp16" or {0, 254} <= set(scales.flatten().tolist()))
+    plain = data.decode_fp4(codes, 1) if kind == "mxfp4" else codes.double()
+    factor = torch.exp2(scales.double() - 127).masked_fill(scales == 255, torch.nan).repeat_interleave(32, 1)
+    x = (plain * factor).float().to(data.DTYPES[dtype])
+    most = torch.finfo(x.dtype).max
+    zero = (scales == 0).repeat_interleave(32, 1)
+    for right in (x, x.clamp(-most, most), x.masked_fill(zero, 0.0)):
+        assert rows_found(right, expected["x"]) == []
+    for wrong_one in (x.nan_to_num(nan=0.0), x.masked_fill(factor.isfinite() & (factor >= 2.0**15), 0.0)):
+        assert rows_found(wrong_one, expected["x"]) != []
+
+
+def test_blocks_of_all_sizes_are_quantised() -> None:
+    _, inputs, expected = reference("mxfp", direction="down", rows=96, columns=64)
+    scales = expected["scales"].estimate.value
+    assert scales.min() == 0 and scales[scales > 0].min() < 30 and scales.max() > 230
+    assert (inputs["x"].signbit() & (inputs["x"] == 0)).any()
+
+
+def test_experts_of_a_row_of_nan_are_only_asked_to_exist() -> None:
+    case, inputs, expected = reference("topk", m=9, experts=60, dtype="bf16")
+    _, ids = reference_topk(inputs["logits"], case["top_k"])
+    row = WIDE_ROWS.index("nan") + 1
+    ids[row] = torch.tensor([1, 2, 3, 59])
+    outputs = {"experts": ids.to(torch.int32), "valid": torch.ones(9, dtype=torch.uint8)}
+    given = {name: expected[name] for name in outputs}
+    assert judge(outputs, given, {}).mismatches == []
+    assert _valid(ids.to(torch.int32), 60).all()
+    for bad in ([0, 1, 2, 60], [-1, 1, 2, 3], [3, 3, 4, 5]):
+        ids[row] = torch.tensor(bad)
+        outputs["valid"] = _valid(ids.to(torch.int32), 60)
+        assert [found.output for found in judge(outputs, given, {}).mismatches] == ["valid"]
+    ids[row], ids[0, 0] = torch.tensor([1, 2, 3, 4]), ids[0, 0] ^ 1
+    assert [found.output for found in judge({**outputs, "experts": ids.to(torch.int32)}, given, {}).mismatches]
+
+
+def test_a_token_of_nan_may_be_nan_or_clamped_in_an_expert_block_and_no_other_token_may_be() -> None:
+    _, inputs, expected = reference("moe", m=9, experts=4, top_k=2)
+    (token,) = inputs["x"].isnan().any(1).nonzero().flatten().tolist()
+    value = expected["y"].estimate.value
+    assert value.isfinite().all()
+    y = value.to(torch.bfloat16)
+    assert rows_found(y, expected["y"]) == []
+    y[token] = torch.nan
+    assert rows_found(y, expected["y"]) == []
+    y[token + 1] = torch.nan
+    assert rows_found(y, expected["y"]) == [[token + 1] * 2]
