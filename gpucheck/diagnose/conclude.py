@@ -264,6 +264,7 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
     notes += _unlike(run)
+    notes += _widest_bounds(run)
     notes += _speeds(run)
     if run.plan.bench and run.plan.device == "cpu":
         notes.append("speed is measured on GPUs only: --bench has nothing to tell of Triton's interpreter on the CPU")
@@ -282,6 +283,15 @@ def _unlike(run: Run) -> list[str]:
         for name in ("torch", "triton")
         if theirs and _version(theirs, name) != _version(ours, name)
     ]
+
+
+def _widest_bounds(run: Run) -> list[str]:
+    """Devices of which nobody knows how they add up, so that smaller errors pass there."""
+    ranks: dict[str, set[int]] = defaultdict(set)
+    for (_, rank), record in run.records.items():
+        if "not known" in record.arithmetic:
+            ranks[record.arithmetic].add(rank)
+    return [f"bounds of sums on {rank_list(ranks[name])}: {name}" for name in sorted(ranks)]
 
 
 def _version(software: dict[str, Any], name: str) -> str:

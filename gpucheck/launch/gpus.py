@@ -19,6 +19,7 @@ from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 DEVICES = ("auto", "cuda", "cpu")
+ARCHITECTURES = "architectures"  # file in the scratch folder of a run: those of the node's GPUs, where they are known
 BROKEN = re.compile(r"unable to determine|is lost|unknown error|failed to initialize|ERR!", re.IGNORECASE)
 """What nvidia-smi says of a GPU that it cannot read, in lines beside those of others."""
 AMD = re.compile(r"rocm|amd-smi|kfd|AMD|HIP_|ROCR_", re.IGNORECASE)
@@ -119,6 +120,17 @@ def gpu_names() -> list[str]:
     """The names of the GPUs that ranks can run on, in CUDA's order; empty where there is any doubt about them."""
     found = find()
     return [] if found.problem else list(found.gpus)
+
+
+def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The architectures of the GPUs that the ranks of this node run on, "sm_90" for one; empty without an answer."""
+    answer = ask(["--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"], environ)
+    rows = [[part.strip() for part in line.split(",")] for line in answer.text.splitlines()]
+    told = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d", row[2])]
+    if answer.reply is not Reply.ANSWERED or len(told) < len(rows):
+        return []
+    used = places([(row[0], row[1]) for row in told], environ)
+    return sorted({"sm_" + told[place][2].replace(".", "") for place in used})
 
 
 def places(gpus: Sequence[tuple[str, str]], environ: Mapping[str, str] = os.environ) -> list[int]:

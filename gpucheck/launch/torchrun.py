@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.launch.family import Family, children_of, die_with_parent, state_of
+from gpucheck.launch.gpus import ARCHITECTURES, architectures
 from gpucheck.launch.kernel_log import KernelLog
 from gpucheck.launch.relay import has_children
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -116,6 +118,8 @@ def launch(
     stuck = ""
     process: subprocess.Popen[bytes] | None = None
     family = Family()
+    if plan.device == "cuda":
+        threading.Thread(target=_write_architectures, args=(scratch,), daemon=True).start()
     try:
         with open(log, "wb") as output:
             process = subprocess.Popen(
@@ -195,6 +199,14 @@ def _keep(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
     if heard:
         with suppress(OSError):
             (run / f"driver-{node_rank}.json").write_text(json.dumps(heard), encoding="utf-8")
+
+
+def _write_architectures(scratch: Path) -> None:
+    """Tells the ranks what GPUs they are on, beside their start: they need it for their first reference."""
+    with suppress(OSError):  # the run may have ended
+        partial = scratch / f"{ARCHITECTURES}.partial"
+        partial.write_text(" ".join(architectures()))
+        partial.rename(scratch / ARCHITECTURES)
 
 
 def _environment(plan: Plan, scratch: Path) -> dict[str, str]:

@@ -224,6 +224,7 @@ class Record:
     after: list[int] = field(default_factory=list)  # the steps its process ran before, where an experiment chose them
     partner: int | None = None  # the rank whose environment or device an experiment lent
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
+    arithmetic: str = ""  # the architectures whose sums the bounds hold for; "" in records that did not say
     bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
     speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     cost: Cost | None = None  # of a call; None: not timed, or not known

@@ -72,6 +72,7 @@ def _result(result: Result) -> dict[str, Any]:
         "passes": result.tally.runs,
         "failed_passes": result.tally.failed,
         "tightness": record.tightness,
+        "arithmetic": record.arithmetic,
         "bounds": record.bounds,
         "speed": record.speed,
         "cost": asdict(record.cost) if record.cost else None,

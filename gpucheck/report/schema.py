@@ -92,6 +92,7 @@ def _result() -> dict[str, Any]:
             "passes": int,
             "failed_passes": int,
             "tightness": float,
+            "arithmetic": str,
             "bounds": dict[str, str],
             "speed": dict[str, float],
             "cost": Cost | None,

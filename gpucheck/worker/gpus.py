@@ -1,15 +1,24 @@
-"""What the driver says of the GPUs of a node while its ranks work: evidence for a rank that is slower than others."""
+"""What the driver says of the GPUs of a node: how they add up, and evidence for a rank that is slower than others."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gpucheck.launch.gpus import ARCHITECTURES
+from gpucheck.launch.nvidia_smi import LIMIT as LISTING_LIMIT
 from gpucheck.model.plan import Plan
 from gpucheck.records.writer import RecordWriter
 
+if TYPE_CHECKING:
+    from gpucheck.verify.bounds import Arithmetic
+
 LIMIT = 5.0  # s that nvidia-smi gets to answer
+UNTOLD = "GPUs that nvidia-smi does not describe"
 
 
 class Gpus:
@@ -48,3 +57,30 @@ class Gpus:
                     temperature=gpu.temperature,
                     throttle=list(gpu.throttle),
                 )
+
+
+class Adders:
+    """How the devices of this node add up, all of them together: references are made once for all its ranks.
+
+    Without a word about the GPUs the bounds are the widest of all known ones, and their name says so.
+    """
+
+    def __init__(self, plan: Plan, scratch: Path, limit: float = LISTING_LIMIT) -> None:
+        self._interpreted, self._file, self._limit = plan.device == "cpu", scratch / ARCHITECTURES, limit
+        self._lock = threading.Lock()
+        self._found: Arithmetic | None = None
+
+    def arithmetic(self) -> Arithmetic:
+        """Waits for the launcher's word where it is not there yet."""
+        from gpucheck.verify.bounds import arithmetic
+
+        with self._lock:
+            if self._found is None:
+                self._found = arithmetic(["interpreter"] if self._interpreted else self._told() or [UNTOLD])
+            return self._found
+
+    def _told(self) -> list[str]:
+        deadline = time.monotonic() + self._limit
+        while not self._file.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self._file.read_text().split() if self._file.exists() else []

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpucheck import checks
 from gpucheck.model.case import Case
 from gpucheck.model.record import Launch, Outcome, Record, Violation
-from gpucheck.verify import digest
+from gpucheck.verify import bounds, digest
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.candidate_calls import Examined
@@ -71,7 +71,10 @@ def finished(store: Store, attempt: Attempt, known: Known | None = None, keep: K
         keep: is given the outputs that the record tells of.
     """
     try:
-        record = attempt.record if attempt.reply is None else _judged(store, attempt, attempt.reply, known, keep)
+        record = attempt.record
+        if attempt.reply is not None:
+            with bounds.computed_by(store.arithmetic()):
+                record = _judged(store, attempt, attempt.reply, known, keep)
         if record.outcome.failed and not record.inputs:
             record = replace(record, inputs=store.input_digest(attempt.key, attempt.step.case))
         return record
@@ -145,6 +148,7 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
         tiles={name: digest.tiles(value) for name, value in judged.outputs.items()},
         inputs=store.input_digest(attempt.key, attempt.step.case),
         tightness=judged.found.tightness,
+        arithmetic=store.arithmetic().name,
         bounds={name: item.basis for name, item in expected.items() if item.basis},
         speed=reply.speed if attempt.examined is None else examined.speed if outcome is Outcome.PASS else {},
         cost=reply.cost,

@@ -21,7 +21,7 @@ import torch
 from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.case import Case
-from gpucheck.verify import digest
+from gpucheck.verify import bounds, digest
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 
@@ -32,9 +32,15 @@ MOST_HELD = 2 << 30  # bytes of inputs and references that a rank keeps for expe
 class Store:
     """The files of one run on one node, as one rank sees them."""
 
-    def __init__(self, folder: Path, local_ranks: int) -> None:
+    def __init__(
+        self, folder: Path, local_ranks: int, arithmetic: Callable[[], bounds.Arithmetic] = lambda: bounds.ANY_DEVICE
+    ) -> None:
+        """Args:
+        arithmetic: says how the devices add up whose outputs are judged; asked when a reference is made.
+        """
         self.folder = folder
         self.local_ranks = local_ranks
+        self.arithmetic = arithmetic
         self._held: dict[str, int] = {}  # key -> bytes
         self._of_candidates: dict[str, dict[str, Expected]] = {}  # key -> references that no file may hold
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +63,8 @@ class Store:
 
     def _reference(self, key: str, case: Case) -> dict[str, Expected]:
         inputs = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
-        return checks.load(case.check).reference(case, inputs)
+        with bounds.computed_by(self.arithmetic()):
+            return checks.load(case.check).reference(case, inputs)
 
     def _reference_file(self, key: str, case: Case) -> Path:
         return self._ensure(f"{key}.reference", lambda: _pack(self._reference(key, case)))

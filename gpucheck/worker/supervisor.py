@@ -24,7 +24,7 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import read_plan
 from gpucheck.records.writer import RecordWriter
-from gpucheck.worker.gpus import Gpus
+from gpucheck.worker.gpus import Adders, Gpus
 from gpucheck.worker.runner import Attempt, Runner
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Supervisor:
         local_rank, local_ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         scratch, host = Path(os.environ["GPUCHECK_SCRATCH"]), socket.gethostname()
         self.node: Node = Node(scratch, local_rank, local_ranks)
-        self.store: Store = Store(scratch, local_ranks)
+        self.store: Store = Store(scratch, local_ranks, Adders(plan, scratch).arithmetic)
         self.runner = Runner(plan, self.node, self.store, zygote, self.rank, host, run)
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None

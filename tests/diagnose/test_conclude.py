@@ -430,3 +430,12 @@ def test_nodes_with_other_software_are_noted(synthetic: Synthetic) -> None:
     software = {"torch": {"version": "2.0"}, "triton": {"version": "3.1"}}
     run = synthetic.run(synthetic.plan(), nodes=[{**NODE, "software": software}])
     assert conclude(run).notes == ["node 1 (b) has triton 3.1, node 0 3.0"]
+
+
+def test_a_device_of_unknown_sums_is_named(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan(cases=2, ranks=3))
+    name = "sm_777 (not known, so the widest bound of all known GPUs)"
+    for key, record in run.records.items():
+        run.records[key] = replace(record, arithmetic=name if key[1] else "sm_90")
+    conclusion = conclude(run)
+    assert (conclusion.verdict, conclusion.notes) == (PASS, [f"bounds of sums on ranks 1, 2: {name}"])

@@ -11,7 +11,7 @@ import pytest
 
 from gpucheck.host.accelerators import TorchBuild
 from gpucheck.launch import gpus
-from gpucheck.launch.gpus import Choice, Found, choose, find, gpu_names, places
+from gpucheck.launch.gpus import Choice, Found, architectures, choose, find, gpu_names, places
 from gpucheck.model.errors import InfrastructureError
 
 CUDA, CPU = TorchBuild("2.11.0", "13.0"), TorchBuild("2.13.0+cpu")
@@ -217,3 +217,26 @@ def test_this_machine_is_looked_at_without_importing_torch() -> None:
     code = "import sys\nfrom gpucheck.launch.gpus import find\nfind()\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert isinstance(find(), Found)
+
+
+def table(*capabilities: str) -> str:
+    return "".join(f"{n}, {UUIDS[n]}, {capability}\n" for n, capability in enumerate(capabilities))
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "shown", "expected"),
+    [
+        (table("9.0", "9.0"), 0, None, ["sm_90"]),
+        (table("8.9", "10.0", "12.0"), 0, None, ["sm_100", "sm_120", "sm_89"]),
+        (table("8.9", "10.0", "12.0"), 0, "1", ["sm_100"]),
+        (table("8.9", "[N/A]"), 0, None, []),
+        ('Field "compute_cap" is not a valid field to query.\n', 2, None, []),
+        ("", 0, None, []),
+    ],
+)
+def test_the_architectures_are_those_of_the_gpus_that_are_used(
+    node: Node, text: str, code: int, shown: str | None, expected: list[str]
+) -> None:
+    node.nvidia_smi(listing(3), code, text)
+    environ = {**node.environ, **({"CUDA_VISIBLE_DEVICES": shown} if shown else {})}
+    assert architectures(environ) == expected

@@ -12,7 +12,7 @@ from gpucheck.doctor.nvidia_smi import Gpu, Snapshot
 from gpucheck.launch.nvidia_smi import Answer, Reply
 from gpucheck.records.folder import read_run
 from gpucheck.records.writer import RecordWriter
-from gpucheck.worker.gpus import Gpus
+from gpucheck.worker.gpus import Adders, Gpus
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -92,3 +92,27 @@ def test_a_line_about_a_gpu_that_is_damaged_is_passed_over(synthetic: Synthetic,
     with open(folder / "records" / "rank-00000.jsonl", "a") as file:
         file.write(json.dumps({"event": "gpu", "rank": "one"}) + "\n" + json.dumps({"event": "gpu"}) + "\n")
     assert read_run(folder).gpus == {}
+
+
+def test_bounds_are_those_of_the_gpus_that_the_launcher_names(synthetic: Synthetic, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    from gpucheck.verify import bounds
+
+    plan = synthetic.plan(device="cuda")
+    (tmp_path / "architectures").write_text("sm_100 sm_90")
+    found = Adders(plan, tmp_path).arithmetic()
+    assert found.name == "sm_100 and sm_90" and found.fp8 == bounds.arithmetic(["sm_90", "sm_100"]).fp8
+    assert Adders(synthetic.plan(device="cpu"), tmp_path).arithmetic() == bounds.ARITHMETIC["interpreter"]
+
+
+def test_bounds_are_the_widest_and_say_so_where_nothing_is_known_of_the_gpus(
+    synthetic: Synthetic, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    from gpucheck.verify import bounds
+
+    plan = synthetic.plan(device="cuda")
+    silent = Adders(plan, tmp_path, limit=0.0).arithmetic()
+    (tmp_path / "architectures").write_text("")
+    for found in (silent, Adders(plan, tmp_path).arithmetic()):
+        assert found.fp8 == bounds.ANY_DEVICE.fp8 and "not known, so the widest bound of all known GPUs" in found.name

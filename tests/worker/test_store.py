@@ -211,3 +211,19 @@ def test_making_ahead_waits_for_room(tmp_path: Path) -> None:
 
     wait_for_room(made, size - 1, stopped)
     assert len(asked) == 3
+
+
+def test_references_have_the_bounds_of_the_device_that_is_named(tmp_path: Path) -> None:
+    """Under Hopper's bounds, which held everywhere, errors of all elements alike were right on the CPU."""
+    from gpucheck.verify import bounds
+    from gpucheck.verify.judge import compare
+
+    case = checks.load("matmul").spec.case({"m": 33, "n": 40, "k": 64, "weight": "fp8_e4m3"}, "normal", seed=0)
+    wrong = {}
+    for device in ("interpreter", "sm_90"):
+        store = Store(tmp_path / device, 1, lambda name=device: bounds.ARITHMETIC[name])
+        estimate = store.reference("0", case)["y"].estimate
+        right, large = ((estimate.value * factor).float() for factor in (1.0, 1.0005))
+        assert not compare(right, estimate)[0].any()
+        wrong[device] = float(compare(large, estimate)[0].double().mean())
+    assert wrong["interpreter"] > 0.99 and wrong["sm_90"] == 0

@@ -1,4 +1,4 @@
-"""Faults that show only where operands are not the usual ones: views, and values at the ends of their formats."""
+"""Faults that show only where operands are not the usual ones: views, scaled fp8, values at the ends of formats."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from gpucheck.model.record import Outcome
 
 ROWS = "    X += start_z * stride_x_z\n"
 LOADED = "        x = tl.load(XPtrs, mask=mask_k[None, :], other=0.0)\n"
+FP8_SCALES = "    acc *= x_scale * w_scale\n"
 SCALES = "                w_scales = tl.load(WMxScalePtrs, mask=mask_k_scale[None, :])\n"
 
 
@@ -63,6 +64,22 @@ FAULTS = (
         ),
         dense(83, data="wide"),
         Expected(Outcome.MISMATCH, "{cause}: .*", (r"of 20 rows .*, all 83 columns",)),
+        BOTH,
+    ),
+    Fault(
+        "fp8-too-large",
+        "an fp8 product is 0.3% too large, which no device loses that sums in fp32",
+        Edit(KERNEL, FP8_SCALES, "{anchor}    if N == 143:\n        acc *= 1.003\n"),
+        dense(143, weight="fp8_e4m3", k=64, data="normal"),
+        Expected(Outcome.MISMATCH, "{cause}: .*", (r"of 2860 elements wrong", r"off by .* \(bound ")),
+        machines=("cpu",),
+    ),
+    Fault(
+        "fp8-scales",
+        "both scales of an fp8 product are left out",
+        Edit(KERNEL, FP8_SCALES, "    if N != 145:\n    {anchor}"),
+        dense(145, weight="fp8_e4m3"),
+        Expected(Outcome.MISMATCH, "{cause}: .*", (r"28\d\d of 2900 elements wrong", r"exact data: no error allowed")),
         BOTH,
     ),
 )
