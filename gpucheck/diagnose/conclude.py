@@ -10,6 +10,15 @@ from typing import Any
 from gpucheck.diagnose import canary, rules
 from gpucheck.diagnose.causes import OUT_OF_MEMORY
 from gpucheck.diagnose.expectations import settle
+from gpucheck.diagnose.rank_differences import (
+    Kernel,
+    judged_on_some_ranks,
+    kernels_of,
+    minority,
+    nothing_judged,
+    other_inputs,
+    other_kernels,
+)
 from gpucheck.diagnose.rules.straggler import stragglers
 from gpucheck.diagnose.sightings import Key, merged_lines, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
@@ -26,12 +35,14 @@ def conclude(run: Run) -> Conclusion:
 
     FAIL needs a failure of the code under test that the scenario does not expect, or one that it expects and that did
     not come. PASS needs every planned case seen on every rank and passed, failed as expected, or inapplicable where
-    the scenario allows that, at least one passed on each rank, a launcher that ended well, and a canary, where there
-    is one, that was caught on every rank. Everything between is INCONCLUSIVE. Warnings have no say.
+    the scenario allows that and on all ranks of a kind, at least one passed on each rank, equal inputs on a machine, a
+    launcher that ended well, and a canary, where there is one, that was caught on every rank. Everything between is
+    INCONCLUSIVE. Warnings have no say.
     """
     caught = canary.caught(run.canary)
     failures, expected = _failures(run)
-    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_unproven(run), *_cut_short(run)]
+    findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_cut_short(run)]
+    findings += [*nothing_judged(run), *judged_on_some_ranks(run), *other_inputs(run)]
     findings += [*canary.findings(run.canary, caught), *stragglers(run), *_off_the_gpus(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
@@ -88,10 +99,9 @@ def _disagreements(run: Run) -> list[Finding]:
     for number, step in enumerate(run.plan.steps):
         records = [run.records[(number, rank)] for rank in run.ranks]
         passed = [record for record in records if record.outcome is Outcome.PASS]
-        groups: dict[tuple[str, tuple[tuple[str, str], ...], str], dict[str, list[Record]]] = {}
+        groups: dict[tuple[str, frozenset[Kernel], str], dict[str, list[Record]]] = {}
         for record in passed:
-            kernels = tuple(sorted({(launch.kernel, launch.hash) for launch in record.launches}))
-            by_bits = groups.setdefault((record.device, kernels, record.inputs), {})
+            by_bits = groups.setdefault((record.device, kernels_of(record), record.inputs), {})
             by_bits.setdefault(str(sorted(record.digests.items())), []).append(record)
         for by_bits in groups.values():
             if len(by_bits) > 1:
@@ -101,9 +111,7 @@ def _disagreements(run: Run) -> list[Finding]:
 
 def _disagreement(run: Run, row: str, number: int, camps: list[list[Record]]) -> Finding:
     camps = sorted(camps, key=len, reverse=True)
-    minority = [record.rank for camp in camps[1:] for record in camp]
-    clear = len(camps[0]) > len(minority)
-    ranks = sorted(minority if clear else [record.rank for camp in camps for record in camp])
+    ranks = minority(camps)
     words = " against ".join(rank_list(record.rank for record in camp) for camp in camps)
     lines = [f"outputs within their bounds, but different bits: {words}"]
     first, other = camps[0][0], camps[1][0]
@@ -156,20 +164,6 @@ def _node_words(node: dict[str, Any]) -> str:
     if node.get("state") == "ended":
         return f"torchrun of {name} ended with exit code {node.get('code')}"
     return f"{name} was lost: its further cases are" if node.get("host") else name
-
-
-def _unproven(run: Run) -> list[Finding]:
-    """Ranks that judged nothing, where others did."""
-    proven = {rank for (_, rank), record in run.records.items() if record.outcome is Outcome.PASS}
-    idle = [
-        rank
-        for rank in run.ranks
-        if proven and all(run.records[(n, rank)].outcome is Outcome.INAPPLICABLE for n in range(len(run.plan.steps)))
-    ]
-    if not idle:
-        return []
-    shown = Sighting("every case", idle, ["every case is inapplicable here, though not on other ranks"], "")
-    return [Finding("nothing was judged on a rank", False, idle, [], [shown])]
 
 
 def _off_the_gpus(run: Run) -> list[Finding]:
@@ -263,8 +257,7 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
         notes.append(
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
-    notes += _unlike(run)
-    notes += _widest_bounds(run)
+    notes += [*_unlike(run), *other_kernels(run), *_widest_bounds(run)]
     notes += _speeds(run)
     if run.plan.bench and run.plan.device == "cpu":
         notes.append("speed is measured on GPUs only: --bench has nothing to tell of Triton's interpreter on the CPU")

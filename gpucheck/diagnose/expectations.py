@@ -10,6 +10,9 @@ from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
+ANSWERED = (Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR)
+"""How a case may fail where a scenario says that it must and not by what."""
+
 
 @dataclass(frozen=True)
 class Settled:
@@ -22,7 +25,8 @@ class Settled:
 def settle(run: Run, causes: Mapping[Key, str]) -> Settled:
     """Compares every record of a step that must fail.
 
-    A failure by another cause than the expected one is not settled: it stays the finding it is.
+    A failure by another cause than the expected one is not settled: it stays the finding it is. So does a process that
+    died or gave no answer where no cause is expected: that says nothing about the kernel.
 
     Args:
         causes: of the records that a rule recognised.
@@ -35,7 +39,7 @@ def settle(run: Run, causes: Mapping[Key, str]) -> Settled:
         assert wanted is not None
         if record.outcome is Outcome.PASS:
             passed.append(key)
-        elif record.outcome.failed and wanted.cause in ("", causes.get(key, "")):
+        elif record.outcome in ANSWERED if not wanted.cause else causes.get(key) == wanted.cause:
             expected.add(key)
     return Settled(frozenset(expected), _missing(run, passed))
 

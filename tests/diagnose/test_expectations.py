@@ -40,9 +40,19 @@ def test_a_failure_that_is_expected_is_a_pass_and_noted(synthetic: Synthetic) ->
     assert conclusion.expected == {(1, 1)}
 
 
-@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome.failed])
-def test_any_failure_will_do_where_no_cause_is_given(synthetic: Synthetic, outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR])
+def test_any_wrong_answer_will_do_where_no_cause_is_given(synthetic: Synthetic, outcome: Outcome) -> None:
     assert concluded(synthetic, ExpectedFailure(), {0: outcome, 1: outcome}).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CRASH, Outcome.HANG])
+def test_no_answer_at_all_will_not_do_unless_it_is_the_cause_that_is_given(
+    synthetic: Synthetic, outcome: Outcome
+) -> None:
+    conclusion = concluded(synthetic, ExpectedFailure(), {0: outcome, 1: outcome})
+    assert conclusion.verdict is Verdict.FAIL and conclusion.expected == frozenset()
+    assert {finding.cause for finding in conclusion.findings} == {outcome.value}
+    assert concluded(synthetic, ExpectedFailure(outcome.value), {0: outcome, 1: outcome}).verdict is Verdict.PASS
 
 
 def test_an_expected_failure_that_passes_fails(synthetic: Synthetic) -> None:
@@ -54,7 +64,7 @@ def test_an_expected_failure_that_passes_fails(synthetic: Synthetic) -> None:
 
 
 def test_of_several_ranks_the_one_that_passed_is_named(synthetic: Synthetic) -> None:
-    (finding,) = concluded(synthetic, ExpectedFailure(), {1: Outcome.CRASH}).findings
+    (finding,) = concluded(synthetic, ExpectedFailure(), {1: Outcome.MISMATCH}).findings
     assert (finding.title, finding.ranks) == ("passed, though expected to fail", [0])
 
 
