@@ -25,6 +25,7 @@ SETTINGS = "leaves settings changed"
 NOT_AS_ASKED = "output not as asked"
 COMPILE_ERROR = "compile error on this Triton"
 RESOURCE_LIMIT = "resource limit"
+AUTOTUNED = "autotuned on live tensors"
 OUT_OF_MEMORY = "out of memory"
 CRASH = "crash"
 HANG = "hang"
@@ -205,6 +206,16 @@ CAUSES: dict[str, Cause] = {
         shows="The same compile error on every rank, before any launch.",
         confirm="gpucheck compile --triton shows which versions take the kernel.",
         mend="Use a Triton that the library supports (gpucheck library show), or a library made for this Triton.",
+    ),
+    AUTOTUNED: Cause(
+        means="The first launch of an autotuned kernel runs each of its configurations on the tensors of the call. "
+        "What one adds in place is added several times then; what the chosen one does not write, another one "
+        "wrote in that call alone.",
+        shows="The first call of a process gives other bits than all later ones, in every process.",
+        confirm="The launches of the first call: one for each configuration and measurement. With one configuration "
+        "the first call is like all others.",
+        mend="Let each configuration write the same elements, and give triton.autotune the names of tensors that the "
+        "kernel changes in place as restore_value or reset_to_zero; or tune before serving, on other tensors.",
     ),
     RESOURCE_LIMIT: Cause(
         means="The kernel's configuration asks for more shared memory, registers or threads than the GPU has, or the "

@@ -78,6 +78,7 @@ _OF_OUTCOME = {
 }
 _OF_VIOLATION = {
     "device": ("guarded", "visible"),
+    "tuning differs": ("repeat",),
     "repeats differ": ("repeat", "one thread", "synchronised", "visible", "other device", "alone"),
 }
 

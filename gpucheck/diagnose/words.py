@@ -41,6 +41,7 @@ def lines_of(record: Record) -> list[str]:
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))
+    lines += _remarks(record.launches)
     return lines
 
 
@@ -112,6 +113,17 @@ def launches_words(launches: list[Launch]) -> str:
     for launch in launches:
         counts[launch.kernel] = counts.get(launch.kernel, 0) + launch.count
     return ", ".join(kernel + (f" x{count}" if count > 1 else "") for kernel, count in counts.items())
+
+
+def _remarks(launches: list[Launch]) -> list[str]:
+    """What about launches may matter for a failure, whatever caused it."""
+    lines = [
+        f"{launch.kernel} is autotuned: {launch.tried} configurations were tried on the tensors of the first call"
+        for launch in launches
+        if launch.tried
+    ]
+    lines += [f"{launch.kernel} was launched with an empty grid" for launch in launches if 0 in launch.grid]
+    return list(dict.fromkeys(lines))
 
 
 def _index(index: list[int] | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -82,6 +82,15 @@ class StandInDriver:
             }
 
         return SimpleNamespace(get_device_properties=properties)
+
+    def get_benchmarker(self) -> Any:
+        """What an autotuner measures with: runs each configuration once; all take no time, so the first is chosen."""
+
+        def measure(call: Callable[[], Any], quantiles: Sequence[float] = (0.5,), **_: Any) -> list[float]:
+            call()
+            return [0.0] * len(quantiles)
+
+        return measure
 
     def get_active_torch_device(self) -> torch.device:
         return torch.device("cpu")

@@ -130,20 +130,23 @@ class Bench:
         with timed(reply, "prepare"):  # once: each pass places copies of these
             inputs = {name: to_device(value, self.device) for name, value in held.items()}
         passes = 0
-        while wants_another_pass(conditions.repeat, passes, reply.digests, reply.fills):
-            fill = fill_of(passes)
+        while wants_another_pass(conditions.repeat, passes, *reply.settled):
+            first, fill = not reply.digests, fill_of(passes)
             prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
             for outputs in launched:
                 with timed(reply, "copy"):
                     copies = self._keep(outputs, reply, fill, request)
-            if not passes and conditions.concurrency == 1:
+            if first and conditions.concurrency == 1:
                 with timed(reply, "inspect"):
                     self._inspect(check, case, prepared, copies, reply, conditions)
+            if first and self.observer.tuned:  # tells nothing of memory: it was launched on more than once
+                reply.tuned, reply.by_fill = len(reply.digests), {}
+                continue
             passes += 1
         reply.launches = [asdict(launch) for launch in self.observer.take()]
-        if depends_on_fill(reply.digests, reply.fills) and not conditions.late and conditions.concurrency == 1:
+        if depends_on_fill(*reply.settled) and not conditions.late and conditions.concurrency == 1:
             with timed(reply, "locate"):
-                reply.sensitive = self._sensitive(check, case, inputs, reply.digests[1], conditions)
+                reply.sensitive = self._sensitive(check, case, inputs, reply.settled[0][1], conditions)
                 self._fill_further(check, case, inputs, reply, request)
         if request.timed is not None and steady(reply):
             self._time(held, request.timed, reply)

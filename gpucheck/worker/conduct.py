@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]:
     """What is wrong about how the outputs came to be, whatever they are."""
     found = [Violation("guard", line) for line in dict.fromkeys(reply.guards)]
-    found += _differences(reply)
+    found += _tuning(reply, launches) + _differences(reply)
     found += [Violation(kind, detail) for kind, detail in dict.fromkeys(reply.blamed)]
     for needed in reply.needed:
         found += _missing(needed, max(1, reply.calls), launches)
@@ -73,12 +73,24 @@ def _calls(count: int) -> str:
     return "a call" if count == 1 else f"{count} calls"
 
 
+def _tuning(reply: Reply, launches: list[Launch]) -> list[Violation]:
+    """That a call for which an autotuner tried configurations gave other bits than those after it."""
+    tuned, digests = reply.digests[: reply.tuned], reply.settled[0]
+    if not digests or set(tuned) <= set(digests):
+        return []
+    tried = {launch.kernel: launch.tried for launch in launches if launch.tried}
+    kernels = " and ".join(f"{count} configurations of {kernel}" for kernel, count in tried.items())
+    detail = f"the first call, for which the autotuner tried {kernels} on the call's own tensors, gave other bits"
+    return [Violation("tuning differs", f"{detail} than the {len(digests)} after it")]
+
+
 def _differences(reply: Reply) -> list[Violation]:
     """What it means that passes gave different bits."""
-    if len(set(reply.digests)) < 2:
+    digests, fills = reply.settled
+    if len(set(digests)) < 2:
         return []
-    if depends_on_fill(reply.digests, reply.fills):
+    if depends_on_fill(digests, fills):
         where = reply.sensitive or "of a tensor that is not known"
         detail = f"outputs change with the content of memory that is not part of the inputs: it is read {where}"
         return [Violation("passes differ", detail)]
-    return [Violation("repeats differ", how_calls_differ(reply.digests))]
+    return [Violation("repeats differ", how_calls_differ(digests))]

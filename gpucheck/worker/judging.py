@@ -155,10 +155,10 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
         ceilings=reply.ceilings,
         repeats=len(reply.digests) if often else 1,
         wrong=judged.wrong if often else min(judged.wrong, 1),
-        distinct=max(1, len(set(reply.digests))),
+        distinct=max(1, len(set(reply.settled[0]))),
         calls=[digest[:SHORT] for digest in reply.digests] if len(set(reply.digests)) > 1 else [],
         bad_calls=judged.bad if len(judged.bad) < len(reply.digests) else [],
-        by_fill=depends_on_fill(reply.digests, reply.fills),
+        by_fill=depends_on_fill(*reply.settled),
     )
     spent = time.perf_counter() - begin - waited
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})

@@ -70,6 +70,11 @@ class Observer:
         return log
 
     @property
+    def tuned(self) -> bool:
+        """Whether an autotuner tried configurations in this thread since :meth:`start`."""
+        return bool(self.log.tried)
+
+    @property
     def compile_seconds(self) -> float:
         """Seconds this thread spent in the compiler since :meth:`start`."""
         return self.log.compile_seconds
@@ -132,6 +137,19 @@ class Observer:
 
         observers.append(observe)
         finished.append(self.settled)
+        self._watch_tuning()
+
+    def _watch_tuning(self) -> None:
+        """Counts the configurations that autotuners try: each is launched on the tensors of the call."""
+        from triton.runtime.autotuner import Autotuner
+
+        bench = Autotuner._bench
+
+        def bench_seen(tuner: Any, *args: Any, **kwargs: Any) -> Any:
+            self.log.tried[tuner.base_fn.__name__] += 1
+            return bench(tuner, *args, **kwargs)
+
+        Autotuner._bench = bench_seen
 
     def settled(self) -> None:
         """Says that everything launched has ended."""
@@ -145,12 +163,11 @@ class Observer:
     def install_compiled(self) -> None:
         """Observes launches, refused ones too, and compilations of this process; works from Triton 3.4 on."""
         import triton
-        from triton.runtime.autotuner import Autotuner
         from triton.runtime.jit import JITFunction
 
         from gpucheck.worker import demands
 
-        launch, build, bench = JITFunction.run, triton.compiler.compile, Autotuner._bench
+        launch, build = JITFunction.run, triton.compiler.compile
 
         def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
             blocks: list[int] = []
@@ -179,12 +196,8 @@ class Observer:
             finally:
                 self.log.compile_seconds += time.perf_counter() - begin
 
-        def bench_seen(tuner: Any, *args: Any, **kwargs: Any) -> Any:
-            self.log.tried[tuner.base_fn.__name__] += 1
-            return bench(tuner, *args, **kwargs)
-
         JITFunction.run = run
-        Autotuner._bench = bench_seen
+        self._watch_tuning()
         triton.compiler.compile = compile_timed
         triton.compiler.compiler.compile = compile_timed
 

@@ -118,6 +118,7 @@ class Reply:
     traceback: str = ""
     digests: list[str] = field(default_factory=list)  # of all outputs, one a launch
     fills: list[int] = field(default_factory=list)  # what memory was filled with, one a launch
+    tuned: int = 0  # how many of the first of these an autotuner tried configurations for
     saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
     by_fill: dict[int, int] = field(default_factory=dict)  # fill -> number of the file of outputs made in such memory
     guards: list[str] = field(default_factory=list)  # broken guard bands
@@ -138,6 +139,11 @@ class Reply:
     sticky: bool = False  # since its CUDA context is lost
     source: str = ""  # "file:line" of the library that raised
     writers: list[str] = field(default_factory=list)  # of the elements asked for, in words
+
+    @property
+    def settled(self) -> tuple[list[str], list[int]]:
+        """Digests and fills of the launches that no autotuner had a part in."""
+        return self.digests[self.tuned :], self.fills[self.tuned :]
 
 
 def for_one_device(request: Request, index: int) -> Request:

@@ -75,3 +75,17 @@ def test_of_many_wrong_outputs_the_first_are_told_in_full(synthetic: Synthetic) 
     lines = lines_of(record)
     assert lines[0] == "begins with a" and lines[-1] == "wrong too: e, f"
     assert [line for line in lines if line.endswith("row 1 of 2")] == [f"{name}: row 1 of 2" for name in "abcd"]
+
+
+def test_what_may_matter_about_launches_is_remarked(synthetic: Synthetic) -> None:
+    plan = synthetic.plan()
+    launches = [
+        Launch("_add", 9, 0, ["cuda:0"], 0, "h", "sm_90", 0, 4, [1], tried=3),
+        Launch("_sum", 1, 0, ["cuda:0"], 0, "h", "sm_90", 0, 4, [0, 1]),
+        Launch("_mul", 1, 0, ["cuda:0"], 0, "h", "sm_90", 0, 4, [4]),
+    ]
+    lines = lines_of(synthetic.record(plan, 0, 0, Outcome.MISMATCH, launches=launches))
+    assert lines[-2:] == [
+        "_add is autotuned: 3 configurations were tried on the tensors of the first call",
+        "_sum was launched with an empty grid",
+    ]

@@ -20,9 +20,10 @@ from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
 from gpucheck.worker import order  # noqa: E402
 from gpucheck.worker.arena import Arena  # noqa: E402
 from gpucheck.worker.bench import Bench, Library  # noqa: E402
+from gpucheck.worker.conduct import observed_violations  # noqa: E402
 from gpucheck.worker.journal import Journal, read  # noqa: E402
 from gpucheck.worker.observe import Observer  # noqa: E402
-from gpucheck.worker.passes import FURTHER_FILL, SURE, fill_of  # noqa: E402
+from gpucheck.worker.passes import FURTHER_FILL, SURE, depends_on_fill, fill_of  # noqa: E402
 from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
 from gpucheck.worker.timing import ALWAYS  # noqa: E402
@@ -191,6 +192,58 @@ class Scratch(Kernel):
 
     def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
         return {"y": self.scratch.copy_(prepared["x"])}
+
+
+class Tuned(Kernel):
+    """A kernel for which an autotuner tries two configurations in the first call."""
+
+    def __init__(self, observer: Observer, *, in_place: bool) -> None:
+        super().__init__()
+        self.observer, self.in_place = observer, in_place
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        self.launches += 1
+        first = self.launches == 1
+        if first:
+            self.observer.log.tried["copy"] += 2
+        y = torch.empty(4)
+        y[2:] = prepared["x"][2:] * (3 if first and self.in_place else 1)
+        if first or self.in_place:
+            y[:2] = prepared["x"][:2]
+        return {"y": y}
+
+
+def test_a_call_that_is_tuned_tells_nothing_of_memory(run: Any, observer: Observer) -> None:
+    reply, saved = run(Tuned(observer, in_place=False))
+    assert reply.tuned == 1 and torch.equal(saved[0], RIGHT)
+    digests, fills = reply.settled
+    assert len(digests) == len(fills) == 8 and fills[:2] == [0xFF, 0x00]
+    assert depends_on_fill(digests, fills), "what the chosen configuration does not write follows the fill"
+    assert [reply.by_fill[fill] for fill in (0xFF, 0x00)] == [1, 2], "files of calls that were not tuned"
+    assert reply.sensitive.startswith("in or outside of")
+
+
+def test_a_call_that_is_tuned_is_followed_by_as_many_others(run: Any, observer: Observer) -> None:
+    for repeat, calls in ((1, 3), (5, 6)):
+        check = Tuned(observer, in_place=True)
+        reply, saved = run(check, repeat=repeat)
+        assert (len(reply.digests), reply.tuned, len(saved)) == (calls, 1, 2) and len(set(reply.settled[0])) == 1
+        launches = [Launch("copy", calls + 2, None, [], None, "", "", 0, 0, [], tried=2)]
+        (told,) = observed_violations(reply, launches)
+        assert (told.kind, told.detail) == (
+            "tuning differs",
+            "the first call, for which the autotuner tried 2 configurations of copy on the call's own tensors, gave "
+            f"other bits than the {calls - 1} after it",
+        )
+
+
+def test_a_tuned_call_with_the_bits_of_all_others_is_no_violation(run: Any, observer: Observer) -> None:
+    check = Kernel()
+    observer_log = observer.log
+    reply, _ = run(check)
+    assert observer_log is not observer.log and reply.tuned == 0 and len(reply.digests) == 2
+    reply.tuned = 1
+    assert observed_violations(reply, [Launch("copy", 4, None, [], None, "", "", 0, 0, [], tried=2)]) == []
 
 
 def test_a_delayed_consumer_sees_what_a_second_launch_overwrites(run: Any) -> None:

@@ -49,6 +49,8 @@ LAUNCH = {
     "source": "matmul_ogs.py:467",
     "context": None,
     "refused": "",
+    "tried": 0,
+    "large": [],
 }
 Behaviour = Callable[[Request], Reply]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from gpucheck.diagnose.rules import (
+    autotuned,
     compile_race,
     conduct,
     crash,
@@ -65,6 +66,7 @@ RULES: tuple[Rule, ...] = (
     process_group,
     threads,
     outside,
+    autotuned,
     compile_race,
     kernel_cache,
     overwritten,

@@ -343,3 +343,36 @@ def test_causes_of_one_kind_on_several_ranks_are_one_finding_each(synthetic: Syn
         ("environment of a rank", (1,)),
         ("suspect GPU", (3,)),
     }
+
+
+class TestAutotuned:
+    TUNING = Violation("tuning differs", "the first call gave other bits")
+
+    def matrix(self, synthetic: Synthetic, again: Any = None, **changes: Any) -> Matrix:
+        given = {"violations": [self.TUNING], "repeats": 3, "bad_calls": [0], **changes}
+        matrix = Matrix(synthetic, ranks=1).fails(0, **given)
+        return matrix if again is None else matrix.tried(0, repeat=(WRONG, {"repeats": 6, "wrong": 1, **again}))
+
+    def test_a_first_call_that_is_wrong_in_each_process(self, synthetic: Synthetic) -> None:
+        finding = self.matrix(synthetic, {"violations": [self.TUNING], "bad_calls": [0]}).finding()
+        assert finding.title == "autotuned on live tensors: wrong in the first call alone"
+        assert "restore_value" in finding.remedy
+
+    def test_what_later_calls_lack_is_named(self, synthetic: Synthetic) -> None:
+        later = {"violations": [self.TUNING], "bad_calls": [1, 2, 3, 4, 5]}
+        lacking = synthetic.mismatch(wrong=8, poison=8)
+        finding = self.matrix(synthetic, later, bad_calls=[1, 2], mismatches=[lacking]).finding()
+        assert finding.title == "autotuned on live tensors: output not written"
+
+    def test_one_process_proves_nothing(self, synthetic: Synthetic) -> None:
+        assert self.matrix(synthetic).finding().cause == "undetermined"
+
+    def test_not_where_the_next_process_does_otherwise(self, synthetic: Synthetic) -> None:
+        for again in ({"violations": []}, {"violations": [Violation("repeats differ", "")], "distinct": 2}):
+            assert self.matrix(synthetic, again).finding().cause != "autotuned on live tensors"
+
+    def test_not_where_calls_after_the_first_differ_too(self, synthetic: Synthetic) -> None:
+        both = [self.TUNING, Violation("repeats differ", "")]
+        assert self.matrix(synthetic, {"violations": both}, violations=both).finding().cause == (
+            "race or uninitialised read"
+        )

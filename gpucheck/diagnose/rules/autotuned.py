@@ -1,0 +1,31 @@
+"""Kernels whose autotuner tries configurations on the tensors of a call."""
+
+from __future__ import annotations
+
+from gpucheck.diagnose.causes import AUTOTUNED
+from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.experiments import REPEAT
+from gpucheck.diagnose.rules.common import Evidence, findings, what
+from gpucheck.model.record import Record
+from gpucheck.records.folder import Run
+
+__all__ = ["findings", "recognise"]
+
+FIRST = "wrong in the first call alone"
+
+
+def recognise(run: Run, record: Record) -> Evidence | None:
+    """The call that was tuned gave other bits than all after it, here and again in a fresh process.
+
+    A configuration that writes less than others leaves memory as it was in every later call; one that works in place
+    is applied several times in the first.
+    """
+    again = answers(run, record).tried.get(REPEAT)
+    if again is None or not (_differs(record) and _differs(again)):
+        return None
+    return Evidence(AUTOTUNED, FIRST if record.bad_calls == [0] else what(record))
+
+
+def _differs(record: Record) -> bool:
+    kinds = {violation.kind for violation in record.violations}
+    return "tuning differs" in kinds and "repeats differ" not in kinds
