@@ -31,6 +31,7 @@ CRASH = "crash"
 HANG = "hang"
 KERNEL_BUG = "kernel bug"
 STRAGGLER = "straggler"
+LESS_EXACT = "less exact than its peers"
 UNDETERMINED = "undetermined"
 
 
@@ -270,6 +271,18 @@ CAUSES: dict[str, Cause] = {
         "load; gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
         mend="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
         "whether the rank's environment makes it take other kernels.",
+    ),
+    LESS_EXACT: Cause(
+        means="A rank computes right numbers, but they lie much further from the reference than those of the ranks "
+        "beside it: other kernels, a lower precision on the way, or the first of an error that grows.",
+        shows="A warning, with no influence on the verdict: the rank uses at least a tenth of an error bound and ten "
+        "times as much of it as the median of its peers, on GPUs of one kind with equal inputs. gpucheck diff holds a "
+        "run against a stored one in the same way.",
+        confirm="gpucheck report RUN --json FILE has for each case and rank the share of its bound that was used "
+        "(tightness). Other seeds show whether it stays; --placement visible and CUDA_VISIBLE_DEVICES in another "
+        "order show whether it follows the GPU.",
+        mend="Compare the kernels and the configuration that the rank launched with those of its peers; then look for "
+        "environment variables that choose a precision, and at the GPU's memory errors.",
     ),
     UNDETERMINED: Cause(
         means="The evidence of the run fits more than one cause.",

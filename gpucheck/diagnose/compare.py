@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.diagnose.rules.less_exact import excess
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.records.folder import Run
@@ -66,6 +67,7 @@ class Row:
     second: Side
     bits: tuple[str, ...] = ()  # outputs right in both whose bits differ, though inputs are equal
     tightness: tuple[float, float] | None = None  # share of the error bound used, where both judged it
+    excess: float | None = None  # how many times as much of the same bound the second uses, where that is telling
     seconds: tuple[float, float] | None = None  # of the kernels, where both measured it
     wrong: tuple[float, float] | None = None  # share of the elements of the worst output, where both are wrong
 
@@ -86,6 +88,11 @@ class Comparison:
     def of(self, *changes: Change) -> list[Row]:
         """The rows that changed so."""
         return [row for row in self.rows if row.change in changes]
+
+    @property
+    def less_exact(self) -> list[Row]:
+        """The rows that are right in both and use far more of their bound in the second run."""
+        return [row for row in self.rows if row.excess]
 
     @property
     def time_ratios(self) -> dict[str, float]:
@@ -181,8 +188,14 @@ def _beside(first: Record | None, second: Record | None) -> dict[str, Any]:
     return {
         "bits": tuple(names) if first.inputs and first.inputs == second.inputs else (),
         "tightness": (first.tightness, second.tightness),
+        "excess": excess(second.tightness, first.tightness) if _bound(first) == _bound(second) else None,
         "seconds": kernel if all(kernel) else None,
     }
+
+
+def _bound(record: Record) -> tuple[str, str]:
+    """What an error bound follows from; records of older versions do not say how the device adds up."""
+    return record.inputs, record.arithmetic
 
 
 def _wrong(record: Record) -> float:

@@ -19,6 +19,7 @@ from gpucheck.diagnose.rank_differences import (
     other_inputs,
     other_kernels,
 )
+from gpucheck.diagnose.rules.less_exact import less_exact
 from gpucheck.diagnose.rules.straggler import stragglers
 from gpucheck.diagnose.sightings import Key, merged_lines, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
@@ -43,7 +44,7 @@ def conclude(run: Run) -> Conclusion:
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_cut_short(run)]
     findings += [*nothing_judged(run), *judged_on_some_ranks(run), *other_inputs(run)]
-    findings += [*canary.findings(run.canary, caught), *stragglers(run), *_off_the_gpus(run)]
+    findings += [*canary.findings(run.canary, caught), *stragglers(run), *less_exact(run), *_off_the_gpus(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL

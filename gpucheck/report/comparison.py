@@ -38,6 +38,8 @@ def lines(comparison: Comparison, names: tuple[str, str], *, verbose: bool = Fal
     yield from _environment(comparison)
     for change in (*SHOWN, *(QUIET if verbose else ())):
         yield from _listed(change.value, [(row, _words(row)) for row in comparison.of(change)], limit)
+    inexact = [(row, "{1:.1%} of its bound, was {0:.1%}".format(*row.tightness or ())) for row in comparison.less_exact]
+    yield from _listed("right, but warns: uses at least ten times as much of its error bound", inexact, limit)
     changed = [(row, ", ".join(row.bits)) for row in comparison.rows if row.bits]
     yield from _listed("other bits from equal inputs, right in both", changed, limit)
     yield from _ratios("error", "of their bounds used", comparison.error_ratios)

@@ -154,6 +154,21 @@ def test_ratios_of_time_and_error(synthetic: Synthetic) -> None:
     assert compare(run(0.0, 0.1), run(0.1, 0.1)).time_ratios == {}
 
 
+def test_a_case_that_uses_ten_times_as_much_of_the_same_bound_warns(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+
+    def run(tightness: float, **changes: Any) -> Record:
+        record = synthetic.record(plan, 0, 0, tightness=tightness, arithmetic="sm_90", inputs="i")
+        return replace(record, **changes)
+
+    (row,) = compared(synthetic, run(0.02), run(0.4)).less_exact
+    assert row.excess == pytest.approx(20) and row.change is Change.SAME
+    for before, after in ((run(0.02), run(0.19)), (run(0.0), run(0.09)), (run(0.4), run(0.02))):
+        assert compared(synthetic, before, after).less_exact == []
+    for changes in ({"arithmetic": "sm_100"}, {"arithmetic": ""}, {"inputs": "j"}, {"outcome": M}):
+        assert compared(synthetic, run(0.02), run(0.4, **changes)).less_exact == []
+
+
 def test_how_wrong_a_place_is_in_both_runs(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
 

@@ -105,6 +105,22 @@ def test_what_only_one_run_has(synthetic: Synthetic) -> None:
     assert "left out, in B only: 1 case on rank 2 (matmul/0/exact)" in text
 
 
+def test_what_became_less_exact_is_listed_and_is_no_regression(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2)
+
+    def run(tightness: float) -> Run:
+        records = {(0, rank): synthetic.record(plan, 0, rank, tightness=tightness) for rank in range(2)}
+        return synthetic.run(plan, records)
+
+    text = "\n".join(lines(compare(run(0.01), run(0.25)), ("a", "b")))
+    assert text.startswith("NO REGRESSION")
+    assert (
+        "right, but warns: uses at least ten times as much of its error bound (1)\n"
+        "  matmul/0/exact  ranks 0, 1  25.0% of its bound, was 1.0%" in text
+    )
+    assert "warns" not in "\n".join(lines(compare(run(0.25), run(0.01)), ("a", "b")))
+
+
 def test_times_name_the_extremes(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=3)
 

@@ -2,7 +2,8 @@
 
 A rule is a module with two pure functions. ``recognise`` says what one record is evidence of, or None; ``findings``
 makes findings of evidence. Rules are asked in the order of :data:`RULES`; a record belongs to the first that
-recognises it and to no finding beside that rule's. ``straggler`` is none of them: it looks at ranks that are right.
+recognises it and to no finding beside that rule's. ``straggler`` and ``less_exact`` are none of
+them: they look at ranks that are right.
 """
 
 from __future__ import annotations
