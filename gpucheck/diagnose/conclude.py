@@ -23,7 +23,7 @@ from gpucheck.diagnose.rules.less_exact import less_exact
 from gpucheck.diagnose.rules.straggler import stragglers
 from gpucheck.diagnose.sightings import Key, merged_lines, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
-from gpucheck.diagnose.words import rank_list
+from gpucheck.diagnose.words import raised_lines, rank_list
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.records.folder import Run
@@ -90,7 +90,7 @@ def _symptoms(run: Run, records: list[Record]) -> list[Finding]:
         finding = findings.setdefault(key, Finding(shown.title, fails, ranks, [], [], shown.remedy))
         if case.row not in finding.rows:
             finding.rows.append(case.row)
-        finding.sightings.append(sighting(run, step, ranks, merged_lines(alike)))
+        finding.sightings.append(sighting(run, step, ranks, merged_lines(alike, raised_lines)))
     return list(findings.values())
 
 
@@ -152,7 +152,8 @@ def _ending(run: Run) -> list[Finding]:
     else:
         return []
     remedy = "look at the logs in the run folder's logs/"
-    return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], [line], "")], remedy)]
+    lines = [line, *(f"printed  {text}" for text in run.outcome.get("said", []))]
+    return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], lines, "")], remedy)]
 
 
 def _ended_well(node: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from gpucheck.diagnose.nature import flipped
-from gpucheck.model.record import Launch, Mismatch, Record
+from gpucheck.model.record import Launch, Mismatch, Outcome, Record
 
 MOST_OUTPUTS = 4  # told in full
 
@@ -42,7 +42,18 @@ def lines_of(record: Record) -> list[str]:
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))
     lines += _remarks(record.launches)
-    return lines
+    return lines + output_lines(record)
+
+
+def raised_lines(record: Record) -> list[str]:
+    """The same, with the place that raised."""
+    raised = record.outcome is Outcome.ERROR and record.source
+    return lines_of(record) + ([f"raised at {record.source}"] if raised else [])
+
+
+def output_lines(record: Record) -> list[str]:
+    """What the process of a record printed before it ended, and where all of it is."""
+    return [f"printed  {line}" for line in record.said] + ([f"log      {record.log}"] if record.log else [])
 
 
 def mismatches_lines(mismatches: list[Mismatch], bounds: Mapping[str, str] = MappingProxyType({})) -> list[str]:

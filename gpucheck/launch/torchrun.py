@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.host.log_excerpt import Mark, printed
 from gpucheck.launch.family import Family, children_of, die_with_parent, state_of
 from gpucheck.launch.gpus import ARCHITECTURES, architectures
 from gpucheck.launch.kernel_log import KernelLog
 from gpucheck.launch.relay import has_children
+from gpucheck.launch.scratch import scratch
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
@@ -28,8 +28,6 @@ GRACE = 2.0  # s between asking torchrun to end and killing it
 LINGER = 30.0  # s that torchrun has to end after all ranks have
 STOPPED = 10.0  # s that it has to go on, where a signal stopped it before it had started them
 POLL = 0.1  # s
-SCRATCH_PREFIX = "gpucheck-"
-ROOM = 4 << 30  # bytes that must be free in /dev/shm for inputs and references to live there
 
 
 DEBUG = {
@@ -71,6 +69,7 @@ class Ending:
     signal: int  # that interrupted this command, or 0
     seconds: float
     stuck: str = ""  # what torchrun was ended for from here, beside the limit and signals
+    said: tuple[str, ...] = ()  # what torchrun printed, where it ended with an error; first and last lines
 
 
 def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
@@ -108,7 +107,8 @@ def launch(
     Raises:
         InfrastructureError: torchrun could not be started.
     """
-    scratch = _scratch(run)
+    shared = ExitStack()
+    folder = shared.enter_context(scratch(run))
     log = run / "logs" / f"torchrun-{rendezvous.node_rank}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command_pid = os.getpid()
@@ -119,7 +119,7 @@ def launch(
     process: subprocess.Popen[bytes] | None = None
     family = Family()
     if plan.device == "cuda":
-        threading.Thread(target=_write_architectures, args=(scratch,), daemon=True).start()
+        threading.Thread(target=_write_architectures, args=(folder,), daemon=True).start()
     try:
         with open(log, "wb") as output:
             process = subprocess.Popen(
@@ -127,7 +127,7 @@ def launch(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(plan, scratch),
+                env=_environment(plan, folder),
                 start_new_session=True,
                 preexec_fn=lambda: die_with_parent(command_pid),
             )
@@ -152,6 +152,7 @@ def launch(
             signal=received[0] if received else 0,
             seconds=time.monotonic() - begin,
             stuck=stuck if code is None and not received else "",
+            said=tuple(printed([Mark(log)])) if code else (),
         )
     except OSError as error:
         raise InfrastructureError(f"torchrun could not be started: {error}") from None
@@ -159,7 +160,7 @@ def launch(
         if process is not None and process.poll() is None:
             _end(process)
         family.end()
-        shutil.rmtree(scratch, ignore_errors=True)
+        shared.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -235,21 +236,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _scratch(run: Path) -> Path:
-    """A folder for what the ranks of this node share: in memory where there is room, else in the run folder.
-
-    Folders that killed commands left in memory are removed first.
-    """
-    memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK)):
-        return Path(tempfile.mkdtemp(prefix="scratch-", dir=run))
-    for leftover in memory.glob(f"{SCRATCH_PREFIX}*-*"):
-        owner = leftover.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
-        if owner.isdigit() and not Path("/proc", owner).exists() and leftover.stat().st_uid == os.getuid():
-            shutil.rmtree(leftover, ignore_errors=True)
-    space = os.statvfs(memory)
-    if space.f_bavail * space.f_frsize < ROOM:
-        return Path(tempfile.mkdtemp(prefix="scratch-", dir=run))
-    return Path(tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=memory))

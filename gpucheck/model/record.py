@@ -235,6 +235,8 @@ class Record:
     kernels: list[str] = field(default_factory=list)  # under test; of attempts that gave no output
     underway: Underway | None = None  # None: no launch had begun, or all had ended
     source: str = ""  # "file:line" of the library that raised
+    said: list[str] = field(default_factory=list)  # what its process printed before it died or hung, in part
+    log: str = ""  # the files that hold all of that, by their paths in the run folder
     victim_of: int | None = None  # the rank whose end kept this one from its case
 
     @property

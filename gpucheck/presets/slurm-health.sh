@@ -12,19 +12,28 @@ PYTHON=${PYTHON:-/usr/bin/python3}                     # has the torch and trito
 GPUCHECK=${GPUCHECK:-/opt/gpucheck/gpucheck.pyz}       # from `make pyz`, or an installed gpucheck script
 LIBRARY=${LIBRARY:-}                                   # --library; without it the installed one
 SCENARIO=${SCENARIO:-quick}
+GPUS=${GPUS:-}                                         # how many a healthy node has; empty: any number
 SECONDS_LIMIT=${SECONDS_LIMIT:-40}                     # for the run; starting and reporting take a few more
 STATE=${STATE:-/var/lib/gpucheck}                      # caches and the runs that did not pass; root's alone
+PCI=${PCI:-/sys/bus/pci/devices}                       # tells whether the node has GPUs where nvidia-smi is missing
 
 set -u
 export PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin  # slurmd may set none
 
 node=${SLURMD_NODENAME:-$(hostname -s)}
-command -v nvidia-smi > /dev/null || exit 0  # a node without GPUs
+drain() {
+    scontrol update NodeName="$node" State=DRAIN Reason="gpucheck: $1"
+}
+if ! command -v nvidia-smi > /dev/null; then
+    [ -n "$GPUS" ] || grep -qsi '^0x10de' "$PCI"/*/vendor || exit 0 # a node without GPUs
+    drain "there is no nvidia-smi"
+    exit 1
+fi
 busy=$(timeout 10 nvidia-smi --query-compute-apps=pid --format=csv,noheader)
 case $? in
     0) [ -z "$busy" ] || exit 0 ;;
     *)
-        scontrol update NodeName="$node" State=DRAIN Reason="gpucheck: nvidia-smi does not answer"
+        drain "nvidia-smi does not answer"
         exit 1
         ;;
 esac
@@ -35,7 +44,7 @@ export GPUCHECK_CACHE_DIR=$STATE/cache TRITON_CACHE_DIR=$STATE/triton
 run=$STATE/runs/health-$(date +%s)-$$
 
 timeout 55 "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda --timeout "$SECONDS_LIMIT" \
-    ${LIBRARY:+--library "$LIBRARY"} --out "$run" > "$run.txt" 2>&1
+    ${GPUS:+--expect-gpus "$GPUS"} ${LIBRARY:+--library "$LIBRARY"} --out "$run" > "$run.txt" 2>&1
 code=$?
 
 case $code in
@@ -45,7 +54,10 @@ case $code in
         ;;
     1)
         verdict=$(grep -m 1 '^FAIL' "$run.txt")
-        scontrol update NodeName="$node" State=DRAIN Reason="gpucheck: ${verdict:-FAIL}, see $run.txt"
+        drain "${verdict:-FAIL}, see $run.txt"
+        ;;
+    3)
+        fewer=$(grep -m 1 -o -e '--expect-gpus .*' "$run.txt") && drain "$fewer"
         ;;
 esac
 logger -t gpucheck "health check: exit code $code, see $run.txt"

@@ -24,6 +24,8 @@ export ENDPOINT=$first:$PORT
 
 # shellcheck disable=SC2016 # the tasks expand it, each with its own node number
 srun --ntasks-per-node=1 --kill-on-bad-exit=0 bash -c '
-    exec "$PYTHON" "$GPUCHECK" run "$SCENARIO" --out "$OUT" --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" \
+    exec "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda --out "$OUT" \
+        ${SLURM_GPUS_ON_NODE:+--expect-gpus "$SLURM_GPUS_ON_NODE"} \
+        --nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" \
         --rdzv-endpoint "$ENDPOINT" --rdzv-id "gpucheck-$SLURM_JOB_ID" "$@"
 ' gpucheck "$@"

@@ -25,9 +25,10 @@ umask 077
 mkdir -p "$STATE/runs" || exit 1
 export GPUCHECK_CACHE_DIR=$STATE/cache TRITON_CACHE_DIR=$STATE/triton
 export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=$gpus
+count=$(printf '%s\n' "$gpus" | tr ',' '\n' | grep -c .)
 run=$STATE/runs/job-${SLURM_JOB_ID:-none}-$(date +%s)-$$
 
-timeout 58 "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda --timeout "$SECONDS_LIMIT" \
+timeout 58 "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda --expect-gpus "$count" --timeout "$SECONDS_LIMIT" \
     ${LIBRARY:+--library "$LIBRARY"} --out "$run" > "$run.txt" 2>&1
 code=$?
 [ "$code" -ne 124 ] || code=3 # ended from here: no verdict in time

@@ -13,8 +13,10 @@ OUT=${OUT:?the run folder, new; node 0 has the report in it, be it shared or not
 PYTHON=${PYTHON:-python3}                              # has the torch and triton to test
 GPUCHECK=${GPUCHECK:-$HOME/gpucheck.pyz}               # from `make pyz`, or an installed gpucheck script
 SCENARIO=${SCENARIO:-gate}
+GPUS=${GPUS:-}                                         # how many each node has; empty: any number
 
 # Node 0 shows the report and ends with the exit code of the run: 0 PASS, 1 FAIL, 3 inconclusive.
 set -u
-exec "$PYTHON" "$GPUCHECK" run "$SCENARIO" --out "$OUT" --nnodes "$NNODES" --node-rank "$NODE_RANK" \
+exec "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda ${GPUS:+--expect-gpus "$GPUS"} \
+    --out "$OUT" --nnodes "$NNODES" --node-rank "$NODE_RANK" \
     --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT" "$@"

@@ -20,6 +20,8 @@ class Traces:
     begun: list[tuple[int, int]] = field(default_factory=list)  # (pass, step) without a result so far
     stop: str = ""  # the signal that ended it
     death: str = ""  # how its supervisor died, in words
+    said: list[str] = field(default_factory=list)  # what that printed, see Record
+    log: str = ""
     skip: str = ""  # why it ran no further case
 
     def see(self, item: Mapping[str, Any]) -> None:
@@ -34,7 +36,8 @@ class Traces:
         elif event == "stop":
             self.stop = signal.Signals(item["signal"]).name if item.get("signal") in [*signal.Signals] else "a signal"
         elif event == "death":
-            self.death = str(item.get("how", ""))
+            self.death, self.log = str(item.get("how", "")), str(item.get("log", ""))
+            self.said = [str(line) for line in item.get("said", [])]
         elif event == "skip":
             self.skip = str(item.get("reason", ""))
 
@@ -61,7 +64,9 @@ def lost(plan: Plan, number: int, rank: int, traces: Mapping[int, Traces], *, by
     record = Record(number, step.case.id, rank, Outcome.LOST, placement=step.conditions.placement)
     reason = _reason(number, own)
     if own.death:
-        return replace(record, message=f"{reason}: its supervisor {own.death}")
+        there = number in own.open_steps or not own.open_steps
+        said = own.said if there else []
+        return replace(record, message=f"{reason}: its supervisor {own.death}", said=said, log=own.log)
     if not own.stop:
         return replace(record, message=reason)
     dead = next((other for other, seen in traces.items() if seen.died), None) if by_itself else None

@@ -59,9 +59,9 @@ class RecordWriter:
         """The rank has worked through the plan."""
         self._write({"event": "end", "time": time.time(), **facts})
 
-    def death(self, how: str) -> None:
-        """The rank's supervisor has died; written by the process that outlives it."""
-        self._write({"event": "death", "how": how, "time": time.time()})
+    def death(self, how: str, **facts: Any) -> None:
+        """The rank's supervisor has died; written by the process that outlives it, with what was printed."""
+        self._write({"event": "death", "how": how, "time": time.time(), **facts})
 
     def stop(self, number: int) -> None:
         """The rank ends since it got a signal; called by the signal's handler, in the middle of whatever."""

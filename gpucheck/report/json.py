@@ -78,4 +78,6 @@ def _result(result: Result) -> dict[str, Any]:
         "cost": asdict(record.cost) if record.cost else None,
         "seconds": record.seconds,
         "traceback": record.traceback,
+        "printed": record.said,
+        "log": record.log,
     }

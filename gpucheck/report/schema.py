@@ -98,6 +98,8 @@ def _result() -> dict[str, Any]:
             "cost": Cost | None,
             "seconds": dict[str, float],
             "traceback": str,
+            "printed": list[str],
+            "log": str,
         },
         "One case on one rank.",
     )

@@ -7,7 +7,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from gpucheck.host import log_excerpt
 from gpucheck.records.writer import RecordWriter
+from gpucheck.worker.last_words import keep_what_is_printed
 from gpucheck.worker.rank import outlive
 from gpucheck.worker.supervisor import main
 
@@ -18,9 +20,15 @@ def start(run: Path) -> None:
     def died(how: str) -> None:
         """Writes down the death of the supervisor behind its records."""
         with suppress(OSError):
-            RecordWriter(run, int(os.environ["RANK"])).death(how)
+            logs = log_excerpt.ends(log_excerpt.marks())
+            said, log = log_excerpt.printed(logs), log_excerpt.paths(logs, run)
+            RecordWriter(run, int(os.environ["RANK"])).death(how, said=said, log=log)
 
-    outlive(lambda: main(run), died)
+    def work() -> None:
+        keep_what_is_printed()
+        main(run)
+
+    outlive(work, died)
 
 
 if __name__ == "__main__":

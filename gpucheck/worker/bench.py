@@ -25,6 +25,7 @@ from gpucheck.verify import digest
 from gpucheck.verify.views import to_device
 from gpucheck.worker import cache, driver, order
 from gpucheck.worker.arena import Arena, WatchedAllocation
+from gpucheck.worker.last_words import raised_from
 from gpucheck.worker.looks import look
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
@@ -111,7 +112,7 @@ class Bench:
             reply.status, reply.message, reply.traceback = "harness", str(reason), traceback.format_exc()
         except Exception as error:
             reply.status = "error"
-            reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}"
+            reply.message = f"{type(error).__name__}: {first_line(error)}{cache.blame(error)}{raised_from(error)}"
             reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
             reply.sticky = self.poisoned_context()
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process

@@ -41,5 +41,5 @@ def serve(connection: Connection) -> None:
         while True:
             request: Request = connection.recv()
             connection.send(process.run(request))
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         return

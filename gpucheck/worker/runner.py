@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucheck.host import log_excerpt
 from gpucheck.launch.family import starved, state_of
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.worker import journal
+from gpucheck.worker.last_words import raised_from
 from gpucheck.worker.oom import OomKills
 from gpucheck.worker.zygote import Undying
 
@@ -65,6 +67,7 @@ class Runner:
         self._setup: Setup | None = None
         self._oom = OomKills()
         self._oom_before = 0
+        self._logs = log_excerpt.marks()  # where the output of what is under way begins
 
     def run(
         self,
@@ -188,7 +191,7 @@ class Runner:
         seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
         attempt = replace(attempt, record=replace(record, seconds=seconds))
         if isinstance(child, str):
-            return _ended(attempt, Outcome.CRASH, child), []
+            return self._with_output(_ended(attempt, Outcome.CRASH, child)), []
         try:
             if step.conditions.cache == "cold" and not record.experiment:
                 self.node.meet(attempt.key, MEETING_TIMEOUT)
@@ -206,6 +209,7 @@ class Runner:
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid))
         deadline = (attempt.deadline or self.plan.case_timeout) * len(outputs)
         self._oom_before = self._oom.count()
+        self._logs = log_excerpt.marks()
         try:
             step = attempt.step
             timed = allowance(self.plan, step, attempt.record.experiment)
@@ -245,7 +249,13 @@ class Runner:
     def _last_words(self, attempt: Attempt) -> Attempt:
         """The attempt with what its child wrote down before it died, hung or lost its device."""
         entry = journal.read(self._journal())
-        return replace(attempt, record=replace(attempt.record, kernels=list(entry.kernels), underway=entry.underway))
+        record = replace(attempt.record, kernels=list(entry.kernels), underway=entry.underway)
+        return self._with_output(replace(attempt, record=record))
+
+    def _with_output(self, attempt: Attempt) -> Attempt:
+        """The attempt with what its child printed."""
+        said, log = log_excerpt.printed(self._logs), log_excerpt.paths(self._logs, self.run_folder)
+        return replace(attempt, record=replace(attempt.record, said=said, log=log))
 
     def _death(self, child: Child) -> str:
         """How a child that ended by itself did, in words."""
@@ -274,6 +284,7 @@ class Runner:
         if self.stuck:
             raise RuntimeError(self.stuck)
         begin = time.perf_counter()
+        self._logs = log_excerpt.marks()
         child = self._child = self.zygote.spawn()
         self._oom_before = self._oom.count()
         try:
@@ -378,4 +389,4 @@ def death(code: int) -> str:
 
 def words(error: Exception) -> str:
     """An exception in one line."""
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}{raised_from(error)}"

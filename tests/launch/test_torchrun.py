@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpucheck.launch import scratch as scratch_module
 from gpucheck.launch import torchrun
 from gpucheck.launch.torchrun import Ending, Rendezvous, command, launch
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -80,7 +81,7 @@ def test_options_that_do_not_fit_together(rendezvous: Rendezvous, words: str) ->
 def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[Path]]]:
     """Scratch folders under a prefix of this test; lists those that are left."""
     prefix = f"gpucheck-test{os.getpid()}-"
-    monkeypatch.setattr(torchrun, "SCRATCH_PREFIX", prefix)
+    monkeypatch.setattr("gpucheck.launch.scratch.PREFIX", prefix)
     yield lambda: list(MEMORY.glob(prefix + "*"))
     for path in MEMORY.glob(prefix + "*"):
         shutil.rmtree(path)
@@ -270,9 +271,9 @@ def test_torchrun_that_cannot_start(synthetic: Synthetic, tmp_path: Path, monkey
 KILLED = """
 import os, subprocess, sys
 from pathlib import Path
-from gpucheck.launch import torchrun
+from gpucheck.launch import scratch, torchrun
 torchrun.command = lambda *_: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
-torchrun.SCRATCH_PREFIX = sys.argv[2]
+scratch.PREFIX = sys.argv[2]
 log = Path(sys.argv[1], "logs", "torchrun-0.log")
 def watch():
     if log.read_text().strip():
@@ -284,7 +285,7 @@ torchrun.launch(Plan, Path(sys.argv[1]), torchrun.Rendezvous(), watch)
 
 
 def test_ranks_end_with_a_killed_command(tmp_path: Path, scratch: Callable[[], list[Path]]) -> None:
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path), torchrun.SCRATCH_PREFIX]
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path), scratch_module.PREFIX]
     assert subprocess.run(arguments, check=False, timeout=30).returncode == -9
     pid = (tmp_path / "logs" / "torchrun-0.log").read_text().strip()
     deadline = time.monotonic() + 5
@@ -299,23 +300,3 @@ def alive(pid: str) -> bool:
         return Path("/proc", pid, "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-@pytest.mark.skipif(not os.access(MEMORY, os.W_OK), reason="needs /dev/shm")
-def test_scratch_of_dead_commands_is_removed_and_of_living_ones_kept(
-    tmp_path: Path, scratch: Callable[[], list[Path]]
-) -> None:
-    prefix = torchrun.SCRATCH_PREFIX
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead, living, odd = (MEMORY / f"{prefix}{owner}-x" for owner in (ended.pid, os.getpid(), "word"))
-    for path in (dead, living, odd):
-        path.mkdir()
-    made = torchrun._scratch(tmp_path)
-    assert not dead.exists() and living.exists() and odd.exists() and made.is_dir()
-    made.rmdir()
-
-
-def test_scratch_moves_to_the_run_folder_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchrun, "ROOM", 1 << 60)
-    assert torchrun._scratch(tmp_path).parent == tmp_path

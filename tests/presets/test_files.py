@@ -100,6 +100,8 @@ def test_their_parts_fit_together(name: str) -> None:
     images = {c["image"] for c in containers(name) if c["name"] != "carry"}
     assert len(images) == 1, "what is tested must be what serves"
     (gate,) = [container for container in containers(name) if container["name"] == "gate"]
+    gpus = gate["resources"]["limits"]["nvidia.com/gpu"]
+    assert gate["args"][gate["args"].index("--expect-gpus") + 1] == str(gpus)
     assert gate["args"][0] in builtin() and all(isinstance(argument, str) for argument in gate["args"])
     assert float(gate["args"][gate["args"].index("--timeout") + 1]) < document["spec"].get("activeDeadlineSeconds", 60)
 

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 
@@ -18,13 +19,17 @@ REPORT = "ok  matmul/dense  0.1 s\nFAIL  1 finding\nquick · 2 x H200\n\n1  wron
 
 
 def understood(arguments: list[str]) -> None:
-    """The real command takes the options."""
+    """The real command takes the options, on a node with as many GPUs as they expect."""
     from typer.testing import CliRunner
 
     from gpucheck.cli.app import app
+    from gpucheck.launch.gpus import Found
 
-    dry = [*arguments, "--dry-run", "--device", "cpu"]
-    done = CliRunner().invoke(app, dry)
+    dry = [*arguments, "--dry-run"]
+    assert arguments[arguments.index("--device") + 1] == "cuda"
+    count = int(arguments[arguments.index("--expect-gpus") + 1]) if "--expect-gpus" in arguments else 8
+    with patch("gpucheck.launch.gpus.find", lambda: Found(("NVIDIA H200",) * count)):
+        done = CliRunner().invoke(app, dry)
     assert done.exit_code == 0, (shlex.join(dry), done.output, done.exception)
 
 
@@ -45,7 +50,7 @@ def test_the_prolog_ends_as_the_run_does(bench: Bench, code: int, environ: dict[
     done = bench.run("slurm-prolog", SLURM_JOB_ID="42", SLURM_JOB_GPUS="2,3", **environ)
     assert done.returncode == ends, done.stderr
     (call,) = bench.calls("gpucheck")
-    assert call[:6] == ["run", "quick", "--device", "cuda", "--timeout", "45"]
+    assert call[:8] == ["run", "quick", "--device", "cuda", "--expect-gpus", "2", "--timeout", "45"]
     understood(call)
     kept = list((bench.folder / "state/runs").glob("job-42-*.txt"))
     assert len(kept) == (code != 0) == len(bench.calls("logger"))
@@ -68,11 +73,11 @@ def test_a_job_without_gpus_is_not_held_up(bench: Bench) -> None:
     assert bench.calls("gpucheck") == []
 
 
-def health(bench: Bench, code: int, *, smi: str = "") -> int:
+def health(bench: Bench, code: int, *, smi: str = "", said: str = REPORT, **environ: str) -> int:
     bench.stand_in("scontrol")
     bench.stand_in("nvidia-smi", smi)
-    bench.gpucheck(code, REPORT)
-    return bench.run("slurm-health", SLURMD_NODENAME="n7").returncode
+    bench.gpucheck(code, said)
+    return bench.run("slurm-health", SLURMD_NODENAME="n7", **environ).returncode
 
 
 def test_the_health_check_drains_a_node_that_computes_wrong(bench: Bench) -> None:
@@ -106,6 +111,30 @@ def test_a_node_whose_driver_is_broken_is_drained(bench: Bench) -> None:
     assert reason == "Reason=gpucheck: nvidia-smi does not answer" and bench.calls("gpucheck") == []
 
 
+def test_a_node_with_other_gpus_than_it_should_have_is_drained(bench: Bench) -> None:
+    said = "gpucheck: --device cuda: --expect-gpus 8, 7 can be used; nothing was checked"
+    assert health(bench, 3, said=said, GPUS="8") == 3
+    (call,) = bench.calls("gpucheck")
+    assert call[call.index("--expect-gpus") + 1] == "8"
+    understood(call)
+    ((*_, reason),) = bench.calls("scontrol")
+    assert reason == "Reason=gpucheck: --expect-gpus 8, 7 can be used; nothing was checked"
+
+
+def test_a_node_without_the_drivers_tool_is_left_alone_only_without_gpus(bench: Bench) -> None:
+    bench.stand_in("scontrol")
+    bench.gpucheck(1)
+    devices = bench.folder / "pci" / "0000:3b:00.0"
+    devices.mkdir(parents=True)
+    (devices / "vendor").write_text("0x8086\n")
+    known = {"PCI": str(bench.folder / "pci"), "SLURMD_NODENAME": "n7", "PATH": f"{bench.folder / 'bin'}:/usr/bin:/bin"}
+    assert bench.run("slurm-health", **known).returncode == 0 and bench.calls("scontrol") == []
+    (devices / "vendor").write_text("0x10de\n")
+    assert bench.run("slurm-health", **known).returncode == 1
+    ((*_, reason),) = bench.calls("scontrol")
+    assert reason == "Reason=gpucheck: there is no nvidia-smi" and bench.calls("gpucheck") == []
+
+
 SRUN = """\
 import subprocess
 options = [argument for argument in sys.argv[1:] if argument.startswith("--")][:2]
@@ -122,7 +151,14 @@ def test_the_job_runs_every_node_with_its_number(bench: Bench) -> None:
     bench.stand_in("gpucheck", "sys.exit(1)")
     out = str(bench.folder / "o")
     done = bench.run(
-        "slurm-job", "--seed", "7", SLURM_JOB_ID="9", SLURM_JOB_NODELIST="n[1-3]", SLURM_NNODES="3", OUT=out
+        "slurm-job",
+        "--seed",
+        "7",
+        SLURM_JOB_ID="9",
+        SLURM_JOB_NODELIST="n[1-3]",
+        SLURM_NNODES="3",
+        SLURM_GPUS_ON_NODE="8",
+        OUT=out,
     )
     assert done.returncode == 1, done.stderr
     calls = bench.calls("gpucheck")
@@ -130,8 +166,12 @@ def test_the_job_runs_every_node_with_its_number(bench: Bench) -> None:
         expected = [
             "run",
             "gate",
+            "--device",
+            "cuda",
             "--out",
             out,
+            "--expect-gpus",
+            "8",
             "--nnodes",
             "3",
             "--node-rank",
@@ -148,8 +188,9 @@ def test_the_job_runs_every_node_with_its_number(bench: Bench) -> None:
 def test_torchrun_without_a_scheduler(bench: Bench) -> None:
     bench.stand_in("gpucheck", "sys.exit(3)")
     known = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1", "OUT": "/shared/run"}
-    assert bench.run("torchrun", "--nproc", "4", **known).returncode == 3
+    assert bench.run("torchrun", "--nproc", "4", GPUS="4", **known).returncode == 3
     (call,) = bench.calls("gpucheck")
+    assert call[call.index("--expect-gpus") + 1] == "4"
     assert call[-4:] == ["--rdzv-endpoint", "n1:29500", "--nproc", "4"]
     understood(call)
     for missing in known:

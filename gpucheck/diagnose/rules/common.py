@@ -9,7 +9,7 @@ from gpucheck.diagnose.causes import CAUSES
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.nature import nature
 from gpucheck.diagnose.sightings import Key, clean_line, merged_lines, sighting
-from gpucheck.diagnose.words import lines_of
+from gpucheck.diagnose.words import raised_lines
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Record
 from gpucheck.records.folder import Run
@@ -31,7 +31,7 @@ class Evidence:
         return self.cause + (f": {self.detail}" if self.detail else "")
 
 
-def findings(run: Run, evidence: Mapping[Key, Evidence], lines: Lines = lines_of) -> list[Finding]:
+def findings(run: Run, evidence: Mapping[Key, Evidence], lines: Lines = raised_lines) -> list[Finding]:
     """One finding for each title and set of ranks, with what experiments answered as evidence."""
     by_step: dict[tuple[int, Evidence], list[Record]] = {}
     for key, seen in sorted(evidence.items(), key=lambda pair: pair[0]):

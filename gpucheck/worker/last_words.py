@@ -1,0 +1,51 @@
+"""What a process leaves for the report: the exceptions behind an exception, what it printed, the place of an exit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
+MOST_CAUSES = 3
+
+
+def raised_from(error: BaseException) -> str:
+    """The exceptions that led to one, as Python's own traceback tells them; "" where there are none."""
+    told = [f"{type(cause).__name__}: {str(cause).strip() or 'no message'}" for cause in _causes(error)]
+    return "".join(f"; raised from {line.splitlines()[0]}" for line in told)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = [error]
+    while len(seen) <= MOST_CAUSES:
+        last = seen[-1]
+        cause = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if cause is None or cause in seen:
+            return
+        seen.append(cause)
+        yield cause
+
+
+def keep_what_is_printed() -> None:
+    """Lines leave this process and its forks when printed; code that ends one by ``os._exit`` says where, save ours."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    end = os._exit
+
+    def told(status: int) -> NoReturn:
+        code, line = sys._getframe(1).f_code, sys._getframe(1).f_lineno
+        if not code.co_filename.startswith(PACKAGE):
+            _say(f"os._exit({status}) at {Path(code.co_filename).name}:{line} in {code.co_name}")
+        end(status)
+
+    os._exit = told
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        return  # the code under test closed it, or the disk is full
