@@ -399,7 +399,8 @@ def _finish(
     if quiet and json_file != "-":
         typer.echo("  ".join(filter(None, (conclusion.verdict.value, str(folder), unchecked))))
     if unchecked and not quiet:
-        console.print(f"{unchecked}: the verdict is about arithmetic in Triton's interpreter", highlight=False)
+        about = ": the verdict is about arithmetic in Triton's interpreter" if report.plan.device == "cpu" else ""
+        console.print(unchecked + about, highlight=False)
     if ending.timed_out:
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpucheck.model.errors import UsageError
+from gpucheck.model.errors import UnusableGpu, UsageError
 from gpucheck.model.record import Outcome, Record
 
 
@@ -45,10 +45,19 @@ BAD_CHECK = Symptom(
 )
 
 
+UNUSABLE_GPU = Symptom(
+    "a GPU that torch cannot use",
+    "run gpucheck doctor: look at the driver, at the CUDA that torch is built for and at CUDA_VISIBLE_DEVICES",
+    across=True,
+)
+
+
 def symptom(record: Record) -> Symptom:
     """What a record that no rule explains shows."""
     if record.victim_of is not None:
         return VICTIM
     if record.outcome is Outcome.HARNESS and record.message.startswith(UsageError.__name__):
         return BAD_CHECK
+    if record.outcome is Outcome.HARNESS and UnusableGpu.__name__ in record.message:
+        return UNUSABLE_GPU
     return BY_OUTCOME[record.outcome]

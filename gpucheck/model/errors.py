@@ -45,5 +45,9 @@ class NothingToRunError(GpucheckError):
     exit_code = ExitCode.NOTHING_RAN
 
 
+class UnusableGpu(Exception):
+    """The driver lists a GPU and torch cannot use it, which says nothing of the code under test."""
+
+
 class Inapplicable(Exception):
     """The library under test, or this machine, does not offer what a case asks for; the text says why."""

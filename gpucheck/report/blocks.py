@@ -214,9 +214,9 @@ def _cell(run: Run, expected: frozenset[tuple[int, int]], steps: list[int], rank
 def _headline(run: Run) -> list[str]:
     plan, software = run.plan, run.plan.environment.get("software", {})
     devices = sorted({record.device for record in run.records.values() if record.device and record.device != "cpu"})
-    where = f"{plan.world_size} x {' + '.join(devices)}" if devices else f"{plan.world_size} ranks on the CPU"
-    if plan.world_size == 1 and not devices:
-        where = "1 rank on the CPU"
+    where = f"{plan.world_size} x {' + '.join(devices)}"
+    if not devices:
+        where = counted(plan.world_size, "rank") + (" on the CPU" if plan.device == "cpu" else " on no GPU")
     versions = [f"{name} {(software.get(name) or {}).get('version', '?')}" for name in ("torch", "triton")]
     library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
     library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))

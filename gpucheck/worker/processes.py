@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucheck.model.errors import UnusableGpu
 from gpucheck.worker.protocol import Reply, Request, Setup, for_one_device
 
 if TYPE_CHECKING:
@@ -102,9 +103,14 @@ class Maker:
 
     def bench(self, index: int) -> Bench:
         """The bench of a GPU, made in the thread that calls."""
-        from gpucheck.worker.bench import Bench
+        from gpucheck.worker.bench import Bench, first_line
 
-        return Bench(self.placement, self.placement.enter(index), self.library, self.observer)
+        try:
+            device = self.placement.enter(index)
+        except Exception as error:
+            told = f"{type(error).__name__}: {first_line(error)}"
+            raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {told}") from error
+        return Bench(self.placement, device, self.library, self.observer)
 
 
 def start(setup: Setup) -> Process:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gpucheck.host import log_excerpt
 from gpucheck.launch.family import starved, state_of
 from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import UnusableGpu
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.worker import journal
@@ -191,6 +192,8 @@ class Runner:
         seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
         attempt = replace(attempt, record=replace(record, seconds=seconds))
         if isinstance(child, str):
+            if UnusableGpu.__name__ in child:
+                return _ended(attempt, Outcome.HARNESS, child), []
             return self._with_output(_ended(attempt, Outcome.CRASH, child)), []
         try:
             if step.conditions.cache == "cold" and not record.experiment:

@@ -214,6 +214,39 @@ def test_a_check_that_cannot_be_used_is_no_fault_of_gpucheck(synthetic: Syntheti
     assert [finding.title for finding in conclusion.findings] == ["check that cannot be used"]
 
 
+def test_a_gpu_that_torch_cannot_use_leaves_the_verdict_open_under_its_own_name(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    words = "the device could not be set up: UnusableGpu: torch cannot use GPU 0: RuntimeError: driver too old"
+    conclusion = conclude(synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.HARNESS, message=words)}))
+    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    (finding,) = conclusion.findings
+    assert finding.title == "a GPU that torch cannot use" and "gpucheck doctor" in finding.remedy
+    assert words in finding.sightings[0].lines
+
+
+def test_a_case_that_passed_on_the_cpu_in_a_run_on_gpus_leaves_the_verdict_open(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2, device="cuda")
+    record = synthetic.record(plan, 0, 1, Outcome.PASS, device="cpu")
+    conclusion = conclude(synthetic.run(plan, {(0, 1): record}))
+    assert conclusion.verdict is Verdict.INCONCLUSIVE and conclusion.findings[0].ranks == [1]
+
+
+def test_what_a_process_printed_and_its_log_are_told(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    record = synthetic.record(
+        plan, 0, 0, Outcome.CRASH, message="ended with exit code 7", said=["why"], log="logs/0/stderr.log"
+    )
+    lines = conclude(synthetic.run(plan, {(0, 0): record})).findings[0].sightings[0].lines
+    assert lines[:3] == ["ended with exit code 7", "printed  why", "log      logs/0/stderr.log"]
+
+
+def test_what_a_launcher_printed_that_failed_is_told(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan())
+    run.outcome.update(code=1, said=["RendezvousTimeoutError: node 1 never came"])
+    (shown,) = [finding for finding in conclude(run).findings if "did not end well" in finding.title]
+    assert "printed  RendezvousTimeoutError: node 1 never came" in shown.sightings[0].lines
+
+
 def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=4)
     speeds = [{"candidate": 0.001, "reference": 0.003}, {"candidate": 0.002, "reference": 0.008}]

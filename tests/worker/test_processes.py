@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
+from gpucheck.model.errors import UnusableGpu  # noqa: E402
 from gpucheck.worker import bench as bench_module  # noqa: E402
 from gpucheck.worker import processes  # noqa: E402
 from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
@@ -155,6 +156,16 @@ def test_benches_of_a_process_share_the_library(tmp_path: Path, monkeypatch: pyt
     for thread in threads:
         thread.join()
     assert loads == [(Path("/lib"), "v3.5")] and library() is library()
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoDevice(PLACEMENTS["cpu"]):  # type: ignore[misc]
+        def enter(self, index: int) -> Any:
+            raise RuntimeError("invalid device ordinal\nmore advice")
+
+    monkeypatch.setitem(PLACEMENTS, "cpu", NoDevice)
+    with pytest.raises(UnusableGpu, match="torch cannot use GPU 1 of the visible ones: RuntimeError: invalid device"):
+        processes.Maker(setup(tmp_path)).bench(1)
 
 
 def test_what_a_process_has_for_life() -> None:

@@ -274,6 +274,11 @@ def test_device_that_cannot_be_set_up(supervise: Any, problem: str, message: str
     assert {result["message"] for result in results} == {message}
 
 
+def test_a_gpu_that_torch_cannot_use_is_no_failure_of_the_code_under_test(supervise: Any) -> None:
+    results = supervise(StandIn(right, "UnusableGpu: torch cannot use GPU 1: RuntimeError: invalid device ordinal"))
+    assert outcomes(results) == ["harness"] * 3 and "invalid device ordinal" in results[0]["message"]
+
+
 @pytest.mark.parametrize("fails", ["spawn", "reap"])
 def test_dead_forkserver_is_no_failure_of_the_device(
     supervise: Any, monkeypatch: pytest.MonkeyPatch, fails: str
