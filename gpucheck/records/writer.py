@@ -45,7 +45,7 @@ class RecordWriter:
         """The rank runs none of its further cases; where the disk is full, this takes the place of the last begun."""
         while True:
             try:
-                self._write({"event": "skip", "reason": reason, "time": time.time()})
+                self._write({"event": "skip", "reason": reason})  # no time: it must be no longer than a begin
                 return
             except OSError:
                 if not self._take_back_begin():

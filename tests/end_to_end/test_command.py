@@ -147,7 +147,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk(lab: Lab, small_disk: Path) -> None:
-    running = lab.start(nproc=1, folder=small_disk / "run", cases=("n4", "n5"))
+    running = lab.start("--verbose", nproc=1, folder=small_disk / "run", cases=("n4", "n5"))
     run = running.finish()
     assert run.code == 3, run.text
     assert f"{run.folder / 'outcome.json'} cannot be written: No space left on device" in run.text
