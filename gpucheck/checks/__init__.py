@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CHECKS = {
     "matmul": "gpucheck.checks.matmul:Matmul",
     "moe": "gpucheck.checks.moe:Moe",
+    "batches": "gpucheck.checks.batches:Batches",
     "routing": "gpucheck.checks.routing:Routing",
     "topk": "gpucheck.checks.topk:TopK",
     "mxfp": "gpucheck.checks.mxfp:Mxfp",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from gpucheck.library.adapters.base import KernelConfig
+    from gpucheck.library.adapters.base import KernelConfig, Routing
 
 
 SPECIAL_ROWS = ("nan", "zero", "subnormal")
@@ -127,13 +127,16 @@ class Moe(Check):
         }
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        return {"y": self.block(prepared, prepared["x"], prepared["routing"](), runtime)}
+
+    def block(self, prepared: Any, x: Tensor, routing: Routing, runtime: Runtime) -> Tensor:
+        """One call of the expert block for tokens (T, hidden) with a routing of as many."""
         import torch
 
-        config = _config()
+        config = launch_config()
         first, second = prepared["weights"]
-        routing = prepared["routing"]()
         inner = runtime.library.matmul(
-            prepared["x"],
+            x,
             first,
             out_dtype=torch.bfloat16,
             bias=prepared["bias1"],
@@ -142,7 +145,7 @@ class Moe(Check):
             swiglu=SWIGLU,
             config=config,
         )
-        y = runtime.library.matmul(
+        return runtime.library.matmul(
             inner,
             second,
             out_dtype=torch.bfloat16,
@@ -152,21 +155,20 @@ class Moe(Check):
             gammas=routing.gates,
             config=config,
         )
-        return {"y": y}
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
 
     def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
         """Two products, of which the second adds up the rows of a token."""
-        return runtime.library.products(_config(), 2, sums=int(case["top_k"] > 1))
+        return runtime.library.products(launch_config(), 2, sums=int(case["top_k"] > 1))
 
-    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
         from gpucheck.checks import cost
 
         return cost.moe(case, inputs)
 
-    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
         from gpucheck.checks import plain
 
         return plain.moe(case, inputs, *SWIGLU)
@@ -178,7 +180,8 @@ class Moe(Check):
         return {"y": Axes(("token", "column"), (128, 128), {"expert": owners})}
 
 
-def _config() -> KernelConfig:
+def launch_config() -> KernelConfig:
+    """How both products are asked to compute."""
     from gpucheck.library.adapters.base import KernelConfig
 
     return KernelConfig(split_k=1)  # split sums would leave rows unrounded, which the reference must know

@@ -234,6 +234,13 @@ def draw_at_random(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     return call()
 
 
+def spoilt_by_larger_batch(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Once more rows have been served, fewer of them get twice what they should."""
+    y = call()
+    most = memory["most"] = max(memory.get("most", 0), len(y))
+    return y.mul_(2) if len(y) < most else y
+
+
 def other_config(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     """Another valid choice of tile: no fault."""
     from triton_kernels.matmul_ogs_details import opt_flags

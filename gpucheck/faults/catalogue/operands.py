@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gpucheck.faults.catalogue.common import BOTH, KERNEL, dense
-from gpucheck.faults.fault import Edit, Expected, Fault
+from gpucheck.faults.fault import Edit, Expected, Fault, Hook
 from gpucheck.model.record import Outcome
 
+BATCHES = {"check": "batches", "weight": "bf16", "m": 20, "hidden": 134, "intermediate": 16, "experts": 4, "top_k": 2}
 ROWS = "    X += start_z * stride_x_z\n"
 LOADED = "        x = tl.load(XPtrs, mask=mask_k[None, :], other=0.0)\n"
 FP8_SCALES = "    acc *= x_scale * w_scale\n"
@@ -81,5 +82,14 @@ FAULTS = (
         dense(145, weight="fp8_e4m3"),
         Expected(Outcome.MISMATCH, "{cause}: .*", (r"28\d\d of 2900 elements wrong", r"exact data: no error allowed")),
         BOTH,
+    ),
+    Fault(
+        "earlier-batch",
+        "a batch comes out wrong once a larger one was served",
+        Hook("spoilt_by_larger_batch"),
+        {**BATCHES, "data": "normal"},
+        Expected(Outcome.MISMATCH, ".*", (r"again: the only token", r"same_bits: ")),
+        BOTH,
+        calls=134,
     ),
 )
