@@ -1,8 +1,11 @@
-"""``gpucheck list``: scenarios, checks and cases; needs no torch for those that gpucheck has itself."""
+"""``gpucheck list``: scenarios, checks, cases and what a scenario can see; mostly without torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,18 +20,28 @@ def list_(
     cases: Annotated[bool, typer.Option("--cases", help="List the cases of a scenario.")] = False,
     scenario: Annotated[str | None, typer.Option(help="A built-in scenario, or the path of a TOML file.")] = None,
     checks: Annotated[bool, typer.Option("--checks", help="List the checks and the keys they take.")] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Say what a scenario can see: rare wrong calls, and small errors.")
+    ] = False,
+    json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write --power as JSON.")] = None,
     check_file: CheckFileOption = None,
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
 ) -> None:
-    """List scenarios, checks, or the cases of a scenario."""
+    """List scenarios, checks, the cases of a scenario, or what it can see."""
     given, _ = check_sources(check_file, problem, candidate)
-    if cases:
+    if json_file and not power:
+        raise UsageError("--json goes with --power")
+    if power:
+        if cases or checks or not scenario:
+            raise UsageError("--power goes with --scenario, and without --cases and --checks")
+        _power(scenario, json_file)
+    elif cases:
         _cases(scenario, given)
     elif checks:
         _checks()
     elif scenario:
-        raise UsageError("--scenario goes with --cases")
+        raise UsageError("--scenario goes with --cases or --power")
     else:
         _overview()
 
@@ -70,3 +83,21 @@ def _cases(name: str | None, given: list[CheckSource]) -> None:
         for step in loaded.steps:
             prefix = "" if len(listed) == 1 else f"{loaded.name}  "
             typer.echo(prefix + step.label)
+
+
+def _power(name: str, json_file: str | None) -> None:
+    from gpucheck.cli.present import check_files
+    from gpucheck.plan import power
+    from gpucheck.plan import scenario as scenarios
+    from gpucheck.records.folder import write_json
+
+    check_files(json_file, [])
+    found = power.of(scenarios.load(scenarios.find(name)))
+    content: dict[str, Any] = found.to_json()
+    if json_file == "-":
+        json.dump(content, sys.stdout, indent=1)
+        print()
+        return
+    typer.echo("\n".join(found.lines()))
+    if json_file:
+        write_json(Path(json_file), content)
