@@ -90,7 +90,7 @@ def test_list_cases(gpucheck: Command) -> None:
     everything = gpucheck("list", "--cases").out.splitlines()
     assert {f"smoke  {line}" for line in smoke} <= set(everything) and len(everything) > len(smoke)
     assert gpucheck("list", "--cases", "--scenario", "nope").message.startswith("unknown scenario 'nope'")
-    assert gpucheck("list", "--scenario", "smoke").message == "--scenario goes with --cases"
+    assert gpucheck("list", "--scenario", "smoke").message == "--scenario goes with --cases or --power"
 
 
 def test_exit_codes_of_signals_are_those_of_the_shell() -> None:
