@@ -42,6 +42,9 @@ def lines_of(record: Record) -> list[str]:
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))
     lines += _remarks(record.launches)
+    if record.outcome is Outcome.CRASH:
+        far = dict.fromkeys(f"{launch.kernel}: {each.words}" for launch in record.launches for each in launch.large)
+        lines += [f"offsets of 32 bits do not reach all of an argument of {words}" for words in far]
     return lines + output_lines(record)
 
 
@@ -103,7 +106,10 @@ def mismatch_lines(mismatch: Mismatch) -> list[str]:
         marks.append("nearly all " + ("above" if mismatch.bias > 0 else "below") + " the reference")
     if mismatch.reordered:
         marks.append("each wrong row holds the right values in another order")
-    return lines + ([("; ".join(marks))] if marks else [])
+    lines += ["; ".join(marks)] if marks else []
+    return lines + (
+        [f"hint: {mismatch.wraps}; make the index 64 bits wide before it is multiplied"] * bool(mismatch.wraps)
+    )
 
 
 def worst_words(mismatch: Mismatch) -> str:

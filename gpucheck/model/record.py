@@ -84,6 +84,7 @@ class Mismatch:
     span: list[float] = field(default_factory=list)  # smallest and largest value of a reference of integers
     outside: int = 0  # wrong integers beyond that span
     reordered: bool = False  # each wrong row of integers holds the values of its reference in another order
+    wraps: str = ""  # that an offset of 32 bits explains it, in words
     heat: Heat | None = None  # None in records of versions that drew no map
 
     def __post_init__(self) -> None:

@@ -16,7 +16,9 @@ MOST_TILES = 16
 
 def plural(word: str) -> str:
     """The plural of an axis name."""
-    return {"batch": "batches", "query": "queries"}.get(word, word + "s")
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + ("es" if word.endswith(("ch", "sh", "s", "x")) else "s")
 
 
 def spans(touched: Tensor, word: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpucheck import checks
 from gpucheck.model.case import Case
 from gpucheck.model.record import Launch, Outcome, Record, Violation
-from gpucheck.verify import bounds, digest
+from gpucheck.verify import bounds, digest, offsets
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.candidate_calls import Examined
@@ -207,6 +207,8 @@ def _judge_launches(
         bad = bool(found.mismatches or found.violations)
         if not number or (bad and not judged.wrong):
             found.mismatches, judged.words = check.beginning(case, outputs, references, found.mismatches)
+            large = [tensor for launch in reply.launches for tensor in Launch(**launch).large]
+            found.mismatches = offsets.with_hints(found.mismatches, outputs, references, axes, inputs, large)
             judged.outputs, judged.found = outputs, found
         judged.wrong += max(1, reply.digests.count(whole)) * bad
         judged.bad += [call for call, digest in enumerate(reply.digests) if bad and digest == whole]

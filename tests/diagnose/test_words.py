@@ -7,7 +7,7 @@ import pytest
 
 from gpucheck.diagnose.symptoms import BY_OUTCOME
 from gpucheck.diagnose.words import lines_of, mismatch_lines, rank_list, worst_words
-from gpucheck.model.record import Launch, Outcome, Violation
+from gpucheck.model.record import LargeTensor, Launch, Outcome, Violation
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -89,3 +89,19 @@ def test_what_may_matter_about_launches_is_remarked(synthetic: Synthetic) -> Non
         "_add is autotuned: 3 configurations were tried on the tensors of the first call",
         "_sum was launched with an empty grid",
     ]
+
+
+def test_a_hint_at_offsets_stands_below_the_numbers(synthetic: Synthetic) -> None:
+    told = mismatch_lines(synthetic.mismatch(wraps="offset arithmetic wraps: wrong are rows 4, 5"))
+    assert told[-1] == (
+        "hint: offset arithmetic wraps: wrong are rows 4, 5; make the index 64 bits wide before it is multiplied"
+    )
+
+
+def test_a_crash_tells_of_arguments_beyond_32_bits(synthetic: Synthetic) -> None:
+    far = LargeTensor("cache_ptr", "int8", 1, [2054, 1 << 20], [1 << 20, 1])
+    launch = Launch("_pick", 1, 0, ["cuda:0"], 0, "h", "sm_90", 0, 4, [1], large=[far])
+    for outcome, said in ((Outcome.CRASH, True), (Outcome.VIOLATION, False)):
+        lines = lines_of(synthetic.record(synthetic.plan(), 0, 0, outcome, launches=[launch]))
+        words = "offsets of 32 bits do not reach all of an argument of _pick: cache_ptr, int8 of shape (2054, 1048576)"
+        assert (words in lines) is said

@@ -199,6 +199,20 @@ def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
     ]
 
 
+def test_wrong_rows_behind_an_offset_of_32_bits_are_told(supervise: Any) -> None:
+    def wrong(request: Request) -> Reply:
+        reply = right(request)
+        outputs = torch.load(request.outputs[0], weights_only=True)
+        outputs["y"][2:] += 1
+        torch.save(outputs, request.outputs[0])
+        far = {"name": "x", "dtype": "bfloat16", "itemsize": 2, "shape": [4, 32], "stride": [1 << 30, 1]}
+        return replace(reply, launches=[{**LAUNCH, "large": [far]}])
+
+    results = supervise(StandIn(on(9, wrong)))
+    (mismatch,) = results[1]["mismatches"]
+    assert "wrong are rows 2, 3, just those" in mismatch["wraps"]
+
+
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
 def test_the_first_case_of_the_plan_that_fails_its_way_is_kept_for_experiments(
     supervise: Any, monkeypatch: pytest.MonkeyPatch, order: list[int]
