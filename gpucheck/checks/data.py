@@ -26,6 +26,10 @@ _NIBBLES = torch.cat([E2M1, -E2M1])
 _LOW, _HIGH = _NIBBLES.repeat(16).float(), _NIBBLES.repeat_interleave(16).float()  # of each byte
 _POWERS = torch.exp2(torch.arange(256, dtype=torch.float64) - 127)  # of each e8m0 byte
 _POWERS[255] = torch.nan
+REACH = 2**31  # elements: an offset that 32 bits with a sign cannot hold
+FREE_FOR_FAR = (
+    48 << 30
+)  # bytes of GPU memory: two operands of 16 bits that reach so far, copies, and a look at the gaps
 MARGIN = 16  # columns of a wider tensor on each side of a view
 EXACT_FP8_SCALES = (
     0.75,
@@ -94,6 +98,19 @@ def within(tensor: Tensor) -> Tensor:
     width = tensor.shape[-1]
     wide = torch.zeros((*tensor.shape[:-1], width + -width % MARGIN + 2 * MARGIN), dtype=tensor.dtype)
     return wide.narrow(-1, MARGIN, width).copy_(tensor)
+
+
+def far_apart(tensor: Tensor, reach: int = REACH) -> Tensor:
+    """The same values with the rows, or matrices, along the first axis so far apart that the last is ``reach`` away.
+
+    Args:
+        reach: elements; the memory in between holds nothing.
+    """
+    inner = tensor[0].contiguous()
+    step = -(-reach // max(len(tensor) - 1, 1))
+    stride = (max(step + -step % MARGIN, inner.numel()), *inner.stride())
+    far = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device)
+    return far.copy_(tensor)
 
 
 def _fp8_limit(terms: int) -> int:

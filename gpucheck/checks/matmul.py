@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
+from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from gpucheck.verify.bounds import Estimate
 
 WEIGHTS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp4")
-OPERANDS = ("dense", "views")
+OPERANDS = ("dense", "views", "far")
 SWIGLU = (1.702, 7.0)  # alpha and limit of gpt-oss
 EXACT_TERMS = {  # largest k whose sums of exact data are sure not to round, whatever values are drawn
     "bf16": 2**18,
@@ -67,7 +68,11 @@ class Matmul(Check):
             Param("limit", SWIGLU[1], "clamp of the fused swiglu", label="limit"),
             Param("layout", "strided", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
             Param(
-                "operands", "dense", "dense, or views: cut out of wider tensors, w transposed", OPERANDS, "operands-"
+                "operands",
+                "dense",
+                "dense; views: cut out of wider tensors, w transposed; far: offsets beyond 2^31",
+                OPERANDS,
+                "operands-",
             ),
             Param("out", "bf16", "dtype of the result", ("bf16", "fp16", "fp32"), label="out-"),
             Param(
@@ -99,6 +104,8 @@ class Matmul(Check):
             return "mxfp4 packs two values a byte: k must be even"
         if not weight.startswith("mx") and params["layout"] != "strided":
             return "layout default goes with mx weights"
+        if params["operands"] == "far" and min(params["m"], params["n"], params["k"]) < 2:
+            return "operands that lie far apart need m, n and k of at least 2"
         if params["swiglu"]:
             if data != "normal":
                 return "swiglu rounds, so it takes normal data only; check swiglu has wide data"
@@ -208,6 +215,8 @@ class Matmul(Check):
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks import experts
 
+        if case["operands"] == "far":
+            inputs = _far(inputs, case["weight"], runtime)
         weight = runtime.library.weight(
             case["weight"], inputs["w"], inputs.get("w_scale"), case["layout"], runtime.place
         )
@@ -278,6 +287,29 @@ def _views(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
     made = {name: tensor if name.endswith("_scale") else within(tensor) for name, tensor in inputs.items()}
     return {**made, "w": within(inputs["w"].mT).mT}
+
+
+def _far(inputs: dict[str, Tensor], kind: str, runtime: Runtime) -> dict[str, Tensor]:
+    """The inputs with rows of x, and experts or batches of w, that lie further apart than 32 bits can say.
+
+    Nothing but a few rows is computed, so the reference is that of a small case. Weights of 8 bits and less stay: every
+    adapter lays them out anew.
+
+    Raises:
+        Inapplicable: on the CPU, or where too little memory is free.
+    """
+    import torch
+
+    from gpucheck.checks.data import FREE_FOR_FAR, far_apart
+
+    free = torch.cuda.mem_get_info(runtime.device)[0] if runtime.device.type == "cuda" else 0
+    if free < FREE_FOR_FAR:
+        words = f"{free >> 30} GiB free" if free else "the CPU"
+        raise Inapplicable(
+            f"operands that reach beyond 2^31 need a GPU with {FREE_FOR_FAR >> 30} GiB free, not {words}"
+        )
+    names = ["x", "w"] if kind in ("bf16", "fp16", "fp32") and inputs["w"].ndim == 3 else ["x"]
+    return {**inputs, **{name: runtime.place(far_apart(inputs[name])) for name in names}}
 
 
 def _activation_kind(weight: str) -> str:

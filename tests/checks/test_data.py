@@ -149,3 +149,19 @@ def test_estimates_start_without_error() -> None:
     assert exact.error is None and exact.unit == 0.5 and exact.value.dtype == torch.float64
     normal = data.as_estimate(torch.ones(2), "normal")
     assert normal.error is not None and normal.error.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(64, 24), (5, 8, 16)])
+def test_rows_lie_as_far_apart_as_asked(shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape, generator=rng()).bfloat16()
+    far = data.far_apart(tensor, 10_000)
+    assert torch.equal(far, tensor) and far[0].is_contiguous() and far.stride(0) % data.MARGIN == 0
+    assert 10_000 <= (shape[0] - 1) * far.stride(0) < 10_000 + 16 * shape[0]
+    assert data.REACH > 2**31 - 1, "the last row begins beyond what 32 bits with a sign can say"
+
+
+def test_what_is_cut_out_of_a_wider_tensor_has_its_values_and_no_neighbours() -> None:
+    tensor = torch.randn((3, 5, 20), generator=rng()).to(torch.float8_e4m3fn)
+    view = data.within(tensor)
+    assert torch.equal(view.float(), tensor.float())
+    assert (view.stride(), view.storage_offset()) == ((5 * 64, 64, 1), 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gpucheck.checks.matmul import SWIGLU, WEIGHTS, Matmul
 from gpucheck.model.case import Case
+from gpucheck.model.errors import Inapplicable
 from gpucheck.verify.bounds import Estimate
 
 FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
@@ -219,3 +221,12 @@ def test_axes_own_rows_by_expert() -> None:
     expert = [e for e, count in enumerate(inputs["histogram"].tolist()) for _ in range(count)]
     slots = [expert[position] for position in inputs["to_sorted"].tolist()]
     assert [index for pair in members for index in pair] == slots and len(members) == case["m"]
+
+
+def test_operands_beyond_32_bits_need_a_gpu() -> None:
+    check = Matmul()
+    case = check.spec.case({**SMALL, "operands": "far"}, "exact", 0)
+    inputs = check.inputs(case, torch.Generator().manual_seed(0))
+    with pytest.raises(Inapplicable, match="need a GPU with 48 GiB free, not the CPU"):
+        check.prepare(case, inputs, SimpleNamespace(device=torch.device("cpu")))
+    assert "at least 2" in str(check.validate({**check.spec.defaults, "operands": "far", "m": 1}, "exact"))
