@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import OPERANDS, Check, Runtime
-from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
@@ -36,6 +36,7 @@ class Attention(Check):
     spec = CheckSpec(
         name="attention",
         summary="flash-attention forward: causal, full or sliding window, grouped heads, sinks (own Triton kernel)",
+        data_kinds=DATA_KINDS,
         params=(
             Param("mask", "causal", "which keys a query sees; window is causal too", ("causal", "full", "window")),
             Param("dtype", "bf16", "of q, k, v and the output", OPERANDS),
@@ -68,14 +69,20 @@ class Attention(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        if case.data == "wide":
+            return _wide(_normal(case, generator), generator)
         return _retrieval(case, generator) if case.data == "exact" else _normal(case, generator)
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
+        from gpucheck.verify import extremes
         from gpucheck.verify.bounds import Estimate
 
         q, k, v, sinks = inputs["q"], inputs["k"], inputs["v"], inputs.get("sinks")
+        of_nan = torch.isnan(q).any(-1)
+        if case.data == "wide":
+            q = q.masked_fill(of_nan[..., None], 0.0)
         value = torch.empty(q.shape, dtype=torch.float64)
         error = None if case.data == "exact" else torch.empty_like(value)
         allowed = visible(case)
@@ -87,7 +94,10 @@ class Attention(Check):
             value[batch, own] = part.value
             if error is not None and part.error is not None:
                 error[batch, own] = part.error
-        return {"o": Expected(Estimate(value, error), q.dtype)}
+        if case.data != "wide":
+            return {"o": Expected(Estimate(value, error), q.dtype)}
+        o, also = extremes.rows_of_nan(Estimate(value, error), of_nan)
+        return {"o": Expected(o, q.dtype, also=also)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch
@@ -205,6 +215,28 @@ def _normal(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         keys = min(case["k_len"], case["window"] or case["k_len"])
         inputs["sinks"] = normal_sinks(case["q_heads"], keys, generator)
     return inputs
+
+
+def _wide(inputs: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Normal data whose coordinates spread over magnitudes, those of keys against those of queries.
+
+    In each head the second query is NaN, the third -0.0 and the fourth subnormal, where there are as many. Keys and
+    values stay finite: a kernel multiplies those that a query does not see by zero, which no NaN stands.
+    """
+    import torch
+
+    from gpucheck.verify.extremes import SMALLEST_NORMAL
+
+    dtype, (queries, coordinates) = inputs["q"].dtype, inputs["q"].shape[-2:]
+    end = 6 if dtype == torch.float16 else 40
+    exponent, other = (torch.randint(-end, end + 1, (coordinates,), generator=generator).float() for _ in range(2))
+    factors = {"q": torch.exp2(exponent), "k": torch.exp2(-exponent), "v": torch.exp2(other)}
+    made = {name: (inputs[name].float() * factor).to(dtype) for name, factor in factors.items()}
+    small = (0.1 + 0.8 * torch.rand(coordinates, generator=generator)) * SMALLEST_NORMAL[dtype]
+    for row, value in enumerate((torch.tensor(torch.nan), torch.tensor(-0.0), small), 1):
+        if row < queries:
+            made["q"][..., row, :] = value.to(dtype)
+    return {**inputs, **made}
 
 
 def normal_sinks(q_heads: int, keys: int, generator: torch.Generator) -> Tensor:

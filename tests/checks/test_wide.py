@@ -252,3 +252,18 @@ def test_a_token_of_nan_may_be_nan_or_clamped_in_an_expert_block_and_no_other_to
     assert rows_found(y, expected["y"]) == []
     y[token + 1] = torch.nan
     assert rows_found(y, expected["y"]) == [[token + 1] * 2]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_a_query_of_nan_stays_alone_in_attention(dtype: str) -> None:
+    _, inputs, expected = reference("attention", dtype=dtype, q_heads=2, q_len=9, k_len=20, sinks=False)
+    q, k, v = (inputs[name].double() for name in "qkv")
+    seen = torch.ones(9, 20, dtype=torch.bool).tril(11)
+    scores = (q @ k.mT / 8).masked_fill(~seen, -torch.inf)
+    o = (torch.softmax(scores, -1) @ v).to(inputs["q"].dtype)
+    assert rows_found(o, expected["o"]) == [] and o[:, :, 1].isnan().all()
+    assert extremes.subnormal(inputs["q"][:, :, 3]).all() and inputs["q"][:, :, 2].signbit().all()
+    o[:, 1, 2] = torch.nan
+    assert rows_found(o, expected["o"]) == [[2, 2]]
+    spread = inputs["q"][:, :, 4:].double().abs().amax((0, 1, 2)).log2()
+    assert spread.max() - spread.min() > (8 if dtype == "fp16" else 60)
