@@ -9,7 +9,7 @@ from typing import Any
 
 from gpucheck.diagnose.causes import KERNEL_BUG, RANK_ENVIRONMENT, UNDETERMINED
 from gpucheck.diagnose.words import rank_list
-from gpucheck.faults.fault import Fault
+from gpucheck.faults.fault import Candidate, Fault
 from gpucheck.faults.planting import Planted
 from gpucheck.faults.sessions import Visit
 from gpucheck.model.conditions import Conditions
@@ -72,7 +72,10 @@ def label_of(fault: Fault) -> str:
     """The label of a fault's case, as reports name it."""
     from gpucheck import checks
 
-    spec, given = checks.load(fault.case["check"]).spec, fault.case
+    given = fault.case
+    if isinstance(fault.plant, Candidate):  # known only to the run that brings it along
+        return f"{given['check']}/trial{given['trial']}/{given['data']}"
+    spec = checks.load(given["check"]).spec
     params = {name: given[name] for name in spec.defaults if name in given}
     return Step(spec.case(params, given["data"], 0), Conditions.from_json(given)).label
 

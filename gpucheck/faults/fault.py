@@ -31,6 +31,7 @@ class Session(str, Enum):
     RACE = (
         "race"  # ranks that compile the same kernels, so nothing is planted in those; each rank has a case of its own
     )
+    CANDIDATES = "candidates"  # code that was handed in to be judged: problems, and no library
     LOST = "lost"  # a rank is lost: nothing else is told by such a run
 
 
@@ -74,7 +75,14 @@ class UnderConditions:
     """Nothing is changed: the conditions of the case are the fault."""
 
 
-Plant = Edit | Hook | Startup | CacheDamage | UnderConditions
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate that is a class of :mod:`gpucheck.faults.candidates`; on the other ranks it is the honest one."""
+
+    kind: str
+
+
+Plant = Edit | Hook | Startup | CacheDamage | UnderConditions | Candidate
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gpucheck.faults.fault import OWN_KERNEL, Edit, Fault, Hook, Startup
+from gpucheck.faults.catalogue.common import HONEST
+from gpucheck.faults.fault import OWN_KERNEL, Candidate, Edit, Fault, Hook, Startup
 from gpucheck.library.copies import PACKAGE
 
 HOOKED = "matmul_ogs.py"  # the module whose function of the same name the hooks go around
@@ -26,6 +27,14 @@ WRAPPER = """
 from gpucheck.faults.hooks import wrapped as _wrapped
 
 matmul_ogs = _wrapped(matmul_ogs, {plants})
+"""
+PROBLEM = "from gpucheck.faults.candidates import Model, get_init_inputs, get_inputs\n"
+CANDIDATE = """import os
+
+if os.environ.get("RANK") in {ranks}:
+    from gpucheck.faults.candidates import {kind} as ModelNew
+else:
+    from gpucheck.faults.candidates import Honest as ModelNew
 """
 SITECUSTOMIZE = """import sys
 
@@ -109,6 +118,20 @@ class Garden:
         text = SITECUSTOMIZE.format(folder=repr(str(folder)), faults=faults, modules=modules)
         (folder / "sitecustomize.py").write_text(text)
         return folder
+
+    def candidates_with(self, planted: Sequence[Planted]) -> list[str]:
+        """The options that name problems and candidates, one for each that is planted, if any, and the honest one."""
+        kinds = [(item, item.fault.plant.kind) for item in planted if isinstance(item.fault.plant, Candidate)]
+        if not kinds:
+            return []
+        files = {str(item.fault.case["check"]): (kind, item.ranks) for item, kind in kinds}
+        folder, options = self.folder / "candidates", list[str]()
+        folder.mkdir(parents=True)
+        (folder / "problem.py").write_text(PROBLEM)
+        for stem, (kind, ranks) in {**files, str(HONEST["check"]): ("Honest", ())}.items():
+            (folder / f"{stem}.py").write_text(CANDIDATE.format(kind=kind, ranks={str(rank) for rank in ranks} or "()"))
+            options += ["--problem", str(folder / "problem.py"), "--candidate", str(folder / f"{stem}.py")]
+        return options
 
     def _own_kernels(self, planted: Sequence[Planted]) -> dict[str, dict[str, str]]:
         """Module -> rank -> its private copy."""

@@ -170,7 +170,8 @@ class SelfTest:
             environment["TRITON_CACHE_DIR"] = str(folder / "kernel-cache")
             self._command(folder / "first", visit, scenario, library, environment)
             self._damage(visit, folder)
-        code, text = self._command(folder, visit, scenario, library, environment)
+        candidates = garden.candidates_with(planted)
+        code, text = self._command(folder, visit, scenario, library, environment, candidates)
         if self._stopped:
             return None
         found = assess(visit, _report(folder, text), text, code)
@@ -190,13 +191,20 @@ class SelfTest:
             damage(folder / "kernel-cache", label_of(item.fault), kernels)
 
     def _command(
-        self, folder: Path, visit: Visit, scenario: Path, library: Path, environment: Mapping[str, str]
+        self,
+        folder: Path,
+        visit: Visit,
+        scenario: Path,
+        library: Path,
+        environment: Mapping[str, str],
+        candidates: Sequence[str] = (),
     ) -> tuple[int, str]:
         """Runs ``gpucheck run`` to its end; its exit code and what it printed."""
         folder.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "gpucheck", "run", str(scenario), "--nproc", str(visit.ranks)]
         command += ["--device", visit.device, "--seed", str(visit.seed), "--timeout", str(RUN_LIMIT), "--verbose"]
         command += ["--library", f"path:{library}", "--out", str(folder / "run"), "--json", str(folder / "report.json")]
+        command += candidates
         log = folder / "printed.txt"
         with open(log, "wb") as output:
             process = subprocess.Popen(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpucheck.faults.catalogue.common import attention
+from gpucheck.faults.catalogue.common import HONEST, attention
 from gpucheck.faults.catalogue.controls import BYSTANDERS, CASES, OTHER_CONFIG
 from gpucheck.faults.fault import Fault, Session, Target
 from gpucheck.faults.planting import Planted
@@ -45,6 +45,8 @@ class Visit:
         if self.session is Session.LOST:
             return list(FEW_CASES)
         faults = [item.fault for item in self.planted]
+        if self.session is Session.CANDIDATES:
+            return [*(fault.case for fault in faults), HONEST]
         return [*(fault.case for fault in faults), *(case for fault in faults for case in fault.beside), *BYSTANDERS]
 
     @property
@@ -83,6 +85,11 @@ def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
         planted = [Planted(apart(fault, rank), (rank,)) for fault in _of(faults, session) for rank in range(ranks)]
         if planted:
             made.append(Visit(name, "each", device, ranks, len(made), tuple(planted), session))
+    cheats = _of(faults, Session.CANDIDATES)
+    for turn in range(ranks if cheats else 0):
+        name = f"candidates that cheat, turn {turn + 1}"
+        planted = [Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate(cheats)]
+        made.append(Visit(name, "each", device, ranks, len(made), tuple(planted), Session.CANDIDATES))
     damaged = [Planted(fault, tuple(range(ranks))) for fault in _of(faults, Session.CACHE)]
     if damaged:
         name = "damage in the kernel cache"

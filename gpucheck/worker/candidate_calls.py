@@ -115,7 +115,7 @@ class Examination:
         if _alike(self.own, other):
             seen.moved = live.ask(other, in_place=True)
             if self.device == "cuda":
-                seen.late = live.ask(self.own, launches=DELAYED, late=True)
+                seen.late = live.try_(self.own, launches=DELAYED, late=True)
         timed = self._timed(live, seen)
         seen.kept = live.try_(self.own, launches=IDLE)
         idle = self._process("idle calls", CANDIDATE, IDLE)

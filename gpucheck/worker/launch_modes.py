@@ -48,30 +48,31 @@ def install(first: str = RUN) -> Launches:
 
 
 def _go_around(kind: Any, mode: list[str], count: list[int]) -> None:
-    inner = vars(kind)["run"]
+    inner, otherwise = vars(kind)["run"], {IDLE: _idle, CHANGED: _changing(), DELAYED: _delaying()}
+    bind, runs = partial, RUN
 
     def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
         launch = inner.__get__(kernel, kind)
         if kwargs.get("warmup"):
             return launch(*args, **kwargs)
         count[0] += 1
-        return launch(*args, **kwargs) if mode[0] == RUN else _OTHERWISE[mode[0]](launch, *args, **kwargs)
+        return launch(*args, **kwargs) if mode[0] == runs else otherwise[mode[0]](launch, *args, **kwargs)
 
     def ignore(kernel: Any, value: Any) -> None:
         """Older Triton sets ``run`` on each interpreted function; this one stays."""
 
-    kind.run = property(lambda kernel: partial(run, kernel), ignore) if isinstance(inner, property) else run
-    kind.__getitem__ = lambda kernel, grid: partial(run, kernel, grid=grid, warmup=False)
+    kind.run = property(lambda kernel: bind(run, kernel), ignore) if isinstance(inner, property) else run
+    kind.__getitem__ = lambda kernel, grid: bind(run, kernel, grid=grid, warmup=False)
 
 
 def _go_around_graphs(mode: list[str], count: list[int]) -> None:
     """A graph that is replayed launches the kernels in it, which nobody else would see."""
-    inner = torch.cuda.CUDAGraph.replay
+    inner, delay = torch.cuda.CUDAGraph.replay, order.delay_launches
 
     def replay(graph: Any) -> None:
         count[0] += 1
         if mode[0] == DELAYED:
-            order.delay_launches()
+            delay()
         if mode[0] != IDLE:
             inner(graph)
 
@@ -82,41 +83,44 @@ def _idle(launch: Launch, *args: Any, **kwargs: Any) -> None:
     """Nothing is launched."""
 
 
-def _changed(launch: Launch, *args: Any, **kwargs: Any) -> Any:
-    """Launches, and puts other values of the same kind where the kernel wrote."""
-    tensors = list({id(tensor): tensor for tensor in _tensors((*args, *kwargs.values()))}.values())
-    before = [tensor.clone() for tensor in tensors]
-    launched = launch(*args, **kwargs)
-    for tensor, old in zip(tensors, before, strict=True):
-        written = (tensor != old) & (tensor == tensor)
-        tensor.copy_(torch.where(written, _other_values(tensor, old), tensor))
-    return launched
+def _changing() -> Launch:
+    """What launches, and puts other values of the same kind where the kernel wrote; all it uses is bound here."""
+    where, clone, copy, make, count = torch.where, Tensor.clone, Tensor.copy_, torch.tensor, torch.arange
+
+    def tensors(arguments: Any) -> Iterator[Tensor]:
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                yield argument
+            elif isinstance(argument, (tuple, list)):
+                yield from tensors(argument)
+            elif isinstance(base := getattr(argument, "base", None), Tensor):  # of a tensor descriptor
+                yield base
+
+    def others(tensor: Tensor, old: Tensor) -> Tensor:
+        """The content before, where a multiple of what was written might be no legal value."""
+        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            return old
+        turns = count(tensor.numel(), device=tensor.device).view(tensor.shape) % len(FACTORS)
+        return tensor * make(FACTORS, dtype=tensor.dtype, device=tensor.device)[turns]
+
+    def changed(launch: Launch, *args: Any, **kwargs: Any) -> Any:
+        given = list({id(tensor): tensor for tensor in tensors((*args, *kwargs.values()))}.values())
+        before = [clone(tensor) for tensor in given]
+        launched = launch(*args, **kwargs)
+        for tensor, old in zip(given, before, strict=True):
+            written = (tensor != old) & (tensor == tensor)
+            copy(tensor, where(written, others(tensor, old), tensor))
+        return launched
+
+    return changed
 
 
-def _other_values(tensor: Tensor, old: Tensor) -> Tensor:
-    """What is left in place of what was written: the content before it, where a multiple might be no legal value."""
-    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        return old
-    factors = torch.tensor(FACTORS, dtype=tensor.dtype, device=tensor.device)
-    turns = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape) % len(FACTORS)
-    return tensor * factors[turns]
+def _delaying() -> Launch:
+    """What launches behind a delay on the stream that the launch goes to: whoever does not wait for it comes first."""
+    delay = order.delay_launches
 
+    def delayed(launch: Launch, *args: Any, **kwargs: Any) -> Any:
+        delay()
+        return launch(*args, **kwargs)
 
-def _delayed(launch: Launch, *args: Any, **kwargs: Any) -> Any:
-    """Launches behind a delay on the stream that the launch goes to: whoever does not wait for it comes first."""
-    order.delay_launches()
-    return launch(*args, **kwargs)
-
-
-_OTHERWISE: dict[str, Callable[..., Any]] = {IDLE: _idle, CHANGED: _changed, DELAYED: _delayed}
-
-
-def _tensors(arguments: Any) -> Iterator[Tensor]:
-    """The tensors among the arguments of a launch, those of tuples and of tensor descriptors included."""
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            yield argument
-        elif isinstance(argument, (tuple, list)):
-            yield from _tensors(argument)
-        elif isinstance(base := getattr(argument, "base", None), Tensor):
-            yield base
+    return delayed

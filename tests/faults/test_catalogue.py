@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from gpucheck import checks
+from gpucheck.checks import sources
 from gpucheck.faults import startup
 from gpucheck.faults.assess import label_of
 from gpucheck.faults.catalogue import FAULTS, choose
 from gpucheck.faults.catalogue.common import KERNEL
 from gpucheck.faults.catalogue.controls import BYSTANDERS, CASES, OTHER_CONFIG
-from gpucheck.faults.fault import CacheDamage, Edit, Fault, Hook, Session, Startup, Target, UnderConditions
-from gpucheck.faults.planting import reason_against, write_scenario
+from gpucheck.faults.fault import CacheDamage, Candidate, Edit, Fault, Hook, Session, Startup, Target, UnderConditions
+from gpucheck.faults.planting import Garden, Planted, reason_against, write_scenario
 from gpucheck.library.source import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 from gpucheck.model.record import Outcome
@@ -25,7 +27,10 @@ each = pytest.mark.parametrize("fault", [*FAULTS, OTHER_CONFIG], ids=lambda faul
 
 
 @each
-def test_a_fault_makes_one_case(fault: Fault, tmp_path: Path) -> None:
+def test_a_fault_makes_one_case(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Garden(tmp_path, tmp_path, 1).candidates_with([Planted(fault, (0,))])
+    monkeypatch.setattr(checks._registry, "_sources", {})
+    checks.activate(sources.find([], options[1::4], options[3::4], checks.CHECKS)[0])
     write_scenario(tmp_path / "one.toml", [fault.case, *fault.beside, *BYSTANDERS], case_timeout=5)
     labels = [step.label for step in load(tmp_path / "one.toml").steps]
     assert labels.count(label_of(fault)) == 1
@@ -56,6 +61,12 @@ def test_what_a_fault_names_exists(fault: Fault) -> None:
         assert callable(getattr(startup, plant.name))
     elif isinstance(plant, Edit):
         assert "{anchor}" in plant.text or plant.text != plant.anchor
+    elif isinstance(plant, Candidate):
+        pytest.importorskip("triton")
+        from gpucheck.faults import candidates
+
+        assert callable(getattr(candidates, plant.kind).forward)
+        assert fault.session is Session.CANDIDATES
     elif isinstance(plant, CacheDamage):
         assert fault.session is Session.CACHE
     else:

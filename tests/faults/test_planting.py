@@ -104,3 +104,15 @@ def test_startup_code_that_was_there_before_still_runs(tmp_path: Path, library: 
     assert folder is not None
     paths = os.pathsep.join([str(folder), str(tmp_path)])
     assert run("print(here)", Path(paths)) == "True"
+
+
+def test_a_candidate_cheats_on_its_ranks_and_an_honest_one_goes_beside_it(tmp_path: Path, library: Path) -> None:
+    chosen = choose(["kept-answers", "bit-7"])
+    garden = Garden(tmp_path / "planted", library, ranks=2)
+    assert garden.candidates_with([Planted(chosen[1], (1,))]) == []
+    options = garden.candidates_with([Planted(fault, (1,)) for fault in chosen])
+    assert [Path(path).stem for path in options[3::4]] == ["kept_answers", "honest"]
+    problem, candidate = options[1], options[3]
+    assert "Model, get_init_inputs, get_inputs" in Path(problem).read_text()
+    code = f"exec(open({candidate!r}).read()); print(ModelNew.__name__)"
+    assert [run(code, tmp_path, RANK=str(rank)) for rank in (0, 1)] == ["Honest", "KeptAnswers"]

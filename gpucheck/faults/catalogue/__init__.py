@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpucheck.faults.catalogue import calls, kernels, machine, operands, routing
+from gpucheck.faults.catalogue import calls, candidates, kernels, machine, operands, routing
 from gpucheck.faults.fault import Fault
 from gpucheck.model.errors import UsageError
 
@@ -14,6 +14,7 @@ FAULTS: tuple[Fault, ...] = (
     *operands.FAULTS,
     *routing.FAULTS,
     *calls.FAULTS,
+    *candidates.FAULTS,
 )
 
 

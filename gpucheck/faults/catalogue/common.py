@@ -11,6 +11,9 @@ HOST = "matmul_ogs.py"
 TOPK = "topk_details/_topk_forward.py"
 BOTH = (Target.EACH, Target.ALL)
 
+HONEST: dict[str, Any] = {"check": "honest", "trial": 1, "data": "normal"}
+"""The case of the candidate that stays green beside those that cheat."""
+
 TAIL = 96  # terms of a sum that end within a block of 64 or 128
 
 

@@ -17,6 +17,7 @@ HARMLESS = {
     "gpucheck.worker.judging.observed_violations": lambda reply, launches: [],
     "gpucheck.worker.candidate_calls.Seen.violations": lambda self: [],
     "gpucheck.worker.launch_modes._idle": lambda launch, *args, **kwargs: launch(*args, **kwargs),
+    "gpucheck.worker.launch_modes._changing": lambda: None,
     "gpucheck.worker.launch_modes.install": lambda first="run": None,
     "gpucheck.worker.launch_modes.Launches.choose": lambda mode: None,
     "gpucheck.worker.single_calls.SingleCalls.run": lambda self, request: [],
