@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WARM_UP = 2  # calls before those whose time counts; like those they get inputs of their own
 TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
 FEWEST = 4
-SAMPLED = 3  # of them taken at random, for which a fresh process must give the same answer
+SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
 MOVED = 6 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
 PATIENCE = 20.0  # s for a call whose kernels do nothing: a candidate may well wait for ever for what they do not write
 
@@ -144,7 +144,10 @@ class Examination:
         return made
 
     def _doubtful(self, timed: Sequence[_Timed]) -> list[Doubt]:
-        """Timed calls to which a fresh process, asked for few calls, gives other answers."""
+        """Timed calls to which a fresh process, asked for few calls, gives other answers.
+
+        One is in doubt anyway: all processes may give the same wrong answer to inputs that are not those of the case.
+        """
         kept = [call for call in timed if call.answer.outputs]
         suspects = [call for call in kept if call.repeated][:SAMPLED] + [call for call in kept if not call.repeated]
         fresh = self._process("fresh calls", CANDIDATE, RUN)
@@ -152,7 +155,7 @@ class Examination:
         for call in suspects:
             inputs = self.check.fresh_inputs(self.case, call.seed)
             answer = fresh.try_(inputs)
-            if answer is None or answer.digest != call.answer.digest:
+            if call is suspects[-1] or answer is None or answer.digest != call.answer.digest:
                 found.append(Doubt(call.answer.outputs, inputs, wrong=call.violation(len(timed))))
         return found
 
@@ -234,7 +237,7 @@ class _Timed:
             return Violation("cached", f"{words} got bit for bit the answer of an earlier call, kept from it")
         if not self.stable:
             return Violation("repeats differ", f"{words} got a wrong answer, and other bits when it was made again")
-        return Violation("calls differ", f"{words} got a wrong answer, another one than in a fresh process")
+        return Violation("calls differ", f"{words} got a wrong answer, though that to the inputs of the case is right")
 
 
 @dataclass
@@ -263,11 +266,13 @@ class Seen:
         return found
 
     def doubts(self) -> list[Doubt]:
-        """Answers without the kernels that are others, but may be right all the same."""
-        if not self.first.varies:
-            return []
+        """The answer that others are compared with, and those without the kernels that may be right all the same."""
+        words = "a call that was asked for by itself got a wrong answer, though that to the case is right"
+        doubts = [Doubt(self.first.outputs, wrong=Violation("calls differ", words))]
         others = [pair for pair in self._without() if pair[0].digest != self.first.digest]
-        return [Doubt(answer.outputs, right=violation) for answer, violation in others]
+        if self.first.varies:
+            doubts += [Doubt(answer.outputs, right=violation) for answer, violation in others]
+        return doubts
 
     def _kept(self) -> Iterable[str]:
         """Signs of an answer that is kept from an earlier call, the plainest first."""

@@ -17,7 +17,7 @@ from gpucheck.model.record import Launch, Outcome, Record, Violation
 from gpucheck.verify import bounds, digest, offsets
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
-from gpucheck.worker.candidate_calls import Examined
+from gpucheck.worker.candidate_calls import Doubt, Examined
 from gpucheck.worker.conduct import observed_violations
 from gpucheck.worker.passes import depends_on_fill
 from gpucheck.worker.protocol import Reply, outputs_file
@@ -134,7 +134,7 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
         failed = examined.failed
         return replace(failed, launches=record.launches, stream=record.stream, device=record.device)
     if not judged.found.mismatches:  # what is wrong to begin with is not explained by how it was made
-        violations += _examined_violations(examined, attempt.step.case, inputs, expected)
+        violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
     conditions = attempt.step.conditions
     often = conditions.repeat > 1 or conditions.concurrency > 1
@@ -164,20 +164,40 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
 
 
-def _examined_violations(
-    examined: Examined, case: Case, inputs: dict[str, Tensor], expected: dict[str, Expected]
+def examined_violations(
+    examined: Examined,
+    case: Case,
+    inputs: dict[str, Tensor],
+    expected: dict[str, Expected],
+    right: dict[str, Tensor],
 ) -> list[Violation]:
-    """What further calls of a candidate showed; those in doubt are held against their reference, one of each kind."""
+    """What further calls of a candidate showed; those in doubt are held against their reference, one of each kind.
+
+    Args:
+        right: outputs that were judged right for the inputs of the case.
+    """
+
+    def shown(doubt: Doubt) -> Violation | None:
+        if not doubt.inputs and _same_bits(doubt.outputs, right):
+            return doubt.right
+        references = expected
+        if doubt.inputs:
+            references = checks.load(case.check).reference(case, {**inputs, **doubt.inputs})
+        judged = judge(doubt.outputs, references, {})
+        return doubt.wrong if judged.mismatches or judged.violations else doubt.right
+
     found = {violation.kind: violation for violation in reversed(examined.violations)}
     for doubt in examined.doubts:
-        if {part.kind for part in (doubt.right, doubt.wrong) if part} <= found.keys():
-            continue
-        references = checks.load(case.check).reference(case, {**inputs, **doubt.inputs}) if doubt.inputs else expected
-        judged = judge(doubt.outputs, references, {})
-        shown = doubt.wrong if judged.mismatches or judged.violations else doubt.right
-        if shown is not None:
-            found[shown.kind] = shown
+        if not {part.kind for part in (doubt.right, doubt.wrong) if part} <= found.keys():
+            violation = shown(doubt)
+            found |= {violation.kind: violation} if violation else {}
     return list(found.values())
+
+
+def _same_bits(outputs: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return outputs.keys() == others.keys() and all(
+        digest.whole(value) == digest.whole(others[name]) for name, value in outputs.items()
+    )
 
 
 def _inputs_and_axes(store: Store, attempt: Attempt) -> tuple[dict[str, Tensor], dict[str, Axes]]:

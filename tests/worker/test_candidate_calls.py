@@ -14,8 +14,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck.checks.base import CandidateCheck  # noqa: E402
-from gpucheck.model.record import Outcome  # noqa: E402
-from gpucheck.worker import candidate_calls  # noqa: E402
+from gpucheck.model.record import Outcome, Violation  # noqa: E402
+from gpucheck.verify.bounds import Estimate  # noqa: E402
+from gpucheck.verify.expected import Expected  # noqa: E402
+from gpucheck.worker import candidate_calls, judging  # noqa: E402
 from gpucheck.worker.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Doubt, Examination, Seen  # noqa: E402
 from gpucheck.worker.protocol import BASELINE, CHANGED, DELAYED, IDLE, RUN, Reply  # noqa: E402
 from gpucheck.worker.runner import Attempt  # noqa: E402
@@ -41,7 +43,9 @@ def kinds(seen: Seen) -> list[str]:
 
 def test_an_honest_candidate_is_blamed_for_nothing() -> None:
     assert HONEST.violations() == []
-    assert [doubt.right.kind for doubt in HONEST.doubts() if doubt.right] == ["idle", "idle"]
+    first, *others = HONEST.doubts()
+    assert first.outputs is HONEST.first.outputs and first.wrong, "it is what the others are compared with"
+    assert [doubt.right.kind for doubt in others if doubt.right] == ["idle", "idle"]
     assert kinds(replace(HONEST, kept=None, idle=None, changed=None, late=None, moved=None)) == []
 
 
@@ -69,7 +73,7 @@ def test_a_sign_of_misconduct_is_told_by_its_kind(changes: dict[str, Answer], ki
 
 def test_no_launch_at_all_is_for_the_launch_record_to_tell() -> None:
     torchs = Seen(answer(1, 0), answer(2, 0), answer(2, 0), kept=answer(2, 0), idle=answer(2, 0), changed=answer(2, 0))
-    assert torchs.violations() == torchs.doubts() == []
+    assert torchs.violations() == [] and all(doubt.right is None for doubt in torchs.doubts())
 
 
 def test_an_answer_that_is_one_value_everywhere_shows_nothing() -> None:
@@ -83,7 +87,10 @@ class Twice(CandidateCheck):
     def fresh_inputs(self, case: Any, seed: int) -> dict[str, Any]:
         return {"input0": torch.randn(5, generator=torch.Generator().manual_seed(seed))}
 
-    inputs = reference = launch = kernels = axes = call = baseline = None  # type: ignore[assignment]
+    def reference(self, case: Any, inputs: dict[str, Any]) -> dict[str, Expected]:
+        return {"out": Expected(Estimate(inputs["input0"].double() * 2, None, 0.5), torch.float32)}
+
+    inputs = launch = kernels = axes = call = baseline = None  # type: ignore[assignment]
 
 
 Behave = Callable[[Any, Any, int], Any]
@@ -181,9 +188,18 @@ def test_an_answer_kept_while_calls_are_timed_is_in_doubt_whatever_call_it_begin
 
 def test_work_left_out_while_calls_are_timed_is_in_doubt(examine: Any) -> None:
     examined, _ = examine(lambda attempt, x, number: twice(attempt, x, number) + (number > 5) * number)
-    assert {doubt.wrong.kind for doubt in examined.doubts if doubt.wrong} == {"repeats differ"}
+    assert {doubt.wrong.kind for doubt in examined.doubts if doubt.inputs and doubt.wrong} == {"repeats differ"}
     examined, _ = examine(lambda attempt, x, number: twice(attempt, x, number) + (number > 5))
     assert {doubt.wrong.kind for doubt in examined.doubts if doubt.wrong} == {"calls differ"}
+
+
+def test_one_timed_call_is_always_held_against_its_reference(examine: Any) -> None:
+    for behave in (twice, lambda attempt, x, number: twice(attempt, x, number) * (x.tolist() == [0, 1, 2, 3, 4])):
+        examined, _ = examine(behave)
+        (doubt,) = [doubt for doubt in examined.doubts if doubt.inputs]
+        assert doubt.wrong and "got a wrong answer" in doubt.wrong.detail
+        right = torch.equal(doubt.outputs["out"], doubt.inputs["input0"] * 2)
+        assert right is (behave is twice), "all processes answer as this one does"
 
 
 def test_a_call_that_gives_no_answer_fails_only_where_its_kernels_ran(examine: Any) -> None:
@@ -204,3 +220,22 @@ def test_a_process_that_ends_itself_where_kernels_do_nothing_is_told(examine: An
     (violation,) = examined.violations
     assert violation.kind == "conduct" and "whether its answer comes from them cannot be seen" in violation.detail
     assert examined.speed == {}
+
+
+def test_doubtful_outputs_are_held_against_the_reference_of_their_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging.checks, "load", lambda name: Twice())
+    own, other = {"input0": torch.arange(4.0)}, {"input0": torch.arange(4.0) + 5}
+    right = {"out": own["input0"] * 2}
+    idle, changed, timed = (Violation(kind, kind) for kind in ("idle", "idle", "calls differ"))
+
+    def shown(*doubts: Doubt, violations: tuple[Violation, ...] = ()) -> list[str]:
+        examined = candidate_calls.Examined(violations, doubts)
+        case: Any = SimpleNamespace(check="twice")
+        expected = Twice().reference(case, own)
+        return [each.kind for each in judging.examined_violations(examined, case, own, expected, right)]
+
+    assert shown(Doubt(right, wrong=timed), Doubt({"out": own["input0"] * 3}, right=idle)) == []
+    assert shown(Doubt(right, right=idle), Doubt(right, right=changed)) == ["idle"]
+    assert shown(Doubt({"out": other["input0"] * 2}, other, wrong=timed)) == []
+    assert shown(Doubt({"out": own["input0"] * 2}, other, wrong=timed)) == ["calls differ"]
+    assert shown(Doubt({"out": torch.zeros(3)}, wrong=timed), violations=(idle,)) == ["idle", "calls differ"]
