@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpucheck.library import source_import
 from gpucheck.model.errors import Inapplicable, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -78,10 +79,11 @@ def _adapter_class(generation: str) -> type[Adapter]:
 
 
 def _import_library(root: Path) -> None:
-    """Imports the package from ``root`` and nowhere else; under the interpreter also repairs it.
+    """Imports the package's source from ``root`` and nothing else; under the interpreter also repairs it.
 
     ``root`` may hold unrelated packages, so it leads ``sys.path`` only while the library is found.
     """
+    source_import.install()
     package = (root / "triton_kernels").resolve()
     saved = list(sys.path)
     sys.path.insert(0, str(root))

@@ -1,0 +1,56 @@
+"""Imports the library from its source alone: what is executed is what its content hash covers.
+
+Python executes byte code from ``__pycache__`` where its header fits the source's time and size, or says that nobody
+need check. Byte code of other source then runs under this source's hash.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType, ModuleType
+
+from gpucheck.library.copies import PACKAGE
+from gpucheck.model.errors import InfrastructureError
+
+
+def install() -> None:
+    """From now on this process compiles each module of the library when it imports it. Further calls do nothing."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+
+
+class _Finder:
+    """Finds the library's modules where Python would, and has them loaded from source."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's spec; None leaves it to other finders.
+
+        Raises:
+            InfrastructureError: it would be loaded from something else than source.
+        """
+        if name.partition(".")[0] != PACKAGE:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.origin is None:
+            return spec
+        if not isinstance(spec.loader, SourceFileLoader):
+            raise InfrastructureError(
+                f"{name} would be loaded from {spec.origin}, expected Python source: the library's content hash does "
+                "not cover it; remove that file, or put the source beside it"
+            )
+        spec.loader = _FromSource(name, spec.origin)
+        spec.cached = None
+        return spec
+
+
+class _FromSource(SourceFileLoader):
+    """Reads and writes no byte code."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
