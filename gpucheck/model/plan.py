@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gpucheck.model.case import Case
@@ -50,8 +50,8 @@ class Step:
 
     @property
     def row(self) -> str:
-        """The row of the report's matrix that the step counts in."""
-        words = self.conditions.words
+        """The row of the report's matrix that the step counts in, however often it runs."""
+        words = replace(self.conditions, repeat=1).words
         return self.case.row + (f" ({words})" if words else "")
 
     def to_json(self) -> dict[str, Any]:
