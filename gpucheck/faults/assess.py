@@ -107,9 +107,9 @@ def _cell(item: Planted, label: str, seen: _Report, code: int) -> Cell:
     column = str(ranks[0]) if seen.visit.column == "each" else "all"
     results = seen.results.get(label, {})
     outcomes = {rank: results[rank]["outcome"] if rank in results else "not there" for rank in ranks}
-    if set(outcomes.values()) == {Outcome.INAPPLICABLE.value}:
-        return Cell(fault.name, column, False, inapplicable=results[ranks[0]]["message"])
     wanted = fault.expected.outcome.value
+    if set(outcomes.values()) == {Outcome.INAPPLICABLE.value} != {wanted}:
+        return Cell(fault.name, column, False, inapplicable=results[ranks[0]]["message"])
     problems = [f"rank {rank}: {outcome}, expected {wanted}" for rank, outcome in outcomes.items() if outcome != wanted]
     problems += _attribution(item, label, seen)
     if code != fault.expected.exit_code and seen.visit.exit_code == fault.expected.exit_code:

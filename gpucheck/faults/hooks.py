@@ -161,6 +161,10 @@ def reuse_output(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     return kept.copy_(y)
 
 
+def refuse(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    raise NotImplementedError("planted on purpose")
+
+
 def second_in_torch(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     """The second product of an expert block, with its gates and the sum over a token's rows, in plain torch."""
     routing, rows = call.options["routing_data"], call.options["scatter_indx"].src_indx.long()

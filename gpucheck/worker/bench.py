@@ -32,6 +32,7 @@ from gpucheck.worker.passes import FILLS, FURTHER_FILL, depends_on_fill, fill_of
 from gpucheck.worker.placements import Placement
 from gpucheck.worker.process_settings import kept
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
+from gpucheck.worker.repeated_calls import RepeatedCalls
 from gpucheck.worker.side_effects import CallWatch
 from gpucheck.worker.threads import at_once
 from gpucheck.worker.timing import Stopwatch, steady
@@ -90,7 +91,7 @@ class Bench:
         self.arena = Arena(device)
         self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
         self._suspect: int | None = None  # number in the arena of the tensor around which something was read last
-        self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
+        self._last: tuple[_Pass, Any, Outputs] | None = None  # with what it launched last, for the stopwatch
         self._returned: list[Tensor] = []  # by the calls of the last pass; alive, so that no later call gets its memory
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
@@ -155,12 +156,14 @@ class Bench:
     def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
         """Times the call of the last pass again and again; none of that counts as launched."""
         assert self._last is not None
-        work, prepared = self._last
+        work, prepared, outputs = self._last
+        repeats = RepeatedCalls(outputs, reply.calls)
         call = partial(work.check.launch, work.case, prepared, work.runtime)
         with timed(reply, "speed"), self.observer.aside():
-            self._stopwatch.time(call, work.check, work.case, inputs, work.placed, allowed, reply)
+            self._stopwatch.time(call, repeats.add, work.check, work.case, inputs, work.placed, allowed, reply)
         if not reply.fatal:
             self.synchronize()  # what was launched meanwhile is known to have ended
+            reply.blamed += [("repeats differ", words) for words in repeats.differences()]
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
         """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
@@ -296,7 +299,7 @@ class Bench:
         if watched:
             with timed(reply, "conduct"):
                 self._side_effects(work, prepared[0], inputs, reply)
-        self._last = work, prepared[0]
+        self._last = work, prepared[0], outputs[0]
         return prepared[0], outputs
 
     def _side_effects(self, work: _Pass, prepared: Any, inputs: Any, reply: Reply) -> None:

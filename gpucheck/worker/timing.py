@@ -40,6 +40,8 @@ COPIED = 512 << 20  # bytes; of the copy that is the ceiling of memory
 TRIES = 10  # of each, the quickest counts
 
 Call = Callable[[], Any]
+Look = Callable[[Any], None]
+"""Takes what a call returned, at no time of the device that counts."""
 
 
 def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
@@ -113,22 +115,22 @@ class CudaClock:
         return time.perf_counter()
 
 
-def seconds_of(call: Call, clock: Clock, allowed: Allowance) -> float:
+def seconds_of(call: Call, clock: Clock, allowed: Allowance, look: Look | None = None) -> float:
     """Median time of a call on the device, in s.
 
     The first call does not count: memory may still have to be had in it. The second one always does.
     """
-    launching, first = _batch(call, clock, 1, 0.0)
-    again, took = _batch(call, clock, 1, launching)
+    launching, first = _batch(call, clock, 1, 0.0, look)
+    again, took = _batch(call, clock, 1, launching, look)
     launching = max(min(launching, again), 1e-6)  # a host that stumbled once says nothing
     repeats = min(allowed.repeats, int(allowed.seconds / (launching + min(*first, *took))) - 1)
     batch = max(1, min(BATCH, int(HELD / launching)))
     while len(took) < repeats:
-        took += _batch(call, clock, min(batch, repeats - len(took)), launching)[1]
+        took += _batch(call, clock, min(batch, repeats - len(took)), launching, look)[1]
     return median(took)
 
 
-def _batch(call: Call, clock: Clock, count: int, launching: float) -> tuple[float, list[float]]:
+def _batch(call: Call, clock: Clock, count: int, launching: float, look: Look | None) -> tuple[float, list[float]]:
     """What the host took to launch so many calls, and the device for each.
 
     Args:
@@ -136,17 +138,20 @@ def _batch(call: Call, clock: Clock, count: int, launching: float) -> tuple[floa
     """
     clock.hold(AHEAD * launching * count)
     begin = clock.host()
-    marks = [_timed(call, clock) for _ in range(count)]
+    marks = [_timed(call, clock, look) for _ in range(count)]
     launched = clock.host() - begin
     clock.wait()
     return launched, [clock.between(*pair) for pair in marks]
 
 
-def _timed(call: Call, clock: Clock) -> tuple[Any, Any]:
+def _timed(call: Call, clock: Clock, look: Look | None = None) -> tuple[Any, Any]:
     clock.flush()
     first = clock.mark()
-    call()
-    return first, clock.mark()
+    returned = call()
+    last = clock.mark()
+    if look is not None:
+        look(returned)
+    return first, last
 
 
 def ceilings(device: torch.device, clock: Clock) -> Ceilings:
@@ -183,7 +188,7 @@ class Stopwatch:
         self._asked = False  # for the ceilings
 
     def time(
-        self, call: Call, check: Any, case: Any, inputs: Any, placed: Any, allowed: Allowance, reply: Reply
+        self, call: Call, look: Look, check: Any, case: Any, inputs: Any, placed: Any, allowed: Allowance, reply: Reply
     ) -> None:
         """Adds to a reply how long the call under test takes and what it has to do.
 
@@ -191,6 +196,7 @@ class Stopwatch:
 
         Args:
             call: the call under test, on operands that are prepared.
+            look: is given what each call returned.
             inputs: of the case, on the CPU.
             placed: the same on the device.
 
@@ -201,7 +207,7 @@ class Stopwatch:
             with self._optional(reply, under_test=True):
                 known = reply.seconds.get("kernel", 0.0)
                 long = known > LONG * allowed.seconds
-                reply.speed["call"] = known if long else seconds_of(call, self._ready(), allowed)
+                reply.speed["call"] = known if long else seconds_of(call, self._ready(), allowed, look)
                 reply.cost = check.cost(case, inputs)
             if not allowed.thorough or "call" not in reply.speed:
                 return

@@ -281,6 +281,24 @@ def test_checks_of_other_software_are_optional_where_they_are_planned() -> None:
     assert {step.case.check for step in steps} == set(NEEDS) and all(step.optional for step in steps)
 
 
+def test_each_row_of_the_gate_has_a_case_that_runs_eight_times() -> None:
+    rows: dict[str, set[int]] = {}
+    for step in scenario.load(scenario.find("gate")).steps:
+        rows.setdefault(step.row, set()).add(step.conditions.repeat)
+    assert rows and [row for row, repeats in rows.items() if 8 not in repeats] == []
+
+
+def test_smoke_has_a_second_tile_of_columns_a_split_sum_of_two_blocks_and_calls_after_the_third() -> None:
+    """The widest tile has 256 columns, and a block of 16-bit operands 64 terms."""
+    smoke = scenario.load(scenario.find("smoke")).steps
+    steps = [step for step in smoke if step.case.check == "matmul"]
+    assert any(step.case["n"] > 256 for step in steps)
+    assert any(step.case["split_k"] > 1 and step.case["k"] // step.case["split_k"] >= 128 for step in steps)
+    assert {step.case.check for step in scenario.load(scenario.find("smoke")).steps if step.conditions.repeat > 2} > {
+        "matmul"
+    }
+
+
 def test_gates_hold_a_canary() -> None:
     files = scenario.builtin()
     assert all(scenario.load(files[name]).canary for name in ("gate", "quick"))

@@ -549,10 +549,14 @@ class Watch:
         self.error = error
         self.told: list[Any] = []
 
-    def time(self, call: Any, check: Any, case: Any, inputs: Any, placed: Any, allowed: Any, reply: Reply) -> None:
-        self.told = [call()["y"], inputs["x"], placed["x"], allowed]
+    def time(
+        self, call: Any, look: Any, check: Any, case: Any, inputs: Any, placed: Any, allowed: Any, reply: Reply
+    ) -> None:
+        returned = call()
+        self.told = [returned["y"], inputs["x"], placed["x"], allowed]
         if self.error:
             raise self.error
+        look(returned)
         reply.speed["call"] = 0.5
 
 
@@ -589,6 +593,20 @@ def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
     assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
     assert len(reply.digests) == 2 and bench._last is None, "nothing is kept for the next case to pay for"
     assert settled[-1] == 3, "what is launched for the time has ended before the case has"
+
+
+def test_timed_calls_must_give_the_bits_that_were_judged(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WrongLater(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = super().launch(case, prepared, runtime)["y"]
+            return {"y": y + (self.launches > 2)}
+
+    assert timed_run(bench, Kernel(), Watch(), tmp_path, monkeypatch).blamed == []
+    reply = timed_run(bench, WrongLater(), Watch(), tmp_path, monkeypatch)
+    words = "call 3 of 3 with equal inputs gave other bits than those judged: y"
+    assert len(set(reply.digests)) == 1 and reply.blamed == [("repeats differ", words)]
 
 
 def test_what_is_launched_for_the_time_does_not_hide_a_fallback(

@@ -63,6 +63,18 @@ class Device:
         return self.time
 
 
+def test_each_call_is_looked_at_and_that_takes_no_time_of_its_own() -> None:
+    device, seen = Device(call=1e-5, launching=4e-4), []
+
+    def look(returned: Any) -> None:
+        seen.append(returned)
+        device.work(1.0)
+
+    allowed = Allowance(repeats=5, seconds=60.0)
+    assert seconds_of(lambda: device.call() or device.calls, device, allowed, look) == pytest.approx(1e-5)
+    assert seen == list(range(1, 2 + allowed.repeats)), "the one that does not count as well"
+
+
 def test_the_time_is_the_devices_and_not_the_hosts() -> None:
     device = Device(call=1e-5, launching=4e-4)
     assert seconds_of(device.call, device, ALWAYS) == pytest.approx(1e-5)
@@ -149,7 +161,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A stopwatch on a stand-in device, and what it says of a call."""
     device = Device()
     check = Check(device)
-    made = SimpleNamespace(device=device, check=check, usable=True, entered=[], ceilings=0)
+    made = SimpleNamespace(device=device, check=check, usable=True, entered=[], ceilings=0, looked=[])
 
     @contextmanager
     def current(index: Any) -> Iterator[None]:
@@ -167,7 +179,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def time(allowed: Allowance = BENCH, call: Any = device.call, **seconds: float) -> Reply:
         made.reply = Reply("ran", seconds=seconds)
-        stopwatch.time(call, check, None, 4, 7, allowed, made.reply)
+        stopwatch.time(call, made.looked.append, check, None, 4, 7, allowed, made.reply)
         return made.reply
 
     made.time = time

@@ -6,6 +6,7 @@ from typing import Any
 
 from gpucheck.faults.catalogue.common import BOTH, decoding, dense, routed
 from gpucheck.faults.fault import Expected, Fault, Hook, Session, Target
+from gpucheck.model.errors import ExitCode
 from gpucheck.model.record import Outcome
 
 MOE = {
@@ -164,6 +165,19 @@ FAULTS = (
         Expected(Outcome.MISMATCH, "state shared by threads: .*", (r"repeats wrong",)),
         (Target.ALL,),
         experiments=True,
+    ),
+    Fault(
+        "one-rank-refuses",
+        "the library says on one rank that it does not implement what the others run",
+        Hook("refuse"),
+        dense(125, optional=True),
+        Expected(
+            Outcome.INAPPLICABLE,
+            "judged on some ranks only",
+            (r"inapplicable on rank \d: the library does not implement this: planted on purpose", r"judged on rank \d"),
+            ExitCode.INCONCLUSIVE,
+        ),
+        fewest_ranks=2,
     ),
     Fault(
         "half-fallback",
