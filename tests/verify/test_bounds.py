@@ -525,3 +525,39 @@ def test_spread_is_six_deviations_of_what_the_members_differ_by() -> None:
     got = bounds.spread(value, members)
     assert got.error is not None and got.error.shape == value.shape
     assert torch.allclose(got.error, (6 * size).expand(value.shape), rtol=0.05)
+
+
+def few_values(*shape: int) -> Tensor:
+    return torch.where(torch.rand(shape, generator=torch.Generator().manual_seed(shape[0])) > 0.5, 0.1, 0.3)
+
+
+NOT_RANDOM = {
+    "constant": lambda k: (torch.full((20, k), 0.1), torch.full((k, 20), 0.3)),
+    "two values": lambda k: (few_values(100, k), few_values(k, 100) + 0.6),
+    "sorted": lambda k: (randn(50, k, seed=k).sort(1).values, torch.full((k, 20), 0.3)),
+    "a wave": lambda k: (torch.sin(torch.arange(k) * (2 * math.pi / k)).expand(20, k), torch.full((k, 20), 0.7)),
+    "far from zero": lambda k: (randn(100, k, seed=1) + 5, randn(k, 100, seed=2) + 5),
+    "long tails": lambda k: (torch.exp(2 * randn(100, k, seed=1)), torch.exp(2 * randn(k, 100, seed=2))),
+}
+
+
+@pytest.mark.parametrize("terms", [16, 48, 64, 512, 2880])
+@pytest.mark.parametrize("kind", NOT_RANDOM)
+def test_the_bound_holds_for_operands_that_are_not_drawn_at_random(kind: str, terms: int) -> None:
+    """Roundings of terms that are alike add up, and partial sums of terms in some order grow beyond their end."""
+    x, w = NOT_RANDOM[kind](terms)
+    estimate = bounds.product(normal(x), normal(w), operands=torch.float32)
+    assert estimate.error is not None
+    for order in (torch.arange(terms), torch.randperm(terms, generator=torch.Generator().manual_seed(0))):
+        stray = (in_order(x, w, order, terms).double() - estimate.value).abs()
+        assert (stray <= estimate.error).all()
+
+
+def test_random_operands_are_never_taken_for_others() -> None:
+    for terms in (32, 64, 512, 2880):
+        for seed in range(5):
+            x, w = randn(60, terms, seed=seed).double(), randn(terms, 50, seed=seed + 50).double()
+            estimate = bounds.product(normal(x), normal(w), operands=torch.float32)
+            energy = torch.sqrt(x.square() @ w.square())
+            assert estimate.error is not None
+            assert torch.allclose(estimate.error, bounds.summing(terms, estimate.value, energy), rtol=1e-5)
