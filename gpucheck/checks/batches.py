@@ -78,7 +78,7 @@ class Batches(Moe):
         tokens = {name: prepared[name] for name in ("x", "ids", "id_gates")}
 
         def run(x: Tensor, ids: Tensor, gates: Tensor) -> Tensor:
-            routing = runtime.library.routed(ids, gates, case["experts"])
+            routing = runtime.library.routed(ids, gates, case["experts"], case["elsewhere"] > 0)
             return self.block(prepared, x, routing, runtime)
 
         if case["graph"]:

@@ -144,13 +144,27 @@ def by_token(sorted_rows: Tensor, inputs: dict[str, Tensor], per_token: int) -> 
     return flat.reshape(-1, per_token, *sorted_rows.shape[1:])
 
 
-def padded(x: Estimate) -> Estimate:
-    """Rows of an estimate and one of zeros behind them, which the index -1 takes."""
+def own_choices(ids: Tensor, experts: int) -> Tensor:
+    """Ids of this rank's experts, which are the first ones; -1 for those that other ranks hold."""
+    return torch.where(ids < experts, ids, -1)
+
+
+def rows_of(x: Estimate, inputs: dict[str, Tensor], per_token: int, gather: bool) -> Estimate:
+    """The expert-sorted rows that the experts here have, of token rows with ``gather``, else of all sorted rows."""
+    count = served(inputs)
+    return take(x, inputs["to_flat"][:count].long() // per_token if gather else torch.arange(count))
+
+
+def to_tokens(rows: Estimate, inputs: dict[str, Tensor], per_token: int) -> Estimate:
+    """Expert-sorted rows (R, N) in token order (T, k, N); zeros for those that other ranks have."""
 
     def pad(values: Tensor) -> Tensor:
-        return torch.nn.functional.pad(values, (0, 0, 0, 1))
+        return torch.nn.functional.pad(values, (0, 0, 0, 1))  # the index -1 takes the last row
 
-    return Estimate(pad(x.value), None if x.error is None else pad(x.error), x.unit)
+    index = inputs["to_sorted"].long()
+    if rows.value.shape[0] < index.numel():
+        rows = Estimate(pad(rows.value), None if rows.error is None else pad(rows.error), rows.unit)
+    return take(rows, index, (-1, per_token, rows.value.shape[-1]))
 
 
 def take(x: Estimate, index: Tensor, shape: tuple[int, ...] | None = None) -> Estimate:

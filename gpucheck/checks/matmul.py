@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gpucheck.verify.bounds import Estimate
 
 WEIGHTS = ("bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp4")
+SIZES = ("m", "n", "k", "batch", "experts", "top_k", "elsewhere", "split_k", "block_m", "stages")
+OF_ROUTED = ("experts", "top_k", "gather", "scatter", "gammas", "elsewhere")
 OPERANDS = ("dense", "views", "far")
 SWIGLU = (1.702, 7.0)  # alpha and limit of gpt-oss
 EXACT_TERMS = {  # largest k whose sums of exact data are sure not to round, whatever values are drawn
@@ -52,13 +54,8 @@ class Matmul(Check):
             Param("experts", 0, "experts of a routed case", label="e"),
             Param("top_k", 0, "experts per token", label="top"),
             Param("load", "random", "how tokens spread over experts", ("random", "skewed", "one"), label="load-"),
-            Param(
-                "sort",
-                "given",
-                "who sorts rows by expert",
-                ("given", "library"),
-                label="sort-",
-            ),
+            Param("sort", "given", "who sorts rows by expert", ("given", "library"), label="sort-"),
+            Param("elsewhere", 0, "further experts, held by other ranks: their rows are left out", label="else"),
             Param("gather", False, "activations are token rows, picked by the routing"),
             Param("scatter", False, "results return to token order, summed over the experts of a token"),
             Param("gammas", False, "each row is multiplied by its gate"),
@@ -74,7 +71,10 @@ class Matmul(Check):
                 OPERANDS,
                 "operands-",
             ),
+            Param("scales", "one", "fp8 weights: one scale, or one an expert", ("one", "each"), label="scales-"),
             Param("out", "bf16", "dtype of the result", ("bf16", "fp16", "fp32"), label="out-"),
+            Param("into", False, "the caller gives the memory of the result"),
+            Param("bare", False, "called without a precision config"),
             Param(
                 "persistent", "auto", "force the persistent kernel or the other", ("auto", "yes", "no"), "persistent-"
             ),
@@ -87,10 +87,7 @@ class Matmul(Check):
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         mode, weight = params["mode"], params["weight"]
-        if (
-            min(params[name] for name in ("m", "n", "k", "batch", "experts", "top_k", "split_k", "block_m", "stages"))
-            < 0
-        ):
+        if min(params[name] for name in SIZES) < 0:
             return "sizes cannot be negative"
         if (mode == "batched") != (params["batch"] > 0):
             return "batch goes with mode batched, and needs to be at least 1 there"
@@ -98,8 +95,14 @@ class Matmul(Check):
             return f"a routed case needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
         if not params["swiglu"] and (params["alpha"], params["limit"]) != SWIGLU:
             return "alpha and limit go with swiglu"
-        if mode != "routed" and any(params[name] for name in ("experts", "top_k", "gather", "scatter", "gammas")):
-            return "experts, top_k, gather, scatter and gammas go with mode routed"
+        if mode != "routed" and any(params[name] for name in OF_ROUTED):
+            return "experts, top_k, gather, scatter, gammas and elsewhere go with mode routed"
+        if params["elsewhere"] and data == "wide":
+            return "elsewhere takes exact and normal data"
+        if params["scales"] == "each" and (mode == "dense" or not weight.startswith("fp8")):
+            return "scales each goes with fp8 weights of several experts or products"
+        if params["bare"] and (weight not in ("bf16", "fp16") or params["out"] != weight):
+            return "a bare call takes bf16 or fp16 weights and gives their dtype: out must be the same"
         if weight == "mxfp4" and params["k"] % 2:
             return "mxfp4 packs two values a byte: k must be even"
         if not weight.startswith("mx") and params["layout"] != "strided":
@@ -128,7 +131,9 @@ class Matmul(Check):
             lead = (case["batch"],)
         elif case["mode"] == "routed":
             lead = (case["experts"],)
-            ids = experts.choose(rows, case["experts"], case["top_k"], case["load"], generator)
+            everywhere = case["experts"] + case["elsewhere"]
+            ids = experts.choose(rows, everywhere, case["top_k"], case["load"], generator)
+            ids = experts.own_choices(ids, case["experts"])
             gates = torch.rand(ids.shape, generator=generator)
             if case.data == "exact":
                 gates = torch.exp2(-torch.randint(0, 5, ids.shape, generator=generator).float())
@@ -145,6 +150,9 @@ class Matmul(Check):
             made |= data.weights(kind, w_shape, case.data, generator)
         if kind.startswith("fp8"):
             made["x_scale"] = torch.tensor([data.EXACT_FP8_SCALES[0] if case.data == "exact" else 1.61])
+            if case["scales"] == "each":
+                steps = torch.randint(1, 8, lead, generator=generator).float()
+                made["w_scale"] = steps / 8 if case.data == "exact" else made["w_scale"] * steps
         if case["bias"]:
             shape = (*lead, columns)
             bias = data.signed_integers(shape, 1, 64, generator)
@@ -163,22 +171,21 @@ class Matmul(Check):
         if case["mode"] != "routed":
             y = self._columns(case, inputs, x, None, parts)
             return {"y": Expected(extremes.settled(y), out_dtype, also=parts[0] if parts else None)}
-        if case["gather"]:
-            x = experts.take(x, inputs["to_flat"].long() // case["top_k"])
+        x = experts.rows_of(x, inputs, case["top_k"], case["gather"])
         columns = case["n"] // 2 if case["swiglu"] else case["n"]
         y = experts.each_expert(
             x, inputs, columns, lambda expert, rows: self._columns(case, inputs, rows, expert, parts)
         )
         also = torch.cat(parts) if parts else None
         if case["gammas"]:
-            y = bounds.scale(y, inputs["gates"].double()[:, None])
+            y = bounds.scale(y, inputs["gates"][: experts.served(inputs)].double()[:, None])
         if not case["scatter"]:
             return {"y": Expected(extremes.settled(y), out_dtype, also=also)}
         by_token, shape = inputs["to_sorted"].long(), (-1, case["top_k"], columns)
         stored = case["top_k"] > 1 and case["split_k"] <= 1
         if also is None:
             y = bounds.rounded(y, out_dtype) if stored else y
-            return {"y": Expected(bounds.summed(experts.take(y, by_token, shape), dim=1), out_dtype)}
+            return {"y": Expected(bounds.summed(experts.to_tokens(y, inputs, case["top_k"]), dim=1), out_dtype)}
         if stored:
             y, also = extremes.rounded(y, also, out_dtype)
         y, also = extremes.summed(experts.take(y, by_token, shape), also[by_token].reshape(shape), dim=1)
@@ -206,7 +213,10 @@ class Matmul(Check):
         else:
             y = bounds.product(x, w, operands=operands)
         if kind.startswith("fp8"):
-            y = bounds.scale(y, (inputs["x_scale"].double() * inputs["w_scale"].double()))
+            w_scale = inputs["w_scale"].double()
+            if case["scales"] == "each":
+                w_scale = w_scale[:, None, None] if expert is None else w_scale[expert]
+            y = bounds.scale(y, inputs["x_scale"].double() * w_scale)
         if case["bias"]:
             bias = inputs["bias"].double()[pick]
             y = bounds.add(y, bias[:, None, :] if case["mode"] == "batched" else bias)
@@ -222,17 +232,20 @@ class Matmul(Check):
         )
         routing = None
         if case["mode"] == "routed":
-            routing = experts.routing(inputs, runtime.library, case["experts"], case["sort"])
-        return {"weight": weight, "routing": routing, **inputs}
+            partial = case["elsewhere"] > 0
+            routing = experts.routing(inputs, runtime.library, case["experts"], case["sort"], partial)
+        rows = experts.served(inputs) if case["elsewhere"] and not case["scatter"] else None
+        return {"weight": weight, "routing": routing, "rows": rows, **inputs}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.checks.data import DTYPES
 
         routing = prepared["routing"] and prepared["routing"]()
+        into = self._room(case, prepared["x"]) if case["into"] else None
         y = runtime.library.matmul(
             prepared["x"],
             prepared["weight"],
-            out_dtype=DTYPES[case["out"]],
+            out_dtype=None if case["bare"] else DTYPES[case["out"]],
             bias=prepared.get("bias"),
             routing=routing,
             gather=case["gather"],
@@ -240,9 +253,21 @@ class Matmul(Check):
             gammas=routing.gates if case["gammas"] else None,
             swiglu=(float(case["alpha"]), float(case["limit"])) if case["swiglu"] else None,
             x_scale=prepared.get("x_scale"),
+            into=into,
             config=_config(case),
         )
-        return {"y": y}
+        if into is not None:
+            y = given(into, y, runtime)
+        return {"y": y if prepared["rows"] is None else y[: prepared["rows"]]}
+
+    def _room(self, case: Case, x: Tensor) -> Tensor:
+        """Memory for the result."""
+        from gpucheck.checks.data import DTYPES
+
+        columns = case["n"] // 2 if case["swiglu"] else case["n"]
+        rows = case["m"] * (case["top_k"] if case["mode"] == "routed" and not case["scatter"] else 1)
+        lead = (case["batch"],) if case["mode"] == "batched" else ()
+        return x.new_empty((*lead, rows, columns), dtype=DTYPES[case["out"]])
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         if not (case["m"] and case["n"] and case["k"]):
@@ -259,10 +284,10 @@ class Matmul(Check):
 
         return cost.matmul(case, inputs)
 
-    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
         from gpucheck.checks import plain
 
-        return plain.matmul(case, inputs)
+        return None if case["elsewhere"] or case["scales"] == "each" else plain.matmul(case, inputs)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts
@@ -278,14 +303,22 @@ class Matmul(Check):
         return {"y": Axes(("row", "column"), (128, 128), {"expert": owners})}
 
 
+def given(into: Tensor, result: Tensor, runtime: Runtime) -> Tensor:
+    """The memory that a call was given for its result; blames a call that returned other memory."""
+    if into.numel() and result.data_ptr() != into.data_ptr():
+        runtime.blame("output", "the result is not returned in the memory that the caller gave for it")
+    return into
+
+
 def _views(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same inputs as views that a server may hold: no tensor starts where its memory does, no rows are neighbours.
 
-    Scales stay as they are: every adapter lays them out anew.
+    Scales stay as they are: every adapter lays them out anew. So do choices of experts, which come from a kernel.
     """
     from gpucheck.checks.data import within
 
-    made = {name: tensor if name.endswith("_scale") else within(tensor) for name, tensor in inputs.items()}
+    dense = [name for name in inputs if name.endswith("_scale") or name in ("ids", "id_gates")]
+    made = {name: tensor if name in dense else within(tensor) for name, tensor in inputs.items()}
     return {**made, "w": within(inputs["w"].mT).mT}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
-from gpucheck.checks.matmul import SWIGLU
+from gpucheck.checks.matmul import SWIGLU, given
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
@@ -40,7 +40,9 @@ class Moe(Check):
             Param("experts", 8, "experts", label="e"),
             Param("top_k", 4, "experts per token", label="top"),
             Param("load", "random", "how tokens spread over experts", ("random", "skewed", "one"), label="load-"),
+            Param("elsewhere", 0, "further experts, held by other ranks: their rows are left out", label="else"),
             Param("layout", "strided", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
+            Param("into", False, "the caller gives the memory of both results"),
         ),
     )
 
@@ -50,6 +52,8 @@ class Moe(Check):
                 return f"{name} must be at least 1, not {params[name]}"
         if not 1 <= params["top_k"] <= params["experts"]:
             return f"needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
+        if params["elsewhere"] < 0:
+            return f"elsewhere cannot be negative, it is {params['elsewhere']}"
         if params["weight"] == "mxfp4" and (params["hidden"] % 2 or params["intermediate"] % 2):
             return "mxfp4 packs two values a byte: hidden and intermediate must be even"
         if params["weight"] == "bf16" and params["layout"] != "strided":
@@ -62,7 +66,8 @@ class Moe(Check):
         from gpucheck.checks import data, experts, wide
 
         kind, hidden, inner, count = case["weight"], case["hidden"], case["intermediate"], case["experts"]
-        ids = experts.choose(case["m"], count, case["top_k"], case["load"], generator)
+        ids = experts.choose(case["m"], count + case["elsewhere"], case["top_k"], case["load"], generator)
+        ids = experts.own_choices(ids, count)
         gates = torch.softmax(torch.randn(ids.shape, generator=generator), -1)
         made = experts.choices(ids, gates, count)
         made["x"] = data.activations("bf16", (case["m"], hidden), "normal", generator)
@@ -101,11 +106,11 @@ class Moe(Check):
             return bounds.add(bounds.product(inner, weight("2", expert)), inputs["bias2"][expert].double())
 
         tokens = data.as_estimate(inputs["x"], "normal")
-        x = experts.take(tokens, inputs["to_flat"].long() // case["top_k"])
+        x = experts.rows_of(tokens, inputs, case["top_k"], gather=True)
         rows = experts.each_expert(x, inputs, case["hidden"], block)
-        y = bounds.rounded(bounds.scale(rows, inputs["gates"].double()[:, None]), torch.bfloat16)
-        shape = (-1, case["top_k"], case["hidden"])
-        y = bounds.summed(experts.take(y, inputs["to_sorted"].long(), shape), dim=1)
+        gates = inputs["gates"][: experts.served(inputs)].double()
+        y = bounds.rounded(bounds.scale(rows, gates[:, None]), torch.bfloat16)
+        y = bounds.summed(experts.to_tokens(y, inputs, case["top_k"]), dim=1)
         if case.data != "wide":
             return {"y": Expected(y, torch.bfloat16)}
         of_nan = torch.isnan(inputs["x"]).any(1, keepdim=True).expand(y.value.shape)
@@ -122,7 +127,8 @@ class Moe(Check):
         ]
         return {
             "weights": weights,
-            "routing": experts.routing(inputs, runtime.library, case["experts"], "library"),
+            "routing": experts.routing(inputs, runtime.library, case["experts"], "library", case["elsewhere"] > 0),
+            "into": case["into"],
             **inputs,
         }
 
@@ -135,6 +141,8 @@ class Moe(Check):
 
         config = launch_config()
         first, second = prepared["weights"]
+        shapes = (routing.to_flat.numel(), prepared["bias1"].shape[-1] // 2), x.shape
+        room = [x.new_empty(shape) if prepared["into"] else None for shape in shapes]
         inner = runtime.library.matmul(
             x,
             first,
@@ -143,9 +151,11 @@ class Moe(Check):
             routing=routing,
             gather=True,
             swiglu=SWIGLU,
+            into=room[0],
             config=config,
         )
-        return runtime.library.matmul(
+        inner = inner if room[0] is None else given(room[0], inner, runtime)
+        y = runtime.library.matmul(
             inner,
             second,
             out_dtype=torch.bfloat16,
@@ -153,8 +163,10 @@ class Moe(Check):
             routing=routing,
             scatter=True,
             gammas=routing.gates,
+            into=room[1],
             config=config,
         )
+        return y if room[1] is None else given(room[1], y, runtime)
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
@@ -171,7 +183,7 @@ class Moe(Check):
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
         from gpucheck.checks import plain
 
-        return plain.moe(case, inputs, *SWIGLU)
+        return None if case["elsewhere"] else plain.moe(case, inputs, *SWIGLU)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts

@@ -14,21 +14,30 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from gpucheck.verify.bounds import Estimate
+
 LOGITS = (
     Param("dtype", "bf16", "dtype of the logits", ("bf16", "fp16", "fp32")),
     Param("m", 16, "tokens", label="m"),
     Param("experts", 8, "columns of the logits", label="e"),
     Param("top_k", 4, "experts per token", label="top"),
     Param("load", "random", "which experts the logits favour", ("random", "skewed", "one"), label="load-"),
+    Param("softmax", "chosen", "over the chosen logits or, before the choice, over all", ("chosen", "all"), "softmax-"),
 )
+MOST_APART = 128  # columns that logits in steps of STEP tell apart, in every dtype and after a softmax
+STEP = 1 / 16
 
 
-def validate_logits(params: Mapping[str, Any]) -> str | None:
+def validate_logits(params: Mapping[str, Any], data: str) -> str | None:
     """Why logits of these parameters cannot be made, or None."""
     if params["m"] < 1:
         return f"m must be at least 1, not {params['m']}"
     if not 1 <= params["top_k"] <= params["experts"]:
         return f"needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
+    if params["softmax"] == "all" and data == "wide":
+        return "wide logits go with a softmax over the chosen"
+    if params["softmax"] == "all" and params["experts"] > MOST_APART:
+        return f"a softmax over all takes at most {MOST_APART} experts, not {params['experts']}: weights would tie"
     return None
 
 
@@ -37,7 +46,8 @@ def make_logits(case: Case, generator: torch.Generator) -> Tensor:
 
     Normal data is standard normal; ``skewed`` lifts one expert above all and sinks the upper half, ``one`` lifts the
     last k. Exact data is made of ties: in each row at least k experts share the highest logit, so the smallest ids
-    win and every gate is 1/k.
+    win and every gate is 1/k. Before a softmax over all, normal data are the steps of STEP in any order: weights that
+    are rounded to the same number would be a tie that the logits are not.
     """
     import torch
 
@@ -48,6 +58,8 @@ def make_logits(case: Case, generator: torch.Generator) -> Tensor:
     logits = torch.randn((rows, columns), generator=generator)
     if case.data == "wide":
         return _wide_logits(case, logits, generator)
+    if case["softmax"] == "all" and case.data == "normal":
+        logits = (logits.argsort(-1).argsort(-1) - columns // 2) * STEP
     if case.data == "exact":
         ids = experts.choose(rows, columns, k, case["load"], generator)
         extra = torch.rand((rows, columns), generator=generator) < 0.2
@@ -94,6 +106,20 @@ def open_rows(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return torch.isnan(logits).any(1), ~torch.isfinite(logits.double().gather(1, ids)).all(1)
 
 
+def reference_gates(case: Case, logits: Tensor) -> tuple[Tensor, Estimate]:
+    """Ids (T, k), ascending in a row, and their weights."""
+    from gpucheck.verify import bounds
+
+    chosen, ids = reference_topk(logits, case["top_k"])
+    if case["softmax"] == "chosen":
+        _, without = open_rows(logits, ids)
+        gates = bounds.softmax(chosen.masked_fill(without[:, None], 0.0))
+        return ids, bounds.Estimate(gates.value, None) if gates_are_exact(case) else gates
+    gates = bounds.softmax(logits.double())
+    assert gates.error is not None
+    return ids, bounds.Estimate(gates.value.gather(1, ids), gates.error.gather(1, ids))
+
+
 def reference_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Top-k with the smaller id winning ties: float64 logits (T, k) and ids (T, k), ids ascending in a row."""
     order = logits.double().sort(dim=-1, descending=True, stable=True).indices[:, :k]
@@ -104,7 +130,7 @@ def reference_topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def gates_are_exact(case: Case) -> bool:
     """Whether every gate is 1/k and a power of two: the quotient of other k may be an approximation on a GPU."""
     k: int = case["top_k"]
-    return case.data == "exact" and k & (k - 1) == 0
+    return case.data == "exact" and case["softmax"] == "chosen" and k & (k - 1) == 0
 
 
 class Routing(Check):
@@ -120,7 +146,7 @@ class Routing(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        return validate_logits(params)
+        return validate_logits(params, data)
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         return {"logits": make_logits(case, generator)}
@@ -132,9 +158,8 @@ class Routing(Check):
         from gpucheck.checks.data import DTYPES
         from gpucheck.verify import bounds, extremes
 
-        chosen, ids = reference_topk(inputs["logits"], case["top_k"])
+        ids, gates = reference_gates(case, inputs["logits"])
         _, without = open_rows(inputs["logits"], ids)
-        gates = bounds.softmax(chosen.masked_fill(without[:, None], 0.0))
         tables = experts.tables(ids, gates.value, case["experts"])
         order = tables["to_flat"].long()
         made = {
@@ -142,8 +167,6 @@ class Routing(Check):
             for name, table in experts.whole(tables).items()
         }
         sorted_gates = experts.take(gates.flat(), order)
-        if gates_are_exact(case):
-            sorted_gates = bounds.Estimate(sorted_gates.value, None)
         also = None
         if case.data == "wide":
             gone, also = extremes.rows_of_nan(sorted_gates.reshaped(-1, 1), without[order // case["top_k"]])
@@ -153,7 +176,8 @@ class Routing(Check):
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.checks import experts
 
-        routing = runtime.library.route(prepared["logits"], case["top_k"])
+        over_all = case["softmax"] == "all"
+        routing = runtime.library.route(prepared["logits"], case["top_k"], over_all=over_all)
         schedule = runtime.library.schedule(routing)
         return {
             "histogram": routing.histogram,

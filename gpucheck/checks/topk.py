@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
-from gpucheck.checks.routing import LOGITS, gates_are_exact, make_logits, open_rows, reference_topk, validate_logits
+from gpucheck.checks.routing import LOGITS, make_logits, open_rows, reference_gates, validate_logits
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec
 from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
@@ -26,7 +26,7 @@ class TopK(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        return validate_logits(params)
+        return validate_logits(params, data)
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         return {"logits": make_logits(case, generator)}
@@ -37,11 +37,8 @@ class TopK(Check):
         from gpucheck.checks.data import DTYPES
         from gpucheck.verify import bounds, extremes
 
-        chosen, ids = reference_topk(inputs["logits"], case["top_k"])
+        ids, gates = reference_gates(case, inputs["logits"])
         of_nan, without = open_rows(inputs["logits"], ids)
-        gates = bounds.softmax(chosen.masked_fill(without[:, None], 0.0))
-        if gates_are_exact(case):
-            gates = bounds.Estimate(gates.value, None)
         experts, dtype = bounds.Estimate(ids.double(), None), DTYPES[case["dtype"]]
         if case.data != "wide":
             return {"experts": Expected(experts, torch.int32), "values": Expected(gates, dtype)}
@@ -54,7 +51,7 @@ class TopK(Check):
         }
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        top = runtime.library.topk(prepared["logits"], case["top_k"])
+        top = runtime.library.topk(prepared["logits"], case["top_k"], over_all=case["softmax"] == "all")
         outputs = {"experts": top.experts, "values": top.values}
         if case.data == "wide":
             outputs["valid"] = _valid(top.experts, case["experts"])

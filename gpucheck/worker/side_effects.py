@@ -22,6 +22,7 @@ from gpucheck.verify.regions import index_of
 from gpucheck.worker.held_tensors import tensors_in
 
 WATCHED = ("matmul", "topk", "route", "routed", "swiglu", "downcast", "upcast")  # launch kernels
+FOR_RESULT = "into"  # the argument of an adapter's call that is memory for its result
 OWN_FORM = "native"  # begins the way to what a call returns for the library's later calls, laid out as these want it
 THE_CALL = "the call"
 
@@ -125,6 +126,7 @@ class CallWatch:
         given = [
             _Held(f"{path} of {name}", tensor)
             for argument, value in arguments.items()
+            if argument != FOR_RESULT
             for path, tensor in tensors_in(argument, value)
             if tensor.numel() and not self._known(tensor)
         ]

@@ -67,7 +67,7 @@ class Weight:
     kind: str  # "bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2", "mxfp8_e4m3", "mxfp4"
     operand: Any  # a torch tensor or the library's own tensor object
     fresh_scale: Callable[[], Any]  # block scales (mx kinds) or None; a new wrapper a call, because calls mutate it
-    flex_scale: Tensor | None  # (1,) float32 per-tensor scale of fp8 weights
+    flex_scale: Tensor | None  # float32 scale of fp8 weights: (1,), or one for each expert or product
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Adapter(ABC):
         Args:
             kind: one of the kinds of :class:`Weight`.
             data: (K, N) or (E, K, N) values, any strides; for ``mxfp4`` uint8 codes (..., K/2, N), even k low.
-            scale: e8m0 bytes (..., K/32, N) for mx kinds; (1,) float32 for fp8 kinds; else None.
+            scale: e8m0 bytes (..., K/32, N) for mx kinds; (1,) or (E,) float32 for fp8 kinds; else None.
             layout: ``"strided"`` or ``"default"`` (the swizzled layouts the library chooses for this device).
             place: applied to every buffer the kernel will read.
         """
@@ -152,7 +152,7 @@ class Adapter(ABC):
         x: Tensor,
         weight: Weight,
         *,
-        out_dtype: dtype,
+        out_dtype: dtype | None,
         bias: Tensor | None = None,
         routing: Routing | None = None,
         gather: bool = False,
@@ -160,30 +160,40 @@ class Adapter(ABC):
         gammas: Tensor | None = None,
         swiglu: tuple[float, float] | None = None,
         x_scale: Tensor | None = None,
+        into: Tensor | None = None,
         config: KernelConfig | None = None,
     ) -> Tensor:
         """Computes ``x @ weight`` dense (M, K), batched (B, M, K) or routed.
 
         Args:
             x: activations; with ``gather`` (T, K) token rows, else (T*k, K) expert-sorted rows.
-            out_dtype: dtype of the result.
+            out_dtype: dtype of the result; None: the library is called without a precision config, and gives that of x.
             bias: (N,) or (E, N) float32.
             routing: rows to experts, with the library's own objects where it has them; None for dense and batched.
             gather: rows of ``x`` are picked by the routing.
-            scatter: rows of the result go back to token order and the k rows of a token are summed: (T, N).
+            scatter: rows of the result go back to token order and the k rows of a token are summed: (T, N); zeros for a
+                token whose experts are all elsewhere. Without it, rows that have no position stay unwritten.
             gammas: (T*k,) factor of each expert-sorted row.
             swiglu: (alpha, limit) of a fused swiglu; the result has N/2 columns.
             x_scale: (1,) float32 per-tensor scale of fp8 activations.
+            into: memory of the result, of its shape and dtype.
             config: kernel choice; an impossible one is Inapplicable.
         """
 
     @abstractmethod
-    def topk(self, logits: Tensor, k: int) -> TopK:
-        """The library's own top-k of (T, E) logits with softmax over the chosen k."""
+    def topk(self, logits: Tensor, k: int, *, over_all: bool = False) -> TopK:
+        """The library's own top-k of (T, E) logits with softmax over the chosen k.
+
+        ``over_all``: the softmax is over all logits of a token, and torch's: the library chooses from its results. So
+        do servers of models that do not bring the chosen weights back to a sum of 1.
+        """
 
     @abstractmethod
-    def route(self, logits: Tensor, k: int) -> Routing:
-        """The library's own routing of (T, E) logits, slots of a token in ascending order of expert id."""
+    def route(self, logits: Tensor, k: int, *, over_all: bool = False) -> Routing:
+        """The library's own routing of (T, E) logits, slots of a token in ascending order of expert id.
+
+        ``over_all``: see :meth:`topk`.
+        """
 
     @abstractmethod
     def routed(self, ids: Tensor, gates: Tensor, experts: int, partial: bool = False) -> Routing:

@@ -29,6 +29,11 @@ def require_power_of_two(k: int) -> None:
     require(k > 0 and k & (k - 1) == 0, f"the library's top-k needs k to be a power of two, not {k}")
 
 
+def require_dense_rows(x: torch.Tensor) -> None:
+    """Every generation's standalone swiglu reads row after row, whatever the strides are."""
+    require(x.is_contiguous(), f"the library's swiglu reads dense rows only, not strides {x.stride()}")
+
+
 def device_capability() -> tuple[int, int]:
     """Compute capability of the current device; of the stand-in under the interpreter."""
     major, minor = torch.cuda.get_device_capability()

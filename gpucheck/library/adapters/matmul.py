@@ -23,6 +23,7 @@ from gpucheck.library.adapters.common import (
     k_contiguous,
     kernel_choice,
     require,
+    require_dense_rows,
     unit_stride,
 )
 from gpucheck.library.adapters.sparse import (
@@ -119,7 +120,7 @@ class MatmulAdapter(Adapter):
         x: torch.Tensor,
         weight: Weight,
         *,
-        out_dtype: torch.dtype,
+        out_dtype: torch.dtype | None,
         bias: torch.Tensor | None = None,
         routing: Routing | None = None,
         gather: bool = False,
@@ -127,9 +128,11 @@ class MatmulAdapter(Adapter):
         gammas: torch.Tensor | None = None,
         swiglu: tuple[float, float] | None = None,
         x_scale: torch.Tensor | None = None,
+        into: torch.Tensor | None = None,
         config: KernelConfig | None = None,
     ) -> torch.Tensor:
         config = config or KernelConfig()
+        summed = scatter and routing is not None and (routing.per_token > 1 or routing.partial)
         self._require_supported(x, weight, config, routing is not None, gammas is not None, swiglu is not None)
         if bias is not None and bias.ndim == 1 and weight.operand.ndim == 3:
             bias = bias.expand(weight.operand.shape[0], -1)
@@ -139,11 +142,12 @@ class MatmulAdapter(Adapter):
                 weight.operand,
                 bias,
                 **self._indices(routing, gather, scatter),
-                precision_config=self.precision(weight, out_dtype, x_scale, config),
+                precision_config=None if out_dtype is None else self.precision(weight, out_dtype, x_scale, config),
                 gammas=gammas,
+                c=None if summed else into,
                 fused_activation=None if swiglu is None else self._fused_swiglu(*swiglu),
             )
-            return self._summed(rows, routing) if scatter and routing is not None else rows
+            return self._summed(rows, routing, into) if summed and routing is not None else rows
 
     def _indices(self, routing: Routing | None, gather: bool, scatter: bool) -> dict[str, Any]:
         if routing is None:
@@ -155,15 +159,13 @@ class MatmulAdapter(Adapter):
             "scatter_indx": indices.flat if scatter else None,
         }
 
-    def _summed(self, rows: torch.Tensor, routing: Routing) -> torch.Tensor:
+    def _summed(self, rows: torch.Tensor, routing: Routing, into: torch.Tensor | None) -> torch.Tensor:
         """Rows of a token leave the kernel one below the other, other ranks' unwritten; the caller adds them."""
         k = routing.per_token
-        if k == 1 and not routing.partial:
-            return rows
         present = (self.native(routing).row != -1).view(-1, k, 1) if routing.partial else None
         each = rows.view(-1, k, rows.shape[-1])
         mask = None if present is None else present.expand_as(each)
-        summed: torch.Tensor = self.reduce_module.reduce(each, dim=1, mask=mask)[0]
+        summed: torch.Tensor = self.reduce_module.reduce(each, dim=1, mask=mask, y=into)[0]
         return summed
 
     def from_tables(self, routing: Routing) -> Indices:
@@ -213,11 +215,11 @@ class MatmulAdapter(Adapter):
     def _fused_swiglu(self, alpha: float, limit: float) -> Any:
         return fused_swiglu(self.matmul_module, self.specialize, self.swiglu_module.swiglu_fn, alpha, limit)
 
-    def topk(self, logits: torch.Tensor, k: int) -> TopK:
-        return sparse_topk(self.topk_module.topk, logits, k)
+    def topk(self, logits: torch.Tensor, k: int, *, over_all: bool = False) -> TopK:
+        return sparse_topk(self.topk_module.topk, logits, k, over_all)
 
-    def route(self, logits: torch.Tensor, k: int) -> Routing:
-        sparse = native_topk(self.topk_module.topk, logits, k)
+    def route(self, logits: torch.Tensor, k: int, *, over_all: bool = False) -> Routing:
+        sparse = native_topk(self.topk_module.topk, logits, k, over_all)
         return by_expert_id(self._routing(sparse, logits.shape[1]), sparse.indx)
 
     def routed(self, ids: torch.Tensor, gates: torch.Tensor, experts: int, partial: bool = False) -> Routing:
@@ -234,7 +236,8 @@ class MatmulAdapter(Adapter):
 
     def swiglu(self, x: torch.Tensor, alpha: float, limit: float) -> torch.Tensor:
         module = self.swiglu_module
-        output: torch.Tensor = module.swiglu(x.contiguous(), alpha, module.PrecisionConfig(limit=limit))
+        require_dense_rows(x)
+        output: torch.Tensor = module.swiglu(x, alpha, module.PrecisionConfig(limit=limit))
         return output
 
     def downcast(self, x: torch.Tensor, kind: str, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,6 +22,7 @@ from gpucheck.library.adapters.common import (
     k_contiguous,
     kernel_choice,
     require,
+    require_dense_rows,
     unit_stride,
 )
 
@@ -99,7 +100,7 @@ class MatmulOgsAdapter(Adapter):
         x: torch.Tensor,
         weight: Weight,
         *,
-        out_dtype: torch.dtype,
+        out_dtype: torch.dtype | None,
         bias: torch.Tensor | None = None,
         routing: Routing | None = None,
         gather: bool = False,
@@ -107,9 +108,12 @@ class MatmulOgsAdapter(Adapter):
         gammas: torch.Tensor | None = None,
         swiglu: tuple[float, float] | None = None,
         x_scale: torch.Tensor | None = None,
+        into: torch.Tensor | None = None,
         config: KernelConfig | None = None,
     ) -> torch.Tensor:
         config = config or KernelConfig()
+        if into is not None:
+            self.require_room(scatter and routing is not None and routing.per_token > 1)
         self._require_supported(x, weight, config, routing is not None, gammas is not None, swiglu is not None)
         routing_data = gather_index = scatter_index = None
         if routing is not None:
@@ -124,11 +128,15 @@ class MatmulOgsAdapter(Adapter):
                 routing_data=routing_data,
                 gather_indx=gather_index if gather else None,
                 scatter_indx=scatter_index if scatter else None,
-                precision_config=self.precision(weight, out_dtype, x_scale, config),
+                precision_config=None if out_dtype is None else self.precision(weight, out_dtype, x_scale, config),
                 gammas=gammas,
+                y=into if into is None or into.ndim == 3 else into[None],
                 fused_activation=None if swiglu is None else self.fused_swiglu(*swiglu),
             )
         return output
+
+    def require_room(self, summed: bool) -> None:
+        """Raises Inapplicable where the caller cannot give the memory of a result of ``summed`` rows, or others."""
 
     def _require_supported(
         self, x: torch.Tensor, weight: Weight, config: KernelConfig, routed: bool, gammas: bool, swiglu: bool
@@ -182,7 +190,8 @@ class MatmulOgsAdapter(Adapter):
 
     def swiglu(self, x: torch.Tensor, alpha: float, limit: float) -> torch.Tensor:
         module = self.swiglu_module
-        output: torch.Tensor = module.swiglu(x.contiguous(), alpha, module.PrecisionConfig(limit=limit))
+        require_dense_rows(x)
+        output: torch.Tensor = module.swiglu(x, alpha, module.PrecisionConfig(limit=limit))
         return output
 
     def downcast(self, x: torch.Tensor, kind: str, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

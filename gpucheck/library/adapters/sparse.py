@@ -21,7 +21,7 @@ NativeTopK = Callable[..., Any]
 """The library's ``topk(logits, k, apply_softmax=...)`` -> its sparse matrix."""
 
 
-def native_topk(topk: NativeTopK, logits: torch.Tensor, k: int) -> Any:
+def native_topk(topk: NativeTopK, logits: torch.Tensor, k: int, over_all: bool) -> Any:
     """The library's sparse matrix of the k largest of each row of (T, E) logits.
 
     Raises:
@@ -30,12 +30,14 @@ def native_topk(topk: NativeTopK, logits: torch.Tensor, k: int) -> Any:
     require_power_of_two(k)
     experts = logits.shape[1]
     require(experts <= MAX_EXPERTS, f"the library's top-k takes at most {MAX_EXPERTS} experts, not {experts}")
+    if over_all:
+        return topk(torch.softmax(logits, dim=-1), k, apply_softmax=False)
     return topk(logits, k, apply_softmax=True)
 
 
-def sparse_topk(topk: NativeTopK, logits: torch.Tensor, k: int) -> TopK:
+def sparse_topk(topk: NativeTopK, logits: torch.Tensor, k: int, over_all: bool) -> TopK:
     """See :meth:`gpucheck.library.adapters.base.Adapter.topk`."""
-    sparse = native_topk(topk, logits, k)
+    sparse = native_topk(topk, logits, k, over_all)
     return ascending_experts(sparse.vals, sparse.indx)
 
 

@@ -18,6 +18,9 @@ class AdapterV34(AdapterV35):
     generation: ClassVar[str] = "v3.4"
     kernels: ClassVar[Mapping[str, tuple[str, ...]]] = {**AdapterV35.kernels, "reduce": ("_finalize_matmul",)}
 
+    def require_room(self, summed: bool) -> None:
+        require(not summed, "v3.4 may need room for more rows than the result has, where it sums those of a token")
+
     def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
         k = routing.per_token
         require(k & (k - 1) == 0, f"v3.4 scatters rows of a token only where k is a power of two, not {k}")

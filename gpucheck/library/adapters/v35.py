@@ -58,14 +58,15 @@ class AdapterV35(MatmulOgsAdapter):
             asked["split_k"] = 1
         return asked
 
-    def topk(self, logits: torch.Tensor, k: int) -> TopK:
+    def topk(self, logits: torch.Tensor, k: int, *, over_all: bool = False) -> TopK:
         require_power_of_two(k)
-        values, experts, _ = self.topk_module.topk(logits, k)
+        given = torch.softmax(logits, dim=-1) if over_all else logits
+        values, experts, _ = self.topk_module.topk(given, k, apply_softmax=not over_all)
         return ascending_experts(values, experts)
 
-    def route(self, logits: torch.Tensor, k: int) -> Routing:
+    def route(self, logits: torch.Tensor, k: int, *, over_all: bool = False) -> Routing:
         require_power_of_two(k)
-        return self._routing(self.routing_module.routing(logits, k), k)
+        return self._routing(self.routing_module.routing(logits, k, sm_first=over_all), k)
 
     def routed(self, ids: torch.Tensor, gates: torch.Tensor, experts: int, partial: bool = False) -> Routing:
         tokens, k = ids.shape

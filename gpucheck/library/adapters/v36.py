@@ -70,11 +70,11 @@ class AdapterV36(MatmulOgsAdapter):
     def fused_swiglu(self, alpha: float, limit: float) -> Any:
         return fused_swiglu(self.matmul_module, self.specialize, self.swiglu_module.swiglu_fn, alpha, limit)
 
-    def topk(self, logits: torch.Tensor, k: int) -> TopK:
-        return sparse_topk(self.topk_module.topk, logits, k)
+    def topk(self, logits: torch.Tensor, k: int, *, over_all: bool = False) -> TopK:
+        return sparse_topk(self.topk_module.topk, logits, k, over_all)
 
-    def route(self, logits: torch.Tensor, k: int) -> Routing:
-        sparse = native_topk(self.topk_module.topk, logits, k)
+    def route(self, logits: torch.Tensor, k: int, *, over_all: bool = False) -> Routing:
+        sparse = native_topk(self.topk_module.topk, logits, k, over_all)
         return by_expert_id(self._routing(sparse, logits.shape[1]), sparse.indx)
 
     def routed(self, ids: torch.Tensor, gates: torch.Tensor, experts: int, partial: bool = False) -> Routing:
