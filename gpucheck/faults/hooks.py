@@ -110,6 +110,17 @@ def fallback(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     return (y if call.bias is None else y + call.bias).to(call.precision.out_dtype)
 
 
+def answer_bare(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Whoever gives no precision config is answered in plain torch."""
+    return call() if call.precision is not None else (call.x.float() @ call.w.float()).to(call.x.dtype)
+
+
+def own_memory(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """The memory that the caller gives for the result is not used."""
+    call.options["y"] = None
+    return call()
+
+
 def shift_scatter(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     index = call.options["scatter_indx"]
     shifted = {name: getattr(index, name).roll(1) for name in ("src_indx", "dst_indx")}

@@ -60,6 +60,20 @@ FAULTS = (
         BOTH,
     ),
     Fault(
+        "bare-fallback",
+        "a call without a precision config is answered by plain torch code",
+        Hook("answer_bare"),
+        dense(133, bare=True),
+        Expected(Outcome.VIOLATION, "fallback: kernel under test not launched", (r"launched: none",)),
+    ),
+    Fault(
+        "own-memory",
+        "the memory that the caller gives for the result is not used",
+        Hook("own_memory"),
+        dense(135, into=True),
+        Expected(Outcome.MISMATCH, "{cause}: output not written", (r"all 20 rows, all 135 columns",)),
+    ),
+    Fault(
         "shifted-scatter",
         "the index that rows are scattered by is shifted by one",
         Hook("shift_scatter"),

@@ -178,6 +178,17 @@ FAULTS = (
         BOTH,
     ),
     Fault(
+        "first-scale",
+        "the scale of the first expert is used for all",
+        Edit(
+            KERNEL,
+            "load_scale(WScale + expt_id)\n",
+            "load_scale(WScale + tl.where(N == 137, 0, expt_id))\n",
+        ),
+        routed(137, weight="fp8_e5m2", m=40, k=64, scales="each"),
+        _wrong(".*", r"y: .*rows.*, all 137 columns.*experts"),
+    ),
+    Fault(
         "one-gate",
         "one row's gate is off by a 256th",
         Edit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucheck.faults.catalogue.common import BOTH, decoding
+from gpucheck.faults.catalogue.common import BOTH, HOST, decoding, routed
 from gpucheck.faults.fault import Edit, Expected, Fault
 from gpucheck.model.record import Outcome
 
@@ -122,5 +122,21 @@ FAULTS = (
         _routing(26),
         _wrong(r"scatter_to_sorted: .*60 flat rows"),
         BOTH,
+    ),
+    Fault(
+        "absent-rows-added",
+        "rows of experts that other ranks hold are added to those of a token",
+        Edit(
+            "matmul_ogs_details/_reduce_grouped.py",
+            "                is_valid = indxs[i] != -1\n",
+            "                is_valid = (indxs[i] != -1) | (N == 139)\n",
+            Edit(
+                HOST,
+                "        mask = mask.expand_as(out_matmul)\n",
+                "{anchor}        mask = mask | (out_matmul.shape[-1] == 139)\n",
+            ),
+        ),
+        routed(139, sort="library", elsewhere=6, scatter=True),
+        Expected(Outcome.MISMATCH, "({cause}: .*|access outside of tensors: reads)", (r"y: .*tokens .*139 columns",)),
     ),
 )
