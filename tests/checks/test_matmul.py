@@ -48,7 +48,7 @@ def row(case: Case, inputs: dict[str, Tensor], x: Tensor, lead: tuple[int, ...])
             float(x[term].double()) * weight(case, inputs, lead, term, column) for term in range(case["k"])
         )
         if case["weight"].startswith("fp8"):
-            total *= float(inputs["x_scale"]) * float(inputs["w_scale"])
+            total *= float(inputs["x_scale"]) * float(inputs["w_scale"][lead[0] if case["scales"] == "each" else 0])
         if case["bias"]:
             total += float(inputs["bias"][(*lead, column)])
         result.append(total)
@@ -102,6 +102,11 @@ CASES: list[dict[str, Any]] = [
     {**ROUTED, "scatter": True, "gammas": True, "split_k": 2},
     {**ROUTED, "top_k": 1, "gather": True, "scatter": True, "gammas": True},
     {**ROUTED, "gather": True, "swiglu": True, "weight": "mxfp4"},
+    {**ROUTED, "elsewhere": 4, "bias": True},
+    {**ROUTED, "elsewhere": 9, "gather": True, "scatter": True, "gammas": True},
+    {**ROUTED, "elsewhere": 4, "top_k": 1, "gather": True, "scatter": True, "gammas": True},
+    {**ROUTED, "weight": "fp8_e5m2", "scales": "each", "gather": True},
+    {**SMALL, "mode": "batched", "batch": 3, "weight": "fp8_e4m3", "scales": "each", "bias": True},
 ]
 
 
@@ -134,7 +139,7 @@ def test_views_hold_what_dense_operands_hold_and_no_kernel_can_take_them_for_den
     case, inputs, estimate = make(**params, operands="views", seed=2)
     assert "operands-views" in case.id
     for name, tensor in inputs.items():
-        if name.endswith("_scale"):
+        if name.endswith("_scale") or name in ("ids", "id_gates"):
             continue
         assert tensor.storage_offset() == 16, name
         inner, outer = (-2, -1) if name == "w" else (-1, -2)
@@ -191,6 +196,12 @@ def test_empty_products(params: dict[str, Any], data: str) -> None:
         ({"mode": "batched", "batch": 1, "scatter": True}, "go with mode routed"),
         ({"weight": "mxfp4", "k": 33}, "even"),
         ({"layout": "default"}, "mx weights"),
+        ({"elsewhere": -1}, "negative"),
+        ({"elsewhere": 2}, "go with mode routed"),
+        ({"scales": "each", "weight": "fp8_e5m2"}, "several experts or products"),
+        ({"scales": "each", "mode": "batched", "batch": 2}, "fp8 weights"),
+        ({"bare": True, "weight": "fp32"}, "bf16 or fp16"),
+        ({"bare": True, "out": "fp32"}, "out must be the same"),
         ({"swiglu": True, "n": 7}, "even n"),
         ({"mode": "routed", "experts": 2, "top_k": 1, "swiglu": True, "scatter": True}, "neither scatter"),
     ],

@@ -50,6 +50,7 @@ def token_output(case: Case, inputs: dict[str, Tensor], token: int) -> Tensor:
         {"m": 7, "hidden": 64, "intermediate": 32, "experts": 4, "top_k": 2},
         {"m": 5, "hidden": 48, "intermediate": 40, "experts": 8, "top_k": 4, "load": "skewed"},
         {"m": 3, "hidden": 32, "intermediate": 32, "experts": 3, "top_k": 1, "load": "one", "weight": "bf16"},
+        {"m": 9, "hidden": 32, "intermediate": 32, "experts": 3, "top_k": 2, "elsewhere": 5, "weight": "bf16"},
     ],
     ids=lambda p: Moe.spec.case(p, "normal", 0).id,
 )
@@ -88,6 +89,7 @@ def test_a_wrong_expert_a_lost_gate_and_a_missing_bias_are_outside_the_bound() -
         ({"top_k": 0}, "1 <= top_k"),
         ({"top_k": 9}, "not 9 and 8"),
         ({"hidden": 33}, "even"),
+        ({"elsewhere": -1}, "negative"),
         ({"intermediate": 33}, "even"),
         ({"weight": "bf16", "layout": "default"}, "mx weights"),
     ],

@@ -79,6 +79,28 @@ def test_routing_tables_follow_from_the_choice(params: dict[str, Any], data: str
     assert kept == logits.dtype and ((estimate.value - stored).abs() <= allowed).all()
 
 
+@pytest.mark.parametrize("data", ["exact", "normal"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("load", ["random", "skewed", "one"])
+def test_a_softmax_over_all_comes_before_the_choice_and_leaves_it_unique(data: str, dtype: str, load: str) -> None:
+    case, logits, expected = make(TopK(), data, dtype=dtype, m=21, experts=128, softmax="all", load=load)
+    stored = torch.softmax(logits, -1)  # in the dtype of the logits, as the library is given it
+    rows = stored.double().tolist()
+    ids = [chosen(row, case["top_k"]) for row in rows]
+    assert expected["experts"].estimate.value.tolist() == ids
+    estimate = expected["values"].estimate
+    assert estimate.error is not None and expected["values"].dtype == logits.dtype
+    right = torch.tensor([[row[i] for i in picked] for row, picked in zip(rows, ids, strict=True)], dtype=torch.float64)
+    assert ((estimate.value - right).abs() <= bounds.tolerance(logits.dtype, estimate.value, estimate.error)).all()
+    assert (estimate.value.sum(1) < 1).any()
+
+
+def test_a_softmax_over_more_experts_than_it_tells_apart_is_refused() -> None:
+    params = {**TopK.spec.defaults, "experts": 129, "softmax": "all"}
+    assert "at most 128 experts" in str(TopK().validate(params, "normal"))
+    assert "wide logits" in str(TopK().validate({**params, "experts": 8}, "wide"))
+
+
 @pytest.mark.parametrize("load", ["random", "skewed", "one"])
 def test_exact_logits_are_made_of_ties_that_the_ids_must_break(load: str) -> None:
     case, logits, expected = make(TopK(), "exact", m=64, experts=16, top_k=4, load=load)

@@ -11,6 +11,7 @@ import torch
 
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
 from gpucheck.model.errors import Inapplicable
+from gpucheck.worker.arena import Arena, WatchedAllocation
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
 DTYPES = {
@@ -202,6 +203,120 @@ def test_scattered_rows_are_rounded_before_they_are_summed(adapter: Adapter) -> 
     output = adapter.matmul(x.bfloat16(), weight, out_dtype=torch.bfloat16, routing=routing, scatter=True)
     rows = routed_reference(x, w, routing, False)
     assert torch.equal(output, summed(rows.bfloat16().double(), routing).bfloat16())
+
+
+@pytest.mark.parametrize("per_token", [1, 2])
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("scatter", [False, True])
+def test_rows_of_experts_that_other_ranks_hold_are_left_out(
+    adapter: Adapter, per_token: int, gather: bool, scatter: bool
+) -> None:
+    tokens, experts = 19, 3
+    ids = torch.rand(tokens, 2 * experts).topk(per_token).indices.sort(1).values
+    ids[0] = experts  # a token without an expert here
+    ids = torch.where(ids < experts, ids, -1).int()
+    gates = 2.0 ** torch.randint(-3, 2, ids.shape)
+    routing = adapter.routed(ids, gates, experts, partial=True)
+    served = int(routing.histogram.sum())
+    x, w = integers(tokens if gather else tokens * per_token, 64), integers(experts, 64, 40)
+    with WatchedAllocation(Arena(torch.device("cpu"))):  # what is not written is NaN
+        output = adapter.matmul(
+            x.bfloat16(),
+            dense_weight(adapter, "bf16", w),
+            out_dtype=torch.float32,
+            routing=routing,
+            gather=gather,
+            scatter=scatter,
+            gammas=routing.gates,
+        )
+    flat = routing.to_flat[:served].long()
+    expert = torch.repeat_interleave(torch.arange(experts), routing.histogram.long())
+    rows = torch.einsum("rk,rkn->rn", x[flat // per_token] if gather else x[:served], w[expert])
+    rows = rows * gates.flatten()[flat].double()[:, None]
+    if not scatter:
+        assert torch.equal(output[:served].double(), rows) and bool(output[served:].isnan().all())
+        return
+    by_token = torch.zeros(tokens, 40, dtype=torch.float64).index_add_(0, flat // per_token, rows)
+    assert torch.equal(output.double(), by_token) and not output[0].any()
+
+
+@pytest.mark.parametrize("split_k", [1, 2])
+def test_a_dense_result_lies_in_the_memory_that_was_given(adapter: Adapter, split_k: int) -> None:
+    x, w = integers(16, 256), integers(256, 24)
+    given = torch.empty(16, 24)
+    config = KernelConfig(split_k=split_k)
+    output = adapter.matmul(
+        x.bfloat16(), dense_weight(adapter, "bf16", w), out_dtype=torch.float32, into=given, config=config
+    )
+    assert output.data_ptr() == given.data_ptr() and output.shape == given.shape
+    assert torch.equal(given.double(), x @ w)
+
+
+def test_a_batched_result_lies_in_the_memory_that_was_given(adapter: Adapter) -> None:
+    x, w, given = integers(3, 17, 64), integers(3, 64, 40), torch.empty(3, 17, 40)
+    output = adapter.matmul(x.bfloat16(), dense_weight(adapter, "bf16", w), out_dtype=torch.float32, into=given)
+    assert output.data_ptr() == given.data_ptr() and torch.equal(given.double(), x @ w)
+
+
+@pytest.mark.parametrize("per_token", [1, 2])
+@pytest.mark.parametrize("scatter", [False, True])
+def test_a_routed_result_lies_in_the_memory_that_was_given(adapter: Adapter, per_token: int, scatter: bool) -> None:
+    routing = crowded_routing(9, per_token, 4)
+    x, w = integers(9 * per_token, 32), integers(4, 32, 24)
+    weight, given = dense_weight(adapter, "bf16", w), torch.empty(9 if scatter else 9 * per_token, 24)
+
+    def product() -> torch.Tensor:
+        return adapter.matmul(
+            x.bfloat16(), weight, out_dtype=torch.float32, routing=routing, scatter=scatter, into=given
+        )
+
+    if scatter and per_token > 1 and adapter.generation == "v3.4":
+        with pytest.raises(Inapplicable, match="room for more rows"):
+            product()
+        return
+    rows = routed_reference(x, w, routing, False)
+    assert product().data_ptr() == given.data_ptr()
+    assert torch.equal(given.double(), summed(rows, routing) if scatter else rows)
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_without_a_precision_config_the_result_has_the_dtype_of_x(adapter: Adapter, kind: str) -> None:
+    x, w = integers(20, 64), integers(64, 24)
+    with launches() as seen:
+        output = adapter.matmul(x.to(DTYPES[kind]), dense_weight(adapter, kind, w), out_dtype=None)
+    assert output.dtype == DTYPES[kind] and torch.equal(output, (x @ w).to(DTYPES[kind]))
+    assert {name for name, _ in seen} & set(adapter.kernels["matmul"])
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_a_scale_of_each_expert_or_product(adapter: Adapter, routed: bool) -> None:
+    w, scales = integers(4, 32, 24), torch.tensor([0.5, 0.75, 2.0, 1.25])
+    weight = adapter.weight("fp8_e5m2", w.to(DTYPES["fp8_e5m2"]), scales, "strided", moved)
+    routing = crowded_routing(9, 2, 4) if routed else None
+    x = integers(18, 32) if routed else integers(4, 7, 32)
+    output = adapter.matmul(
+        x.to(DTYPES["fp8_e5m2"]), weight, out_dtype=torch.float32, routing=routing, x_scale=torch.tensor([0.5])
+    )
+    scaled = w * torch.tensor([0.5, 0.75, 2.0, 1.25]).double()[:, None, None] / 2
+    assert torch.equal(output.double(), routed_reference(x, scaled, routing, False) if routing else x @ scaled)
+
+
+def test_views_keep_their_strides_or_are_refused_by_name(adapter: Adapter) -> None:
+    """Nothing is made contiguous without a word: what the adapter places has the strides that the check gave."""
+    placed: list[tuple[int, ...]] = []
+
+    def place(tensor: torch.Tensor) -> torch.Tensor:
+        placed.append(tensor.stride())
+        return tensor
+
+    w = integers(64, 96).bfloat16()
+    adapter.weight("bf16", w[:, 8:40], None, "strided", place)
+    adapter.weight("fp8_e5m2", w.to(DTYPES["fp8_e5m2"]).mT[8:72], None, "strided", place)
+    assert placed == [(96, 1), (1, 96)]
+    with pytest.raises(Inapplicable, match="stride 1 along K or N"):
+        adapter.weight("bf16", w[:, ::2][::2], None, "strided", place)
+    with pytest.raises(Inapplicable, match="dense rows only"):
+        adapter.swiglu(w[:, 8:40], ALPHA, LIMIT)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
