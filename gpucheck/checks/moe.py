@@ -183,7 +183,7 @@ class Moe(Check):
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
         from gpucheck.checks import plain
 
-        return None if case["elsewhere"] else plain.moe(case, inputs, *SWIGLU)
+        return plain.moe(case, inputs, *SWIGLU)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts

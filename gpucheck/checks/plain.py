@@ -63,18 +63,29 @@ def expert_weights(kind: str, inputs: dict[str, Tensor], name: str, served: list
 
 
 def summed(y: Tensor, inputs: dict[str, Tensor], per_token: int) -> Tensor:
-    """Expert-sorted rows (T*k, N) summed over the experts of a token (T, N)."""
-    return y[inputs["to_sorted"].long()].view(-1, per_token, y.shape[-1]).sum(1)
+    """Expert-sorted rows (R, N) summed over the experts of a token (T, N); without a position they count as zero."""
+    index = inputs["to_sorted"].long()
+    if len(y) < index.numel():
+        y = torch.nn.functional.pad(y, (0, 0, 0, 1))  # the index -1 takes the last row
+    return y[index].view(-1, per_token, y.shape[-1]).sum(1)
+
+
+def sorted_tokens(inputs: dict[str, Tensor], served: list[Span], per_token: int) -> Tensor:
+    """The token of each expert-sorted row that some expert here has: (R,) int64."""
+    rows = served[-1][1].stop if served else 0
+    return inputs["to_flat"][:rows].long() // per_token
 
 
 def matmul(case: Case, inputs: dict[str, Tensor]) -> Call:
     """The ``matmul`` check."""
     kind, out, bias = case["weight"], DTYPES[case["out"]], inputs.get("bias")
     x = inputs["x"].to(torch.bfloat16) if kind.startswith("fp8") else inputs["x"]
-    factor = inputs["x_scale"] * inputs["w_scale"] if kind.startswith("fp8") else None
+    factors = inputs["x_scale"] * inputs["w_scale"] if kind.startswith("fp8") else None
 
-    def finish(y: Tensor, shift: Tensor | None) -> Tensor:
-        y = y if factor is None else y * factor
+    def finish(y: Tensor, shift: Tensor | None, expert: int | None = None) -> Tensor:
+        if factors is not None:
+            of_each = factors.expand(len(inputs["w"])) if inputs["w"].ndim == 3 else factors
+            y = y * (of_each[expert] if expert is not None else of_each.view(-1, *[1] * (y.ndim - 1)))
         y = y if shift is None else y + shift
         return swiglu(y, float(case["alpha"]), float(case["limit"])) if case["swiglu"] else y
 
@@ -82,16 +93,17 @@ def matmul(case: Case, inputs: dict[str, Tensor]) -> Call:
         w = weight(kind, inputs["w"], inputs.get("w_scale") if kind.startswith("mx") else None)
         shift = bias[:, None] if bias is not None and case["mode"] == "batched" else bias
         return lambda: finish(x @ w, shift).to(out)
-    served, token = spans(inputs), inputs["to_flat"].long() // case["top_k"]
+    served = spans(inputs)
+    token = sorted_tokens(inputs, served, case["top_k"])
     ws = expert_weights(kind, inputs, "w", served)
     columns = case["n"] // 2 if case["swiglu"] else case["n"]
 
     def call() -> Tensor:
-        rows = x[token] if case["gather"] else x
+        rows = x[token] if case["gather"] else x[: len(token)]
         y = rows.new_empty((len(rows), columns), dtype=out)
         for expert, span in served:
-            y[span] = finish(rows[span] @ ws[expert], None if bias is None else bias[expert]).to(out)
-        y = y * inputs["gates"][:, None] if case["gammas"] else y
+            y[span] = finish(rows[span] @ ws[expert], None if bias is None else bias[expert], expert).to(out)
+        y = y * inputs["gates"][: len(token), None] if case["gammas"] else y
         return (summed(y, inputs, case["top_k"]) if case["scatter"] else y).to(out)
 
     return call
@@ -101,7 +113,7 @@ def moe(case: Case, inputs: dict[str, Tensor], alpha: float, limit: float) -> Ca
     """The ``moe`` check."""
     kind, x, served = case["weight"], inputs["x"], spans(inputs)
     first, second = (expert_weights(kind, inputs, name, served) for name in ("w1", "w2"))
-    token = inputs["to_flat"].long() // case["top_k"]
+    token = sorted_tokens(inputs, served, case["top_k"])
 
     def call() -> Tensor:
         rows = x[token]
@@ -109,7 +121,7 @@ def moe(case: Case, inputs: dict[str, Tensor], alpha: float, limit: float) -> Ca
         for expert, span in served:
             inner = swiglu(rows[span] @ first[expert] + inputs["bias1"][expert], alpha, limit).to(x.dtype)
             y[span] = (inner @ second[expert] + inputs["bias2"][expert]).to(x.dtype)
-        return summed(y * inputs["gates"][:, None], inputs, case["top_k"]).to(x.dtype)
+        return summed(y * inputs["gates"][: len(token), None], inputs, case["top_k"]).to(x.dtype)
 
     return call
 
