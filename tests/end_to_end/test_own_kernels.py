@@ -252,3 +252,18 @@ def test_installed_package_offers_a_check(lab: Lab, monkeypatch: pytest.MonkeyPa
     shutil.rmtree(info)
     unknown = lab.finish("--dry-run", scenario=scenario)
     assert unknown.code == 2 and "unknown check 'theirs'" in unknown.text
+
+
+def test_compile_tells_of_a_grid_that_no_gpu_launches(tmp_path: Path) -> None:
+    words = ["compile", "--check-file", str(DATA / "checks" / "long_grid.py"), "--target", "sm_90,gfx942"]
+    command = [sys.executable, "-m", "gpucheck", *words, "--json", str(tmp_path / "report.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    for target in ("sm_90", "gfx942"):
+        assert f"65,536 blocks on axis 1, at most 65,535 on {target}" in done.stdout
+    for combination in json.loads((tmp_path / "report.json").read_text())["combinations"]:
+        failed = {case["case"] for case in combination["cases"] if case["built"] == "failed"}
+        assert (
+            failed == {"long_grid/axis1-r65536/exact", "long_grid/axis2-r65536/exact"}
+            and len(combination["cases"]) == 4
+        )

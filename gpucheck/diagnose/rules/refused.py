@@ -5,11 +5,7 @@ from __future__ import annotations
 import re
 
 from gpucheck.diagnose.causes import COMPILE_ERROR, RESOURCE_LIMIT
-from gpucheck.diagnose.rules import common
-from gpucheck.diagnose.rules.common import Evidence
-from gpucheck.diagnose.sightings import Key
-from gpucheck.diagnose.words import lines_of
-from gpucheck.model.finding import Finding
+from gpucheck.diagnose.rules.common import Evidence, findings
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
 
@@ -32,12 +28,3 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if kind == GRID:
         return Evidence(RESOURCE_LIMIT, remedy=FEWER_BLOCKS)
     return Evidence(COMPILE_ERROR) if kind in COMPILER or LANGUAGE.search(record.message) else None
-
-
-def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
-    """As usual, with the line of the launch."""
-    return common.findings(run, evidence, lambda record: [*lines_of(record), *_place(record)])
-
-
-def _place(record: Record) -> list[str]:
-    return [f"launched at {record.source}"] if record.source else []

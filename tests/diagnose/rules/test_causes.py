@@ -266,7 +266,7 @@ def test_a_grid_that_is_too_large_is_told_with_its_launch_and_what_to_do(synthet
     message = "GridLimit: _k was launched with 65,536 blocks on axis 1, at most 65,535; its grid is 1 x 65,536"
     matrix = Matrix(synthetic, ranks=1).fails(0, outcome=Outcome.ERROR, message=message, source="mine.py:12")
     finding = matrix.finding()
-    assert "launched at mine.py:12" in finding.sightings[0].lines and "axis 0" in finding.remedy
+    assert "raised at mine.py:12" in finding.sightings[0].lines and "axis 0" in finding.remedy
 
 
 def test_an_entry_that_cannot_be_read_names_its_file(synthetic: Synthetic) -> None:
