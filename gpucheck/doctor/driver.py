@@ -11,6 +11,7 @@ from gpucheck.host.accelerators import hardware_signs
 from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.launch.gpus import last_line
 
+LONGEST = 200  # characters shown of what the tool says
 NO_GPU = (
     "where there should be one, load the driver and give the container its GPUs (docker run --gpus all; Kubernetes:"
     " resources.limits nvidia.com/gpu); without one, gpucheck run --device cpu interprets the kernels"
@@ -45,8 +46,7 @@ def _nothing(machine: Machine, snapshot: Snapshot) -> Line:
         return warn("visible", "no GPU: there is no nvidia-smi", NO_GPU)
     if not snapshot.readable:
         advice = "run nvidia-smi -q -x by hand: the driver or a GPU is in trouble"
-        said = snapshot.remarks[0] if snapshot.remarks else "nothing"
-        return fail("version", f"nvidia-smi answered without a readable report: {said}", advice)
+        return fail("version", f"nvidia-smi answered without a readable report: {last_line(answer)[:LONGEST]}", advice)
     return fail("visible", "no GPU: nvidia-smi lists none", NO_GPU)
 
 

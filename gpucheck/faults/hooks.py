@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -265,6 +266,9 @@ def other_config(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
 
 
 def exit(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    print("planted on purpose: no table of experts", file=sys.stderr)
+    for number in range(500):
+        print(f"worker {number} stops", file=sys.stderr)
     os._exit(7)
 
 
@@ -279,7 +283,7 @@ def killed(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
 
 
 def raise_error(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
-    raise RuntimeError("planted on purpose")
+    raise RuntimeError("planted on purpose") from KeyError("the table of experts")
 
 
 def loop_on_host(call: Call, _: str, memory: dict[str, Any]) -> Tensor:

@@ -56,6 +56,8 @@ def test_a_driver_without_its_tool_is_a_failure(bench: Bench) -> None:
         ("", 9, 0, "exit code 9: it said nothing", "modprobe"),
         ("", 0, 60, "did not answer within 0.3 s", "Xid"),
         (report(2)[:700], 0, 0, "without a readable report", "by hand"),
+        ("<nvidia_smi_log><gpu\n", 0, 0, "without a readable report: <nvidia_smi_log><gpu", "by hand"),
+        ("", 0, 0, "without a readable report: it said nothing", "by hand"),
     ],
 )
 def test_a_tool_that_does_not_answer_is_a_failure(

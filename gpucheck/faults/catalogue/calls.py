@@ -32,9 +32,9 @@ def _flipped(bit: int, columns: int) -> Fault:
     )
 
 
-def _death(name: str, summary: str, columns: int, words: str) -> Fault:
+def _death(name: str, summary: str, columns: int, words: str, *says: str) -> Fault:
     """The process that owns the device dies within a call."""
-    expected = Expected(Outcome.CRASH, "crash", (f"the process that owns the device {words}",))
+    expected = Expected(Outcome.CRASH, "crash", (f"the process that owns the device {words}", *says))
     return Fault(name, summary, Hook(name.replace("-", "_")), dense(columns), expected)
 
 
@@ -143,7 +143,14 @@ FAULTS = (
         Expected(Outcome.VIOLATION, "race or uninitialised read: repeats differ", (r"repeats differ: equal inputs",)),
         BOTH,
     ),
-    _death("exit", "the library ends the process", 50, "ended with exit code 7"),
+    _death(
+        "exit",
+        "the library says why and ends the process",
+        50,
+        "ended with exit code 7",
+        r"printed  planted on purpose: no table of experts",
+        r"log      .*logs.*stderr\.log",
+    ),
     _death("segfault", "host code reads address 0", 51, "was killed by SIGSEGV"),
     _death("killed", "the process is killed from outside", 52, "was killed by SIGKILL"),
     Fault(
@@ -151,7 +158,11 @@ FAULTS = (
         "the library raises",
         Hook("raise_error"),
         dense(53),
-        Expected(Outcome.ERROR, "environment of a rank: error|the library or kernel raised", (r"planted on purpose",)),
+        Expected(
+            Outcome.ERROR,
+            "environment of a rank: error|the library or kernel raised",
+            (r"planted on purpose; raised from KeyError: 'the table of experts'",),
+        ),
     ),
     Fault(
         "endless-loop",
