@@ -12,6 +12,7 @@ from gpucheck.model.errors import ExitCode, InfrastructureError
 from gpucheck.model.plan import Plan
 
 if TYPE_CHECKING:
+    from gpucheck.launch.gpus import Choice
     from gpucheck.launch.relay import Courier, Head
     from gpucheck.launch.torchrun import Ending, Rendezvous
     from gpucheck.library.copies import LibraryCopy
@@ -41,7 +42,7 @@ def join(
     rendezvous: Rendezvous,
     copy: LibraryCopy,
     patches: Sequence[Path],
-    nproc: int,
+    choice: Choice,
     out: Path | None,
     new_folder: Callable[[Path | None], Path],
 ) -> Joined:
@@ -49,6 +50,7 @@ def join(
 
     Args:
         copy: the library on this node.
+        choice: what this node's ranks run on.
         out: as given to ``--out``.
         new_folder: makes a run folder of that name.
 
@@ -69,8 +71,14 @@ def join(
             "there, and is the port after that of --rdzv-endpoint open?"
         ) from None
     plan = Plan.from_json(courier.plan)
-    if plan.nproc != nproc:
-        raise InfrastructureError(f"node 0 has {plan.nproc} rank(s), this node {nproc}: give --nproc on every node")
+    if plan.nproc != choice.nproc:
+        raise InfrastructureError(
+            f"node 0 has {plan.nproc} rank(s), this node {choice.nproc}: give --nproc on every node"
+        )
+    if plan.device != choice.device:
+        raise InfrastructureError(
+            f"node 0 runs on {plan.device}, this node on {choice.device}: give the same --device on every node"
+        )
     if out is not None and (out / "plan.json").is_file() and read_plan(out).id == plan.id:
         return Joined(plan, out.resolve(), courier)
     folder = new_folder(out)

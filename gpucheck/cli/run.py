@@ -178,7 +178,7 @@ def run(
     console = Console(stderr=json_file == "-")
     copy = _testable(source) if bisect else resolve(source)
     if node_rank:
-        joined = nodes.join(rendezvous, copy, patches, count, out, _fresh_folder)
+        joined = nodes.join(rendezvous, copy, patches, choice, out, _fresh_folder)
         ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.courier.poll)
         joined.courier.bye(ending.code)
         raise typer.Exit(nodes.exit_code(joined, ending))

@@ -1,0 +1,35 @@
+"""A further node takes part only where its ranks are like those of node 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck.cli import nodes
+from gpucheck.launch.gpus import Choice
+from gpucheck.launch.torchrun import Rendezvous
+from gpucheck.library.source import parse_source, resolve
+from gpucheck.model.errors import InfrastructureError
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (Choice("cpu", 2), "node 0 runs on cuda, this node on cpu: give the same --device"),
+        (Choice("cuda", 1), "node 0 has 2 rank"),
+    ],
+)
+def test_a_node_on_other_devices_or_with_other_ranks_is_refused(
+    synthetic: Synthetic, library: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, choice: Choice, words: str
+) -> None:
+    met = SimpleNamespace(plan=synthetic.plan(nproc=2, device="cuda").to_json())
+    monkeypatch.setattr("gpucheck.launch.relay.Courier.meet", lambda *_: met)
+    monkeypatch.setattr("gpucheck.launch.environment.software", lambda _: {})
+    with pytest.raises(InfrastructureError, match=words):
+        nodes.join(Rendezvous(2, 1, "h:1"), resolve(parse_source(library)), [], choice, None, lambda _: tmp_path)
