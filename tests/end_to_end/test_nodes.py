@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -105,10 +106,10 @@ def test_records_of_both_nodes_make_one_report(lab: Lab, start: Start) -> None:
     assert second.finish()[0] == 0
     code, text = first.finish()
     assert code == 0, text
-    assert "\nok  swiglu/" in text and "PASS  3 cases on 2 ranks" in text
+    assert "\nok  swiglu/" in text and re.search(r"PASS  \d+ cases on 2 ranks", text)
     assert outcomes(first) == {0: {"pass"}, 1: {"pass"}}
     assert [place["host"] for place in first.report["places"]] == [socket.gethostname()] * 2
-    assert len(first.results(1)) == 3 and first.results(1) == second.results(1)
+    assert len(first.results(1)) == len(first.results(0)) > 2 and first.results(1) == second.results(1)
     assert not second.results(0), "the other node gets no records"
 
 
@@ -123,7 +124,8 @@ def test_a_node_killed_midway_loses_its_ranks_only(lab: Lab, start: Start) -> No
     assert time.monotonic() - begin < 100, "it waits for nobody who is gone"
     assert outcomes(first) == {0: {"pass"}, 1: {"pass", "lost"}}
     assert f"node 1 ({socket.gethostname()}) was lost: its further cases are" in text
-    assert len(first.results(0)) == 3 and first.results(1), "what was done is there"
+    cases = {result["case"] for result in first.report["results"]}
+    assert len(first.results(0)) == len(cases) and first.results(1), "what was done is there"
 
 
 def test_a_node_with_another_library_is_refused(lab: Lab, start: Start) -> None:
