@@ -283,7 +283,8 @@ class Seen:
         if self.first.launched and not self.again.launched:
             yield "a second call with equal inputs launches no kernel: its answer is kept from an earlier call"
         without = self.idle is not None and self.idle.digest == self.first.digest
-        if self.kept is not None and self.kept.digest == self.first.digest and not without:
+        needed = self.first.launched and not without  # what a kernel laid out in a call before is not kept from it
+        if needed and self.kept is not None and self.kept.digest == self.first.digest:
             yield "a later call with equal inputs needs no kernel: its answer is kept from an earlier call"
 
     def _without(self) -> Iterable[tuple[Answer, Violation]]:

@@ -133,7 +133,7 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
     if examined.failed is not None:
         failed = examined.failed
         return replace(failed, launches=record.launches, stream=record.stream, device=record.device)
-    if not judged.found.mismatches:  # what is wrong to begin with is not explained by how it was made
+    if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
         violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
     conditions = attempt.step.conditions

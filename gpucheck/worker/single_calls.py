@@ -80,12 +80,8 @@ def _reader() -> Callable[[Outputs], Outputs]:
 
 def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., Outputs]:
     """What makes a call. The first one prepares the candidate, when launches already do what the process is for."""
-    timed, late, synchronize, stream = (
-        _timing(bench.device),
-        _late(bench.device),
-        bench.synchronize,
-        bench.current_stream,
-    )
+    timed, late, place = _timing(bench.device), _late(bench.device), _placing(bench.device)
+    synchronize, stream = bench.synchronize, bench.current_stream
     choose, count, load, watched, arena = launches.choose, launches.count, torch.load, WatchedAllocation, bench.arena
     check: Any = None
     prepared: Any = None
@@ -99,7 +95,7 @@ def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., 
             inputs = {name: arena.place(value) for name, value in load(given, weights_only=True).items()}
             prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(bench, reply))
         arena.reset(FILLS[0])  # the same in each call: what nobody writes is no other answer
-        values = _placed(held, before[0] if asked.in_place else {}, bench.device)
+        values = place(held, before[0] if asked.in_place else {})
         synchronize()
         reply.stream, begun = stream(), count()
         choose(asked.launches)
@@ -118,16 +114,21 @@ def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., 
     return call
 
 
-def _placed(held: Outputs, there: Outputs, device: torch.device) -> Outputs:
-    """Inputs on the device: in the memory of those that are there, else in memory of their own."""
-    placed = {}
-    for name, value in held.items():
-        target = there.get(name)
-        if target is None or (target.shape, target.dtype) != (value.shape, value.dtype):
-            placed[name] = value.to(device, copy=True)
-        else:
-            placed[name] = target.copy_(value)
-    return placed
+def _placing(device: torch.device) -> Callable[[Outputs, Outputs], Outputs]:
+    """What puts inputs on the device: in the memory of those that are there, else in memory of their own."""
+    to, copy = Tensor.to, Tensor.copy_
+
+    def place(held: Outputs, there: Outputs) -> Outputs:
+        placed = {}
+        for name, value in held.items():
+            target = there.get(name)
+            if target is None or (target.shape, target.dtype) != (value.shape, value.dtype):
+                placed[name] = to(value, device, copy=True)
+            else:
+                placed[name] = copy(target, value)
+        return placed
+
+    return place
 
 
 def _timing(device: torch.device) -> Timed:
@@ -138,17 +139,16 @@ def _timing(device: torch.device) -> Timed:
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin, end, wait, between = first.record, last.record, last.synchronize, first.elapsed_time
     hold, flush, stream_of = clock.hold, clock.flush, torch.cuda.current_stream
-    launching = 0.0
+    launching: list[float] = []  # s that the host took; the least counts, since a call that waits waits for the delay
 
     def timed(call: Callable[[], Outputs]) -> tuple[Outputs, float]:
-        nonlocal launching
         stream = stream_of(device)
-        hold(AHEAD * launching)
+        hold(AHEAD * min(launching, default=0.0))
         flush()
         begin(stream)
         began = host()
         outputs = call()
-        launching = host() - began
+        launching.append(host() - began)
         end(stream)
         wait()
         return outputs, between(last) / 1000

@@ -66,7 +66,7 @@ def test_kept_answers_and_work_left_out_while_timed_are_caught_and_have_no_time(
     assert done.code == 1, done.text
     for name in names:
         assert titles(done, name) == {"answer not from its inputs"}, done.text
-        assert violations(done, name).keys() == {"cached"}
+        assert "cached" in violations(done, name)
     assert not TIMES.search(done.text)
 
 

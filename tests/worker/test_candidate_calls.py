@@ -76,6 +76,11 @@ def test_no_launch_at_all_is_for_the_launch_record_to_tell() -> None:
     assert torchs.violations() == [] and all(doubt.right is None for doubt in torchs.doubts())
 
 
+def test_weights_that_a_kernel_laid_out_in_the_first_call_are_no_kept_answer() -> None:
+    laid = Seen(answer(1), answer(2, 0), answer(2, 0), moved=answer(1, 0), kept=answer(2, 0), idle=answer(8))
+    assert laid.violations() == []
+
+
 def test_an_answer_that_is_one_value_everywhere_shows_nothing() -> None:
     nan = Answer({"out": torch.full((4,), float("nan"))}, "d", ("twice",), launched=1)
     assert Seen(nan, nan, nan, nan, kept=nan, idle=nan, changed=nan).violations() == []

@@ -21,6 +21,9 @@ SHOWN = {
 FORM = ("output", "layout")
 """Violation kinds that say how an output looks; wrong numbers, or a call that was answered otherwise, tell more."""
 
+LEFT_OUT = ("fallback", "launches")
+"""Violation kinds of calls that did less than they need to."""
+
 
 def recognise(run: Run, record: Record) -> Evidence | None:
     """The call did something to its inputs or to its process beside answering, or took its answer from elsewhere.
@@ -32,7 +35,20 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if "guard" in kinds:
         return None
     cause = next((cause for kind, cause in SHOWN.items() if kind in kinds), "")
+    if not cause and kinds & set(LEFT_OUT) and _keeps_answers(run, record):
+        cause = NOT_FROM_INPUTS
     if not cause and kinds and kinds <= set(FORM) and not record.mismatches:
         cause = NOT_AS_ASKED
     detail = what(record) if cause == OVERWRITTEN and record.mismatches else ""
     return Evidence(cause, detail, across=False) if cause else None
+
+
+def _keeps_answers(run: Run, record: Record) -> bool:
+    """Whether the candidate was shown to, on this rank, by the further calls after one of its cases."""
+    check = run.plan.steps[record.step].case.check
+    return check in run.plan.candidates and any(
+        violation.kind == "cached"
+        for (step, rank), other in run.records.items()
+        if rank == record.rank and run.plan.steps[step].case.check == check
+        for violation in other.violations
+    )

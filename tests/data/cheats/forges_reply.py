@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 class Bomb:
-    def __reduce__(self) -> tuple[object, tuple[int]]:
-        return os._exit, (0,)
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        return os.abort, ()
 
 
 class ModelNew(nn.Module):
