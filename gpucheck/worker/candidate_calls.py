@@ -95,7 +95,7 @@ class Examination:
         self._file = Path(f"{attempt.outputs}.inputs")  # like the next, gone with the other files of the attempt
         step = replace(attempt.step, conditions=conditions)
         self._attempt = replace(attempt, step=step, outputs=f"{attempt.outputs}.answer", reply=None)
-        given = torch.load(runner.store.inputs(attempt.key, self.case), mmap=True, weights_only=True)
+        given = runner.store.given(attempt.key, self.case)
         self.own = {name: value for name, value in given.items() if name.startswith("input")}
 
     def examine(self) -> Examined:

@@ -4,7 +4,8 @@ A file appears complete or not at all. Whoever holds the lock of a missing file 
 of a process that dies, so the next one takes over.
 
 The reference of a candidate is never in a file, and never made before the candidate has answered: each rank's
-supervisor makes it in its own memory, since a candidate's process can read every file of its user.
+supervisor makes it in its own memory, since a candidate's process can read every file of its user. It can write them
+too, so inputs are drawn anew for that.
 """
 
 from __future__ import annotations
@@ -61,8 +62,15 @@ class Store:
             return self._of_candidates[key]
         return _unpack(torch.load(self._reference_file(key, case), mmap=True, weights_only=True))
 
+    def given(self, key: str, case: Case) -> dict[str, torch.Tensor]:
+        """The inputs to judge by, in this process; a candidate's are drawn anew, whatever has become of the file."""
+        if isinstance(checks.load(case.check), CandidateCheck):
+            return _make_inputs(case)
+        held: dict[str, torch.Tensor] = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
+        return held
+
     def _reference(self, key: str, case: Case) -> dict[str, Expected]:
-        inputs = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
+        inputs = self.given(key, case)
         with bounds.computed_by(self.arithmetic()):
             return checks.load(case.check).reference(case, inputs)
 
@@ -127,7 +135,7 @@ class Store:
         return total
 
     def _digest(self, key: str, case: Case) -> Any:
-        inputs = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
+        inputs = self.given(key, case)
         return digest.whole(*(inputs[name] for name in sorted(inputs)))
 
     def _ensure(self, name: str, make: Callable[[], Any]) -> Path:

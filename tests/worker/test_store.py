@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
+from gpucheck.checks import sources  # noqa: E402
 from gpucheck.verify.bounds import Estimate  # noqa: E402
 from gpucheck.verify.expected import Expected  # noqa: E402
 from gpucheck.worker import store as module  # noqa: E402
@@ -80,6 +81,40 @@ def test_inputs_and_reference_are_those_of_the_check(tmp_path: Path) -> None:
     assert stored.dtype == expected.dtype
     assert torch.equal(stored.estimate.value, expected.estimate.value)
     assert torch.equal(stored.estimate.error, expected.estimate.error)
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Iterator[Any]:
+    """A case of a candidate, whose inputs and weights the problem draws."""
+    data = Path(__file__).parents[1] / "data" / "problems"
+    (source,), _ = sources.find([], [str(data / "matmul.py")], [str(data / "matmul_right.py")], checks.CHECKS)
+    checks.activate([source])
+    yield checks.load("matmul_right").spec.case({"trial": 1}, "normal", 0)
+    checks.activate([])
+
+
+def test_the_reference_of_a_candidate_is_in_no_file(tmp_path: Path, candidate: Any) -> None:
+    made = Store(tmp_path / "store", 2)
+    made.make_ahead("0", candidate)
+    expected = made.reference("0", candidate)["out"]
+    files = [path for path in (tmp_path / "store").iterdir() if path.stat().st_size]
+    assert {path.name for path in files} == {"0.inputs", "0.digest"}
+    held = torch.load(made.inputs("0", candidate), weights_only=True)
+    assert not any(value.dtype == torch.float64 for value in held.values())
+    assert not any(torch.equal(value.double(), expected.estimate.value) for value in held.values())
+    assert made.reference("0", candidate)["out"] is expected, "made once"
+    made.done("0", 0)
+    assert made.reference("0", candidate)["out"] is not expected, "and let go of"
+
+
+def test_a_candidate_is_judged_by_inputs_that_it_cannot_write(tmp_path: Path, candidate: Any) -> None:
+    first, second = Store(tmp_path / "store", 2), Store(tmp_path / "other", 2)
+    path = first.inputs("0", candidate)
+    held = torch.load(path, weights_only=True)
+    torch.save({name: torch.zeros_like(value) for name, value in held.items()}, path)
+    values = [store.reference("0", candidate)["out"].estimate.value for store in (first, second)]
+    assert torch.equal(*values) and bool(values[0].any())
+    assert torch.equal(first.given("0", candidate)["input0"], held["input0"])
 
 
 def test_digest_tells_inputs_apart(tmp_path: Path) -> None:
