@@ -122,7 +122,7 @@ def _replayed(run: Callable[..., Tensor], tokens: Mapping[str, Tensor], device: 
         run(*held)  # compiles, which no capture may do
     usual.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
+    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
         y = run(*held)
     for static, tensor in zip(held, tokens.values(), strict=True):
         static.copy_(tensor)

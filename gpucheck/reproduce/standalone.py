@@ -217,6 +217,7 @@ def judge(got: Tensor, reference: dict[str, Tensor], name: str) -> tuple[Tensor,
         share = (number - value).abs() / reference[f"{name}.bound"]
         ratio = torch.where(right, 0.0, share).nan_to_num(nan=torch.inf, posinf=torch.inf)
         wrong = ~(ratio <= 1)
+    wrong &= ~reference.get(f"{name}.unknown", torch.zeros(value.shape, dtype=torch.bool))
     order = torch.where(wrong, ratio, -1.0)
     if bool(torch.isinf(order).any()):
         distance = (number - value).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -87,8 +87,8 @@ def reference_tensors(expected: dict[str, Expected]) -> dict[str, Tensor]:
     """References as plain tensors: of output ``y`` the right values ``y`` in float64, and what an output must be.
 
     That is ``y.exact`` where no error is allowed, else all within ``y.bound`` of ``y``; ``y.furthest`` is there where a
-    right element may be infinite, and ``y.also`` where it may be something else yet: see :class:`Expected`. A further
-    right answer is called ``y/1``.
+    right element may be infinite, and ``y.also`` and ``y.unknown`` as :class:`Expected` has them. A further right
+    answer is called ``y/1``.
     """
     tensors: dict[str, Tensor] = {}
     for output, item in expected.items():
@@ -97,6 +97,8 @@ def reference_tensors(expected: dict[str, Expected]) -> dict[str, Tensor]:
             tensors[name] = estimate.value.contiguous()
             if item.also is not None:
                 tensors[f"{name}.also"] = item.also
+            if item.unknown is not None:
+                tensors[f"{name}.unknown"] = item.unknown
             if not item.dtype.is_floating_point or estimate.error is None:
                 tensors[f"{name}.exact"] = judge.target(item.dtype, estimate.value)
                 continue
