@@ -69,16 +69,15 @@ class Cores:
         """Whole numbers up to this are summed without loss."""
         return 2.0 ** (24 if self.kept > self.stored else self.kept - 2)
 
-    def error(self, terms: int, value: Tensor, energy: Tensor) -> Tensor:
+    def error(self, terms: int, value: Tensor, energy: Tensor, lean: Tensor | None = None) -> Tensor:
         """What a sum of products loses at most, see :func:`product`."""
-        steps, root = -(-terms // self.products), math.sqrt(terms)
+        steps = -(-terms // self.products)
         addend, total = 2.0**-self.kept, 2.0**-self.stored
         part = max(0.25, 1 - addend / total)  # of a unit of the running sum, what a step leaves behind its last bit
-        walk, carried = CUT_WALK * root * addend, steps * part * total
-        largest = value.abs()
-        lean = (largest / energy.clamp_min(SMALLEST_NORMAL)).mul_(CUT_LEAN * root * addend)
-        lean.clamp_(max=CUT_SHARE * terms * addend)
-        return lean.add_(walk + CUT_SHARE * carried).mul_(largest).add_(energy, alpha=walk + CUT_AREA * carried)
+        walk, carried = CUT_WALK * math.sqrt(terms) * addend, steps * part * total
+        error = value.abs() * (walk / 2 + CUT_SHARE * carried)
+        error.add_(energy, alpha=walk + CUT_AREA * carried)
+        return error if lean is None else error.add_(lean * value.abs(), alpha=CUT_SHARE * addend)
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
 
     Matrix units that cut off (:class:`Cores`): the running sum loses a part of a unit in each step, always towards
     zero, so the loss follows the area under the walk; each product loses a uniform part of one unit, towards zero,
-    which is a walk where signs are random, and a lean by as much as one sign prevails, of which R^2 / E tells.
+    which is a walk where signs are random, and adds up by as much as one sign prevails, see :func:`_lean`.
 
     Operands that are not drawn at random show: sums that are many times E lean to one side, and their terms may be
     alike, so that their roundings are, see :func:`_alike`; partial sums that are many times E come of an order in the
@@ -227,7 +226,7 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
             alike = _alike(x.value, w.value)
         if _ordered(x.value, w.value):
             size = torch.maximum(size, PLATEAU * _partial(x.value, w.value))
-    error = summing(terms, size, energy, cores, alike)
+    error = summing(terms, size, energy, cores, alike=alike, lean=_lean(x.value, w.value) if cores else None)
     if x.error is not None and bool(x.error.any()):
         error = error + (x.error.to(kept) @ wide.abs()).double()
     return Estimate(value, error)
@@ -250,6 +249,7 @@ def _raised(operand: Tensor, lowest: float) -> Tensor:
 FEWEST_ORDERED = 24  # terms from which a bound for random ones may not hold for others
 UNLIKELY = 7.0  # times E, which no sum of terms with random signs in 1e11 reaches
 RARE = 2.5  # times E, which the partial sums of one in forty such sums reach, and those of ordered terms mostly
+LEANING = 2.0  # times sqrt(K) products; fewer lose less than what the walk of all of them may
 LOOKED_AT = 16  # rows and columns, evenly spread, that tell whether operands are drawn at random
 PARTS = 8  # of the terms, after each of which partial sums are looked at
 PLATEAU = 1.6  # a partial sum may stay at its largest, where R is reached at the end alone
@@ -282,13 +282,26 @@ def _alike(x: Tensor, w: Tensor) -> float:
 
 def _ordered(x: Tensor, w: Tensor) -> bool:
     """Whether partial sums are larger than those of terms with random signs, and than the whole; tried on a few."""
-    rows, columns = _some(x, -2), _some(w[(0,) * (w.ndim - 2)], -1)
-    if x.ndim > 2:
-        rows = _some(x[(0,) * (x.ndim - 2)], -2)
+    rows, columns = _some(_first(x), -2), _some(_first(w), -1)
     energy = (rows.square() @ columns.square().mT).sqrt()
     partial = _partial(rows, columns.mT)
     beyond = torch.where(partial > 1.1 * (rows @ columns.mT).abs(), partial / energy.clamp_min(SMALLEST_NORMAL), 0.0)
     return bool((beyond > UNLIKELY).any()) or float((beyond > RARE).double().mean()) > 0.25
+
+
+def _lean(x: Tensor, w: Tensor) -> Tensor | None:
+    """By how many products one sign prevails in each sum; None where signs are as random ones, tried on a few."""
+    terms = x.shape[-1]
+    if not x.numel() or not w.numel():
+        return None
+    net = (_some(_first(x), -2).sign() @ _some(_first(w), -1).sign().mT).abs()
+    if max(float(net.mean(axis).max()) for axis in (0, 1)) <= LEANING * math.sqrt(terms):
+        return None
+    return (x.sign().float() @ w.sign().float()).abs().double()
+
+
+def _first(operand: Tensor) -> Tensor:
+    return operand[(0,) * (operand.ndim - 2)]
 
 
 def _partial(x: Tensor, w: Tensor) -> Tensor:
@@ -303,13 +316,20 @@ def _partial(x: Tensor, w: Tensor) -> Tensor:
 
 SUM_WALK = 2.75  # of E, and
 SUM_SHARE = 1.6  # of |R|, in 2^-24 sqrt(K)
-CUT_WALK = 1.2  # of |R| + E, in sqrt(K) units of an addend
-CUT_LEAN = 0.4  # of R^2 / E, in sqrt(K) such units
+CUT_WALK = 1.25  # of E + |R| / 2, in sqrt(K) units of an addend
 CUT_AREA = 0.65  # of E, and
 CUT_SHARE = 0.2  # of |R|, in units of the running sum a step, or of an addend a product
 
 
-def summing(terms: int, value: Tensor, energy: Tensor, cores: Iterable[Cores] = (), alike: float = 1.0) -> Tensor:
+def summing(
+    terms: int,
+    value: Tensor,
+    energy: Tensor,
+    cores: Iterable[Cores] = (),
+    *,
+    alike: float = 1.0,
+    lean: Tensor | None = None,
+) -> Tensor:
     """Error of a sum of products in fp32, see :func:`product`.
 
     Args:
@@ -318,11 +338,12 @@ def summing(terms: int, value: Tensor, energy: Tensor, cores: Iterable[Cores] = 
         energy: the root E of the sum of the squared products.
         cores: the matrix units that may make it.
         alike: see :func:`_alike`.
+        lean: see :func:`_lean`.
     """
     walk, share = _sum_factors(terms)
     error = HALF_ULP * (walk * energy + alike * share * value.abs())
     for each in cores:
-        error = torch.maximum(error, each.error(terms, value, energy))
+        error = torch.maximum(error, each.error(terms, value, energy, lean))
     return error
 
 
