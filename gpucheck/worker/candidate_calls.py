@@ -32,7 +32,6 @@ TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is re
 FEWEST = 4
 SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
 MOVED = 6 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
-PATIENCE = 20.0  # s for a call whose kernels do nothing: a candidate may well wait for ever for what they do not write
 
 Inputs = dict[str, Tensor]
 
@@ -120,7 +119,7 @@ class Examination:
         seen.kept = live.try_(self.own, launches=IDLE)
         idle = self._process("idle calls", CANDIDATE, IDLE)
         seen.idle, seen.changed = idle.try_(self.own, launches=IDLE), idle.try_(self.own, launches=CHANGED)
-        violations = [*seen.violations(), *idle.ended_itself()]
+        violations = [*seen.violations(), *idle.broken_off()]
         if violations:
             return Examined(tuple(violations))
         return Examined(doubts=(*seen.doubts(), *self._doubtful(timed)), speed=self._speed(timed))
@@ -205,18 +204,18 @@ class _Calls:
 
     def try_(self, inputs: Inputs, **how: Any) -> Answer | None:
         """One call; None where it gives no outputs."""
-        attempt, self._attempt = self._attempt, replace(self._attempt, deadline=PATIENCE)
         try:
             return self.ask(inputs, **how)
         except Unanswered:
             return None
-        finally:
-            self._attempt = attempt
 
-    def ended_itself(self) -> list[Violation]:
-        """What it means that a process without kernels ended by an exit code: it knew, and nobody sees what it does."""
+    def broken_off(self) -> list[Violation]:
+        """What it means that a process without kernels ended by an exit code, or did not end: nobody sees what it does.
+
+        One that raises, or is killed for what it did with values that no kernel wrote, needs its kernels.
+        """
         ended = self._ended
-        if ended is None or ended.outcome is not Outcome.CRASH or "exit code" not in ended.message:
+        if ended is None or not (ended.outcome is Outcome.HANG or "exit code" in ended.message):
             return []
         words = "in a call whose kernels did nothing: whether its answer comes from them cannot be seen"
         return [Violation("conduct", f"{ended.message} {words}")]

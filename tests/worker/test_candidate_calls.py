@@ -217,13 +217,15 @@ def test_a_call_that_gives_no_answer_fails_only_where_its_kernels_ran(examine: A
 
 
 def test_a_process_that_ends_itself_where_kernels_do_nothing_is_told(examine: Any) -> None:
-    def exits(attempt: Attempt, x: Any, number: int) -> Any:
-        return Outcome.CRASH if attempt.process == "idle calls" else twice(attempt, x, number)
+    for outcome in (Outcome.CRASH, Outcome.HANG):
 
-    examined, _ = examine(exits)
-    (violation,) = examined.violations
-    assert violation.kind == "conduct" and "whether its answer comes from them cannot be seen" in violation.detail
-    assert examined.speed == {}
+        def breaks_off(attempt: Attempt, x: Any, number: int, outcome: Outcome = outcome) -> Any:
+            return outcome if attempt.process == "idle calls" else twice(attempt, x, number)
+
+        examined, _ = examine(breaks_off)
+        (violation,) = examined.violations
+        assert violation.kind == "conduct" and "whether its answer comes from them cannot be seen" in violation.detail
+        assert examined.speed == {}
 
 
 def test_doubtful_outputs_are_held_against_the_reference_of_their_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,8 @@ SHOWN = {
 FORM = ("output", "layout")
 """Violation kinds that say how an output looks; wrong numbers, or a call that was answered otherwise, tell more."""
 
-LEFT_OUT = ("fallback", "launches")
-"""Violation kinds of calls that did less than they need to."""
+OF_KEPT_ANSWERS = ("fallback", "launches", "reused")
+"""Violation kinds that an answer which is kept brings about: too few launches, and memory that is handed out twice."""
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
@@ -35,7 +35,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if "guard" in kinds:
         return None
     cause = next((cause for kind, cause in SHOWN.items() if kind in kinds), "")
-    if not cause and kinds & set(LEFT_OUT) and _keeps_answers(run, record):
+    if kinds & set(OF_KEPT_ANSWERS) and _keeps_answers(run, record):
         cause = NOT_FROM_INPUTS
     if not cause and kinds and kinds <= set(FORM) and not record.mismatches:
         cause = NOT_AS_ASKED

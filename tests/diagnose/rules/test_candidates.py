@@ -49,10 +49,10 @@ def test_what_a_supervisor_saw_names_the_finding(synthetic: Synthetic, kind: str
 
 
 def test_a_candidate_that_keeps_answers_keeps_them_in_all_of_its_trials(synthetic: Synthetic) -> None:
-    trials = violated("cached"), violated("launches"), violated("fallback")
+    trials = violated("cached"), violated("launches"), violated("fallback"), violated("reused")
     assert {finding.title for finding in concluded(synthetic, *trials).findings} == {"answer not from its inputs"}
     others = {finding.title for finding in concluded(synthetic, *trials, candidate=False).findings}
-    assert len(others) == 3, "cases of the library have nothing to do with each other"
+    assert len(others) == 4, "cases of the library have nothing to do with each other"
 
 
 def test_a_candidate_that_fails_anywhere_has_no_time(synthetic: Synthetic) -> None:
