@@ -332,10 +332,30 @@ NATURES: dict[str, Cause] = {
         mend="Look at the comparison or rounding that the number comes from.",
     ),
     "off by the same number": Cause(
-        means="All wrong integers differ from the right ones by the same number.",
+        means="All wrong elements differ from the right ones by the same number.",
         shows="The finding says by how much.",
-        confirm="Compare the number with what is added somewhere: the first expert of a rank, the start of a block.",
-        mend="Look at the offset that is added to local ids or places, or that should be.",
+        confirm="Compare the number with what is added somewhere: a bias, the first expert of a rank, the start of a "
+        "block.",
+        mend="Look at what is added once for all elements, or should be.",
+    ),
+    "off by one factor": Cause(
+        means="All wrong integers are the right ones times one number.",
+        shows="The finding says which.",
+        confirm="2 or 4 is often bytes for elements, or a count made twice.",
+        mend="Look at the unit that the number is in, and at what is added up.",
+    ),
+    "wrong sign": Cause(
+        means="Nearly all wrong elements have the right size and the other sign.",
+        shows="The region of the finding: everything, or what was negative or positive.",
+        confirm="Only what should be negative: a lost sign bit or an absolute value; everything: a negation.",
+        mend="Look at the order of a subtraction, and at casts from formats with a sign to ones without.",
+    ),
+    "Inf": Cause(
+        means="Wrong elements are infinite.",
+        shows="The finding says where they start and how many there are.",
+        confirm="Only where the right values are large: overflow of an intermediate format; elsewhere a division by "
+        "zero.",
+        mend="Look at the dtype of accumulators and at the order of scaling.",
     ),
     "values in another order": Cause(
         means="Each wrong row holds the right integers, but not in the right places.",

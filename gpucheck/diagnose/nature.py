@@ -22,9 +22,12 @@ OFF = "off by the same number"
 REORDERED = "values in another order"
 GROUP = "wrong"  # and the word of the group
 SCALE = "wrong scale"
+SIGN = "wrong sign"
+FACTOR = "off by one factor"
 ZERO = "zero instead of the result"
 OPERAND = "wrong operand"
 NAN = "NaN"
+INF = "Inf"
 INWARD = "rounded toward zero"
 PRECISION = "lower precision than asked"
 PARTIAL = "part of each sum missing or counted twice"
@@ -41,6 +44,8 @@ def _of(mismatch: Mismatch) -> str:
         return NOT_WRITTEN
     if mismatch.nan >= MOST * mismatch.wrong:
         return NAN
+    if mismatch.inf >= MOST * mismatch.wrong:
+        return INF
     if mismatch.method == "integer":
         return _of_integers(mismatch)
     if flipped(mismatch):
@@ -53,7 +58,9 @@ def _of(mismatch: Mismatch) -> str:
     if mismatch.zeros >= MOST * mismatch.wrong:
         return ZERO
     if _factor(mismatch):
-        return SCALE
+        return SIGN if mismatch.ratio == -1 else SCALE
+    if mismatch.step is not None:
+        return OFF
     if related is None or mismatch.relative is None:
         return WRONG
     if related >= ALIKE and mismatch.relative <= SMALL:
@@ -78,9 +85,15 @@ def flipped(mismatch: Mismatch) -> bool:
     return mismatch.bits != [0] and mismatch.scaled < MOST * mismatch.wrong
 
 
+def of_flags(mismatch: Mismatch) -> bool:
+    """Whether an output is one of truth values, of which some are the other one."""
+    flags = bool(mismatch.span) and 0 <= mismatch.span[0] <= mismatch.span[1] <= 1
+    return flags and mismatch.got in (0.0, 1.0) and _off_by_one(mismatch)
+
+
 def _factor(mismatch: Mismatch) -> bool:
     """Whether nearly all wrong elements are the right ones times one factor."""
-    return mismatch.ratio is not None and abs(mismatch.ratio - 1) > SMALL
+    return mismatch.ratio is not None and mismatch.ratio != 0 and abs(mismatch.ratio - 1) > SMALL
 
 
 def _off_by_one(mismatch: Mismatch) -> bool:
@@ -89,9 +102,8 @@ def _off_by_one(mismatch: Mismatch) -> bool:
 
 
 def _of_integers(mismatch: Mismatch) -> str:
-    """What flags, ids, counts or places look like: they have no digits to lose, and no factor means anything."""
-    flags = bool(mismatch.span) and 0 <= mismatch.span[0] <= mismatch.span[1] <= 1
-    if flags and mismatch.got in (0.0, 1.0) and _off_by_one(mismatch):
+    """What flags, ids, counts or places look like: they have no digits to lose."""
+    if of_flags(mismatch):
         if not mismatch.zeros:
             return SET
         return CLEARED if mismatch.zeros == mismatch.wrong else INVERTED
@@ -105,6 +117,8 @@ def _of_integers(mismatch: Mismatch) -> str:
         return OFF_BY_ONE
     if mismatch.step is not None:
         return OFF
+    if _factor(mismatch):
+        return FACTOR
     if mismatch.reordered:
         return REORDERED
     return BIT if flipped(mismatch) else WRONG

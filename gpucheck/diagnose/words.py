@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from gpucheck.diagnose.nature import flipped
+from gpucheck.diagnose.nature import flipped, of_flags
 from gpucheck.model.record import Launch, Mismatch, Outcome, Record
 
 MOST_OUTPUTS = 4  # told in full
@@ -90,6 +90,15 @@ def mismatch_lines(mismatch: Mismatch) -> list[str]:
         marks.append(f"{mismatch.poison} wrong elements still hold the poison they were allocated with")
     if flipped(mismatch):
         marks.append(f"each differs in one bit: {', '.join(str(bit) for bit in mismatch.bits)}")
+    if not of_flags(mismatch):  # whose title says all there is
+        marks += _values(mismatch)
+    lines += ["; ".join(marks)] if marks else []
+    return lines + ([f"hint: {mismatch.wraps}"] if mismatch.wraps else [])
+
+
+def _values(mismatch: Mismatch) -> list[str]:
+    """What the values of the wrong elements have in common."""
+    marks = []
     if mismatch.moved:
         far = f", all by {abs(mismatch.shift)}" if mismatch.shift is not None else ""
         marks.append(f"{mismatch.moved} of {mismatch.sampled} wrong rows looked up are another row's reference{far}")
@@ -99,17 +108,15 @@ def mismatch_lines(mismatch: Mismatch) -> list[str]:
         marks.append(f"nearly all are {mismatch.ratio:.4g} times the reference")
     if mismatch.outside:
         low, high = (f"{bound:.0f}" for bound in mismatch.span)
-        marks.append(f"{mismatch.outside} lie outside of all right values, {low} to {high}")
+        lie = "lies" if mismatch.outside == 1 else "lie"
+        marks.append(f"{mismatch.outside} {lie} outside of all right values, {low} to {high}")
     if mismatch.step is not None:
-        marks.append(f"all are {abs(mismatch.step):.0f} too {'large' if mismatch.step > 0 else 'small'}")
+        marks.append(f"all are {abs(mismatch.step):g} too {'large' if mismatch.step > 0 else 'small'}")
     elif mismatch.wrong > 16 and abs(mismatch.bias) > 0.9 and not flipped(mismatch):
         marks.append("nearly all " + ("above" if mismatch.bias > 0 else "below") + " the reference")
     if mismatch.reordered:
-        marks.append("each wrong row holds the right values in another order")
-    lines += ["; ".join(marks)] if marks else []
-    return lines + (
-        [f"hint: {mismatch.wraps}; make the index 64 bits wide before it is multiplied"] * bool(mismatch.wraps)
-    )
+        marks.append("the right values are there, in another order")
+    return marks
 
 
 def worst_words(mismatch: Mismatch) -> str:

@@ -66,7 +66,7 @@ class Mismatch:
     tiles: list[list[int]]  # coordinates of the first wrong tiles, at most 16
     bits: list[int]  # bit positions flipped, where every wrong element differs in one bit only
     bias: float  # mean sign of (got - expected) over wrong finite elements, -1 to 1
-    nan: int
+    nan: int  # wrong elements that are NaN
     inf: int
     first_nonfinite: list[int] | None
     poison: int  # wrong elements that hold what their memory was filled with, whatever it was filled with
@@ -80,7 +80,7 @@ class Mismatch:
     sampled: int = 0  # wrong rows that were looked up for that
     zeros: int = 0  # wrong elements that are zero
     scaled: int = 0  # wrong elements that are the reference times a power of two, or whose reference is zero
-    step: float | None = None  # got - expected, where all of several wrong integers share it
+    step: float | None = None  # got - expected, where all of several wrong elements share it
     span: list[float] = field(default_factory=list)  # smallest and largest value of a reference of integers
     outside: int = 0  # wrong integers beyond that span
     reordered: bool = False  # each wrong row of integers holds the values of its reference in another order

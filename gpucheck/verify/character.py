@@ -20,12 +20,12 @@ COMMON = 0.8  # share of the sampled rows that must have moved by the same dista
 
 @dataclass(frozen=True)
 class Character:
-    """Measured over the wrong finite elements of an output; the last four of outputs of integers alone."""
+    """Measured over the wrong finite elements of an output; the last three of outputs of integers alone."""
 
     inward: float  # mean sign of |got| - |expected|, -1 to 1: -1 is always towards zero
     correlation: float | None  # of got and expected; None: too few elements, or one side is constant
     relative: float | None  # rms of the error over rms of the reference; None where the reference is all zero
-    ratio: float | None  # got / expected where that is the same for nearly all, else None; of floating outputs
+    ratio: float | None  # got / expected where that is the same for nearly all, of integers for all; else None
     moved: int  # of the sampled wrong rows, those that are the reference of another row
     sampled: int  # wrong rows that were looked up
     shift: int | None  # distance that nearly all of them moved by
@@ -55,12 +55,13 @@ def character(got: Tensor, expected: Tensor, wrong: Tensor, *, integers: bool = 
         inward=float((seen.abs() - wanted.abs()).sign().mean()) if seen.numel() else 0.0,
         correlation=_correlation(seen, wanted),
         relative=error / rms if rms and math.isfinite(error) else None,
-        ratio=None if integers else _ratio(seen, wanted),
+        ratio=_ratio(seen, wanted, exact=integers),
         moved=moved,
         sampled=sampled,
         shift=shift,
         zeros=int((seen == 0).sum()),
         scaled=_scaled(seen, wanted),
+        step=_step(seen - wanted),
         **(_whole_numbers(got, expected, wrong) if integers else {}),
     )
 
@@ -68,16 +69,19 @@ def character(got: Tensor, expected: Tensor, wrong: Tensor, *, integers: bool = 
 def _whole_numbers(got: Tensor, expected: Tensor, wrong: Tensor) -> dict[str, Any]:
     """What tells errors of integers apart: flags, ids, counts and places in tables."""
     low, high = float(expected.min()), float(expected.max())
-    steps = (got - expected)[wrong]
     width = got.shape[-1] if got.ndim else 1
     rows = wrong.reshape(-1, width).any(1)
     values, references = got.reshape(-1, width)[rows], expected.reshape(-1, width)[rows]
     return {
-        "step": float(steps[0]) if len(steps) >= ENOUGH and bool((steps == steps[0]).all()) else None,
         "span": [low, high],
         "outside": int((wrong & ((got < low) | (got > high))).sum()),
         "reordered": bool(torch.equal(values.sort(1).values, references.sort(1).values)),
     }
+
+
+def _step(steps: Tensor) -> float | None:
+    same = len(steps) >= ENOUGH and bool((steps == steps[0]).all())
+    return float(steps[0]) if same else None
 
 
 def _scaled(seen: Tensor, wanted: Tensor) -> int:
@@ -93,10 +97,10 @@ def _correlation(seen: Tensor, wanted: Tensor) -> float | None:
     return float(left @ right) / size if size and math.isfinite(size) else None
 
 
-def _ratio(seen: Tensor, wanted: Tensor) -> float | None:
-    ratios = (seen / wanted)[wanted != 0]
-    if ratios.numel() < FEWEST:
-        same = ratios.numel() >= ENOUGH and bool((ratios == ratios[0]).all())
+def _ratio(seen: Tensor, wanted: Tensor, *, exact: bool) -> float | None:
+    ratios = seen / wanted  # infinite where something stands in the place of zero, which no factor explains
+    if exact or ratios.numel() < FEWEST:
+        same = ratios.numel() >= ENOUGH and bool((ratios == ratios[0]).all() & ratios[0].isfinite())
         return float(ratios[0]) if same else None
     middle = float(ratios.median())
     alike = (ratios - middle).abs() <= 0.01 * abs(middle)

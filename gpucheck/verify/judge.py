@@ -133,7 +133,7 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
     value = estimate.value[worst]
     exact = estimate.error is None or not floating
     limit = 0.0 if exact else float(bounds.tolerance(output.dtype, value, estimate.error[worst]))  # type: ignore[index]
-    nonfinite = ~torch.isfinite(got)
+    nonfinite = wrong & ~torch.isfinite(got)
     finite = wrong & ~nonfinite & torch.isfinite(estimate.value)
     tiles, _, _ = regions.wrong_tiles(wrong, axes)
     kind = character(got, estimate.value, wrong, integers=not floating)
@@ -153,8 +153,8 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
         tiles=tiles,
         bits=_flipped_bits(output, wrong, estimate) if exact else [],
         bias=float((got - estimate.value)[finite].sign().mean()) if bool(finite.any()) else 0.0,
-        nan=int(torch.isnan(got).sum()),
-        inf=int(torch.isinf(got).sum()),
+        nan=int((wrong & torch.isnan(got)).sum()),  # where a reference has some, NaN and Inf may be right
+        inf=int((wrong & torch.isinf(got)).sum()),
         first_nonfinite=nonfinite.nonzero()[0].tolist() if bool(nonfinite.any()) else None,
         poison=0,
         exactly=regions.exactly(wrong, axes),

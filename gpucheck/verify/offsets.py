@@ -15,7 +15,9 @@ from gpucheck.verify.judge import closest
 from gpucheck.verify.regions import listed, plural
 
 LIMIT = 2**31
+WIDER = "; make the index 64 bits wide before it is multiplied"
 ENOUGH = 0.25  # share of what lies beyond the limit that must be wrong; values there may be right by chance
+FEWEST = 3  # elements that agree modulo a power of two by more than chance
 MOST_INDICES = 2**24  # elements of a table whose values are looked at
 
 
@@ -39,12 +41,26 @@ def with_hints(
     found = []
     for mismatch in mismatches:
         output = outputs.get(mismatch.output)
-        if output is not None and (large or output.nbytes > LIMIT):
-            _, wrong, _ = closest(output, references[mismatch.output])
+        whole = output is not None and not output.dtype.is_floating_point
+        if output is not None and (whole or large or output.nbytes > LIMIT):
+            estimate, wrong, _ = closest(output, references[mismatch.output])
             names = axes.get(mismatch.output) or plain_axes(output.ndim)
-            mismatch = replace(mismatch, wraps=hint(wrong, output.element_size(), names, inputs, large))
+            words = _overflowed(output[wrong], estimate.value[wrong]) if whole else ""
+            words = words or hint(wrong, output.element_size(), names, inputs, large)
+            mismatch = replace(mismatch, wraps=words)
         found.append(mismatch)
     return found
+
+
+def _overflowed(got: Tensor, expected: Tensor) -> str:
+    """That integers are the right ones but for what fewer bits cannot hold."""
+    values, right = got.long(), expected.long()
+    for bits in (8, 16, 32):
+        span = 1 << bits
+        held = ((values >= -span // 2) & (values < span // 2)) | ((values >= 0) & (values < span))
+        if len(values) >= FEWEST and bool((held & ((values - right) % span == 0)).all()):
+            return f"every wrong element is the right one modulo 2^{bits}: a number of {bits} bits has overflowed"
+    return ""
 
 
 def hint(wrong: Tensor, itemsize: int, axes: Axes, inputs: Mapping[str, Tensor], large: Sequence[LargeTensor]) -> str:
@@ -76,7 +92,7 @@ def _in_output(wrong: Tensor, itemsize: int) -> str:
         if limit <= first and int(wrong.sum()) >= ENOUGH * beyond:
             return (
                 f"offset arithmetic wraps at 2^31: every wrong element lies behind {unit}, none before; the first has "
-                f"the offset {first:,}" + (f" in elements of {itemsize} bytes" if itemsize > 1 else "")
+                f"the offset {first:,}" + (f" in elements of {itemsize} bytes" if itemsize > 1 else "") + WIDER
             )
     return ""
 
@@ -131,5 +147,5 @@ def _words(
     by = f"{reached.table} times the stride {stride:,}" if reached.table else f"index times the stride {stride:,}"
     return (
         f"offset arithmetic wraps at 2^31: wrong are {what}, {all_of} whose {by} of {tensor.words} passes {unit}; the "
-        f"first has the offset {int(reached.offsets[numbers[0]]):,}"
+        f"first has the offset {int(reached.offsets[numbers[0]]):,}{WIDER}"
     )

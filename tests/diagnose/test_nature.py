@@ -91,8 +91,10 @@ def to_bf16(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
         (bit(14), "exact", "one bit flipped"),
         (bit(30), "exact", "one bit flipped"),
         (lambda y, x, w: flips(y, 40, 13), "exact", "one bit flipped"),
-        (lambda y, x, w: -y, "exact", "wrong scale"),
-        (lambda y, x, w: y.abs(), "exact", "wrong scale"),
+        (lambda y, x, w: -y, "exact", "wrong sign"),
+        (lambda y, x, w: y.abs(), "exact", "wrong sign"),
+        (lambda y, x, w: y + 3, "exact", "off by the same number"),
+        (fill(slice(2, 5), float("inf")), "exact", "Inf"),
         (lambda y, x, w: y.where(y.frexp().mantissa.abs() != 0.5, 0.0), "exact", "zero instead of the result"),
         (lambda y, x, w: y.roll(1, 0), "exact", "rows permuted"),
         (lambda y, x, w: y.roll(1, 0), "normal", "rows permuted"),
@@ -174,12 +176,19 @@ def test_a_flag_that_is_wrong_is_no_flipped_bit(expected: Tensor, got: Tensor, w
         (IDS, changed(IDS, (5, 2), IDS[5, 2] ^ 1 << 20), "one bit flipped"),  # no id is that large
         (IDS, changed(IDS, (5, 2), IDS[5, 2] ^ 4), "wrong output"),  # another expert's id
         (COUNTS, changed(COUNTS, 3, 7), "wrong output"),
+        (COUNTS, COUNTS * 4, "off by one factor"),
         (PLACES, (PLACES * 1.02).round(), "wrong output"),  # no lost digits
         (IDS, changed(IDS, slice(7, 9), 255), "wrong output"),
     ],
 )
 def test_integers_are_told_by_their_values(expected: Tensor, got: Tensor, words: str) -> None:
     assert of_integers(expected, got, torch.int32) == words
+
+
+def test_what_stands_in_place_of_zero_is_no_factor() -> None:
+    right = torch.eye(16)
+    found = judge({"y": right.roll(1, 0)}, {"y": Expected(Estimate(right.double(), None), torch.float32)}, {})
+    assert nature(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches)) == "wrong output"
 
 
 def test_rows_of_few_different_values_are_not_found_elsewhere_by_chance() -> None:

@@ -36,7 +36,8 @@ def hint(mask: Tensor, large: Any = (CACHE,), **inputs: Tensor) -> str:
 def test_rows_whose_page_lies_behind_the_limit_are_told_with_the_first() -> None:
     assert hint(wrong([4, 5, 7]), table=PAGES) == (
         "offset arithmetic wraps at 2^31: wrong are entries 4, 5, 7, just those whose table times the stride 1,048,576 "
-        "of cache_ptr, int8 of shape (2054, 1048576) passes 2^31 elements; the first has the offset 2,151,677,952"
+        "of cache_ptr, int8 of shape (2054, 1048576) passes 2^31 elements; the first has the offset 2,151,677,952; "
+        "make the index 64 bits wide before it is multiplied"
     )
     assert "entries 4, 7, all among those whose table" in hint(wrong([4, 7]), table=PAGES), "5 may be right by chance"
 
@@ -95,7 +96,7 @@ def test_a_large_output_is_wrong_behind_the_limit_alone(monkeypatch: pytest.Monk
     told = hint(wrong(slice(16, None), count=20), large=())
     assert told == (
         "offset arithmetic wraps at 2^31: every wrong element lies behind 2^31 elements, none before; the first has "
-        "the offset 64"
+        "the offset 64; make the index 64 bits wide before it is multiplied"
     )
     halves = offsets.hint(wrong(slice(8, None), count=20), 2, Axes(("row", "column"), (0, 0)), {}, [])
     assert "lies behind 2^31 bytes, none before; the first has the offset 32 " in halves
@@ -117,3 +118,21 @@ def test_mismatches_carry_the_hint() -> None:
         (mismatch,) = offsets.with_hints(found, {"y": output}, expected, axes, {"table": PAGES}, large)
         assert mismatch.wraps.startswith("offset arithmetic wraps at 2^31") is said
         assert mismatch.first == [4, 0]
+
+
+@pytest.mark.parametrize(
+    ("right", "got", "bits"),
+    [
+        (torch.arange(1, 9) * 2**30, (torch.arange(1, 9) * 2**30).to(torch.int32).long(), 32),
+        (torch.arange(200, 400, 20), torch.arange(200, 400, 20).to(torch.uint8).long(), 8),
+        (torch.arange(30_000, 40_000, 999), torch.arange(30_000, 40_000, 999).to(torch.int16).long(), 16),
+        (torch.arange(8), torch.arange(8) + 256, None),
+        (torch.arange(8) + 1, torch.arange(8) * 0, None),
+    ],
+)
+def test_integers_that_fewer_bits_could_not_hold_are_told(right: Tensor, got: Tensor, bits: int | None) -> None:
+    expected = {"y": Expected(Estimate(right.double(), None), torch.int64)}
+    found = judge({"y": got}, expected, {}).mismatches
+    (mismatch,) = offsets.with_hints(found, {"y": got}, expected, {}, {}, [])
+    said = f"every wrong element is the right one modulo 2^{bits}: a number of {bits} bits has overflowed"
+    assert mismatch.wraps == (said if bits else "")
