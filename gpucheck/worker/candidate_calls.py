@@ -113,8 +113,9 @@ class Examination:
         seen = Seen(before=live.ask(other), first=live.ask(self.own), again=live.ask(self.own))
         if _alike(self.own, other):
             seen.moved = live.ask(other, in_place=True)
-            if self.device == "cuda":
-                seen.late = live.try_(self.own, launches=DELAYED, late=True)
+        if self.device == "cuda":
+            seen.late = live.try_(self.own, late=True)
+            seen.prompt = live.try_(self.own, launches=DELAYED, prompt=True)
         timed = self._timed(live, seen)
         seen.kept = live.try_(self.own, launches=IDLE)
         idle = self._process("idle calls", CANDIDATE, IDLE)
@@ -247,7 +248,8 @@ class Seen:
     first: Answer  # to the inputs of the case, as all others that do not say otherwise
     again: Answer  # from other memory
     moved: Answer | None = None  # to the other inputs, in the memory of those before
-    late: Answer | None = None  # with a producer before and a reader behind that the host does not wait for
+    late: Answer | None = None  # produced on the caller's stream right before the call, behind a delay
+    prompt: Answer | None = None  # read on the caller's stream right behind the call, whose launches begin late
     kept: Answer | None = None  # kernels doing nothing, after all the calls before
     idle: Answer | None = None  # kernels doing nothing, in a process in which none ever did anything
     changed: Answer | None = None  # kernels that leave other values
@@ -257,8 +259,8 @@ class Seen:
         found = []
         if self.again.digest != self.first.digest:
             found.append(Violation("repeats differ", "a second call with equal inputs gave other bits"))
-        elif self.late is not None and self.late.digest != self.first.digest:
-            found.append(Violation("order", self._order()))
+        else:
+            found += [Violation("order", words) for words in self._unordered()][:1]
         if self.first.varies:
             found += [Violation("cached", words) for words in self._kept()][:1]
             found += [violation for answer, violation in self._without() if answer.digest == self.first.digest][:1]
@@ -296,19 +298,27 @@ class Seen:
             words = f"the output stays the same when its kernels leave other values behind: {names}"
             yield self.changed, Violation("idle", words)
 
-    def _order(self) -> str:
-        assert self.late is not None
-        wrong, total = 0, 0
-        for name, value in self.first.outputs.items():
-            other = self.late.outputs.get(name)
-            alike = other is not None and (other.shape, other.dtype) == (value.shape, value.dtype)
-            wrong += int((_bits(value) != _bits(other)).sum()) if other is not None and alike else value.numel()
-            total += value.numel()
-        where = "; ".join(dict.fromkeys(self.late.elsewhere)) or "work of the call"
-        return (
-            f"{where}, and nobody waits: {wrong} of {total} elements differ when inputs are produced right before the "
-            "call and outputs are read right behind it, both on the caller's stream"
-        )
+    def _unordered(self) -> Iterable[str]:
+        """What is wrong where stream order alone has to make it right."""
+        for answer, when in (
+            (self.prompt, "outputs are read right behind the call"),
+            (self.late, "inputs are produced right before the call"),
+        ):
+            if answer is not None and answer.digest != self.first.digest:
+                wrong, total = _differing(self.first.outputs, answer.outputs)
+                where = "; ".join(dict.fromkeys(answer.elsewhere)) or "work of the call goes elsewhere"
+                words = f"{wrong} of {total} elements differ when {when} on the caller's stream"
+                yield f"{where}, and nobody waits: {words}"
+
+
+def _differing(outputs: Inputs, others: Inputs) -> tuple[int, int]:
+    """How many elements differ, of how many."""
+    wrong = 0
+    for name, value in outputs.items():
+        other = others.get(name)
+        alike = other is not None and (other.shape, other.dtype) == (value.shape, value.dtype)
+        wrong += int((_bits(value) != _bits(other)).sum()) if other is not None and alike else value.numel()
+    return wrong, sum(value.numel() for value in outputs.values())
 
 
 def _answer(outputs: Inputs, reply: Reply) -> Answer:

@@ -78,7 +78,8 @@ class Call:
     inputs: str  # file with the inputs of this call
     launches: str = RUN
     in_place: bool = False  # they are put where those of the call before lie
-    late: bool = False  # they are produced right before the call behind a delay, and the outputs are read right behind
+    late: bool = False  # they are produced on the device right before the call, behind a delay
+    prompt: bool = False  # outputs are read on the caller's stream right behind the call, which nobody waits for
     timed: bool = False  # the GPU's time for it is taken, and no memory is watched
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -80,7 +79,7 @@ def _reader() -> Callable[[Outputs], Outputs]:
 
 def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., Outputs]:
     """What makes a call. The first one prepares the candidate, when launches already do what the process is for."""
-    timed, late, place = _timing(bench.device), _late(bench.device), _placing(bench.device)
+    timed, ordered, place = _timing(bench.device), _ordering(bench), _placing(bench.device)
     synchronize, stream = bench.synchronize, bench.current_stream
     choose, count, load, watched, arena = launches.choose, launches.count, torch.load, WatchedAllocation, bench.arena
     check: Any = None
@@ -99,13 +98,11 @@ def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., 
         synchronize()
         reply.stream, begun = stream(), count()
         choose(asked.launches)
-        with nullcontext() if asked.timed or asked.late else watched(arena):
-            if asked.late:
-                outputs = late(lambda: check.call(prepared, values), values, before[1])
-            elif asked.timed:
-                outputs, reply.speed["call"] = timed(lambda: check.call(prepared, values))
-            else:
-                outputs = check.call(prepared, values)
+        if asked.timed:
+            outputs, reply.speed["call"] = timed(lambda: check.call(prepared, values))
+        else:
+            with watched(arena):
+                outputs = ordered(lambda: check.call(prepared, values), values, asked)
         synchronize()
         reply.launched = count() - begun
         before = values, outputs
@@ -156,15 +153,22 @@ def _timing(device: torch.device) -> Timed:
     return timed
 
 
-def _late(device: torch.device) -> Callable[[Callable[[], Outputs], Outputs, Outputs], Outputs]:
-    """What makes a call between a producer and a consumer on the current stream, without a wait on the host."""
-    hold_back, reader, wait = order.hold_back, order.reader, torch.cuda.synchronize
+def _ordering(bench: Bench) -> Callable[[Callable[[], Outputs], Outputs, Call], Outputs]:
+    """What makes a call between its producer and its consumer, both on the current stream; see :mod:`order`."""
+    hold_back, reader, wait, reserve = order.hold_back, order.reader, bench.synchronize, bench.arena.reserve
 
-    def late(call: Callable[[], Outputs], inputs: Outputs, like: Outputs) -> Outputs:
-        read = reader(like)
-        produce = hold_back([value for value in inputs.values() if value.is_floating_point()], device)
-        wait(device)
-        produce()
+    def ordered(call: Callable[[], Outputs], inputs: Outputs, asked: Call) -> Outputs:
+        if not asked.late and not asked.prompt:
+            return call()
+        rehearsed = call()  # nothing may be left to compile or to fill
+        wait()
+        reserve()
+        read = reader(rehearsed) if asked.prompt else dict[str, Tensor]
+        late = [value for value in inputs.values() if value.is_floating_point()] if asked.late else []
+        produce = hold_back(late, bench.device) if late else None
+        wait()
+        if produce is not None:
+            produce()
         return read(call())
 
-    return late
+    return ordered

@@ -34,7 +34,7 @@ def answer(value: int, launched: int = 1, **changes: Any) -> Answer:
 
 
 HONEST = Seen(before=answer(1), first=answer(2), again=answer(2), moved=answer(1), kept=answer(8), idle=answer(8))
-HONEST.changed, HONEST.late = answer(9), answer(2)
+HONEST.changed, HONEST.late, HONEST.prompt = answer(9), answer(2), answer(2)
 
 
 def kinds(seen: Seen) -> list[str]:
@@ -62,7 +62,12 @@ def test_an_honest_candidate_is_blamed_for_nothing() -> None:
         (
             {"late": answer(7, elsewhere=("twice launched on stream 7, the caller's is 0",))},
             "order",
-            "twice launched on stream 7, the caller's is 0, and nobody waits: 3 of 4 elements differ",
+            "twice launched on stream 7, the caller's is 0, and nobody waits: 3 of 4 elements differ when inputs are",
+        ),
+        (
+            {"prompt": answer(7), "late": answer(7)},
+            "order",
+            "work of the call goes elsewhere, and nobody waits: 3 of 4 elements differ when outputs are read right",
         ),
     ],
 )
@@ -171,6 +176,8 @@ def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(e
     assert {x for name, x in drawn if name == "fresh calls"} <= set(timed)
     assert [name for name, _ in processes.asked if name == "plain calls"] == ["plain calls"] * len(set(timed))
     assert [call.launches for name, call in processes.asked if name == "idle calls"] == [IDLE, CHANGED]
+    stressed = [(call.late, call.prompt, call.launches) for call in calls if call.late or call.prompt]
+    assert stressed == [(True, False, RUN), (False, True, DELAYED)], "one delay must not hide what the other shows"
     assert list(tmp_path.iterdir()) == [], "no answer lies where another process finds it"
 
 

@@ -135,6 +135,20 @@ def test_a_call_that_raises_is_told_and_the_next_one_answers(ask: Ask) -> None:
     assert "in call" in reply.traceback and ask(torch.zeros(2, 5))[0].status == "ran"
 
 
+def test_a_stressed_call_is_rehearsed_and_its_memory_is_ready(
+    ask: Ask, log: list[str], made: Twice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[Any] = []
+    monkeypatch.setattr(single_calls.order, "delay", delays.append)
+    x = torch.rand(2, 5)
+    for how in ({"late": True}, {"prompt": True, "launches": IDLE}):
+        log.clear()
+        reply, out = ask(x, **how)
+        assert reply.status == "ran" and torch.equal(out, (x * 2).t()), reply.traceback
+        assert [word for word in log if word.startswith("called")] == ["called candidate"] * 2
+    assert delays == [CPU], "inputs that come late come behind a delay"
+
+
 class Event:
     """Stands in for an event of a GPU."""
 
