@@ -1,4 +1,4 @@
-"""Inline assembly of the library's kernels, as numpy functions.
+"""Inline assembly of the library's kernels and functions of CUDA's libdevice, as numpy functions.
 
 Only what kernels use at capabilities 8.0 and 9.0 is here; other assembly raises and is named in the message.
 """
@@ -26,7 +26,8 @@ _E2M1_TO_BF16 = np.float32(2.0**126)  # the difference of the exponent biases
 
 
 def install() -> None:
-    """Replaces ``tl.inline_asm_elementwise`` for interpreted kernels."""
+    """Replaces ``tl.inline_asm_elementwise`` and ``libdevice.ffs`` for interpreted kernels."""
+    from triton.language.extra import libdevice
     from triton.runtime import interpreter
 
     tl = interpreter.tl
@@ -50,7 +51,18 @@ def install() -> None:
             tensor(data, getattr(element, "value", element)) for data, element in zip(results, elements, strict=True)
         )
 
+    def ffs(x: Any) -> Any:
+        return tl.tensor(interpreter.TensorHandle(find_first_set(x.handle.data), tl.int32), x.type)
+
     tl.inline_asm_elementwise = tl.core.inline_asm_elementwise = inline_asm_elementwise
+    libdevice.ffs = ffs
+
+
+def find_first_set(x: Array) -> Array:
+    """1 more than the lowest bit that is set in int32 numbers; 0 where none is."""
+    bits = x.view(np.uint32).astype(np.int64)
+    _, exponent = np.frexp((bits & -bits).astype(np.float64))
+    return np.asarray(exponent, np.int32)
 
 
 def operation_of(asm: str) -> Operation:

@@ -5,7 +5,7 @@ import pytest
 import triton
 
 from gpucheck.interpreter import formats
-from gpucheck.interpreter.assembly import operation_of
+from gpucheck.interpreter.assembly import find_first_set, operation_of
 
 UNPACK = """{
     and.b32 $0, $4, 0b10000001110000001000000111000000;
@@ -30,6 +30,12 @@ def test_tf32_ties(instruction: str, rounded: list[float]) -> None:
     tie_after_even, tie_after_odd = 1 + 2**-11, 1 + 2**-10 + 2**-11
     values = operation_of(f"{instruction} $0, $1;")(float32(tie_after_even, tie_after_odd, -tie_after_odd))
     assert values.tolist() == [*rounded, -rounded[1]]
+
+
+def test_the_first_bit_that_is_set_counts_from_one() -> None:
+    numbers = np.array([0, 1, 2, 12, -1, 2**30, -(2**31), 3 << 7], dtype=np.int32)
+    found = find_first_set(numbers)
+    assert found.tolist() == [0, 1, 2, 3, 1, 31, 32, 8] and found.dtype == np.int32
 
 
 def test_tf32_keeps_what_it_can_hold() -> None:
