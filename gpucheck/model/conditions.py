@@ -21,6 +21,8 @@ OFF_DEVICE = ("unpinned", "context0", "peer", "threads-unpinned", "sequential-un
 """Placements that leave the current device at 0: their point is a second device."""
 WHOLE_NODE = ("threads", "threads-unpinned", "sequential", "sequential-unpinned")
 """Placements in which one process holds all GPUs of a node."""
+TIMED_PLACEMENTS = ("pinned", "visible")
+"""Placements in which the GPU of the tensors is the current one."""
 USUAL_PLACEMENTS = ("pinned", "cpu")
 """Placements that go without saying."""
 
@@ -53,6 +55,12 @@ class Conditions:
     def whole_node(self) -> bool:
         """Whether one process holds all GPUs of a node."""
         return self.placement in WHOLE_NODE
+
+    @property
+    def timed(self) -> bool:
+        """Whether calls may be timed: nothing is to put stress on the code under test, or waits for each launch."""
+        usual = Conditions(self.placement, self.process_group, repeat=self.repeat)
+        return self == usual and self.placement in TIMED_PLACEMENTS
 
     @property
     def words(self) -> str:

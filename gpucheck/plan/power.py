@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gpucheck.verify.bounds import Arithmetic
 
 POWER_SCHEMA = 1
+FEWEST_TIMED = (
+    2  # timed calls of a case, whose bits must be those that were judged; short calls are timed up to 6 times
+)
 USUAL_GPU = "sm_90"
 RATES = (0.01, 0.001)  # of wrong calls, of which the chance to see one is told
 SIZES = ("batch", "m", "n", "k", "q_heads", "q_len", "k_len", "head_dim", "rows", "columns", "hidden", "intermediate")
@@ -59,7 +62,7 @@ class Power:
 
     def lines(self) -> Iterator[str]:
         """The figures for people."""
-        yield f"{self.scenario}: chance to see a wrong call, on one rank, where each call is wrong by a rate of"
+        yield f"{self.scenario}: chance to see a wrong call, on one rank, where each call is wrong at a rate of"
         width = max(map(len, [*self.calls.rows, "whole scenario"]))
         yield f"  {'':<{width}}  calls" + "".join(f"  {rate:>7.1%}" for rate in RATES)
         for row, count in [("whole scenario", self.calls.all), *self.calls.rows.items()]:
@@ -107,11 +110,12 @@ def of(scenario: Scenario) -> Power:
 
 
 def calls(scenario: Scenario, device: str) -> Calls:
-    """The calls that a rank makes and judges; what must fail, and what the device cannot run, is left out."""
+    """The calls that a rank makes and judges at least; what must fail, and what the device cannot run, is left out."""
     rows: dict[str, int] = {}
     for step in _judged(scenario, device):
         conditions = step.conditions
         made = max(conditions.repeat, len(FILLS)) * conditions.concurrency
+        made += FEWEST_TIMED if device == "cuda" and conditions.timed else 0
         rows[step.case.row] = rows.get(step.case.row, 0) + made
     return Calls(rows)
 

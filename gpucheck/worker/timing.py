@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Ceilings
 from gpucheck.worker.protocol import Allowance
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 ALWAYS = Allowance(repeats=5, seconds=0.02)
 BENCH = Allowance(repeats=30, seconds=0.2, thorough=True)
-PLACEMENTS = ("pinned", "visible")  # those in which the GPU of the tensors is the current one
 
 L2_TIMES = 2  # size of what is written to flush the L2 cache, in sizes of that cache
 FLUSHED = 256 << 20  # bytes; where the size of the cache is not known
@@ -50,15 +48,12 @@ def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
     That is so without a GPU, in experiments, where every launch is waited for, and under conditions that are to put
     stress on the code under test. A candidate is timed apart, with inputs that no call had before.
     """
-    given = step.conditions
-    usual = Conditions(given.placement, given.process_group, repeat=given.repeat)
     if (
         plan.device != "cuda"
         or plan.debug
         or experiment
         or step.case.check in plan.candidates
-        or given != usual
-        or given.placement not in PLACEMENTS
+        or not step.conditions.timed
     ):
         return None
     return BENCH if plan.bench else ALWAYS

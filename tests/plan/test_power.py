@@ -29,14 +29,15 @@ def scenario(tmp_path: Path) -> Make:
 
 def test_calls_are_counted_as_a_rank_makes_them(scenario: Make) -> None:
     usual = 'title = "t"\n[[cases]]\ncheck = "matmul"\nm = 8\nn = 8\nk = 8\ndata = "exact"\n'
-    assert power.calls(scenario(usual), "cuda").rows == {"matmul dense bf16": 2}, "memory filled with FF, then with 00"
-    assert power.calls(scenario(usual + "repeat = 8\n"), "cuda").all == 8
-    assert power.calls(scenario(usual + 'concurrency = 4\nplacement = "pinned"\n'), "cuda").all == 8
+    assert power.calls(scenario(usual), "cpu").rows == {"matmul dense bf16": 2}, "memory filled with FF, then with 00"
+    assert power.calls(scenario(usual), "cuda").rows == {"matmul dense bf16": 4}, "and two of them timed"
+    assert power.calls(scenario(usual + "repeat = 8\n"), "cuda").all == 10
+    assert power.calls(scenario(usual + 'concurrency = 4\nplacement = "pinned"\n'), "cuda").all == 8, "not timed"
     both = scenario(usual + 'placement = ["pinned", "visible"]\n')
-    assert (power.calls(both, "cuda").all, power.calls(both, "cpu").all) == (4, 2), "one and the same on the CPU"
+    assert (power.calls(both, "cuda").all, power.calls(both, "cpu").all) == (8, 2), "one and the same on the CPU"
     assert power.calls(scenario(usual + 'expect = "fail"\n'), "cuda").all == 0
     quick = load(find("quick"))
-    assert power.calls(quick, "cuda").all == 2 * len(quick.steps), "without the canary"
+    assert power.calls(quick, "cpu").all < power.calls(quick, "cuda").all == 4 * len(quick.steps), "without the canary"
 
 
 def test_the_chance_is_that_of_at_least_one_wrong_call() -> None:
