@@ -119,6 +119,10 @@ def repeated(again: Record) -> str:
         return f"right in all of {again.repeats} repeats in a fresh process: not reproduced"
     if not again.mismatches:
         return f"{EXPERIMENTS[REPEAT].words}: {again.outcome.value}" + (f", {again.message}" if again.message else "")
+    if again.bad_calls == [0] and "tuning differs" in _kinds(again):
+        return (
+            f"wrong in the first of {again.repeats} calls of a fresh process, the one that was tuned, and in no other"
+        )
     bits = "the same bits each time" if again.distinct == 1 else f"{again.distinct} different outputs"
     words = f"{again.wrong} of {again.repeats} repeats in a fresh process wrong, {bits}"
     if _by_fill(again):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpucheck.interpreter.driver import measured
+
 Observer = Callable[[str, dict[str, Any]], None]
 """Called before a launch with the kernel's name as written in its source and its arguments by the parameters' names."""
 
@@ -31,6 +33,7 @@ def unwrap(argument: Any) -> Any:
 
 def install() -> None:
     """Routes every launch of an interpreted function through this module."""
+    from triton import testing
     from triton.runtime import interpreter
 
     function, executor = interpreter.InterpretedFunction, interpreter.GridExecutor
@@ -59,5 +62,6 @@ def install() -> None:
     def ignore(kernel: Any, value: Any) -> None:
         """Older Triton sets ``run`` on each function; ours stays."""
 
+    testing.do_bench = testing.do_bench_cudagraph = measured  # they need the clock of a GPU
     function.run = property(run_property, ignore)
     function.__getitem__ = lambda kernel, grid: partial(_run, kernel, grid=grid)
