@@ -6,7 +6,7 @@ import ast
 import copy
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -198,7 +198,7 @@ class Reference:
         """
         with _lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             with problems_own("Model"):
-                own = named(self._run(self._inputs, wide=False))
+                own = named(self._fresh(self._inputs, wide=False)())
             values, others = self._wide(self._inputs), self._wide(self._others)
             if any(bool(value.isnan().any()) for value in values.values()):
                 raise UsageError("Model gives NaN: such outputs cannot be judged")
@@ -226,8 +226,9 @@ class Reference:
         longest = 1
         try:
             for _ in range(bounds.SAMPLES):
+                call = self._fresh(self._inputs, wide=True)
                 with Wide(self._dtype, generator) as mode:
-                    result = named(self._run(self._inputs, wide=True))
+                    result = named(call())
                 longest = max(longest, mode.longest)
                 for name, value in result.items():
                     runs[name].append(value.double())
@@ -239,12 +240,13 @@ class Reference:
         return {name: bounds.sampled(value, runs[name]) for name, value in values.items()}, longest
 
     def _wide(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        call = self._fresh(inputs, wide=True)
         with Wide(self._dtype):
-            result = named(self._run(inputs, wide=True))
+            result = named(call())
         return {name: value.double() for name, value in result.items()}
 
-    def _run(self, inputs: Mapping[str, Tensor], *, wide: bool) -> Any:
-        """One call of a fresh copy of the model, with copies of its inputs."""
+    def _fresh(self, inputs: Mapping[str, Tensor], *, wide: bool) -> Callable[[], Any]:
+        """A call of a fresh copy of the model with copies of its inputs, made now: that draws no roundings."""
         model = copy.deepcopy(self._model)
         values = [value.clone() if isinstance(value, Tensor) else value for value in unpack("input", inputs)]
         if wide:
@@ -252,8 +254,12 @@ class Reference:
             values = [
                 value.double() if isinstance(value, Tensor) and value.is_floating_point() else value for value in values
             ]
-        with problems_own("Model"):
-            return model(*values)
+
+        def call() -> Any:
+            with problems_own("Model"):
+                return model(*values)
+
+        return call
 
 
 def _exactly(bound: str, estimate: bounds.Estimate) -> str:

@@ -277,6 +277,7 @@ class Bench:
                 watch.hand_in(placed)
                 for each in prepared:
                     watch.hand_in(check.operands(case, each))
+                    watch.own(each)
             self.synchronize()
             if self.observer.journal is not None:
                 self.observer.journal.case(reply.expected_kernels)

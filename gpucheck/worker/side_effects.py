@@ -91,6 +91,7 @@ class CallWatch:
         self._one_by_one = one_by_one
         self._within: list[Tensor] = []  # what calls of the library returned within the call under way
         self._given: list[Any] = []
+        self._before: list[tuple[str, _Place]] = []  # memory that is no operand and there before the calls
         self._held: list[_Held] = []
         self._differences: list[_Difference] = []
         self._seen: list[SideEffect] = []
@@ -104,6 +105,12 @@ class CallWatch:
         for path, tensor in tensors_in("", given):
             if tensor.numel() and not self._known(tensor):
                 self._held.append(_Held(path, tensor, len(self._given)))
+
+    def own(self, prepared: Any) -> None:
+        """Takes down what memory an object holds before the calls, which may write to it and not return it."""
+        for path, tensor in tensors_in("", prepared):
+            if tensor.numel() and not self._known(tensor):
+                self._before.append((path, _Place(tensor)))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -165,6 +172,11 @@ class CallWatch:
         owner = next((each.name for each in held if each.place.overlaps(place)), "")
         if owner:
             found.append(SideEffect("alias", name, f"{name}, as {who} returned it, shares the memory of {owner}"))
+        elif buffer := next((path for path, memory in self._before if memory.overlaps(place)), ""):
+            words = (
+                f"{name}, as {who} returned it, lies in {buffer}, which was there before: a later call overwrites it"
+            )
+            found.append(SideEffect("reused", name, words))
         elif any(_Place(other).overlaps(place) for other in earlier):
             words = f"{name}, as {who} returned it, lies in memory that an earlier call returned, and overwrites that"
             found.append(SideEffect("reused", name, words))

@@ -145,6 +145,8 @@ def kinds(run: Finished, case: str) -> set[str]:
             "the one that other inputs got a call",
         ),
         ("all_nan", "mismatch", set(), "kernel bug: NaN", "1000 NaN and 0 Inf from (0, 0)"),
+        ("gaps", "violation", {"layout"}, "output not as asked", "its elements do not lie side by side"),
+        ("own_buffer", "violation", {"reused"}, "output overwritten by a later call", "buffer, which was there before"),
         ("other_shape", "violation", {"output"}, "output not as asked", "(1000,), the reference (20, 50)"),
         ("other_dtype", "violation", {"output"}, "output not as asked", "float16, asked for torch.float32"),
         ("second_call", "violation", {"repeats differ"}, "race or uninitialised read: repeats differ", "second call"),

@@ -112,6 +112,17 @@ def test_memory_that_an_earlier_call_returned_is_not_handed_out_again() -> None:
     assert [effect.kind for effect in after.found()] == ["reused"], "by a call of the pass before"
 
 
+def test_a_buffer_that_is_there_before_the_call_is_not_returned_but_may_be_written_to() -> None:
+    model = SimpleNamespace(weight=torch.ones(2), scratch=torch.zeros(4))
+    watch = watch_of({"weight": model.weight})
+    watch.own(model)
+    model.scratch += 1
+    assert seen(watch) == []
+    watch.outputs({"y": model.scratch[1:3]})
+    (effect,) = watch.found()
+    assert (effect.kind, effect.name) == ("reused", "y") and "lies in scratch, which was there before" in effect.words
+
+
 @pytest.mark.parametrize(
     ("output", "words"),
     [
