@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -122,9 +123,10 @@ def _values(mismatch: Mismatch) -> list[str]:
 def worst_words(mismatch: Mismatch) -> str:
     """The worst element against its bound."""
     got = "NaN" if mismatch.got is None else f"{mismatch.got:.9g}"
-    where = f"worst at {_index(mismatch.worst)}: expected {mismatch.expected:.9g}, got {got}"
+    wanted = "NaN" if math.isnan(mismatch.expected) else f"{mismatch.expected:.9g}"
+    where = f"worst at {_index(mismatch.worst)}: expected {wanted}, got {got}"
     if mismatch.method == "bound":
-        off = "" if mismatch.got is None else f", off by {abs(mismatch.got - mismatch.expected):.3g}"
+        off = "" if "NaN" in (got, wanted) else f", off by {abs(mismatch.got - mismatch.expected):.3g}"  # type: ignore[operator]
         return f"{where}{off} (bound {mismatch.bound:.3g})"
     exactness = "integers" if mismatch.method == "integer" else "exact data"
     ulps = f", {mismatch.ulps} ulp" if mismatch.ulps is not None else ""

@@ -56,6 +56,8 @@ def test_the_worst_element_by_method(synthetic: Synthetic) -> None:
     assert bound == "worst at (1, 0): expected 0.1, got 0.35, off by 0.25 (bound 0.001)"
     assert worst_words(synthetic.mismatch(method="integer", ulps=None)).endswith("got 2 (integers: no error allowed)")
     assert "got NaN (bound" in worst_words(synthetic.mismatch(method="bound", got=None))
+    lost = synthetic.mismatch(method="bound", expected=math.nan, got=1.5, bound=0.25)
+    assert worst_words(lost).endswith("expected NaN, got 1.5 (bound 0.25)")
     assert "got inf" in worst_words(synthetic.mismatch(got=math.inf, ulps=None))
     assert "ulp" not in worst_words(synthetic.mismatch(got=math.inf, ulps=None))
 

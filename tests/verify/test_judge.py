@@ -367,4 +367,12 @@ def test_what_an_element_may_be_as_well_is_right_there_and_nowhere_else() -> Non
         spoilt = torch.tensor([torch.nan, 7.0, -torch.inf, -torch.inf, torch.inf, torch.nan])
         found = one(compare(spoilt, value, error, also=also))
         assert found.wrong == 6
+        assert (found.nan, found.inf, found.first_nonfinite) == (2, 3, [0])
         json.dumps(finite(asdict(found)), allow_nan=False)  # records hold it
+
+
+def test_right_nan_and_inf_are_not_counted_among_the_wrong() -> None:
+    value = torch.tensor([torch.nan, torch.inf, 1.0], dtype=torch.float64)
+    also = torch.tensor([NAN, INF, 0], dtype=torch.uint8)
+    found = one(compare(torch.tensor([torch.nan, torch.inf, 5.0]), value, torch.zeros_like(value), also=also))
+    assert (found.wrong, found.nan, found.inf, found.first_nonfinite, found.bias) == (1, 0, 0, None, 1.0)
