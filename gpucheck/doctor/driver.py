@@ -11,6 +11,7 @@ from gpucheck.host.accelerators import hardware_signs
 from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.launch.gpus import last_line
 
+BROKEN_GPU = re.compile(r"unable to determine|is lost|unknown error", re.IGNORECASE)
 LONGEST = 200  # characters shown of what the tool says
 NO_GPU = (
     "where there should be one, load the driver and give the container its GPUs (docker run --gpus all; Kubernetes:"
@@ -36,6 +37,8 @@ def _nothing(machine: Machine, snapshot: Snapshot) -> Line:
         return fail("version", f"nvidia-smi did not answer within {machine.smi_limit:g} s", advice)
     if answer.reply is Reply.REFUSED:
         advice = "load the driver of the host (modprobe nvidia), and let user and kernel parts be of one version"
+        if BROKEN_GPU.search(answer.text):
+            advice = "look for Xid in the kernel log; reset the GPU or reboot the node, and replace it if it comes back"
         return fail("version", f"nvidia-smi ended with exit code {answer.code}: {last_line(answer)}", advice)
     if answer.reply is Reply.ABSENT:
         if (machine.proc / "driver/nvidia/version").exists() or (machine.dev / "nvidia0").exists():

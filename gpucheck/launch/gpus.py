@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gpucheck.host.accelerators import DEV, SYS, TorchBuild, hardware_signs, software_signs, torch_build
 from gpucheck.host.visible_gpus import VARIABLE, Gpu, Listing, Visible, parse_listing, visible
-from gpucheck.launch.nvidia_smi import Answer, Reply, ask
+from gpucheck.launch.nvidia_smi import LIMIT, Answer, Reply, ask
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError, UsageError
 
@@ -64,7 +64,7 @@ def find(environ: Mapping[str, str] = os.environ, dev: Path = DEV, sys: Path = S
         signs = hardware_signs(environ, dev, sys) + software_signs(environ, build)
         if answer.reply is Reply.ABSENT and not signs:
             return Found()
-        if any(AMD.search(sign) for sign in signs):
+        if any(AMD.search(sign) for sign in signs) and not any("nvidia" in sign.lower() for sign in signs):
             advice = "gpucheck runs kernels on GPUs of NVIDIA; for those of AMD it builds them: gpucheck compile"
         return Found((), problem, tuple(signs), advice)
     of_variable = "" if value is None else f" with {VARIABLE}={value!r}"
@@ -180,7 +180,7 @@ def _problem(answer: Answer, listing: Listing, left: Visible, build: TorchBuild 
         tool = "where there is a GPU, give the container it and its tools (docker run --gpus all; nvidia.com/gpu)"
         return "no GPU that torch can use: there is no nvidia-smi, which lists them", tool
     if answer.reply is Reply.SILENT:
-        return "nvidia-smi did not answer", driver
+        return f"nvidia-smi did not answer within {LIMIT:g} s", driver
     if answer.reply is Reply.REFUSED:
         return f"nvidia-smi ended with exit code {answer.code}: {last_line(answer)}", driver
     if broken:

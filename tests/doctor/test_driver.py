@@ -53,6 +53,13 @@ def test_a_driver_without_its_tool_is_a_failure(bench: Bench) -> None:
     ("text", "code", "seconds", "value", "advice"),
     [
         ("Failed to initialize NVML: Driver/library version mismatch\n", 18, 0, "exit code 18: Failed", "one version"),
+        (
+            "Unable to determine the device handle for GPU0000:4E:00.0: GPU is lost.\n",
+            15,
+            0,
+            "exit code 15: U",
+            "reset",
+        ),
         ("", 9, 0, "exit code 9: it said nothing", "modprobe"),
         ("", 0, 60, "did not answer within 0.3 s", "Xid"),
         (report(2)[:700], 0, 0, "without a readable report", "by hand"),
