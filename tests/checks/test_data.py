@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Generator
 
+from gpucheck import checks
 from gpucheck.checks import data
 from gpucheck.checks.matmul import EXACT_TERMS, WEIGHTS
 from gpucheck.verify import bounds
+from gpucheck.verify.judge import judge
 
 E2M1 = {0: 0.0, 1: 0.5, 2: 1.0, 3: 1.5, 4: 2.0, 5: 3.0, 6: 4.0, 7: 6.0}
 
@@ -165,3 +167,22 @@ def test_what_is_cut_out_of_a_wider_tensor_has_its_values_and_no_neighbours() ->
     view = data.within(tensor)
     assert torch.equal(view.float(), tensor.float())
     assert (view.stride(), view.storage_offset()) == ((5 * 64, 64, 1), 16)
+
+
+@pytest.mark.parametrize("kind", ["fp8_e4m3", "fp8_e5m2"])
+def test_an_error_of_an_fp8_scale_shows_in_exact_data(kind: str) -> None:
+    """Two scales that are powers of two, one the other's inverse, could both be left out unseen."""
+    check = checks.load("matmul")
+    case = check.spec.case({"m": 16, "n": 24, "k": 64, "weight": kind, "out": "bf16"}, "exact", seed=2)
+    inputs = check.inputs(case, rng())
+    expected = check.reference(case, inputs)
+    sums = inputs["x"].float() @ inputs["w"].float()
+
+    def right(x_scale: float, w_scale: float) -> bool:
+        output = bounds.round_to(torch.bfloat16, (sums * (x_scale * w_scale)).double()).bfloat16()
+        return not judge({"y": output}, expected, {}).mismatches
+
+    x_scale, w_scale = (float(inputs[name]) for name in ("x_scale", "w_scale"))
+    assert right(x_scale, w_scale)
+    for wrong in ((1.0, 1.0), (x_scale, 1.0), (1.0, w_scale), (x_scale * 1.01, w_scale), (x_scale, w_scale / 2)):
+        assert not right(*wrong)
