@@ -198,7 +198,7 @@ class Capture:
 
 def bound(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a launch by name, defaults among them: what a grid that is a function is called with."""
-    parameters = inspect.signature(function.fn).parameters.values()
+    parameters = function.signature.parameters.values()
     defaults = {entry.name: entry.default for entry in parameters if entry.default is not inspect.Parameter.empty}
     return {**defaults, **dict(zip(function.arg_names, args, strict=False)), **kwargs}
 
