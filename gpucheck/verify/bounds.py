@@ -316,6 +316,11 @@ def _partial(x: Tensor, w: Tensor) -> Tensor:
 
 SUM_WALK = 2.75  # of E, and
 SUM_SHARE = 1.6  # of |R|, in 2^-24 sqrt(K)
+"""Measured on an H200: 18 kinds of operands, 21 K from 1 to 8192, 8 orders, 1e8 elements each. In units of E + |R| / 2
+the error of the worst order passes 2.4 once in 1e9 where signs are random (the line through the quantiles of 1e-6 and
+1e-7, over the logarithm of the share; the mean of all K, single ones up to 2.85), and at most 3.2 where R is many times
+E. What the tensor cores lost there is within the next three.
+"""
 CUT_WALK = 1.25  # of E + |R| / 2, in sqrt(K) units of an addend
 CUT_AREA = 0.65  # of E, and
 CUT_SHARE = 0.2  # of |R|, in units of the running sum a step, or of an addend a product

@@ -2,7 +2,7 @@
 
 Each line of the table is one kind of operand and one K with some 1e8 elements in several orders of summation, each
 against a float64 product. ``gpucheck.verify.bounds.product`` takes its constants from this table; it needs torch and
-Triton and nothing of gpucheck.
+Triton and nothing of gpucheck, and takes nine minutes on an H200.
 
 The error is measured in ``2^-24 sqrt(K) (E + |R| / 2)``, where R is the right sum and E the root of the sum of the
 squared products.
