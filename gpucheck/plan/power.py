@@ -11,7 +11,6 @@ from gpucheck.model.case import Case
 from gpucheck.model.plan import Step
 from gpucheck.plan.build import bound_steps
 from gpucheck.plan.scenario import Scenario
-from gpucheck.worker.passes import FILLS
 
 if TYPE_CHECKING:
     from gpucheck.verify.bounds import Arithmetic
@@ -111,6 +110,8 @@ def of(scenario: Scenario) -> Power:
 
 def calls(scenario: Scenario, device: str) -> Calls:
     """The calls that a rank makes and judges at least; what must fail, and what the device cannot run, is left out."""
+    from gpucheck.worker.passes import FILLS
+
     rows: dict[str, int] = {}
     for step in _judged(scenario, device):
         conditions = step.conditions
