@@ -32,6 +32,7 @@ class Setup:
     attempt: str = ""  # the experiment it is for: each gets a process of its own
     cache: str = ""  # folder of Triton's kernel cache; "" leaves it where it is
     meeting: str = ""  # file where the ranks of a process group meet
+    candidate: str = ""  # the one that it runs: what one does to its process touches no other
     calls: str = ""  # what it is there for, where it answers single calls: one of CANDIDATE, BASELINE
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
 

@@ -326,6 +326,7 @@ class Runner:
             stacks=str(self._stacks()),
             journal=str(self._journal()),
             attempt=attempt.process or attempt.record.experiment,
+            candidate=attempt.step.case.check if attempt.step.case.check in self.plan.candidates else "",
             calls=attempt.role,
             launches=attempt.launches,
             cache=self._cache(attempt, conditions),

@@ -98,11 +98,16 @@ def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., 
         synchronize()
         reply.stream, begun = stream(), count()
         choose(asked.launches)
+
+        def in_watched_memory() -> Outputs:
+            with watched(arena):
+                outputs: Outputs = check.call(prepared, values)
+                return outputs
+
         if asked.timed:
             outputs, reply.speed["call"] = timed(lambda: check.call(prepared, values))
         else:
-            with watched(arena):
-                outputs = ordered(lambda: check.call(prepared, values), values, asked)
+            outputs = ordered(in_watched_memory, values, asked)
         synchronize()
         reply.launched = count() - begun
         before = values, outputs

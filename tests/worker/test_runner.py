@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan  # noqa: E402
 from gpucheck.model.record import Outcome, Underway  # noqa: E402
+from gpucheck.model.source import CheckSource, SourceKind  # noqa: E402
 from gpucheck.worker import runner as runner_module  # noqa: E402
 from gpucheck.worker.journal import Journal  # noqa: E402
 from gpucheck.worker.node import Node  # noqa: E402
@@ -97,6 +98,17 @@ def test_cases_share_a_child_until_their_setups_differ(plan: Plan, tmp_path: Pat
         assert attempt.reply and attempt.reply.device == "gpu 0"
     assert [setup.conditions.placement for setup in children.setups] == ["pinned", "visible"]
     assert [request.conditions.repeat for request in children.requests] == [1, 1, 1, 3]
+
+
+def test_each_candidate_has_a_child_of_its_own(plan: Plan, tmp_path: Path) -> None:
+    names = ("fast", "faster", "faster", "softmax", "matmul")
+    source = CheckSource(SourceKind.PROBLEM, ("fast", "faster"), ("p.py", "c.py"), ("a", "b"))
+    children = Children()
+    runner = make(replace(plan, check_sources=(source,)), tmp_path / "s", children)
+    for name in names:
+        usual = step(plan)
+        runner.run(0, replace(usual, case=replace(usual.case, check=name)))
+    assert [setup.candidate for setup in children.setups] == ["fast", "faster", ""]
 
 
 def test_every_experiment_has_a_fresh_child(plan: Plan, tmp_path: Path) -> None:
