@@ -139,7 +139,7 @@ def sensitivities(scenario: Scenario, device: str, arithmetic: Arithmetic) -> li
         name = next((str(case.params[key]) for key in FORMATS if key in case.params), "")
         if name and TERMS & case.params.keys() and case.data != "wide" and _work(case) <= MOST_WORK:
             group = groups.setdefault((name, case.data), {})
-            group[case.check] = max(group.get(case.check, case), case, key=_work)
+            group[case.check] = max(group.get(case.check, case), case, key=_rank)
     found = []
     for (name, data), cases in sorted(groups.items()):
         errors: dict[str, float] = {}
@@ -156,6 +156,11 @@ def sensitivities(scenario: Scenario, device: str, arithmetic: Arithmetic) -> li
 
 def _judged(scenario: Scenario, device: str) -> Iterator[Step]:
     return (step for step in bound_steps(scenario, device) if step.expect is None and not step.inapplicable)
+
+
+def _rank(case: Case) -> tuple[int, int]:
+    """What a case is chosen by: its size, and then how little is unusual about it, as its id tells."""
+    return _work(case), -len(case.id)
 
 
 def _work(case: Case) -> int:
