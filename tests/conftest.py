@@ -121,6 +121,9 @@ def write_run(folder: Path, run: Run, *, outcome: bool = True) -> Path:
             if record.outcome is not Outcome.LOST:
                 writer.begin(step)
                 writer.result(record)
+            for attempts in run.experiments.get((step, rank), {}).values():
+                for attempt in attempts:
+                    writer.result(attempt)
         writer.end()
     if outcome:
         write_json(folder / "outcome.json", run.outcome)

@@ -15,6 +15,8 @@ INTERFERENCE = "interference between ranks"
 RANK_ENVIRONMENT = "environment of a rank"
 SUSPECT_GPU = "suspect GPU"
 RACE = "race or uninitialised read"
+STATE = "state kept between calls"
+BY_PROCESS = "decided anew in each process"
 OUTSIDE = "access outside of tensors"
 FALLBACK = "fallback"
 OTHER_CONFIGURATION = "not the configuration asked for"
@@ -140,6 +142,25 @@ CAUSES: dict[str, Cause] = {
         shows="Repeats differ from each other on one and the same GPU.",
         confirm="Repeat with --repeat 50; compute-sanitizer --tool racecheck or initcheck names the instruction.",
         mend="A barrier, a deterministic reduction, or an initialised buffer in the named kernel.",
+    ),
+    STATE: Cause(
+        means="What a process did before decides whether a call is right: the library keeps something from one call "
+        "to the next, such as a scratch buffer, a counter, an option, a plan or scale made for other arguments.",
+        shows="Right alone in a fresh process and wrong after certain other cases; or the same calls wrong in each "
+        "fresh process, every second one, say, or all from some number on.",
+        confirm="The finding names the calls or the case that comes before: run both in one process, in that order "
+        "(gpucheck run SCENARIO --case A --case B --nproc 1), and then the second alone.",
+        mend="Look for what the named call writes to module or object state, and for caches whose key leaves out an "
+        "argument in which the two cases differ; gpucheck audit lists module state. Make it anew in each call.",
+    ),
+    BY_PROCESS: Cause(
+        means="Equal inputs give one result in some processes and another one in others, while all calls of one "
+        "process agree: something that a process takes once decides, such as an address, a random seed, a hash "
+        "order, the autotuner's choice, or what other processes left or do at that moment.",
+        shows="Some fresh processes fail in every call, the others in none, without any change.",
+        confirm="Run the case in many processes (--isolate case and repeat in the scenario) with PYTHONHASHSEED=0, "
+        "without address randomisation (setarch -R), and with the autotuner's choice fixed, one at a time.",
+        mend="Make the choice depend on the arguments alone, or take it once and store it for all processes.",
     ),
     OUTSIDE: Cause(
         means="A kernel reads or writes beyond the tensors it was given, or reads memory that was never written.",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from gpucheck.diagnose.calls import TELLING
+from gpucheck.diagnose.chance import CALLS, calls_needed
 from gpucheck.model.conditions import OFF_DEVICE, Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 
 REPEAT = "repeat"
+HISTORY = "history"
 BLOCKING = "synchronised"
-REPEATS = 5  # times at least that the unchanged case runs again in a fresh process
-MOST_REPEATS = 200  # of one experiment, however seldom a failure shows
-LUCK = 1e-3  # largest probability that a failure which comes and goes stayed away by chance
+REPEATS = 5  # fresh processes in which the unchanged case runs again
 
 Change = Callable[[Conditions], Conditions | None]
 """The changed conditions; None where that changes nothing."""
@@ -28,6 +28,7 @@ class Experiment:
     words: str  # completes "right" and "wrong" in a report
     change: Change
     needs_gpu: bool = False
+    alone: bool = False  # no other rank of the node may run anything meanwhile
 
 
 def _one_thread(conditions: Conditions) -> Conditions | None:
@@ -55,7 +56,8 @@ def _guarded(conditions: Conditions) -> Conditions | None:
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
     for experiment in (
-        Experiment(REPEAT, "repeated in a fresh process", lambda c: replace(c, repeat=max(REPEATS, c.repeat))),
+        Experiment(REPEAT, "alone in a fresh process", lambda c: c),
+        Experiment(HISTORY, "after the cases that its process ran before", lambda c: c),
         Experiment("no group", "without a process group", _set(process_group="none")),
         Experiment("one thread", "with one thread", _one_thread),
         Experiment("waits", "with a consumer that waits", _set(consumer="waits")),
@@ -65,21 +67,33 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(BLOCKING, "with synchronised launches", _set(synchronised=True), needs_gpu=True),
         Experiment("visible", "with one visible GPU", _visible, needs_gpu=True),
         Experiment("fresh cache", "with a fresh kernel cache", _set(cache="fresh"), needs_gpu=True),
-        Experiment("alone", "with the other ranks at rest", _set(alone=True)),
+        Experiment("alone", "with the other ranks at rest", _set(alone=True), alone=True),
     )
 }
 """By name, in the order they are tried: what tells most, and what costs most at the end."""
 
+SWAPS = ("other rank", "other device")
+"""Experiments in which another rank of the node lends something."""
+STRESSES = ("no group", "one thread", "waits")
+"""Experiments that take away what makes calls of one process differ."""
+SETTLING = (*STRESSES, "fresh cache")
+"""Experiments after which a cause is known."""
+OF_FILL = ("no group", "one thread", "guarded")
+"""All, beside repeating, that can change what is said of outputs that follow what memory held."""
+ALWAYS_ASKED = (*STRESSES, *SWAPS, BLOCKING)
+"""What must have been tried, and not have helped, before calls that differ are called a race."""
+
 _OF_OUTCOME = {
     Outcome.MISMATCH: tuple(EXPERIMENTS),
     Outcome.ERROR: tuple(EXPERIMENTS),
-    Outcome.CRASH: (REPEAT, "no group", "one thread", BLOCKING, "fresh cache", "alone"),
+    Outcome.CRASH: (REPEAT, HISTORY, "no group", "one thread", BLOCKING, "fresh cache", "alone"),
     Outcome.HANG: ("one thread", "alone"),
 }
 _OF_VIOLATION = {
     "device": ("guarded", "visible"),
-    "tuning differs": ("repeat",),
-    "repeats differ": ("repeat", "one thread", "synchronised", "visible", "other device", "alone"),
+    "tuning differs": (REPEAT,),
+    "passes differ": (REPEAT, *OF_FILL),
+    "repeats differ": tuple(name for name in EXPERIMENTS if name not in ("guarded", "fresh cache")),
 }
 
 
@@ -100,7 +114,7 @@ def applicable(record: Record, conditions: Conditions, device: str, ranks: int) 
         experiment = EXPERIMENTS[name]
         if experiment.needs_gpu and device != "cuda":
             continue
-        if name in ("other rank", "other device", "alone") and (ranks < 2 or conditions.whole_node):
+        if name in (*SWAPS, "alone") and (ranks < 2 or conditions.whole_node):
             continue
         if name == "other device" and conditions.placement in OFF_DEVICE:
             continue  # on device 0 there is nothing left to be off from
@@ -121,13 +135,24 @@ def needs_pinning(record: Record, plan: Plan) -> bool:
 
 
 def rate_of(*attempts: Record) -> float:
-    """Share of launches that failed; an error, crash or hang counts as one of one."""
-    bad = sum(attempt.wrong or attempt.outcome.failed for attempt in attempts)
-    return bad / sum(attempt.repeats if attempt.wrong or not attempt.outcome.failed else 1 for attempt in attempts)
+    """Share of calls that failed; an error, crash or hang counts as one of one."""
+    bad = made = 0
+    for attempt in attempts:
+        calls = len(attempt.calls) or attempt.asked or attempt.repeats
+        made += calls if attempt.mismatches or not attempt.outcome.failed else 1
+        if attempt.outcome.failed:
+            bad += len(attempt.bad_calls) or (calls if attempt.mismatches else 1)
+    return bad / made
 
 
-def repeats_needed(rate: float) -> int:
-    """How often a case that fails at this rate must be right before luck is ruled out."""
-    if rate >= 1:
-        return 1
-    return min(MOST_REPEATS, math.ceil(math.log(LUCK) / math.log(1 - rate))) if rate > 0 else MOST_REPEATS
+def calls_asked(failure: Record, first: Record | None, conditions: Conditions) -> int:
+    """How many calls each further process of an experiment is to make: as many in all, so that they compare.
+
+    Args:
+        first: the first repetition in a fresh process, which makes CALLS; None before it.
+        conditions: that the case failed under.
+    """
+    usual = max(CALLS, conditions.repeat)
+    if first is None or not first.mismatches or first.by_fill:
+        return usual
+    return max(usual, calls_needed(rate_of(failure, first))) if first.calls else max(TELLING, conditions.repeat)

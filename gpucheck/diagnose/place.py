@@ -25,7 +25,7 @@ def place(run: Run, record: Record) -> Place:
     """
     if not needs_pinning(record, run.plan):
         return _seen(record, "")
-    again = run.experiments.get((record.step, record.rank), {}).get(BLOCKING)
+    again = next(iter(run.experiments.get((record.step, record.rank), {}).get(BLOCKING, ())), None)
     if again is None:
         return Place("", f"{_last(record.underway)}; next: --experiments 60 waits for each launch to tell which it is")
     if not again.outcome.failed:

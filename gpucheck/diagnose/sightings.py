@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable
 
-from gpucheck.diagnose.evidence import rate_words
+from gpucheck.diagnose.chance import rate_words
 from gpucheck.diagnose.words import lines_of, rank_list
 from gpucheck.model.conditions import USUAL_PLACEMENTS
 from gpucheck.model.finding import Sighting

@@ -32,7 +32,9 @@ class Run:
     folder: Path
     plan: Plan
     records: dict[tuple[int, int], Record]  # (step, rank), lost ones included
-    experiments: dict[tuple[int, int], dict[str, Record]] = field(default_factory=dict)  # (step, rank) -> by name
+    experiments: dict[tuple[int, int], dict[str, list[Record]]] = field(
+        default_factory=dict
+    )  # (step, rank) -> by name, a record for each process
     starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
     gpus: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> what the driver said of its GPU meanwhile
@@ -170,7 +172,7 @@ def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
         run.torn += 1
         return
     if record.experiment:
-        run.experiments.setdefault((record.step, rank), {})[record.experiment] = record
+        run.experiments.setdefault((record.step, rank), {}).setdefault(record.experiment, []).append(record)
         return
     known = run.records.get((record.step, rank))
     if known is None or (record.outcome.failed and not known.outcome.failed):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpucheck.checks.base import ANY_KERNEL
+from gpucheck.diagnose.calls import how_calls_differ
 from gpucheck.model.record import Launch, NeededLaunches, Violation
-from gpucheck.worker.passes import depends_on_fill, how_calls_differ
+from gpucheck.worker.passes import depends_on_fill
 
 if TYPE_CHECKING:
     from gpucheck.worker.protocol import Reply

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from gpucheck.worker.candidate_calls import Doubt, Examined
 from gpucheck.worker.conduct import observed_violations
 from gpucheck.worker.passes import depends_on_fill
 from gpucheck.worker.protocol import Reply, outputs_file
-from gpucheck.worker.runner import Attempt, words
+from gpucheck.worker.runner import Attempt, remove_outputs, words
 from gpucheck.worker.store import Store
 
 AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data
@@ -82,9 +81,7 @@ def finished(store: Store, attempt: Attempt, known: Known | None = None, keep: K
         message = words(error)
         return replace(attempt.record, outcome=Outcome.HARNESS, message=message, traceback=traceback.format_exc())
     finally:
-        outputs = Path(attempt.outputs)
-        for path in (outputs, *outputs.parent.glob(f"{outputs.name}.*")):
-            path.unlink(missing_ok=True)
+        remove_outputs(attempt)
 
 
 @dataclass

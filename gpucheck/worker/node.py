@@ -63,9 +63,13 @@ class Node:
         """Says something that :meth:`all_told` asks about."""
         (self.folder / f"{word}.told{self.local_rank}").touch()
 
+    def told(self, word: str, local_rank: int) -> bool:
+        """Whether a rank of the node has said so."""
+        return (self.folder / f"{word}.told{local_rank}").exists()
+
     def all_told(self, word: str) -> bool:
         """Whether every rank of the node has said so."""
-        return all((self.folder / f"{word}.told{rank}").exists() for rank in range(self.local_ranks))
+        return all(self.told(word, rank) for rank in range(self.local_ranks))
 
     def claim(self, task: str) -> bool:
         """Whether this rank is the first of the node to take a task on, which is then its own."""

@@ -11,7 +11,6 @@ FILLS = (0xFF, 0x00)  # bytes that memory holds before a pass: FF 00 00 FF 00 FF
 FURTHER_FILL = 0x3F  # tells an element that nobody wrote from one computed of 0 or NaN
 TELLING = 4  # passes that tell the fill from the number of the call
 SURE = 8  # passes after which outputs that follow the fill do not do so by luck
-MOST_TOLD = 16  # calls named in a detail
 
 
 def fill_of(number: int) -> int:
@@ -38,25 +37,6 @@ def depends_on_fill(digests: Sequence[str], fills: Sequence[int]) -> bool:
     return len(digests) >= SURE and len(set(digests)) > 1 and _follow(digests, fills)
 
 
-def how_calls_differ(digests: Sequence[str]) -> str:
-    """In words, how the bits of calls differ that do not follow the fill."""
-    calls = len(digests)
-    if calls >= TELLING and digests[0] != digests[1] and all(digests[n] == digests[n % 2] for n in range(calls)):
-        return f"every second of {calls} calls gave other bits, whatever memory held before"
-    if calls > 2 and digests[0] != digests[1] and len(set(digests[1:])) == 1:
-        return f"the first of {calls} calls gave other bits than those after it"
-    start = next((n for n in range(calls) if digests[n] != digests[0]), calls)
-    if 1 < start < calls - 1 and len(set(digests[start:])) == 1:
-        return f"from call {start + 1} of {calls} on the bits were others"
-    order = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
-    shown = " ".join(_letter(order[digest]) for digest in digests[:MOST_TOLD]) + " ..." * (calls > MOST_TOLD)
-    return f"equal inputs in equal memory gave {len(order)} different outputs in {calls} calls: {shown}"
-
-
 def _follow(digests: Sequence[str], fills: Sequence[int]) -> bool:
     by_fill: dict[int, str] = {}
     return all(by_fill.setdefault(fill, digest) == digest for digest, fill in zip(digests, fills, strict=True))
-
-
-def _letter(number: int) -> str:
-    return chr(ord("a") + number) if number < 26 else f"#{number + 1}"

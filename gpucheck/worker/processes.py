@@ -140,7 +140,7 @@ def own_device(setup: Setup) -> int:
 
 def other_local_rank(setup: Setup) -> int:
     """The rank that one swaps with."""
-    return (setup.local_rank + 1) % setup.local_ranks
+    return setup.partner if setup.partner >= 0 else (setup.local_rank + 1) % setup.local_ranks
 
 
 def _environment(setup: Setup) -> None:

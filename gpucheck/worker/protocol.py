@@ -35,6 +35,7 @@ class Setup:
     candidate: str = ""  # the one that it runs: what one does to its process touches no other
     calls: str = ""  # what it is there for, where it answers single calls: one of CANDIDATE, BASELINE
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
+    partner: int = -1  # the local rank whose environment or device it gets; -1: the next one
 
 
 @dataclass(frozen=True)

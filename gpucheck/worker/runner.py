@@ -53,6 +53,7 @@ class Attempt:
     role: str = ""  # what that process holds, see ``Setup.calls``
     launches: str = "run"  # what launches do there from the start
     examined: Examined | None = None  # what further calls showed, where the code under test is a candidate
+    partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
 
 
 class Runner:
@@ -64,6 +65,11 @@ class Runner:
         self.child_seconds = 0.0
         self.children = 0
         self.stuck = ""  # why no further case can run: a process that does not die still holds the device
+        self._ran: list[int] = []  # steps, by the child at hand
+        self._places: dict[
+            int, tuple[int, Sequence[int], int]
+        ] = {}  # step -> its last round, steps of that child, place
+        self._before: dict[int, Sequence[int]] = {}  # failed step -> those that its process had run before
         self._child: Child | None = None
         self._setup: Setup | None = None
         self._oom = OomKills()
@@ -79,6 +85,8 @@ class Runner:
         round: int = 0,
         deadline: float | None = None,
         look: Look | None = None,
+        partner: int | None = None,
+        own: bool = False,
     ) -> Attempt:
         """One attempt on this rank.
 
@@ -87,8 +95,13 @@ class Runner:
         Args:
             round: number of the pass over the plan.
             deadline: seconds, where they are not to be those of the plan.
+            partner: the local rank whose environment or device the process gets, where it gets one.
+            own: the case's files are not shared with other ranks, and go with :meth:`forget`.
         """
-        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline, look=look)
+        lent = -1 if partner is None else partner
+        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline, look=look, partner=lent)
+        if own:
+            attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
         if step.inapplicable:
             return _ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
         done = self._started(attempt)
@@ -111,6 +124,21 @@ class Runner:
             return replace(attempt, examined=Examination(self, attempt).examine())
         except Exception as error:
             return replace(_harness(attempt, error), reply=None)
+
+    def before(self, record: Record) -> Sequence[int]:
+        """The steps that the process of a failed record had run before it.
+
+        To be asked soon after the failure; nothing is known where another rank's process ran the case.
+        """
+        round, ran, place = self._places.get(record.step, (record.round, (), 0))
+        if round == record.round:
+            self._before.setdefault(record.step, tuple(ran[:place]))
+        return self._before.get(record.step, ())
+
+    def forget(self, attempt: Attempt) -> None:
+        """Removes all files of an attempt that nobody is to judge."""
+        remove_outputs(attempt)
+        self.store.remove(attempt.key)
 
     def get_ready(self, number: int, step: Step) -> None:
         """Starts the child of a step that comes next; what goes wrong, the step will meet again and report."""
@@ -150,6 +178,7 @@ class Runner:
             experiment=experiment,
             round=round,
             placement=step.conditions.placement,
+            asked=step.conditions.repeat,
             host=self.host,
             pid=os.getpid(),
         )
@@ -209,7 +238,11 @@ class Runner:
         from gpucheck.worker.protocol import NoReply, Request, receive
         from gpucheck.worker.timing import allowance
 
-        attempt = replace(attempt, record=replace(attempt.record, pid=child.pid))
+        attempt = replace(attempt, record=replace(attempt.record, pid=child.pid, before=len(self._ran)))
+        if attempt.call is None:
+            if not attempt.record.experiment:
+                self._places[attempt.record.step] = attempt.record.round, self._ran, len(self._ran)
+            self._ran.append(attempt.record.step)
         deadline = (attempt.deadline or self.plan.case_timeout) * len(outputs)
         self._oom_before = self._oom.count()
         self._logs = log_excerpt.marks()
@@ -304,7 +337,7 @@ class Runner:
         if problem:
             self.retire()
             return f"the device could not be set up: {problem}"
-        self._setup = setup
+        self._setup, self._ran = setup, []
         self.child_seconds += time.perf_counter() - begin
         self.children += 1
         return child
@@ -331,6 +364,7 @@ class Runner:
             launches=attempt.launches,
             cache=self._cache(attempt, conditions),
             meeting=self._meeting(conditions),
+            partner=attempt.partner,
         )
 
     def _cache(self, attempt: Attempt, conditions: Conditions) -> str:
@@ -351,6 +385,13 @@ class Runner:
             return ""
         folder = self.store.folder if self.plan.nnodes == 1 else self.run_folder
         return str(folder / "process-group")
+
+
+def remove_outputs(attempt: Attempt) -> None:
+    """Removes the files that the outputs of an attempt were written to."""
+    outputs = Path(attempt.outputs)
+    for path in (outputs, *outputs.parent.glob(f"{outputs.name}.*")):
+        path.unlink(missing_ok=True)
 
 
 def _ended(attempt: Attempt, outcome: Outcome, message: str, traceback: str = "") -> Attempt:

@@ -113,12 +113,16 @@ class Store:
             for path in self.folder.glob(f"{key}.*"):
                 path.unlink(missing_ok=True)
 
+    def remove(self, key: str) -> None:
+        """Removes the files of a case."""
+        for path in map(self._file(key), KINDS):
+            path.unlink(missing_ok=True)
+
     def _sweep(self, key: str) -> bool:
         """Removes the files of a case that every rank is done with; says whether it is one."""
         if len(list(self.folder.glob(f"{key}.done*"))) < self.local_ranks:
             return False
-        for path in map(self._file(key), KINDS):
-            path.unlink(missing_ok=True)
+        self.remove(key)
         return True
 
     def _file(self, key: str) -> Callable[[str], Path]:

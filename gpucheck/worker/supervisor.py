@@ -206,13 +206,17 @@ class Supervisor:
     def _finish(self, attempt: Attempt) -> None:
         """Judges an attempt, writes its record and lets go of the case's files."""
         from gpucheck.worker.judging import finished
+        from gpucheck.worker.trials import right_word
 
         record = finished(self.store, attempt, self.known, self._witness.keep if self._witness else None)
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome.failed:
             self._failed.setdefault(record.step, record)
+            self.runner.before(record)
             if record.bits:
                 self.node.tell(f"{record.step}-{record.bits}")
+        elif record.outcome is Outcome.PASS and self.plan.experiments and not record.round:
+            self.node.tell(right_word(record.step))
         if not self._holds(record, attempt.key):
             self.store.done(attempt.key, self.rank, entirely=record.round > 0)
 

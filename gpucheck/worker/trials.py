@@ -1,44 +1,39 @@
-"""Experiments with the cases that failed on a rank: each tried again under one changed condition."""
+"""Experiments with the cases that failed on a rank: each again, in fresh processes, under one changed condition."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from gpucheck.diagnose.evidence import Answers
-from gpucheck.diagnose.experiments import (
-    BLOCKING,
-    EXPERIMENTS,
-    REPEAT,
-    applicable,
-    needs_pinning,
-    rate_of,
-    repeats_needed,
-)
-from gpucheck.diagnose.rules import outside
-from gpucheck.diagnose.rules.common import astray
+from gpucheck.diagnose.evidence import Answers, again, kinds, serves, way
+from gpucheck.diagnose.experiments import BLOCKING, EXPERIMENTS, HISTORY, REPEAT, applicable, calls_asked, needs_pinning
+from gpucheck.diagnose.strategy import further_repeats, wants_control, worth_a_process
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.runner import Runner
 
-MOST_CASES = 8  # of a rank; further ones that fail alike would tell the same
+MOST_CASES = 24  # of a rank; further ones that fail alike would tell the same
 MOST_PINNED = 16  # of a rank
-SETTLING = ("no group", "one thread", "waits", "fresh cache")  # experiments after which a cause is known
-OF_OUTSIDE = (REPEAT, "no group", "one thread", "guarded")  # all that can change what is said of such an access
-Way = tuple[str, Outcome, tuple[str, ...]]
 PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows where, in a process of its own
+ALONE = 2  # fresh processes that a case has for itself before it shares some with others that fail every time
+SPOILING = 8  # processes in which cases before this one must spoil it
+Way = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One experiment with one case."""
+    """One process of one experiment with one case."""
 
     number: int
     step: Step  # under the changed conditions
     name: str
     deadline: float | None = None  # s; None takes the plan's
+    after: tuple[int, ...] = ()  # steps that the process runs before
+    own: bool = False  # its files are made for it and go with it
 
 
 class Trials:
@@ -47,33 +42,30 @@ class Trials:
     def __init__(self, plan: Plan, runner: Runner, writer: RecordWriter, failed: Sequence[Record]) -> None:
         self.plan, self.runner, self.writer = plan, runner, writer
         self.failed = failed
-        self._records = {record.step: record for record in failed}
-        self._tried: dict[int, dict[str, Record]] = {record.step: {} for record in failed}
-        self._rates = {record.step: rate_of(record) for record in failed}  # at which launches of a step fail
+        self._failures = {record.step: record for record in failed}
+        self._tried: dict[int, dict[str, list[Record]]] = {record.step: {} for record in failed}
+        self._applicable: dict[int, dict[str, Conditions]] = {}
+        self._deadline = 0.0
 
     def work(self) -> None:
         """Tries what can tell causes apart: first what ranks can do side by side, then what each must do alone."""
-        deadline = time.monotonic() + self.plan.experiments
-
-        def open_() -> bool:
-            return time.monotonic() < deadline and not self.runner.stuck
-
+        self._deadline = time.monotonic() + self.plan.experiments
         pinned = set()
         for trial in self._pinning():
-            if open_():
+            if self._open():
                 self._try(trial)
                 pinned.add((trial.number, trial.name))
-        for trial in self._trials(pinned):
-            if not trial.step.conditions.alone and open_() and self._falls_to_us(trial):
-                self._try(trial)
+        chosen = representatives(self.plan, self.failed)
+        self._side_by_side(chosen, pinned)
+        others = self._unlike(chosen)
+        self._side_by_side(others, pinned)
+        chosen += others
         self.runner.retire()
-        for trial in self._trials(pinned):
-            if trial.step.conditions.alone and open_() and self._falls_to_us(trial):
-                with self.runner.node.alone(deadline - time.monotonic()) as alone:
-                    if alone:
-                        self._try(trial)
-                        self.runner.retire()
+        self._by_itself(chosen)
         self.runner.node.rest()
+
+    def _open(self) -> bool:
+        return time.monotonic() < self._deadline and not self.runner.stuck
 
     def _pinning(self) -> Iterator[Trial]:
         """A run with launches that are waited for, of each case that ended in a way no one knows the place of."""
@@ -84,69 +76,198 @@ class Trials:
             seconds = min(PIN_SECONDS, self.plan.case_timeout)
             yield Trial(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
 
-    def _trials(self, pinned: Container[tuple[int, str]]) -> Iterator[Trial]:
-        """Experiment by experiment, of one case for each row of the report and way to fail.
-
-        So each case gets what tells most before any gets the rest, and cases share the process of an experiment.
-        """
-        ranks = self.runner.node.local_ranks
-        chosen = representatives(self.plan, self.failed)
-        steps = {record.step: self.plan.steps[record.step] for record in chosen}
-        possible = {
-            record.step: dict(applicable(record, steps[record.step].conditions, self.plan.device, ranks))
-            for record in chosen
-        }
+    def _side_by_side(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
+        """Experiment by experiment, so that each case gets what tells most before any gets the rest."""
         for name in EXPERIMENTS:
-            for record in chosen:
-                conditions = possible[record.step].get(name)
-                if conditions is not None and (record.step, name) not in pinned and self._tells(record, name):
-                    yield Trial(record.step, replace(steps[record.step], conditions=conditions), name)
+            if name == HISTORY:
+                for record in chosen:
+                    self._replay_history(record)
+            elif not EXPERIMENTS[name].alone:
+                self._series([record for record in chosen if (record.step, name) not in pinned], name)
+        self._repeat_further(chosen)
 
-    def _falls_to_us(self, trial: Trial) -> bool:
-        """Whether this rank makes an experiment: ranks that all gave the same wrong bits make each of them once.
+    def _unlike(self, chosen: Sequence[Record]) -> list[Record]:
+        """Failures of which one process shows that the answers of the case that stood for them are none of theirs."""
+        kinds = {way_to_fail(self.plan, record): record for record in chosen}
+        found = []
+        for record in self.failed:
+            other = kinds.get(way_to_fail(self.plan, record))
+            if other is None or other is record or REPEAT not in self._possible(record) or not self._open():
+                continue
+            self._try(replace(self._trial(record, REPEAT), own=True))
+            if not serves(self._seen(other), self._seen(record)):
+                found.append(record)
+        return found[:MOST_CASES]
+
+    def _by_itself(self, chosen: Sequence[Record]) -> None:
+        for name in (name for name, experiment in EXPERIMENTS.items() if experiment.alone):
+            wanted = [record for record in chosen if self._open() and self._worth(record, name)]
+            wanted = [record for record in wanted if self._falls_to_us(record, name)]
+            if not wanted:
+                continue
+            with self.runner.node.alone(self._deadline - time.monotonic()) as alone:
+                if alone:
+                    self._series(wanted, name, {record.step for record in wanted})
+                    self.runner.retire()
+
+    def _series(self, records: Sequence[Record], name: str, claimed: Container[int] = ()) -> None:
+        """One experiment with some cases: process by process until the answer to each is no luck.
+
+        Args:
+            claimed: steps whose experiment is known to fall to this rank.
+        """
+        ours = {record.step for record in records if record.step in claimed}
+        for turn in itertools.count():
+            wanted = [record for record in records if self._open() and self._worth(record, name)]
+            wanted = [record for record in wanted if record.step in ours or self._falls_to_us(record, name)]
+            if not wanted:
+                break
+            ours |= {record.step for record in wanted}
+            self._process(wanted, name, turn)
+        control = [r for r in records if r.step in ours and wants_control(name, self._seen(r))]
+        self._process(control, REPEAT, 0)
+
+    def _process(self, records: Sequence[Record], name: str, turn: int) -> None:
+        """One more process of an experiment for each case.
+
+        Cases that fail every time share it, each one first at its turn; others are repeated alone, so that nothing
+        that ran before can be what decides.
+        """
+        shared = [record for record in records if name != REPEAT or self._fails_always(record)]
+        for record in records:
+            if record not in shared and self._open():
+                self._try(self._trial(record, name))
+        self.runner.retire()
+        first = turn % max(1, len(shared))
+        for record in (*shared[first:], *shared[:first]):
+            if self._open():
+                self._try(self._trial(record, name), fresh=False)
+
+    def _fails_always(self, record: Record) -> bool:
+        seen = self._seen(record)
+        return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
+
+    def _repeat_further(self, chosen: Sequence[Record]) -> None:
+        """Repeats what all ranks of the node get wrong alike, until a fault of most processes would have been right."""
+        node = self.runner.node
+        if self.plan.world_size == 1 and self.plan.device != "cpu":
+            return  # one GPU alone proves nothing
+        alike = [record for record in chosen if record.bits and node.all_told(f"{record.step}-{record.bits}")]
+        left = {record.step: further_repeats(self._seen(record), node.local_ranks) for record in alike}
+        for turn in range(max(left.values(), default=0)):
+            self._process([r for r in alike if left[r.step] > turn and self._seen(r).deterministic], REPEAT, turn)
+
+    def _replay_history(self, record: Record) -> None:
+        """Finds the fewest cases after which a case fails that is right by itself.
+
+        With all that its process had run before it first, then with ever fewer of the last, then with one alone.
+        """
+        before = tuple(self.runner.before(record))
+        if HISTORY not in self._possible(record) or not self._seen(record).never or not before:
+            return
+
+        def spoils(steps: tuple[int, ...]) -> bool:
+            made = self._open() and self._try(self._trial(record, HISTORY, steps))
+            return isinstance(made, Record) and again(record, made)
+
+        if not spoils(before):
+            return
+        fewest, none = 0, len(before)
+        while none - fewest > 1:
+            middle = (fewest + none) // 2
+            fewest, none = (middle, none) if spoils(before[middle:]) else (fewest, middle)
+        shortest = before[fewest:]
+        if len(shortest) > 1 and spoils(shortest[:1]):
+            shortest = shortest[:1]
+        while len(self._seen(record).after.get(shortest, ())) < SPOILING and spoils(shortest):
+            pass
+
+    def _possible(self, record: Record) -> dict[str, Conditions]:
+        if record.step not in self._applicable:
+            conditions = self.plan.steps[record.step].conditions
+            found = applicable(record, conditions, self.plan.device, self.runner.node.local_ranks)
+            self._applicable[record.step] = dict(found)
+        return self._applicable[record.step]
+
+    def _seen(self, record: Record) -> Answers:
+        node = self.runner.node
+        others = frozenset(range(node.local_ranks)) - {node.local_rank}
+        clean = frozenset(rank for rank in others if node.told(right_word(record.step), rank))
+        return Answers(record, self._tried[record.step], "", clean, others)
+
+    def _worth(self, record: Record, name: str) -> bool:
+        possible = self._possible(record)
+        return name in possible and worth_a_process(name, self._seen(record), frozenset(possible))
+
+    def _falls_to_us(self, record: Record, name: str) -> bool:
+        """Whether this rank makes an experiment: ranks that gave the same wrong bits make each of them once.
 
         Whether they come every time each rank sees for itself; only then do the answers of others hold for it.
         """
-        node, bits = self.runner.node, self._records[trial.number].bits
-        always = Answers(self._tried[trial.number]).deterministic
-        shared = always and bool(bits) and node.all_told(f"{trial.number}-{bits}")
-        return not shared or node.claim(f"{trial.number}-{bits}-{trial.name.replace(' ', '-')}")
+        if name == REPEAT or not record.bits or not self._seen(record).deterministic:
+            return True
+        return self.runner.node.claim(f"{record.step}-{record.bits}-{name.replace(' ', '-')}")
 
-    def _tells(self, record: Record, name: str) -> bool:
-        """Whether the answer to an experiment can still make a difference to what is made of a case."""
-        seen = Answers(self._tried[record.step])
-        if REPEAT in seen.tried and not seen.wrong(REPEAT):
-            return False
-        if name not in OF_OUTSIDE and outside.shown(record) and not astray(record):
-            return False
-        if name == "alone" and not seen.deterministic:
-            return False
-        return not any(seen.proves(settled, record) for settled in SETTLING)
+    def _trial(self, record: Record, name: str, after: tuple[int, ...] = ()) -> Trial:
+        step = self.plan.steps[record.step]
+        conditions = self._possible(record)[name]
+        if name != HISTORY:
+            first = next(iter(self._tried[record.step].get(REPEAT, ())), None)
+            conditions = replace(conditions, repeat=calls_asked(record, first, step.conditions))
+        return Trial(record.step, replace(step, conditions=conditions), name, after=after)
 
-    def _try(self, trial: Trial) -> None:
+    def _try(self, trial: Trial, *, fresh: bool = True) -> Record | None:
+        """One process, or the one at hand; None where what it had to run before ended it."""
         from gpucheck.worker.judging import finished
 
-        step, conditions = trial.step, trial.step.conditions
-        if trial.deadline is None:
-            needed = repeats_needed(self._rates[trial.number])
-            step = replace(step, conditions=replace(conditions, repeat=max(needed, conditions.repeat)))
+        if fresh:
+            self.runner.retire()
         self.writer.begin(trial.number, trial.name)
-        attempt = self.runner.run(trial.number, step, trial.name, deadline=trial.deadline)
-        record = finished(self.runner.store, attempt)
+        for number in trial.after:
+            other = self.runner.run(number, self.plan.steps[number], trial.name, own=True)
+            self.runner.forget(other)
+            if other.reply is None or not self._open():
+                return None
+        partner = self._partner(trial)
+        attempt = self.runner.run(
+            trial.number, trial.step, trial.name, deadline=trial.deadline, partner=partner, own=trial.own
+        )
+        candidate = trial.step.case.check in self.plan.candidates
+        if candidate and _seen_by_further_calls(self._failures[trial.number]):
+            attempt = self.runner.examined(attempt)
+        record = replace(finished(self.runner.store, attempt), after=list(trial.after), partner=partner)
+        if trial.own:
+            self.runner.forget(attempt)
         self.writer.result(record)
-        self._tried[trial.number][trial.name] = record
-        if trial.name == REPEAT:
-            self._rates[trial.number] = rate_of(self._records[trial.number], record)
-            self.runner.retire()  # the next one is to be repeated in a fresh process as well
+        self._tried[trial.number].setdefault(trial.name, []).append(record)
+        return record
+
+    def _partner(self, trial: Trial) -> int | None:
+        """The local rank that lends its environment or device: those that were right by turns, else all others."""
+        if not trial.step.conditions.swap:
+            return None
+        node, seen = self.runner.node, self._seen(self._failures[trial.number])
+        near = sorted(seen.lenders, key=lambda rank: (rank - node.local_rank) % node.local_ranks)
+        return near[len(seen.processes(trial.name)) % len(near)]
+
+
+def _seen_by_further_calls(failure: Record) -> bool:
+    """Whether it was a further call of a candidate that gave other bits, and none of the case's own."""
+    return failure.outcome is Outcome.VIOLATION and "repeats differ" in kinds(failure) and not failure.calls
+
+
+def right_word(step: int) -> str:
+    """What a rank tells its node of a step that it got right."""
+    return f"{step}-right"
 
 
 def representatives(plan: Plan, failed: Sequence[Record]) -> list[Record]:
     """The failed records worth experiments: unexpected ones, one for each row and way to fail, in the plan's order."""
     chosen: dict[Way, Record] = {}
     for record in sorted(failed, key=lambda record: record.step):
-        way = way_to_fail(plan, record)
-        if way is not None:
-            chosen.setdefault(way, record)
+        kind = way_to_fail(plan, record)
+        if kind is not None:
+            chosen.setdefault(kind, record)
     return list(chosen.values())[:MOST_CASES]
 
 
@@ -155,4 +276,4 @@ def way_to_fail(plan: Plan, record: Record) -> Way | None:
     step = plan.steps[record.step]
     if step.expect is not None and step.expect.includes(plan.local_rank(record.rank)):
         return None
-    return step.row, record.outcome, tuple(sorted({violation.kind for violation in record.violations}))
+    return step.row, way(record)

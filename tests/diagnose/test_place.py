@@ -31,7 +31,7 @@ class Failed:
 
     def again(self, outcome: Outcome, **changes: Any) -> Failed:
         record = self.synthetic.record(self.run.plan, 0, 1, outcome, experiment="synchronised", **changes)
-        self.run.experiments[(0, 1)] = {"synchronised": record}
+        self.run.experiments[(0, 1)] = {"synchronised": [record]}
         return self
 
     @property
@@ -105,6 +105,6 @@ def test_kernels_that_fail_alike_are_findings_of_their_own(synthetic: Synthetic)
     run = synthetic.run(plan, {(n, 0): synthetic.record(plan, n, 0, Outcome.CRASH, **lost) for n in (0, 1)})
     for number, kernel in enumerate(("_a", "_b")):
         again = synthetic.record(plan, number, 0, Outcome.CRASH, sticky=True, underway=Underway(kernel, "", 1))
-        run.experiments[(number, 0)] = {"synchronised": again}
+        run.experiments[(number, 0)] = {"synchronised": [again]}
     titles = [finding.title for finding in conclude(run).findings]
     assert titles == ["crash: device-side assert in _a", "crash: device-side assert in _b"]

@@ -37,7 +37,7 @@ def test_the_whole_comparison(synthetic: Synthetic) -> None:
     ]
     assert text[text.index("newly broken (1)") + 1] == "  matmul/0/exact  rank 1  undetermined: wrong output"
     assert text[text.index("missing (1)") + 1].startswith("  matmul/3/exact  rank 0  not judged: lost")
-    assert text[text.index("fixed (1)") + 1] == "  matmul/1/exact  ranks 0, 1  was kernel bug: wrong output"
+    assert text[text.index("fixed (1)") + 1] == "  matmul/1/exact  ranks 0, 1  was undetermined: wrong output"
     assert (
         text[text.index("still broken (1)") + 1] == "  matmul/2/exact  rank 1  undetermined: wrong output (was crash)"
     )

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gpucheck.worker.passes import SURE, TELLING, depends_on_fill, fill_of, how_calls_differ, wants_another_pass
+from gpucheck.diagnose.calls import how_calls_differ
+from gpucheck.worker.passes import SURE, TELLING, depends_on_fill, fill_of, wants_another_pass
 
 FILL, OTHER = 0xFF, 0x00
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpucheck.diagnose.experiments import EXPERIMENTS, REPEATS
 from gpucheck.model.plan import ExpectedFailure, Plan
 from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
 from gpucheck.worker import judging
-from gpucheck.worker.trials import MOST_CASES, PIN_SECONDS, Trials, representatives
+from gpucheck.worker.trials import MOST_CASES, PIN_SECONDS, SPOILING, Trials, representatives
+from tests.conftest import make_mismatch
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
+
+
+RIGHT = {"outcome": Outcome.PASS, "mismatches": [], "digests": {"y": "right"}}
+WRONG = {"outcome": Outcome.MISMATCH, "mismatches": [make_mismatch()], "digests": {"y": "bad"}, "inputs": "i"}
 
 
 class Bench:
@@ -25,30 +32,67 @@ class Bench:
     def __init__(self, *, quiet: bool = True) -> None:
         self.quiet = quiet  # whether the other ranks come to rest
         self.ran: list[tuple[int, str, str]] = []
+        self.partners: list[int | None] = []
         self.deadlines: list[float | None] = []
         self.events: list[str] = []
         self.seconds = 0.0  # each attempt takes
-        self.answers: dict[str, Any] = {}
+        self.answers: dict[str, Any] = {}  # experiment -> what its records say, or a function of how many were made
+        self.earlier: tuple[int, ...] = ()  # steps that the process of the failure ran before it
+        self.spoilt: Callable[[tuple[int, ...]], bool] = lambda after: False  # by other steps before it
         self.node, self.store = self, None
-        self.local_ranks, self.stuck = 2, ""
-        self.told = False  # whether all ranks gave the same bits
+        self.local_rank, self.local_ranks, self.stuck = 1, 2, ""
+        self.clean: set[int] = set()  # ranks that got every case right
+        self.same = False  # whether all ranks gave the same bits
         self.taken: set[str] = set()  # tasks that a rank has claimed
+        self._before: list[int] = []  # steps in the process at hand
 
-    def run(self, number: int, step: Any, name: str, *, deadline: float | None = None) -> Any:
+    def run(
+        self,
+        number: int,
+        step: Any,
+        name: str,
+        *,
+        deadline: float | None = None,
+        partner: int | None = None,
+        own: bool = False,
+    ) -> Any:
+        if own and name == "history":
+            self._before.append(number)
+            return SimpleNamespace(reply=True)
         self.ran.append((number, name, step.conditions.words))
+        self.partners.append(partner)
         self.deadlines.append(deadline)
         time.sleep(self.seconds)
-        known = {"outcome": Outcome.MISMATCH, "wrong": 1, **self.answers.get(name, {})}
-        return Record(number, "c", 1, experiment=name, **known)
+        known = {"outcome": Outcome.MISMATCH, **WRONG}
+        answer = self.answers.get(name, {})
+        changes = answer(self.names.count(name)) if callable(answer) else answer
+        if name == "history" and not self.spoilt(tuple(self._before)):
+            changes = RIGHT
+        return Record(number, "c", 1, experiment=name, asked=step.conditions.repeat, **{**known, **changes})
+
+    @property
+    def names(self) -> list[str]:
+        return [name for _, name, _ in self.ran]
+
+    def before(self, record: Record) -> tuple[int, ...]:
+        return self.earlier
+
+    def forget(self, attempt: Any) -> None:
+        self.events.append("forget")
 
     def retire(self) -> None:
+        self._before = []
         self.events.append("retire")
 
+    def told(self, word: str, rank: int) -> bool:
+        return word.endswith("-right") and rank in self.clean
+
     def all_told(self, word: str) -> bool:
-        return self.told
+        return self.same
 
     def claim(self, task: str) -> bool:
-        _, _, name = task.split("-", 2)
+        number, _, name = task.split("-", 2)
+        name = name if number == "0" else task
         free = name not in self.taken
         self.taken.add(name)
         return free
@@ -77,7 +121,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 def work(bench: Bench, plan: Plan, failed: Sequence[Record]) -> list[str]:
     runner: Any = bench
     Trials(plan, runner, runner, failed).work()
-    return [name for _, name, _ in bench.ran]
+    return bench.names
 
 
 @pytest.fixture
@@ -86,41 +130,97 @@ def plan(synthetic: Synthetic) -> Plan:
     return made
 
 
-def test_alone_comes_last_and_the_rank_rests_in_the_end(synthetic: Synthetic, plan: Plan) -> None:
+@pytest.fixture
+def wrong(synthetic: Synthetic, plan: Plan) -> Callable[..., Record]:
+    """A record of the step that is wrong every time with the same bits."""
+
+    def make(step: int = 0, **changes: Any) -> Record:
+        made: Record = synthetic.record(plan, step, 1, Outcome.MISMATCH, **{"digests": {"y": "bad"}, **changes})
+        return made
+
+    return make
+
+
+ALONE = ["repeat"] * REPEATS
+SWAPPED = ["other rank", "other device"]
+
+
+def test_what_is_wrong_every_time_is_tried_once_under_each_condition(plan: Plan, wrong: Any) -> None:
     bench = Bench()
-    failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in (2, 0)]
-    side = ["repeat", "repeat", "other rank", "other rank", "other device", "other device"]
-    assert work(bench, plan, failed) == [*side, "alone", "alone"], "no case waits for all the answers to another"
-    assert [number for number, *_ in bench.ran] == [0, 2] * 4
-    assert bench.ran[0] == (0, "repeat", "x5")
-    assert bench.events[:3] == ["begin 0 repeat", "result repeat", "retire"], "each is repeated in a fresh process"
-    assert bench.events[7:10] == ["result other rank", "begin 2 other rank", "result other rank"]
+    plan = replace(
+        plan, steps=tuple(replace(step, case=replace(step.case, row=str(n))) for n, step in enumerate(plan.steps))
+    )
+    tried = work(bench, plan, [wrong(2), wrong(0)])
+    assert tried == [*ALONE * 2, *["other rank"] * 2, *["other device"] * 2, "alone", "alone"]
+    assert [number for number, *_ in bench.ran][::REPEATS][:2] == [0, 2], "no case waits for all the answers to another"
+    assert bench.events[:3] == ["retire", "begin 0 repeat", "result repeat"], "each has a process of its own"
     assert bench.events[-1] == "rest"
     first_alone = bench.events.index("alone")
     assert bench.events[first_alone - 1] == "retire", "an idle process is no company"
 
 
-def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(synthetic: Synthetic, plan: Plan) -> None:
+def test_a_condition_that_helps_is_tried_until_it_is_no_luck_and_held_against_one_more_repeat(
+    plan: Plan, wrong: Any
+) -> None:
+    bench = Bench()
+    bench.answers = {"other rank": RIGHT}
+    assert work(bench, plan, [wrong()]) == [*ALONE, *["other rank"] * 8, "repeat", "other device", "alone"]
+    bench = Bench()
+    bench.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+    assert work(bench, plan, [wrong()]) == [*ALONE, *["other rank"] * 3, "other device", "alone"], "it was luck"
+
+
+def test_all_processes_that_are_compared_make_as_many_calls(plan: Plan, wrong: Any) -> None:
+    bench = Bench()
+    work(bench, plan, [wrong()])
+    often = [words for _, _, words in bench.ran]
+    assert often[0] == "x8", "the first shows how calls differ"
+    assert {words.split(", ")[-1] for words in often[1:]} == {"x4"}
+    bench = Bench()
+    bench.answers = {"repeat": {"outcome": Outcome.CRASH, "mismatches": []}, "alone": RIGHT}
+    work(bench, plan, [replace(wrong(mismatches=[]), outcome=Outcome.CRASH)])
+    assert {words.split(", ")[-1] for _, _, words in bench.ran} == {"x8"}, "nobody knows which call it was"
+
+
+def test_ranks_swap_with_those_that_got_the_case_right(plan: Plan, wrong: Any) -> None:
+    def lenders(clean: set[int]) -> list[int | None]:
+        bench = Bench()
+        bench.local_ranks, bench.local_rank, bench.clean = 4, 2, clean
+        bench.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+        work(bench, plan, [wrong()])
+        return [partner for name, partner in zip(bench.names, bench.partners, strict=True) if name == "other rank"]
+
+    assert lenders({0}) == [0, 0, 0] and lenders({1, 3}) == [3, 1, 3]
+    assert lenders(set()) == [3, 0, 1], "where none is right, all others"
+
+
+def test_what_fails_on_every_rank_alike_is_repeated_until_a_fault_of_most_processes_is_ruled_out(
+    plan: Plan, wrong: Any
+) -> None:
+    bench = Bench()
+    bench.same = True
+    names = work(bench, plan, [wrong()])
+    assert names.count("repeat") == 15, "2 ranks: 32 processes with the two that failed"
+    bench = Bench()
+    bench.same, bench.answers = True, {"other rank": RIGHT}
+    assert work(bench, plan, [wrong()]).count("repeat") == REPEATS + 1, "something helps"
+
+
+def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(plan: Plan, wrong: Any) -> None:
     first, second, seldom = Bench(), Bench(), Bench()
-    first.told = second.told = seldom.told = True
-    first.answers = second.answers = {"repeat": {"wrong": 5, "repeats": 5}}
-    seldom.answers = {"repeat": {"wrong": 4, "repeats": 5, "mismatches": [synthetic.mismatch()]}}
     second.taken = seldom.taken = first.taken
     first.taken.add("other-device")  # by a third one
-    assert work(first, plan, [synthetic.record(plan, 0, 0, Outcome.MISMATCH)]) == ["repeat", "other rank", "alone"]
-    assert work(second, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == ["repeat"]
-    own = work(seldom, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
-    assert own == ["repeat", "other rank", "other device"], "what comes and goes each rank must see for itself"
+    assert work(first, plan, [wrong()]) == [*ALONE, "other rank", "alone"]
+    assert work(second, plan, [wrong()]) == ALONE
+    seldom.answers = {"repeat": lambda count: RIGHT if count == 2 else WRONG}
+    assert work(seldom, plan, [wrong()])[REPEATS:] == SWAPPED, "what comes and goes each rank must see for itself"
 
 
-def test_ranks_with_bits_of_their_own_make_all_of_them(synthetic: Synthetic, plan: Plan) -> None:
+def test_ranks_with_bits_of_their_own_make_all_of_them(plan: Plan, wrong: Any) -> None:
     bench = Bench()
     bench.taken = {"other-rank", "other-device", "alone"}
-    every = ["repeat", "other rank", "other device", "alone"]
-    assert work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == every
-    bench, blank = Bench(), synthetic.record(plan, 0, 1, Outcome.MISMATCH, digests={})
-    bench.told, bench.taken = True, set(every) | {"other-rank", "other-device"}
-    assert work(bench, plan, [blank]) == every, "what left no outputs is like nothing else"
+    bench.answers = dict.fromkeys(["repeat", *SWAPPED, "alone"], {"digests": {}})
+    assert work(bench, plan, [wrong(digests={})]) == [*ALONE, *SWAPPED, "alone"], "what left no outputs is like nothing"
 
 
 def test_no_failure_no_experiment(plan: Plan) -> None:
@@ -128,9 +228,47 @@ def test_no_failure_no_experiment(plan: Plan) -> None:
     assert work(bench, plan, []) == [] and bench.events[-1] == "rest"
 
 
-def test_ranks_that_never_rest_are_not_waited_for_longer_than_granted(synthetic: Synthetic, plan: Plan) -> None:
-    bench = Bench(quiet=False)
-    assert "alone" not in work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
+def test_ranks_that_never_rest_are_not_waited_for_longer_than_granted(plan: Plan, wrong: Any) -> None:
+    assert "alone" not in work(Bench(quiet=False), plan, [wrong()])
+
+
+class TestHistory:
+    EARLIER = (5, 4, 3, 2, 1)  # steps, in the order in which they ran
+
+    def history(self, bench: Bench, plan: Plan, record: Record) -> list[tuple[int, ...]]:
+        """The other steps before the case in each process."""
+        made: list[tuple[int, ...]] = []
+        spoilt = bench.spoilt
+        bench.earlier, bench.answers["repeat"] = self.EARLIER, RIGHT
+
+        def note(after: tuple[int, ...]) -> bool:
+            made.append(after)
+            return spoilt(after)
+
+        bench.spoilt = note
+        assert set(work(bench, replace(plan, steps=plan.steps * 2), [record])) <= {"repeat", "history"}
+        return made
+
+    def test_the_case_that_spoils_it_is_found_by_halves(self, plan: Plan, wrong: Any) -> None:
+        bench = Bench()
+        bench.spoilt = lambda after: 4 in after
+        made = self.history(bench, plan, wrong())
+        assert made[0] == self.EARLIER and made[-1] == (4,)
+        assert made.count((4,)) == SPOILING and len(made) == SPOILING + 3
+
+    def test_calls_that_add_up_are_told_from_one_case(self, plan: Plan, wrong: Any) -> None:
+        bench = Bench()
+        bench.spoilt = lambda after: len(after) >= 3
+        made = self.history(bench, plan, wrong())
+        assert made[-1] == (3, 2, 1) and made.count((3, 2, 1)) == SPOILING
+
+    def test_what_does_not_come_again_is_tried_once_with_all_of_them(self, plan: Plan, wrong: Any) -> None:
+        assert self.history(Bench(), plan, wrong()) == [self.EARLIER]
+
+    def test_a_case_that_fails_alone_needs_no_history(self, plan: Plan, wrong: Any) -> None:
+        bench = Bench()
+        bench.earlier = self.EARLIER
+        assert "history" not in work(bench, plan, [wrong()])
 
 
 @pytest.mark.parametrize(("seconds", "made"), [(0.0, 0), (0.25, 3)])
@@ -163,63 +301,54 @@ def test_a_failure_that_is_expected_needs_no_explanation(synthetic: Synthetic) -
 
 
 def test_many_failing_rows_are_bounded(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=20)
-    failed = [synthetic.record(plan, step, 0, Outcome.MISMATCH) for step in range(20)]
+    plan = synthetic.plan(cases=30)
+    failed = [synthetic.record(plan, step, 0, Outcome.MISMATCH) for step in range(30)]
     assert [record.step for record in representatives(plan, failed)] == list(range(MOST_CASES))
 
 
-@pytest.mark.parametrize(
-    ("first", "again", "needed"),
-    [
-        ({"wrong": 1}, {"wrong": 5, "repeats": 5}, ("x5", "", "")),  # every time: once more tells enough
-        ({"wrong": 3, "repeats": 6}, {"wrong": 5, "repeats": 10}, ("x10", "x10", "x10")),
-        ({"wrong": 3, "repeats": 6}, {"wrong": 1, "repeats": 10}, ("x10", "x25", "x25")),
-        ({"wrong": 1, "repeats": 900}, {"wrong": 1, "repeats": 900}, ("x200", "x200", "x200")),  # bounded
-    ],
-)
-def test_what_fails_seldom_is_tried_more_often(
-    synthetic: Synthetic, plan: Plan, first: dict[str, Any], again: dict[str, Any], needed: tuple[str, ...]
-) -> None:
-    """Until a failure of the rate seen so far had stayed away by luck in one of a thousand runs at most."""
+@pytest.mark.parametrize(("bad", "asked"), [([3], "x10"), ([1, 2, 3, 5, 6], "x8")])
+def test_what_fails_in_some_calls_only_gets_more_of_them(plan: Plan, wrong: Any, bad: list[int], asked: str) -> None:
+    """So many that a failure of the rate seen so far shows in nine of ten processes."""
     bench = Bench()
-    bench.answers = {"repeat": again}
-    work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH, **first)])
-    often = [next((word for word in words.split(", ") if word.startswith("x")), "") for _, _, words in bench.ran]
-    assert tuple(often[:3]) == needed
+    calls = ["b" if call in bad else "a" for call in range(8)]
+    bench.answers = {"repeat": lambda count: {**WRONG, "calls": calls[count % 8 :] + ["a"], "bad_calls": bad}}
+    work(bench, plan, [wrong()])
+    assert [words for _, name, words in bench.ran if name == "repeat"][:3] == ["x8", asked, asked]
 
 
-def test_what_did_not_come_again_is_tried_no_further(synthetic: Synthetic, plan: Plan) -> None:
+def test_what_did_not_come_again_is_tried_no_further(plan: Plan, wrong: Any) -> None:
     bench = Bench()
-    bench.answers = {"repeat": {"outcome": Outcome.PASS, "wrong": 0, "repeats": 5}}
-    assert work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == ["repeat"]
+    bench.answers = {"repeat": RIGHT}
+    assert work(bench, plan, [wrong()]) == ALONE
 
 
-def test_what_is_explained_is_tried_no_further(synthetic: Synthetic, plan: Plan) -> None:
+def test_what_is_explained_is_tried_no_further(plan: Plan, wrong: Any) -> None:
     bench = Bench()
     step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
-    bench.answers = {"repeat": {"wrong": 5, "repeats": 5}, "no group": {"outcome": Outcome.PASS, "wrong": 0}}
-    tried = work(bench, replace(plan, steps=(step,)), [synthetic.record(plan, 0, 1, Outcome.MISMATCH, wrong=1)])
-    assert tried == ["repeat", "no group"]
+    bench.answers = {"no group": RIGHT}
+    tried = work(bench, replace(plan, steps=(step,)), [wrong()])
+    assert tried == [*ALONE, *["no group"] * 8, "repeat"]
 
 
-def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_it(
-    synthetic: Synthetic, plan: Plan
-) -> None:
-    bench = Bench()
-    bench.answers = {"repeat": {"wrong": 5, "repeats": 5}}
-    read = [Violation("passes differ", "it is read outside of the uint8 tensor of shape (2, 3)")]
-    step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
-    failed = synthetic.record(plan, 0, 1, Outcome.MISMATCH, violations=read)
-    assert work(bench, replace(plan, steps=(step,)), [failed]) == ["repeat", "no group"]
+def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_it(plan: Plan, wrong: Any) -> None:
+    read = {"violations": [Violation("passes differ", "it is read outside of the uint8 tensor of shape (2, 3)")]}
+    group = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
+
+    def tried(step: Any, **changes: Any) -> list[str]:
+        bench = Bench()
+        bench.answers = dict.fromkeys(EXPERIMENTS, read)
+        return work(bench, replace(plan, steps=(step,)), [wrong(**read, **changes)])
+
+    assert tried(plan.steps[0]) == ["repeat"] * 2, "whether it follows the fill again"
+    assert tried(group) == [*ALONE, "no group"]
     launch = Launch("k", 1, 1, ["cuda:1"], 7, "h", "sm_90", 0, 4, [1])
-    bench, astray = Bench(), replace(failed, launches=[launch], stream=0)
-    assert "alone" in work(bench, replace(plan, steps=(step,)), [astray]), "it may not have waited for its inputs"
+    assert "alone" in tried(group, launches=[launch], stream=0), "it may not have waited for its inputs"
 
 
-def test_only_what_fails_every_time_can_be_disturbed_by_others(synthetic: Synthetic, plan: Plan) -> None:
+def test_only_what_fails_every_time_can_be_disturbed_by_others(plan: Plan, wrong: Any) -> None:
     bench = Bench()
-    bench.answers = {"repeat": {"wrong": 3, "repeats": 5, "distinct": 3}}
-    assert "alone" not in work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
+    bench.answers = {"repeat": lambda count: RIGHT if count == 2 else WRONG}
+    assert "alone" not in work(bench, plan, [wrong()])
 
 
 def test_what_has_no_place_is_pinned_first_and_once(synthetic: Synthetic, plan: Plan) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from gpucheck.diagnose.rules import (
     autotuned,
+    by_process,
     compile_race,
     conduct,
     crash,
@@ -28,6 +29,7 @@ from gpucheck.diagnose.rules import (
     race,
     rank_environment,
     refused,
+    state,
     stream_order,
     suspect_gpu,
     threads,
@@ -72,10 +74,12 @@ RULES: tuple[Rule, ...] = (
     kernel_cache,
     overwritten,
     stream_order,
+    state,
     interference,
     rank_environment,
     suspect_gpu,
     race,
+    by_process,
     kernel_bug,
     undetermined,
     neighbour,
@@ -86,10 +90,21 @@ RULES: tuple[Rule, ...] = (
 
 
 def attribute(run: Run, keys: list[Key]) -> list[tuple[Rule, dict[Key, Any]]]:
-    """Each rule with the evidence it finds among records that no earlier rule recognised."""
+    """Each rule with the evidence it finds among records that no earlier rule recognised.
+
+    A store outside of tensors does not say why an output is wrong that other ranks have as wrong without one: such a
+    record belongs to a second rule as well.
+    """
     left, attributed = list(keys), []
     for rule in RULES:
         found = {key: evidence for key in left if (evidence := rule.recognise(run, run.records[key])) is not None}
-        left = [key for key in left if key not in found]
+        left = [key for key in left if key not in found or (rule is outside and _has_another_fault(run, *key))]
         attributed.append((rule, found))
     return attributed
+
+
+def _has_another_fault(run: Run, step: int, rank: int) -> bool:
+    """Whether a record's wrong output is, bit for bit, that of a rank whose stores stay within their tensors."""
+    record = run.records[(step, rank)]
+    others = (run.records[(step, other)] for other in run.ranks)
+    return bool(record.bits) and any(o.bits == record.bits and not outside.shown(o) for o in others)

@@ -20,8 +20,8 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     A configuration that writes less than others leaves memory as it was in every later call; one that works in place
     is applied several times in the first.
     """
-    again = answers(run, record).tried.get(REPEAT)
-    if again is None or not (_differs(record) and _differs(again)):
+    again = answers(run, record).processes(REPEAT)
+    if not again or not all(map(_differs, (record, *again))):
         return None
     return Evidence(AUTOTUNED, FIRST if record.bad_calls == [0] else what(record))
 

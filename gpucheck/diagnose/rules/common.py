@@ -32,12 +32,17 @@ class Evidence:
 
 
 def findings(run: Run, evidence: Mapping[Key, Evidence], lines: Lines = raised_lines) -> list[Finding]:
-    """One finding for each title and set of ranks, with what experiments answered as evidence."""
-    by_step: dict[tuple[int, Evidence], list[Record]] = {}
+    """One finding for each title and set of ranks, with what experiments answered as evidence.
+
+    Ranks that are wrong every time, each with its own bits of equal inputs, have faults of their own.
+    """
+    by_step: dict[tuple[int, Evidence, str], list[Record]] = {}
     for key, seen in sorted(evidence.items(), key=lambda pair: pair[0]):
-        by_step.setdefault((key[0], seen), []).append(run.records[key])
+        record = run.records[key]
+        bits = record.bits if answers(run, record).deterministic and _inputs_agree(run, key[0]) else ""
+        by_step.setdefault((key[0], seen, bits), []).append(record)
     found: dict[tuple[Evidence, tuple[int, ...], str], Finding] = {}
-    for (step, seen), records in by_step.items():
+    for (step, seen, _), records in by_step.items():
         ranks = [record.rank for record in records]
         row = run.plan.steps[step].case.row
         finding = found.setdefault((seen, tuple(ranks), "" if seen.across else row), _empty(run, seen, records))
@@ -46,6 +51,10 @@ def findings(run: Run, evidence: Mapping[Key, Evidence], lines: Lines = raised_l
         told = merged_lines(records, lines) + clean_line(run, step)
         finding.sightings.append(sighting(run, step, ranks, told))
     return list(found.values())
+
+
+def _inputs_agree(run: Run, step: int) -> bool:
+    return len({run.records[(step, rank)].inputs for rank in run.ranks if run.records[(step, rank)].inputs}) <= 1
 
 
 def _empty(run: Run, seen: Evidence, records: list[Record]) -> Finding:

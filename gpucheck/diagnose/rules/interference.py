@@ -14,4 +14,4 @@ __all__ = ["findings", "recognise"]
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong every time beside other ranks, right alone."""
     seen = answers(run, record)
-    return Evidence(INTERFERENCE, what(record)) if seen.deterministic and seen.right("alone") else None
+    return Evidence(INTERFERENCE, what(record)) if seen.deterministic and seen.separates("alone") else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.causes import KERNEL_BUG
-from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.chance import EVERY_TIME
+from gpucheck.diagnose.evidence import Answers, answers, steady
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
@@ -12,19 +13,34 @@ __all__ = ["findings", "recognise"]
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """Every rank that judged the case gives the same wrong bits, and none of its repeats gives others.
+    """Every rank that judged the case gives the same wrong bits, in each of so many processes, whatever is changed.
 
     One rank alone cannot tell its GPU from the code; on the CPU there is no GPU to blame.
     """
-    if not record.mismatches or answers(run, record).intermittent:
+    seen = answers(run, record)
+    if not record.mismatches or not seen.deterministic or any(map(seen.right, seen.tried)):
         return None
-    judged = [
-        other
-        for other in (run.records[(record.step, rank)] for rank in run.ranks)
-        if other.outcome in (Outcome.MISMATCH, Outcome.PASS, Outcome.VIOLATION)
-    ]
-    alike = all(
-        other.mismatches and (other.digests == record.digests or other.inputs != record.inputs) for other in judged
-    )
+    judged = _witnesses(run, record.step)
+    alike = all(other.mismatches and (other.bits == record.bits or other.inputs != record.inputs) for other in judged)
     enough = len(judged) > 1 or run.plan.device == "cpu"
-    return Evidence(KERNEL_BUG, what(record)) if alike and enough else None
+    return Evidence(KERNEL_BUG, what(record)) if alike and enough and processes(run, seen) >= EVERY_TIME else None
+
+
+def processes(run: Run, seen: Answers) -> int:
+    """In how many processes the case gave the same wrong bits; 0 where one gave others, or the right ones."""
+    step, count = seen.failure.step, 0
+    for other in _witnesses(run, step):
+        if other.inputs != seen.failure.inputs:
+            continue
+        made = [each for attempts in run.experiments.get((step, other.rank), {}).values() for each in attempts]
+        alike = [each.mismatches and steady(each) and each.bits == seen.failure.bits for each in (other, *made)]
+        if not all(alike):
+            return 0
+        count += len(alike)
+    return count
+
+
+def _witnesses(run: Run, step: int) -> list[Record]:
+    """The records of ranks that say whether a case is right: one whose conduct alone was wrong has another fault."""
+    judged = (run.records[(step, rank)] for rank in run.ranks)
+    return [other for other in judged if other.outcome in (Outcome.MISMATCH, Outcome.PASS)]

@@ -16,4 +16,4 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if record.outcome is Outcome.ERROR and DAMAGED_ENTRY in record.message:
         return Evidence(KERNEL_CACHE, DAMAGED_ENTRY)
     seen = answers(run, record)
-    return Evidence(KERNEL_CACHE, what(record)) if seen.proves("fresh cache", record) else None
+    return Evidence(KERNEL_CACHE, what(record)) if seen.separates("fresh cache") else None

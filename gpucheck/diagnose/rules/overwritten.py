@@ -14,5 +14,5 @@ __all__ = ["findings", "recognise"]
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong where outputs are read after a further call, right where they are read before it."""
     delayed = run.plan.steps[record.step].conditions.consumer == "delayed"
-    overwritten = delayed and answers(run, record).proves("waits", record)
+    overwritten = delayed and answers(run, record).separates("waits")
     return Evidence(OVERWRITTEN, what(record)) if overwritten else None

@@ -1,19 +1,49 @@
-"""Results that differ between repeats on one GPU."""
+"""Results that differ between calls on one GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpucheck.diagnose.causes import RACE
-from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.chance import at_most
+from gpucheck.diagnose.evidence import Answers, answers, irregular_share, regular
+from gpucheck.diagnose.experiments import ALWAYS_ASKED, REPEAT, applicable, rate_of
 from gpucheck.diagnose.rules.common import Evidence, findings
 from gpucheck.model.record import Record
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
 
+SPARED = 0.05  # chance below which ranks that are right, among others that a race would strike alike, speak against it
+CALLS = 2  # of a case that is right and runs once
+
 
 def recognise(run: Run, record: Record) -> Evidence | None:
-    """Equal inputs in equal memory gave different bits, within the case or when it was repeated."""
-    if any(violation.kind == "repeats differ" for violation in record.violations):
-        return Evidence(RACE, "repeats differ")
-    differs = bool(record.mismatches) and answers(run, record).bits_differ
-    return Evidence(RACE, "repeats differ") if differs else None
+    """Equal inputs in equal memory gave different bits in one process, in no order, whatever was changed.
+
+    Among several threads it may be two things that come and go, of which one thread takes away one.
+    """
+    seen = answers(run, record)
+    if not seen.irregular or run.plan.steps[seen.failure.step].conditions.concurrency > 1:
+        return None
+    return Evidence(RACE, "repeats differ") if not (unasked(run, seen) or _spared(run, seen)) else None
+
+
+def _spared(run: Run, seen: Answers) -> bool:
+    """Whether some ranks are right too often for code that all of them run."""
+    alone, step = seen.processes(REPEAT), seen.failure.step
+    share = irregular_share(alone)
+    others = [run.experiments.get((step, rank), {}).get(REPEAT, ()) for rank in run.ranks]
+    if any(len(made) > 1 and regular(made) and (1 - share) ** len(made) < SPARED for made in others):
+        return True
+    failing = [rank for rank in run.ranks if run.records[(step, rank)].outcome.failed]
+    right = (1 - rate_of(*alone)) ** CALLS if seen.failure.mismatches else 1.0
+    return at_most(len(failing), run.plan.world_size, 1 - right) < SPARED
+
+
+def unasked(run: Run, seen: Answers, names: Sequence[str] = ALWAYS_ASKED) -> list[str]:
+    """Those of some experiments that could still tell another cause: not made yet, or right so far."""
+    failure = seen.failure
+    conditions = run.plan.steps[failure.step].conditions
+    possible = dict(applicable(failure, conditions, run.plan.device, run.plan.nproc))
+    return [name for name in names if name in possible and not seen.wrong(name)]

@@ -14,5 +14,5 @@ __all__ = ["findings", "recognise"]
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Right with another rank's environment on the same GPU, and not right with the own one on another GPU."""
     seen = answers(run, record)
-    follows = seen.proves("other rank", record) and not seen.right("other device")
+    follows = seen.separates("other rank") and not seen.right("other device")
     return Evidence(RANK_ENVIRONMENT, what(record)) if follows else None

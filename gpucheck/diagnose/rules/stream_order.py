@@ -25,7 +25,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     conditions = run.plan.steps[record.step].conditions
     stressed = conditions.late or conditions.consumer == "prompt" or conditions.stream != "default"
     seen = answers(run, record)
-    ordered = seen.proves("synchronised", record) or seen.proves("waits", record)
+    ordered = seen.separates("synchronised") or seen.separates("waits")
     if ordered or (stressed and astray(record)):
         return Evidence(STREAM_ORDER, what(record))
     return None

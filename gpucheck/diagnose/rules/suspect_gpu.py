@@ -17,5 +17,5 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     A failure that did not come again is never the GPU's.
     """
     seen = answers(run, record)
-    follows = seen.wrong("repeat") and seen.wrong("other rank") and seen.proves("other device", record)
+    follows = seen.wrong("repeat") and seen.wrong("other rank") and seen.separates("other device")
     return Evidence(SUSPECT_GPU, what(record)) if follows else None

@@ -14,4 +14,4 @@ __all__ = ["findings", "recognise"]
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong among several threads, right with one."""
     seen = answers(run, record)
-    return Evidence(THREADS, what(record)) if seen.proves("one thread", record) else None
+    return Evidence(THREADS, what(record)) if seen.separates("one thread") else None

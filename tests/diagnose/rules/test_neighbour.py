@@ -29,7 +29,7 @@ def hang_of_rank_0(
     run = synthetic.run(plan, outcomes)
     run.driver = [{"rank": gpu, "text": XID.format(pid)}]
     if again:
-        run.experiments[(0, 0)] = {"alone": synthetic.record(plan, 0, 0, again, experiment="alone")}
+        run.experiments[(0, 0)] = {"alone": [synthetic.record(plan, 0, 0, again, experiment="alone")]}
     conclusion = conclude(run)
     assert conclusion.verdict is Verdict.FAIL and len(conclusion.findings) == 2
     return next(finding for finding in conclusion.findings if finding.ranks == [0])

@@ -1,0 +1,64 @@
+"""How likely luck is: the unit of evidence is a process, since calls of one process share whatever it began with."""
+
+from __future__ import annotations
+
+import math
+
+LUCK = 1e-3  # largest chance that processes with no difference between them came out as a stated cause needs it
+MOST_PROCESSES = 24  # of one experiment
+CALLS = 8  # in the process of an experiment, so that a fault of some calls shows as one
+MOST_CALLS = 64
+SEEN = 0.9  # share of processes that are to show a failure which comes and goes within them
+EVERY_TIME = 32  # processes that must all have failed alike before the code is said to fail in every one
+Z95 = 1.959964  # of the normal distribution, for a two-sided interval of 95%
+
+
+def by_luck(wrong: int, processes: int, right: int) -> float:
+    """The chance that all processes which fail are among the first ``processes``, if nothing tells them from the rest.
+
+    Whatever share of processes fails: of so many that do, each set of processes is as likely as any other.
+
+    Args:
+        wrong: of the first processes, how many failed.
+        right: further processes, under a changed condition, none of which failed.
+    """
+    return math.comb(processes, wrong) / math.comb(processes + right, wrong)
+
+
+def one_rate(often: int, seldom: int) -> float:
+    """The largest chance that calls of one rate come out so: those of some processes all alike, of others otherwise.
+
+    Args:
+        often: calls that gave the one result, seldom: the other one, each sorted into whole processes.
+    """
+    calls = often + seldom
+    return (often / calls) ** often * (seldom / calls) ** seldom if seldom else 1.0
+
+
+def at_most(hits: int, trials: int, rate: float) -> float:
+    """The chance of so many hits or fewer."""
+    return sum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(hits + 1))
+
+
+def calls_needed(rate: float) -> int:
+    """How many calls a process must make for a failure of this rate to show in most processes."""
+    if rate >= 1:
+        return CALLS
+    if rate <= 0:
+        return MOST_CALLS
+    return min(MOST_CALLS, max(CALLS, math.ceil(math.log(1 - SEEN) / math.log(1 - rate))))
+
+
+def rate_words(hits: int, trials: int) -> str:
+    """A rate with the interval that the true one lies in, as finely as its size asks for."""
+    low, high = interval(hits, trials)
+    digits = 0 if hits and hits / trials >= 0.1 else 2
+    return f"rate {hits / trials:.{digits}%}, 95% interval {low:.{digits}%} to {high:.{digits}%}"
+
+
+def interval(hits: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a rate seen as ``hits`` of ``trials``."""
+    rate, square = hits / trials, Z95 * Z95 / trials
+    middle = (rate + square / 2) / (1 + square)
+    half = Z95 / (1 + square) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,72 @@
+"""Which process of which experiment is worth its time next: as many as rule luck out, and none that change nothing."""
+
+from __future__ import annotations
+
+from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
+from gpucheck.diagnose.evidence import FEWEST, Answers
+from gpucheck.diagnose.experiments import OF_FILL, REPEAT, REPEATS, SETTLING, STRESSES
+from gpucheck.diagnose.rules import outside
+from gpucheck.diagnose.rules.common import astray
+from gpucheck.model.record import Outcome
+
+
+def worth_a_process(name: str, seen: Answers, possible: frozenset[str]) -> bool:
+    """Whether one more process of an experiment can still make a difference to what is made of a case.
+
+    Args:
+        seen: the answers so far.
+        possible: the experiments that apply to the case.
+    """
+    if name == REPEAT:
+        return _worth_repeating(seen, possible)
+    if settled(seen, possible):
+        return False
+    made, again = len(seen.processes(name)), REPEAT not in possible or seen.wrong(REPEAT)
+    if not again or seen.wrong(name) or (made and not seen.right(name) and not seen.by_call):
+        return False
+    if made:
+        return REPEAT in possible and made < MOST_PROCESSES and not seen.separates(name) and _within_reach(seen)
+    if name not in OF_FILL and outside.shown(seen.failure) == "passes differ" and not astray(seen.failure):
+        return False
+    return name != "alone" or seen.deterministic or seen.failure.outcome is Outcome.HANG
+
+
+def _within_reach(seen: Answers) -> bool:
+    """Whether any number of processes that are right under a changed condition would rule out luck."""
+    return seen.by_call or by_luck(seen.wrongs(), len(seen.processes(REPEAT)), MOST_PROCESSES) < LUCK
+
+
+def settled(seen: Answers, possible: frozenset[str]) -> bool:
+    """Whether a cause is known that no further experiment changes."""
+    asked = all(map(seen.wrong, possible & {*STRESSES}))
+    return (seen.by_number and asked) or any(map(seen.separates, SETTLING))
+
+
+def wants_control(name: str, seen: Answers) -> bool:
+    """Whether the unchanged case is to run once more: what went away by itself would stay away then, too."""
+    return name != REPEAT and bool(seen.processes(name)) and seen.separates(name)
+
+
+def further_repeats(seen: Answers, ranks: int) -> int:
+    """How many more processes each rank of a node makes where all gave the same wrong bits and nothing helps.
+
+    Args:
+        ranks: of the node.
+    """
+    helped = any(seen.right(name) for name in seen.tried)
+    follows_fill = outside.shown(seen.failure) == "passes differ"
+    if not seen.deterministic or helped or not seen.failure.mismatches or follows_fill:
+        return 0
+    made = ranks * (1 + len(seen.processes(REPEAT)))
+    return max(0, -(-(EVERY_TIME - made) // ranks))
+
+
+def _worth_repeating(seen: Answers, possible: frozenset[str]) -> bool:
+    made = len(seen.processes(REPEAT))
+    if settled(seen, possible):
+        return False
+    if made >= REPEATS:
+        return made < MOST_PROCESSES and seen.by_call and not seen.irregular
+    follows_fill = outside.shown(seen.failure) == "passes differ" and not outside.by_luck(seen)
+    explained = follows_fill and not astray(seen.failure) and not possible & {*OF_FILL}
+    return not (explained and made >= FEWEST - 1)
