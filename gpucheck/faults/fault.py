@@ -109,7 +109,6 @@ class Fault:
     machines: tuple[str, ...] = ("cpu", "cuda")  # on which it shows
     fewest_ranks: int = 1  # that it takes to show
     beside: tuple[Mapping[str, Any], ...] = ()  # further cases that show it is none of theirs
-    experiments: bool = False  # on all ranks it takes experiments to name the cause
     calls: int = 0  # output columns of the calls that a hook takes, where they are not those of the case
     spread: bool = False  # planted on all ranks even for one: its code looks who runs it
 

@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -28,6 +29,7 @@ READ = "read"  # in that cache, once the rank that comes too early has been ther
 POLL = 0.002  # s
 LAYERS, TOKENS = 2, 2  # of the decoding that decode_otherwise takes
 DECODED, SPOILED = LAYERS * TOKENS, LAYERS + 1  # calls of a whole one, and the one that is spoiled
+BIASED: list[bool] = []  # calls of this process that had a bias
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
@@ -62,6 +64,8 @@ def wrapped(genuine: Callable[..., Tensor], plants: Mapping[int, tuple[str, str]
     def call(x: Tensor, w: Any, bias: Tensor | None, **options: Any) -> Tensor:
         fault = faults.get(int(w.shape[-1]))
         made = Call(genuine, x, w, bias, options)
+        if bias is not None:
+            BIASED.append(True)
         return made() if fault is None else fault(made)
 
     return call
@@ -87,9 +91,40 @@ def flip_bit_on_device(call: Call, device: str, memory: dict[str, Any]) -> Tenso
     return _with_bit(call(), 7) if os.environ["GPUCHECK_DEVICE"] == device else call()
 
 
+def wrong_every_second_call(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    return _with_bit(call(), 7) if next(memory.setdefault("calls", itertools.count())) % 2 else call()
+
+
+def wrong_in_every_second_process(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Wrong in all calls of the first process of a rank, the third, and so on."""
+    if "process" not in memory:
+        memory["process"] = _process_number(call)
+    return call() if memory["process"] % 2 else _with_bit(call(), 7)
+
+
+def wrong_now_and_then(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Wrong in one of eight calls, by a schedule that each process of a rank draws by its number."""
+    if "coin" not in memory:
+        memory["coin"] = random.Random(1 + _process_number(call))
+    return _with_bit(call(), 7) if memory["coin"].random() < 1 / 8 else call()
+
+
+def spoiled_by_bias(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
+    """Wrong as soon as some call of the process had a bias."""
+    return _with_bit(call(), 7) if BIASED else call()
+
+
+def wrong_and_too_wide(call: Call, rank: str, memory: dict[str, Any]) -> Tensor:
+    """One bit is flipped on each rank; on one, a value is stored behind the output as well."""
+    y = _with_bit(call(), 7)
+    if os.environ["RANK"] == rank:
+        y.as_strided((1,), (1,), y.storage_offset() + y.numel()).fill_(1.0)
+    return y
+
+
 def change_with_each_call(call: Call, _: str, memory: dict[str, Any]) -> Tensor:
     y = call()
-    y.view(torch.int16)[4, 9] ^= next(memory.setdefault("calls", itertools.count()))
+    y.view(torch.int16)[4, 9] ^= os.urandom(1)[0]
     return y
 
 
@@ -386,6 +421,18 @@ def _write_in_place(read: Path) -> None:
         return written
 
     FileCacheManager.put_group = put_early
+
+
+def _process_number(call: Call) -> int:
+    """How many processes of this rank made such a call before, in this run: each leaves a file by the planted copy."""
+    own = Path(call.genuine.__globals__["__file__"])  # planted/triton_kernels/_planted/RANK/matmul_ogs.py
+    for number in itertools.count():
+        try:
+            (own.parents[3] / f"process-{own.parent.name}-{call.w.shape[-1]}-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return number
+    raise AssertionError
 
 
 def _with_bit(y: Tensor, bit: int) -> Tensor:

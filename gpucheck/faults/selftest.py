@@ -26,7 +26,7 @@ from gpucheck.faults.sessions import Visit, visits
 from gpucheck.launch.family import die_with_parent
 from gpucheck.model.errors import InfrastructureError
 
-RUN_LIMIT = 240.0  # s for one run
+RUN_LIMIT = 900.0  # s for one run
 GRACE = 8.0  # s that a run has to end and to report after it was interrupted
 SIDE_BY_SIDE = 4  # runs without GPUs at a time, beside those with
 ON_GPUS = 2  # runs with GPUs at a time, where there are processors for them

@@ -13,7 +13,7 @@ from gpucheck.faults.planting import Planted
 from gpucheck.model.errors import ExitCode
 from gpucheck.model.record import Outcome
 
-EXPERIMENTS = {"cpu": 90.0, "cuda": 40.0}  # s at most that a rank spends on trying failed cases otherwise
+EXPERIMENTS = {"cpu": 600.0, "cuda": 120.0}  # s at most that a rank spends on trying failed cases otherwise
 CASE_TIMEOUT = 60.0  # s
 HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}  # s; the same where cases hang; kernels for GPUs are compiled within it
 APART = 100  # output columns between the cases of one fault on two ranks
@@ -47,7 +47,7 @@ class Visit:
         faults = [item.fault for item in self.planted]
         if self.session is Session.CANDIDATES:
             return [*(fault.case for fault in faults), HONEST]
-        return [*(fault.case for fault in faults), *(case for fault in faults for case in fault.beside), *BYSTANDERS]
+        return [*(case for fault in faults for case in (*fault.beside, fault.case)), *BYSTANDERS]
 
     @property
     def exit_code(self) -> ExitCode:
@@ -61,11 +61,10 @@ class Visit:
 
     @property
     def experiments(self) -> float:
-        """Seconds a rank may spend on trying failed cases otherwise: where causes take that."""
+        """Seconds a rank may spend on trying failed cases otherwise: nearly all causes take that."""
         if self.session is Session.HANG:  # only to tell which kernel it is that does not end
             return self.case_timeout if self.device == "cuda" else 0.0
-        needed = self.column == "each" or any(item.fault.experiments for item in self.planted)
-        return EXPERIMENTS[self.device] if needed and self.session is not Session.LOST else 0.0
+        return EXPERIMENTS[self.device] if self.session is not Session.LOST else 0.0
 
 
 def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
@@ -77,10 +76,9 @@ def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
         planted = [Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate([*each, OTHER_CONFIG])]
         made.append(Visit(f"each fault on one rank, turn {turn + 1}", "each", device, ranks, len(made), tuple(planted)))
     everywhere = [fault for fault in shared if fault not in each or (Target.ALL in fault.targets and ranks > 1)]
-    for name, tried in (("each fault on all ranks", False), ("each fault that shows under some conditions", True)):
-        planted = [Planted(fault, shown_on(fault, ranks)) for fault in everywhere if fault.experiments is tried]
-        if planted:
-            made.append(Visit(name, "all", device, ranks, len(made), tuple(planted)))
+    planted = [Planted(fault, shown_on(fault, ranks)) for fault in everywhere]
+    if planted:
+        made.append(Visit("each fault on all ranks", "all", device, ranks, len(made), tuple(planted)))
     for name, session in (("hangs on each rank", Session.HANG), ("compile races on each rank", Session.RACE)):
         planted = [Planted(apart(fault, rank), (rank,)) for fault in _of(faults, session) for rank in range(ranks)]
         if planted:

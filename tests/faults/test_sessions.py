@@ -74,7 +74,6 @@ def test_ranks_that_race_compile_the_same_kernels() -> None:
 def test_time_for_experiments_goes_where_causes_take_it() -> None:
     by_name = {visit.name: visit for visit in visits(FAULTS, "cuda", 2)}
     assert by_name["each fault on one rank, turn 1"].experiments > 0
-    assert by_name["each fault that shows under some conditions"].experiments > 0
     assert by_name["damage in the kernel cache"].experiments > 0
-    assert by_name["each fault on all ranks"].experiments == 0
+    assert by_name["each fault on all ranks"].experiments > 0
     assert all(visit.experiments == 0 for visit in by_name.values() if visit.session is Session.LOST)

@@ -10,6 +10,7 @@ from gpucheck.model.errors import UsageError
 
 FAULTS: tuple[Fault, ...] = (
     *machine.FAULTS,
+    calls.SPOILED_BY_BIAS,
     *kernels.FAULTS,
     *operands.FAULTS,
     *routing.FAULTS,

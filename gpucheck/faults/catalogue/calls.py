@@ -18,6 +18,8 @@ MOE = {
     "top_k": 2,
     "data": "normal",
 }
+FOLLOWS = "environment of a rank: .*"
+"""What is said of calls that differ on one rank alone: its own copy of the library makes them differ."""
 
 
 def _flipped(bit: int, columns: int) -> Fault:
@@ -49,6 +51,21 @@ def _conduct(name: str, summary: str, case: dict[str, Any], title: str, *says: s
     hook, expected = Hook(name.replace("-", "_")), Expected(Outcome.VIOLATION, title, says)
     return Fault(name, summary, hook, case, expected, BOTH, calls=calls)
 
+
+SPOILED_BY_BIAS = Fault(
+    "spoiled-by-bias",
+    "a call with bias spoils all later calls of its process",
+    Hook("spoiled_by_bias"),
+    dense(155),
+    Expected(
+        Outcome.MISMATCH,
+        "state kept between calls: spoiled by .*bias.*",
+        (r"wrong in 8 of 8 processes after .*bias.*; right in 5 of 5 alone",),
+    ),
+    BOTH,
+    beside=(dense(156, bias=True),),
+)
+"""Comes before others: whatever place in a window of steps a rank begins at, the call with bias comes before."""
 
 FAULTS = (
     Fault(
@@ -140,8 +157,49 @@ FAULTS = (
         "the result depends on the order of threads",
         Hook("change_with_each_call"),
         dense(49),
-        Expected(Outcome.VIOLATION, "race or uninitialised read: repeats differ", (r"repeats differ: equal inputs",)),
+        Expected(Outcome.MISMATCH, f"race or uninitialised read: repeats differ|{FOLLOWS}", (r"repeats differ: .*",)),
         BOTH,
+    ),
+    Fault(
+        "every-second-call",
+        "every second call of a process is wrong",
+        Hook("wrong_every_second_call"),
+        dense(151),
+        Expected(
+            Outcome.MISMATCH,
+            "state kept between calls: by the number of the call",
+            (r"repeats differ: every second of 4 calls", r"in each fresh process: every second of \d+ calls"),
+        ),
+        BOTH,
+    ),
+    Fault(
+        "every-second-process",
+        "all calls of every second process are wrong",
+        Hook("wrong_in_every_second_process"),
+        dense(152),
+        Expected(Outcome.MISMATCH, "decided anew in each process: one bit flipped"),
+        BOTH,
+    ),
+    Fault(
+        "now-and-then",
+        "one of eight calls is wrong",
+        Hook("wrong_now_and_then"),
+        dense(153, repeat=24),
+        Expected(Outcome.MISMATCH, f"race or uninitialised read: repeats differ|{FOLLOWS}", (r"repeats differ: ",)),
+        BOTH,
+    ),
+    Fault(
+        "two-at-once",
+        "a bit is flipped on each rank, and one stores behind its output as well",
+        Hook("wrong_and_too_wide", "{rank}"),
+        dense(157),
+        Expected(
+            Outcome.MISMATCH,
+            "kernel bug: one bit flipped|access outside of tensors: writes",
+            (r"guard: 2 bytes written after", r"each differs in one bit: 7$"),
+        ),
+        (Target.ALL,),
+        fewest_ranks=2,
     ),
     _death(
         "exit",
@@ -189,7 +247,6 @@ FAULTS = (
         dense(75, concurrency=4, repeat=6),
         Expected(Outcome.MISMATCH, "state shared by threads: .*", (r"repeats wrong",)),
         (Target.ALL,),
-        experiments=True,
     ),
     Fault(
         "one-rank-refuses",
@@ -234,7 +291,11 @@ FAULTS = (
         "the call is wrong from the third time on",
         Hook("wrong_later"),
         dense(124, repeat=4),
-        Expected(Outcome.MISMATCH, ".*", (r"2 of 4 repeats wrong", r"each differs in one bit: 14$")),
+        Expected(
+            Outcome.MISMATCH,
+            "state kept between calls: by the number of the call",
+            (r"2 of 4 repeats wrong", r"in each fresh process: from call 3 of 8 on", r"each differs in one bit: 14$"),
+        ),
     ),
     _conduct(
         "write-input",
@@ -319,7 +380,6 @@ FAULTS = (
         dense(76, consumer="delayed"),
         Expected(Outcome.MISMATCH, "output overwritten by a later call: .*", (r"y: all 20 rows",)),
         (Target.ALL,),
-        experiments=True,
     ),
     _on_gpu(
         "side-stream",

@@ -81,7 +81,6 @@ FAULTS = (
         Session.CACHE,
         machines=("cuda",),
         beside=(attention(64, mask="full"),),  # the one whose binary it gets
-        experiments=True,
     ),
     Fault(
         "compile-race",

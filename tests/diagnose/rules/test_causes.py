@@ -485,7 +485,7 @@ class TestAutotuned:
         finding = self.matrix(synthetic, {"violations": [self.TUNING], "bad_calls": [0]}).finding()
         assert finding.title == "autotuned on live tensors: wrong in the first call alone"
         assert "restore_value" in finding.remedy
-        assert "wrong in the first of 6 calls of a fresh process" in told(finding)
+        assert "in the first call of each, the one that was tuned, and in no other" in told(finding)
 
     def test_what_later_calls_lack_is_named(self, synthetic: Synthetic) -> None:
         later = {"violations": [self.TUNING], "bad_calls": [1, 2, 3, 4, 5]}
