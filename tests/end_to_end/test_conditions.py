@@ -54,8 +54,8 @@ def told(run: Finished, case: str, title: str, ranks: list[int]) -> list[str]:
 def test_a_failure_that_follows_the_environment_of_a_rank(run: Finished) -> None:
     evidence = told(run, "dense/bf16/m20-n61-", "environment of a rank: one bit flipped", [1])
     assert evidence[:2] == [
-        "5 of 5 repeats in a fresh process wrong, the same bits each time: deterministic",
-        "right with the environment of another rank",
+        "wrong in 6 of 6 fresh processes, the same bits in each call: deterministic",
+        "right with the environment of another rank (8 processes)",
     ]
     assert evidence[2].startswith("wrong on the device of another rank")
     assert "each differs in one bit: 7" in run.text
@@ -63,7 +63,7 @@ def test_a_failure_that_follows_the_environment_of_a_rank(run: Finished) -> None
 
 def test_a_failure_that_follows_the_device(run: Finished) -> None:
     evidence = told(run, "dense/fp16/m20-n63-", "suspect GPU: one bit flipped", [1])
-    assert "right on the device of another rank" in evidence
+    assert "right on the device of another rank (8 processes)" in evidence
     assert any(line.startswith("wrong with the environment of another rank") for line in evidence)
 
 
@@ -79,7 +79,7 @@ def test_threads_of_all_devices_share_state_too(run: Finished) -> None:
 
 def test_output_in_memory_that_the_next_call_uses(run: Finished) -> None:
     evidence = told(run, "/exact (delayed", "output overwritten by a later call: wrong operand", [0, 1])
-    assert "right with a consumer that waits" in evidence
+    assert any("right with a consumer that waits (8 processes)" in line for line in evidence)
 
 
 def test_experts_sliced_as_soon_as_a_process_group_exists(run: Finished) -> None:
