@@ -234,16 +234,12 @@ def answers(run: Run, record: Record) -> Answers:
 def serves(known: Answers, mine: Answers) -> bool:
     """Whether the answers of a case hold for one of its row that looks alike: what that one showed itself must fit.
 
-    Two faults may well give outputs that are wrong in the same way. Where only some processes or calls fail, or only
-    after other cases, its own must do so.
+    Two faults may well give outputs that are wrong in the same way. Only what fails every time, each with bits of its
+    own, is taken for alike; what comes and goes, or depends on what ran before, each case must show itself.
     """
-    for alone in mine.processes(REPEAT):
-        if known.never:
-            return absent(mine.failure, alone)
-        if known.by_number or known.by_call:
-            return not steady(alone)
-        return known.deterministic and steady(alone) and again(mine.failure, alone)
-    return known.deterministic or ((known.by_number or known.by_call) and not steady(mine.failure))
+    if not known.deterministic or not steady(mine.failure):
+        return False
+    return all(steady(alone) and again(mine.failure, alone) for alone in mine.processes(REPEAT))
 
 
 def _others(run: Run, record: Record) -> tuple[frozenset[int], frozenset[int]]:
