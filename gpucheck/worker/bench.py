@@ -33,7 +33,7 @@ from gpucheck.worker.placements import Placement
 from gpucheck.worker.process_settings import kept
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 from gpucheck.worker.repeated_calls import RepeatedCalls
-from gpucheck.worker.side_effects import CallWatch
+from gpucheck.worker.side_effects import CallWatch, Place
 from gpucheck.worker.threads import at_once
 from gpucheck.worker.timing import Stopwatch, steady
 
@@ -92,7 +92,7 @@ class Bench:
         self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
         self._suspect: int | None = None  # number in the arena of the tensor around which something was read last
         self._last: tuple[_Pass, Any, Outputs] | None = None  # with what it launched last, for the stopwatch
-        self._returned: list[Tensor] = []  # by the calls of the last pass; alive, so that no later call gets its memory
+        self._returned: list[Place] = []  # by the calls of the last pass; alive, so that no later call gets its memory
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def run(self, request: Request) -> Reply:

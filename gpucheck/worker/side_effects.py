@@ -42,23 +42,23 @@ class _Held:
     def __init__(self, name: str, tensor: Tensor, holder: int = 0) -> None:
         self.name, self.tensor, self.copy = name, tensor.detach(), tensor.detach().clone()
         self.holder = holder  # number of the object that it was found in, from 1
-        self.place = _Place(tensor)
+        self.place = Place(tensor)
 
 
-class _Place:
-    """Where a tensor lies."""
+class Place:
+    """Where a tensor lies; the tensor lives as long as this, so that no other gets its memory."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.device, self.start = tensor.device, tensor.data_ptr()
+        self.tensor, self.device, self.start = tensor, tensor.device, tensor.data_ptr()
         extent = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
         self.end = self.start + extent * tensor.element_size()
         self.dense = is_dense(tensor)
         self.form = (tensor.dtype, tuple(tensor.shape), tensor.stride())
 
-    def overlaps(self, other: _Place) -> bool:
+    def overlaps(self, other: Place) -> bool:
         return self.device == other.device and self.start < other.end and other.start < self.end
 
-    def covers(self, other: _Place) -> bool:
+    def covers(self, other: Place) -> bool:
         """Whether what is seen of this memory says all about the other one."""
         if self.device != other.device or not self.start <= other.start <= other.end <= self.end:
             return False
@@ -79,19 +79,19 @@ class _Difference:
 class CallWatch:
     """Watches the calls of one pass over a case, which may come from several threads."""
 
-    def __init__(self, device: torch.device, earlier: Sequence[Tensor] = (), *, one_by_one: bool = True) -> None:
+    def __init__(self, device: torch.device, earlier: Sequence[Place] = (), *, one_by_one: bool = True) -> None:
         """Args:
-        earlier: what calls returned before, all of it still alive.
+        earlier: where that lies which calls returned before.
         one_by_one: calls of the library are watched too. What that takes comes between launches, so it is not for
             cases in which their order is held back.
         """
         self.device, self.returned_before = device, list(earlier)
-        self.returned: list[Tensor] = []  # by the calls of this pass
+        self.returned: list[Place] = []  # what the calls of this pass returned
         self.calls = 0
         self._one_by_one = one_by_one
-        self._within: list[Tensor] = []  # what calls of the library returned within the call under way
+        self._within: list[Place] = []  # what calls of the library returned within the call under way
         self._given: list[Any] = []
-        self._before: list[tuple[str, _Place]] = []  # memory that is no operand and there before the calls
+        self._before: list[tuple[str, Place]] = []  # memory that is no operand and there before the calls
         self._held: list[_Held] = []
         self._differences: list[_Difference] = []
         self._seen: list[SideEffect] = []
@@ -110,7 +110,7 @@ class CallWatch:
         """Takes down what memory an object holds before the calls, which may write to it and not return it."""
         for path, tensor in tensors_in("", prepared):
             if tensor.numel() and not self._known(tensor):
-                self._before.append((path, _Place(tensor)))
+                self._before.append((path, Place(tensor)))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -140,14 +140,14 @@ class CallWatch:
         number = self._calls[name] = self._calls.get(name, 0) + 1
         result = function(*args, **kwargs)
         who = f"call {number} of the library's {name}"
-        for held in given:
-            if self._differs(held.name, who, held.copy, held.tensor) and held.place.dense:
-                held.tensor.copy_(held.copy)
+        for each in given:
+            if self._differs(each.name, who, each.copy, each.tensor) and each.place.dense:
+                each.tensor.copy_(each.copy)
         found = {path or "the result": tensor for path, tensor in tensors_in("", result) if tensor.numel()}
+        held, earlier = [*self._held, *given], [*self.returned_before, *self.returned, *self._within]
         for path, tensor in found.items():
-            earlier = [*self.returned_before, *self.returned, *self._within]
-            self._seen += self._of_output(f"{path} of {name}", tensor, who, [*self._held, *given], earlier)
-        self._within += found.values()
+            self._seen += self._of_output(f"{path} of {name}", tensor, who, held, earlier)
+        self._within += map(Place, found.values())
         return result
 
     def outputs(self, outputs: Mapping[str, Tensor]) -> None:
@@ -157,16 +157,16 @@ class CallWatch:
             earlier = [*self.returned_before, *self.returned]
             for name, output in outputs.items():
                 self._seen += self._of_output(name, output, THE_CALL, self._held, earlier)
-            self.returned += [output for output in outputs.values() if output.numel()]
+            self.returned += [Place(output) for output in outputs.values() if output.numel()]
 
     def _of_output(
-        self, name: str, output: Tensor, who: str, held: list[_Held], earlier: list[Tensor]
+        self, name: str, output: Tensor, who: str, held: list[_Held], earlier: list[Place]
     ) -> list[SideEffect]:
         if output.device != self.device:
             return [SideEffect("output", name, f"{who} returned {name} on {output.device}, expected {self.device}")]
         if not output.numel():
             return []
-        place = _Place(output)
+        place = Place(output)
         right = place.dense or name.startswith(OWN_FORM)
         found = [] if right else [SideEffect("layout", name, f"{who} returned {name} {_strides(output)}")]
         owner = next((each.name for each in held if each.place.overlaps(place)), "")
@@ -177,7 +177,7 @@ class CallWatch:
                 f"{name}, as {who} returned it, lies in {buffer}, which was there before: a later call overwrites it"
             )
             found.append(SideEffect("reused", name, words))
-        elif any(_Place(other).overlaps(place) for other in earlier):
+        elif any(other.overlaps(place) for other in earlier):
             words = f"{name}, as {who} returned it, lies in memory that an earlier call returned, and overwrites that"
             found.append(SideEffect("reused", name, words))
         return found
@@ -192,7 +192,7 @@ class CallWatch:
         for held in self._held:
             self._differs(held.name, THE_CALL, held.copy, held.tensor)
             other = now.get((held.holder, held.name))
-            if other is not None and not held.place.covers(_Place(other)):
+            if other is not None and not held.place.covers(Place(other)):
                 self._replaced(held, other.detach())
 
     def _replaced(self, held: _Held, other: Tensor) -> None:
@@ -233,7 +233,7 @@ class CallWatch:
         return list(firsts.values())
 
     def _known(self, tensor: Tensor) -> bool:
-        place = _Place(tensor)
+        place = Place(tensor)
         return any(held.place.covers(place) for held in self._held)
 
 
