@@ -16,7 +16,7 @@ from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.runner import Runner
 
-MOST_CASES = 24  # of a rank; further ones that fail alike would tell the same
+MOST_CASES = 64  # of a rank
 MOST_PINNED = 16  # of a rank
 PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows where, in a process of its own
 ALONE = 2  # fresh processes that a case has for itself before it shares some with others that fail every time

@@ -301,8 +301,8 @@ def test_a_failure_that_is_expected_needs_no_explanation(synthetic: Synthetic) -
 
 
 def test_many_failing_rows_are_bounded(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=30)
-    failed = [synthetic.record(plan, step, 0, Outcome.MISMATCH) for step in range(30)]
+    plan = synthetic.plan(cases=80)
+    failed = [synthetic.record(plan, step, 0, Outcome.MISMATCH) for step in range(80)]
     assert [record.step for record in representatives(plan, failed)] == list(range(MOST_CASES))
 
 

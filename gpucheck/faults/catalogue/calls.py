@@ -146,11 +146,11 @@ FAULTS = (
         "other-tokens",
         "one product within a decoding comes out negative, so that other tokens follow",
         Hook("decode_otherwise"),
-        decoding(94),
+        {**decoding(94), "heads": 2},
         Expected(
             Outcome.MISMATCH, "{cause}: .*", (r"first wrong at step 1, layer 1, qkv; first other token at step 1 ",)
         ),
-        calls=192,
+        calls=256,
     ),
     Fault(
         "repeats-differ",
