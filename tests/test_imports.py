@@ -18,7 +18,7 @@ PACKAGE = Path(gpucheck.__file__).parent
 HEAVY = ("torch", "triton", "triton_kernels", "numpy")
 AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
 COMPILING = tuple(f"gpucheck.compile.{name}" for name in ("child", "capture", "problems"))
-PLANTED_CODE = ("gpucheck.faults.hooks", "gpucheck.faults.wrong_kernels")
+PLANTED_CODE = ("gpucheck.faults.hooks", "gpucheck.faults.wrong_kernels", "gpucheck.faults.candidates")
 QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor", "host")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck.diagnose.buildable import unbuildable
+from gpucheck.diagnose.causes import UNDETERMINED
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding
@@ -36,10 +37,11 @@ class Failure:
     ranks: tuple[int, ...]
     lines: tuple[str, ...] = ()  # evidence, in words
 
-    @property
-    def kind(self) -> tuple[str, str]:
-        """What it is, wherever it shows."""
-        return self.title, self.cause
+    def alike(self, other: Failure) -> bool:
+        """Whether two are of one kind: a run with too little evidence for a cause has at least the same symptom."""
+        if UNDETERMINED in (self.cause, other.cause):
+            return self.title.removeprefix(self.cause) == other.title.removeprefix(other.cause)
+        return (self.title, self.cause) == (other.title, other.cause)
 
     @property
     def words(self) -> str:

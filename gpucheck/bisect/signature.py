@@ -49,7 +49,7 @@ class Signature:
 
     def widened(self, look: Look) -> Signature:
         """The signature that takes one more look at the bad end: its other ranks, or its failures where all differ."""
-        alike = [failure for failure in look.failures if failure.kind == self.failures[0].kind]
+        alike = [failure for failure in look.failures if failure.alike(self.failures[0])]
         new = [failure for failure in alike or look.failures if not self._takes(failure)]
         return replace(self, failures=(*self.failures, *new))
 
@@ -71,7 +71,7 @@ class Signature:
         return Seen.BAD if look.bits == self.bits else Seen.GOOD
 
     def _takes(self, failure: Failure) -> bool:
-        patterns = {known.ranks for known in self.failures if known.kind == failure.kind}
+        patterns = {known.ranks for known in self.failures if known.alike(failure)}
         everywhere = {rank for ranks in patterns for rank in ranks}
         return failure.ranks in patterns or (len(patterns) > 1 and set(failure.ranks) <= everywhere)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpucheck.interpreter.driver import measured
+from . import driver
 
 Observer = Callable[[str, dict[str, Any]], None]
 """Called before a launch with the kernel's name as written in its source and its arguments by the parameters' names."""
@@ -62,6 +62,6 @@ def install() -> None:
     def ignore(kernel: Any, value: Any) -> None:
         """Older Triton sets ``run`` on each function; ours stays."""
 
-    testing.do_bench = testing.do_bench_cudagraph = measured  # they need the clock of a GPU
+    testing.do_bench = testing.do_bench_cudagraph = driver.measured  # they need the clock of a GPU
     function.run = property(run_property, ignore)
     function.__getitem__ = lambda kernel, grid: partial(_run, kernel, grid=grid)

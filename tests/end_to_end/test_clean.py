@@ -61,6 +61,7 @@ def test_every_record_holds_launches_of_the_kernel_under_test(smoke: Finished) -
     kernels = {
         "matmul": "_matmul_ogs",
         "moe": "_matmul_ogs",
+        "batches": "_matmul_ogs",
         "routing": "_combined_routing_compute",
         "topk": "_topk_forward",
         "swiglu": "_swiglu",

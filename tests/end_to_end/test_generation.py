@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,4 +94,6 @@ def test_experts_swapped_in_one_layer(run: Finished) -> None:
 
 def test_an_error_tells_how_far_the_decoding_came(run: Finished) -> None:
     assert run.outcomes(RAISES) == ["error", "error"]
-    assert run.lines(RAISES) == "RuntimeError: planted on purpose; first wrong at step 3, unembedding"
+    told, place = run.lines(RAISES).splitlines()
+    assert told == "RuntimeError: planted on purpose; first wrong at step 3, unembedding"
+    assert re.fullmatch(r"raised at matmul_ogs\.py:\d+", place)

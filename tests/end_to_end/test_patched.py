@@ -59,4 +59,4 @@ def test_what_a_patch_breaks_is_found(lab: Lab, scenario: Path, tmp_path: Path) 
     run = lab.finish("--patch", str(patch), scenario=scenario)
     assert run.code == 1, run.text
     assert run.outcomes("matmul") == ["mismatch", "mismatch"] and run.outcomes("routing") == ["pass", "pass"]
-    assert "3 of 3 repeats wrong" in run.lines("matmul")
+    assert "8 of 8 repeats wrong" in run.lines("matmul")
