@@ -53,6 +53,16 @@ class Attempt:
     role: str = ""  # what that process holds, see ``Setup.calls``
     launches: str = "run"  # what launches do there from the start
     examined: Examined | None = None  # what further calls showed, where the code under test is a candidate
+
+    @property
+    def output_bytes(self) -> int:
+        """What its outputs take in memory until they are judged."""
+        from gpucheck.worker.protocol import outputs_file
+
+        count = len(self.reply.saved) if self.reply else 0
+        files = [Path(outputs_file(self.outputs, number)) for number in range(count)]
+        return sum(file.stat().st_size for file in files if file.exists())
+
     partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
 
 

@@ -39,7 +39,8 @@ STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps a local rank, within which ranks take steps in different order
 MAKERS = 4  # threads that make inputs and references ahead, where a rank has processors for them; more hold up the rest
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
-PENDING_JUDGEMENTS = 4  # outputs that wait for the judge while the child goes on
+PENDING_JUDGEMENTS = 64  # cases that wait for the judge, or it for a reference, while the child goes on
+PENDING_BYTES = 256 << 20  # of their outputs
 
 
 def main(run: Path) -> None:
@@ -176,13 +177,13 @@ class Supervisor:
         """Judging overlaps with the next case."""
         import torch
 
-        pending: list[Future[None]] = []
+        pending: list[tuple[Future[None], int]] = []
         with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
             for round, number in self._turns():
                 if not round and number == self._order[len(self._order) // 2]:
                     self.gpus.look()
-                while len(pending) >= PENDING_JUDGEMENTS:
-                    pending.pop(0).result()
+                while len(pending) >= PENDING_JUDGEMENTS or sum(size for _, size in pending) > PENDING_BYTES:
+                    pending.pop(0)[0].result()
                 if self.runner.stuck:
                     self.writer.skip(self.runner.stuck)
                     break
@@ -190,8 +191,8 @@ class Supervisor:
                 attempt = self.runner.run(number, self.plan.steps[number], round=round)
                 if not round and number in self._examined:
                     attempt = self.runner.examined(attempt)
-                pending.append(judges.submit(self._finish, attempt))
-        for future in pending:
+                pending.append((judges.submit(self._finish, attempt), attempt.output_bytes))
+        for future, _ in pending:
             future.result()
 
     def _turns(self) -> Iterator[tuple[int, int]]:

@@ -23,10 +23,12 @@ from gpucheck import checks  # noqa: E402
 from gpucheck.checks.base import ANY_KERNEL  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan, Step  # noqa: E402
-from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches  # noqa: E402
+from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches, Outcome, Record  # noqa: E402
+from gpucheck.records.folder import read_run, write_json  # noqa: E402
 from gpucheck.worker import child as child_module  # noqa: E402
 from gpucheck.worker import processes, supervisor  # noqa: E402
 from gpucheck.worker.conduct import observed_violations  # noqa: E402
+from gpucheck.worker.judging import finished  # noqa: E402
 from gpucheck.worker.passes import fill_of  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file  # noqa: E402
 from gpucheck.worker.supervisor import Supervisor  # noqa: E402
@@ -621,3 +623,34 @@ def threads_end() -> Iterator[None]:
     """Judges and makers of a supervisor end with it."""
     yield
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("judge")]
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 0])
+def test_the_child_goes_on_while_the_judge_waits_as_far_as_outputs_have_room(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """The judge waits until the child has had every case, or, without room, the next one."""
+    spec, asked = checks.load("matmul").spec, threading.Semaphore(0)
+    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 14)]
+    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    waited: list[int] = []  # for how many cases the judge has waited, each time
+
+    def answer(request: Request) -> Reply:
+        asked.release()
+        return replace(right(request), saved=["d"])
+
+    def judged(*arguments: Any) -> Record:
+        waited.append(len(cases) * (not waited) if limit else 1)
+        for _ in range(waited[-1]):
+            assert asked.acquire(timeout=120), "the child waits for the judge"
+        assert not asked.acquire(blocking=False), "the child went on without room"
+        return finished(*arguments)
+
+    monkeypatch.setattr("gpucheck.worker.judging.finished", judged)
+    monkeypatch.setattr("gpucheck.worker.supervisor.PENDING_BYTES", limit)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
+    write_json(tmp_path / "plan.json", whole.to_json())
+    Supervisor(tmp_path, whole, StandIn(answer), 0.0).work()
+    assert {record.outcome for record in read_run(tmp_path).records.values()} == {Outcome.PASS}
