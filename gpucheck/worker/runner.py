@@ -59,9 +59,11 @@ class Attempt:
         """What its outputs take in memory until they are judged."""
         from gpucheck.worker.protocol import outputs_file
 
-        count = len(self.reply.saved) if self.reply else 0
-        files = [Path(outputs_file(self.outputs, number)) for number in range(count)]
-        return sum(file.stat().st_size for file in files if file.exists())
+        total = 0
+        for number in range(len(self.reply.saved) if self.reply else 0):
+            with suppress(OSError):  # a process that died wrote less than it said
+                total += os.path.getsize(outputs_file(self.outputs, number))
+        return total
 
     partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
 

@@ -191,7 +191,8 @@ class Supervisor:
                 attempt = self.runner.run(number, self.plan.steps[number], round=round)
                 if not round and number in self._examined:
                     attempt = self.runner.examined(attempt)
-                pending.append((judges.submit(self._finish, attempt), attempt.output_bytes))
+                size = attempt.output_bytes  # before the judge removes them
+                pending.append((judges.submit(self._finish, attempt), size))
         for future, _ in pending:
             future.result()
 
