@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.model.case import Case, CheckSpec, Scalar
 from gpucheck.model.record import Cost, NeededLaunches
+from gpucheck.model.vocabulary import ViolationKind
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,7 @@ class Runtime:
     library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
     place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
     synchronize: Callable[[], None] = lambda: None  # waits for all that was launched, whatever GPU it went to
-    blame: Callable[[str, str], None] = lambda kind, detail: None  # notes a violation beside the numbers
+    blame: Callable[[ViolationKind, str], None] = lambda kind, detail: None  # notes a violation beside the numbers
     note: Callable[[str], None] = lambda text: None  # says something that a report of a failure should tell
     timed: Callable[[str, float], None] = lambda what, seconds: None  # notes how long something took
 

@@ -9,6 +9,7 @@ from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import Cost, NeededLaunches
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -306,7 +307,7 @@ class Matmul(Check):
 def given(into: Tensor, result: Tensor, runtime: Runtime) -> Tensor:
     """The memory that a call was given for its result; blames a call that returned other memory."""
     if into.numel() and result.data_ptr() != into.data_ptr():
-        runtime.blame("output", "the result is not returned in the memory that the caller gave for it")
+        runtime.blame(ViolationKind.OUTPUT, "the result is not returned in the memory that the caller gave for it")
     return into
 
 

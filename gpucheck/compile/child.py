@@ -21,6 +21,7 @@ from gpucheck.compile.tritons import hash_triton
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.source import CheckSource
+from gpucheck.model.vocabulary import ViolationKind
 
 if TYPE_CHECKING:
     from gpucheck.compile.capture import Capture
@@ -88,7 +89,7 @@ class Bench:
     def synchronize(self) -> None:
         """Nothing is launched that one would wait for."""
 
-    def blame(self, kind: str, detail: str) -> None:
+    def blame(self, kind: ViolationKind, detail: str) -> None:
         """Conduct is for runs to judge."""
 
     def note(self, text: str) -> None:

@@ -12,6 +12,7 @@ from gpucheck.diagnose.chance import LUCK, by_luck, one_rate, rate_words
 from gpucheck.diagnose.experiments import EXPERIMENTS, HISTORY, REPEAT, SWAPS
 from gpucheck.diagnose.nature import nature
 from gpucheck.model.record import Outcome, Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 FEWEST = 3  # processes that say whether calls differ, and in how many ways at least they do without order
@@ -274,7 +275,7 @@ def _shared(run: Run, record: Record) -> dict[str, Sequence[Record]]:
     return found
 
 
-def kinds(record: Record) -> set[str]:
+def kinds(record: Record) -> set[ViolationKind]:
     """The kinds of a record's violations."""
     return {violation.kind for violation in record.violations}
 
@@ -291,7 +292,7 @@ def repeated(failure: Record, alone: Sequence[Record]) -> str:
     if not failure.mismatches and not any(each.calls for each in alone):
         messages = sorted({each.message for each in alone if each.message and again(failure, each)})
         return words + (f": {messages[0]}" if messages else "")
-    if all(each.bad_calls == [0] and "tuning differs" in kinds(each) for each in alone):
+    if all(each.bad_calls == [0] and ViolationKind.TUNING_DIFFERS in kinds(each) for each in alone):
         return f"{words}, in the first call of each, the one that was tuned, and in no other"
     if seen.by_number:
         return f"{words}, in the same calls of each: {call_words(alone[0])}"

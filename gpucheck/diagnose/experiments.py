@@ -10,6 +10,7 @@ from gpucheck.diagnose.chance import CALLS, calls_needed
 from gpucheck.model.conditions import OFF_DEVICE, Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
+from gpucheck.model.vocabulary import ViolationKind
 
 REPEAT = "repeat"
 HISTORY = "history"
@@ -90,10 +91,10 @@ _OF_OUTCOME = {
     Outcome.HANG: ("one thread", "alone"),
 }
 _OF_VIOLATION = {
-    "device": ("guarded", "visible"),
-    "tuning differs": (REPEAT,),
-    "passes differ": (REPEAT, *OF_FILL),
-    "repeats differ": tuple(name for name in EXPERIMENTS if name not in ("guarded", "fresh cache")),
+    ViolationKind.DEVICE: ("guarded", "visible"),
+    ViolationKind.TUNING_DIFFERS: (REPEAT,),
+    ViolationKind.PASSES_DIFFER: (REPEAT, *OF_FILL),
+    ViolationKind.REPEATS_DIFFER: tuple(name for name in EXPERIMENTS if name not in ("guarded", "fresh cache")),
 }
 
 

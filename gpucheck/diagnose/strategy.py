@@ -8,6 +8,7 @@ from gpucheck.diagnose.experiments import OF_FILL, REPEAT, REPEATS, SETTLING, ST
 from gpucheck.diagnose.rules import outside
 from gpucheck.diagnose.rules.common import astray
 from gpucheck.model.record import Outcome
+from gpucheck.model.vocabulary import ViolationKind
 
 
 def worth_a_process(name: str, seen: Answers, possible: frozenset[str]) -> bool:
@@ -26,7 +27,7 @@ def worth_a_process(name: str, seen: Answers, possible: frozenset[str]) -> bool:
         return False
     if made:
         return REPEAT in possible and made < MOST_PROCESSES and not seen.separates(name) and _within_reach(seen)
-    if name not in OF_FILL and outside.shown(seen.failure) == "passes differ" and not astray(seen.failure):
+    if name not in OF_FILL and outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER and not astray(seen.failure):
         return False
     return name != "alone" or seen.deterministic or seen.failure.outcome is Outcome.HANG
 
@@ -54,7 +55,7 @@ def further_repeats(seen: Answers, ranks: int) -> int:
         ranks: of the node.
     """
     helped = any(seen.right(name) for name in seen.tried)
-    follows_fill = outside.shown(seen.failure) == "passes differ"
+    follows_fill = outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER
     if not seen.deterministic or helped or not seen.failure.mismatches or follows_fill:
         return 0
     made = ranks * (1 + len(seen.processes(REPEAT)))
@@ -67,6 +68,6 @@ def _worth_repeating(seen: Answers, possible: frozenset[str]) -> bool:
         return False
     if made >= REPEATS:
         return made < MOST_PROCESSES and seen.by_call and not seen.irregular
-    follows_fill = outside.shown(seen.failure) == "passes differ" and not outside.by_luck(seen)
+    follows_fill = outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER and not outside.by_luck(seen)
     explained = follows_fill and not astray(seen.failure) and not possible & {*OF_FILL}
     return not (explained and made >= FEWEST - 1)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any, TypeVar
 
+from gpucheck.model.vocabulary import ViolationKind
+
 T = TypeVar("T")
 
 SCHEMA = 1  # of plan.json and of every record line
@@ -98,9 +100,11 @@ class Mismatch:
 class Violation:
     """Something wrong beside the numbers."""
 
-    kind: str  # "guard", "passes differ", "repeats differ", "fallback", "configuration", "device"; "inputs", "alias",
-    #   "reused", "settings", "output", "layout": what a call did beside answering; or one that a check names
+    kind: ViolationKind
     detail: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", ViolationKind(self.kind))  # as read from a record line
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
+from gpucheck.model.vocabulary import Vocabulary
 from gpucheck.report.blocks import Place
 from gpucheck.report.json import EXPECTED, SCHEMA
 from gpucheck.report.speed import Speed
@@ -133,6 +134,8 @@ def of_type(kind: Any) -> dict[str, Any]:
         hints = get_type_hints(kind)
         description = (kind.__doc__ or "").partition("\n")[0]
         return _object({field.name: hints[field.name] for field in fields(kind)}, description)
+    if isinstance(kind, type) and issubclass(kind, Vocabulary):
+        return of_type(str)  # a word that this version does not know is written too
     if isinstance(kind, type) and issubclass(kind, Enum):
         return {"enum": [member.value for member in kind]}
     raise TypeError(f"no JSON Schema for {kind!r}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.model.record import Mismatch, Violation
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, extremes, regions
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.character import character
@@ -49,18 +50,20 @@ def judge(
     """
     result = Judgement()
     if not expected:
-        result.violations.append(Violation("no reference", "the check names no output to judge"))
+        result.violations.append(Violation(ViolationKind.NO_REFERENCE, "the check names no output to judge"))
     for name, reference in expected.items():
         if name not in outputs:
-            result.violations.append(Violation("output", f"{name} was not returned"))
+            result.violations.append(Violation(ViolationKind.OUTPUT, f"{name} was not returned"))
             continue
         output, shape = outputs[name], tuple(reference.estimate.value.shape)
         if tuple(output.shape) != shape:
             result.violations.append(
-                Violation("output", f"{name} has shape {tuple(output.shape)}, the reference {shape}")
+                Violation(ViolationKind.OUTPUT, f"{name} has shape {tuple(output.shape)}, the reference {shape}")
             )
         elif output.dtype != reference.dtype:
-            result.violations.append(Violation("output", f"{name} is {output.dtype}, asked for {reference.dtype}"))
+            result.violations.append(
+                Violation(ViolationKind.OUTPUT, f"{name} is {output.dtype}, asked for {reference.dtype}")
+            )
         else:
             beside = {fill: others.get(name) for fill, others in filled.items() if fill != POISON}
             _judge_one(name, output, reference, axes.get(name) or plain_axes(output.ndim), beside, result)

@@ -21,6 +21,7 @@ from gpucheck.checks.base import OUTPUTS
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import digest
 from gpucheck.verify.views import to_device
 from gpucheck.worker import cache, driver, order
@@ -163,7 +164,7 @@ class Bench:
             self._stopwatch.time(call, repeats.add, work.check, work.case, inputs, work.placed, allowed, reply)
         if not reply.fatal:
             self.synchronize()  # what was launched meanwhile is known to have ended
-            reply.blamed += [("repeats differ", words) for words in repeats.differences()]
+            reply.blamed += [(ViolationKind.REPEATS_DIFFER, words) for words in repeats.differences()]
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
         """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
@@ -311,7 +312,12 @@ class Bench:
         if not found:
             return
         allowed = work.check.allowed(work.case, prepared, inputs, work.runtime)
-        fine = {"inputs": allowed.writes, "alias": allowed.shares, "reused": allowed.shares, "layout": allowed.strided}
+        fine = {
+            ViolationKind.INPUTS: allowed.writes,
+            ViolationKind.ALIAS: allowed.shares,
+            ViolationKind.REUSED: allowed.shares,
+            ViolationKind.LAYOUT: allowed.strided,
+        }
         reply.blamed += [(each.kind, each.words) for each in found if each.name not in fine.get(each.kind, ())]
 
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
@@ -324,7 +330,7 @@ class Bench:
         return outputs
 
     def _same_settings(self, work: _Pass, *, shared: bool) -> AbstractContextManager[None]:
-        return kept(self.device, lambda words: work.runtime.blame("settings", words), shared=shared)
+        return kept(self.device, lambda words: work.runtime.blame(ViolationKind.SETTINGS, words), shared=shared)
 
     def _guard(self, conditions: Conditions) -> AbstractContextManager[None]:
         """Around every call into the code under test, so that what a guard mends is right in all of them."""
@@ -427,8 +433,8 @@ class DeviceRuntime:
         self.place = bench.arena.place
         self.synchronize = bench.synchronize
 
-    def blame(self, kind: str, detail: str) -> None:
-        self._reply.blamed.append((kind, detail))
+    def blame(self, kind: ViolationKind, detail: str) -> None:
+        self._reply.blamed.append((ViolationKind(kind), detail))
 
     def note(self, text: str) -> None:
         self._reply.message = text

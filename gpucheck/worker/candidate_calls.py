@@ -20,6 +20,7 @@ from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import digest
 from gpucheck.worker.protocol import BASELINE, CANDIDATE, CHANGED, DELAYED, IDLE, RUN, Call
 
@@ -219,7 +220,7 @@ class _Calls:
         if ended is None or not (ended.outcome is Outcome.HANG or "exit code" in ended.message):
             return []
         words = "in a call whose kernels did nothing: whether its answer comes from them cannot be seen"
-        return [Violation("conduct", f"{ended.message} {words}")]
+        return [Violation(ViolationKind.CONDUCT, f"{ended.message} {words}")]
 
 
 @dataclass(frozen=True)
@@ -234,10 +235,16 @@ class _Timed:
         """What it is where its outputs are wrong."""
         words = f"call {self.number + 1} of {count} with inputs that no call had before"
         if self.repeated:
-            return Violation("cached", f"{words} got bit for bit the answer of an earlier call, kept from it")
+            return Violation(
+                ViolationKind.CACHED, f"{words} got bit for bit the answer of an earlier call, kept from it"
+            )
         if not self.stable:
-            return Violation("repeats differ", f"{words} got a wrong answer, and other bits when it was made again")
-        return Violation("calls differ", f"{words} got a wrong answer, though that to the inputs of the case is right")
+            return Violation(
+                ViolationKind.REPEATS_DIFFER, f"{words} got a wrong answer, and other bits when it was made again"
+            )
+        return Violation(
+            ViolationKind.CALLS_DIFFER, f"{words} got a wrong answer, though that to the inputs of the case is right"
+        )
 
 
 @dataclass
@@ -258,18 +265,18 @@ class Seen:
         """What the answers show by themselves."""
         found = []
         if self.again.digest != self.first.digest:
-            found.append(Violation("repeats differ", "a second call with equal inputs gave other bits"))
+            found.append(Violation(ViolationKind.REPEATS_DIFFER, "a second call with equal inputs gave other bits"))
         else:
-            found += [Violation("order", words) for words in self._unordered()][:1]
+            found += [Violation(ViolationKind.ORDER, words) for words in self._unordered()][:1]
         if self.first.varies:
-            found += [Violation("cached", words) for words in self._kept()][:1]
+            found += [Violation(ViolationKind.CACHED, words) for words in self._kept()][:1]
             found += [violation for answer, violation in self._without() if answer.digest == self.first.digest][:1]
         return found
 
     def doubts(self) -> list[Doubt]:
         """The answer that others are compared with, and those without the kernels that may be right all the same."""
         words = "a call that was asked for by itself got a wrong answer, though that to the case is right"
-        doubts = [Doubt(self.first.outputs, wrong=Violation("calls differ", words))]
+        doubts = [Doubt(self.first.outputs, wrong=Violation(ViolationKind.CALLS_DIFFER, words))]
         others = [pair for pair in self._without() if pair[0].digest != self.first.digest]
         if self.first.varies:
             doubts += [Doubt(answer.outputs, right=violation) for answer, violation in others]
@@ -293,10 +300,10 @@ class Seen:
         names = ", ".join(self.first.launches)
         if names and self.idle is not None and self.idle.digest != self.before.digest:
             words = f"the output stays the same when its kernels do nothing: {names}"
-            yield self.idle, Violation("idle", words)
+            yield self.idle, Violation(ViolationKind.IDLE, words)
         if names and self.changed is not None and self.changed.digest != self.before.digest:
             words = f"the output stays the same when its kernels leave other values behind: {names}"
-            yield self.changed, Violation("idle", words)
+            yield self.changed, Violation(ViolationKind.IDLE, words)
 
     def _unordered(self) -> Iterable[str]:
         """What is wrong where stream order alone has to make it right."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gpucheck.checks.base import ANY_KERNEL
 from gpucheck.diagnose.calls import how_calls_differ
 from gpucheck.model.record import Launch, NeededLaunches, Violation
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.worker.passes import depends_on_fill
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]:
     """What is wrong about how the outputs came to be, whatever they are."""
-    found = [Violation("guard", line) for line in dict.fromkeys(reply.guards)]
+    found = [Violation(ViolationKind.GUARD, line) for line in dict.fromkeys(reply.guards)]
     found += _tuning(reply, launches) + _differences(reply)
     found += [Violation(kind, detail) for kind, detail in dict.fromkeys(reply.blamed)]
     for needed in reply.needed:
@@ -28,7 +29,7 @@ def observed_violations(reply: Reply, launches: list[Launch]) -> list[Violation]
         if launch.away:
             where = f" ({launch.source})" if launch.source else ""
             words = f"{launch.kernel} launched on cuda:{launch.device}, its tensors on {', '.join(launch.away)}{where}"
-            found.append(Violation("device", words))
+            found.append(Violation(ViolationKind.DEVICE, words))
     return found
 
 
@@ -36,15 +37,17 @@ def _missing(needed: NeededLaunches, calls: int, launches: list[Launch]) -> list
     """That kernels under test were launched never, or less often than the calls need."""
     made = [launch for launch in launches if _counts(launch, needed)]
     if not made and ANY_KERNEL in needed.kernels:
-        return [Violation("fallback", "no Triton kernel was launched")]
+        return [Violation(ViolationKind.FALLBACK, "no Triton kernel was launched")]
     if not made:
         seen = ", ".join(sorted({launch.kernel for launch in launches})) or "none"
-        return [Violation("fallback", f"none of {', '.join(needed.kernels)} was launched; launched: {seen}")]
+        return [
+            Violation(ViolationKind.FALLBACK, f"none of {', '.join(needed.kernels)} was launched; launched: {seen}")
+        ]
     count = sum(launch.count for launch in made)
     if count >= needed.count * calls:
         return []
     words = f"{' or '.join(needed.kernels)} launched {_times(count)} in {_calls(calls)}, {needed.count * calls} needed"
-    return [Violation("launches", f"{words}: something else did the rest")]
+    return [Violation(ViolationKind.LAUNCHES, f"{words}: something else did the rest")]
 
 
 def _otherwise(needed: NeededLaunches, launches: list[Launch]) -> list[Violation]:
@@ -59,7 +62,7 @@ def _otherwise(needed: NeededLaunches, launches: list[Launch]) -> list[Violation
             used = launch.configuration.get(name, asked)  # what a launch does not show is not held against it
             if used != asked:
                 found.append(f"{launch.kernel}: asked for {name} {asked}, launched with {used}")
-    return [Violation("configuration", words) for words in dict.fromkeys(found)]
+    return [Violation(ViolationKind.CONFIGURATION, words) for words in dict.fromkeys(found)]
 
 
 def _counts(launch: Launch, needed: NeededLaunches) -> bool:
@@ -82,7 +85,7 @@ def _tuning(reply: Reply, launches: list[Launch]) -> list[Violation]:
     tried = {launch.kernel: launch.tried for launch in launches if launch.tried}
     kernels = " and ".join(f"{count} configurations of {kernel}" for kernel, count in tried.items())
     detail = f"the first call, for which the autotuner tried {kernels} on the call's own tensors, gave other bits"
-    return [Violation("tuning differs", f"{detail} than the {len(digests)} after it")]
+    return [Violation(ViolationKind.TUNING_DIFFERS, f"{detail} than the {len(digests)} after it")]
 
 
 def _differences(reply: Reply) -> list[Violation]:
@@ -93,5 +96,5 @@ def _differences(reply: Reply) -> list[Violation]:
     if depends_on_fill(digests, fills):
         where = reply.sensitive or "of a tensor that is not known"
         detail = f"outputs change with the content of memory that is not part of the inputs: it is read {where}"
-        return [Violation("passes differ", detail)]
-    return [Violation("repeats differ", how_calls_differ(digests))]
+        return [Violation(ViolationKind.PASSES_DIFFER, detail)]
+    return [Violation(ViolationKind.REPEATS_DIFFER, how_calls_differ(digests))]

@@ -13,6 +13,7 @@ from torch import Tensor
 from gpucheck import checks
 from gpucheck.model.case import Case
 from gpucheck.model.record import Launch, Outcome, Record, Violation
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, digest, offsets
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
@@ -58,7 +59,9 @@ class Known:
             self._right[(record.step, digest)] = record
         if self._first.setdefault(record.step, digest) == digest:
             return record
-        differs = Violation("repeats differ", f"equal inputs gave other bits in pass {record.round + 1} than in pass 1")
+        differs = Violation(
+            ViolationKind.REPEATS_DIFFER, f"equal inputs gave other bits in pass {record.round + 1} than in pass 1"
+        )
         return replace(record, outcome=Outcome.VIOLATION, violations=[*record.violations, differs])
 
 

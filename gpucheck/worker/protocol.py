@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Ceilings, Cost, NeededLaunches
+from gpucheck.model.vocabulary import ViolationKind
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 
@@ -125,7 +126,7 @@ class Reply:
     saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
     by_fill: dict[int, int] = field(default_factory=dict)  # fill -> number of the file of outputs made in such memory
     guards: list[str] = field(default_factory=list)  # broken guard bands
-    blamed: list[tuple[str, str]] = field(default_factory=list)  # kind and detail of violations that the check saw
+    blamed: list[tuple[ViolationKind, str]] = field(default_factory=list)  # with details; what the check saw among them
     speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
@@ -163,7 +164,7 @@ class _OfReplies(pickle.Unpickler):
     """Makes replies and what they hold, and nothing else: code under test has the connection at hand too."""
 
     ALLOWED: ClassVar[dict[tuple[str, str], type]] = {
-        (kind.__module__, kind.__qualname__): kind for kind in (Reply, Cost, Ceilings, NeededLaunches)
+        (kind.__module__, kind.__qualname__): kind for kind in (Reply, Cost, Ceilings, NeededLaunches, ViolationKind)
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify.digest import integers, is_dense, whole
 from gpucheck.verify.regions import index_of
 from gpucheck.worker.held_tensors import tensors_in
@@ -31,7 +32,7 @@ THE_CALL = "the call"
 class SideEffect:
     """One thing that a call did beside answering."""
 
-    kind: str  # of the violation: "inputs", "alias", "reused", "output" or "layout"
+    kind: ViolationKind
     name: str  # of the input or output that it is about
     words: str
 
@@ -163,23 +164,29 @@ class CallWatch:
         self, name: str, output: Tensor, who: str, held: list[_Held], earlier: list[Place]
     ) -> list[SideEffect]:
         if output.device != self.device:
-            return [SideEffect("output", name, f"{who} returned {name} on {output.device}, expected {self.device}")]
+            return [
+                SideEffect(
+                    ViolationKind.OUTPUT, name, f"{who} returned {name} on {output.device}, expected {self.device}"
+                )
+            ]
         if not output.numel():
             return []
         place = Place(output)
         right = place.dense or name.startswith(OWN_FORM)
-        found = [] if right else [SideEffect("layout", name, f"{who} returned {name} {_strides(output)}")]
+        found = [] if right else [SideEffect(ViolationKind.LAYOUT, name, f"{who} returned {name} {_strides(output)}")]
         owner = next((each.name for each in held if each.place.overlaps(place)), "")
         if owner:
-            found.append(SideEffect("alias", name, f"{name}, as {who} returned it, shares the memory of {owner}"))
+            found.append(
+                SideEffect(ViolationKind.ALIAS, name, f"{name}, as {who} returned it, shares the memory of {owner}")
+            )
         elif buffer := next((path for path, memory in self._before if memory.overlaps(place)), ""):
             words = (
                 f"{name}, as {who} returned it, lies in {buffer}, which was there before: a later call overwrites it"
             )
-            found.append(SideEffect("reused", name, words))
+            found.append(SideEffect(ViolationKind.REUSED, name, words))
         elif any(other.overlaps(place) for other in earlier):
             words = f"{name}, as {who} returned it, lies in memory that an earlier call returned, and overwrites that"
-            found.append(SideEffect("reused", name, words))
+            found.append(SideEffect(ViolationKind.REUSED, name, words))
         return found
 
     def compare(self) -> None:
@@ -201,7 +208,7 @@ class CallWatch:
             self._differs(held.name, THE_CALL, held.copy, other)
         elif _content(other) != _content(held.copy):
             words = f"{THE_CALL} put other content in the place of {held.name}: {_form(other)}, was {_form(held.copy)}"
-            self._seen.append(SideEffect("inputs", held.name, words))
+            self._seen.append(SideEffect(ViolationKind.INPUTS, held.name, words))
 
     def _differs(self, name: str, who: str, before: Tensor, after: Tensor) -> bool:
         """Notes where a tensor differs from its copy; False where it is known at once that it does not."""
@@ -226,7 +233,7 @@ class CallWatch:
                 total = torch.Size(each.shape).numel()
                 index = ", ".join(str(part) for part in index_of(int(each.first), each.shape))
                 words = f"{each.who} changed {each.name}: {count} of {total} elements, first at ({index})"
-                changes.append(SideEffect("inputs", each.name, words))
+                changes.append(SideEffect(ViolationKind.INPUTS, each.name, words))
         firsts: dict[tuple[str, str], SideEffect] = {}
         for effect in (*changes, *self._seen):
             firsts.setdefault((effect.kind, effect.name), effect)

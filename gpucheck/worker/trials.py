@@ -13,6 +13,7 @@ from gpucheck.diagnose.strategy import further_repeats, wants_control, worth_a_p
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.runner import Runner
 
@@ -253,7 +254,7 @@ class Trials:
 
 def _seen_by_further_calls(failure: Record) -> bool:
     """Whether it was a further call of a candidate that gave other bits, and none of the case's own."""
-    return failure.outcome is Outcome.VIOLATION and "repeats differ" in kinds(failure) and not failure.calls
+    return failure.outcome is Outcome.VIOLATION and ViolationKind.REPEATS_DIFFER in kinds(failure) and not failure.calls
 
 
 def right_word(step: int) -> str:

@@ -7,6 +7,7 @@ from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.experiments import REPEAT
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -28,4 +29,4 @@ def recognise(run: Run, record: Record) -> Evidence | None:
 
 def _differs(record: Record) -> bool:
     kinds = {violation.kind for violation in record.violations}
-    return "tuning differs" in kinds and "repeats differ" not in kinds
+    return ViolationKind.TUNING_DIFFERS in kinds and ViolationKind.REPEATS_DIFFER not in kinds

@@ -5,23 +5,24 @@ from __future__ import annotations
 from gpucheck.diagnose.causes import ALIASED, CHANGES_INPUTS, NOT_AS_ASKED, NOT_FROM_INPUTS, OVERWRITTEN, SETTINGS
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
 
 SHOWN = {
-    "cached": NOT_FROM_INPUTS,
-    "calls differ": NOT_FROM_INPUTS,
-    "inputs": CHANGES_INPUTS,
-    "alias": ALIASED,
-    "reused": OVERWRITTEN,
-    "settings": SETTINGS,
+    ViolationKind.CACHED: NOT_FROM_INPUTS,
+    ViolationKind.CALLS_DIFFER: NOT_FROM_INPUTS,
+    ViolationKind.INPUTS: CHANGES_INPUTS,
+    ViolationKind.ALIAS: ALIASED,
+    ViolationKind.REUSED: OVERWRITTEN,
+    ViolationKind.SETTINGS: SETTINGS,
 }
 """Cause by violation kind, the more telling first."""
-FORM = ("output", "layout")
+FORM = (ViolationKind.OUTPUT, ViolationKind.LAYOUT)
 """Violation kinds that say how an output looks; wrong numbers, or a call that was answered otherwise, tell more."""
 
-OF_KEPT_ANSWERS = ("fallback", "launches", "reused")
+OF_KEPT_ANSWERS = (ViolationKind.FALLBACK, ViolationKind.LAUNCHES, ViolationKind.REUSED)
 """Violation kinds that an answer which is kept brings about: too few launches, and memory that is handed out twice."""
 
 
@@ -32,7 +33,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     inputs change.
     """
     kinds = {violation.kind for violation in record.violations}
-    if "guard" in kinds:
+    if ViolationKind.GUARD in kinds:
         return None
     cause = next((cause for kind, cause in SHOWN.items() if kind in kinds), "")
     if kinds & set(OF_KEPT_ANSWERS) and _keeps_answers(run, record):
@@ -47,7 +48,7 @@ def _keeps_answers(run: Run, record: Record) -> bool:
     """Whether the candidate was shown to, on this rank, by the further calls after one of its cases."""
     check = run.plan.steps[record.step].case.check
     return check in run.plan.candidates and any(
-        violation.kind == "cached"
+        violation.kind is ViolationKind.CACHED
         for (step, rank), other in run.records.items()
         if rank == record.rank and run.plan.steps[step].case.check == check
         for violation in other.violations

@@ -13,12 +13,13 @@ from gpucheck.diagnose.speeds import call_seconds, ceilings, peers
 from gpucheck.diagnose.words import lines_of, rank_list, took
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 SHOWN = {
-    "fallback": "kernel under test not launched",
-    "launches": "kernel under test launched less often than needed",
-    "idle": "answer not made by the kernels launched",
+    ViolationKind.FALLBACK: "kernel under test not launched",
+    ViolationKind.LAUNCHES: "kernel under test launched less often than needed",
+    ViolationKind.IDLE: "answer not made by the kernels launched",
 }
 """What is said of each violation kind."""
 
@@ -29,7 +30,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     words = next((SHOWN[kind] for kind in kinds if kind in SHOWN), "")  # the kernel under test comes first
     if words:
         return Evidence(FALLBACK, words)
-    return Evidence(OTHER_CONFIGURATION) if "configuration" in kinds and not record.mismatches else None
+    return Evidence(OTHER_CONFIGURATION) if ViolationKind.CONFIGURATION in kinds and not record.mismatches else None
 
 
 def findings(run: Run, evidence: Mapping[Key, Evidence]) -> list[Finding]:

@@ -9,16 +9,17 @@ from gpucheck.diagnose.nature import NOT_WRITTEN, nature
 from gpucheck.diagnose.rules import stream_order
 from gpucheck.diagnose.rules.common import Evidence, astray, findings
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
 
 SHOWN = {
-    "guard": (
+    ViolationKind.GUARD: (
         "writes",
         "a store mask or a grid is too wide; compute-sanitizer --tool memcheck names the instruction",
     ),
-    "passes differ": (
+    ViolationKind.PASSES_DIFFER: (
         "reads",
         "a load past the end without mask, or memory never written; the result depends on what lies there: pad the "
         "named tensor, or use a library whose kernel masks that load",
@@ -33,22 +34,22 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     A kernel that does not wait for its inputs finds what their memory held before: that is no access outside either.
     """
     kind = shown(record)
-    if kind == "passes differ" and (astray(record) and stream_order.recognise(run, record)):
+    if kind is ViolationKind.PASSES_DIFFER and (astray(record) and stream_order.recognise(run, record)):
         return None
-    if kind == "passes differ" and by_luck(answers(run, record)):
+    if kind is ViolationKind.PASSES_DIFFER and by_luck(answers(run, record)):
         return None
     return Evidence(OUTSIDE, *SHOWN[kind]) if kind else None
 
 
-def shown(record: Record) -> str:
-    """The kind of violation that shows an access outside, "" where none does.
+def shown(record: Record) -> ViolationKind | None:
+    """The kind of violation that shows an access outside; None where none does.
 
     An output that nobody wrote changes with what lay there before: that is no read.
     """
-    seen = kinds(record) - ({"passes differ"} if nature(record) == NOT_WRITTEN else set())
-    return next((kind for kind in SHOWN if kind in seen), "")
+    seen = kinds(record) - ({ViolationKind.PASSES_DIFFER} if nature(record) == NOT_WRITTEN else set())
+    return next((kind for kind in SHOWN if kind in seen), None)
 
 
 def by_luck(seen: Answers) -> bool:
     """Whether outputs followed what memory held by luck: in some fresh process they do not."""
-    return not all("passes differ" in kinds(each) for each in seen.processes(REPEAT))
+    return not all(ViolationKind.PASSES_DIFFER in kinds(each) for each in seen.processes(REPEAT))

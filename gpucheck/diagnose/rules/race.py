@@ -10,6 +10,7 @@ from gpucheck.diagnose.evidence import Answers, answers, irregular_share, regula
 from gpucheck.diagnose.experiments import ALWAYS_ASKED, REPEAT, applicable, rate_of
 from gpucheck.diagnose.rules.common import Evidence, findings
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -26,7 +27,9 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     seen = answers(run, record)
     if not seen.irregular or run.plan.steps[seen.failure.step].conditions.concurrency > 1:
         return None
-    return Evidence(RACE, "repeats differ") if not (unasked(run, seen) or _spared(run, seen)) else None
+    return (
+        Evidence(RACE, ViolationKind.REPEATS_DIFFER.value) if not (unasked(run, seen) or _spared(run, seen)) else None
+    )
 
 
 def _spared(run: Run, seen: Answers) -> bool:

@@ -12,6 +12,7 @@ from gpucheck.diagnose.sightings import Key
 from gpucheck.diagnose.words import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 BY_NUMBER = "by the number of the call"
@@ -32,7 +33,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
 
 def _by_further_calls(seen: Answers) -> bool:
     """Whether the calls of a case agree, and one that was made after them gives other bits in each fresh process."""
-    differ = seen.failure.outcome is Outcome.VIOLATION and "repeats differ" in kinds(seen.failure)
+    differ = seen.failure.outcome is Outcome.VIOLATION and ViolationKind.REPEATS_DIFFER in kinds(seen.failure)
     return differ and seen.deterministic and len(seen.processes(REPEAT)) >= IN_ORDER
 
 

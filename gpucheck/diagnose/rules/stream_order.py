@@ -10,6 +10,7 @@ from gpucheck.diagnose.sightings import Key
 from gpucheck.diagnose.words import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 
@@ -18,9 +19,11 @@ def recognise(run: Run, record: Record) -> Evidence | None:
 
     Of a candidate its supervisor has compared the two itself.
     """
-    if any(violation.kind == "order" for violation in record.violations):
+    if any(violation.kind is ViolationKind.ORDER for violation in record.violations):
         return Evidence(STREAM_ORDER, "launches on a stream that nobody waits for" if astray(record) else "")
-    if not (record.mismatches or any(violation.kind == "repeats differ" for violation in record.violations)):
+    if not (
+        record.mismatches or any(violation.kind is ViolationKind.REPEATS_DIFFER for violation in record.violations)
+    ):
         return None
     conditions = run.plan.steps[record.step].conditions
     stressed = conditions.late or conditions.consumer == "prompt" or conditions.stream != "default"

@@ -11,11 +11,12 @@ from gpucheck.diagnose.rules.kernel_bug import processes
 from gpucheck.diagnose.rules.race import unasked
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.record import Outcome, Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
 
-DIFFER = {"passes differ", "repeats differ"}
+DIFFER = {ViolationKind.PASSES_DIFFER, ViolationKind.REPEATS_DIFFER}
 MORE = "gpucheck run with --case and --experiments 600"
 
 

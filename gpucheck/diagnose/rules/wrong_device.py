@@ -13,6 +13,7 @@ from gpucheck.diagnose.sightings import Key, by_step, clean_line, merged_lines, 
 from gpucheck.diagnose.words import lines_of, mismatches_lines, rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 POINTER = re.compile(r"Pointer argument \(at -?\d+\) cannot be accessed from Triton")
@@ -59,9 +60,9 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if _refused(run, record):
         return Evidence(State.REFUSED)
     kinds = {violation.kind for violation in record.violations}
-    if "device" not in kinds and not any(launch.away and not launch.refused for launch in record.launches):
+    if ViolationKind.DEVICE not in kinds and not any(launch.away and not launch.refused for launch in record.launches):
         return None
-    if record.outcome is Outcome.VIOLATION and kinds == {"device"}:
+    if record.outcome is Outcome.VIOLATION and kinds == {ViolationKind.DEVICE}:
         return Evidence(State.LATENT)
     return Evidence(State.UNCLEAR if _fails_at_home(run, record) else State.CORRUPTED)
 

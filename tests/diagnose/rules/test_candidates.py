@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.model.record import Launch, Outcome, Violation
+from gpucheck.model.record import Launch, Outcome, Verdict, Violation
 from gpucheck.model.source import CheckSource, SourceKind
+from gpucheck.model.vocabulary import ViolationKind
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -67,3 +68,23 @@ def test_a_candidate_is_timed_apart(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, check_sources=(SOURCE,))
     assert allowance(plan, plan.steps[0], "") is None
     assert allowance(replace(plan, check_sources=()), plan.steps[0], "") is not None
+
+
+BY_ITSELF_NO_CAUSE = {
+    ViolationKind.TUNING_DIFFERS,  # takes a fresh process that shows it again
+    ViolationKind.NO_REFERENCE,  # the check is at fault
+    ViolationKind.CONDUCT,  # what the process did cannot be seen
+    ViolationKind("of a check of one's own"),
+}
+
+
+@pytest.mark.parametrize("kind", [*ViolationKind, ViolationKind("of a check of one's own")])
+def test_every_kind_of_violation_fails_a_run_by_name_and_most_name_a_cause(
+    synthetic: Synthetic, kind: ViolationKind
+) -> None:
+    conclusion = concluded(synthetic, violated(kind))
+    assert conclusion.verdict is Verdict.FAIL
+    (finding,) = conclusion.findings
+    assert bool(finding.cause) == (kind not in BY_ITSELF_NO_CAUSE)
+    told = [finding.title, *finding.sightings[0].lines]
+    assert f"{kind}: where" in told or (kind is ViolationKind.DEVICE and "outputs are right" in told)

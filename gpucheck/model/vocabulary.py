@@ -1,0 +1,61 @@
+"""The closed vocabularies of records: the words that one part of gpucheck writes and others act on."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+
+class Vocabulary(str, Enum):
+    """Words that are known by a member each, and written as plain strings.
+
+    A word that is none of them stays as it was written, so that records of another version can be read, and checks of
+    users can name something of their own; nothing acts on such a word.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Vocabulary | None:
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word
+
+    @property
+    def known(self) -> bool:
+        """Whether this gpucheck knows the word."""
+        return self.name in type(self).__members__
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:  # which is not the same in all versions of Python
+        return format(str(self.value), spec)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # as little
+        return type(self), (self.value,)
+
+
+class ViolationKind(Vocabulary):
+    """What is wrong beside the numbers."""
+
+    GUARD = "guard"  # memory around a tensor was written to
+    PASSES_DIFFER = "passes differ"  # outputs change with what memory held that is no part of the inputs
+    REPEATS_DIFFER = "repeats differ"  # equal inputs in equal memory gave other bits
+    TUNING_DIFFERS = "tuning differs"  # a call that an autotuner used gave other bits than those after it
+    FALLBACK = "fallback"  # no kernel under test was launched
+    LAUNCHES = "launches"  # fewer kernels under test were launched than the calls need
+    CONFIGURATION = "configuration"  # a kernel was launched in another one than the case asks for
+    DEVICE = "device"  # a kernel was launched on another GPU than the one of its tensors
+    INPUTS = "inputs"  # a call changed what it was given
+    ALIAS = "alias"  # an output shares the memory of an input
+    REUSED = "reused"  # an output lies in memory that an earlier call returned
+    SETTINGS = "settings"  # a call left settings of its process changed
+    OUTPUT = "output"  # an output is missing, or has another shape, dtype, device or place than asked for
+    LAYOUT = "layout"  # an output has gaps, or its elements share memory
+    NO_REFERENCE = "no reference"  # the check names no output to judge
+    CACHED = "cached"  # a candidate's answer is kept from an earlier call; this and what follows show in further calls
+    CALLS_DIFFER = "calls differ"  # one of them got a wrong answer, though that to the case is right
+    ORDER = "order"  # the answer is right only where the GPU is waited for
+    IDLE = "idle"  # the answer stays right when the candidate's kernels do nothing, or something else
+    CONDUCT = "conduct"  # the process ends, or does not return, when the candidate's kernels do nothing
