@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck.bisect.look import Failure, State, look_at
-from gpucheck.model.conditions import USUAL_PLACEMENTS, Conditions
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.records.folder import Run, read_run
 
@@ -110,9 +110,9 @@ def _sources(command: Sequence[str]) -> tuple[str, ...]:
 
 def _moves(command: Sequence[str], conditions: Conditions) -> dict[str, str | None]:
     """The options that put a case under the conditions it failed under: those of the run, else what is unusual."""
-    placement, group = conditions.placement, conditions.process_group
+    group = conditions.process_group
     unusual = {
-        "--placement": None if placement in USUAL_PLACEMENTS else placement,
+        "--placement": None if conditions.placed.usual else conditions.placement,
         "--process-group": None if group == "none" else group,
     }
     return {

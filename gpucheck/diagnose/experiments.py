@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from gpucheck.diagnose.calls import TELLING
 from gpucheck.diagnose.chance import CALLS, calls_needed
-from gpucheck.model.conditions import OFF_DEVICE, Conditions
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ViolationKind
@@ -35,7 +35,7 @@ class Experiment:
 def _one_thread(conditions: Conditions) -> Conditions | None:
     if conditions.concurrency > 1:
         return replace(conditions, concurrency=1)
-    return replace(conditions, placement="pinned") if conditions.placement.startswith("threads") else None
+    return replace(conditions, placement=Conditions().placement) if conditions.placed.threads else None
 
 
 def _set(**changes: object) -> Change:
@@ -47,11 +47,11 @@ def _set(**changes: object) -> Change:
 
 
 def _visible(conditions: Conditions) -> Conditions | None:
-    return replace(conditions, placement="visible", warm_up=False) if conditions.placement != "visible" else None
+    return None if conditions.placed.one_visible else replace(conditions, placement="visible", warm_up=False)
 
 
 def _guarded(conditions: Conditions) -> Conditions | None:
-    return replace(conditions, guarded=True) if conditions.placement in OFF_DEVICE else None
+    return None if conditions.placed.device_current else replace(conditions, guarded=True)
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -117,7 +117,7 @@ def applicable(record: Record, conditions: Conditions, device: str, ranks: int) 
             continue
         if name in (*SWAPS, "alone") and (ranks < 2 or conditions.whole_node):
             continue
-        if name == "other device" and conditions.placement in OFF_DEVICE:
+        if name == "other device" and not conditions.placed.device_current:
             continue  # on device 0 there is nothing left to be off from
         changed = experiment.change(conditions)
         if changed is not None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 from gpucheck.diagnose.chance import rate_words
 from gpucheck.diagnose.words import lines_of, rank_list
-from gpucheck.model.conditions import USUAL_PLACEMENTS
 from gpucheck.model.finding import Sighting
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run, Tally
@@ -32,7 +31,7 @@ def run_command(run: Run, step: int) -> str:
             if planned.case.check not in source.checks:
                 command = _without(command, source.options)
     conditions = planned.conditions
-    if conditions.placement not in USUAL_PLACEMENTS and "--placement" not in command:
+    if not conditions.placed.usual and "--placement" not in command:
         command += ["--placement", conditions.placement]
     if conditions.process_group != "none" and "--process-group" not in command:
         command += ["--process-group", conditions.process_group]

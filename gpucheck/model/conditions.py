@@ -6,25 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-PLACEMENTS = (
-    "pinned",
-    "visible",
-    "unpinned",
-    "context0",
-    "peer",
-    "threads",
-    "threads-unpinned",
-    "sequential",
-    "sequential-unpinned",
-)
-OFF_DEVICE = ("unpinned", "context0", "peer", "threads-unpinned", "sequential-unpinned")
-"""Placements that leave the current device at 0: their point is a second device."""
-WHOLE_NODE = ("threads", "threads-unpinned", "sequential", "sequential-unpinned")
-"""Placements in which one process holds all GPUs of a node."""
-TIMED_PLACEMENTS = ("pinned", "visible")
-"""Placements in which the GPU of the tensors is the current one."""
-USUAL_PLACEMENTS = ("pinned", "cpu")
-"""Placements that go without saying."""
+from gpucheck.model.placement import Placement, placement_named
 
 PROCESS_GROUPS = ("none", "initialised")
 CONSUMERS = ("waits", "prompt", "delayed")
@@ -36,7 +18,7 @@ CACHES = ("shared", "cold", "fresh")
 class Conditions:
     """How a case runs; the defaults are how a server runs a kernel."""
 
-    placement: str = "pinned"  # one of PLACEMENTS; "cpu" once bound to a machine without GPUs
+    placement: str = "pinned"  # name of a Placement; "cpu" once bound to a machine without GPUs
     process_group: str = "none"  # "initialised": torch.distributed has a group of all ranks
     late: bool = False  # the main input is produced on the device right before the launch, behind a delay
     consumer: str = "waits"  # "prompt": outputs are read right behind a launch that is held back; "delayed": only after
@@ -52,20 +34,25 @@ class Conditions:
     swap: str = ""  # "rank": with the environment of another rank; "device": on the GPU of another rank
 
     @property
+    def placed(self) -> Placement:
+        """Everything that follows from the placement."""
+        return placement_named(self.placement)
+
+    @property
     def whole_node(self) -> bool:
         """Whether one process holds all GPUs of a node."""
-        return self.placement in WHOLE_NODE
+        return self.placed.whole_node
 
     @property
     def timed(self) -> bool:
         """Whether calls may be timed: nothing is to put stress on the code under test, or waits for each launch."""
         usual = Conditions(self.placement, self.process_group, repeat=self.repeat)
-        return self == usual and self.placement in TIMED_PLACEMENTS
+        return self == usual and self.placed.timed
 
     @property
     def words(self) -> str:
         """What is unusual, as a report names it; "" where nothing is."""
-        words = [self.placement] if self.placement not in USUAL_PLACEMENTS else []
+        words = [self.placement] if not self.placed.usual else []
         words += ["process group"] * (self.process_group == "initialised") + ["late"] * self.late
         words += [f"{self.consumer} consumer"] * (self.consumer != "waits")
         words += [f"{self.stream} stream"] * (self.stream != "default")

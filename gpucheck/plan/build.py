@@ -20,7 +20,7 @@ from gpucheck.plan.scenario import Scenario
 def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
     """The steps on a device, with the canary at the end where the scenario asks for one.
 
-    Without GPUs ``pinned`` and ``visible`` become ``cpu``, and a case that both share runs once; a step whose point
+    Without GPUs a placement becomes what its row says, and a case that several then share runs once; a step whose point
     needs a GPU stays as it is and says why it cannot run.
     """
     last = (_canary(scenario.seed),) if scenario.canary else ()
@@ -44,9 +44,7 @@ def _without_gpus(step: Step) -> Step:
     reason = needs_gpus(step.conditions)
     if reason:
         return replace(step, inapplicable=reason)
-    if step.conditions.whole_node:
-        return step
-    return replace(step, conditions=replace(step.conditions, placement="cpu"))
+    return replace(step, conditions=replace(step.conditions, placement=step.conditions.placed.without_gpus))
 
 
 def build(

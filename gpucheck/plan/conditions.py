@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gpucheck.model.conditions import CACHES, CONSUMERS, OFF_DEVICE, PLACEMENTS, PROCESS_GROUPS, STREAMS, Conditions
+from gpucheck.model.conditions import CACHES, CONSUMERS, PROCESS_GROUPS, STREAMS, Conditions
+from gpucheck.model.placement import PLACEMENTS, scenario_placements
 
 MOST_REPEATS = 10_000
 MOST_THREADS = 64
@@ -28,7 +29,7 @@ def whole(lowest: int, highest: int) -> Rule:
 TRUTH: Rule = (lambda value: isinstance(value, bool), "true or false")
 
 KEYS: dict[str, Rule] = {
-    "placement": one_of(*PLACEMENTS),
+    "placement": (lambda value: value in scenario_placements(), one_of(*scenario_placements())[1]),
     "process_group": one_of(*PROCESS_GROUPS),
     "late": TRUTH,
     "consumer": one_of(*CONSUMERS),
@@ -44,11 +45,12 @@ KEYS: dict[str, Rule] = {
 
 def conflict(conditions: Conditions) -> str:
     """Why conditions do not go together, or ""."""
+    warming = " or ".join(name for name in scenario_placements() if PLACEMENTS[name].warms_up)
     ordered = conditions.late or conditions.consumer != "waits"
-    off, whole_node = conditions.placement in OFF_DEVICE, conditions.whole_node
+    placed, whole_node = conditions.placed, conditions.whole_node
     conflicts = {
         f"a side stream makes its device current, which placement {conditions.placement} must not": (
-            off and conditions.stream == "side"
+            not placed.device_current and conditions.stream == "side"
         ),
         "late inputs and consumers are for one thread at a time": ordered and conditions.concurrency > 1,
         f"placement {conditions.placement} has one process for all ranks, so it takes concurrency 1": (
@@ -60,7 +62,7 @@ def conflict(conditions: Conditions) -> str:
         f"placement {conditions.placement} has one process for all ranks, so there is no group of ranks": (
             whole_node and conditions.process_group != "none"
         ),
-        "a warm-up on device 0 goes with placement pinned": conditions.warm_up and conditions.placement != "pinned",
+        f"a warm-up on device 0 goes with placement {warming}": conditions.warm_up and not placed.warms_up,
     }
     return next((reason for reason, present in conflicts.items() if present), "")
 
@@ -72,9 +74,7 @@ def needs_gpus(conditions: Conditions) -> str:
     the devices.
     """
     needing = {
-        f"placement {conditions.placement} needs GPUs": (
-            conditions.placement in OFF_DEVICE or conditions.placement == "sequential"
-        ),
+        f"placement {conditions.placement} needs GPUs": not conditions.placed.without_gpus,
         "late inputs need a GPU": conditions.late,
         "a prompt consumer needs a GPU": conditions.consumer == "prompt",
         "a side stream needs a GPU": conditions.stream != "default",

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.errors import UsageError
+from gpucheck.model.placement import PLACEMENTS
 from gpucheck.model.plan import Plan, Replay
 from gpucheck.records.folder import Run
 
@@ -50,7 +51,14 @@ def find_rank(run: Run, step: int, rank: int | None) -> int:
 
 
 def repeated(plan: Plan, step: int, rank: int, copy: LibraryCopy, *, save: bool, timeout: float | None) -> Plan:
-    """The plan of a replay: the step alone, on the ranks of one node, without experiments."""
+    """The plan of a replay: the step alone, on the ranks of one node, without experiments.
+
+    Raises:
+        UsageError: the step ran under a placement that only another version of gpucheck has.
+    """
+    placement = plan.steps[step].conditions.placement
+    if placement not in PLACEMENTS:
+        raise UsageError(f"the case ran under placement {placement}, which this gpucheck lacks: use a newer one")
     library = {**plan.library, "root": str(copy.root), "package": str(copy.package)}
     return replace(
         plan,

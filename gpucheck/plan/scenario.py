@@ -12,8 +12,9 @@ from typing import Any
 
 from gpucheck.diagnose.causes import CAUSES
 from gpucheck.model.case import CheckSpec
-from gpucheck.model.conditions import PLACEMENTS, Conditions
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
+from gpucheck.model.placement import PLACEMENTS
 from gpucheck.model.plan import EXPECTED_RANKS, STRAGGLER, ExpectedFailure, Step
 from gpucheck.plan.conditions import KEYS, TRUTH, Rule, conflict, one_of
 
@@ -168,7 +169,8 @@ def _type_words(key: str) -> str:
 
 def _order(conditions: Conditions) -> tuple[int, bool, bool]:
     """Steps that can share a process come one after the other, the usual ones first."""
-    return PLACEMENTS.index(conditions.placement), conditions.process_group != "none", conditions.cache != "shared"
+    place = list(PLACEMENTS).index(conditions.placement)
+    return place, conditions.process_group != "none", conditions.cache != "shared"
 
 
 def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gpucheck.model.conditions import PLACEMENTS, PROCESS_GROUPS, Conditions
+from gpucheck.model.conditions import PROCESS_GROUPS, Conditions
 from gpucheck.model.errors import NothingToRunError, UsageError
+from gpucheck.model.placement import scenario_placements
 from gpucheck.model.plan import Step
 from gpucheck.plan.conditions import conflict
 from gpucheck.plan.scenario import Scenario
@@ -33,7 +34,7 @@ def select(
     """
     from gpucheck.checks import names
 
-    _known("--placement", placement, PLACEMENTS)
+    _known("--placement", placement, scenario_placements())
     _known("--process-group", process_group, PROCESS_GROUPS)
     for name in checks:
         if name not in names():

@@ -79,7 +79,7 @@ def not_repeated(conditions: Conditions) -> str:
     usual = Conditions().to_json()
     changed = {name: value for name, value in conditions.to_json().items() if value != usual[name]}
     left = [f"{name} {value}" for name, value in changed.items() if name not in _REPEATED]
-    if conditions.whole_node:
+    if not conditions.placed.scripted:
         left.append(f"placement {conditions.placement}")
     return ", ".join(left)
 
@@ -137,7 +137,7 @@ def _facts(plan: Plan, copy: LibraryCopy | None, program: dict[str, Any]) -> str
     environment |= {"RANK": str(rank), "LOCAL_RANK": str(local_rank)}
     environment |= {"WORLD_SIZE": str(plan.world_size), "LOCAL_WORLD_SIZE": str(plan.nproc)}
     device = "cpu" if plan.device == "cpu" else f"cuda:{local_rank}"
-    if conditions.placement == "visible" and plan.device != "cpu":
+    if conditions.placed.one_visible and plan.device != "cpu":
         environment[VARIABLE] = alone(environment.get(VARIABLE), local_rank)
         device = "cuda:0"
     if conditions.synchronised:
@@ -147,7 +147,9 @@ def _facts(plan: Plan, copy: LibraryCopy | None, program: dict[str, Any]) -> str
         "LIBRARY": str(copy.root) if copy else "",
         "ENVIRONMENT": environment,
         "DEVICE_NAME": device,
-        "PLACEMENT": conditions.placement,
+        "CURRENT": conditions.placed.device_current,
+        "CONTEXT_ON_0": conditions.placed.context_on_0,
+        "PEER_ACCESS": conditions.placed.peer_access,
         "PROCESS_GROUP": conditions.process_group == "initialised",
         "LATE": tuple(late) if conditions.late else (),
         "GUARDED": conditions.guarded,

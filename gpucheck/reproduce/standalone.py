@@ -15,7 +15,9 @@ HERE = Path(__file__).resolve().parent
 LIBRARY = ""
 ENVIRONMENT: dict[str, str] = {}
 DEVICE_NAME = "cpu"
-PLACEMENT = "cpu"
+CURRENT = True
+CONTEXT_ON_0 = False
+PEER_ACCESS = False
 PROCESS_GROUP = False
 LATE: tuple[str, ...] = ()
 GUARDED = False
@@ -143,12 +145,13 @@ def settle() -> None:
     """Ties this process to its device as the run did, and imports the library."""
     if DEVICE.type == "cpu":
         torch.set_num_threads(1)
-    elif PLACEMENT in ("pinned", "visible"):
-        torch.cuda.set_device(DEVICE)
-    elif PLACEMENT in ("context0", "peer"):
-        held.append(torch.ones(1024, device="cuda:0"))
-        if PLACEMENT == "peer":
+    else:
+        if CONTEXT_ON_0:
+            held.append(torch.ones(1024, device="cuda:0"))
+        if PEER_ACCESS:
             held.append(held[0].to(DEVICE))  # torch lets the two devices access each other
+        if CURRENT:
+            torch.cuda.set_device(DEVICE)
     if PROCESS_GROUP:
         os.environ["TORCH_GLOO_LAZY_INIT"] = "1"
         torch.distributed.init_process_group(  # waits for nobody

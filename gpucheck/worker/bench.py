@@ -30,7 +30,7 @@ from gpucheck.worker.last_words import raised_from
 from gpucheck.worker.looks import look
 from gpucheck.worker.observe import Observer, kernel_clock
 from gpucheck.worker.passes import FILLS, FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
-from gpucheck.worker.placements import Placement
+from gpucheck.worker.placements import Binding
 from gpucheck.worker.process_settings import kept
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 from gpucheck.worker.repeated_calls import RepeatedCalls
@@ -85,8 +85,8 @@ class _Pass:
 class Bench:
     """A device of this process; everything here runs in the thread that works for that device."""
 
-    def __init__(self, placement: Placement, device: torch.device, library: Library, observer: Observer) -> None:
-        self.placement, self.device, self.observer = placement, device, observer
+    def __init__(self, binding: Binding, device: torch.device, library: Library, observer: Observer) -> None:
+        self.binding, self.device, self.observer = binding, device, observer
         self.behind = False  # each launch comes after one on other data: what threads share is then not the same
         self.library = library
         self.arena = Arena(device)
@@ -322,7 +322,7 @@ class Bench:
 
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
         """Calls the code under test once."""
-        shared = work.conditions.concurrency > 1 or work.conditions.placement.startswith("threads")
+        shared = work.conditions.concurrency > 1 or work.conditions.placed.threads
         kept_settings, watched = self._same_settings(work, shared=shared), WatchedAllocation(self.arena)
         with kept_settings, watched, self._guard(work.conditions), work.watch.watching():
             outputs: Outputs = work.check.launch(work.case, prepared, work.runtime)
@@ -376,7 +376,7 @@ class Bench:
         """Calls from several threads that start together; the odd ones have other data, and nobody looks at theirs."""
 
         def call(number: int) -> tuple[Outputs, Any]:
-            self.placement.settle(self.device)
+            self.binding.settle(self.device)
             self.observer.start()
             with self._stream(work.conditions):
                 outputs = self._call(work, prepared[number])
@@ -397,12 +397,12 @@ class Bench:
 
     def _warm_up(self, check: Any, case: Case, inputs: Any, conditions: Conditions) -> None:
         """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
-        first = Bench(self.placement, self.placement.enter(0), self.library, self.observer)
+        first = Bench(self.binding, self.binding.enter(0), self.library, self.observer)
         try:
             first.one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions(guarded=conditions.guarded))
             first.arena.reset(FILLS[0])
         finally:
-            self.placement.settle(self.device)
+            self.binding.settle(self.device)
         self.observer.start()
 
     def synchronize(self) -> None:

@@ -1,4 +1,4 @@
-"""Placements: how a process is tied to its GPU, or to all of them."""
+"""Placements in deed: what ties a process to its GPU, or to all of them, as :mod:`gpucheck.model.placement` has it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Placement(ABC):
+class Binding(ABC):
     """Ties a process to a GPU."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Placement(ABC):
         """Does for a further thread of the process what :meth:`enter` did for the first."""
 
 
-class Pinned(Placement):
+class Pinned(Binding):
     """``torch.cuda.set_device(local_rank)``, as servers do it."""
 
     def enter(self, index: int) -> torch.device:
@@ -51,7 +51,7 @@ class Visible(Pinned):
         return super().enter(0)
 
 
-class Unpinned(Placement):
+class Unpinned(Binding):
     """Tensors on the rank's GPU, the current device left at 0, and nothing ever on device 0."""
 
     def enter(self, index: int) -> torch.device:
@@ -79,23 +79,7 @@ class Peer(Context0):
         return device
 
 
-class Threads(Pinned):
-    """One process, a thread for each GPU, and each thread makes its own GPU current."""
-
-
-class ThreadsUnpinned(Unpinned):
-    """One process, a thread for each GPU, and no thread makes its GPU current: a thread starts out on device 0."""
-
-
-class Sequential(Pinned):
-    """One process walks over all GPUs and makes each current at its turn."""
-
-
-class SequentialUnpinned(Unpinned):
-    """One process walks over all GPUs with the current device left at 0."""
-
-
-class Cpu(Placement):
+class Cpu(Binding):
     """No GPU: the Triton interpreter runs the kernels."""
 
     def enter(self, index: int) -> torch.device:
@@ -111,15 +95,16 @@ class Cpu(Placement):
         torch.set_num_threads(1)
 
 
-PLACEMENTS: dict[str, type[Placement]] = {
+BINDINGS: dict[str, type[Binding]] = {
     "pinned": Pinned,
     "visible": Visible,
     "unpinned": Unpinned,
     "context0": Context0,
     "peer": Peer,
-    "threads": Threads,
-    "threads-unpinned": ThreadsUnpinned,
-    "sequential": Sequential,
-    "sequential-unpinned": SequentialUnpinned,
+    "threads": Pinned,
+    "threads-unpinned": Unpinned,
+    "sequential": Pinned,
+    "sequential-unpinned": Unpinned,
     "cpu": Cpu,
 }
+"""One for each placement."""

@@ -14,7 +14,7 @@ from gpucheck.worker.protocol import Reply, Request, Setup, for_one_device
 if TYPE_CHECKING:
     from gpucheck.worker.bench import Bench, Library
     from gpucheck.worker.observe import Observer
-    from gpucheck.worker.placements import Placement
+    from gpucheck.worker.placements import Binding
 
 DEVICE = "GPUCHECK_DEVICE"
 """Environment variable that tells code in a child which GPU of the node it was given, or stands for on the CPU."""
@@ -69,24 +69,24 @@ class DeviceByDevice(Process):
     def _turn(self, index: int) -> Bench:
         """The bench of a GPU, whose turn it is now."""
         if index in self._benches:
-            self._maker.placement.enter(index)
+            self._maker.binding.enter(index)
         else:
             self._benches[index] = self._maker.bench(index)
         return self._benches[index]
 
 
 class Maker:
-    """Makes the benches of a process, which share placement, library and observer."""
+    """Makes the benches of a process, which share binding, library and observer."""
 
     def __init__(self, setup: Setup) -> None:
         from gpucheck import checks
         from gpucheck.worker.bench import Library
         from gpucheck.worker.journal import Journal
         from gpucheck.worker.observe import Observer
-        from gpucheck.worker.placements import PLACEMENTS
+        from gpucheck.worker.placements import BINDINGS
 
         root = Path(setup.library_root)
-        self.placement: Placement = PLACEMENTS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
+        self.binding: Binding = BINDINGS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
         self.library: Library = Library(root, setup.generation)
         self.observer: Observer = Observer(
             [root / "triton_kernels", *checks.folders()],
@@ -106,11 +106,11 @@ class Maker:
         from gpucheck.worker.bench import Bench, first_line
 
         try:
-            device = self.placement.enter(index)
+            device = self.binding.enter(index)
         except Exception as error:
             told = f"{type(error).__name__}: {first_line(error)}"
             raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {told}") from error
-        return Bench(self.placement, device, self.library, self.observer)
+        return Bench(self.binding, device, self.library, self.observer)
 
 
 def start(setup: Setup) -> Process:
@@ -127,10 +127,10 @@ def start(setup: Setup) -> Process:
         from gpucheck.worker.single_calls import SingleCalls
 
         return SingleCalls(setup, maker)
-    placement = setup.conditions.placement
-    if placement.startswith("threads"):
-        return ThreadPerDevice(setup, maker)
-    return DeviceByDevice(setup, maker) if placement.startswith("sequential") else OneDevice(setup, maker)
+    placed = setup.conditions.placed
+    if not placed.whole_node:
+        return OneDevice(setup, maker)
+    return ThreadPerDevice(setup, maker) if placed.threads else DeviceByDevice(setup, maker)
 
 
 def own_device(setup: Setup) -> int:

@@ -6,7 +6,8 @@ from dataclasses import fields
 
 import pytest
 
-from gpucheck.model.conditions import CACHES, CONSUMERS, PLACEMENTS, PROCESS_GROUPS, STREAMS, Conditions
+from gpucheck.model.conditions import CACHES, CONSUMERS, PROCESS_GROUPS, STREAMS, Conditions
+from gpucheck.model.placement import scenario_placements
 from gpucheck.plan.conditions import KEYS, conflict, needs_gpus
 
 EXPERIMENTS_ONLY = {"guarded", "alone", "swap"}
@@ -19,7 +20,7 @@ def test_every_condition_can_be_set_by_a_scenario_or_is_an_experiments() -> None
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("placement", PLACEMENTS),
+        ("placement", scenario_placements()),
         ("process_group", PROCESS_GROUPS),
         ("consumer", CONSUMERS),
         ("stream", STREAMS),
@@ -45,7 +46,7 @@ def test_what_a_server_does_has_no_conflict_and_needs_no_gpu() -> None:
     assert needs_gpus(Conditions("visible")) == ""
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", scenario_placements())
 def test_placements_on_a_machine_without_gpus(placement: str) -> None:
     runs = placement in ("pinned", "visible", "threads")
     assert needs_gpus(Conditions(placement)) == ("" if runs else f"placement {placement} needs GPUs")

@@ -8,8 +8,9 @@ import pytest
 
 from gpucheck.checks import CHECKS, NEEDS
 from gpucheck.model.case import Case
-from gpucheck.model.conditions import OFF_DEVICE, PLACEMENTS, Conditions
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
+from gpucheck.model.placement import PLACEMENTS, scenario_placements
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.plan import scenario
 from gpucheck.plan.scenario import Scenario
@@ -218,16 +219,16 @@ def test_expected_failures_are_carried(tmp_path: Path) -> None:
 def test_device_context_holds_the_library_to_every_placement() -> None:
     steps = scenario.load(scenario.find("device-context")).steps
     library = [step for step in steps if step.case.check != "attention"]
-    assert {step.conditions.placement for step in library} == set(PLACEMENTS)
+    assert {step.conditions.placement for step in library} == {*scenario_placements()}
     assert not [step.label for step in library if step.expect]
     peer = [step for step in steps if step.conditions.placement == "peer"]
     assert peer and all(step.conditions.late for step in peer)
     assert all(step.conditions.repeat == 10 for step in peer if step.case.check != "generation"), "which repeats itself"
     must_fail = [step for step in steps if step.expect]
-    assert must_fail and not [
-        step for step in must_fail if step.case["guard"] or step.conditions.placement not in OFF_DEVICE
-    ]
-    assert {step.conditions.placement for step in must_fail} == set(OFF_DEVICE)
+    assert must_fail and not [step for step in must_fail if step.case["guard"] or step.conditions.placed.device_current]
+    assert {step.conditions.placement for step in must_fail} == {
+        name for name in scenario_placements() if not PLACEMENTS[name].device_current
+    }
 
 
 def test_conditions_take_lists_and_multiply(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from gpucheck.worker.conduct import observed_violations  # noqa: E402
 from gpucheck.worker.journal import Journal, read  # noqa: E402
 from gpucheck.worker.observe import Observer  # noqa: E402
 from gpucheck.worker.passes import FURTHER_FILL, SURE, depends_on_fill, fill_of  # noqa: E402
-from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
+from gpucheck.worker.placements import BINDINGS  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
 from gpucheck.worker.timing import ALWAYS  # noqa: E402
 
@@ -67,7 +67,7 @@ def observer() -> Observer:
 
 @pytest.fixture
 def bench(observer: Observer) -> Bench:
-    return Bench(PLACEMENTS["cpu"](), torch.device("cpu"), Library(Path("/lib"), "v3.5"), observer)
+    return Bench(BINDINGS["cpu"](), torch.device("cpu"), Library(Path("/lib"), "v3.5"), observer)
 
 
 @pytest.fixture
@@ -504,7 +504,7 @@ def test_under_a_guard_every_call_into_the_code_under_test_has_the_device_of_its
 def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, bench: Bench) -> None:
     entered: list[Any] = []
 
-    class Recorded(type(bench.placement)):  # type: ignore[misc]
+    class Recorded(type(bench.binding)):  # type: ignore[misc]
         def enter(self, index: int) -> Any:
             entered.append(index)
             return torch.device("cpu")
@@ -512,7 +512,7 @@ def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, bench: Benc
         def settle(self, device: Any) -> None:
             entered.append(device)
 
-    bench.placement = Recorded()
+    bench.binding = Recorded()
     check = Kernel()
     reply, (y,) = run(check, warm_up=True)
     assert entered == [0, torch.device("cpu")] and check.launches == 3

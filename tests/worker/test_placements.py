@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from gpucheck.plan import scenario  # noqa: E402
-from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
+from gpucheck.model.placement import PLACEMENTS  # noqa: E402
+from gpucheck.worker.placements import BINDINGS  # noqa: E402
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return devices
 
 
-def test_scenarios_know_the_placements_of_a_gpu() -> None:
-    assert {*scenario.PLACEMENTS, "cpu"} == set(PLACEMENTS)
+def test_every_placement_is_known_to_the_code_that_places() -> None:
+    assert {*BINDINGS} == {*PLACEMENTS}
 
 
 def test_pinned(chosen: list[int]) -> None:
-    assert PLACEMENTS["pinned"]().enter(3) == torch.device("cuda", 3)
+    assert BINDINGS["pinned"]().enter(3) == torch.device("cuda", 3)
     assert chosen == [3]
 
 
@@ -54,7 +54,7 @@ def made(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_placements_that_leave_the_current_device_at_0(
     made: list[str], chosen: list[int], name: str, expected: list[str]
 ) -> None:
-    assert PLACEMENTS[name]().enter(3) == torch.device("cuda", 3)
+    assert BINDINGS[name]().enter(3) == torch.device("cuda", 3)
     assert (made, chosen) == (expected, [])
 
 
@@ -65,7 +65,7 @@ def test_visible(chosen: list[int], monkeypatch: pytest.MonkeyPatch, before: str
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before or "")  # also puts back what was there
     if before is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert PLACEMENTS["visible"]().enter(2) == torch.device("cuda", 0)
+    assert BINDINGS["visible"]().enter(2) == torch.device("cuda", 0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == after
     assert chosen == [0]
 
@@ -73,7 +73,7 @@ def test_visible(chosen: list[int], monkeypatch: pytest.MonkeyPatch, before: str
 def test_cpu(chosen: list[int]) -> None:
     threads = torch.get_num_threads()
     try:
-        assert PLACEMENTS["cpu"]().enter(5) == torch.device("cpu")
+        assert BINDINGS["cpu"]().enter(5) == torch.device("cpu")
     finally:
         torch.set_num_threads(threads)
     assert chosen == []

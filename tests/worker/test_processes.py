@@ -18,7 +18,7 @@ from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.errors import UnusableGpu  # noqa: E402
 from gpucheck.worker import bench as bench_module  # noqa: E402
 from gpucheck.worker import processes  # noqa: E402
-from gpucheck.worker.placements import PLACEMENTS  # noqa: E402
+from gpucheck.worker.placements import BINDINGS  # noqa: E402
 from gpucheck.worker.protocol import Request, Setup, lifelong  # noqa: E402
 
 NAMES = ("GPUCHECK_DEVICE", "CUDA_LAUNCH_BLOCKING", "TRITON_CACHE_DIR", "RANK", "LOCAL_RANK", "TORCH_GLOO_LAZY_INIT")
@@ -95,8 +95,8 @@ class Recorded:
 
 
 def maker(seen: list[Any]) -> Any:
-    placement = SimpleNamespace(enter=lambda index: seen.append(("turn", index)))
-    return SimpleNamespace(bench=lambda index: Recorded(index, seen), placement=placement)
+    binding = SimpleNamespace(enter=lambda index: seen.append(("turn", index)))
+    return SimpleNamespace(bench=lambda index: Recorded(index, seen), binding=binding)
 
 
 REQUEST = Request(Case("matmul", {}, "exact", "c", "r", 0), Conditions(), "in", ("a", "b", "c", "d"))
@@ -132,7 +132,7 @@ def test_devices_take_turns_in_the_main_thread(tmp_path: Path) -> None:
     assert seen[:4] == [("turn", 0), ("ran", ("a",), "MainThread"), ("turn", 1), ("ran", ("b",), "MainThread")]
 
 
-@pytest.mark.parametrize("name", sorted(PLACEMENTS))
+@pytest.mark.parametrize("name", sorted(BINDINGS))
 def test_each_placement_has_its_form_of_process(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "Maker", lambda setup: maker([]))
     monkeypatch.setattr("gpucheck.interpreter.install", lambda: None)
@@ -159,11 +159,11 @@ def test_benches_of_a_process_share_the_library(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_gpu_that_torch_cannot_use_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class NoDevice(PLACEMENTS["cpu"]):  # type: ignore[misc]
+    class NoDevice(BINDINGS["cpu"]):  # type: ignore[misc]
         def enter(self, index: int) -> Any:
             raise RuntimeError("invalid device ordinal\nmore advice")
 
-    monkeypatch.setitem(PLACEMENTS, "cpu", NoDevice)
+    monkeypatch.setitem(BINDINGS, "cpu", NoDevice)
     with pytest.raises(UnusableGpu, match="torch cannot use GPU 1 of the visible ones: RuntimeError: invalid device"):
         processes.Maker(setup(tmp_path)).bench(1)
 

@@ -12,7 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from gpucheck.model.conditions import PLACEMENTS, Conditions  # noqa: E402
+from gpucheck.model.conditions import Conditions  # noqa: E402
+from gpucheck.model.placement import scenario_placements  # noqa: E402
 from gpucheck.model.record import Ceilings, Cost  # noqa: E402
 from gpucheck.worker import timing  # noqa: E402
 from gpucheck.worker.protocol import Allowance, Reply  # noqa: E402
@@ -122,7 +123,7 @@ def test_only_usual_conditions_on_gpus_are_timed(synthetic: Synthetic) -> None:
     assert allowance(replace(plan, device="cpu", bench=True), step_of(plan, placement="cpu"), "") is None
     assert allowance(plan, step_of(plan), "repeat") is None
     assert allowance(replace(plan, debug=True), step_of(plan), "") is None
-    unusual: list[dict[str, Any]] = [{"placement": name} for name in PLACEMENTS if name not in ("pinned", "visible")]
+    unusual: list[dict[str, Any]] = [{"placement": name} for name in {*scenario_placements()} - {"pinned", "visible"}]
     unusual += [{"late": True}, {"consumer": "prompt"}, {"stream": "side"}, {"concurrency": 2}, {"cache": "cold"}]
     unusual += [{"warm_up": True}, {"synchronised": True}, {"guarded": True}, {"alone": True}, {"swap": "rank"}]
     assert not [each for each in unusual if allowance(plan, step_of(plan, **each), "")]

@@ -12,12 +12,12 @@ from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.sightings import Key, by_step, clean_line, merged_lines, sighting
 from gpucheck.diagnose.words import lines_of, mismatches_lines, rank_list
 from gpucheck.model.finding import Finding
+from gpucheck.model.placement import placement_named
 from gpucheck.model.record import Launch, Outcome, Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.folder import Run
 
 POINTER = re.compile(r"Pointer argument \(at -?\d+\) cannot be accessed from Triton")
-WITH_CONTEXT_ON_0 = ("context0", "peer")  # placements in which the launch of a rank above 0 is refused or corrupted
 MOST_LAUNCHES = 3  # told in one sighting
 
 
@@ -108,7 +108,7 @@ def _refused(run: Run, record: Record) -> bool:
     refused = [launch for launch in record.launches if launch.refused]
     if refused:
         return any(launch.away and "cpu" not in launch.argument_devices for launch in refused)
-    return record.placement in WITH_CONTEXT_ON_0 and run.plan.local_rank(record.rank) > 0
+    return placement_named(record.placement).context_on_0 and run.plan.local_rank(record.rank) > 0
 
 
 def _fails_at_home(run: Run, record: Record) -> bool:

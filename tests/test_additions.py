@@ -1,0 +1,172 @@
+"""A toy placement that was added to its table, and whether everything that asks one answers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import gpucheck
+from gpucheck.diagnose.conclude import conclude
+from gpucheck.diagnose.experiments import applicable
+from gpucheck.diagnose.sightings import run_command
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import UsageError
+from gpucheck.model.placement import PLACEMENTS, Placement
+from gpucheck.model.plan import Step
+from gpucheck.model.record import Outcome, Record
+from gpucheck.plan import scenario
+from gpucheck.plan.build import bound_steps
+from gpucheck.plan.conditions import conflict, needs_gpus
+from gpucheck.plan.repeat import repeated
+from gpucheck.plan.select import select
+from gpucheck.report import blocks
+from gpucheck.reproduce.bundle import not_repeated
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+SOURCES = Path(gpucheck.__file__).parent
+TOY = Conditions("toy")
+SCENARIO = """
+title = "a toy"
+[[cases]]
+check = "softmax"
+placement = ["pinned", "toy"]
+data = "exact"
+"""
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Adds a placement to the table."""
+
+    def add(**properties: Any) -> None:
+        monkeypatch.setitem(PLACEMENTS, "toy", Placement("toy", "as no server does it", **properties))
+
+    return add
+
+
+def read(tmp_path: Path) -> scenario.Scenario:
+    path = tmp_path / "toy.toml"
+    path.write_text(SCENARIO)
+    return scenario.load(path)
+
+
+def experiments(synthetic: Synthetic, outcome: Outcome = Outcome.MISMATCH) -> dict[str, Conditions]:
+    plan = synthetic.plan(cases=1)
+    return dict(applicable(synthetic.record(plan, 0, 1, outcome), TOY, "cuda", 2))
+
+
+def test_a_scenario_an_option_and_a_plan_take_a_new_placement(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="placement is 'toy', expected one of pinned"):
+        read(tmp_path)
+    toy(without_gpus="threads")
+    parsed = read(tmp_path)
+    assert [step.conditions.placement for step in parsed.steps] == ["pinned", "toy"]
+    (moved,) = select(parsed, placement="toy").steps
+    assert moved.conditions == TOY and Step.from_json(moved.to_json()) == moved
+    assert [step.conditions.placement for step in bound_steps(parsed, "cpu")] == ["cpu", "threads"]
+    toy()
+    _, none = bound_steps(parsed, "cpu")
+    assert none.conditions == TOY and none.inapplicable == needs_gpus(TOY) == "placement toy needs GPUs"
+    toy(in_scenarios=False)
+    with pytest.raises(UsageError, match="--placement is 'toy', expected one of pinned"):
+        select(parsed, placement="toy")
+
+
+def test_what_goes_with_a_new_placement_follows_from_its_properties(toy: Any) -> None:
+    side, several, warm = (
+        Conditions("toy", stream="side"),
+        Conditions("toy", concurrency=2),
+        Conditions("toy", warm_up=True),
+    )
+    toy()
+    assert (
+        "a side stream" in conflict(side) and not conflict(several) and "goes with placement pinned" in conflict(warm)
+    )
+    assert not TOY.timed and not TOY.whole_node and TOY.words == "toy"
+    toy(device_current=True)
+    assert not conflict(side) and not conflict(warm) and TOY.timed
+    toy(device_current=True, one_visible=True)
+    assert conflict(warm) and TOY.timed
+    toy(device_current=True, whole_node=True, usual=True)
+    assert "takes concurrency 1" in conflict(several) and not TOY.timed and TOY.words == ""
+
+
+def test_experiments_change_what_a_new_placement_is(toy: Any, synthetic: Synthetic) -> None:
+    toy()
+    made = experiments(synthetic)
+    assert made["guarded"] == Conditions("toy", guarded=True) and made["visible"] == Conditions("visible")
+    assert {"other rank", "alone"} <= {*made} and not {"other device", "one thread"} & {*made}
+    toy(device_current=True)
+    assert "other device" in experiments(synthetic) and "guarded" not in experiments(synthetic)
+    toy(whole_node=True, threads=True)
+    assert experiments(synthetic)["one thread"] == Conditions() and "other rank" not in experiments(synthetic)
+    toy(one_visible=True)
+    assert "visible" not in experiments(synthetic)
+
+
+def test_a_report_names_a_new_placement_in_its_row_and_in_the_command_that_repeats(
+    toy: Any, synthetic: Synthetic
+) -> None:
+    toy(context_on_0=True)
+    plan = synthetic.plan(cases=1, ranks=2)
+    plan = synthetic.plan(cases=1, ranks=2, steps=(Step(plan.steps[0].case, TOY),))
+    message = "ValueError: Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)"
+    record = synthetic.record(plan, 0, 1, Outcome.ERROR, message=message, placement="toy", launches=[])
+    run = synthetic.run(plan, {(0, 1): record})
+    report = blocks.build(run, conclude(run))
+    assert [finding.cause for finding in report.findings] == ["wrong device context"]
+    assert "--placement toy" in run_command(run, 0) and "(toy)" in plan.steps[0].row
+    toy()
+    assert [finding.cause for finding in conclude(run).findings] != ["wrong device context"]
+
+
+def test_a_reproduction_says_that_it_does_not_hold_the_gpu_so(toy: Any) -> None:
+    toy()
+    assert not_repeated(TOY) == "placement toy"
+    toy(scripted=True)
+    assert not_repeated(TOY) == ""
+
+
+def test_a_placement_of_another_version_is_read_and_shown_but_not_run(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    plan = synthetic.plan(cases=1, steps=(Step(plan.steps[0].case, TOY),))
+    assert plan.steps[0].label == "matmul/0/exact (toy)" and not_repeated(TOY) == "placement toy"
+    assert Record.from_json(synthetic.record(plan, 0, 0, placement="toy").to_json()).placement == "toy"
+    with pytest.raises(UsageError, match="placement toy, which this gpucheck lacks"):
+        repeated(plan, 0, 0, SimpleNamespace(root="/", package="/"), save=False, timeout=None)  # type: ignore[arg-type]
+
+
+def test_a_process_takes_the_form_of_a_new_placement(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    from gpucheck.worker import placements, processes
+    from gpucheck.worker.protocol import Setup
+
+    class Cpu(placements.Cpu):
+        """Stands in for a GPU."""
+
+    monkeypatch.setitem(placements.BINDINGS, "toy", Cpu)
+    monkeypatch.setattr("gpucheck.worker.observe.Observer.install_compiled", lambda self: None)
+    monkeypatch.setattr("gpucheck.worker.demands.install", lambda: None)
+    setup = Setup(TOY, "cuda", 0, 2, 0, 2, str(tmp_path), "v3.5", "", str(tmp_path / "journal"))
+    forms = {
+        processes.OneDevice: {},
+        processes.ThreadPerDevice: {"whole_node": True, "threads": True},
+        processes.DeviceByDevice: {"whole_node": True},
+    }
+    for form, properties in forms.items():
+        toy(**properties)
+        process = processes.start(setup)
+        assert type(process) is form
+
+
+def test_nothing_knows_a_placement_by_its_name_but_its_row_and_what_places() -> None:
+    hidden = re.compile(r"""(?<!for )placement(\.startswith|\.endswith| (==|!=|in|not in) [("'])""")
+    found = [str(path) for path in SOURCES.rglob("*.py") if hidden.search(path.read_text(encoding="utf-8"))]
+    assert not found, "a property of a placement belongs into its row in the table of placements"
+    assert hidden.search('placement.startswith("threads")') and hidden.search('x.placement in ("a", "b")')
