@@ -362,5 +362,4 @@ def _config(case: Case) -> KernelConfig:
         block_m=case["block_m"] or None,
         epilogue_subtile=case["subtile"] or None,
         num_stages=case["stages"] or None,
-        allow_tf32=False,
     )

@@ -79,9 +79,6 @@ class KernelConfig:
     block_m: int | None = None
     epilogue_subtile: int | None = None
     num_stages: int | None = None  # of the software pipeline; 1 means none
-    allow_tf32: bool = False
-    imprecise_accumulations: int | None = None  # longest fp8 accumulation chain before promotion to fp32 on Hopper
-    bitwise_invariant: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,8 +18,18 @@ class AdapterV34(AdapterV35):
     generation: ClassVar[str] = "v3.4"
     kernels: ClassVar[Mapping[str, tuple[str, ...]]] = {**AdapterV35.kernels, "reduce": ("_finalize_matmul",)}
 
-    def require_room(self, summed: bool) -> None:
-        require(not summed, "v3.4 may need room for more rows than the result has, where it sums those of a token")
+    def product(
+        self,
+        call: Callable[..., torch.Tensor],
+        routing: Routing | None,
+        gather: bool,
+        scatter: bool,
+        into: torch.Tensor | None,
+    ) -> torch.Tensor:
+        summed = scatter and routing is not None and routing.per_token > 1
+        reason = "v3.4 may need room for more rows than the result has, where it sums those of a token"
+        require(into is None or not summed, reason)
+        return super().product(call, routing, gather, scatter, into)
 
     def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
         k = routing.per_token

@@ -10,42 +10,50 @@ from typing import Any, ClassVar
 import torch
 
 from gpucheck.library.adapters.base import KernelConfig, Rounding, Routing, Schedule, TopK
-from gpucheck.library.adapters.common import ascending_experts, bit_matrix, require, require_power_of_two
-from gpucheck.library.adapters.matmul_ogs import MatmulOgsAdapter
+from gpucheck.library.adapters.common import (
+    ascending_experts,
+    bit_matrix,
+    device_capability,
+    require,
+    require_power_of_two,
+)
+from gpucheck.library.adapters.matmul import SHARED_KERNELS
+from gpucheck.library.adapters.matmul_ogs import PRODUCTS, MatmulOgsAdapter
 
 
 class AdapterV35(MatmulOgsAdapter):
     """See :class:`gpucheck.library.adapters.base.Adapter`.
 
     Batched products are always asked for without split-k: this generation's scratch memory for split-k holds one
-    batch entry only, so its own choice of split-k would write past the end.
+    batch entry only, so its own choice of split-k would write past the end. Hopper's mxfp4 layouts need K and N to be
+    multiples of 64: nothing is padded, other shapes are inapplicable.
     """
 
     generation: ClassVar[str] = "v3.5"
     mx_rounding: ClassVar[Rounding] = "half-away"
     kernels: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "matmul": ("_matmul_ogs", "_p_matmul_ogs"),
-        "topk": ("_topk_forward",),
+        **SHARED_KERNELS,
+        "matmul": PRODUCTS,
         "route": ("_combined_routing_compute",),
-        "swiglu": ("_swiglu",),
-        "downcast": ("_downcast_to_mxfp",),
-        "upcast": ("_upcast_from_mxfp",),
         "reduce": ("_reduce_grouped",),  # adds split-k parts and the k rows of a token
     }
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.routing_module: Any = import_module("triton_kernels.routing")
-        self.topk_module: Any = import_module("triton_kernels.topk")
 
-    def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
-        """Routing data, gather and scatter index objects."""
-        module = self.routing_module
-        blocks = module.compute_expt_data(routing.histogram, routing.experts, routing.to_flat.numel())
-        data = module.RoutingData(routing.gates, routing.histogram, routing.experts, routing.per_token, blocks)
-        gather = module.GatherIndx(src_indx=routing.to_flat, dst_indx=routing.to_sorted)
-        scatter = module.ScatterIndx(src_indx=routing.to_sorted, dst_indx=routing.to_flat)
-        return data, gather, scatter
+    def expert_data(self, routing: Routing) -> Any:
+        return self.routing_module.compute_expt_data(routing.histogram, routing.experts, routing.to_flat.numel())
+
+    def block_rows(self) -> tuple[int, ...]:
+        return 16, 32, 64, 128
+
+    def swizzled(self, values: Any, scales: Any, **scale_options: Any) -> tuple[Any, Any]:
+        k, n = values.shape[-2:]
+        whole_tiles = device_capability()[0] != 9 or (k % 64 == 0 and n % 64 == 0)
+        require(whole_tiles, f"Hopper's mxfp4 layout needs K and N multiples of 64, not {k} and {n}")
+        # A tile of 8 warps is 256 columns wide; the kernel's tile of a narrow output is at most 128.
+        return super().swizzled(values, scales, num_warps=4 if n <= 128 else 8, **scale_options)
 
     def fused_swiglu(self, alpha: float, limit: float) -> Any:
         specs = self.matmul_module.FnSpecs("swiglu", self.swiglu_module.swiglu_fn, ("alpha", "limit"))

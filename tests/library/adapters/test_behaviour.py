@@ -432,27 +432,12 @@ def test_kernel_choice(adapter: Adapter, config: KernelConfig) -> None:
     assert torch.equal(output.double(), x @ w)
 
 
-def test_precision_reaches_the_kernel(adapter: Adapter) -> None:
+def test_products_are_asked_for_in_full_precision(adapter: Adapter) -> None:
     x, w = integers(16, 64), integers(64, 16)
-    weight = dense_weight(adapter, "fp8_e4m3", w)
-    config = KernelConfig(imprecise_accumulations=32, allow_tf32=True, split_k=1)
     with launches() as seen:
-        adapter.matmul(x.to(torch.float8_e4m3fn), weight, out_dtype=torch.float32, config=config)
-        adapter.matmul(x.to(torch.float8_e4m3fn), weight, out_dtype=torch.float32)
-    asked, default = (kwargs for name, kwargs in seen if name in adapter.kernels["matmul"])
-    assert (asked["MAX_NUM_IMPRECISE_ACC"], asked["ALLOW_TF32"]) == (32, True)
-    assert (default["MAX_NUM_IMPRECISE_ACC"], default["ALLOW_TF32"]) == (None, False)
-
-
-def test_bitwise_invariant_calls_do_not_split(adapter: Adapter) -> None:
-    x, w = integers(4, 2048), integers(2048, 16)
-    weight = dense_weight(adapter, "bf16", w)
-    with launches() as seen:
-        adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32)
-        adapter.matmul(x.bfloat16(), weight, out_dtype=torch.float32, config=KernelConfig(bitwise_invariant=True))
-    splits = [kwargs["SPLIT_K"] for name, kwargs in seen if name in adapter.kernels["matmul"]]
-    assert splits[0] > 1
-    assert splits[1] == 1
+        adapter.matmul(x.float(), dense_weight(adapter, "fp32", w), out_dtype=torch.float32)
+    (launched,) = (kwargs for name, kwargs in seen if name in adapter.kernels["matmul"])
+    assert (launched["MAX_NUM_IMPRECISE_ACC"], launched["ALLOW_TF32"]) == (None, False)
 
 
 def test_persistent_kernel(adapter: Adapter) -> None:
