@@ -121,14 +121,37 @@ class Attention(Check):
         return ("_flash_attention_forward",)
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks import cost
+        from gpucheck.checks.data import size
 
-        return cost.attention(case, inputs, *visible_range(case))
+        first, last = visible_range(case)
+        seeing = last >= first
+        pairs = int((last - first + 1).clamp_min(0).sum())
+        keys = int(last[seeing].max() - first[seeing].min() + 1) if bool(seeing.any()) else 0
+        flops = 4.0 * case["batch"] * case["q_heads"] * pairs * case["head_dim"]
+        read = size(inputs["k"], inputs["v"]) * keys / case["k_len"]
+        sinks = size(inputs["sinks"]) if "sinks" in inputs else 0
+        return Cost(flops, read + sinks + 2 * size(inputs["q"]))  # the result is as large as q
 
-    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
-        from gpucheck.checks import plain
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+        """SDPA, with a sink as one more key that has no value."""
+        import torch
 
-        return plain.attention(case, inputs, visible(case))
+        q, k, v, sinks, seen = inputs["q"], inputs["k"], inputs["v"], inputs.get("sinks"), visible(case)
+        options: dict[str, Any] = {"enable_gqa": True} if case["q_heads"] != case["kv_heads"] else {}
+        attend = torch.nn.functional.scaled_dot_product_attention
+        if sinks is not None:
+            k, v = (torch.nn.functional.pad(each, (0, 0, 0, 1)) for each in (k, v))
+            hidden = torch.zeros(seen.shape, dtype=q.dtype, device=q.device)
+            hidden.masked_fill_(~seen.to(q.device), float("-inf"))
+            per_head = sinks.to(q.dtype)[:, None, None].expand(-1, len(seen), 1)
+            bias = torch.cat([hidden.expand(len(sinks), -1, -1), per_head], -1)[None]
+            return lambda: attend(q, k, v, attn_mask=bias, **options)
+        if bool(seen.all()):
+            return lambda: attend(q, k, v, **options)
+        if case["mask"] == "causal" and case["q_len"] == case["k_len"]:
+            return lambda: attend(q, k, v, is_causal=True, **options)
+        mask = seen.to(q.device)
+        return lambda: attend(q, k, v, attn_mask=mask, **options)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {"o": Axes(("batch", "head", "query", "dimension"), (0, 0, block_rows(case), 0))}

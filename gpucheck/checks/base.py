@@ -126,7 +126,7 @@ class Check(ABC):
         return None
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
-        """The same work in plain torch, to be timed; None where there is no such thing worth it.
+        """The same work in plain torch, to be timed and not to judge by; None where there is no such thing worth it.
 
         Args:
             inputs: on the device under test; what is made of them here and not in the call takes no time.

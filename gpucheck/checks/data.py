@@ -144,6 +144,29 @@ def decode_weight(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
     return decoded.unflatten(-2, (-1, BLOCK)).mul_(factors.unsqueeze(-2)).flatten(-3, -2)
 
 
+def plain_weight(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
+    """A weight (..., K, N) as plain torch multiplies it: in its own dtype, or in bf16, which holds fp8 and mx values.
+
+    Works on any device. Per-tensor fp8 scales are not applied.
+    """
+    if not kind.startswith("mx"):
+        return values.to(torch.bfloat16) if kind.startswith("fp8") else values
+    assert scales is not None
+    if kind == "mxfp4":
+        table = _NIBBLES.to(values.device, torch.bfloat16)
+        pairs = torch.stack((table[(values & 15).int()], table[(values >> 4).int()]), dim=-2)
+        plain = pairs.flatten(-3, -2)
+    else:
+        plain = values.to(torch.bfloat16)
+    factors = torch.exp2(scales.float() - 127).to(torch.bfloat16)
+    return plain * factors.repeat_interleave(BLOCK, dim=-2)[..., : plain.shape[-2], :]
+
+
+def size(*tensors: Tensor) -> int:
+    """Bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def weight_unit(kind: str) -> float:
     """The power of two that divides every exact-data weight of :func:`weights`."""
     return {"mxfp4": 0.25, "mxfp8_e4m3": 0.5, "mxfp8_e5m2": 0.5}.get(kind, 1.0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
+from gpucheck.checks.data import plain_weight, size
 from gpucheck.library.adapters.base import Routing
 from gpucheck.verify.bounds import Estimate
 
@@ -151,20 +152,26 @@ def own_choices(ids: Tensor, experts: int) -> Tensor:
 
 def rows_of(x: Estimate, inputs: dict[str, Tensor], per_token: int, gather: bool) -> Estimate:
     """The expert-sorted rows that the experts here have, of token rows with ``gather``, else of all sorted rows."""
-    count = served(inputs)
-    return take(x, inputs["to_flat"][:count].long() // per_token if gather else torch.arange(count))
+    return take(x, tokens_of(inputs, per_token) if gather else torch.arange(served(inputs)))
+
+
+def tokens_of(inputs: dict[str, Tensor], per_token: int) -> Tensor:
+    """The token of each expert-sorted row that the experts here have: (rows,) int64."""
+    return inputs["to_flat"][: served(inputs)].long() // per_token
 
 
 def to_tokens(rows: Estimate, inputs: dict[str, Tensor], per_token: int) -> Estimate:
+    """:func:`in_token_order` of an estimate."""
+    error = None if rows.error is None else in_token_order(rows.error, inputs, per_token)
+    return Estimate(in_token_order(rows.value, inputs, per_token), error, rows.unit)
+
+
+def in_token_order(rows: Tensor, inputs: dict[str, Tensor], per_token: int) -> Tensor:
     """Expert-sorted rows (R, N) in token order (T, k, N); zeros for those that other ranks have."""
-
-    def pad(values: Tensor) -> Tensor:
-        return torch.nn.functional.pad(values, (0, 0, 0, 1))  # the index -1 takes the last row
-
     index = inputs["to_sorted"].long()
-    if rows.value.shape[0] < index.numel():
-        rows = Estimate(pad(rows.value), None if rows.error is None else pad(rows.error), rows.unit)
-    return take(rows, index, (-1, per_token, rows.value.shape[-1]))
+    if len(rows) < index.numel():
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, 1))  # the index -1 takes the last row
+    return rows[index].view(-1, per_token, rows.shape[-1])
 
 
 def take(x: Estimate, index: Tensor, shape: tuple[int, ...] | None = None) -> Estimate:
@@ -181,15 +188,33 @@ def each_expert(x: Estimate, inputs: dict[str, Tensor], columns: int, compute: C
     """Applies ``compute(expert, its rows)`` to the expert-sorted rows (R, K) of ``x`` -> (R, columns)."""
     value = torch.zeros((x.value.shape[0], columns), dtype=torch.float64)
     error = None if x.error is None else torch.zeros_like(value)
-    unit, start = x.unit, 0
-    for expert, count in enumerate(inputs["histogram"].tolist()):
-        if not count:
-            continue
-        rows = slice(start, start + count)
+    unit = x.unit
+    for expert, rows in spans(inputs):
         part = compute(expert, Estimate(x.value[rows], None if x.error is None else x.error[rows], x.unit))
         value[rows], unit = part.value, part.unit
         if error is not None:
             assert part.error is not None
             error[rows] = part.error
-        start += count
     return Estimate(value, error, unit)
+
+
+def spans(inputs: dict[str, Tensor]) -> list[tuple[int, slice]]:
+    """The experts that have rows, each with its rows in expert-sorted order."""
+    found, start = [], 0
+    for expert, count in enumerate(inputs["histogram"].tolist()):
+        if count:
+            found.append((expert, slice(start, start + count)))
+        start += count
+    return found
+
+
+def plain_weights(kind: str, inputs: dict[str, Tensor], name: str) -> dict[int, Tensor]:
+    """:func:`gpucheck.checks.data.plain_weight` (K, N) of each expert that has rows."""
+    scales = inputs.get(f"{name}_scale") if kind.startswith("mx") else None
+    used = (expert for expert, _ in spans(inputs))
+    return {e: plain_weight(kind, inputs[name][e], None if scales is None else scales[e]) for e in used}
+
+
+def used_bytes(weight: Tensor, histogram: Tensor) -> float:
+    """Bytes of a weight or bias (E, ...) of the experts that have rows: nobody needs the others."""
+    return size(weight) * int((histogram > 0).sum()) / max(histogram.numel(), 1)

@@ -170,12 +170,12 @@ class Matmul(Check):
         out_dtype = data.DTYPES[case["out"]]
         parts: list[Tensor] = []
         if case["mode"] != "routed":
-            y = self._columns(case, inputs, x, None, parts)
+            y = self._of_rows(case, inputs, x, None, parts)
             return {"y": Expected(extremes.settled(y), out_dtype, also=parts[0] if parts else None)}
         x = experts.rows_of(x, inputs, case["top_k"], case["gather"])
-        columns = case["n"] // 2 if case["swiglu"] else case["n"]
+        columns = _columns(case)
         y = experts.each_expert(
-            x, inputs, columns, lambda expert, rows: self._columns(case, inputs, rows, expert, parts)
+            x, inputs, columns, lambda expert, rows: self._of_rows(case, inputs, rows, expert, parts)
         )
         also = torch.cat(parts) if parts else None
         if case["gammas"]:
@@ -192,7 +192,7 @@ class Matmul(Check):
         y, also = extremes.summed(experts.take(y, by_token, shape), also[by_token].reshape(shape), dim=1)
         return {"y": Expected(y, out_dtype, also=also)}
 
-    def _columns(
+    def _of_rows(
         self, case: Case, inputs: dict[str, Tensor], x: Estimate, expert: int | None, also: list[Tensor]
     ) -> Estimate:
         """Product, scales, bias and activation of the rows of one expert, or of all rows.
@@ -265,10 +265,9 @@ class Matmul(Check):
         """Memory for the result."""
         from gpucheck.checks.data import DTYPES
 
-        columns = case["n"] // 2 if case["swiglu"] else case["n"]
         rows = case["m"] * (case["top_k"] if case["mode"] == "routed" and not case["scatter"] else 1)
         lead = (case["batch"],) if case["mode"] == "batched" else ()
-        return x.new_empty((*lead, rows, columns), dtype=DTYPES[case["out"]])
+        return x.new_empty((*lead, rows, _columns(case)), dtype=DTYPES[case["out"]])
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         if not (case["m"] and case["n"] and case["k"]):
@@ -281,14 +280,44 @@ class Matmul(Check):
         return runtime.library.products(_config(case), sums=int(case["scatter"] and case["top_k"] > 1))
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks import cost
+        from gpucheck.checks import data, experts
 
-        return cost.matmul(case, inputs)
+        weights = [inputs[name] for name in ("w", "w_scale", "bias") if name in inputs]
+        rows = written = case["m"] * max(case["batch"], 1)
+        moved: float = data.size(*weights)
+        if case["mode"] == "routed":
+            rows = case["m"] * case["top_k"]
+            written = case["m"] if case["scatter"] else rows
+            tables = {"histogram": True, "to_flat": case["gather"] or case["scatter"], "gates": case["gammas"]}
+            moved = data.size(*(inputs[name] for name, needed in tables.items() if needed))
+            moved += data.size(*(weight for weight in weights if weight.ndim == 1))
+            moved += sum(experts.used_bytes(each, inputs["histogram"]) for each in weights if each.ndim > 1)
+        moved += data.size(inputs["x"]) + written * _columns(case) * data.DTYPES[case["out"]].itemsize
+        return Cost(2.0 * rows * case["n"] * case["k"], float(moved))
 
-    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
-        from gpucheck.checks import plain
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+        """One product an expert, of operands dequantised ahead."""
+        import torch
 
-        return plain.matmul(case, inputs)
+        from gpucheck.checks import data, experts
+
+        kind, out, finish = case["weight"], data.DTYPES[case["out"]], _plain_epilogue(case, inputs)
+        x = inputs["x"].to(torch.bfloat16) if kind.startswith("fp8") else inputs["x"]
+        if case["mode"] != "routed":
+            w = data.plain_weight(kind, inputs["w"], inputs.get("w_scale"))
+            return lambda: finish(x @ w, None).to(out)
+        served, ws = experts.spans(inputs), experts.plain_weights(kind, inputs, "w")
+        token = experts.tokens_of(inputs, case["top_k"])
+
+        def call() -> Tensor:
+            rows = x[token] if case["gather"] else x[: len(token)]
+            y = rows.new_empty((len(rows), _columns(case)), dtype=out)
+            for expert, span in served:
+                y[span] = finish(rows[span] @ ws[expert], expert).to(out)
+            y = y * inputs["gates"][: len(token), None] if case["gammas"] else y
+            return (experts.in_token_order(y, inputs, case["top_k"]).sum(1) if case["scatter"] else y).to(out)
+
+        return call
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts
@@ -302,6 +331,32 @@ class Matmul(Check):
             owners = experts.by_token(owners, inputs, case["top_k"])[..., 0]
             return {"y": Axes(("token", "column"), (128, 128), {"expert": owners})}
         return {"y": Axes(("row", "column"), (128, 128), {"expert": owners})}
+
+
+def _columns(case: Case) -> int:
+    """Columns of the result."""
+    return int(case["n"] // 2 if case["swiglu"] else case["n"])
+
+
+def _plain_epilogue(case: Case, inputs: dict[str, Tensor]) -> Callable[[Tensor, int | None], Tensor]:
+    """Gives what plain torch makes of a product, of one expert's rows or of all: scales, bias and activation."""
+    from gpucheck.checks.swiglu import plain_swiglu
+
+    factors, bias, every = None, inputs.get("bias"), slice(None)
+    if case["weight"].startswith("fp8"):
+        factors = inputs["x_scale"] * inputs["w_scale"]
+        if case["mode"] != "dense":
+            factors = factors.expand(len(inputs["w"]))[:, None, None]
+    if case["mode"] == "batched" and bias is not None:
+        bias = bias[:, None]
+
+    def finish(y: Tensor, expert: int | None) -> Tensor:
+        pick = every if expert is None else expert
+        y = y if factors is None else y * factors[pick]
+        y = y if bias is None else y + bias[pick]
+        return plain_swiglu(y, float(case["alpha"]), float(case["limit"])) if case["swiglu"] else y
+
+    return finish
 
 
 def given(into: Tensor, result: Tensor, runtime: Runtime) -> Tensor:

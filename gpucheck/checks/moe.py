@@ -176,14 +176,37 @@ class Moe(Check):
         return runtime.library.products(launch_config(), 2, sums=int(case["top_k"] > 1))
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
-        from gpucheck.checks import cost
+        """What lies between the two products could stay on the chip and does not count."""
+        from gpucheck.checks import data, experts
 
-        return cost.moe(case, inputs)
+        rows = case["m"] * case["top_k"]
+        weights = (inputs[name] for name in inputs if name.startswith(("w1", "w2", "bias")))
+        moved = sum(experts.used_bytes(weight, inputs["histogram"]) for weight in weights)
+        moved += data.size(*(inputs[name] for name in ("histogram", "to_flat", "gates")))
+        flops = 2.0 * rows * case["hidden"] * 3 * case["intermediate"]
+        return Cost(flops, moved + 2 * data.size(inputs["x"]))  # the result is as large as the tokens
 
-    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
-        from gpucheck.checks import plain
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor] | None:
+        """Two products an expert, of operands dequantised ahead."""
+        import torch
 
-        return plain.moe(case, inputs, *SWIGLU)
+        from gpucheck.checks import experts
+        from gpucheck.checks.swiglu import plain_swiglu
+
+        x, served = inputs["x"], experts.spans(inputs)
+        first, second = (experts.plain_weights(case["weight"], inputs, name) for name in ("w1", "w2"))
+        token = experts.tokens_of(inputs, case["top_k"])
+
+        def call() -> Tensor:
+            rows = x[token]
+            y = torch.empty_like(rows)
+            for expert, span in served:
+                inner = plain_swiglu(rows[span] @ first[expert] + inputs["bias1"][expert], *SWIGLU).to(x.dtype)
+                y[span] = (inner @ second[expert] + inputs["bias2"][expert]).to(x.dtype)
+            y = y * inputs["gates"][: len(token), None]
+            return experts.in_token_order(y, inputs, case["top_k"]).sum(1).to(x.dtype)
+
+        return call
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts

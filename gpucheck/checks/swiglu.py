@@ -66,14 +66,18 @@ class Swiglu(Check):
         return runtime.library.kernels["swiglu"]
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks import cost
+        from gpucheck.checks.data import size
 
-        return cost.swiglu(case, inputs)
+        return Cost(0.0, 1.5 * size(inputs["x"]))
 
-    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any]:
-        from gpucheck.checks import plain
-
-        return lambda: plain.swiglu(inputs["x"], float(case["alpha"]), float(case["limit"]))
+    def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+        return lambda: plain_swiglu(inputs["x"], float(case["alpha"]), float(case["limit"]))
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {"y": Axes(("row", "column"), (128, 128))}
+
+
+def plain_swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
+    """gpt-oss swiglu of interleaved columns (..., N) -> (..., N/2) in plain torch."""
+    gate, linear = x[..., 0::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
+    return gate * (alpha * gate).sigmoid() * (linear + 1)
