@@ -36,7 +36,7 @@ class Runtime:
     library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
     place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
     synchronize: Callable[[], None] = lambda: None  # waits for all that was launched, whatever GPU it went to
-    blame: Callable[[ViolationKind, str], None] = lambda kind, detail: None  # notes a violation beside the numbers
+    report_violation: Callable[[ViolationKind, str], None] = lambda kind, detail: None  # beside wrong numbers
     note: Callable[[str], None] = lambda text: None  # says something that a report of a failure should tell
     timed: Callable[[str, float], None] = lambda what, seconds: None  # notes how long something took
 
@@ -106,7 +106,7 @@ class Check(ABC):
         """Runs the kernel under test once and returns its outputs on the device."""
 
     def inspect(self, case: Case, prepared: Any, outputs: dict[str, Tensor], runtime: Runtime) -> None:  # noqa: B027
-        """Looks for further faults after a launch and tells :attr:`Runtime.blame`; what it does is not timed.
+        """Looks for further faults after a launch and reports them to ``runtime``; what it does is not timed.
 
         Args:
             outputs: what the launch returned, copied to the CPU.
@@ -133,7 +133,7 @@ class Check(ABC):
         """
         return None
 
-    def along(
+    def references_given_outputs(
         self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
     ) -> dict[str, Expected]:
         """The references where outputs follow from each other, each computed from those of the launch under judgement.
@@ -142,7 +142,7 @@ class Check(ABC):
         """
         return expected
 
-    def beginning(
+    def order_mismatches(
         self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
     ) -> tuple[list[Mismatch], str]:
         """Mismatches in the order they came about, and words for where the first is; "" where nothing orders them."""

@@ -78,7 +78,7 @@ class Generation(Check):
 
         return judge_by(Shape.of(case), inputs, decode(Shape.of(case), inputs))
 
-    def along(
+    def references_given_outputs(
         self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
     ) -> dict[str, Expected]:
         from gpucheck.checks.decoder.passes import judge_by
@@ -91,7 +91,7 @@ class Generation(Check):
         whole = all(fits(name, reference) for name, reference in expected.items())
         return judge_by(Shape.of(case), inputs, outputs) if whole else expected
 
-    def beginning(
+    def order_mismatches(
         self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
     ) -> tuple[list[Mismatch], str]:
         from gpucheck.checks.decoder.words import first_wrong, in_order

@@ -360,9 +360,10 @@ def _plain_epilogue(case: Case, inputs: dict[str, Tensor]) -> Callable[[Tensor, 
 
 
 def given(into: Tensor, result: Tensor, runtime: Runtime) -> Tensor:
-    """The memory that a call was given for its result; blames a call that returned other memory."""
+    """The memory that a call was given for its result; a call that returned other memory is a violation."""
     if into.numel() and result.data_ptr() != into.data_ptr():
-        runtime.blame(ViolationKind.OUTPUT, "the result is not returned in the memory that the caller gave for it")
+        detail = "the result is not returned in the memory that the caller gave for it"
+        runtime.report_violation(ViolationKind.OUTPUT, detail)
     return into
 
 

@@ -89,7 +89,7 @@ class Bench:
     def synchronize(self) -> None:
         """Nothing is launched that one would wait for."""
 
-    def blame(self, kind: ViolationKind, detail: str) -> None:
+    def report_violation(self, kind: ViolationKind, detail: str) -> None:
         """Conduct is for runs to judge."""
 
     def note(self, text: str) -> None:

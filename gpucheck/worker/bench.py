@@ -330,7 +330,8 @@ class Bench:
         return outputs
 
     def _same_settings(self, work: _Pass, *, shared: bool) -> AbstractContextManager[None]:
-        return kept(self.device, lambda words: work.runtime.blame(ViolationKind.SETTINGS, words), shared=shared)
+        report = partial(work.runtime.report_violation, ViolationKind.SETTINGS)
+        return kept(self.device, report, shared=shared)
 
     def _guard(self, conditions: Conditions) -> AbstractContextManager[None]:
         """Around every call into the code under test, so that what a guard mends is right in all of them."""
@@ -433,7 +434,7 @@ class DeviceRuntime:
         self.place = bench.arena.place
         self.synchronize = bench.synchronize
 
-    def blame(self, kind: ViolationKind, detail: str) -> None:
+    def report_violation(self, kind: ViolationKind, detail: str) -> None:
         self._reply.blamed.append((ViolationKind(kind), detail))
 
     def note(self, text: str) -> None:

@@ -222,11 +222,11 @@ def _judge_launches(
     judged, filled = _Launches(), _filled(attempt, reply)
     for number, whole in enumerate(reply.saved or [""]):
         outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
-        references = check.along(case, inputs, outputs, expected)
+        references = check.references_given_outputs(case, inputs, outputs, expected)
         found = judge(outputs, references, axes, filled)
         bad = bool(found.mismatches or found.violations)
         if not number or (bad and not judged.wrong):
-            found.mismatches, judged.words = check.beginning(case, outputs, references, found.mismatches)
+            found.mismatches, judged.words = check.order_mismatches(case, outputs, references, found.mismatches)
             large = [tensor for launch in reply.launches for tensor in Launch(**launch).large]
             found.mismatches = offsets.with_hints(found.mismatches, outputs, references, axes, inputs, large)
             judged.outputs, judged.found = outputs, found

@@ -54,7 +54,7 @@ def candidate_of(kind: type[nn.Module]) -> tuple[Candidate, dict[str, Any], list
         torch.device("cpu"),
         None,  # type: ignore[arg-type]
         torch.clone,
-        blame=lambda kind, detail: blamed.append((kind, detail)),
+        report_violation=lambda kind, detail: blamed.append((kind, detail)),
         note=notes.append,
     )
     return Candidate(module, inputs, 3, runtime), inputs, notes, blamed

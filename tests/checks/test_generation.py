@@ -133,9 +133,9 @@ def judged(case: Case, inputs: Outputs) -> Callable[[Outputs], tuple[Judgement, 
     reference = check.reference(case, inputs)
 
     def judged(outputs: Outputs) -> tuple[Judgement, str]:
-        expected = check.along(case, inputs, outputs, reference)
+        expected = check.references_given_outputs(case, inputs, outputs, reference)
         found = judge(outputs, expected, check.axes(case, inputs))
-        found.mismatches, words = check.beginning(case, outputs, expected, found.mismatches)
+        found.mismatches, words = check.order_mismatches(case, outputs, expected, found.mismatches)
         return found, words
 
     return judged

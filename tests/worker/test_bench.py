@@ -269,7 +269,7 @@ def test_a_check_looks_once_at_more_than_numbers_and_its_launches_for_that_do_no
         def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
             self.looked.append((prepared["x"].tolist(), outputs["y"].tolist()))
             self.launch(case, prepared, runtime)
-            runtime.blame("inputs", "x changed")
+            runtime.report_violation("inputs", "x changed")
             runtime.timed("candidate", 0.25)
             runtime.note("look here")
 
