@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from gpucheck.model.case import Case, CheckSpec, Scalar
 from gpucheck.model.record import Cost, NeededLaunches
@@ -28,17 +28,31 @@ OPERANDS = ("bf16", "fp16", "fp32")
 """What kernels of our own take."""
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """What a check may use on the device under test."""
+class Runtime(Protocol):
+    """What a check may use on the device under test. Whoever runs checks gives them one, and types hold it to this."""
 
-    device: torch.device
-    library: Adapter  # loading it may raise Inapplicable; checks with kernels of their own never touch it
-    place: Callable[[Tensor], Tensor]  # puts a tensor between guard bands, strides kept
-    synchronize: Callable[[], None] = lambda: None  # waits for all that was launched, whatever GPU it went to
-    report_violation: Callable[[ViolationKind, str], None] = lambda kind, detail: None  # beside wrong numbers
-    note: Callable[[str], None] = lambda text: None  # says something that a report of a failure should tell
-    timed: Callable[[str, float], None] = lambda what, seconds: None  # notes how long something took
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def library(self) -> Adapter:
+        """The library under test; checks with kernels of their own never touch it.
+
+        Raises:
+            Inapplicable: the library does not run with this Triton.
+        """
+
+    def place(self, tensor: Tensor, /) -> Tensor:
+        """The tensor between guard bands, strides kept."""
+
+    def synchronize(self) -> None:
+        """Waits for all that was launched, whatever GPU it went to."""
+
+    def report_violation(self, kind: ViolationKind, detail: str, /) -> None:
+        """Notes a violation beside wrong numbers."""
+
+    def note(self, text: str, /) -> None:
+        """Adds a line to the failure report."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gpucheck import checks
-from gpucheck.checks.base import ANY_KERNEL
+from gpucheck.checks.base import ANY_KERNEL, Runtime
 from gpucheck.compile.outcome import Built, CaseBuilt, Kernel
 from gpucheck.compile.targets import TARGETS, Target
 from gpucheck.compile.tritons import hash_triton
@@ -95,9 +95,6 @@ class Bench:
     def note(self, text: str) -> None:
         """Nothing is told of how outputs came to be."""
 
-    def timed(self, what: str, seconds: float) -> None:
-        """Nothing here is worth timing."""
-
     @property
     def library(self) -> Any:
         """The adapter, loaded at first use."""
@@ -132,7 +129,7 @@ def _form(tensor: Any) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
-def run(case: Case, bench: Any, capture: Capture, sources: Sources) -> CaseBuilt:
+def run(case: Case, runtime: Runtime, capture: Capture, sources: Sources) -> CaseBuilt:
     """Sends one case through its host code."""
     import torch
 
@@ -141,9 +138,9 @@ def run(case: Case, bench: Any, capture: Capture, sources: Sources) -> CaseBuilt
     wanted: tuple[str, ...] = ()
     try:
         check = checks.load(case.check)
-        prepared = check.prepare(case, check.inputs(case, torch.Generator().manual_seed(case.input_seed)), bench)
-        wanted = check.kernels(case, bench)
-        check.launch(case, prepared, bench)
+        prepared = check.prepare(case, check.inputs(case, torch.Generator().manual_seed(case.input_seed)), runtime)
+        wanted = check.kernels(case, runtime)
+        check.launch(case, prepared, runtime)
     except Inapplicable as unfit:
         return CaseBuilt(case.id, Built.INAPPLICABLE, str(unfit), "", capture.launches, tuple(capture.keys))
     except Exception as error:

@@ -20,6 +20,7 @@ import triton
 from triton.runtime.jit import JITFunction
 
 from gpucheck import checks
+from gpucheck.checks.base import Runtime
 from gpucheck.compile.capture import note_making
 from gpucheck.compile.child import Bench, stand_in
 from gpucheck.compile.targets import Target
@@ -78,10 +79,10 @@ def claimed(ahead: Ahead) -> Iterator[Case]:
             yield case
 
 
-def _launch(case: Case, bench: Any) -> None:
+def _launch(case: Case, runtime: Runtime) -> None:
     check = checks.load(case.check)
     inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
-    check.launch(case, check.prepare(case, inputs, bench), bench)
+    check.launch(case, check.prepare(case, inputs, runtime), runtime)
 
 
 def _compile_only() -> list[bool]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gpucheck import checks
-from gpucheck.checks.base import OUTPUTS
+from gpucheck.checks.base import OUTPUTS, Check, Runtime
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import Inapplicable
@@ -74,9 +74,9 @@ class Library:
 class _Pass:
     """What stays the same within one pass of a case."""
 
-    check: Any
+    check: Check
     case: Case
-    runtime: Any
+    runtime: Runtime
     conditions: Conditions
     placed: dict[str, Tensor]  # the inputs on the device
     watch: CallWatch
@@ -181,7 +181,7 @@ class Bench:
         return held
 
     def _inspect(
-        self, check: Any, case: Case, prepared: Any, outputs: Outputs, reply: Reply, conditions: Conditions
+        self, check: Check, case: Case, prepared: Any, outputs: Outputs, reply: Reply, conditions: Conditions
     ) -> None:
         """Lets the check look for more than wrong numbers; what it launches for that is not the case's own."""
         watched = WatchedAllocation(self.arena)  # memory nobody writes stays the same in each call
@@ -198,7 +198,7 @@ class Bench:
             torch.save(held, request.outputs[0])
             reply.saved.append(digest.whole(*held.values()))
 
-    def _sensitive(self, check: Any, case: Case, inputs: Any, baseline: str, conditions: Conditions) -> str:
+    def _sensitive(self, check: Check, case: Case, inputs: Any, baseline: str, conditions: Conditions) -> str:
         """A tensor in or around whose memory the fill changes the outputs, found by filling some otherwise.
 
         Looks where the last such case was sensitive, since cases alike place alike, and else in one half of the tensors
@@ -225,7 +225,7 @@ class Bench:
         (self._suspect,) = suspects
         return self.arena.words(self._suspect)
 
-    def _fill_further(self, check: Any, case: Case, inputs: Any, reply: Reply, request: Request) -> None:
+    def _fill_further(self, check: Check, case: Case, inputs: Any, reply: Reply, request: Request) -> None:
         """Keeps the outputs of one more pass, in memory filled with a third byte; they are not judged."""
         _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FURTHER_FILL, request.conditions)
         reply.by_fill[FURTHER_FILL] = len(reply.saved)
@@ -233,7 +233,7 @@ class Bench:
         with needed(path):
             torch.save(on_host(outputs), path)
 
-    def _digest(self, check: Any, case: Case, inputs: Any, odd: Container[int], given: Conditions) -> str:
+    def _digest(self, check: Check, case: Case, inputs: Any, odd: Container[int], given: Conditions) -> str:
         """Digest of the outputs of one more pass with some tensors' memory filled otherwise."""
         conditions = Conditions(guarded=given.guarded)
         _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], conditions, odd=odd)
@@ -241,7 +241,7 @@ class Bench:
 
     def one_pass(
         self,
-        check: Any,
+        check: Check,
         case: Case,
         inputs: Any,
         reply: Reply,
@@ -396,7 +396,7 @@ class Bench:
         """The stream of the device that work goes to now; None on the CPU."""
         return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
 
-    def _warm_up(self, check: Any, case: Case, inputs: Any, conditions: Conditions) -> None:
+    def _warm_up(self, check: Check, case: Case, inputs: Any, conditions: Conditions) -> None:
         """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
         first = Bench(self.binding, self.binding.enter(0), self.library, self.observer)
         try:
@@ -439,9 +439,6 @@ class DeviceRuntime:
 
     def note(self, text: str) -> None:
         self._reply.message = text
-
-    def timed(self, what: str, seconds: float) -> None:
-        self._reply.speed[what] = seconds
 
     @property
     def library(self) -> Any:

@@ -18,6 +18,7 @@ from gpucheck.worker.passes import FILLS
 from gpucheck.worker.protocol import Reply, Request
 
 if TYPE_CHECKING:
+    from gpucheck.checks.base import Runtime
     from gpucheck.worker.bench import Bench
 
 
@@ -50,11 +51,11 @@ class _Recorded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._check, name)
 
-    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Any) -> Any:
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         self._inputs = dict(inputs)
         return self._check.prepare(case, inputs, runtime)
 
-    def launch(self, case: Case, prepared: Any, runtime: Any) -> dict[str, Tensor]:
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.reproduce.calls import Recorder
 
         try:

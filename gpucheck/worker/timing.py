@@ -19,6 +19,8 @@ from gpucheck.model.record import Ceilings
 from gpucheck.worker.protocol import Allowance
 
 if TYPE_CHECKING:
+    from gpucheck.checks.base import Check
+    from gpucheck.model.case import Case
     from gpucheck.model.plan import Plan, Step
     from gpucheck.worker.protocol import Reply
 
@@ -183,7 +185,15 @@ class Stopwatch:
         self._asked = False  # for the ceilings
 
     def time(
-        self, call: Call, look: Look, check: Any, case: Any, inputs: Any, placed: Any, allowed: Allowance, reply: Reply
+        self,
+        call: Call,
+        look: Look,
+        check: Check,
+        case: Case,
+        inputs: Any,
+        placed: Any,
+        allowed: Allowance,
+        reply: Reply,
     ) -> None:
         """Adds to a reply how long the call under test takes and what it has to do.
 

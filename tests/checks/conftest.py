@@ -62,14 +62,15 @@ class Bench:
     def run(self, check: Check, case: Case, inputs: dict[str, Tensor] | None = None, fill: int = 0xFF) -> Seen:
         import torch
 
-        from gpucheck.checks.base import Runtime
+        from gpucheck.compile.child import Bench as HostOnly
         from gpucheck.verify.judge import judge
         from gpucheck.worker.arena import Arena, WatchedAllocation
 
         inputs = self.inputs(check, case) if inputs is None else inputs
         arena = Arena(torch.device("cpu"))
         arena.reset(fill)
-        runtime = Runtime(arena.device, None, arena.place)  # type: ignore[arg-type]
+        runtime = HostOnly("", "")
+        runtime.place = arena.place  # type: ignore[method-assign]
         prepared = check.prepare(case, {name: arena.place(value) for name, value in inputs.items()}, runtime)
         with WatchedAllocation(arena):
             outputs = check.launch(case, prepared, runtime)

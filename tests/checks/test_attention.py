@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gpucheck.checks import attention
 from gpucheck.checks.attention import MOST_EXACT_KEYS, Attention, block_rows, visible
-from gpucheck.checks.base import Runtime
+from gpucheck.compile.child import Bench as HostOnly
 from gpucheck.model.case import Case
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.checks.conftest import Bench, Twin
 
 CHECK = Attention()
-RUNTIME = Runtime(torch.device("cpu"), None, lambda tensor: tensor)  # type: ignore[arg-type]
+RUNTIME = HostOnly("", "")
 SMALL: dict[str, Any] = {"q_heads": 4, "kv_heads": 2, "q_len": 33, "k_len": 95}
 WINDOW: dict[str, Any] = {**SMALL, "mask": "window", "window": 20}
 

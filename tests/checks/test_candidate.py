@@ -12,9 +12,11 @@ pytest.importorskip("triton", reason="needs Triton")
 
 from torch import nn  # noqa: E402
 
-from gpucheck.checks.base import Allowed, Runtime  # noqa: E402
+from gpucheck.checks.base import Allowed  # noqa: E402
 from gpucheck.checks.candidate import Candidate  # noqa: E402
 from gpucheck.checks.torch_model import Reference, conduct, draw, draw_inputs  # noqa: E402
+from gpucheck.compile.child import Bench  # noqa: E402
+from gpucheck.model.vocabulary import ViolationKind  # noqa: E402
 
 
 class Model(nn.Module):
@@ -45,19 +47,27 @@ def module_of(candidate: type[nn.Module]) -> Any:
     )
 
 
+class Noting(Bench):
+    def __init__(self) -> None:
+        super().__init__("", "")
+        self.notes: list[str] = []
+        self.blamed: list[tuple[str, str]] = []
+
+    def place(self, tensor: Any) -> Any:
+        return torch.clone(tensor)
+
+    def report_violation(self, kind: ViolationKind, detail: str) -> None:
+        self.blamed.append((kind, detail))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def candidate_of(kind: type[nn.Module]) -> tuple[Candidate, dict[str, Any], list[str], list[tuple[str, str]]]:
-    notes: list[str] = []
-    blamed: list[tuple[str, str]] = []
     module = module_of(kind)
     inputs = draw(module, 3)
-    runtime = Runtime(
-        torch.device("cpu"),
-        None,  # type: ignore[arg-type]
-        torch.clone,
-        report_violation=lambda kind, detail: blamed.append((kind, detail)),
-        note=notes.append,
-    )
-    return Candidate(module, inputs, 3, runtime), inputs, notes, blamed
+    runtime = Noting()
+    return Candidate(module, inputs, 3, runtime), inputs, runtime.notes, runtime.blamed
 
 
 @pytest.mark.parametrize("kind", [Model, Renamed])
@@ -115,6 +125,5 @@ def test_another_call_has_other_inputs_and_the_same_weights() -> None:
 
 def test_the_model_itself_is_timed_as_a_candidate_of_its_own() -> None:
     inputs = draw(module_of(Renamed), 3)
-    runtime = Runtime(torch.device("cpu"), None, torch.clone)  # type: ignore[arg-type]
-    model = Candidate(module_of(Renamed), inputs, 3, runtime, "Model")
+    model = Candidate(module_of(Renamed), inputs, 3, Noting(), "Model")
     assert torch.equal(model.answer()["out"], candidate_of(Model)[0].answer()["out"])
