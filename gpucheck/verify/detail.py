@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gpucheck.verify import bounds, judge
 from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.digest import integers
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.regions import index_of
 
 MOST_ELEMENTS = 16
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def worst_elements(output: Tensor, reference: Expected, axes: Axes) -> list[dict[str, Any]]:
@@ -56,4 +56,4 @@ def allowed(dtype: torch.dtype, estimate: Estimate) -> Tensor:
 def _bits(element: Tensor) -> str:
     """``0xc37a``, as many digits as the dtype has."""
     size = element.element_size()
-    return f"0x{int(element.reshape(1).view(_BITS[size])) % 2 ** (8 * size):0{2 * size}x}"
+    return f"0x{int(integers(element.reshape(1))) % 2 ** (8 * size):0{2 * size}x}"

@@ -27,6 +27,12 @@ def integers(tensor: Tensor) -> Tensor:
     return tensor.view(_INTEGERS[tensor.element_size()])
 
 
+def differing(tensor: Tensor, other: Tensor) -> int:
+    """How many elements of two tensors of one shape and dtype differ in their bits."""
+    different = integers(tensor) != integers(other)
+    return int((different.any(-1) if tensor.is_complex() else different).sum())
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Whether a tensor's elements fill its memory without gaps and each has a place of its own."""
     expected = 1

@@ -14,7 +14,7 @@ from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, extremes, regions
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.character import character
-from gpucheck.verify.digest import raw
+from gpucheck.verify.digest import integers, raw
 from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.verify.heat import heat_map
 
@@ -23,7 +23,6 @@ MOST_ULPS = 2**32  # from there on the distance says nothing that the values do 
 Filled = Mapping[int, Mapping[str, Tensor]]
 """Byte that memory was filled with before a call -> its outputs."""
 NONE_FILLED: Filled = MappingProxyType({})
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass
@@ -190,9 +189,8 @@ def target(dtype: torch.dtype, value: Tensor) -> Tensor:
 
 def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int]:
     """Bit positions in which wrong elements differ from the reference, if each differs in a single one."""
-    kind = _BITS[output.element_size()]
     size = 8 * output.element_size()
-    difference = (output.view(kind) ^ target(output.dtype, estimate.value).view(kind))[wrong].to(torch.int64)
+    difference = (integers(output) ^ integers(target(output.dtype, estimate.value)))[wrong].to(torch.int64)
     if size < 64:
         difference &= 2**size - 1  # the sign bit was carried up
     if not bool(((difference & (difference - 1)) == 0).all()):

@@ -51,7 +51,8 @@ class Answer:
     @property
     def varies(self) -> bool:
         """Whether it is more than one value everywhere, which nobody wrote, say, or NaN."""
-        return any(bool((_bits(value) != _bits(value)[:1]).any()) for value in self.outputs.values())
+        flat = [value.reshape(-1) for value in self.outputs.values()]
+        return any(digest.differing(value, value[:1].expand_as(value)) for value in flat)
 
 
 @dataclass(frozen=True)
@@ -324,7 +325,7 @@ def _differing(outputs: Inputs, others: Inputs) -> tuple[int, int]:
     for name, value in outputs.items():
         other = others.get(name)
         alike = other is not None and (other.shape, other.dtype) == (value.shape, value.dtype)
-        wrong += int((_bits(value) != _bits(other)).sum()) if other is not None and alike else value.numel()
+        wrong += digest.differing(value, other) if other is not None and alike else value.numel()
     return wrong, sum(value.numel() for value in outputs.values())
 
 
@@ -338,12 +339,6 @@ def _answer(outputs: Inputs, reply: Reply) -> Answer:
     whole = digest.whole(*(outputs[name] for name in sorted(outputs)))
     seconds = reply.speed.get("call", 0.0)
     return Answer(outputs, whole, tuple(names), tuple(elsewhere), reply.launched, seconds)
-
-
-def _bits(value: Tensor) -> Tensor:
-    """The bits of each element, flat, so that NaN equals itself."""
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return value.contiguous().reshape(-1).view(kinds.get(value.element_size(), torch.uint8))
 
 
 def _alike(inputs: Inputs, others: Inputs) -> bool:

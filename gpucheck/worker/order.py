@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from gpucheck.verify.digest import integers
 from gpucheck.verify.views import once
 
 DELAY = 50_000_000  # clock cycles, about 25 ms on an H200: far longer than the host takes to launch
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def delay(device: torch.device) -> None:
@@ -72,7 +72,7 @@ def reader(outputs: Mapping[str, Tensor]) -> Callable[[Mapping[str, Tensor]], di
 
 def poison(tensor: Tensor) -> None:
     """Fills a tensor with 0xFF bytes."""
-    tensor.view(_INTEGERS[tensor.element_size()]).fill_(-1)
+    integers(tensor).fill_(-1)
 
 
 @contextmanager

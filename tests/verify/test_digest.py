@@ -63,3 +63,19 @@ def test_the_number_of_tiles_is_limited() -> None:
     tensor = torch.zeros(64, 4096)
     tiles = digest.tiles(tensor, (1, 8))
     assert 0 < len(tiles) <= digest.MOST_TILES
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bool, torch.float64, torch.complex64, torch.complex128])
+def test_elements_that_differ_in_any_bit_are_counted_once(dtype: torch.dtype) -> None:
+    tensor = torch.zeros(3, 4).to(dtype)
+    other = tensor.clone()
+    assert digest.differing(tensor, other) == 0
+    other[0, 1] = other[2, 3] = 1
+    assert digest.differing(tensor, other) == digest.differing(tensor.mT, other.mT) == 2
+    assert digest.differing(other, tensor[:1, :1].expand_as(other)) == 2
+
+
+def test_nan_equals_itself_and_the_zeros_differ() -> None:
+    values = torch.tensor([torch.nan, 0.0, 1.0])
+    assert digest.differing(values, torch.tensor([torch.nan, -0.0, 1.0])) == 1
+    assert digest.differing(torch.zeros(0), torch.zeros(0)) == 0
