@@ -1,8 +1,10 @@
-"""A toy placement that was added to its table, and whether everything that asks one answers."""
+"""A toy placement and a toy condition that were added, and whether everything that asks one answers."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import gpucheck
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.experiments import applicable
 from gpucheck.diagnose.sightings import run_command
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import Conditions, of_case, of_process, stated
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement import PLACEMENTS, Placement
 from gpucheck.model.plan import Step
@@ -170,3 +172,52 @@ def test_nothing_knows_a_placement_by_its_name_but_its_row_and_what_places() -> 
     found = [str(path) for path in SOURCES.rglob("*.py") if hidden.search(path.read_text(encoding="utf-8"))]
     assert not found, "a property of a placement belongs into its row in the table of placements"
     assert hidden.search('placement.startswith("threads")') and hidden.search('x.placement in ("a", "b")')
+
+
+@stated
+@dataclass(frozen=True)
+class OfProcess(Conditions):
+    toy: str = of_process("", "toy {}")
+
+
+@stated
+@dataclass(frozen=True)
+class OfCase(Conditions):
+    toy: str = of_case("", "toy {}")
+
+
+def test_a_condition_that_does_not_say_whether_it_is_of_the_process_is_an_error_at_import() -> None:
+    @dataclass(frozen=True)
+    class Silent(Conditions):
+        toy: str = ""
+
+    with pytest.raises(TypeError, match="Silent: toy must be made by of_process"):
+        stated(Silent)
+    assert stated(Conditions) is Conditions
+
+
+@pytest.mark.parametrize(("kind", "children"), [(OfProcess, 3), (OfCase, 1)])
+def test_a_child_is_reused_under_a_new_condition_only_where_each_case_has_it_anew(
+    synthetic: Synthetic, tmp_path: Path, kind: Any, children: int
+) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    from tests.worker.test_runner import Children, make
+
+    plan = synthetic.plan(cases=1, ranks=2)
+    started = Children()
+    runner = make(plan, tmp_path / "s", started)
+    for toy in ("", "a", "a", "b"):
+        assert runner.run(0, replace(plan.steps[0], conditions=kind(toy=toy))).reply
+    assert [request.conditions.toy for request in started.requests] == ["", "a", "a", "b"]  # type: ignore[attr-defined]
+    assert len(started.setups) == children
+
+
+@pytest.mark.parametrize("kind", [OfProcess, OfCase])
+def test_a_new_condition_is_written_told_and_never_timed(synthetic: Synthetic, kind: Any) -> None:
+    toy = kind(toy="a", repeat=3)
+    assert kind.from_json(json.loads(json.dumps(toy.to_json()))) == toy and kind.from_json({}) == kind()
+    assert toy.words == "toy a, x3" and kind().words == "" and not toy.timed
+    assert not_repeated(toy) == "toy a"
+    plan = synthetic.plan(cases=1)
+    assert Step(plan.steps[0].case, toy).row.endswith("(toy a)") and Step(plan.steps[0].case, toy).label.endswith("x3)")
+    assert toy.lifelong == (kind(toy="a") if kind is OfProcess else kind())

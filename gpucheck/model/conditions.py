@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 from gpucheck.model.placement import Placement, placement_named
 
@@ -14,24 +14,59 @@ STREAMS = ("default", "side")
 CACHES = ("shared", "cold", "fresh")
 
 
+OF_PROCESS, WORDS = "of the process", "words"
+"""What the metadata of each condition says."""
+C = TypeVar("C")
+
+
+def of_process(default: Any, words: str) -> Any:
+    """A condition that a process has for life: a case under another one needs another process.
+
+    Args:
+        words: how a report names what is unusual; ``{}`` stands for the value.
+    """
+    return field(default=default, metadata={OF_PROCESS: True, WORDS: words})
+
+
+def of_case(default: Any, words: str) -> Any:
+    """A condition that each case of a process has anew; ``words`` as in :func:`of_process`."""
+    return field(default=default, metadata={OF_PROCESS: False, WORDS: words})
+
+
+def stated(kind: type[C]) -> type[C]:
+    """The same dataclass, whose fields all say what they belong to and how a report names them.
+
+    Raises:
+        TypeError: one does not: processes would be reused under wrong conditions, and reports would not show it.
+    """
+    silent = [each.name for each in fields(kind) if not {OF_PROCESS, WORDS} <= each.metadata.keys()]  # type: ignore[arg-type]
+    if silent:
+        raise TypeError(f"{kind.__name__}: {', '.join(silent)} must be made by of_process() or of_case()")
+    return kind
+
+
+@stated
 @dataclass(frozen=True)
 class Conditions:
-    """How a case runs; the defaults are how a server runs a kernel."""
+    """How a case runs; the defaults are how a server runs a kernel.
 
-    placement: str = "pinned"  # name of a Placement; "cpu" once bound to a machine without GPUs
-    process_group: str = "none"  # "initialised": torch.distributed has a group of all ranks
-    late: bool = False  # the main input is produced on the device right before the launch, behind a delay
-    consumer: str = "waits"  # "prompt": outputs are read right behind a launch that is held back; "delayed": only after
-    #   a second launch on other data
-    stream: str = "default"  # "side": producer, launch and consumer are on a stream of their own
-    concurrency: int = 1  # threads of a process that launch at once
-    cache: str = "shared"  # Triton's; "cold": empty, and all ranks of a node fill it at once; "fresh": empty, own
-    warm_up: bool = False  # the case runs on device 0 first
-    repeat: int = 1  # times it runs, on each rank
-    synchronised: bool = False  # every launch is waited for
-    guarded: bool = False  # the call is made with the device of its tensors current
-    alone: bool = False  # no other rank of the node runs anything meanwhile
-    swap: str = ""  # "rank": with the environment of another rank; "device": on the GPU of another rank
+    A prompt consumer reads outputs right behind a launch that is held back, a delayed one only after a second launch
+    on other data.
+    """
+
+    placement: str = of_process("pinned", "{}")  # name of a Placement; "cpu" once bound to a machine without GPUs
+    process_group: str = of_process("none", "process group")  # "initialised": torch.distributed has one of all ranks
+    late: bool = of_case(False, "late")  # the main input is made on the device right before the launch, after a delay
+    consumer: str = of_case("waits", "{} consumer")  # one of CONSUMERS
+    stream: str = of_case("default", "{} stream")  # "side": producer, launch and consumer are on a stream of their own
+    concurrency: int = of_case(1, "{} at once")  # threads of a process that launch at once
+    cache: str = of_process("shared", "{} cache")  # Triton's; "cold": empty, filled by all ranks at once; "fresh": own
+    warm_up: bool = of_case(False, "after cuda:0")  # the case runs on device 0 first
+    repeat: int = of_case(1, "x{}")  # times it runs, on each rank
+    synchronised: bool = of_process(False, "synchronised")  # every launch is waited for
+    guarded: bool = of_case(False, "guarded")  # the call is made with the device of its tensors current
+    alone: bool = of_case(False, "alone")  # no other rank of the node runs anything meanwhile
+    swap: str = of_process("", "another {}")  # whose environment ("rank") or GPU ("device") of another rank it has
 
     @property
     def placed(self) -> Placement:
@@ -50,17 +85,18 @@ class Conditions:
         return self == usual and self.placed.timed
 
     @property
+    def lifelong(self) -> Conditions:
+        """Those that a process has for life, the others as a server has them."""
+        return type(self)(**{each.name: getattr(self, each.name) for each in fields(self) if each.metadata[OF_PROCESS]})
+
+    @property
     def words(self) -> str:
-        """What is unusual, as a report names it; "" where nothing is."""
-        words = [self.placement] if not self.placed.usual else []
-        words += ["process group"] * (self.process_group == "initialised") + ["late"] * self.late
-        words += [f"{self.consumer} consumer"] * (self.consumer != "waits")
-        words += [f"{self.stream} stream"] * (self.stream != "default")
-        words += [f"{self.concurrency} at once"] * (self.concurrency > 1)
-        words += [f"{self.cache} cache"] * (self.cache != "shared") + ["after cuda:0"] * self.warm_up
-        words += ["synchronised"] * self.synchronised + ["guarded"] * self.guarded + ["alone"] * self.alone
-        words += [f"another {self.swap}"] * bool(self.swap)
-        return ", ".join(words + [f"x{self.repeat}"] * (self.repeat > 1))
+        """What is unusual, as a report names it, repeats last; "" where nothing is."""
+        unusual = [each for each in fields(self) if getattr(self, each.name) != each.default]
+        if self.placed.usual:
+            unusual = [each for each in unusual if each.name != "placement"]
+        unusual.sort(key=lambda each: each.name == "repeat")
+        return ", ".join(each.metadata[WORDS].format(getattr(self, each.name)) for each in unusual)
 
     def to_json(self) -> dict[str, Any]:
         """The plain form."""
@@ -69,4 +105,4 @@ class Conditions:
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> Conditions:
         """The conditions among the keys of a mapping; those that older versions did not write take their defaults."""
-        return cls(**{field.name: item[field.name] for field in fields(cls) if field.name in item})
+        return cls(**{each.name: item[each.name] for each in fields(cls) if each.name in item})

@@ -76,7 +76,7 @@ def script(closeup: Closeup, plan: Plan, copy: LibraryCopy | None, program: dict
 
 def not_repeated(conditions: Conditions) -> str:
     """The conditions of a case that the script does without, in words."""
-    usual = Conditions().to_json()
+    usual = type(conditions)().to_json()
     changed = {name: value for name, value in conditions.to_json().items() if value != usual[name]}
     left = [f"{name} {value}" for name, value in changed.items() if name not in _REPEATED]
     if not conditions.placed.scripted:

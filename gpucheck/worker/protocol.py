@@ -20,7 +20,7 @@ CANDIDATE, BASELINE = "candidate", "baseline"
 class Setup:
     """Everything a child needs before its first case; cases whose setups are equal share a child."""
 
-    conditions: Conditions  # those that a process has for life, see :func:`lifelong`
+    conditions: Conditions  # those that a process has for life, see :attr:`Conditions.lifelong`
     device: str  # "cuda" or "cpu"
     local_rank: int
     local_ranks: int
@@ -48,17 +48,6 @@ class Ahead:
     claims: str  # folder in which the processes of a node divide the cases among themselves
     library_root: str
     generation: str
-
-
-def lifelong(conditions: Conditions) -> Conditions:
-    """The conditions that hold for a process and not for a case."""
-    return Conditions(
-        placement=conditions.placement,
-        process_group=conditions.process_group,
-        cache=conditions.cache,
-        synchronised=conditions.synchronised,
-        swap=conditions.swap,
-    )
 
 
 @dataclass(frozen=True)

@@ -355,10 +355,10 @@ class Runner:
         return child
 
     def _setup_for(self, attempt: Attempt) -> Setup:
-        from gpucheck.worker.protocol import Setup, lifelong
+        from gpucheck.worker.protocol import Setup
 
         library = self.plan.library
-        conditions = lifelong(attempt.step.conditions)
+        conditions = attempt.step.conditions.lifelong
         return Setup(
             conditions=conditions,
             device=self.plan.device,

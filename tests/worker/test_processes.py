@@ -19,7 +19,7 @@ from gpucheck.model.errors import UnusableGpu  # noqa: E402
 from gpucheck.worker import bench as bench_module  # noqa: E402
 from gpucheck.worker import processes  # noqa: E402
 from gpucheck.worker.placements import BINDINGS  # noqa: E402
-from gpucheck.worker.protocol import Request, Setup, lifelong  # noqa: E402
+from gpucheck.worker.protocol import Request, Setup  # noqa: E402
 
 NAMES = ("GPUCHECK_DEVICE", "CUDA_LAUNCH_BLOCKING", "TRITON_CACHE_DIR", "RANK", "LOCAL_RANK", "TORCH_GLOO_LAZY_INIT")
 
@@ -170,6 +170,6 @@ def test_a_gpu_that_torch_cannot_use_is_named_as_such(tmp_path: Path, monkeypatc
 
 def test_what_a_process_has_for_life() -> None:
     case = Conditions("peer", "initialised", late=True, consumer="prompt", repeat=3, guarded=True, alone=True)
-    assert lifelong(case) == Conditions("peer", "initialised")
+    assert case.lifelong == Conditions("peer", "initialised")
     own = Conditions(cache="fresh", synchronised=True, swap="rank")
-    assert lifelong(own) == own
+    assert own.lifelong == own
