@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck.audit.hazard import Hazard
+from gpucheck.host.isolated import ask, python_path
 from gpucheck.library.copies import LibraryCopy
 
 CHILD = "gpucheck.audit.child"
@@ -59,29 +57,20 @@ def _ask(copy: LibraryCopy, hazards: Sequence[Hazard]) -> dict[str, Any]:
         ],
     }
     with tempfile.TemporaryDirectory(prefix="gpucheck-audit-") as folder:
-        asked, answered = Path(folder, "question.json"), Path(folder, "answer.json")
-        asked.write_text(json.dumps(question), encoding="utf-8")
-        command = [sys.executable, "-m", CHILD, str(asked), str(answered)]
         try:
-            process = subprocess.run(
-                command, env=_environment(folder), stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT
-            )
-        except subprocess.TimeoutExpired:
+            answer: dict[str, Any] = ask(CHILD, question, _environment(folder), TIMEOUT)
+        except TimeoutError:
             return {"problem": f"the library's host code ran past {TIMEOUT:.0f} s"}
-        if not answered.is_file():
-            last = (process.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-            return {"problem": f"the probing process ended with {process.returncode}: {last}"}
-        answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
-        return answer
+        except OSError as error:
+            return {"problem": f"the probing process {error}"}
+    return answer
 
 
 def _environment(folder: str) -> dict[str, str]:
     """No GPU is visible to a probe and nothing that it writes stays."""
-    ours = str(Path(__file__).parents[2])
-    paths = [ours, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": python_path(),
         "CUDA_VISIBLE_DEVICES": "",
         "HIP_VISIBLE_DEVICES": "",
         "TRITON_INTERPRET": "1",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,10 +9,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from gpucheck.bisect.look import Look, State, look_at
 from gpucheck.bisect.target import Target
+from gpucheck.host.isolated import python_path
+from gpucheck.host.processes import die_with_parent, end
 from gpucheck.library.source import Source, SourceKind, resolve
 from gpucheck.model.errors import UsageError
 
@@ -66,7 +68,7 @@ def _run(command: Sequence[str], environment: dict[str, str], output: object, li
         stderr=subprocess.STDOUT,
         env=environment,
         start_new_session=True,  # Ctrl-C is for the search, which ends its run itself
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(die_with_parent, os.getpid(), by=signal.SIGTERM),
     )
     try:
         process.wait(limit)
@@ -74,22 +76,7 @@ def _run(command: Sequence[str], environment: dict[str, str], output: object, li
     except subprocess.TimeoutExpired:
         return False
     finally:
-        _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        end(process, GRACE)
 
 
 UNTOLD = {"GITHUB_STEP_SUMMARY": "", "GPUCHECK_TERMINATION_LOG": ""}
@@ -98,9 +85,7 @@ UNTOLD = {"GITHUB_STEP_SUMMARY": "", "GPUCHECK_TERMINATION_LOG": ""}
 
 def environment(paths: Sequence[Path], cache: str) -> dict[str, str]:
     """The variables of a run: these folders first on PYTHONPATH, and a Triton cache of its own."""
-    ours = Path(__file__).resolve().parent.parent.parent
-    entries = [*map(str, paths), str(ours), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, **UNTOLD, "PYTHONPATH": os.pathsep.join(dict.fromkeys(entries)), "TRITON_CACHE_DIR": cache}
+    return {**os.environ, **UNTOLD, "PYTHONPATH": python_path(*paths), "TRITON_CACHE_DIR": cache}
 
 
 def _last_line(log: Path) -> str:

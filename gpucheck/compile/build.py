@@ -5,9 +5,7 @@ Processes with the same Triton are forked from one that has it loaded.
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import tempfile
 import threading
 import time
@@ -17,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpucheck.compile.forkserver import Forked, Forkserver
 from gpucheck.compile.hints import hint
 from gpucheck.compile.outcome import Built, CaseBuilt, Combination, Kernel, Kind, Problem, Result
 from gpucheck.compile.store import Store
 from gpucheck.compile.targets import Target
 from gpucheck.compile.tritons import Triton
+from gpucheck.host.forkserver import Child, Forkserver, Unkillable
+from gpucheck.host.isolated import python_path, receive, send
+from gpucheck.host.processes import ending
 from gpucheck.library.content import triton_problem
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.case import Case
@@ -86,18 +86,17 @@ class _Servers:
         """The server of a Triton; one that has died is replaced."""
         with self._lock:
             server = self._current.get(triton.folder)
-            if server is None or server.died() is not None:
-                server = self._current[triton.folder] = Forkserver(CHILD, self._environment(triton))
+            if server is None or server.died():
+                server = self._current[triton.folder] = Forkserver.started(CHILD, self._environment(triton))
                 self._started.append(server)
             return server
 
     def _environment(self, triton: Triton) -> dict[str, str]:
         """No GPU is visible to the processes, and their Triton is the wanted one, as it is shipped."""
-        folders = [triton.folder, Path(__file__).parents[2], os.environ.get("PYTHONPATH")]
         cores = len(os.sched_getaffinity(0))
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN)},
-            "PYTHONPATH": os.pathsep.join(str(folder) for folder in folders if folder),
+            "PYTHONPATH": python_path(*[triton.folder] if triton.folder else []),
             "CUDA_VISIBLE_DEVICES": "",
             "HIP_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": str(max(1, cores // self._parallel)),
@@ -134,26 +133,27 @@ def _compile(
     deadly: dict[str, Kernel] = {}
     while cases and not stop.is_set():
         with tempfile.TemporaryDirectory(prefix="gpucheck-compile-") as folder:
-            child = _Child(job, cases, deadly, Path(folder), store.kernels)
-            child.run(servers.of(job.triton), stop)
-        result.compiled_now += child.compiled
-        result.kernels |= child.kernels
-        result.cases |= child.cases
-        told += [case for case in cases if case.id in child.cases and not deadly.keys() & child.cases[case.id].kernels]
-        cases = [case for case in cases if case.id not in child.cases]
-        kernel = child.culprit
+            process = _Process(job, cases, deadly, Path(folder), store.kernels)
+            process.run(servers.of(job.triton), stop)
+        result.compiled_now += process.compiled
+        result.kernels |= process.kernels
+        result.cases |= process.cases
+        done = process.cases
+        told += [case for case in cases if case.id in done and not deadly.keys() & done[case.id].kernels]
+        cases = [case for case in cases if case.id not in done]
+        kernel = process.culprit
         if kernel is not None and kernel.key not in deadly:
             deadly[kernel.key] = kernel
             continue
         # Without a culprit it is the case at hand that cannot be reached; before the first case it is all of them.
-        lost = [case for case in cases if child.at in (None, case.id)]
-        result.cases |= {case.id: CaseBuilt(case.id, Built.NOT_REACHED, child.death) for case in lost}
+        lost = [case for case in cases if process.at in (None, case.id)]
+        result.cases |= {case.id: CaseBuilt(case.id, Built.NOT_REACHED, process.death) for case in lost}
         cases = [case for case in cases if case not in lost]
     return told
 
 
 @dataclass
-class _Child:
+class _Process:
     """One compiling process and what it has told."""
 
     job: Job
@@ -170,40 +170,54 @@ class _Child:
     hung: bool = False
 
     def run(self, server: Forkserver, stop: threading.Event) -> None:
-        """Starts the process, waits for it and reads what it wrote."""
-        answer, output = self.folder / "answer.jsonl", self.folder / "output.txt"
-        question = self.folder / "question.json"
-        question.write_text(json.dumps(self._question(output)), encoding="utf-8")
-        answer.touch()
+        """Starts the process and takes down what it tells until it ends."""
+        output = self.folder / "output.txt"
         output.touch()
-        environment = {"TRITON_CACHE_DIR": str(self.cache), "TMPDIR": str(self.folder)}
-        process = server.fork(question, answer, output, environment)
         try:
-            self._wait(process, answer, stop)
-        finally:
-            process.kill()
-        self._read(answer)
-        code = -signal.SIGKILL if self.hung else process.poll()
-        if code:
-            printed = output.read_text(encoding="utf-8", errors="replace") + process.printed()
-            self.death = self._ending(code, [line for line in printed.splitlines() if line.strip()])
-
-    def _wait(self, process: Forked, answer: Path, stop: threading.Event) -> None:
-        size, since = -1, time.monotonic()
-        while process.poll() is None and not stop.is_set():
-            now = answer.stat().st_size
-            if now != size:
-                size, since = now, time.monotonic()
-            elif time.monotonic() - since > STALL:
-                self.hung = True
-                return
-            time.sleep(POLL)
-
-    def _ending(self, code: int, said: list[str]) -> str:
+            child = server.spawn(STALL)
+        except OSError as error:
+            self.death = f"its process did not start: {error}"
+            return
+        try:
+            ended = self._listen(child, stop, output)
+            code = server.reap(child) if ended else server.kill(child)
+        except (OSError, Unkillable) as error:
+            self.death = str(error)
+            return
+        said = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
         if self.hung:
-            return f"stopped after {STALL:.0f} s without an end"
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"its process was {how}" + (f": {said[-1].strip()}" if said else "")
+            self.death = f"stopped after {STALL:.0f} s without an end"
+        elif code:
+            self.death = ": ".join([f"its process {ending(code)}", *[line for line in said if line][-1:]])
+
+    def _listen(self, child: Child, stop: threading.Event, output: Path) -> bool:
+        """Whether the process ends by itself; not where it is silent for too long, or nobody waits for it any more."""
+        since = time.monotonic()
+        try:
+            send(child.connection, self._question(output))
+            while not stop.is_set():
+                if child.connection.poll(POLL):
+                    self._hear(receive(child.connection))
+                    since = time.monotonic()
+                elif time.monotonic() - since > STALL:
+                    self.hung = True
+                    return False
+        except (EOFError, OSError, ValueError):
+            return True
+        return False
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        if event["event"] == "begin":
+            self.at, self.open = event["case"], None
+        elif event["event"] == "kernel":
+            self.open = event
+        elif event["event"] == "built":
+            self.open = None
+        else:
+            built = CaseBuilt.from_json(event["result"])
+            self.cases[built.case], self.at = built, None
+            self.compiled += event["compiled"]
+            self.kernels |= {kernel["key"]: Kernel.from_json(kernel) for kernel in event["kernels"]}
 
     @property
     def culprit(self) -> Kernel | None:
@@ -221,25 +235,8 @@ class _Child:
             "generation": library.generation if library else "",
             "target": self.job.target.name,
             "output": str(output),
+            "environment": {"TRITON_CACHE_DIR": str(self.cache), "TMPDIR": str(self.folder)},
             "known": [kernel.to_json() for kernel in self.deadly.values()],
             "sources": [source.to_json() for source in self.job.sources],
             "cases": [case.to_json() for case in self.todo],
         }
-
-    def _read(self, answer: Path) -> None:
-        for line in answer.read_text(encoding="utf-8").splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:  # cut off where the process was killed
-                return
-            if event["event"] == "begin":
-                self.at, self.open = event["case"], None
-            elif event["event"] == "kernel":
-                self.open = event
-            elif event["event"] == "built":
-                self.open = None
-            else:
-                built = CaseBuilt.from_json(event["result"])
-                self.cases[built.case], self.at = built, None
-                self.kernels |= {item["key"]: Kernel.from_json(item) for item in event["kernels"]}
-                self.compiled += event["compiled"]

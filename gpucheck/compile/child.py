@@ -1,23 +1,26 @@
 """What a compiling process does, see :mod:`gpucheck.compile.build`.
 
-It answers with one JSON line for each event: ``begin`` of a case, ``kernel`` before and ``built`` after one is
-compiled, ``case`` with what came of it. So whoever reads them knows what a process was at when it died.
+It sends a message for each event: ``begin`` of a case, ``kernel`` before and ``built`` after one is
+compiled, ``case`` with what came of it. So whoever hears them knows what a process was at when it died.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL, Runtime
 from gpucheck.compile.outcome import Built, CaseBuilt, Kernel
 from gpucheck.compile.targets import TARGETS, Target
 from gpucheck.compile.tritons import hash_triton
+from gpucheck.host.isolated import receive, send
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.source import CheckSource
@@ -37,17 +40,17 @@ def preload() -> None:
     hash_triton()
 
 
-def main(question: Path, answer: Path) -> None:
-    """Compiles the cases of one file and writes events to another."""
-    asked = json.loads(question.read_text(encoding="utf-8"))
-    with open(answer, "a", encoding="utf-8") as file:
-        _compile(asked, file)
+def main(connection: Connection) -> None:
+    """Compiles the cases it is told and tells what it does."""
+    asked = receive(connection)
+    output = os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.environ.update(asked["environment"])
+    tempfile.tempdir = None  # asked for again, in the environment as it is now
 
-
-def _compile(asked: dict[str, Any], file: IO[str]) -> None:
     def write(**event: Any) -> None:
-        file.write(json.dumps(event) + "\n")
-        file.flush()
+        send(connection, event)
 
     target = TARGETS[asked["target"]]
     checks.activate([CheckSource.from_json(item) for item in asked["sources"]])

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from gpucheck.doctor.line import Line, fail, ok, warn
 from gpucheck.doctor.machine import Machine
+from gpucheck.doctor.perform import Answer, try_all
 from gpucheck.doctor.software import folder_of
+from gpucheck.host.forkserver import Forkserver
+from gpucheck.host.isolated import python_path
 
 CHILD = "gpucheck.doctor.child"
-IMPORT_LIMIT = 180.0  # s to import torch, which takes long from a cold network folder
-STEPS = 8  # operations that may run out of time one after the other before the rest is given up
 
 SUSPECT = (
     "suspect this GPU: look at its ECC counters and the kernel log, reset it, and try again with nothing else on it"
 )
 TRY_ALONE = "try again; where it comes back, look at the kernel log and run with CUDA_LAUNCH_BLOCKING=1"
-
-Answer = dict[str, Any]
 
 
 def look(machine: Machine) -> list[Line]:
@@ -37,43 +29,24 @@ def look(machine: Machine) -> list[Line]:
 
 
 def ask(machine: Machine) -> list[Answer]:
-    """What the trying process answers; the last answer says how it ended, where that was not well."""
-    limit = IMPORT_LIMIT + STEPS * machine.deadline
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", CHILD, str(machine.deadline)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,  # files, since a process that is stuck in the driver would keep a pipe open
-            stderr=errors,
-            env=_environment(machine),
-        )
+    """What the processes that try things answer; the last answer says where they could not go on."""
+    answers: list[Answer] = []
+    environment = {**machine.environ, "PYTHONPATH": python_path(environ=machine.environ)}
+    with Forkserver.started(CHILD, environment) as server:
         try:
-            process.wait(limit)
-            how = f"ended with exit code {process.returncode}"
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            how = f"was killed after {limit:g} s"
-        output.seek(0)
-        answers: list[Answer] = [json.loads(line) for line in output if line.endswith(b"\n")]
-        if process.returncode:
-            errors.seek(0)
-            said = (errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-            answers.append({"operation": "end", "subject": "", "outcome": "died", "message": f"{how}: {said}"})
+            for answer in try_all(server, machine.deadline):
+                answers.append(answer)
+        except OSError as error:
+            message = str(error).removeprefix("the forkserver ")
+            answers.append({"operation": "end" if answers else "import", "outcome": "died", "message": message})
     return answers
-
-
-def _environment(machine: Machine) -> dict[str, str]:
-    ours = str(Path(__file__).parents[2])
-    paths = [ours, *filter(None, [machine.environ.get("PYTHONPATH")])]
-    return {**machine.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def lines(answers: Sequence[Answer], visible: int, deadline: float) -> list[Line]:
     """What the answers mean.
 
     Args:
-        answers: as :mod:`gpucheck.doctor.child` gives them.
+        answers: as :func:`ask` gives them.
         visible: devices that CUDA should show.
         deadline: seconds an operation was given.
     """
@@ -81,7 +54,8 @@ def lines(answers: Sequence[Answer], visible: int, deadline: float) -> list[Line
     for answer in answers:
         operation = answer["operation"]
         if operation == "import":
-            found += _import(answer)
+            advice = "torch is installed and does not load: mend the installation, or LD_LIBRARY_PATH"
+            found.append(fail("torch", f"the process that loads torch {answer['message']}", advice))
         elif operation == "survey":
             found += _survey(answer, visible, deadline)
         elif operation == "end":
@@ -90,13 +64,6 @@ def lines(answers: Sequence[Answer], visible: int, deadline: float) -> list[Line
         elif not operation.startswith("copy"):
             found.append(_line(answer, deadline))
     return [*found, *_seeds(answers), *_copies(answers, deadline)]
-
-
-def _import(answer: Answer) -> list[Line]:
-    if answer["outcome"] == "done":
-        return []
-    advice = "torch is installed and does not load: mend the installation, or LD_LIBRARY_PATH"
-    return [fail("torch", answer["message"], advice)]
 
 
 def _survey(answer: Answer, visible: int, deadline: float) -> list[Line]:

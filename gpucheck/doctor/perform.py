@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-import json
-import os
-import selectors
-import signal
-import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-MOST_PROCESSES = 3  # that a task may wear out; what comes after that is not tried
-GRACE = 10.0  # s to end after the last operation
-PR_SET_PDEATHSIG = 1
+from gpucheck.host.forkserver import Child, Forkserver, Unkillable
+from gpucheck.host.isolated import receive, send
+from gpucheck.host.processes import ending
 
-Emit = Callable[[dict[str, Any]], None]
+IMPORT_LIMIT = 180.0  # s to import torch, which takes long from a cold network folder
+MOST_PROCESSES = 3  # that a task may wear out; what comes after that is not tried
+KILLED = 1.0  # s that a killed process is waited for: one whose GPU hangs may never end
+
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,133 +24,80 @@ class Operation:
     """One thing to try."""
 
     name: str
-    run: Callable[..., dict[str, Any]]  # called with the task's subject; returns value, problem, and further facts
+    function: str  # of :mod:`gpucheck.doctor.operations`; returns value, problem, and further facts
+    subject: Any = ""  # what it is called with: a device, or two
 
 
-@dataclass
+@dataclass(frozen=True)
 class Task:
     """Operations that run one after the other in one process, until that dies."""
 
-    subject: str  # what the operations are called with: a device, or nothing
+    subject: str  # named in the answers: a device, or nothing
     operations: Sequence[Operation]
-    done: int = 0  # operations that have an outcome
-    processes: int = 0  # started so far
 
 
-@dataclass
-class _Worker:
-    """A forked process at work on a task."""
-
-    task: Task
-    pid: int
-    pipe: int
-    deadline: float  # of the operation it is at
-    buffer: bytearray = field(default_factory=bytearray)
-
-
-def perform(tasks: Sequence[Task], limit: float, emit: Emit) -> None:
-    """Tries all tasks at once, each in a process of its own, and emits one outcome an operation.
-
-    An outcome holds ``operation``, ``subject`` and ``outcome``: "done" with what the operation returned, "raised" with
-    ``message``, "died" with ``message``, "hung", or "skipped". After a death or a hang a fresh process goes on with the
-    next operation.
+def try_all(server: Forkserver, limit: float) -> Iterator[Answer]:
+    """Surveys the devices, then tries every operation on each, then the copies between each two.
 
     Args:
+        server: forks processes that run :mod:`gpucheck.doctor.child`.
         limit: seconds that one operation may take.
+
+    Raises:
+        OSError: the server has died.
     """
-    with selectors.DefaultSelector() as selector:
-        for task in tasks:
-            _start(task, limit, selector)
-        while selector.get_map():
-            workers: list[_Worker] = [key.data for key in selector.get_map().values()]
-            rest = min(worker.deadline for worker in workers) - time.monotonic()
-            ready = selector.select(max(0.0, rest))
-            for key, _ in ready:
-                _advance(key.data, limit, selector, emit)
-            for worker in [] if ready else workers:
-                if time.monotonic() > worker.deadline:
-                    os.kill(worker.pid, signal.SIGKILL)
-                    _end(worker, limit, selector, emit, {"outcome": "hung"})
+    (survey,) = perform(server, [Task("", [Operation("survey", "survey")])], limit)
+    yield survey
+    count = len(survey.get("devices", []))
+    subjects = [f"cuda:{number}" for number in range(count)] or ["cpu"]
+    names = ("allocate", "matmul", "seed")
+    yield from perform(server, [Task(on, [Operation(name, name, on) for name in names]) for on in subjects], limit)
+    pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
+    yield from perform(server, [Task("", [Operation(f"copy {a} {b}", "copy", (a, b)) for a, b in pairs])], limit)
 
 
-def _start(task: Task, limit: float, selector: selectors.BaseSelector) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    reading, writing = os.pipe()
-    task.processes += 1
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        _work(task, writing)
-    os.close(writing)
-    selector.register(reading, selectors.EVENT_READ, _Worker(task, pid, reading, time.monotonic() + limit))
+def perform(server: Forkserver, tasks: Sequence[Task], limit: float) -> list[Answer]:
+    """Tries all tasks at once, each in a process of its own; one answer an operation.
+
+    An answer holds ``operation``, ``subject`` and ``outcome``: "done" with what the operation returned, "raised" with
+    ``message``, "died" with ``message``, "hung", or "skipped". After a death or a hang a fresh process goes on with the
+    next operation.
+    """
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        done = pool.map(lambda task: list(_work(server, task, limit)), tasks)
+        return [answer for answers in done for answer in answers]
 
 
-def _work(task: Task, pipe: int) -> None:
-    """The forked process: its outcomes go through the pipe, whatever else it prints to stderr."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.dup2(2, 1)
-    for operation in task.operations[task.done :]:
-        try:
-            outcome = {"outcome": "done", **operation.run(task.subject)}
-        except BaseException as error:
-            traceback.print_exc()
-            first = (str(error).strip().splitlines() or [""])[0]
-            outcome = {"outcome": "raised", "message": f"{type(error).__name__}: {first}".rstrip(": ")}
-        line = json.dumps(outcome).encode() + b"\n"
-        while line:
-            line = line[os.write(pipe, line) :]
-    sys.stderr.flush()
-    os._exit(0)
+def _work(server: Forkserver, task: Task, limit: float) -> Iterator[Answer]:
+    child, processes = None, 0
+    for operation in task.operations:
+        if child is None and processes < MOST_PROCESSES:
+            child, processes = server.spawn(IMPORT_LIMIT), processes + 1
+        outcome = _outcome(server, child, operation, limit) if child else {"outcome": "skipped"}
+        if outcome["outcome"] in ("died", "hung"):
+            child = None
+        yield {"operation": operation.name, "subject": task.subject, **outcome}
+    if child:
+        _end_of(server, child)
 
 
-def _advance(worker: _Worker, limit: float, selector: selectors.BaseSelector, emit: Emit) -> None:
-    """Takes what a worker has written; at its end, what is missing."""
-    data = os.read(worker.pipe, 1 << 16)
-    worker.buffer += data
-    for line in _lines(worker.buffer):
-        _outcome(worker.task, json.loads(line), emit)
-        worker.deadline = time.monotonic() + limit
-    if data:
-        return
-    _end(worker, limit, selector, emit, {"outcome": "died", "message": _death(worker.pid)})
+def _outcome(server: Forkserver, child: Child, operation: Operation, limit: float) -> Answer:
+    """What came of one operation in a process, which has ended where it died or hung."""
+    try:
+        send(child.connection, [operation.function, operation.subject])
+        if child.connection.poll(limit):
+            outcome: Answer = receive(child.connection)
+            return outcome
+    except (EOFError, OSError, ValueError):
+        return {"outcome": "died", "message": _end_of(server, child)}
+    with suppress(Unkillable):
+        server.kill(child, KILLED)
+    return {"outcome": "hung"}
 
 
-def _death(pid: int) -> str:
-    """How a process that has closed its pipe ends; one whose contexts do not come down is not waited for."""
-    deadline = time.monotonic() + GRACE
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        time.sleep(0.01)
-    return f"did not end within {GRACE:g} s"
-
-
-def _lines(buffer: bytearray) -> Iterator[bytes]:
-    """Takes the complete lines out of a buffer."""
-    while b"\n" in buffer:
-        line, _, rest = buffer.partition(b"\n")
-        buffer[:] = rest
-        yield bytes(line)
-
-
-def _end(worker: _Worker, limit: float, selector: selectors.BaseSelector, emit: Emit, outcome: dict[str, Any]) -> None:
-    """Lets go of a worker; the operation that it was at, if any, gets the outcome."""
-    selector.unregister(worker.pipe)
-    os.close(worker.pipe)
-    task = worker.task
-    if task.done == len(task.operations):
-        return
-    _outcome(task, outcome, emit)
-    if task.done < len(task.operations) and task.processes < MOST_PROCESSES:
-        _start(task, limit, selector)
-        return
-    while task.done < len(task.operations):
-        _outcome(task, {"outcome": "skipped"}, emit)
-
-
-def _outcome(task: Task, outcome: dict[str, Any], emit: Emit) -> None:
-    emit({"operation": task.operations[task.done].name, "subject": task.subject, **outcome})
-    task.done += 1
+def _end_of(server: Forkserver, child: Child) -> str:
+    """How a process ends that has closed its connection, or whose connection is closed here."""
+    try:
+        return ending(server.reap(child))
+    except Unkillable as unkillable:
+        return str(unkillable)

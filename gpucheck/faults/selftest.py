@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gpucheck
 from gpucheck.faults import cache
 from gpucheck.faults.assess import Assessment, Cell, assess, label_of
 from gpucheck.faults.catalogue.controls import OTHER_CONFIG
 from gpucheck.faults.fault import CacheDamage, Fault, Session
 from gpucheck.faults.planting import Garden, Planted, reason_against, write_scenario
 from gpucheck.faults.sessions import Visit, visits
-from gpucheck.launch.family import die_with_parent
+from gpucheck.host.isolated import python_path
+from gpucheck.host.processes import die_with_parent
 from gpucheck.model.errors import InfrastructureError
 
 RUN_LIMIT = 900.0  # s for one run
@@ -235,11 +235,9 @@ class SelfTest:
 
 def _environment(startup: Path | None, kernel_cache: Path) -> dict[str, str]:
     """Of a planted run: its startup code first, this gpucheck behind it, and a kernel cache that is nobody else's."""
-    own = str(Path(gpucheck.__file__).resolve().parent.parent)
-    paths = [str(startup) if startup else "", own, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths))),
+        "PYTHONPATH": python_path(*[startup] if startup else []),
         "TRITON_CACHE_DIR": str(kernel_cache),
     }
 

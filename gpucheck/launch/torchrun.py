@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from gpucheck.host.isolated import python_path
 from gpucheck.host.log_excerpt import Mark, printed
-from gpucheck.launch.family import Family, children_of, die_with_parent, state_of
+from gpucheck.host.processes import Family, children_of, die_with_parent, end, state_of
 from gpucheck.launch.gpus import ARCHITECTURES, architectures
 from gpucheck.launch.kernel_log import KernelLog
 from gpucheck.launch.relay import has_children
@@ -111,7 +113,6 @@ def launch(
     folder = shared.enter_context(scratch(run))
     log = run / "logs" / f"torchrun-{rendezvous.node_rank}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command_pid = os.getpid()
     received: list[int] = []
     previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
     begin = time.monotonic()
@@ -129,7 +130,7 @@ def launch(
                 stderr=subprocess.STDOUT,
                 env=_environment(plan, folder),
                 start_new_session=True,
-                preexec_fn=lambda: die_with_parent(command_pid),
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
         log_of_kernel = KernelLog(gpus=plan.device == "cuda")
         health = _Health(process.pid)
@@ -141,7 +142,7 @@ def launch(
         code = process.poll()
         late = time.monotonic() - begin >= plan.timeout
         if code is None:
-            _end(process)
+            end(process, GRACE)  # and with it, through their parent-death signals, every process of the run
         family.end()
         watch()
         if not received:
@@ -157,8 +158,8 @@ def launch(
     except OSError as error:
         raise InfrastructureError(f"torchrun could not be started: {error}") from None
     finally:
-        if process is not None and process.poll() is None:
-            _end(process)
+        if process is not None:
+            end(process, GRACE)
         family.end()
         shared.close()
         for number, handler in previous.items():
@@ -211,13 +212,9 @@ def _write_architectures(scratch: Path) -> None:
 
 
 def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
-    package_parent = str(Path(__file__).resolve().parent.parent.parent)
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if package_parent not in paths:  # else the caller wants something ahead of it, say another triton
-        paths.insert(0, package_parent)
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONPATH": python_path(),
         "GPUCHECK_SCRATCH": str(scratch),
         "GPUCHECK_LAUNCHER": str(os.getpid()),
         **(DEBUG if plan.debug else {}),
@@ -226,13 +223,3 @@ def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
         ),  # idle threads must not spin: ranks share cores
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // plan.nproc)),
     }
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends torchrun and with it, through their parent-death signals, every process of the run."""
-    process.terminate()
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gpucheck.launch.family import die_with_parent, parent_of
+from gpucheck.host.processes import die_with_parent, ending, parent_of
 from gpucheck.model.record import OOM_KILLER
 from gpucheck.worker.oom import OomKills
 
@@ -62,9 +62,7 @@ def _end_of(pid: int) -> str:
         if os.WIFCONTINUED(status):
             _, status = os.waitpid(pid, os.WUNTRACED)
     code = os.waitstatus_to_exitcode(status)
-    if not code:
-        return ""
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return ending(code) if code else ""
 
 
 def _orphaned() -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.host import log_excerpt
-from gpucheck.launch.family import starved, state_of
+from gpucheck.host.forkserver import Unkillable
+from gpucheck.host.processes import ending, starved, state_of
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UnusableGpu
 from gpucheck.model.plan import Plan, Step
@@ -21,14 +22,13 @@ from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.worker import journal
 from gpucheck.worker.last_words import raised_from
 from gpucheck.worker.oom import OomKills
-from gpucheck.worker.zygote import Undying
 
 if TYPE_CHECKING:
+    from gpucheck.host.forkserver import Child, Forkserver
     from gpucheck.worker.candidate_calls import Examined
     from gpucheck.worker.node import Node
     from gpucheck.worker.protocol import Call, Look, Reply, Setup
     from gpucheck.worker.store import Store
-    from gpucheck.worker.zygote import Child, Zygote
 
 STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
 STOPPED = 10.0  # s that a child which a signal stopped has to go on
@@ -71,8 +71,10 @@ class Attempt:
 class Runner:
     """The child of a rank and everything around it."""
 
-    def __init__(self, plan: Plan, node: Node, store: Store, zygote: Zygote, rank: int, host: str, run: Path) -> None:
-        self.plan, self.node, self.store, self.zygote = plan, node, store, zygote
+    def __init__(
+        self, plan: Plan, node: Node, store: Store, forkserver: Forkserver, rank: int, host: str, run: Path
+    ) -> None:
+        self.plan, self.node, self.store, self.forkserver = plan, node, store, forkserver
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
         self.children = 0
@@ -175,9 +177,9 @@ class Runner:
         child, self._child = self._child, None
         if child is not None:
             try:
-                self.zygote.bury(child)
-            except Undying as undying:
-                self.stuck = str(undying)
+                self.forkserver.kill(child)
+            except Unkillable as unkillable:
+                self.stuck = str(unkillable)
             except OSError:
                 pass  # the forkserver has died, and its children with it; the next case meets that itself
 
@@ -308,11 +310,11 @@ class Runner:
     def _death(self, child: Child) -> str:
         """How a child that ended by itself did, in words."""
         try:
-            code = self.zygote.reap(child)
-        except Undying as undying:
-            self.stuck = str(undying)
+            code = self.forkserver.reap(child)
+        except Unkillable as unkillable:
+            self.stuck = str(unkillable)
             return f"the process that owns the device broke off; {self.stuck}"
-        words = death(code)
+        words = f"the process that owns the device {ending(code)}"
         if code == -signal.SIGKILL and self._oom.count() > self._oom_before:
             words += f", while the {OOM_KILLER} was at work in {self._oom.where}"
         return words
@@ -333,7 +335,7 @@ class Runner:
             raise RuntimeError(self.stuck)
         begin = time.perf_counter()
         self._logs = log_excerpt.marks()
-        child = self._child = self.zygote.spawn()
+        child = self._child = self.forkserver.spawn()
         self._oom_before = self._oom.count()
         try:
             child.connection.send(setup)
@@ -435,13 +437,6 @@ def _answers(child: Child, seconds: float) -> bool:
 def _of_round(number: int, round: int) -> str:
     """What tells the files of a step in one pass over the plan from those in others."""
     return f"{number}-round{round}" if round else str(number)
-
-
-def death(code: int) -> str:
-    """How a child ended, in words."""
-    if code < 0:
-        return f"the process that owns the device was killed by {signal.Signals(-code).name}"
-    return f"the process that owns the device ended with exit code {code}"
 
 
 def words(error: Exception) -> str:

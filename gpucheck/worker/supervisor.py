@@ -28,12 +28,12 @@ from gpucheck.worker.gpus import Adders, Gpus
 from gpucheck.worker.runner import Attempt, Runner
 
 if TYPE_CHECKING:
+    from gpucheck.host.forkserver import Forkserver
     from gpucheck.worker.judging import Known
     from gpucheck.worker.node import Node
     from gpucheck.worker.store import Store
     from gpucheck.worker.trials import Way
     from gpucheck.worker.witness import Witness
-    from gpucheck.worker.zygote import Zygote
 
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps a local rank, within which ranks take steps in different order
@@ -47,7 +47,7 @@ def main(run: Path) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names."""
     began = time.perf_counter()
     from gpucheck import checks
-    from gpucheck.worker.zygote import Zygote
+    from gpucheck.host.forkserver import Forkserver
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
@@ -65,13 +65,13 @@ def main(run: Path) -> None:
         from gpucheck.compile.tritons import hash_triton
 
         hash_triton()
-    zygote = Zygote(child.serve)
+    forkserver = Forkserver(child.serve)
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
-    supervisor = Supervisor(run, plan, zygote, imported)
+    supervisor = Supervisor(run, plan, forkserver, imported)
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
     supervisor.work()
-    zygote.close()
+    forkserver.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
@@ -93,7 +93,7 @@ def fair_threads() -> int:
 class Supervisor:
     """One rank's way through the plan."""
 
-    def __init__(self, run: Path, plan: Plan, zygote: Zygote, import_seconds: float) -> None:
+    def __init__(self, run: Path, plan: Plan, forkserver: Forkserver, import_seconds: float) -> None:
         from gpucheck.worker.judging import Known
         from gpucheck.worker.node import Node
         from gpucheck.worker.store import Store
@@ -104,7 +104,7 @@ class Supervisor:
         scratch, host = Path(os.environ["GPUCHECK_SCRATCH"]), socket.gethostname()
         self.node: Node = Node(scratch, local_rank, local_ranks)
         self.store: Store = Store(scratch, local_ranks, Adders(plan, scratch).arithmetic)
-        self.runner = Runner(plan, self.node, self.store, zygote, self.rank, host, run)
+        self.runner = Runner(plan, self.node, self.store, forkserver, self.rank, host, run)
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None
         self.writer.start(
@@ -171,7 +171,7 @@ class Supervisor:
         ahead = Ahead(worth(self.plan.steps), local_rank, claims, library["root"], library["generation"])
         for _ in range(min(MOST, fair_threads() // 2) if ahead.cases else 0):
             with suppress(OSError):  # without its forkserver a rank has more to tell than this
-                self.runner.zygote.spawn().connection.send(ahead)
+                self.runner.forkserver.spawn().connection.send(ahead)
 
     def _run_plan(self) -> None:
         """Judging overlaps with the next case."""

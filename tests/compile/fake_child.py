@@ -7,20 +7,23 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
+from multiprocessing.connection import Connection
 from typing import Any
 
 from gpucheck.compile.outcome import Built, CaseBuilt, Kernel
+from gpucheck.host.isolated import receive, send
 from gpucheck.model.case import Case
 
 
-def main(question: Path, answer: Path) -> None:
-    asked = json.loads(question.read_text())
+def main(connection: Connection) -> None:
+    asked = receive(connection)
     known = {kernel["key"]: kernel for kernel in asked["known"]}
+    for number in (1, 2):
+        os.dup2(os.open(asked["output"], os.O_WRONLY | os.O_APPEND), number)
+    os.environ.update(asked["environment"])
 
     def write(**event: Any) -> None:
-        with open(answer, "a") as file:
-            file.write(json.dumps(event) + "\n")
+        send(connection, event)
 
     for item in asked["cases"]:
         case = Case.from_json(item)

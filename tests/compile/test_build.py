@@ -82,7 +82,7 @@ def test_a_kernel_that_the_compiler_hangs_on_ends_with_the_deadline(
 def test_host_code_that_kills_the_process_costs_its_case_only(triton: Triton) -> None:
     found = result(job(triton, "a", "host", "b"))
     assert built(found) == {"a": "compiled", "host": "not reached", "b": "compiled"}
-    assert found.cases["host"].reason == "its process was ended with exit code 3: MemoryError: too much"
+    assert found.cases["host"].reason == "its process ended with exit code 3: MemoryError: too much"
 
 
 def test_a_process_that_does_not_start_reaches_nothing(triton: Triton) -> None:

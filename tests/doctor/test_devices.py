@@ -14,7 +14,8 @@ import pytest
 
 from gpucheck.doctor import child, devices
 from gpucheck.doctor.line import Status
-from gpucheck.doctor.perform import Operation
+from gpucheck.doctor.perform import try_all
+from gpucheck.host.forkserver import Forkserver
 
 if TYPE_CHECKING:
     from tests.doctor.conftest import Bench, Only
@@ -32,8 +33,7 @@ def answers(count: int, changes: dict[tuple[str, str], dict[str, Any]] | None = 
     """The answers of a healthy node; ``changes`` by operation and subject."""
     pairs = [[a, b] for a in range(count) for b in range(count) if a != b]
     survey = {"value": "", "problem": "", "devices": [dict(H200) for _ in range(count)], "peers": pairs}
-    found = [{"operation": "import", "subject": "", "outcome": "done"}]
-    found.append({"operation": "survey", "subject": "", "outcome": "done", **survey})
+    found: list[dict[str, Any]] = [{"operation": "survey", "subject": "", "outcome": "done", **survey}]
     for number in range(count):
         for operation in ("allocate", "matmul", "seed"):
             answer = {
@@ -98,7 +98,7 @@ def test_a_gpu_with_other_random_numbers_is_the_minority(only: Only) -> None:
 
 def test_unequal_gpus_may_have_other_numbers_and_are_a_warning(only: Only) -> None:
     found = answers(3, {("seed", "cuda:2"): {"digest": "e"}})
-    found[1]["devices"][2] = {**H200, "name": "NVIDIA H100", "multiprocessors": 114}
+    found[0]["devices"][2] = {**H200, "name": "NVIDIA H100", "multiprocessors": 114}
     lines = devices.lines(found, 3, 60)
     line = only(lines, "equal to device 0")
     assert line.status is Status.WARN and line.subject == "2"
@@ -108,10 +108,10 @@ def test_unequal_gpus_may_have_other_numbers_and_are_a_warning(only: Only) -> No
 
 def test_peer_access(only: Only) -> None:
     found = answers(4)
-    found[1]["peers"] = [[0, 1], [1, 0], [2, 3]]
+    found[0]["peers"] = [[0, 1], [1, 0], [2, 3]]
     line = only(devices.lines(found, 4, 60), "peer access")
     assert line.status is Status.WARN and line.value == "3 of 12 pairs: 0 to 1; 1 to 0; 2 to 3"
-    found[1]["peers"] = []
+    found[0]["peers"] = []
     assert only(devices.lines(found, 4, 60), "peer access").status is Status.OK
 
 
@@ -128,10 +128,13 @@ def test_cuda_that_does_not_show_what_it_should(only: Only, change: dict[str, An
     assert line.status is Status.FAIL and value in line.value
 
 
-def test_a_torch_that_does_not_load(only: Only) -> None:
-    found = [{"operation": "import", "subject": "", "outcome": "raised", "message": "OSError: libcudart.so.13"}]
-    (line,) = devices.lines(found, 0, 60)
-    assert line.status is Status.FAIL and "libcudart" in line.value and "installation" in line.advice
+def test_a_torch_that_does_not_load(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open')")
+    bench.environ["PYTHONPATH"] = str(tmp_path)
+    (line,) = devices.lines(devices.ask(bench.machine), 0, 60)
+    assert line.status is Status.FAIL and "installation" in line.advice
+    assert line.value == "the process that loads torch ended with exit code 1: OSError: libcudart.so.13: cannot open"
 
 
 @pytest.fixture
@@ -159,38 +162,36 @@ def test_a_machine_on_which_everything_hangs_has_an_end(monkeypatch: pytest.Monk
         time.sleep(600)
         return {}
 
-    monkeypatch.setattr(child.operations, "survey", hang)
-    monkeypatch.setattr(child, "ON_A_DEVICE", [Operation(name, hang) for name in ("allocate", "matmul", "seed")])
-    found: list[dict[str, Any]] = []
-    child.try_all(0.2, found.append)
-    lines = devices.lines(found, 8, 0.2)
+    for name in ("survey", "allocate", "matmul", "seed"):
+        monkeypatch.setattr(child.operations, name, hang)
+    with Forkserver(child.main) as server:
+        lines = devices.lines(list(try_all(server, 0.2)), 8, 0.2)
     assert [line.fact for line in lines] == ["count", "allocate", "matmul", "seed"]
     assert all(line.status is Status.FAIL and "hung: no answer within 0.2 s" in line.value for line in lines)
 
 
-def test_nothing_outlives_doctor(real: Bench) -> None:
-    """The deadline, which stands in the command line of the trying process, tells it from others."""
+def test_nothing_outlives_doctor(real: Bench, tmp_path: Path) -> None:
     script = (
         "from gpucheck.doctor import devices, machine; import os\n"
-        "devices.ask(machine.Machine(environ=os.environ, deadline=61.25))"
+        "devices.ask(machine.Machine(environ={**os.environ, 'OF_THIS_TEST': os.environ['MARK']}))"
     )
-    doctor = subprocess.Popen([sys.executable, "-c", script], env=real.environ)
+    doctor = subprocess.Popen([sys.executable, "-c", script], env={**real.environ, "MARK": str(tmp_path)})
     try:
-        assert wait_until(lambda: trying("61.25"))
+        assert wait_until(lambda: trying(tmp_path))
         doctor.kill()
         doctor.wait()
-        assert wait_until(lambda: not trying("61.25")), "the trying process is still there"
+        assert wait_until(lambda: not trying(tmp_path)), "the trying process is still there"
     finally:
         doctor.kill()
 
 
-def trying(deadline: str) -> list[str]:
-    """Processes that try things with this deadline."""
-    lines = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+def trying(mark: Path) -> list[str]:
+    """Processes that try things for the doctor of this test."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            lines.append(file.read_bytes().replace(b"\0", b" ").decode())
-    return [line for line in lines if line.rstrip().endswith(f"{devices.CHILD} {deadline}")]
+            found += [file.parent.name] if f"OF_THIS_TEST={mark}".encode() in file.read_bytes() else []
+    return found
 
 
 def wait_until(done: Callable[[], object], seconds: float = 120.0) -> bool:
@@ -214,18 +215,21 @@ def test_everything_is_tried_on_each_device_and_pair(monkeypatch: pytest.MonkeyP
     def survey(_: str) -> dict[str, Any]:
         return {"value": "", "problem": "", "devices": [H200, H200], "peers": []}
 
-    def arrive(pair: tuple[int, int]) -> dict[str, Any]:
-        return {"value": "", "problem": f"{pair[0]} to {pair[1]}" if pair == (1, 0) else ""}
+    def arrive(pair: list[int]) -> dict[str, Any]:
+        return {"value": "", "problem": f"{pair[0]} to {pair[1]}" if pair == [1, 0] else ""}
 
     monkeypatch.setattr(child.operations, "survey", survey)
     monkeypatch.setattr(child.operations, "copy", arrive)
-    monkeypatch.setattr(child, "ON_A_DEVICE", [Operation("where", lambda device: {"value": device, "problem": ""})])
-    found: list[dict[str, Any]] = []
-    child.try_all(20.0, found.append)
-    assert [(answer["operation"], answer["subject"]) for answer in found[:1] + found[3:]] == [
+    for name in ("allocate", "matmul", "seed"):
+        monkeypatch.setattr(child.operations, name, lambda device: {"value": device, "problem": ""})
+    with Forkserver(child.main) as server:
+        found = list(try_all(server, 20.0))
+    tried = [(operation, device) for device in ("cuda:0", "cuda:1") for operation in ("allocate", "matmul", "seed")]
+    assert [(answer["operation"], answer["subject"]) for answer in found] == [
         ("survey", ""),
+        *tried,
         ("copy 0 1", ""),
         ("copy 1 0", ""),
     ]
-    assert sorted(answer["value"] for answer in found[1:3]) == ["cuda:0", "cuda:1"]
-    assert found[-1]["problem"] == "1 to 0"
+    assert [answer["value"] for answer in found[1:7]] == [device for _, device in tried]
+    assert [answer["problem"] for answer in found[-2:]] == ["", "1 to 0"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.launch.family import children_of, state_of
+from gpucheck.host.processes import children_of, state_of
 from gpucheck.launch.torchrun import AGENT
 
 if TYPE_CHECKING:

@@ -85,14 +85,14 @@ def test_kernels_do_not_depend_on_the_data(synthetic: Synthetic) -> None:
     assert ahead.worth(cases(synthetic, 5, cache="cold")) == ()
 
 
-class Zygote:
+class Forkserver:
     """Forks nothing and takes down what it is asked to send."""
 
     def __init__(self) -> None:
         self.sent: list[Setup | Ahead] = []
         self.connection, self.pid = self, 0
 
-    def spawn(self) -> Zygote:
+    def spawn(self) -> Forkserver:
         return self
 
     def send(self, message: Any) -> None:
@@ -111,9 +111,9 @@ def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(supervisor, "fair_threads", lambda: processors)
         monkeypatch.setattr(Supervisor, "_run_plan", lambda self: None)
         plan = replace(synthetic.plan(), steps=tuple(cases(synthetic, 5)), experiments=0.0, **changes)
-        zygote: Any = Zygote()
-        Supervisor(tmp_path, plan, zygote, 0.0).work()
-        return list(zygote.sent)
+        forkserver: Any = Forkserver()
+        Supervisor(tmp_path, plan, forkserver, 0.0).work()
+        return list(forkserver.sent)
 
     return start
 

@@ -15,6 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from gpucheck.host.forkserver import Child, Unkillable  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan  # noqa: E402
 from gpucheck.model.record import Outcome, Underway  # noqa: E402
@@ -25,7 +26,6 @@ from gpucheck.worker.node import Node  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, Setup  # noqa: E402
 from gpucheck.worker.runner import Runner  # noqa: E402
 from gpucheck.worker.timing import BENCH  # noqa: E402
-from gpucheck.worker.zygote import Child, Undying  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -37,8 +37,8 @@ PID = 1 << 22  # more than Linux hands out
 class Children:
     """Children that answer each request with a reply a device, and remember what they were told."""
 
-    def __init__(self, code: int = 0, *, silent: bool = False, undying: bool = False) -> None:
-        self.silent, self.undying = silent, undying  # they do not answer; they do not die
+    def __init__(self, code: int = 0, *, silent: bool = False, unkillable: bool = False) -> None:
+        self.silent, self.unkillable = silent, unkillable  # they do not answer; they do not die
         self.setups: list[Setup] = []
         self.requests: list[Request] = []
         self.code = code  # they end with it instead of answering
@@ -48,13 +48,13 @@ class Children:
         threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
         return Child(PID, ours)
 
-    def bury(self, child: Child) -> int:
+    def kill(self, child: Child) -> int:
         child.connection.close()
-        if self.undying:
-            raise Undying(child.pid)
+        if self.unkillable:
+            raise Unkillable(child.pid)
         return -9
 
-    reap = bury
+    reap = kill
 
     def _serve(self, connection: Any) -> None:
         try:
@@ -188,7 +188,7 @@ def stacks_of(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_child_that_does_not_die_is_told_and_nothing_else_runs_there(
     plan: Plan, tmp_path: Path, stacks_of: None
 ) -> None:
-    children = Children(silent=True, undying=True)
+    children = Children(silent=True, unkillable=True)
     runner = make(replace(plan, case_timeout=0.1), tmp_path / "s", children)
     attempt = runner.run(0, step(plan))
     assert attempt.record.outcome is Outcome.HANG
@@ -200,13 +200,13 @@ def test_a_child_that_does_not_die_is_told_and_nothing_else_runs_there(
 
 
 def test_a_child_that_does_not_die_when_it_is_replaced(plan: Plan, tmp_path: Path) -> None:
-    children = Children(undying=True)
+    children = Children(unkillable=True)
     runner = make(plan, tmp_path / "s", children)
     assert runner.run(0, step(plan)).reply
     attempt = runner.run(0, step(plan, placement="visible"))
     assert attempt.record.outcome is Outcome.HARNESS and "did not end" in attempt.record.message
-    crashing = make(plan, tmp_path / "t", Children(code=1, undying=True))
-    crashing.zygote.reap = crashing.zygote.bury  # type: ignore[method-assign]
+    crashing = make(plan, tmp_path / "t", Children(code=1, unkillable=True))
+    crashing.forkserver.reap = crashing.forkserver.kill  # type: ignore[method-assign]
     attempt = crashing.run(0, step(plan))
     assert attempt.record.outcome is Outcome.CRASH and "broke off; process" in attempt.record.message
     assert crashing.stuck

@@ -23,6 +23,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck import checks  # noqa: E402
 from gpucheck.checks.base import ANY_KERNEL  # noqa: E402
+from gpucheck.host.forkserver import Child  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan, Step  # noqa: E402
 from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches, Outcome, Record  # noqa: E402
@@ -34,7 +35,6 @@ from gpucheck.worker.judging import finished  # noqa: E402
 from gpucheck.worker.passes import fill_of  # noqa: E402
 from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file  # noqa: E402
 from gpucheck.worker.supervisor import Supervisor  # noqa: E402
-from gpucheck.worker.zygote import Child  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -65,7 +65,7 @@ class StandIn:
     def __init__(self, behave: Behaviour, problem: str = "", exit_code: int = -11, pid: int = 0) -> None:
         self.behave, self.problem, self.exit_code, self.pid = behave, problem, exit_code, pid
         self.spawned = 0
-        self.buried = 0
+        self.killed = 0
 
     def spawn(self) -> Child:
         self.spawned += 1
@@ -73,8 +73,8 @@ class StandIn:
         threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
         return Child(self.pid or os.getpid(), ours)
 
-    def bury(self, child: Child) -> int:
-        self.buried += 1
+    def kill(self, child: Child) -> int:
+        self.killed += 1
         child.connection.close()
         return -9
 
@@ -127,11 +127,11 @@ def plan(synthetic: Synthetic) -> Plan:
 def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
     """Works through the plan with a stand-in; gives the result lines."""
 
-    def work(zygote: Any, kept: Collection[str] = (), **changes: Any) -> list[dict[str, Any]]:
+    def work(forkserver: Any, kept: Collection[str] = (), **changes: Any) -> list[dict[str, Any]]:
         for name, value in {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
-        Supervisor(tmp_path, replace(plan, **changes), zygote, 0.0).work()
+        Supervisor(tmp_path, replace(plan, **changes), forkserver, 0.0).work()
         text = (tmp_path / "records" / "rank-00001.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
         assert [lines[0]["event"], lines[-1]["event"]] == ["start", "end"]
@@ -170,10 +170,10 @@ def outcomes(results: list[dict[str, Any]]) -> list[str]:
 
 
 def test_right_outputs_pass_in_one_child(supervise: Any) -> None:
-    zygote = StandIn(right)
-    results = supervise(zygote)
+    forkserver = StandIn(right)
+    results = supervise(forkserver)
     assert outcomes(results) == ["pass"] * 3
-    assert (zygote.spawned, zygote.buried) == (1, 1)
+    assert (forkserver.spawned, forkserver.killed) == (1, 1)
     for result in results:
         assert result["rank"] == 1
         assert result["inputs"]
@@ -267,9 +267,9 @@ def test_repeats_are_judged_one_by_one(supervise: Any, plan: Plan, answers: str,
 
 
 def test_steps_that_cannot_run_here_are_recorded_without_a_child(supervise: Any, plan: Plan) -> None:
-    zygote = StandIn(right)
-    results = supervise(zygote, steps=tuple(replace(step, inapplicable="needs GPUs") for step in plan.steps))
-    assert outcomes(results) == ["inapplicable"] * 3 and zygote.spawned == 0
+    forkserver = StandIn(right)
+    results = supervise(forkserver, steps=tuple(replace(step, inapplicable="needs GPUs") for step in plan.steps))
+    assert outcomes(results) == ["inapplicable"] * 3 and forkserver.spawned == 0
     assert {result["message"] for result in results} == {"needs GPUs"}
 
 
@@ -277,11 +277,11 @@ def test_dead_child_costs_its_case_only(supervise: Any) -> None:
     def die(request: Request) -> Reply:
         raise Died
 
-    zygote = StandIn(on(9, die))
-    results = supervise(zygote)
+    forkserver = StandIn(on(9, die))
+    results = supervise(forkserver)
     assert outcomes(results) == ["pass", "crash", "pass"]
     assert results[1]["message"] == "the process that owns the device was killed by SIGSEGV"
-    assert zygote.spawned == 2
+    assert forkserver.spawned == 2
 
 
 @pytest.mark.parametrize(
@@ -312,9 +312,9 @@ def test_dead_forkserver_is_no_failure_of_the_device(
     def fail(*_: Any) -> Any:
         raise ChildProcessError("the forkserver of this rank has died")
 
-    zygote = StandIn(die)
-    monkeypatch.setattr(zygote, fails, fail)
-    results = supervise(zygote)
+    forkserver = StandIn(die)
+    monkeypatch.setattr(forkserver, fails, fail)
+    results = supervise(forkserver)
     assert outcomes(results) == ["harness"] * 3
     assert "the forkserver of this rank has died" in results[0]["message"]
 
@@ -348,32 +348,32 @@ def test_hung_child_is_asked_for_its_stacks_and_buried(supervise: Any, hang: Beh
     with subprocess.Popen(["sleep", "600"]) as process, pytest.MonkeyPatch.context() as patch:
         try:
             patch.setattr(stacks, "collect", lambda pid, path: stack if pid == process.pid else "")
-            zygote = StandIn(on(9, hang), pid=process.pid)
-            results = supervise(zygote)
+            forkserver = StandIn(on(9, hang), pid=process.pid)
+            results = supervise(forkserver)
         finally:
             process.kill()
     assert outcomes(results) == ["pass", "hang", "pass"]
     assert results[1]["message"] == "no result within 20 s, at b.py:7 in spin; the process was killed"
     assert results[1]["traceback"] == stack
-    assert (zygote.spawned, zygote.buried) == (2, 2)
+    assert (forkserver.spawned, forkserver.killed) == (2, 2)
 
 
 def test_error_of_the_library_is_told_with_its_traceback(supervise: Any) -> None:
-    zygote = StandIn(on(9, lambda request: Reply("error", "ValueError: bad", "the traceback")))
-    results = supervise(zygote)
+    forkserver = StandIn(on(9, lambda request: Reply("error", "ValueError: bad", "the traceback")))
+    results = supervise(forkserver)
     assert outcomes(results) == ["pass", "error", "pass"]
     assert (results[1]["message"], results[1]["traceback"]) == ("ValueError: bad", "the traceback")
-    assert zygote.spawned == 1
+    assert forkserver.spawned == 1
 
 
 @pytest.mark.parametrize(("sticky", "outcome"), [(True, "crash"), (False, "error")])
 def test_child_with_a_broken_context_is_replaced(supervise: Any, sticky: bool, outcome: str) -> None:
     message = "AcceleratorError: illegal address"
     reply = Reply("error", message, fatal=True, sticky=sticky, expected_kernels=("k",), source="m.py:5")
-    zygote = StandIn(on(9, lambda request: reply))
-    results = supervise(zygote)
+    forkserver = StandIn(on(9, lambda request: reply))
+    results = supervise(forkserver)
     assert outcomes(results) == ["pass", outcome, "pass"]
-    assert zygote.spawned == 2
+    assert forkserver.spawned == 2
     told = {name: results[1][name] for name in ("message", "sticky", "kernels", "source")}
     assert told == {"message": message, "sticky": sticky, "kernels": ["k"], "source": "m.py:5"}
 
@@ -389,13 +389,13 @@ class Soak:
     def __init__(self, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.plan, self.monkeypatch = tmp_path, plan, monkeypatch
 
-    def run(self, zygote: Any, passes: int = 4) -> list[dict[str, Any]]:
+    def run(self, forkserver: Any, passes: int = 4) -> list[dict[str, Any]]:
         ticks = itertools.count()  # the clock is looked at as the rank begins, and after each pass
         self.monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
         for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
             self.monkeypatch.setenv(name, value)
         self.monkeypatch.setenv("GPUCHECK_SCRATCH", str(self.folder / "scratch"))
-        Supervisor(self.folder, replace(self.plan, duration=passes - 0.5), zygote, 0.0).work()
+        Supervisor(self.folder, replace(self.plan, duration=passes - 0.5), forkserver, 0.0).work()
         text = (self.folder / "records" / "rank-00000.jsonl").read_text()
         return [line for line in map(json.loads, text.splitlines()) if line["event"] == "result"]
 
@@ -406,10 +406,10 @@ def soak(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Soak:
 
 
 def test_a_soak_makes_whole_passes_until_its_time_is_up(soak: Soak) -> None:
-    zygote = StandIn(right)
-    results = soak.run(zygote)
+    forkserver = StandIn(right)
+    results = soak.run(forkserver)
     assert sorted(line["round"] for line in results) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert set(outcomes(results)) == {"pass"} and zygote.spawned == 1
+    assert set(outcomes(results)) == {"pass"} and forkserver.spawned == 1
     later = next(line for line in results if line["round"] == 1)
     assert (later["launches"], later["digests"], later["seconds"]) == ([], {}, {})
     assert_left(soak.folder / "scratch", [f"round{number}" for number in (1, 2, 3, 4)])  # the ranks' decisions
@@ -466,21 +466,21 @@ def test_right_outputs_with_other_bits_in_a_later_pass_do_not_repeat(soak: Soak)
 def test_a_rank_with_a_process_that_does_not_die_is_skipped(
     plan: Plan, tmp_path: Path, hang: Behaviour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from gpucheck.host.forkserver import Unkillable
     from gpucheck.worker import stacks
-    from gpucheck.worker.zygote import Undying
 
     def refuse(child: Child) -> int:
-        raise Undying(4194304)
+        raise Unkillable(4194304)
 
-    zygote = StandIn(on(9, hang))
-    monkeypatch.setattr(zygote, "bury", refuse)
+    forkserver = StandIn(on(9, hang))
+    monkeypatch.setattr(forkserver, "kill", refuse)
     monkeypatch.setattr(stacks, "collect", lambda pid, path: "")
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
     short = replace(plan, experiments=30.0)
     write_json(tmp_path / "plan.json", short.to_json())
-    Supervisor(tmp_path, short, zygote, 0.0).work()
+    Supervisor(tmp_path, short, forkserver, 0.0).work()
     run = read_run(tmp_path)
     first, second, third = (run.records[(step, 0)] for step in range(3))
     assert (first.outcome.value, second.outcome.value, third.outcome.value) == ("pass", "hang", "lost")

@@ -28,7 +28,7 @@ def test_a_daemon_that_left_its_parents_is_ended_and_what_was_there_before_is_no
     output = run("""
         import os, subprocess, sys, time
         from pathlib import Path
-        from gpucheck.launch.family import Family
+        from gpucheck.host.processes import Family
         before = subprocess.Popen(["sleep", "60"])
         family = Family()
         # a process in a session of its own, whose parent and grandparent end at once
@@ -46,7 +46,7 @@ def test_a_daemon_that_left_its_parents_is_ended_and_what_was_there_before_is_no
 def test_families_within_families_are_ended() -> None:
     output = run("""
         import os, subprocess, sys, time
-        from gpucheck.launch.family import Family
+        from gpucheck.host.processes import Family
         family = Family()
         child = subprocess.Popen(["sh", "-c", "sleep 60 & sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
         pid = int(child.stdout.readline())
@@ -63,7 +63,7 @@ def test_families_within_families_are_ended() -> None:
 def test_a_process_without_its_parent_does_not_begin() -> None:
     output = run("""
         import os
-        from gpucheck.launch.family import die_with_parent
+        from gpucheck.host.processes import die_with_parent
         for parent in (os.getpid(), 1 << 22):
             pid = os.fork()
             if not pid:

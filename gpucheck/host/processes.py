@@ -1,10 +1,11 @@
-"""Every process that comes from a command, however far off: none may outlive it."""
+"""Processes: how they end, whose children they are, and that none outlives the command it comes from."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,15 +16,40 @@ _PATIENCE = 2.0  # s for killed processes to end
 _POLL = 0.01  # s
 
 
-def die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent ends.
+def die_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
+    """Asks the kernel to send this process a signal when the thread that has started it ends.
 
     Args:
-        parent: its id; where another process has become the parent already, this one ends here.
+        parent: id of the parent; where another process has become the parent already, this one ends here.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Takes :func:`die_with_parent` back."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words.
+
+    Args:
+        code: its exit code, negative for a signal.
+    """
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def end(process: subprocess.Popen[bytes], grace: float) -> int:
+    """Asks a process to end, kills it if it does not within ``grace`` seconds, and returns its exit code."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(grace)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 class Family:
