@@ -1,4 +1,4 @@
-"""A toy placement and a toy condition that were added, and whether everything that asks one answers."""
+"""A toy placement, condition and experiment that were added, and whether everything that asks one answers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import gpucheck
+from gpucheck.diagnose import strategy
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.experiments import applicable
+from gpucheck.diagnose.evidence import answers
+from gpucheck.diagnose.experiments import EXPERIMENTS, Experiment, applicable
+from gpucheck.diagnose.rules.race import unasked
 from gpucheck.diagnose.sightings import run_command
 from gpucheck.model.conditions import Conditions, of_case, of_process, stated
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement import PLACEMENTS, Placement
 from gpucheck.model.plan import Step
-from gpucheck.model.record import Outcome, Record
+from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.plan import scenario
 from gpucheck.plan.build import bound_steps
 from gpucheck.plan.conditions import conflict, needs_gpus
 from gpucheck.plan.repeat import repeated
 from gpucheck.plan.select import select
+from gpucheck.records.folder import read_run
 from gpucheck.report import blocks
 from gpucheck.reproduce.bundle import not_repeated
 
@@ -221,3 +226,94 @@ def test_a_new_condition_is_written_told_and_never_timed(synthetic: Synthetic, k
     plan = synthetic.plan(cases=1)
     assert Step(plan.steps[0].case, toy).row.endswith("(toy a)") and Step(plan.steps[0].case, toy).label.endswith("x3)")
     assert toy.lifelong == (kind(toy="a") if kind is OfProcess else kind())
+
+
+NEW = ExperimentName("with a toy")
+PROCESSES = 8  # of an experiment: what all of them show is no luck
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Adds an experiment to the table."""
+
+    def add(**properties: Any) -> None:
+        change = properties.pop("change", lambda conditions: replace(conditions, late=True))
+        monkeypatch.setitem(EXPERIMENTS, NEW, Experiment(NEW, "while a toy is there", change, **properties))
+
+    return add
+
+
+def offered(synthetic: Synthetic, outcome: Outcome, device: str = "cuda", ranks: int = 2, **changes: Any) -> bool:
+    plan = synthetic.plan(cases=1)
+    return NEW in dict(applicable(synthetic.record(plan, 0, 0, outcome, **changes), Conditions(), device, ranks))
+
+
+def test_a_new_experiment_is_offered_where_its_row_says(added: Any, synthetic: Synthetic) -> None:
+    differ = {"violations": [Violation(ViolationKind.REPEATS_DIFFER, "x")]}
+    added()
+    assert offered(synthetic, Outcome.MISMATCH) and not offered(synthetic, Outcome.HANG)
+    assert offered(synthetic, Outcome.VIOLATION, **differ) and not offered(synthetic, Outcome.VIOLATION)
+    added(outcomes=(Outcome.HANG,), violations=(), needs_gpu=True)
+    assert offered(synthetic, Outcome.HANG) and not offered(synthetic, Outcome.HANG, "cpu")
+    assert not offered(synthetic, Outcome.MISMATCH) and not offered(synthetic, Outcome.VIOLATION, **differ)
+    for apart in ("lends", "alone"):
+        added(**{apart: True})
+        assert offered(synthetic, Outcome.MISMATCH) and not offered(synthetic, Outcome.MISMATCH, ranks=1)
+    added(change=lambda conditions: None)
+    assert not offered(synthetic, Outcome.MISMATCH)
+
+
+def tried(synthetic: Synthetic, outcome: Outcome, name: ExperimentName = NEW) -> Any:
+    """A run whose case failed every time, and once ended so in a new experiment."""
+    plan = synthetic.plan(cases=1)
+    wrong = synthetic.record(plan, 0, 0, Outcome.MISMATCH, asked=8)
+    run = synthetic.run(plan, {(0, 0): wrong})
+    again = [replace(wrong, experiment=ExperimentName.REPEAT)] * PROCESSES
+    made = [replace(synthetic.record(plan, 0, 0, outcome, asked=8), experiment=name)] * PROCESSES
+    run.experiments[0, 0] = {ExperimentName.REPEAT: again, name: made}
+    return run
+
+
+def test_a_new_experiment_is_told_in_a_report_whatever_it_answered(added: Any, synthetic: Synthetic) -> None:
+    added()
+    for outcome, word in ((Outcome.PASS, "right"), (Outcome.MISMATCH, "wrong")):
+        (finding,) = conclude(tried(synthetic, outcome)).findings
+        assert f"{word} while a toy is there ({PROCESSES} processes)" in "; ".join(finding.evidence), finding.evidence
+
+
+def test_what_a_new_experiment_means_for_a_cause_follows_from_its_row(added: Any, synthetic: Synthetic) -> None:
+    right = tried(synthetic, Outcome.PASS)
+    possible = frozenset({ExperimentName.REPEAT, NEW})
+
+    def seen() -> Any:
+        return answers(right, right.records[0, 0])
+
+    added()
+    assert not strategy.settled(seen(), possible) and NEW not in unasked(right, seen())
+    added(settles=True, before_race=True)
+    assert strategy.settled(seen(), possible) and NEW in unasked(right, seen())
+
+
+def test_an_experiment_of_another_version_is_read_and_told_of_by_nobody(synthetic: Synthetic, tmp_path: Path) -> None:
+    run = read_run(synthetic.write(tmp_path / "run", tried(synthetic, Outcome.PASS)))
+    assert [*run.experiments[0, 0]] == [ExperimentName.REPEAT, NEW] and not NEW.known
+    (finding,) = conclude(run).findings
+    assert not [line for line in finding.evidence if "toy" in line] and blocks.build(run, conclude(run))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_rank_makes_a_new_experiment_in_processes_of_its_own(
+    added: Any, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    from gpucheck.worker import judging
+    from tests.worker.test_trials import Bench, work
+
+    monkeypatch.setattr(judging, "finished", lambda store, attempt: attempt)
+    added(alone=alone)
+    bench, plan = Bench(), synthetic.plan(cases=1, ranks=2, device="cpu", experiments=30.0)
+    names = work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
+    first, step = names.index(NEW), next(words for _, name, words in bench.ran if name == NEW)
+    assert step.startswith("late") and "repeat" in names[:first]
+    begin = bench.events.index(f"begin 0 {NEW}")
+    assert bench.events[begin - 1] == "retire" and ("alone" in bench.events[:begin]) == alone

@@ -9,10 +9,10 @@ from functools import cached_property
 
 from gpucheck.diagnose.calls import how_calls_differ
 from gpucheck.diagnose.chance import LUCK, by_luck, one_rate, rate_words
-from gpucheck.diagnose.experiments import EXPERIMENTS, HISTORY, REPEAT, SWAPS
+from gpucheck.diagnose.experiments import EXPERIMENTS, HISTORY, REPEAT
 from gpucheck.diagnose.nature import nature
 from gpucheck.model.record import Outcome, Record
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.folder import Run
 
 FEWEST = 3  # processes that say whether calls differ, and in how many ways at least they do without order
@@ -59,22 +59,22 @@ class Answers:
     """
 
     failure: Record
-    tried: Mapping[str, Sequence[Record]]  # by name, one record a process
+    tried: Mapping[ExperimentName, Sequence[Record]]  # by name, one record a process
     of: str = ""  # label of the other case that the answers come from; "" for the record's own
     clean: frozenset[int] = frozenset()  # other local ranks of the node, those that were right
     others: frozenset[int] = frozenset()  # all of them
 
-    def processes(self, name: str) -> Sequence[Record]:
+    def processes(self, name: ExperimentName) -> Sequence[Record]:
         return self.tried.get(name, ())
 
-    def right(self, name: str) -> bool:
+    def right(self, name: ExperimentName) -> bool:
         """Whether what is looked for stayed away in each process."""
         made = self.processes(name)
         if self.by_call:
             return bool(made) and regular(made) and all(each.outcome in JUDGED for each in made)
         return bool(made) and all(absent(self.failure, each) or self._changed(each) for each in made)
 
-    def wrong(self, name: str) -> bool:
+    def wrong(self, name: ExperimentName) -> bool:
         """Whether it came again in some process."""
         if self.by_call:
             return self._varies(name)
@@ -134,7 +134,7 @@ class Answers:
             calls[each.bits] += max(1, each.asked)
         return one_rate(max(calls.values()), calls.total() - max(calls.values())) < LUCK
 
-    def separates(self, name: str) -> bool:
+    def separates(self, name: ExperimentName) -> bool:
         """Whether the changed condition is what makes the case right.
 
         All its processes must be right, and so many that they are not by luck: processes that make as many calls in
@@ -143,7 +143,7 @@ class Answers:
         limit = LUCK / 4 if self.by_call else LUCK  # where more is looked at, more comes out by luck
         return self.right(name) and self.wrong(REPEAT) and self._luck(name) < limit
 
-    def _luck(self, name: str) -> float:
+    def _luck(self, name: ExperimentName) -> float:
         made, alone = self.processes(name), self.processes(REPEAT)
         if self.by_call:
             strange = sum(all(not _same(each, other) for other in made) for each in alone)
@@ -153,7 +153,7 @@ class Answers:
         wrong = sum(again(self.failure, each) for each in like)
         return by_luck(wrong, len(like), len(made)) if wrong else 1.0
 
-    def _varies(self, name: str) -> bool:
+    def _varies(self, name: ExperimentName) -> bool:
         """Whether calls of an experiment differ, not alike in each process, and whichever rank lends something."""
         made = self.processes(name)
         usual = max(made, key=lambda each: sum(_same(each, other) for other in made), default=None)
@@ -161,7 +161,7 @@ class Answers:
         if not strange and not (usual is not None and not steady(usual) and _distinct(made) > 1):
             return False
         lent = {each.partner for each in strange} - {None}
-        return len(lent) >= min(LENDERS, len(self.lenders)) if name in SWAPS else True
+        return len(lent) >= min(LENDERS, len(self.lenders)) if EXPERIMENTS[name].lends else True
 
     @property
     def lenders(self) -> frozenset[int]:
@@ -226,6 +226,7 @@ def answers(run: Run, record: Record) -> Answers:
         other = run.records[(step, rank)]
         if rank != record.rank or step == record.step or sum(map(len, tried.values())) < 2:
             continue
+        tried = {name: made for name, made in tried.items() if name in EXPERIMENTS}  # another version may have others
         known = Answers(other, tried, run.plan.steps[step].label, *_others(run, other))
         if alike(other, record) and run.plan.steps[step].row == run.plan.steps[record.step].row and serves(known, mine):
             return known
@@ -261,10 +262,10 @@ def way(record: Record) -> tuple[str, ...]:
     return record.outcome.value, nature(record), *sorted(kinds(record))
 
 
-def _shared(run: Run, record: Record) -> dict[str, Sequence[Record]]:
+def _shared(run: Run, record: Record) -> dict[ExperimentName, Sequence[Record]]:
     """The experiments of its node's ranks that gave the same wrong bits every time: they make each once."""
     first = record.rank - run.plan.local_rank(record.rank)
-    found: dict[str, Sequence[Record]] = {}
+    found: dict[ExperimentName, Sequence[Record]] = {}
     for rank in range(first, first + run.plan.nproc):
         other, tried = run.records[(record.step, rank)], run.experiments.get((record.step, rank), {})
         if record.bits and other.bits == record.bits and Answers(other, tried).deterministic:

@@ -10,26 +10,40 @@ from gpucheck.diagnose.chance import CALLS, calls_needed
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 
-REPEAT = "repeat"
-HISTORY = "history"
-BLOCKING = "synchronised"
+REPEAT, HISTORY, BLOCKING = ExperimentName.REPEAT, ExperimentName.HISTORY, ExperimentName.SYNCHRONISED
 REPEATS = 5  # fresh processes in which the unchanged case runs again
 
+ANSWERED = (Outcome.MISMATCH, Outcome.ERROR)
+ENDED = (*ANSWERED, Outcome.CRASH)
 Change = Callable[[Conditions], Conditions | None]
 """The changed conditions; None where that changes nothing."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One changed condition."""
+    """One changed condition, and everything that is to be known of it.
 
-    name: str  # as records carry it
+    To add one, add its name to :class:`ExperimentName` and a row to ``EXPERIMENTS``.
+    """
+
+    name: ExperimentName
     words: str  # completes "right" and "wrong" in a report
     change: Change
+    outcomes: tuple[Outcome, ...] = ANSWERED  # of a failure that it can tell something about
+    violations: tuple[ViolationKind, ...] = (ViolationKind.REPEATS_DIFFER,)  # any of which it can tell something about
     needs_gpu: bool = False
     alone: bool = False  # no other rank of the node may run anything meanwhile
+    lends: bool = False  # another rank of the node lends its environment or its device
+    calms: bool = False  # takes away what makes calls of one process differ
+    settles: bool = False  # a cause is known where it makes the case right
+    before_race: bool = False  # must have been tried, and not have helped, before calls that differ are called a race
+
+    @property
+    def of_fill(self) -> bool:
+        """Whether it can change what is said of outputs that follow what memory held; repeating only counts them."""
+        return ViolationKind.PASSES_DIFFER in self.violations and self.name is not REPEAT
 
 
 def _one_thread(conditions: Conditions) -> Conditions | None:
@@ -54,51 +68,116 @@ def _guarded(conditions: Conditions) -> Conditions | None:
     return None if conditions.placed.device_current else replace(conditions, guarded=True)
 
 
-EXPERIMENTS: dict[str, Experiment] = {
+def _other_device(conditions: Conditions) -> Conditions | None:
+    if not conditions.placed.device_current:
+        return None  # with device 0 current there is nothing left to be off from
+    return replace(conditions, swap="device")
+
+
+PASSES, REPEATED = ViolationKind.PASSES_DIFFER, ViolationKind.REPEATS_DIFFER
+
+EXPERIMENTS: dict[ExperimentName, Experiment] = {
     experiment.name: experiment
     for experiment in (
-        Experiment(REPEAT, "alone in a fresh process", lambda c: c),
-        Experiment(HISTORY, "after the cases that its process ran before", lambda c: c),
-        Experiment("no group", "without a process group", _set(process_group="none")),
-        Experiment("one thread", "with one thread", _one_thread),
-        Experiment("waits", "with a consumer that waits", _set(consumer="waits")),
-        Experiment("guarded", "under a device guard", _guarded, needs_gpu=True),
-        Experiment("other rank", "with the environment of another rank", _set(swap="rank")),
-        Experiment("other device", "on the device of another rank", _set(swap="device")),
-        Experiment(BLOCKING, "with synchronised launches", _set(synchronised=True), needs_gpu=True),
-        Experiment("visible", "with one visible GPU", _visible, needs_gpu=True),
-        Experiment("fresh cache", "with a fresh kernel cache", _set(cache="fresh"), needs_gpu=True),
-        Experiment("alone", "with the other ranks at rest", _set(alone=True), alone=True),
+        Experiment(
+            REPEAT,
+            "alone in a fresh process",
+            lambda conditions: conditions,
+            outcomes=ENDED,
+            violations=(ViolationKind.TUNING_DIFFERS, PASSES, REPEATED),
+        ),
+        Experiment(
+            HISTORY, "after the cases that its process ran before", lambda conditions: conditions, outcomes=ENDED
+        ),
+        Experiment(
+            ExperimentName.NO_GROUP,
+            "without a process group",
+            _set(process_group="none"),
+            outcomes=ENDED,
+            violations=(PASSES, REPEATED),
+            calms=True,
+            settles=True,
+            before_race=True,
+        ),
+        Experiment(
+            ExperimentName.ONE_THREAD,
+            "with one thread",
+            _one_thread,
+            outcomes=(*ENDED, Outcome.HANG),
+            violations=(PASSES, REPEATED),
+            calms=True,
+            settles=True,
+            before_race=True,
+        ),
+        Experiment(
+            ExperimentName.WAITS,
+            "with a consumer that waits",
+            _set(consumer="waits"),
+            calms=True,
+            settles=True,
+            before_race=True,
+        ),
+        Experiment(
+            ExperimentName.GUARDED,
+            "under a device guard",
+            _guarded,
+            violations=(ViolationKind.DEVICE, PASSES),
+            needs_gpu=True,
+        ),
+        Experiment(
+            ExperimentName.OTHER_RANK,
+            "with the environment of another rank",
+            _set(swap="rank"),
+            lends=True,
+            before_race=True,
+        ),
+        Experiment(
+            ExperimentName.OTHER_DEVICE, "on the device of another rank", _other_device, lends=True, before_race=True
+        ),
+        Experiment(
+            BLOCKING,
+            "with synchronised launches",
+            _set(synchronised=True),
+            outcomes=ENDED,
+            needs_gpu=True,
+            before_race=True,
+        ),
+        Experiment(
+            ExperimentName.VISIBLE,
+            "with one visible GPU",
+            _visible,
+            violations=(ViolationKind.DEVICE, REPEATED),
+            needs_gpu=True,
+        ),
+        Experiment(
+            ExperimentName.FRESH_CACHE,
+            "with a fresh kernel cache",
+            _set(cache="fresh"),
+            outcomes=ENDED,
+            violations=(),
+            needs_gpu=True,
+            settles=True,
+        ),
+        Experiment(
+            ExperimentName.ALONE,
+            "with the other ranks at rest",
+            _set(alone=True),
+            outcomes=(*ENDED, Outcome.HANG),
+            alone=True,
+        ),
     )
 }
 """By name, in the order they are tried: what tells most, and what costs most at the end."""
 
-SWAPS = ("other rank", "other device")
-"""Experiments in which another rank of the node lends something."""
-STRESSES = ("no group", "one thread", "waits")
-"""Experiments that take away what makes calls of one process differ."""
-SETTLING = (*STRESSES, "fresh cache")
-"""Experiments after which a cause is known."""
-OF_FILL = ("no group", "one thread", "guarded")
-"""All, beside repeating, that can change what is said of outputs that follow what memory held."""
-ALWAYS_ASKED = (*STRESSES, *SWAPS, BLOCKING)
-"""What must have been tried, and not have helped, before calls that differ are called a race."""
 
-_OF_OUTCOME = {
-    Outcome.MISMATCH: tuple(EXPERIMENTS),
-    Outcome.ERROR: tuple(EXPERIMENTS),
-    Outcome.CRASH: (REPEAT, HISTORY, "no group", "one thread", BLOCKING, "fresh cache", "alone"),
-    Outcome.HANG: ("one thread", "alone"),
-}
-_OF_VIOLATION = {
-    ViolationKind.DEVICE: ("guarded", "visible"),
-    ViolationKind.TUNING_DIFFERS: (REPEAT,),
-    ViolationKind.PASSES_DIFFER: (REPEAT, *OF_FILL),
-    ViolationKind.REPEATS_DIFFER: tuple(name for name in EXPERIMENTS if name not in ("guarded", "fresh cache")),
-}
+def those(wanted: Callable[[Experiment], bool]) -> tuple[ExperimentName, ...]:
+    """The names of the experiments of which something holds, in the order they are tried."""
+    return tuple(name for name, experiment in EXPERIMENTS.items() if wanted(experiment))
 
 
-def applicable(record: Record, conditions: Conditions, device: str, ranks: int) -> list[tuple[str, Conditions]]:
+def applicable(
+    record: Record, conditions: Conditions, device: str, ranks: int
+) -> list[tuple[ExperimentName, Conditions]]:
     """The experiments that can tell something about a failed record, with the conditions of each.
 
     Args:
@@ -106,19 +185,14 @@ def applicable(record: Record, conditions: Conditions, device: str, ranks: int) 
         device: "cuda" or "cpu".
         ranks: of its node.
     """
-    names = _OF_OUTCOME.get(record.outcome, ())
-    if record.outcome is Outcome.VIOLATION:
-        kinds = {violation.kind for violation in record.violations}
-        names = tuple(name for name in EXPERIMENTS if any(name in _OF_VIOLATION.get(kind, ()) for kind in kinds))
+    kinds = {violation.kind for violation in record.violations}
     found = []
-    for name in names:
-        experiment = EXPERIMENTS[name]
-        if experiment.needs_gpu and device != "cuda":
+    for name, experiment in EXPERIMENTS.items():
+        asked = kinds & {*experiment.violations} if record.outcome is Outcome.VIOLATION else ()
+        if not (asked or record.outcome in experiment.outcomes) or (experiment.needs_gpu and device != "cuda"):
             continue
-        if name in (*SWAPS, "alone") and (ranks < 2 or conditions.whole_node):
+        if (experiment.lends or experiment.alone) and (ranks < 2 or conditions.whole_node):
             continue
-        if name == "other device" and not conditions.placed.device_current:
-            continue  # on device 0 there is nothing left to be off from
         changed = experiment.change(conditions)
         if changed is not None:
             found.append((name, changed))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
 from gpucheck.diagnose.evidence import FEWEST, Answers
-from gpucheck.diagnose.experiments import OF_FILL, REPEAT, REPEATS, SETTLING, STRESSES
+from gpucheck.diagnose.experiments import EXPERIMENTS, REPEAT, REPEATS, those
 from gpucheck.diagnose.rules import outside
 from gpucheck.diagnose.rules.common import astray
 from gpucheck.model.record import Outcome
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 
 
-def worth_a_process(name: str, seen: Answers, possible: frozenset[str]) -> bool:
+def worth_a_process(name: ExperimentName, seen: Answers, possible: frozenset[ExperimentName]) -> bool:
     """Whether one more process of an experiment can still make a difference to what is made of a case.
 
     Args:
@@ -27,9 +27,10 @@ def worth_a_process(name: str, seen: Answers, possible: frozenset[str]) -> bool:
         return False
     if made:
         return REPEAT in possible and made < MOST_PROCESSES and not seen.separates(name) and _within_reach(seen)
-    if name not in OF_FILL and outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER and not astray(seen.failure):
+    follows_fill = outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER
+    if not EXPERIMENTS[name].of_fill and follows_fill and not astray(seen.failure):
         return False
-    return name != "alone" or seen.deterministic or seen.failure.outcome is Outcome.HANG
+    return not EXPERIMENTS[name].alone or seen.deterministic or seen.failure.outcome is Outcome.HANG
 
 
 def _within_reach(seen: Answers) -> bool:
@@ -37,13 +38,13 @@ def _within_reach(seen: Answers) -> bool:
     return seen.by_call or by_luck(seen.wrongs(), len(seen.processes(REPEAT)), MOST_PROCESSES) < LUCK
 
 
-def settled(seen: Answers, possible: frozenset[str]) -> bool:
+def settled(seen: Answers, possible: frozenset[ExperimentName]) -> bool:
     """Whether a cause is known that no further experiment changes."""
-    asked = all(map(seen.wrong, possible & {*STRESSES}))
-    return (seen.by_number and asked) or any(map(seen.separates, SETTLING))
+    asked = all(map(seen.wrong, possible & {*those(lambda each: each.calms)}))
+    return (seen.by_number and asked) or any(map(seen.separates, those(lambda each: each.settles)))
 
 
-def wants_control(name: str, seen: Answers) -> bool:
+def wants_control(name: ExperimentName, seen: Answers) -> bool:
     """Whether the unchanged case is to run once more: what went away by itself would stay away then, too."""
     return name != REPEAT and bool(seen.processes(name)) and seen.separates(name)
 
@@ -62,12 +63,12 @@ def further_repeats(seen: Answers, ranks: int) -> int:
     return max(0, -(-(EVERY_TIME - made) // ranks))
 
 
-def _worth_repeating(seen: Answers, possible: frozenset[str]) -> bool:
+def _worth_repeating(seen: Answers, possible: frozenset[ExperimentName]) -> bool:
     made = len(seen.processes(REPEAT))
     if settled(seen, possible):
         return False
     if made >= REPEATS:
         return made < MOST_PROCESSES and seen.by_call and not seen.irregular
     follows_fill = outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER and not outside.by_luck(seen)
-    explained = follows_fill and not astray(seen.failure) and not possible & {*OF_FILL}
+    explained = follows_fill and not astray(seen.failure) and not any(EXPERIMENTS[name].of_fill for name in possible)
     return not (explained and made >= FEWEST - 1)

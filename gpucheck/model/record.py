@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any, TypeVar
 
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import Attempted, ExperimentName, ViolationKind
 
 T = TypeVar("T")
 
@@ -205,7 +205,7 @@ class Record:
     rank: int
     outcome: Outcome
     message: str = ""
-    experiment: str = ""  # the changed condition of a follow-up attempt; "" for the attempt that the plan asks for
+    experiment: Attempted = ""  # that a follow-up attempt is for; "" for the attempt that the plan asks for
     round: int = 0  # number of the pass over the plan
     placement: str = ""
     host: str = ""
@@ -266,6 +266,7 @@ class Record:
         for key, kind in (("mismatches", Mismatch), ("violations", Violation), ("launches", Launch)):
             names = {f.name for f in fields(kind)}
             values[key] = [kind(**{k: v for k, v in part.items() if k in names}) for part in values.get(key, [])]
+        values["experiment"] = ExperimentName(values["experiment"]) if values.get("experiment") else ""
         if values.get("underway"):
             values["underway"] = Underway(**{name: values["underway"][name] for name in ("kernel", "source", "open")})
         values["cost"] = _read(Cost, values.get("cost"))

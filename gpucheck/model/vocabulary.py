@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 
 class Vocabulary(str, Enum):
@@ -59,3 +59,29 @@ class ViolationKind(Vocabulary):
     ORDER = "order"  # the answer is right only where the GPU is waited for
     IDLE = "idle"  # the answer stays right when the candidate's kernels do nothing, or something else
     CONDUCT = "conduct"  # the process ends, or does not return, when the candidate's kernels do nothing
+
+
+class ExperimentName(Vocabulary):
+    """What is changed when a failing case runs again; :mod:`gpucheck.diagnose.experiments` describes each."""
+
+    REPEAT = "repeat"
+    HISTORY = "history"
+    NO_GROUP = "no group"
+    ONE_THREAD = "one thread"
+    WAITS = "waits"
+    GUARDED = "guarded"
+    OTHER_RANK = "other rank"
+    OTHER_DEVICE = "other device"
+    SYNCHRONISED = "synchronised"
+    VISIBLE = "visible"
+    FRESH_CACHE = "fresh cache"
+    ALONE = "alone"
+
+
+Attempted = ExperimentName | Literal[""]
+"""What an attempt is made for: an experiment, or "" for what the plan asks for."""
+
+
+def file_name(attempted: Attempted) -> str:
+    """What an attempt is made for, as part of the name of a file."""
+    return attempted.replace(" ", "-")

@@ -14,6 +14,7 @@ from gpucheck.model.canary import CHECK
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import SCHEMA, Record
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.lost import Traces, lost
 
 
@@ -32,7 +33,7 @@ class Run:
     folder: Path
     plan: Plan
     records: dict[tuple[int, int], Record]  # (step, rank), lost ones included
-    experiments: dict[tuple[int, int], dict[str, list[Record]]] = field(
+    experiments: dict[tuple[int, int], dict[ExperimentName, list[Record]]] = field(
         default_factory=dict
     )  # (step, rank) -> by name, a record for each process
     starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line

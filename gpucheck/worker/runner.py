@@ -19,6 +19,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UnusableGpu
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
+from gpucheck.model.vocabulary import Attempted, file_name
 from gpucheck.worker import journal
 from gpucheck.worker.last_words import raised_from
 from gpucheck.worker.oom import OomKills
@@ -94,7 +95,7 @@ class Runner:
         self,
         number: int,
         step: Step,
-        experiment: str = "",
+        experiment: Attempted = "",
         *,
         round: int = 0,
         deadline: float | None = None,
@@ -183,7 +184,7 @@ class Runner:
             except OSError:
                 pass  # the forkserver has died, and its children with it; the next case meets that itself
 
-    def _attempt(self, number: int, step: Step, experiment: str, round: int) -> Attempt:
+    def _attempt(self, number: int, step: Step, experiment: Attempted, round: int) -> Attempt:
         record = Record(
             number,
             step.case.id,
@@ -202,7 +203,7 @@ class Runner:
         return Attempt(step, key, record, self._outputs(record, self.node.local_rank))
 
     def _outputs(self, record: Record, local_rank: int) -> str:
-        words = record.experiment.replace(" ", "-")
+        words = file_name(record.experiment)
         return str(self.store.folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
 
     def _host(self, attempt: Attempt) -> Attempt:
@@ -387,7 +388,7 @@ class Runner:
             return ""
         record = attempt.record
         own = conditions.cache == "fresh" or record.experiment
-        name = f"cache-{_of_round(record.step, record.round)}{record.experiment.replace(' ', '-')}"
+        name = f"cache-{_of_round(record.step, record.round)}{file_name(record.experiment)}"
         name += f"-{self.node.local_rank}" if own else ""
         folder = self.store.folder / name
         folder.mkdir(exist_ok=True)

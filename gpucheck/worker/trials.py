@@ -13,7 +13,7 @@ from gpucheck.diagnose.strategy import further_repeats, wants_control, worth_a_p
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.runner import Runner
 
@@ -31,7 +31,7 @@ class Trial:
 
     number: int
     step: Step  # under the changed conditions
-    name: str
+    name: ExperimentName
     deadline: float | None = None  # s; None takes the plan's
     after: tuple[int, ...] = ()  # steps that the process runs before
     own: bool = False  # its files are made for it and go with it
@@ -44,8 +44,8 @@ class Trials:
         self.plan, self.runner, self.writer = plan, runner, writer
         self.failed = failed
         self._failures = {record.step: record for record in failed}
-        self._tried: dict[int, dict[str, list[Record]]] = {record.step: {} for record in failed}
-        self._applicable: dict[int, dict[str, Conditions]] = {}
+        self._tried: dict[int, dict[ExperimentName, list[Record]]] = {record.step: {} for record in failed}
+        self._applicable: dict[int, dict[ExperimentName, Conditions]] = {}
         self._deadline = 0.0
 
     def work(self) -> None:
@@ -111,7 +111,7 @@ class Trials:
                     self._series(wanted, name, {record.step for record in wanted})
                     self.runner.retire()
 
-    def _series(self, records: Sequence[Record], name: str, claimed: Container[int] = ()) -> None:
+    def _series(self, records: Sequence[Record], name: ExperimentName, claimed: Container[int] = ()) -> None:
         """One experiment with some cases: process by process until the answer to each is no luck.
 
         Args:
@@ -128,7 +128,7 @@ class Trials:
         control = [r for r in records if r.step in ours and wants_control(name, self._seen(r))]
         self._process(control, REPEAT, 0)
 
-    def _process(self, records: Sequence[Record], name: str, turn: int) -> None:
+    def _process(self, records: Sequence[Record], name: ExperimentName, turn: int) -> None:
         """One more process of an experiment for each case.
 
         Cases that fail every time share it, each one first at its turn; others are repeated alone, so that nothing
@@ -183,7 +183,7 @@ class Trials:
         while len(self._seen(record).after.get(shortest, ())) < SPOILING and spoils(shortest):
             pass
 
-    def _possible(self, record: Record) -> dict[str, Conditions]:
+    def _possible(self, record: Record) -> dict[ExperimentName, Conditions]:
         if record.step not in self._applicable:
             conditions = self.plan.steps[record.step].conditions
             found = applicable(record, conditions, self.plan.device, self.runner.node.local_ranks)
@@ -196,20 +196,20 @@ class Trials:
         clean = frozenset(rank for rank in others if node.told(right_word(record.step), rank))
         return Answers(record, self._tried[record.step], "", clean, others)
 
-    def _worth(self, record: Record, name: str) -> bool:
+    def _worth(self, record: Record, name: ExperimentName) -> bool:
         possible = self._possible(record)
         return name in possible and worth_a_process(name, self._seen(record), frozenset(possible))
 
-    def _falls_to_us(self, record: Record, name: str) -> bool:
+    def _falls_to_us(self, record: Record, name: ExperimentName) -> bool:
         """Whether this rank makes an experiment: ranks that gave the same wrong bits make each of them once.
 
         Whether they come every time each rank sees for itself; only then do the answers of others hold for it.
         """
         if name == REPEAT or not record.bits or not self._seen(record).deterministic:
             return True
-        return self.runner.node.claim(f"{record.step}-{record.bits}-{name.replace(' ', '-')}")
+        return self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}")
 
-    def _trial(self, record: Record, name: str, after: tuple[int, ...] = ()) -> Trial:
+    def _trial(self, record: Record, name: ExperimentName, after: tuple[int, ...] = ()) -> Trial:
         step = self.plan.steps[record.step]
         conditions = self._possible(record)[name]
         if name != HISTORY:

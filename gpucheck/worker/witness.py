@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.model.plan import Plan
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.folder import write_json
 from gpucheck.records.kept import DETAIL, FOLDER, PROGRAM
 from gpucheck.reproduce.calls import ARGUMENT
@@ -18,7 +19,7 @@ from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.worker.protocol import Look
 from gpucheck.worker.runner import Runner
 
-LOOK = "a closer look"  # names the process of its own that it runs in
+LOOK = ExperimentName("a closer look")  # which has a process of its own, as experiments do, and no record
 
 
 class Witness:

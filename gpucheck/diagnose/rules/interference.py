@@ -6,6 +6,7 @@ from gpucheck.diagnose.causes import INTERFERENCE
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -14,4 +15,4 @@ __all__ = ["findings", "recognise"]
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong every time beside other ranks, right alone."""
     seen = answers(run, record)
-    return Evidence(INTERFERENCE, what(record)) if seen.deterministic and seen.separates("alone") else None
+    return Evidence(INTERFERENCE, what(record)) if seen.deterministic and seen.separates(ExperimentName.ALONE) else None

@@ -6,6 +6,7 @@ from gpucheck.diagnose.causes import KERNEL_CACHE
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import DAMAGED_ENTRY, Outcome, Record
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -16,4 +17,4 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if record.outcome is Outcome.ERROR and DAMAGED_ENTRY in record.message:
         return Evidence(KERNEL_CACHE, DAMAGED_ENTRY)
     seen = answers(run, record)
-    return Evidence(KERNEL_CACHE, what(record)) if seen.separates("fresh cache") else None
+    return Evidence(KERNEL_CACHE, what(record)) if seen.separates(ExperimentName.FRESH_CACHE) else None

@@ -10,6 +10,7 @@ from gpucheck.diagnose.sightings import Key
 from gpucheck.diagnose.words import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.folder import Run
 
 HELD = (
@@ -29,7 +30,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
         return Evidence(OUT_OF_MEMORY, "host memory", across=False)
     if "out of memory" not in message.lower():
         return None
-    held = HELD if answers(run, record).right("repeat") else ""
+    held = HELD if answers(run, record).right(ExperimentName.REPEAT) else ""
     return Evidence(OUT_OF_MEMORY, "GPU memory", remedy=held, across=False)
 
 

@@ -6,6 +6,7 @@ from gpucheck.diagnose.causes import OVERWRITTEN
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -14,5 +15,5 @@ __all__ = ["findings", "recognise"]
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong where outputs are read after a further call, right where they are read before it."""
     delayed = run.plan.steps[record.step].conditions.consumer == "delayed"
-    overwritten = delayed and answers(run, record).separates("waits")
+    overwritten = delayed and answers(run, record).separates(ExperimentName.WAITS)
     return Evidence(OVERWRITTEN, what(record)) if overwritten else None

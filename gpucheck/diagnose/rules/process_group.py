@@ -6,6 +6,7 @@ from gpucheck.diagnose.causes import PROCESS_GROUP
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -17,4 +18,4 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     That the plan has the case without a group as well, and right, says little: the failure may not come again.
     """
     seen = answers(run, record)
-    return Evidence(PROCESS_GROUP, what(record)) if seen.separates("no group") else None
+    return Evidence(PROCESS_GROUP, what(record)) if seen.separates(ExperimentName.NO_GROUP) else None

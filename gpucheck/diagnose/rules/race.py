@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from gpucheck.diagnose.causes import RACE
 from gpucheck.diagnose.chance import at_most
 from gpucheck.diagnose.evidence import Answers, answers, irregular_share, regular
-from gpucheck.diagnose.experiments import ALWAYS_ASKED, REPEAT, applicable, rate_of
+from gpucheck.diagnose.experiments import REPEAT, Experiment, applicable, rate_of, those
 from gpucheck.diagnose.rules.common import Evidence, findings
 from gpucheck.model.record import Record
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -44,9 +44,11 @@ def _spared(run: Run, seen: Answers) -> bool:
     return at_most(len(failing), run.plan.world_size, 1 - right) < SPARED
 
 
-def unasked(run: Run, seen: Answers, names: Sequence[str] = ALWAYS_ASKED) -> list[str]:
+def unasked(
+    run: Run, seen: Answers, wanted: Callable[[Experiment], bool] = lambda each: each.before_race
+) -> list[ExperimentName]:
     """Those of some experiments that could still tell another cause: not made yet, or right so far."""
     failure = seen.failure
     conditions = run.plan.steps[failure.step].conditions
     possible = dict(applicable(failure, conditions, run.plan.device, run.plan.nproc))
-    return [name for name in names if name in possible and not seen.wrong(name)]
+    return [name for name in those(wanted) if name in possible and not seen.wrong(name)]

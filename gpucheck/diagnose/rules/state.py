@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpucheck.diagnose.causes import STATE
 from gpucheck.diagnose.evidence import IN_ORDER, Answers, answers, call_words, kinds
-from gpucheck.diagnose.experiments import REPEAT, STRESSES
+from gpucheck.diagnose.experiments import REPEAT
 from gpucheck.diagnose.rules import common
 from gpucheck.diagnose.rules.common import Evidence
 from gpucheck.diagnose.rules.race import unasked
@@ -22,7 +22,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     """The same calls wrong in each fresh process; or right in each, and wrong in each after the same other cases."""
     seen = answers(run, record)
     if seen.by_number or _by_further_calls(seen):
-        return None if unasked(run, seen, STRESSES) else Evidence(STATE, BY_NUMBER)
+        return None if unasked(run, seen, lambda each: each.calms) else Evidence(STATE, BY_NUMBER)
     steps = seen.spoiled_by
     if steps is None:
         return None

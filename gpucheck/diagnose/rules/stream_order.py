@@ -10,7 +10,7 @@ from gpucheck.diagnose.sightings import Key
 from gpucheck.diagnose.words import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.folder import Run
 
 
@@ -28,7 +28,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     conditions = run.plan.steps[record.step].conditions
     stressed = conditions.late or conditions.consumer == "prompt" or conditions.stream != "default"
     seen = answers(run, record)
-    ordered = seen.separates("synchronised") or seen.separates("waits")
+    ordered = seen.separates(ExperimentName.SYNCHRONISED) or seen.separates(ExperimentName.WAITS)
     if ordered or (stressed and astray(record)):
         return Evidence(STREAM_ORDER, what(record))
     return None

@@ -6,6 +6,7 @@ from gpucheck.diagnose.causes import SUSPECT_GPU
 from gpucheck.diagnose.evidence import answers
 from gpucheck.diagnose.rules.common import Evidence, findings, what
 from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -17,5 +18,9 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     A failure that did not come again is never the GPU's.
     """
     seen = answers(run, record)
-    follows = seen.wrong("repeat") and seen.wrong("other rank") and seen.separates("other device")
+    follows = (
+        seen.wrong(ExperimentName.REPEAT)
+        and seen.wrong(ExperimentName.OTHER_RANK)
+        and seen.separates(ExperimentName.OTHER_DEVICE)
+    )
     return Evidence(SUSPECT_GPU, what(record)) if follows else None

@@ -11,7 +11,7 @@ from gpucheck.diagnose.rules.kernel_bug import processes
 from gpucheck.diagnose.rules.race import unasked
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.record import Outcome, Record
-from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.folder import Run
 
 __all__ = ["findings", "recognise"]
@@ -35,7 +35,7 @@ def _next(run: Run, record: Record) -> str:
     if seen.never:
         return _not_again(run, record, seen)
     helped = [name for name in seen.tried if name not in (REPEAT, HISTORY) and seen.right(name)]
-    if helped == ["other rank", "other device"]:
+    if helped == [ExperimentName.OTHER_RANK, ExperimentName.OTHER_DEVICE]:
         return "rank and GPU only fail together; swap the GPUs with CUDA_VISIBLE_DEVICES and run again"
     if helped:
         return f"{MORE}: right so far under a changed condition, in too few processes to rule out luck of {LUCK:.1%}"
