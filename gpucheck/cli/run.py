@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gpucheck.launch.torchrun import Ending
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.library.source import Source
-    from gpucheck.model.plan import Plan
+    from gpucheck.model.plan import Environment, Plan
     from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
@@ -307,7 +307,7 @@ def _plan(scenario: Scenario, copy: LibraryCopy, **options: Any) -> Plan:
     from gpucheck.launch.variables import variables
     from gpucheck.plan.build import build
 
-    environment = {
+    environment: Environment = {
         "software": software(copy.package),
         "host": os.uname().nodename,
         "cpus": len(os.sched_getaffinity(0)),

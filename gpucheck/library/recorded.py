@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gpucheck.library.content import content_hash
 from gpucheck.library.copies import PACKAGE, LibraryCopy, describe, is_genuine
 from gpucheck.library.source import Source, resolve
 from gpucheck.model.errors import GpucheckError, InfrastructureError, UsageError
+from gpucheck.model.plan import PlannedLibrary
 
 
-def find_recorded(library: Mapping[str, Any], run: Path, source: Source | None = None) -> LibraryCopy:
+def find_recorded(library: PlannedLibrary, run: Path, source: Source | None = None) -> LibraryCopy:
     """The copy with the content that a plan names.
 
     Args:
@@ -44,7 +44,7 @@ def find_recorded(library: Mapping[str, Any], run: Path, source: Source | None =
     )
 
 
-def _candidates(library: Mapping[str, Any], run: Path) -> Iterator[tuple[LibraryCopy | None, str]]:
+def _candidates(library: PlannedLibrary, run: Path) -> Iterator[tuple[LibraryCopy | None, str]]:
     """Copies that may be the one, each with what is to be said of it where it is not."""
     for package in dict.fromkeys((Path(library["package"]), run / "library" / PACKAGE)):
         if package == run / "library" / PACKAGE and not package.is_dir():

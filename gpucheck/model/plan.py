@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
@@ -85,6 +85,30 @@ class Replay:
     save: bool  # its tensors and the calls it makes are kept
 
 
+class _LibraryCopy(TypedDict):
+    root: str  # the folder to import from
+    package: str  # the folder of triton_kernels in it
+    origin: str  # where it came from, in words: "vllm 0.33.0", a path, ...
+    content: str  # SHA-256 of all its files
+    name: str  # what gpucheck calls this content: a letter, or its first digits
+    generation: str  # of its interface
+
+
+class PlannedLibrary(_LibraryCopy, total=False):
+    """The copy of triton_kernels under test, as ``plan.json`` holds it."""
+
+    patches: list[str]  # the files it is patched by; plans of older versions have none
+
+
+class Environment(TypedDict, total=False):
+    """Software and machine that a run was started on, as ``plan.json`` holds it; plans of older versions say less."""
+
+    software: dict[str, Any]  # "python", "torch", "triton", ... -> version, folder and fingerprint; more with time
+    host: str
+    cpus: int  # that the run may use
+    variables: dict[str, str]  # environment variables that change what kernels compute or how they are made
+
+
 @dataclass(frozen=True)
 class Plan:
     """A scenario bound to a library, a machine and options."""
@@ -100,8 +124,8 @@ class Plan:
     timeout: float  # s, for the whole run
     case_timeout: float  # s, for one case on one rank
     experiments: float  # s each rank may spend on trying failed cases under other conditions
-    library: dict[str, Any]
-    environment: dict[str, Any]
+    library: PlannedLibrary
+    environment: Environment
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
     check_sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own

@@ -6,12 +6,11 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model import canary
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import ExpectedFailure, Plan, Step
+from gpucheck.model.plan import Environment, ExpectedFailure, Plan, Step
 from gpucheck.model.source import CheckSource
 from gpucheck.plan.conditions import needs_gpus
 from gpucheck.plan.scenario import Scenario
@@ -54,7 +53,7 @@ def build(
     device: str,
     nproc: int,
     nnodes: int,
-    environment: dict[str, Any],
+    environment: Environment,
     command: list[str],
     timeout: float | None = None,
     case_timeout: float | None = None,

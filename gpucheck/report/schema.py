@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
-from gpucheck.model.plan import Plan
+from gpucheck.model.plan import Plan, PlannedLibrary
 from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
 from gpucheck.model.vocabulary import Vocabulary
 from gpucheck.report.blocks import Place
@@ -67,7 +67,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def _plan() -> dict[str, Any]:
-    library = dict.fromkeys(("root", "package", "origin", "content", "name", "generation"), str)
+    library = {name: kind for name, kind in get_type_hints(PlannedLibrary).items() if name != "patches"}
     hints = get_type_hints(Plan)
     told = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
     keys: dict[str, Any] = {name: hints[name] for name in told}

@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model import canary
-from gpucheck.model.plan import Plan
+from gpucheck.model.plan import Plan, PlannedLibrary
 from gpucheck.plan import scenario
 from gpucheck.plan.build import bound_steps, build
 
@@ -100,3 +101,7 @@ def test_plan_round_trips_with_its_ids(make: Callable[..., Plan]) -> None:
 
 def test_runs_have_names_of_their_own(make: Callable[..., Plan]) -> None:
     assert make("cpu").id != make("cpu").id
+
+
+def test_the_plan_holds_what_its_type_says_of_the_library(make: Callable[..., Plan]) -> None:
+    assert {*make("cuda").library} == {*get_type_hints(PlannedLibrary)}

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, get_type_hints
+
+from gpucheck.model.plan import Environment, Plan, PlannedLibrary
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+def test_library_and_environment_are_plain_json_and_keys_of_another_version_stay(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(environment={"software": {"torch": None}, "host": "a", "cpus": 2, "variables": {"X": "1"}})
+    line = json.loads(json.dumps(plan.to_json()))
+    assert line["library"] == plan.library and line["environment"] == plan.environment
+    assert "patches" not in line["library"] and {*line["environment"]} == {*get_type_hints(Environment)}
+    line["library"]["wheel"], line["environment"]["kernel"] = "w", "6.1"
+    read = Plan.from_json(line)
+    assert json.loads(json.dumps(read.to_json())) == line
+
+
+def test_the_library_of_an_old_plan_has_all_that_its_type_asks_for(synthetic: Synthetic) -> None:
+    assert {*synthetic.plan().library} == PlannedLibrary.__required_keys__
