@@ -2,11 +2,12 @@ PYTHON ?= python3
 NPROC ?= 2
 ARGS ?=
 BIN := .venv/bin
+NUMERICS := tests/verify tests/interpreter tests/checks tests/worker
 export PYTHON
 export PYTHONDONTWRITEBYTECODE = # byte code is written, whatever an image says: hundreds of processes import torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test torture lint fmt type gpu selftest contents pyz clean
+.PHONY: help setup run quick check test torture lint fmt type gpu selftest contents pyz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,23 +18,30 @@ setup: ## make .venv: this Python's own torch where it has one, else the CPU set
 run: setup ## set up, then check NPROC=2 ranks on the GPUs here, or on the CPU; ARGS= adds options
 	$(BIN)/gpucheck run --nproc $(NPROC) $(ARGS)
 
-test: ## set up, then lint, types, import walls and all tests
+quick: lint ## style, import walls and all tests that need no torch: under a minute
+	@$(BIN)/python .ci/without_torch.py
+	.cache/no-torch/bin/python -m pytest -n 2 --dist loadfile -q -r fE $(ARGS)
+
+check: quick type ## quick, then types, and the tests of numerics and of a rank
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q --complete $(NUMERICS) $(ARGS)
+
+test: ## set up, then style, import walls, types and all tests
 	@.ci/setup test
 	@$(MAKE) --no-print-directory lint type
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --complete $(ARGS)
 
 torture: ## kill and stop each process of a run at random moments, 20 times each; a quarter of an hour
 	@.ci/setup test
 	nice -n 10 $(BIN)/python -m pytest -m torture -n 3 tests/end_to_end/test_killing.py $(ARGS)
 
 lint: ## style and import walls
-	@.ci/setup test
+	@.ci/setup quick
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 fmt: ## format the code
-	@.ci/setup test
+	@.ci/setup quick
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,9 +23,55 @@ from gpucheck.records.writer import RecordWriter
 os.environ.setdefault("GPUCHECK_TEST_SEED", str(random.randrange(1_000_000)))  # one for all processes of a session
 
 
+Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
+
+
 def pytest_report_header() -> str:
     """What a failure that depends on chance is repeated with."""
     return f"random seed: GPUCHECK_TEST_SEED={os.environ['GPUCHECK_TEST_SEED']}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--complete`` is for where all packages should be: a test that cannot import one fails there."""
+    parser.addoption("--complete", action="store_true", help="fail what needs a missing package, instead of skipping")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A file of tests that imports a package which is not installed is skipped."""
+    report = yield
+    return skipped_for_want(report, getattr(report, "call", None), collector)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """So is a test that meets the import only when it runs."""
+    report = yield
+    return skipped_for_want(report, call, item)
+
+
+def skipped_for_want(report: Report, call: pytest.CallInfo[Any] | None, node: pytest.Item | pytest.Collector) -> Report:
+    """The report of a failure; that of a skip where it is one for want of a package, which it names."""
+    error = call.excinfo.value if report.failed and call and call.excinfo else None
+    package = missing_package(error)
+    if package and not node.config.getoption("complete"):
+        report.outcome = "skipped"
+        report.longrepr = (str(node.path), 0, f"Skipped: needs {package}")
+    return report
+
+
+def missing_package(error: BaseException | None) -> str:
+    """The package, not a part of one, whose absence an error comes from, or ""."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            package = error.name.partition(".")[0]
+            return "" if importlib.util.find_spec(package) else package
+        error = error.__cause__
+    return ""
 
 
 USUAL_PROGRAM = "import json, dataclasses, typing, email.message, argparse, logging, http.client"

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
+from gpucheck.audit.hazard import Hazard
 from gpucheck.audit.scan import scan
-from gpucheck.library.copies import LibraryCopy
+from tests.audit.conftest import cached_content
 
 OLD, NEW = "matmul_ogs_details/", "matmul_details/"
+
+
+class Scanned(NamedTuple):
+    """What is found in a content."""
+
+    name: str
+    hazards: list[Hazard]
+    seconds: float  # of the processor
 
 
 def flags(folder: str, nvidia: str, amd: str, helpers: str, helper_amd: str) -> str:
@@ -137,21 +147,28 @@ COMPLETE = (
 """Kinds whose places above are all there are; of current-device only the direct questions are above."""
 
 
+@pytest.fixture(scope="module", params=KNOWN_PLACES)
+def scanned(request: pytest.FixtureRequest) -> Scanned:
+    """A content that lies on this machine, looked through once."""
+    package = cached_content(request.param).package
+    begin = time.process_time()
+    hazards = scan(package)
+    return Scanned(request.param, hazards, time.process_time() - begin)
+
+
 def places(text: str) -> set[tuple[str, int, str]]:
     rows = [line.split() for line in text.splitlines() if line]
     return {(file, int(line), kind) for kind, file, *lines in rows for line in lines}
 
 
-@pytest.mark.parametrize("name", KNOWN_PLACES)
-def test_every_known_place_is_found_and_no_other_of_its_kind(content: Callable[[str], LibraryCopy], name: str) -> None:
-    found = {(hazard.file, hazard.line, hazard.kind.value) for hazard in scan(content(name).package)}
-    known = places(KNOWN_PLACES[name])
+def test_every_known_place_is_found_and_no_other_of_its_kind(scanned: Scanned) -> None:
+    found = {(hazard.file, hazard.line, hazard.kind.value) for hazard in scanned.hazards}
+    known = places(KNOWN_PLACES[scanned.name])
     assert known - found == set()
     assert {place for place in found - known if place[2] in COMPLETE} == set()
 
 
-@pytest.mark.parametrize("name", KNOWN_PLACES)
-def test_further_kinds_are_on_the_lines_that_hold_them(content: Callable[[str], LibraryCopy], name: str) -> None:
+def test_further_kinds_are_on_the_lines_that_hold_them(scanned: Scanned) -> None:
     """What the table leaves out, by what must stand on the line."""
     words = {
         "current-device": ("capability", "version()", "native_mxfp", "tma_gather", "is_hip_", "current_target"),
@@ -159,15 +176,11 @@ def test_further_kinds_are_on_the_lines_that_hold_them(content: Callable[[str], 
         "metadata-sync": (".item()", "int(", "float("),
         "environment": ("CUDA_VISIBLE_DEVICES",),
     }
-    hazards = [hazard for hazard in scan(content(name).package) if hazard.kind.value in words]
+    hazards = [hazard for hazard in scanned.hazards if hazard.kind.value in words]
     assert {hazard.kind.value for hazard in hazards} == set(words)
     for hazard in hazards:
         assert any(word in hazard.code for word in words[hazard.kind.value]), hazard
 
 
-@pytest.mark.parametrize("name", KNOWN_PLACES)
-def test_a_scan_is_fast(content: Callable[[str], LibraryCopy], slowness: Callable[[], float], name: str) -> None:
-    package = content(name).package
-    begin = time.process_time()
-    scan(package)
-    assert time.process_time() - begin < 2.0 * slowness()
+def test_a_scan_is_fast(scanned: Scanned, slowness: Callable[[], float]) -> None:
+    assert scanned.seconds < 2.0 * slowness()

@@ -61,6 +61,7 @@ def test_a_file_names_its_checks_and_they_are_made_from_its_bytes(write: object)
 
 
 def test_a_pair_is_named_after_its_candidate_and_neither_is_run(write: object) -> None:
+    pytest.importorskip("torch")
     loud = "raise SystemExit('executed')\n"
     pair = write("hard.py", PROBLEM + loud), write("fast.py", CANDIDATE + loud)  # type: ignore[operator]
     (source,), _ = found_by.find([], [pair[0]], [pair[1]], CHECKS)

@@ -86,6 +86,7 @@ def test_the_usual_run_takes_four_targets_and_the_installed_triton(
 def test_checks_from_a_file_are_compiled_without_a_library(
     gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
+    pytest.importorskip("triton")
     monkeypatch.setattr("gpucheck.library.source.resolve", None)
     assert gpucheck("new", "check", "twice").code == 0
     built.kernel = FAILS

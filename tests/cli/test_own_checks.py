@@ -91,6 +91,7 @@ def test_new_writes_a_check_its_wrong_twin_and_a_scenario(gpucheck: Command, her
     ]
     text = "".join((here / "kernels" / name).read_text() for name in written)
     assert "class DoubleIt(Check):" in text and "NAME" not in text and "CLASS" not in text
+    pytest.importorskip("ruff")
     ruff = [
         sys.executable,
         "-m",

@@ -277,6 +277,7 @@ def test_installed_package_offers_a_check(lab: Lab, monkeypatch: pytest.MonkeyPa
 
 
 def test_compile_tells_of_a_grid_that_no_gpu_launches(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
     words = ["compile", "--check-file", str(DATA / "checks" / "long_grid.py"), "--target", "sm_90,gfx942"]
     command = [sys.executable, "-m", "gpucheck", *words, "--json", str(tmp_path / "report.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -107,6 +107,7 @@ def test_startup_code_that_was_there_before_still_runs(tmp_path: Path, library: 
 
 
 def test_a_candidate_cheats_on_its_ranks_and_an_honest_one_goes_beside_it(tmp_path: Path, library: Path) -> None:
+    pytest.importorskip("triton")
     chosen = choose(["kept-answers", "bit-7"])
     garden = Garden(tmp_path / "planted", library, ranks=2)
     assert garden.candidates_with([Planted(chosen[1], (1,))]) == []
