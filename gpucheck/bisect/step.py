@@ -27,7 +27,7 @@ GRACE = 15.0  # s between asking a run to end and killing it
 class Prepared:
     """A candidate, ready to be run."""
 
-    library: Path  # the folder that holds the package
+    library: Path | None  # the folder that holds the package; None where no case needs it
     paths: tuple[Path, ...] = ()  # go first on PYTHONPATH
 
 
@@ -44,7 +44,8 @@ def take(target: Target, prepared: Prepared, folder: Path) -> Look:
 
 def _take(target: Target, prepared: Prepared, folder: Path) -> Look:
     try:
-        resolve(Source(SourceKind.PATH, path=prepared.library))
+        if prepared.library:
+            resolve(Source(SourceKind.PATH, path=prepared.library))
     except UsageError as error:
         return Look(State.UNBUILDABLE, target.label, reason=str(error).splitlines()[0])
     log = folder.with_suffix(".log")

@@ -33,15 +33,16 @@ class Target:
     known: Failure | None = None  # the failure to look for; None: the one that the bad end shows
     sources: tuple[str, ...] = ()  # options that name checks brought along, each with its value
 
-    def command(self, library: Path, folder: Path) -> list[str]:
+    def command(self, library: Path | None, folder: Path) -> list[str]:
         """The command line of a run.
 
         Args:
-            library: the folder that holds the library's package.
+            library: the folder that holds the library's package; None where no case needs it.
             folder: of the run; must not exist.
         """
         command = [sys.executable, "-m", "gpucheck", "run", *([self.scenario] if self.scenario else []), *self.sources]
-        command += ["--library", f"path:{library}", "--out", str(folder), "--quiet", "--device", self.device]
+        command += ["--library", f"path:{library}"] if library else []
+        command += ["--out", str(folder), "--quiet", "--device", self.device]
         for option, value in (
             ("--nproc", self.nproc),
             ("--seed", self.seed),

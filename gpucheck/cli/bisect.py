@@ -202,7 +202,10 @@ def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, li
     elif kind != "patches":
         series = _versions(given[kind], kind, given)
     else:
-        return Patches.in_folder(given["patches"], _library(given)), []
+        library = _library(given)
+        if library is None:
+            raise UsageError(f"no case of {given['run_dir']} needs a library that patches could change")
+        return Patches.in_folder(given["patches"], library), []
     candidates = series.candidates()
     check_ends(candidates)
     return series, candidates
@@ -214,7 +217,7 @@ def _versions(name: str, kind: str, given: dict[str, Any]) -> Releases | Package
 
     releases = Releases(name, given["first"], given["last"])
     if kind == "package" or not releases.carries():
-        return Packages(name, releases.old, releases.new, str(_library(given)))
+        return Packages(name, releases.old, releases.new, str(_library(given) or ""))
     if "library" in given:
         raise UsageError(OWN_LIBRARY.format(f"a release of {name}"))
     return releases
@@ -228,14 +231,17 @@ def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:
     return given[old], given.get(new, "HEAD")
 
 
-def _library(given: dict[str, Any]) -> Path:
-    """The library that patches change, or that runs with each version of a package."""
+def _library(given: dict[str, Any]) -> Path | None:
+    """The library that patches change, or that runs with each version of a package; None where a run needed none."""
     from gpucheck.library.source import parse_source, resolve
     from gpucheck.records.folder import read_plan
 
     if "library" in given or "run_dir" not in given:
         return resolve(parse_source(given.get("library"))).root
-    tested = read_plan(given["run_dir"]).library
+    plan = read_plan(given["run_dir"])
+    if not plan.has_library:
+        return None
+    tested = plan.library
     copy = resolve(parse_source(f"path:{tested['package']}"))
     if copy.content != tested["content"]:
         raise UsageError(f"{copy.package} is no longer what {given['run_dir']} tested; name a copy with --library")

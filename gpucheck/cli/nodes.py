@@ -40,7 +40,7 @@ class Joined:
 
 def join(
     rendezvous: Rendezvous,
-    copy: LibraryCopy,
+    copy: LibraryCopy | None,
     patches: Sequence[Path],
     choice: Choice,
     out: Path | None,
@@ -49,7 +49,7 @@ def join(
     """Meets node 0 and takes its plan; the folder is node 0's where that is shared, else a new one.
 
     Args:
-        copy: the library on this node.
+        copy: the library on this node; None where no case needs one.
         choice: what this node's ranks run on.
         out: as given to ``--out``.
         new_folder: makes a run folder of that name.
@@ -62,7 +62,7 @@ def join(
     from gpucheck.records.folder import read_plan, write_json
 
     host, port = address_of(rendezvous.endpoint)
-    known = software(copy.package)
+    known = software(copy.package if copy else None)
     try:
         courier = Courier.meet((host, port), rendezvous.id, rendezvous.node_rank, known, WAIT_FOR_NODE_0)
     except TimeoutError:
@@ -82,13 +82,15 @@ def join(
     if out is not None and (out / "plan.json").is_file() and read_plan(out).id == plan.id:
         return Joined(plan, out.resolve(), courier)
     folder = new_folder(out)
-    copy = _patched(copy, patches, folder)
-    if copy.content != plan.library["content"]:
+    copy = _patched(copy, patches, folder) if copy else None
+    if (copy.content if copy else "") != plan.library["content"]:
+        here = f"has the library with content {copy.content[:12]} ({copy.package})" if copy else "takes no library"
+        there = f"that with content {plan.library['content'][:12]}" if plan.has_library else "none"
         raise InfrastructureError(
-            f"the library on this node has content {copy.content[:12]} ({copy.package}), the one of node 0 "
-            f"{plan.library['content'][:12]}: give the same --library and --patch on every node"
+            f"this node {here}, node 0 {there}: give the same scenario, --library and --patch on every node"
         )
-    plan = replace(plan, library={**plan.library, "root": str(copy.root), "package": str(copy.package)})
+    if copy:
+        plan = replace(plan, library={**plan.library, "root": str(copy.root), "package": str(copy.package)})
     write_json(folder / "plan.json", plan.to_json())
     courier.carry(folder)
     return Joined(plan, folder, courier)

@@ -64,7 +64,10 @@ def replay(
     checks.activate(run.plan.check_sources)
     _restore_environment(run.plan)
     _require_machine(run.plan)
-    copy = find_recorded(run.plan.library, run_dir, parse_source(library) if library else None)
+    if library and not run.plan.has_library:
+        raise UsageError(f"no case of {run_dir} needs a library, and it had none: leave --library out")
+    source = parse_source(library) if library else None
+    copy = find_recorded(run.plan.library, run_dir, source) if run.plan.has_library else None
     plan = repeated(run.plan, step, chosen, copy, save=save is not None, timeout=timeout)
     folder = Path(tempfile.mkdtemp(prefix="gpucheck-replay-"))
     kept = False
@@ -134,7 +137,7 @@ def _require_machine(plan: Plan) -> None:
         )
 
 
-def _closeup(run: Run, step: int, rank: int, copy: LibraryCopy, folder: Path) -> Closeup:
+def _closeup(run: Run, step: int, rank: int, copy: LibraryCopy | None, folder: Path) -> Closeup:
     from gpucheck.records.folder import read_run
     from gpucheck.records.kept import read_detail
     from gpucheck.report.closeup import Closeup
@@ -155,22 +158,22 @@ def _closeup(run: Run, step: int, rank: int, copy: LibraryCopy, folder: Path) ->
     )
 
 
-def _facts(run: Run, copy: LibraryCopy) -> list[str]:
+def _facts(run: Run, copy: LibraryCopy | None) -> list[str]:
     plan, software = run.plan, run.plan.environment.get("software", {})
     versions = [f"{name} {(software.get(name) or {}).get('version', '?')}" for name in ("torch", "triton")]
     made = ", ".join([str(plan.environment.get("host", "an unknown host")), *versions, f"seed {plan.seed}"])
-    library = f"triton_kernels {plan.library['name']} ({plan.library['origin']})"
-    return [
-        f"run {plan.id} of {plan.scenario} ({made}) in {run.folder}",
-        f"{library}, the content of the run, from {copy.package}",
-    ]
+    facts = [f"run {plan.id} of {plan.scenario} ({made}) in {run.folder}"]
+    if copy:
+        library = f"triton_kernels {plan.library['name']} ({plan.library['origin']})"
+        facts.append(f"{library}, the content of the run, from {copy.package}")
+    return facts
 
 
-def _changes(plan: Plan, copy: LibraryCopy) -> list[str]:
+def _changes(plan: Plan, copy: LibraryCopy | None) -> list[str]:
     """What is not as it was when the run was made."""
     from gpucheck.launch.environment import software
 
-    was, now = plan.environment.get("software", {}), software(copy.package)
+    was, now = plan.environment.get("software", {}), software(copy.package if copy else None)
     notes = []
     for name in ("python", "torch", "triton"):
         before, after = was.get(name), now.get(name)
@@ -191,7 +194,7 @@ def _other_device(was: str, now: str) -> list[str]:
     return [f"the run had a {was} here, this is a {now}"] if was and now and was != now else []
 
 
-def _save(closeup: Closeup, plan: Plan, copy: LibraryCopy, folder: Path, save: Path, console: Console) -> None:
+def _save(closeup: Closeup, plan: Plan, copy: LibraryCopy | None, folder: Path, save: Path, console: Console) -> None:
     """Fills the folder that was asked for and says what is in it."""
     from gpucheck.reproduce.bundle import write_bundle
 

@@ -129,7 +129,7 @@ def run(
     from gpucheck.launch.gpus import choose
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.patches import patched_files, write_patched
-    from gpucheck.library.source import parse_source, resolve
+    from gpucheck.library.source import parse_source
     from gpucheck.model.plan import ISOLATION
     from gpucheck.plan.conditions import MOST_REPEATS
     from gpucheck.plan.implied import implied
@@ -176,15 +176,15 @@ def run(
         check_out(out)
     require_torch()
     console = Console(stderr=json_file == "-")
-    copy = _testable(source) if bisect else resolve(source)
+    copy = _library(source, chosen, kind, given, named=bool(library or patches), for_git=bisect)
     if node_rank:
         joined = nodes.join(rendezvous, copy, patches, choice, out, _fresh_folder)
         ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.courier.poll)
         joined.courier.bye(ending.code)
         raise typer.Exit(nodes.exit_code(joined, ending))
-    patched = patched_files(copy.package, patches)
+    patched = patched_files(copy.package, patches) if copy else {}
     folder = _new_folder(out)
-    if patched:
+    if copy and patched:
         copy = write_patched(copy, patched, folder / "library")
     again = {
         "--placement": placement,
@@ -232,6 +232,32 @@ def run(
     _finish(
         folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [], for_git=bisect
     )
+
+
+def _library(
+    source: Source, scenario: Scenario, device: str, given: list[CheckSource], *, named: bool, for_git: bool
+) -> LibraryCopy | None:
+    """The library under test; None where no case needs one and no option names one: nothing is looked up then.
+
+    Args:
+        given: where checks come from that were brought along.
+        named: ``--library`` or ``--patch`` is given.
+        for_git: see ``--bisect``.
+    """
+    from gpucheck.library.source import resolve
+    from gpucheck.plan.build import needing_library
+
+    needing = needing_library(scenario, device)
+    if not needing and not named:
+        return None
+    try:
+        return _testable(source) if for_git else resolve(source)
+    except InfrastructureError as error:
+        own = [name for item in given for name in item.checks if name in needing]
+        if not own:
+            raise
+        words = f"{', '.join(own)}; a check that calls nothing of the library says needs_library = False"
+        raise InfrastructureError(f"{error}\n  needed by   {words}") from None
 
 
 def _testable(source: Source) -> LibraryCopy:
@@ -301,14 +327,14 @@ def _command(
     return command + [part for patch in patches for part in ("--patch", str(patch))]
 
 
-def _plan(scenario: Scenario, copy: LibraryCopy, **options: Any) -> Plan:
+def _plan(scenario: Scenario, copy: LibraryCopy | None, **options: Any) -> Plan:
     """The plan of this run on this machine; for the options see :func:`gpucheck.plan.build.build`."""
     from gpucheck.launch.environment import software
     from gpucheck.launch.variables import variables
     from gpucheck.plan.build import build
 
     environment: Environment = {
-        "software": software(copy.package),
+        "software": software(copy.package if copy else None),
         "host": os.uname().nodename,
         "cpus": len(os.sched_getaffinity(0)),
         "variables": variables(),
@@ -364,7 +390,7 @@ def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]
     from gpucheck.launch.environment import changes, software
     from gpucheck.records.folder import write_json
 
-    after = software(Path(plan.library["package"]))
+    after = software(Path(plan.library["package"]) if plan.has_library else None)
     outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
     if others:
         outcome["nodes"] = others

@@ -218,7 +218,7 @@ def _facts(run: Run) -> dict[str, str]:
         "ranks": f"{plan.world_size}" + (f" on {plan.nnodes} nodes" if plan.nnodes > 1 else ""),
         "GPU": ", ".join(devices) or plan.device,
         "host": ", ".join(sorted({record.host for record in run.records.values() if record.host})),
-        "library": f"{plan.library.get('name')}, {plan.library.get('origin')}",
+        "library": f"{plan.library.get('name')}, {plan.library.get('origin')}" if plan.has_library else "none needed",
         "content": str(plan.library.get("content", ""))[:12],
         "patches": ", ".join(str(patch).rpartition("/")[2] for patch in plan.library.get("patches", [])),
     }

@@ -29,8 +29,8 @@ def missing_packages() -> list[str]:
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def software(library_package: Path) -> dict[str, Any]:
-    """What is installed: version, folder and fingerprint of torch, triton and the library.
+def software(library_package: Path | None) -> dict[str, Any]:
+    """What is installed: version, folder and fingerprint of torch, triton and the library, where one is under test.
 
     The library's fingerprint covers the bytes of all its files; those of torch and triton cover path, size and
     modification time of all files and the bytes of their RECORD, since hashing gigabytes would take longer than a run.
@@ -40,8 +40,9 @@ def software(library_package: Path) -> dict[str, Any]:
         "executable": sys.executable,
         "platform": platform.platform(),
         "driver": driver_version(),
-        "triton_kernels": {"path": str(library_package), "fingerprint": _content(library_package)},
     }
+    if library_package:
+        found["triton_kernels"] = {"path": str(library_package), "fingerprint": _content(library_package)}
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.submodule_search_locations:

@@ -100,6 +100,18 @@ class PlannedLibrary(_LibraryCopy, total=False):
     patches: list[str]  # the files it is patched by; plans of older versions have none
 
 
+NO_LIBRARY: PlannedLibrary = {
+    "root": "",
+    "package": "",
+    "origin": "none",
+    "content": "",
+    "name": "none",
+    "generation": "",
+    "patches": [],
+}
+"""What a plan says of the library where no case needs one, so that none is looked up."""
+
+
 class Environment(TypedDict, total=False):
     """Software and machine that a run was started on, as ``plan.json`` holds it; plans of older versions say less."""
 
@@ -124,7 +136,7 @@ class Plan:
     timeout: float  # s, for the whole run
     case_timeout: float  # s, for one case on one rank
     experiments: float  # s each rank may spend on trying failed cases under other conditions
-    library: PlannedLibrary
+    library: PlannedLibrary  # the copy under test, or NO_LIBRARY
     environment: Environment
     command: list[str]  # what makes this run again, without --case
     steps: tuple[Step, ...]
@@ -140,6 +152,11 @@ class Plan:
     @property
     def world_size(self) -> int:
         return self.nproc * self.nnodes
+
+    @property
+    def has_library(self) -> bool:
+        """Whether a copy of the library is under test."""
+        return bool(self.library.get("package"))
 
     @property
     def candidates(self) -> frozenset[str]:

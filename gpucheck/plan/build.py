@@ -10,7 +10,7 @@ from dataclasses import replace
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model import canary
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import Environment, ExpectedFailure, Plan, Step
+from gpucheck.model.plan import NO_LIBRARY, Environment, ExpectedFailure, Plan, PlannedLibrary, Step
 from gpucheck.model.source import CheckSource
 from gpucheck.plan.conditions import needs_gpus
 from gpucheck.plan.scenario import Scenario
@@ -46,9 +46,32 @@ def _without_gpus(step: Step) -> Step:
     return replace(step, conditions=replace(step.conditions, placement=step.conditions.placed.without_gpus))
 
 
+def needing_library(scenario: Scenario, device: str) -> list[str]:
+    """The checks of a scenario that call the library, in cases that this device can run."""
+    from gpucheck import checks
+
+    names = dict.fromkeys(step.case.check for step in bound_steps(scenario, device) if not step.inapplicable)
+    return [name for name in names if checks.load(name).needs_library]
+
+
+def _described(library: LibraryCopy | None, patches: Sequence[str]) -> PlannedLibrary:
+    """What a plan says of the library."""
+    if library is None:
+        return NO_LIBRARY
+    return {
+        "root": str(library.root),
+        "package": str(library.package),
+        "origin": library.origin,
+        "content": library.content,
+        "name": library.name,
+        "generation": library.generation,
+        "patches": list(patches),
+    }
+
+
 def build(
     scenario: Scenario,
-    library: LibraryCopy,
+    library: LibraryCopy | None,
     *,
     device: str,
     nproc: int,
@@ -67,6 +90,7 @@ def build(
     """The plan of a run; for its steps see :func:`bound_steps`.
 
     Args:
+        library: None where no case needs one.
         timeout: for the whole run; by default the scenario's and, behind it, the time for which passes are begun.
         patches: the files of the patches that the library is a patched copy by.
         check_sources: those that are known; the plan holds those of its cases.
@@ -85,15 +109,7 @@ def build(
         timeout=scenario.timeout + duration if timeout is None else timeout,
         case_timeout=scenario.case_timeout if case_timeout is None else case_timeout,
         experiments=scenario.experiments if experiments is None else experiments,
-        library={
-            "root": str(library.root),
-            "package": str(library.package),
-            "origin": library.origin,
-            "content": library.content,
-            "name": library.name,
-            "generation": library.generation,
-            "patches": list(patches),
-        },
+        library=_described(library, patches),
         environment=environment,
         command=command,
         steps=steps,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement import PLACEMENTS
-from gpucheck.model.plan import Plan, PlannedLibrary, Replay
+from gpucheck.model.plan import Plan, Replay
 from gpucheck.records.folder import Run
 
 
@@ -50,7 +50,7 @@ def find_rank(run: Run, step: int, rank: int | None) -> int:
     return rank
 
 
-def repeated(plan: Plan, step: int, rank: int, copy: LibraryCopy, *, save: bool, timeout: float | None) -> Plan:
+def repeated(plan: Plan, step: int, rank: int, copy: LibraryCopy | None, *, save: bool, timeout: float | None) -> Plan:
     """The plan of a replay: the step alone, on the ranks of one node, without experiments.
 
     Raises:
@@ -59,7 +59,9 @@ def repeated(plan: Plan, step: int, rank: int, copy: LibraryCopy, *, save: bool,
     placement = plan.steps[step].conditions.placement
     if placement not in PLACEMENTS:
         raise UsageError(f"the case ran under placement {placement}, which this gpucheck lacks: use a newer one")
-    library: PlannedLibrary = {**plan.library, "root": str(copy.root), "package": str(copy.package)}
+    library = plan.library
+    if copy:
+        library = {**library, "root": str(copy.root), "package": str(copy.package)}
     return replace(
         plan,
         timeout=plan.timeout if timeout is None else timeout,

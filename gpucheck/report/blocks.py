@@ -218,8 +218,10 @@ def _headline(run: Run) -> list[str]:
     if not devices:
         where = counted(plan.world_size, "rank") + (" on the CPU" if plan.device == "cpu" else " on no GPU")
     versions = [f"{name} {(software.get(name) or {}).get('version', '?')}" for name in ("torch", "triton")]
-    library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
-    library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
+    library = "no library checked (no case needs one)"
+    if plan.has_library:
+        library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
+        library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
     facts = [plan.scenario, where, *versions, library, f"seed {plan.seed}"]
     facts += ["debug: launches waited for, device assertions compiled in"] * plan.debug
     facts += ["a process for each case"] * (plan.isolate == "case")

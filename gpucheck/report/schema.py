@@ -71,7 +71,7 @@ def _plan() -> dict[str, Any]:
     hints = get_type_hints(Plan)
     told = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
     keys: dict[str, Any] = {name: hints[name] for name in told}
-    keys["library"] = _object(library, "The copy of triton_kernels under test.")
+    keys["library"] = _object(library, "The copy of triton_kernels under test; origin none: no case needs one.")
     keys["environment"] = _object({"software": dict[str, Any]}, "Software and machine that the run was started on.")
     return _object(keys, "What the run was asked to do, without its cases.")
 

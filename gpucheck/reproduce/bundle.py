@@ -29,7 +29,7 @@ _REPEATED = ("placement", "process_group", "late", "repeat", "guarded", "synchro
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def write_bundle(closeup: Closeup, plan: Plan, copy: LibraryCopy, run: Path, folder: Path) -> Iterator[str]:
+def write_bundle(closeup: Closeup, plan: Plan, copy: LibraryCopy | None, run: Path, folder: Path) -> Iterator[str]:
     """Fills a folder from what a replay kept and yields a line for each thing in it.
 
     Args:
@@ -55,7 +55,7 @@ def write_bundle(closeup: Closeup, plan: Plan, copy: LibraryCopy, run: Path, fol
         shutil.copyfile(_PACKAGE / "checks" / "triton" / f"{name}.py", folder / f"{name}.py")
         needs.append(f"{name}.py beside it")
     uses_library = any(module.partition(".")[0] == "triton_kernels" for module in program["modules"])
-    if uses_library:
+    if uses_library and copy:
         needs.append(f"triton_kernels from {copy.root}, or from the folder given as its argument")
     text = script(closeup, plan, copy if uses_library else None, program, needs)
     (folder / SCRIPT).write_text(text, encoding="utf-8")

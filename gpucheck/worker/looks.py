@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,10 @@ class _Recorded:
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.reproduce.calls import Recorder
 
-        try:
-            adapter = self._library()
-        except Inapplicable:
-            adapter = None
+        adapter = None
+        if self._check.needs_library:
+            with suppress(Inapplicable):
+                adapter = self._library()
         recorder = Recorder(self._folder, self._inputs, adapter)
         with recorder.watching():
             outputs: dict[str, Tensor] = self._check.launch(case, prepared, runtime)

@@ -85,11 +85,13 @@ class Maker:
         from gpucheck.worker.observe import Observer
         from gpucheck.worker.placements import BINDINGS
 
-        root = Path(setup.library_root)
+        root, folders = Path(setup.library_root), checks.folders()
+        if setup.library_root:
+            folders.insert(0, root / "triton_kernels")
         self.binding: Binding = BINDINGS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
         self.library: Library = Library(root, setup.generation)
         self.observer: Observer = Observer(
-            [root / "triton_kernels", *checks.folders()],
+            folders,
             Journal(Path(setup.journal)),
             blocking=os.environ.get("CUDA_LAUNCH_BLOCKING") == "1",
         )

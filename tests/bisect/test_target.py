@@ -144,6 +144,7 @@ def test_the_command() -> None:
     ):
         assert part in text
     plain = " ".join(Target("smoke", ("a",), "auto").command(Path("/lib"), Path("/out")))
+    assert "--library" not in Target("smoke", ("a",), "auto").command(None, Path("/out"))
     own = Target("", ("a",), "auto", sources=("--check-file", "/mine.py")).command(Path("/lib"), Path("/out"))
     assert own[4:6] == ["--check-file", "/mine.py"], "no scenario but theirs"
     assert not any(option in plain for option in ("--nproc", "--seed", "--placement", "--process-group"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -13,9 +14,33 @@ from gpucheck.launch.gpus import Choice
 from gpucheck.launch.torchrun import Rendezvous
 from gpucheck.library.source import parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
+from gpucheck.model.plan import NO_LIBRARY
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        (None, {"package": "/lib", "content": "abc"}, "this node takes no library, node 0 that with content abc: give"),
+        ("library", NO_LIBRARY, "this node has the library with content .*, node 0 none: give the same scenario"),
+    ],
+)
+def test_a_node_with_another_library_or_none_is_refused(
+    synthetic: Synthetic,
+    library: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    here: str | None,
+    there: dict[str, str],
+    words: str,
+) -> None:
+    met = SimpleNamespace(plan=replace(synthetic.plan(nproc=2, device="cuda"), library=there).to_json())
+    monkeypatch.setattr("gpucheck.launch.relay.Courier.meet", lambda *_: met)
+    copy = resolve(parse_source(library)) if here else None
+    with pytest.raises(InfrastructureError, match=words):
+        nodes.join(Rendezvous(2, 1, "h:1"), copy, [], Choice("cuda", 2), None, lambda _: tmp_path)
 
 
 @pytest.mark.parametrize(

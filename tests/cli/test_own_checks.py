@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpucheck import checks
+from gpucheck.model.plan import NO_LIBRARY
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+    from tests.cli.conftest import Command, FakeRanks
 
 DATA = Path(__file__).parents[1] / "data" / "problems"
 GELU = ("--problem", str(DATA / "gelu.py"), "--candidate", str(DATA / "gelu_right.py"))
@@ -63,6 +65,64 @@ def test_bad_input_is_one_message(
     answer = gpucheck("run", "--device", "cpu", *options)
     assert answer.code == 2 and words in answer.message and not answer.out
     assert not (here / "runs").exists()
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without the library, of which nothing is cached, and whose package index does not answer."""
+    monkeypatch.setattr("gpucheck.library.source.locate_installed", lambda: None)
+    monkeypatch.setenv("GPUCHECK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+OWN = """
+from gpucheck.checks.softmax import Softmax
+from gpucheck.model.case import CheckSpec
+class Mine(Softmax):
+    spec = CheckSpec(name="mine", summary="mine", params=Softmax.spec.params)
+    needs_library = {}
+"""
+
+
+def test_without_a_case_that_needs_the_library_none_is_looked_up_and_the_report_says_so(
+    gpucheck: Command, ranks: FakeRanks, here: Path, closed: None
+) -> None:
+    (here / "mine.py").write_text(OWN.format(False))
+    for number, options in enumerate(
+        (["--check-file", "mine.py"], [*GELU, "--canary"], ["smoke", "--checks", "softmax,attention"])
+    ):
+        answer = gpucheck("run", *options, "--device", "cpu", "--json", "report.json", "--write", "r.prom")
+        assert "no library checked (no case needs one)" in answer.out and len(ranks.plans) == number + 1, answer
+        plan = ranks.plans[-1]
+        assert not plan.has_library and "triton_kernels" not in plan.environment["software"]
+        report = json.loads((here / "report.json").read_text())
+        assert report["plan"]["library"] == NO_LIBRARY
+        assert 'library="none",content="",origin="none"' in (here / "r.prom").read_text()
+        folder = str(ranks.folders[-1])
+        assert "no library checked" in gpucheck("report", folder).out
+        assert gpucheck("diff", folder, folder).code == 0
+        (here / "report.json").unlink()
+
+
+def test_a_library_that_is_named_is_looked_up_though_no_case_needs_it(
+    gpucheck: Command, ranks: FakeRanks, here: Path, closed: None, library: str
+) -> None:
+    answer = gpucheck("run", *GELU, "--device", "cpu", "--library", library)
+    assert answer.code == 0 and "triton_kernels unknown (path, " in answer.out
+    assert gpucheck("run", *GELU, "--device", "cpu", "--library", "path:gone").code == 2
+    assert gpucheck("run", *GELU, "--device", "cpu", "--library", "installed").code == 3
+
+
+def test_a_check_that_does_not_say_that_it_needs_no_library_is_named_where_there_is_none(
+    gpucheck: Command, ranks: FakeRanks, here: Path, closed: None
+) -> None:
+    (here / "mine.py").write_text(OWN.format(True))
+    answer = gpucheck("run", "--check-file", "mine.py", *GELU, "--device", "cpu")
+    assert answer.code == 3 and not ranks.plans
+    last = "needed by   mine; a check that calls nothing of the library says needs_library = False"
+    assert answer.message.splitlines()[-1].strip() == last
 
 
 def test_a_scenario_names_checks_that_are_given(gpucheck: Command, here: Path) -> None:

@@ -138,7 +138,7 @@ class Lab:
     def start(
         self,
         *options: str,
-        library: str = LIBRARY,
+        library: str | None = LIBRARY,
         scenario: str | Path | None = PLANTS,
         nproc: int = 2,
         cases: tuple[str, ...] = (),
@@ -148,6 +148,7 @@ class Lab:
         """Starts a run on the CPU that writes its report into the run folder.
 
         Args:
+            library: None to leave the option out.
             scenario: None for the usual cases of checks that the options give.
             cases: parts of case ids; only cases that contain one of them run.
             path: a folder with packages that come before all others.
@@ -155,7 +156,8 @@ class Lab:
         folder = folder or self.new_folder() / "run"
         command = [sys.executable, "-m", "gpucheck", "run", *([str(scenario)] * (scenario is not None))]
         command += ["--device", "cpu", "--nproc", str(nproc)]
-        command += ["--library", library, "--out", str(folder), "--json", str(folder / "report.json"), *options]
+        command += ["--library", library] if library else []
+        command += ["--out", str(folder), "--json", str(folder / "report.json"), *options]
         command += [option for case in select(scenario, cases) for option in ("--case", case)]
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, env=environment(path), stdout=pipe, stderr=subprocess.STDOUT, text=True)

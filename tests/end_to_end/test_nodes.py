@@ -127,6 +127,6 @@ def test_a_node_with_another_library_is_refused(lab: Lab, start: Start) -> None:
     other = lab.plant(append=("swiglu.py", "\n# not the same\n"))
     first, second = start([f"path:{lab.library.package}", other])
     code, text = second.finish()
-    assert code == 3 and "give the same --library and --patch on every node" in text, text
+    assert code == 3 and "give the same scenario, --library and --patch on every node" in text, text
     code, text = first.finish()
     assert code == 3 and outcomes(first) == {0: {"lost"}, 1: {"lost"}}, text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -81,6 +82,19 @@ def test_replay_of_a_candidate_brings_its_files_along(problems: Finished) -> Non
     assert again.returncode == 1, again.stdout + again.stderr
     assert "output    out: the bytes of the run" in again.stdout
     assert "worst 16 of " in again.stdout
+
+
+def test_kernels_of_ones_own_need_neither_library_nor_network(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUCHECK_CACHE_DIR", str(lab.new_folder()))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    run = lab.finish(*pairs(candidate("gelu", "wrong")), *QUICK, scenario=None, library=None, nproc=1)
+    assert run.code == 1 and "no library checked (no case needs one)" in run.text, run.text
+    assert run.report["plan"]["library"]["origin"] == "none"
+    replay = shlex.split(run.finding("gelu_wrong/trial1")["sighting"]["replay"])
+    for command, code in ((replay, 1), (["gpucheck", "diff", str(run.folder), str(run.folder)], 0)):
+        again = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=120)
+        assert again.returncode == code and not again.stderr, again.stdout + again.stderr
 
 
 def kinds(run: Finished, case: str) -> set[str]:

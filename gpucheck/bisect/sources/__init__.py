@@ -41,7 +41,7 @@ def from_json(item: dict[str, Any]) -> AnySource:
 
 def own_library(source: AnySource, work: Path) -> AnySource:
     """The source with a copy of its one library in the folder of the search, where nobody changes it meanwhile."""
-    if not isinstance(source, (Packages, Patches)):
+    if not isinstance(source, (Packages, Patches)) or not source.library:
         return source
     copy = resolve(Source(SourceKind.PATH, path=Path(source.library)))
     return replace(source, library=str(kept(work, "base", lambda folder: write_patched(copy, {}, folder))))

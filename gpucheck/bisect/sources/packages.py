@@ -31,7 +31,7 @@ class Packages:
     name: str  # distribution
     old: str  # version
     new: str
-    library: str  # folder that holds the library's package
+    library: str  # folder that holds the library's package; "": no case needs it
 
     def candidates(self) -> list[Candidate]:
         """The contents of the package along the final versions, each under the first version that has it.
@@ -57,7 +57,7 @@ class Packages:
             raise Unbuildable(candidate.lacks)
         with tempfile.TemporaryDirectory(prefix=".package-", dir=work) as folder:
             self._unpack(f"{self.name}=={candidate.name}", folder)
-            yield Prepared(Path(self.library), (Path(folder),))
+            yield Prepared(Path(self.library) if self.library else None, (Path(folder),))
 
     def details(self, candidate: Candidate) -> list[str]:
         """The version as pip takes it."""

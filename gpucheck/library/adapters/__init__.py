@@ -52,10 +52,13 @@ def load(root: Path, generation: str) -> Adapter:
         generation: a key of :data:`MODULES`.
 
     Raises:
+        RuntimeError: there is no library, since no check said that it needs one.
         UsageError: no adapter for this generation.
         Inapplicable: the library does not run with the installed Triton.
         InfrastructureError: ``root`` holds no library, or another copy was imported instead.
     """
+    if not generation:
+        raise RuntimeError("this check says that it needs no library (needs_library = False) and asks for one")
     if generation not in MODULES:
         raise UsageError(f"no adapter for generation {generation!r}; known are {', '.join(MODULES)}")
     if not (root / "triton_kernels").is_dir():

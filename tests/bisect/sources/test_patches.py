@@ -69,6 +69,8 @@ def test_the_library_of_a_search_is_a_copy_of_its_own(folder: Path, library: Pat
     assert not source.candidate((1,)).lacks
     commits = Commits("/r", "", "a", "b")
     assert own_library(commits, tmp_path) is commits
+    without = Packages("triton", "1", "2", "")
+    assert own_library(without, tmp_path) is without, "a run that needs no library has none"
 
 
 def test_a_copy_appears_complete_or_not_at_all(tmp_path: Path) -> None:
