@@ -1,7 +1,8 @@
 """Makes Triton's interpreter faster without changing a result.
 
 Reductions and scans with a custom combine function go slice by slice instead of element by element, what is computed
-again for every tensor (numpy types, block shapes) is remembered, and operands that fit each other are not converted.
+again for every tensor (numpy types, block shapes) is remembered, operands that fit each other are not converted, and
+operations are called without the layers that only a compiler needs.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import numpy as np
 
 
 def install() -> None:
-    """Speeds up reductions, scans, the making of tensors and operations on two of them."""
+    """Speeds up reductions, scans, the making of tensors, and operations on them; the language is patched already."""
     from triton.language import semantic
     from triton.runtime import interpreter
 
     _remember_numpy_types(interpreter)
     _combine_slices(interpreter)
     _remember_shapes(interpreter.tl)
+    _compare_itself_at_once(interpreter.tl.core)
+    _pass_plain_values(interpreter.tl.core)
     _pass_fitting_operands(interpreter.tl, getattr(semantic, "TritonSemantic", None))
+    _pass_equal_shapes(getattr(semantic, "TritonSemantic", None))
+    _check_sizes_at_once(interpreter)
+    _call_operations_directly(interpreter)
 
 
 def _remember_numpy_types(interpreter: Any) -> None:
@@ -98,16 +104,18 @@ def _remember_shapes(tl: Any) -> None:
         return
     original_block, original_tensor = block_type.__init__, tensor.__init__
     blocks: dict[Any, tuple[Any, Any, str]] = {}
-    shapes: dict[int, tuple[Any, Any, Any]] = {}
+    shared: dict[tuple[Any, ...], Any] = {}  # sizes -> the one object that stands for them
+    shapes: dict[int, tuple[Any, Any, Any]] = {}  # id of such an object, or of None -> it, shape and numel of tensors
 
     def block_init(self: Any, element_ty: Any, shape: Any) -> None:
-        key = (element_ty.name, *[getattr(size, "value", size) for size in shape])
-        if key not in blocks:
+        sizes = tuple([getattr(size, "value", size) for size in shape])
+        known = blocks.get((element_ty.name, sizes))
+        if known is None:
             original_block(self, element_ty, shape)
-            blocks[key] = (self.shape, self.numel, self.name)
-            return
+            known = (shared.setdefault(sizes, self.shape), self.numel, self.name)
+            blocks[element_ty.name, sizes] = known
         self.element_ty = element_ty
-        self.shape, self.numel, self.name = blocks[key]
+        self.shape, self.numel, self.name = known
 
     def tensor_init(self: Any, handle: Any, type: Any) -> None:
         source = type.shape if type.is_block() else None
@@ -118,28 +126,59 @@ def _remember_shapes(tl: Any) -> None:
                 shapes[id(source)] = (source, self.shape, self.numel)
             return
         self.handle, self.type, self.dtype = handle, type, type.scalar
-        self.shape, self.numel = known[1:]
+        _, self.shape, self.numel = known
 
     block_type.__init__ = block_init
     tensor.__init__ = tensor_init
 
 
+def _compare_itself_at_once(core: Any) -> None:
+    """Shapes and types that are one object are equal; Triton unwraps each size first."""
+
+    def quick(kind: Any, equal: Any) -> None:
+        original = kind.__eq__
+
+        @functools.wraps(original)
+        def compare(self: Any, other: Any) -> Any:
+            return equal if self is other else original(self, other)
+
+        kind.__eq__ = compare
+
+    quick(core.dtype, True)
+    quick(core.tuple, core.constexpr(True))
+
+
+def _pass_plain_values(core: Any) -> None:
+    """Values of kinds that neither are nor hold constants of the compiler are not searched for these."""
+    original = core._unwrap_if_constexpr
+    plain = frozenset({core.tensor, core.dtype, int, float, bool, str, type(None)})
+
+    @functools.wraps(original)
+    def unwrap(value: Any) -> Any:
+        return value if type(value) in plain else original(value)
+
+    core._unwrap_if_constexpr = unwrap
+
+
 _FLOATS = frozenset({"fp16", "bf16", "fp32", "fp64"})
 _INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_PLAIN = _FLOATS | _INTEGERS  # what Triton leaves as it is where both operands are of it
+_WHOLE = _PLAIN - {"fp16", "bf16"}  # and in divisions
 _CHECK = ["self", "lhs", "rhs", "allow_lhs_ptr", "allow_rhs_ptr", "arithmetic_check", "div_or_mod"]
 
 
 def _pass_fitting_operands(tl: Any, semantic: Any) -> None:
     """Leaves operands as they are that fit each other: of one type, or a pointer and a distance, or one number's.
 
-    Where one is a block and the other a scalar or a number of Python's, the one element of that says it is a block:
-    numpy repeats it, since the other operand has all elements.
+    Where one has to be repeated to get the shape of the other, or both have, only their types say so: numpy repeats
+    them, and together they span the whole shape.
     """
     original = getattr(semantic, "binary_op_type_checking_impl", None)
     if original is None or list(inspect.signature(original).parameters) != _CHECK:
         return
-    tensor = tl.core.tensor
+    tensor, block_type = tl.core.tensor, tl.core.block_type
     known: dict[tuple[Any, str], Any] = {}
+    joined: dict[tuple[int, int], tuple[Any, Any, list[int]]] = {}  # ids of two shapes -> these, and what both span
 
     def fits(number: Any, dtype: Any) -> bool:
         if type(number) is float:
@@ -154,6 +193,30 @@ def _pass_fitting_operands(tl: Any, semantic: Any) -> None:
             known[key] = self.scalar_constant(number, other.dtype).handle
         return tensor(known[key], other.type)
 
+    def span(left: Any, right: Any) -> list[int]:
+        """The sizes of what two shapes span; none where Triton has to say what is wrong, or adds axes."""
+        found = joined.get((id(left), id(right)))
+        if found is None or found[0] is not left or found[1] is not right:
+            pairs = list(zip(left, right, strict=False))
+            fit = len(left) == len(right) and all(a == b or 1 in (a, b) for a, b in pairs)
+            found = left, right, [max(pair) for pair in pairs] if fit else []
+            joined[id(left), id(right)] = found
+        return found[2]
+
+    def spread(lhs: Any, rhs: Any) -> tuple[Any, Any] | None:
+        """Operands of fitting types and different shapes."""
+        left, right = lhs.type, rhs.type
+        if not left.is_block() and not right.is_block():
+            return lhs, rhs
+        if not left.is_block():
+            return tensor(lhs.handle, right.with_element_ty(lhs.dtype)), rhs
+        if not right.is_block():
+            return lhs, tensor(rhs.handle, left.with_element_ty(rhs.dtype))
+        sizes = span(left.shape, right.shape)
+        if not sizes:
+            return None
+        return tuple(tensor(each.handle, block_type(each.dtype, sizes)) for each in (lhs, rhs))  # type: ignore[return-value]
+
     @functools.wraps(original)
     def check(
         self: Any,
@@ -164,24 +227,73 @@ def _pass_fitting_operands(tl: Any, semantic: Any) -> None:
         arithmetic_check: bool = True,
         div_or_mod: bool = False,
     ) -> tuple[Any, Any]:
-        one = lhs if isinstance(lhs, tensor) else rhs
-        name = one.dtype.name if isinstance(one, tensor) else ""
-        plain = name in _INTEGERS or (name in _FLOATS and not (div_or_mod and name in ("fp16", "bf16")))
-        if isinstance(lhs, tensor) and isinstance(rhs, tensor):
-            apart = allow_lhs_ptr and lhs.dtype.is_ptr() and rhs.dtype.name in _INTEGERS
-            if apart or (plain and rhs.dtype.name == name):
-                if lhs.type.is_block() == rhs.type.is_block():
-                    if lhs.shape == rhs.shape:
-                        return lhs, rhs
-                elif rhs.type.is_block():
-                    return tensor(lhs.handle, rhs.type.with_element_ty(lhs.dtype)), rhs
-                else:
-                    return lhs, tensor(rhs.handle, lhs.type.with_element_ty(rhs.dtype))
-        elif plain and one is rhs and fits(lhs, rhs.dtype):
-            return number_like(self, lhs, rhs), rhs
-        elif plain and one is lhs and fits(rhs, lhs.dtype):
-            return lhs, number_like(self, rhs, lhs)
+        found, usual = None, _WHOLE if div_or_mod else _PLAIN
+        if not isinstance(rhs, tensor):
+            if isinstance(lhs, tensor) and lhs.dtype.name in usual and fits(rhs, lhs.dtype):
+                found = lhs, number_like(self, rhs, lhs)
+        elif not isinstance(lhs, tensor):
+            if rhs.dtype.name in usual and fits(lhs, rhs.dtype):
+                found = number_like(self, lhs, rhs), rhs
+        else:
+            left, right = lhs.dtype.name, rhs.dtype.name
+            if left in usual if left == right else allow_lhs_ptr and right in _INTEGERS and lhs.dtype.is_ptr():
+                found = (lhs, rhs) if lhs.shape is rhs.shape else spread(lhs, rhs)
+        if found is not None:
+            return found
         checked: tuple[Any, Any] = original(self, lhs, rhs, allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod)
         return checked
 
     semantic.binary_op_type_checking_impl = check
+
+
+def _pass_equal_shapes(semantic: Any) -> None:
+    """Leaves operands as they are that have one shape, or are both scalars: there is nothing to broadcast."""
+    original = getattr(semantic, "broadcast_impl_value", None)
+    if original is None or list(inspect.signature(original).parameters) != ["self", "lhs", "rhs"]:
+        return
+
+    @functools.wraps(original)
+    def broadcast(self: Any, lhs: Any, rhs: Any) -> tuple[Any, Any]:
+        if lhs.shape is rhs.shape and lhs.type.is_block() == rhs.type.is_block():
+            return lhs, rhs
+        spread: tuple[Any, Any] = original(self, lhs, rhs)
+        return spread
+
+    semantic.broadcast_impl_value = broadcast
+
+
+def _check_sizes_at_once(interpreter: Any) -> None:
+    """Whether the elements of an array fit their type is seen at a glance; whatever does not is left to Triton."""
+    handle, dtype = interpreter.TensorHandle, interpreter.tl.core.dtype
+    original = getattr(handle, "__post_init__", None)
+    if original is None:
+        return
+
+    @functools.wraps(original)
+    def check(self: Any) -> None:
+        held = self.dtype
+        if type(held) is not dtype or self.data.itemsize * 8 > held.primitive_bitwidth:
+            original(self)
+
+    handle.__post_init__ = check
+
+
+def _call_operations_directly(interpreter: Any) -> None:
+    """Operations get what runs them without two layers in between: one that filters arguments, one that counts them."""
+    core, semantic = interpreter.tl.core, interpreter.interpreter_semantic
+    asked = core.builtin(lambda _semantic=None: None).__code__  # of the layer that asks whether there is one
+
+    def direct(member: Any) -> Any:
+        function = member.__wrapped__ if getattr(member, "__code__", None) is asked else member
+
+        def operation(*args: Any, **kwargs: Any) -> Any:
+            kwargs["_semantic"] = semantic
+            return function(*args, **kwargs)
+
+        return operation
+
+    for owner in (interpreter.tl, interpreter.tl.math, core, core.tensor, core.tensor_descriptor_base):
+        for name, patched in list(vars(owner).items()):
+            kept = getattr(patched, "__kwdefaults__", None) or {}
+            if list(kept) == ["member"]:
+                setattr(owner, name, direct(kept["member"]))
