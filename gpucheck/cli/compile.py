@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from gpucheck.plan.scenario import Scenario
 
 SCENARIO = "compile"
+FORMATS = (".json", ".md")
 
 
 def compile_(
@@ -69,24 +71,32 @@ def compile_(
         int | None, typer.Option(min=1, help="Processes that compile at a time.", show_default="one a core")
     ] = None,
     json_file: JsonOption = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Write the report in the format of the suffix: .json .md; repeatable."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every kernel and every case.")] = False,
 ) -> None:
     """Build every kernel that a scenario would launch, for GPUs that are not here. Needs no GPU; runs no kernel."""
+    from rich.console import Console
+
     from gpucheck.cli.present import check_files, exit_code, write_file
     from gpucheck.compile import tritons
     from gpucheck.compile.summary import summarise
     from gpucheck.compile.targets import parse_targets
-    from gpucheck.compile.text import Request, lines, to_json
+    from gpucheck.compile.text import Request, sheet, to_json
     from gpucheck.plan.implied import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
+    from gpucheck.report.markdown import render
+    from gpucheck.report.terminal import show
 
     targets = parse_targets(_named("--target", target) or split([DEFAULT]))
     wanted = _named("--triton", triton) or [tritons.INSTALLED]
     given, offered = check_sources(check_file, problem, candidate)
     unselected = implied(given, None) if given and not scenario else load(find(scenario or SCENARIO))
     chosen = select(unselected, _named("--checks", checks), case or [])
-    check_files(json_file, [])
+    check_files(json_file, write or [], known=FORMATS)
     _require_torch()
     begin = time.perf_counter()
     found_tritons = {text: tritons.resolve(text) for text in wanted}
@@ -105,11 +115,15 @@ def compile_(
     )
     summary = summarise(results)
     if json_file != "-":
-        for line in lines(results, summary, request, verbose=verbose):
-            typer.echo(line)
-    if json_file:
-        report = json.dumps(to_json(results, summary, request), indent=1) + "\n"
-        typer.echo(report, nl=False) if json_file == "-" else write_file("--json", json_file, report)
+        show(sheet(results, summary, request, verbose=verbose), Console(), verbose=verbose)
+    as_json = json.dumps(to_json(results, summary, request), indent=1) + "\n"
+    if json_file == "-":
+        typer.echo(as_json, nl=False)
+    elif json_file:
+        write_file("--json", json_file, as_json)
+    for name in write or []:
+        whole = sheet(results, summary, request, verbose=True)
+        write_file("--write", name, as_json if Path(name).suffix == ".json" else render(whole))
     raise typer.Exit(exit_code(summary.verdict))
 
 

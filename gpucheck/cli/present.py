@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,19 +34,22 @@ def exit_code(verdict: Verdict) -> int:
     return int(_EXIT_CODES[verdict])
 
 
-def check_files(json_file: str | None, write: Sequence[str], run_dir: Path | None = None) -> None:
+def check_files(
+    json_file: str | None, write: Sequence[str], run_dir: Path | None = None, known: Collection[str] = FORMATS
+) -> None:
     """Raises UsageError where a report could not be written, before the work it reports on.
 
     Args:
         json_file: as given to ``--json``.
         write: as given to ``--write``.
         run_dir: the folder of the run, which need not exist yet.
+        known: the suffixes that choose a format.
     """
     if json_file and json_file != "-":
         _check_file("--json", json_file, run_dir)
     for name in write:
-        if Path(name).suffix not in FORMATS:
-            raise UsageError(f"--write {name}: the suffix chooses the format; known: {', '.join(FORMATS)}")
+        if Path(name).suffix not in known:
+            raise UsageError(f"--write {name}: the suffix chooses the format; known: {', '.join(known)}")
         _check_file("--write", name, run_dir)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_stack, walk_tb
 from types import FrameType, TracebackType
 
 LOC = re.compile(r"\s*\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)")
@@ -83,20 +84,15 @@ class Sources:
 
     def of_traceback(self, trace: TracebackType | None) -> Place | None:
         """The innermost frame of a traceback that lies in the folders."""
-        place = None
-        while trace is not None:
-            if self.holds(trace.tb_frame.f_code.co_filename):
-                place = Place(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-            trace = trace.tb_next
-        return place
+        return self._first(reversed(list(walk_tb(trace))))
 
-    def of_stack(self, frame: FrameType | None) -> Place | None:
+    def of_stack(self, frame: FrameType) -> Place | None:
         """The innermost frame of a stack that lies in the folders."""
-        while frame is not None:
-            if self.holds(frame.f_code.co_filename):
-                return Place(frame.f_code.co_filename, frame.f_lineno)
-            frame = frame.f_back
-        return None
+        return self._first(walk_stack(frame))
+
+    def _first(self, frames: Iterable[tuple[FrameType, int]]) -> Place | None:
+        found = ((frame.f_code.co_filename, line) for frame, line in frames)
+        return next((Place(path, line) for path, line in found if self.holds(path)), None)
 
     def _read(self, path: Path) -> list[str]:
         if path not in self._lines:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpucheck.compile.outcome import OWN, Built, Combination, Kernel, Problem, Result
+from gpucheck.compile.outcome import OWN, Built, Combination, Problem, Result
 from gpucheck.model.record import Verdict
-
-HEAVY = ("shared", "registers", "spilled")  # what a kernel may use much of
 
 
 @dataclass
@@ -46,7 +44,6 @@ class Summary:
     inapplicable: list[Remark]
     advice: dict[str, str]  # library -> newest Triton with which all its kernels compile for all targets; "" for none
     newest: str  # the newest Triton with which every library's do; "" for none
-    heaviest: dict[str, list[tuple[Combination, Kernel]]]  # target -> kernels with the most of each resource
 
 
 def summarise(results: Sequence[Result]) -> Summary:
@@ -75,7 +72,6 @@ def summarise(results: Sequence[Result]) -> Summary:
         unfit,
         {library: (found or [""])[0] for library, found in passing.items()},
         common[0] if common else "",
-        _heaviest(results),
     )
 
 
@@ -127,26 +123,6 @@ def _remarks(results: Sequence[Result], built: Built) -> list[Remark]:
 
 def _add(values: list[Any], *new: Any) -> None:
     values += [value for value in dict.fromkeys(new) if value not in values]
-
-
-def _heaviest(results: Sequence[Result]) -> dict[str, list[tuple[Combination, Kernel]]]:
-    """For each target the kernels with most shared memory, most registers and most spilled, each of them once."""
-    found: dict[str, list[tuple[Combination, Kernel]]] = {}
-    for target in dict.fromkeys(result.combination.target for result in results):
-        kernels = [
-            (result.combination, kernel)
-            for result in results
-            if result.combination.target == target
-            for kernel in result.kernels.values()
-            if kernel.built is Built.COMPILED
-        ]
-        if kernels:
-            found[target] = [_most(kernels, resource) for resource in HEAVY]
-    return found
-
-
-def _most(kernels: list[tuple[Combination, Kernel]], resource: str) -> tuple[Combination, Kernel]:
-    return max(kernels, key=lambda pair: getattr(pair[1], resource) or 0)
 
 
 def order(library: str) -> tuple[bool, str]:

@@ -1,20 +1,27 @@
-"""The report of compiling, as lines of plain text and as JSON."""
+"""What a report of compiling shows, and the same as JSON."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gpucheck.compile.outcome import Built, Combination, Kernel, Kind, Result
+from gpucheck.compile.outcome import Built, Combination, Kind, Result
 from gpucheck.compile.summary import Finding, Remark, Summary, newest_first, order
 from gpucheck.compile.targets import TARGETS
 from gpucheck.compile.tritons import INSTALLED
+from gpucheck.model import finding as model
+from gpucheck.report.blocks import Piece, Sheet, Table, counted
 
 SCHEMA = 1
-MARKS = {Built.COMPILED: "ok", Built.FAILED: "XX", Built.INAPPLICABLE: "--", Built.NOT_REACHED: "??"}
-LEGEND = "ok kernels that compile  XX kernels that fail  -- cases that do not apply  ?? cases not reached"
+MARKS = {
+    Built.COMPILED: ("ok", "green"),
+    Built.FAILED: ("XX", "bold red"),
+    Built.INAPPLICABLE: ("--", "dim"),
+    Built.NOT_REACHED: ("??", "yellow"),
+}
+LEGEND = ["ok kernels that compile", "XX kernels that fail", "-- cases that do not apply", "?? cases not reached"]
 TITLES = {
     Kind.ERROR: "does not compile",
     Kind.CRASH: "crashes the compiler",
@@ -22,7 +29,9 @@ TITLES = {
     Kind.RESOURCE: "asks for more than the GPU has",
     Kind.REFUSED: "is launched with what it does not take",
 }
-SHOWN = 3  # cases, shapes and errors of a finding, unless verbose
+RESOURCES = {"shared": "bytes of shared memory", "registers": "registers", "spilled": "bytes spilled a thread"}
+"""What a kernel may use much of, with its unit."""
+SHOWN = 3  # shapes, lines and errors of a finding, unless verbose
 
 
 @dataclass(frozen=True)
@@ -46,96 +55,83 @@ class Request:
         return shlex.join([*command, "--library", library] if library else command)
 
 
-def lines(results: Sequence[Result], summary: Summary, request: Request, *, verbose: bool = False) -> Iterator[str]:
+def sheet(results: Sequence[Result], summary: Summary, request: Request, *, verbose: bool = False) -> Sheet:
     """The report: verdict, table, findings, what was left out, what the kernels use, advice."""
-    yield f"{summary.verdict.value}  {_headline(summary)}"
+    limit = None if verbose else SHOWN
     now = sum(result.compiled_now for result in results)
-    yield (
-        f"scenario {request.scenario} · {_count(request.cases, 'case')} · {', '.join(request.targets)} · "
-        f"{_count(summary.compiled, 'kernel')}, {now} compiled now · {request.seconds:.1f} s"
+    kernels = f"{counted(summary.compiled, 'kernel')}, {now} compiled now"
+    cases = counted(request.cases, "case")
+    return Sheet(
+        summary.verdict.value,
+        _headline(summary),
+        [request.scenario, cases, ", ".join(request.targets), kernels, f"{request.seconds:.1f} s"],
+        Table(_rows(results, request.targets), LEGEND),
+        [
+            *(_finding(finding, request, limit) for finding in summary.findings),
+            *(_lost(remark, request) for remark in summary.not_reached),
+        ],
+        [_kernels(results)] if verbose else [],
+        [(_unfit(remark, limit), "note") for remark in summary.inapplicable],
+        [(_advice(summary), "advice")] if summary.advice else [],
     )
-    yield ""
-    yield from _table(results, request.targets)
-    for number, finding in enumerate(summary.findings, start=1):
-        yield ""
-        yield from _finding(number, finding, request, None if verbose else SHOWN)
-    yield ""
-    for mark, remarks in (("not reached", summary.not_reached), ("does not apply", summary.inapplicable)):
-        for remark in remarks:
-            yield from _remark(mark, remark, None if verbose else SHOWN)
-    yield from _heaviest(summary)
-    if verbose:
-        yield from _kernels(results)
-    yield from _advice(summary)
 
 
 def _headline(summary: Summary) -> str:
     failed, lost = len(summary.findings), sum(len(remark.cases) for remark in summary.not_reached)
-    words = [_count(failed, "finding")] if failed else []
-    words += [f"{_count(lost, 'case')} not reached"] if lost else []
-    if words:
-        return ", ".join(words)
-    return f"every kernel compiles: {summary.compiled}" if summary.compiled else "no kernel was compiled"
+    words = [counted(failed, "finding")] * bool(failed) + [f"{counted(lost, 'case')} not reached"] * bool(lost)
+    whole = f"every kernel compiles: {summary.compiled}" if summary.compiled else "no kernel was compiled"
+    return ", ".join(words) or whole
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def _table(results: Sequence[Result], targets: Sequence[str]) -> Iterator[str]:
+def _rows(results: Sequence[Result], targets: Sequence[str]) -> list[list[Piece]]:
     """A row for each library and Triton, a column for each target."""
-    by_row: dict[tuple[str, str], dict[str, Result]] = {}
-    for result in results:
-        by_row.setdefault((result.combination.library, result.combination.triton), {})[result.combination.target] = (
-            result
-        )
-    rows = [["library", "triton", *targets]]
-    tritons = newest_first({triton for _, triton in by_row})
-    for library, triton in sorted(by_row, key=lambda row: (order(row[0]), tritons.index(row[1]))):
-        cells = by_row[library, triton]
-        rows.append([library, triton, *(_cell(cells[target]) for target in targets)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
-    yield LEGEND
+    cells = {result.combination: _cell(result) for result in results}
+    rows = [[(name, "dim") for name in ("library", "triton", *targets)]]
+    for triton in newest_first({combination.triton for combination in cells}):
+        for library in dict.fromkeys(c.library for c in cells if c.triton == triton):
+            found = (cells[Combination(library, triton, target)] for target in targets)
+            rows.append([(library, ""), (triton, ""), *found])
+    return [rows[0], *sorted(rows[1:], key=lambda row: order(row[0][0]))]
 
 
-def _cell(result: Result) -> str:
+def _cell(result: Result) -> Piece:
     if result.inapplicable:
         return MARKS[Built.INAPPLICABLE]
-    counts = [(result.count(built), mark) for built, mark in MARKS.items()]
-    return " ".join(f"{count} {mark}" for count, mark in counts if count) or "0 ok"
+    counts = {built: count for built in MARKS if (count := result.count(built))}
+    worst = next((built for built in (Built.FAILED, Built.NOT_REACHED) if built in counts), Built.COMPILED)
+    return " ".join(f"{count} {MARKS[built][0]}" for built, count in counts.items()) or "0 ok", MARKS[worst][1]
 
 
-def _finding(number: int, finding: Finding, request: Request, limit: int | None) -> Iterator[str]:
+def _finding(finding: Finding, request: Request, limit: int | None) -> model.Finding:
     problem = finding.problem
-    yield f"{number}  {finding.name} {TITLES[problem.kind]}   {where(finding.where)}"
-    if problem.place:
-        yield f"   at        {problem.place}" + (f"  {problem.code}" if problem.code else "")
-    for error in finding.errors[:limit]:
-        first, *rest = error.splitlines()
-        yield f"   error     {first}"
-        yield from (f"             {line}" for line in rest)
-    if problem.hint:
-        yield f"   hint      {problem.hint}"
-    yield from _listed("launched", [place for place in finding.launched if place != problem.place], limit)
-    yield from _listed("with", finding.shapes, limit)
-    yield from _listed("case", finding.cases, limit)
-    if finding.cases:
-        yield f"   again     {request.again(finding.where[0], finding.cases[0])}"
+    at = [f"at {problem.place}" + f": {problem.code}" * bool(problem.code)] if problem.place else []
+    errors = [line for error in _some(finding.errors, limit) for line in error.splitlines()]
+    launched = _some([f"launched at {place}" for place in finding.launched if place != problem.place], limit)
+    shapes = _some([f"with {shape}" for shape in finding.shapes], limit)
+    cases = _cases(finding, request, [*at, *errors, *launched, *shapes])
+    title = f"{finding.name} {TITLES[problem.kind]}"
+    return model.Finding(title, True, [], [where(finding.where)], cases, problem.hint)
 
 
-def _remark(mark: str, remark: Remark, limit: int | None) -> Iterator[str]:
-    yield f"{mark}: {remark.reason}"
-    yield f"   in        {where(remark.where)}"
-    yield from _listed("case", remark.cases, limit)
+def _lost(remark: Remark, request: Request) -> model.Finding:
+    return model.Finding(f"not reached: {remark.reason}", False, [], [where(remark.where)], _cases(remark, request, []))
 
 
-def _listed(title: str, values: list[str], limit: int | None) -> Iterator[str]:
-    for value in values[:limit]:
-        yield f"   {title:<9} {value}"
-    if limit is not None and len(values) > limit:
-        yield f"             ... and {len(values) - limit} more; -v shows all"
+def _cases(seen: Finding | Remark, request: Request, lines: list[str]) -> list[model.Sighting]:
+    """The cases of a failure, the first with the command that shows it again."""
+    again = request.again(seen.where[0], seen.cases[0]) if seen.cases else ""
+    return [model.Sighting(case, [], lines, again * (not number)) for number, case in enumerate(seen.cases)]
+
+
+def _unfit(remark: Remark, limit: int | None) -> str:
+    cases = f": {', '.join(_some(remark.cases, limit))}" if remark.cases else ""
+    return f"does not apply: {remark.reason}; {where(remark.where)}{cases}"
+
+
+def _some(values: Sequence[str], limit: int | None) -> list[str]:
+    """The first values, and how many more there are."""
+    more = 0 if limit is None else len(values) - limit
+    return [*values[:limit], f"... and {more} more; -v shows all"] if more > 0 else [*values]
 
 
 def where(combinations: Sequence[Combination]) -> str:
@@ -152,67 +148,26 @@ def where(combinations: Sequence[Combination]) -> str:
     )
 
 
-def _heaviest(summary: Summary) -> Iterator[str]:
-    for target, kernels in summary.heaviest.items():
-        (w1, shared), (w2, registers), (w3, spilled) = kernels
-        most, used = TARGETS[target].shared_memory, shared.shared or 0
-        words = [f"{used:,} of {most:,} bytes of shared memory ({used / most:.0%}): {_in(w1, shared)}"]
-        if registers.registers is not None:
-            words.append(f"{registers.registers} registers: {_in(w2, registers)}")
-        if spilled.spilled:
-            words.append(f"{spilled.spilled} bytes spilled a thread: {_in(w3, spilled)}")
-        yield f"most on {target:<7} {'; '.join(words)}"
-
-
-def _in(combination: Combination, kernel: Kernel) -> str:
-    return f"{kernel.name} in {combination.library} with {combination.triton}"
-
-
-def _kernels(results: Sequence[Result]) -> Iterator[str]:
-    """Every kernel of every combination."""
+def _kernels(results: Sequence[Result]) -> Table:
+    """Every kernel of every combination, those that use most shared memory first."""
+    heads = ["combination", "", "kernel", *RESOURCES.values(), "warps", "stages", "compiled in", "launched at"]
+    rows: list[list[Piece]] = [[(name, "dim") for name in heads]]
     for result in results:
-        limit = TARGETS[result.combination.target].shared_memory
-        yield ""
-        yield f"{result.combination}"
-        for kernel in sorted(result.kernels.values(), key=lambda kernel: (kernel.name, kernel.key)):
-            yield f"  {MARKS[kernel.built]}  {kernel.name}  {', '.join(_facts(kernel, limit))}  {kernel.launched}"
-    yield ""
+        for kernel in sorted(result.kernels.values(), key=lambda kernel: (-(kernel.shared or 0), kernel.name)):
+            used = [getattr(kernel, resource) for resource in (*RESOURCES, "warps", "stages")]
+            seconds = "" if kernel.shared is None else "cached" if kernel.seconds is None else f"{kernel.seconds:.2f} s"
+            facts = [kernel.name, *("" if value is None else f"{value:,}" for value in used), seconds, kernel.launched]
+            rows.append([(str(result.combination), ""), MARKS[kernel.built], *((fact, "") for fact in facts)])
+    return Table(rows, [], "Kernels")
 
 
-def _facts(kernel: Kernel, limit: int) -> Iterator[str]:
-    """What a kernel uses, and how long it took."""
-    figures = (
-        (kernel.shared, f"of {limit:,} B shared"),
-        (kernel.registers, "registers"),
-        (kernel.spilled, "B spilled"),
-    )
-    for value, unit in (*figures, (kernel.warps, "warps"), (kernel.stages, "stages")):
-        if value is not None:
-            yield f"{value:,} {unit}"
-    if kernel.seconds is not None:
-        yield f"{kernel.seconds:.2f} s"
-    elif kernel.shared is not None:
-        yield "from Triton's cache"
-
-
-def _advice(summary: Summary) -> Iterator[str]:
-    if summary.newest:
-        yield f"advice  everything compiles with Triton {summary.newest}, the newest that does"
-        return
-    each = [f"{library} with {triton}" for library, triton in summary.advice.items() if triton]
-    none = [library for library, triton in summary.advice.items() if not triton]
-    if each:
-        yield f"advice  no Triton compiles everything; the newest that compiles all of one: {', '.join(each)}"
-    if none:
-        yield f"advice  no Triton given compiles everything of {', '.join(none)}"
+def _advice(summary: Summary) -> str:
+    by_library = ", ".join(f"{library}: {triton or 'none'}" for library, triton in summary.advice.items())
+    return f"newest Triton that compiles everything: {summary.newest or f'none ({by_library})'}"
 
 
 def to_json(results: Sequence[Result], summary: Summary, request: Request) -> dict[str, Any]:
     """The report for machines."""
-
-    def places(combinations: Sequence[Combination]) -> list[dict[str, str]]:
-        return [asdict(entry) for entry in combinations]
-
     return {
         "schema": SCHEMA,
         "verdict": summary.verdict.value,
@@ -222,9 +177,9 @@ def to_json(results: Sequence[Result], summary: Summary, request: Request) -> di
         "newest": summary.newest or None,
         "newest_by_library": {library: triton or None for library, triton in summary.advice.items()},
         "targets": {name: asdict(TARGETS[name]) for name in request.targets},
-        "findings": [{**asdict(finding), "where": places(finding.where)} for finding in summary.findings],
-        "not_reached": [{**asdict(remark), "where": places(remark.where)} for remark in summary.not_reached],
-        "inapplicable": [{**asdict(remark), "where": places(remark.where)} for remark in summary.inapplicable],
+        "findings": [asdict(finding) for finding in summary.findings],
+        "not_reached": [asdict(remark) for remark in summary.not_reached],
+        "inapplicable": [asdict(remark) for remark in summary.inapplicable],
         "combinations": [
             {
                 **asdict(result.combination),

@@ -83,9 +83,37 @@ class Place:
     seconds: dict[str, float]  # stage -> s, summed over its cases
 
 
+Piece = tuple[str, str]
+"""A text, and the name of the style that it is shown in."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first row names the columns."""
+
+    rows: list[list[Piece]]
+    legend: list[str]
+    title: str = ""  # of one that may be folded; rows of one group then begin alike
+    between: str = "  "  # columns, from the third on
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What a report shows, whatever it is about; text and Markdown render this and nothing else."""
+
+    verdict: str
+    summary: str
+    headline: list[str]  # facts, shown on one line
+    matrix: Table
+    findings: list[Finding]
+    tables: list[Table]
+    notes: list[Piece]  # text, label
+    footer: list[Piece]  # the same: where the time went, where the records lie
+
+
 @dataclass(frozen=True)
 class Report:
-    """Everything a renderer shows."""
+    """A run: everything a renderer shows of it."""
 
     headline: list[str]  # facts of the run, shown on one line
     ranks: list[int]

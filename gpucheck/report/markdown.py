@@ -6,22 +6,21 @@ import re
 from collections.abc import Iterable, Iterator
 from html import escape
 
-from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding
-from gpucheck.report import speed
-from gpucheck.report.blocks import Report, counted, heading
-from gpucheck.report.text import SHOWN_CASES, legend, mark
+from gpucheck.report.blocks import Report, Sheet, Table, counted, heading
+from gpucheck.report.text import SHOWN_CASES, facts, sheet
 from gpucheck.report.visible import one_line, visible
 
-QUIET = ("ok", "--", "xf")  # marks that nobody needs to look at
+QUIET = ("", "dim", "green")  # styles of what nobody needs to look at
 
 
-def render(report: Report, limit: int | None = None) -> str:
+def render(report: Report | Sheet, limit: int | None = None) -> str:
     """The text of the file.
 
     Args:
         limit: bytes it may have at most; findings that do not fit are counted instead.
     """
+    report = sheet(report) if isinstance(report, Report) else report
     head = "\n".join(_head(report)) + "\n"
     tail = "\n" + "\n".join(_tail(report)) + "\n"
     room = None if limit is None else limit - len((head + tail).encode()) - 200  # for the words about what is left out
@@ -35,33 +34,38 @@ def render(report: Report, limit: int | None = None) -> str:
                 findings.append(f"\n{counted(left, 'further finding')} left out here; `gpucheck report` shows all\n")
                 break
         findings.append(text)
-    speeds = "\n".join(_speed(report))
-    if room is not None and len(speeds.encode()) > room:
-        speeds = "\nThe table of speeds is left out here; `gpucheck report` shows it\n"
-    return head + "".join(findings) + speeds + tail
+    tables = ""
+    for table in report.tables:
+        text = "\n".join(_folded(table))
+        if room is not None and len((tables + text).encode()) > room:
+            text = f'\nThe table "{table.title}" is left out here; `gpucheck report` shows it\n'
+        tables += text
+    return head + "".join(findings) + tables + tail
 
 
-def _head(report: Report) -> Iterator[str]:
+def _head(report: Sheet) -> Iterator[str]:
     yield f"## {_text(report.verdict)}: {report.summary}"
     yield ""
     yield _text(" · ".join(report.headline))
     yield ""
-    yield _row(["check", "cases", *(str(rank) for rank in report.ranks)])
-    yield _row(["---", "---:", *(":---:" for _ in report.ranks)])
-    for name, cases, cells in report.rows:
-        marks = (mark(cell)[0] for cell in cells)
-        yield _row([_text(name), str(cases), *(shown if shown in QUIET else f"**{shown}**" for shown in marks)])
-    if meanings := legend(report):
+    yield from _table(report.matrix, ":---:")
+    if report.matrix.legend:
         yield ""
-        yield " · ".join(meanings)
+        yield " · ".join(report.matrix.legend)
+
+
+def _table(table: Table, align: str) -> Iterator[str]:
+    heads, *rows = table.rows
+    yield _row(_text(text) for text, _ in heads)
+    yield _row(["---", "---:", *(align for _ in heads[2:])])
+    for row in rows:
+        yield _row(_text(text) if style in QUIET else f"**{_text(text)}**" for text, style in row)
 
 
 def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     seen = finding.sightings
-    rows = f"{', '.join(finding.rows)} ({counted(len(seen), 'case')})" if finding.rows else ""
-    facts = [text for text in (rank_list(finding.ranks), rows) if text]
     yield "<details open>" if number == 1 else "<details>"
-    yield f"<summary>{number} · <b>{_html(heading(finding))}</b> · {_html(' · '.join(facts))}</summary>"
+    yield f"<summary>{number} · <b>{_html(heading(finding))}</b> · {_html(' · '.join(facts(finding)))}</summary>"
     for sighting in seen[:limit]:
         yield ""
         yield f"{_code(sighting.case)}"
@@ -92,32 +96,23 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     yield "</details>"
 
 
-def _speed(report: Report) -> Iterator[str]:
-    """The table of ``--bench``, folded."""
-    if not report.speed.paces:
-        return
+def _folded(table: Table) -> Iterator[str]:
+    """A table with a title."""
     yield ""
     yield "<details>"
-    yield "<summary>Speed</summary>"
+    yield f"<summary>{_html(table.title)}</summary>"
     yield ""
-    yield _row(speed.COLUMNS)
-    yield _row(["---", *("---:" for _ in speed.COLUMNS[1:])])
-    for pace in report.speed.paces:
-        yield _row(_text(cell) for cell in speed.cells(pace))
+    yield from _table(table, "---:")
     yield ""
-    yield from (f"- {_text(line)}" for line in speed.legend(report.speed))
+    yield from (f"- {_text(line)}" for line in table.legend)
     yield ""
     yield "</details>"
     yield ""
 
 
-def _tail(report: Report) -> Iterator[str]:
-    items = [("Note", note) for note in report.notes]
-    items += [("Bound", report.bounds)] if report.bounds else []
-    items += [("Time", line) for line in report.timing]
-    for name, text in items:
-        yield f"- {name}: {_text(text)}"
-    yield f"- Run: {_code(report.folder)}"
+def _tail(report: Sheet) -> Iterator[str]:
+    for text, label in (*report.notes, *report.footer):
+        yield f"- {label.capitalize()}: {_code(text) if label == 'run' else _text(text)}"
 
 
 def _row(cells: Iterable[str]) -> str:

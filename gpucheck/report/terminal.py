@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from gpucheck.report.blocks import Report
+from gpucheck.report.blocks import Report, Sheet
 from gpucheck.report.text import lines, plain
 
 
-def show(report: Report, console: Console, *, verbose: bool = False) -> None:
+def show(report: Report | Sheet, console: Console, *, verbose: bool = False) -> None:
     """Prints the report; off a terminal as plain lines."""
     if not console.is_terminal:
         console.file.write(plain(report, verbose=verbose) + "\n")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome
 from gpucheck.report import speed
-from gpucheck.report.blocks import Cell, Report, heading
+from gpucheck.report.blocks import Cell, Piece, Report, Sheet, Table, counted, heading
 from gpucheck.report.visible import visible
 
 MARKS = {
@@ -37,63 +37,73 @@ MEANING = {
 }
 VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red"}
 SHOWN_CASES = 3  # of a finding, unless verbose
+DETAIL = "bound"  # label of what is shown where details are
 
-Line = list[tuple[str, str]]  # (text, style) pieces
+Line = list[Piece]
 
 
-def lines(report: Report, *, verbose: bool = False) -> Iterator[Line]:
+def sheet(report: Report) -> Sheet:
+    """What is shown of a run."""
+    heads = ["check", "cases", *map(str, report.ranks)]
+    rows = [[(name, ""), (str(cases), ""), *map(mark, cells)] for name, cases, cells in report.rows]
+    paces = [[(cell, "") for cell in speed.cells(pace)] for pace in report.speed.paces]
+    speeds = Table([_heads(speed.COLUMNS), *paces], speed.legend(report.speed), "Speed")
+    bounds = [(report.bounds, DETAIL)] if report.bounds else []
+    return Sheet(
+        report.verdict,
+        report.summary,
+        report.headline,
+        Table([_heads(heads), *rows], legend(report), between=" "),
+        report.findings,
+        [speeds] if paces else [],
+        [(note, "note") for note in report.notes],
+        [*bounds, *((line, "time") for line in report.timing), (report.folder, "run")],
+    )
+
+
+def _heads(names: Iterable[str]) -> list[Piece]:
+    return [(name, "dim") for name in names]
+
+
+def lines(report: Report | Sheet, *, verbose: bool = False) -> Iterator[Line]:
     """The whole report: verdict, matrix, findings, notes, time. Nothing in it can move the cursor or change colours."""
-    for line in _lines(report, verbose):
+    for line in _lines(sheet(report) if isinstance(report, Report) else report, verbose):
         yield [(visible(text), style) for text, style in line]
 
 
-def _lines(report: Report, verbose: bool) -> Iterator[Line]:
-    yield [(report.verdict, VERDICT_STYLES.get(report.verdict, "bold yellow")), (f"  {report.summary}", "")]
-    yield [(" · ".join(report.headline), "dim")]
+def _lines(shown: Sheet, verbose: bool) -> Iterator[Line]:
+    yield [(shown.verdict, VERDICT_STYLES.get(shown.verdict, "bold yellow")), (f"  {shown.summary}", "")]
+    yield [(" · ".join(shown.headline), "dim")]
     yield []
-    yield from _matrix(report)
-    for number, finding in enumerate(report.findings, start=1):
+    yield from _table(shown.matrix)
+    for number, finding in enumerate(shown.findings, start=1):
         yield []
         yield from _finding(number, finding, None if verbose else SHOWN_CASES)
-    yield from _speed(report)
-    if report.notes:
+    for table in shown.tables:
         yield []
-        yield from ([("note  ", "bold"), (note, "")] for note in report.notes)
-    yield []
-    if report.bounds and verbose:
-        yield [("bound ", "bold"), (report.bounds, "")]
-    yield from ([("time  ", "bold"), (line, "")] for line in report.timing)
-    yield [("run   ", "bold"), (report.folder, "")]
+        yield from _table(table)
+    for notes in (shown.notes, shown.footer):
+        if notes:
+            yield []
+        yield from ([(f"{label:<5} ", "bold"), (text, "")] for text, label in notes if verbose or label != DETAIL)
 
 
-def _matrix(report: Report) -> Iterator[Line]:
-    width = max([len(name) for name, _, _ in report.rows] + [len("check")])
-    column = max(2, len(str(max(report.ranks))))
-    yield [(f"{'check':<{width}}  cases  ", "dim"), (" ".join(f"{rank:>{column}}" for rank in report.ranks), "dim")]
-    for name, cases, cells in report.rows:
-        line: Line = [(f"{name:<{width}}  {cases:>5}  ", "")]
-        for cell in cells:
-            shown, style = mark(cell)
-            line += [(f"{shown:>{column}}", style), (" ", "")]
+def _table(table: Table) -> Iterator[Line]:
+    """The first column is set to the left, others to the right; the first name of a group stands for all its rows."""
+    widths = [max(len(text) for text, _ in column) for column in zip(*table.rows, strict=True)]
+    above = ""
+    for row in table.rows:
+        name, style = row[0]
+        shown = "" if table.title and name == above else name
+        line: Line = [(f"{shown:<{widths[0]}}", style)]
+        for number, ((text, style), width) in enumerate(zip(row[1:], widths[1:], strict=True)):
+            line += [(table.between if number > 1 else "  ", ""), (f"{text:>{width}}", style)]
+        above = name
         yield line
-    if meanings := legend(report):
-        yield [("  ".join(meanings), "dim")]
-
-
-def _speed(report: Report) -> Iterator[Line]:
-    """The table of ``--bench``; a row is named at its first rank only."""
-    table, previous = [list(speed.COLUMNS)], ""
-    for pace in report.speed.paces:
-        table.append(["" if pace.row == previous else pace.row, *speed.cells(pace)[1:]])
-        previous = pace.row
-    if len(table) == 1:
-        return
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    yield []
-    for number, (name, *others) in enumerate(table):
-        shown = "  ".join(f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
-        yield [(f"{name:<{widths[0]}}  {shown}", "" if number else "dim")]
-    yield from ([(line, "dim")] for line in speed.legend(report.speed))
+    if table.legend and not table.title:
+        yield [("  ".join(table.legend), "dim")]
+    elif table.legend:
+        yield from ([(line, "dim")] for line in table.legend)
 
 
 def legend(report: Report) -> list[str]:
@@ -107,12 +117,16 @@ def mark(cell: Cell) -> tuple[str, str]:
     return MARKS[cell.worst] if cell.worst else EXPECTED
 
 
+def facts(finding: Finding) -> list[str]:
+    """Where a finding was seen: ranks, rows and cases, as far as it has any."""
+    rows = f"{', '.join(finding.rows)} ({counted(len(finding.sightings), 'case')})"
+    return [rank_list(finding.ranks)] * bool(finding.ranks) + [rows] * bool(finding.rows)
+
+
 def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]:
     cases = len(finding.sightings)
-    rows = ", ".join(finding.rows)
-    counted = f"{rows} ({cases} case{'s' * (cases != 1)})" if rows else ""
     style = "bold red" if finding.fails else "yellow" if finding.warns else "bold yellow"
-    yield [(f"{number}  {heading(finding)}", style), (f"   {rank_list(finding.ranks)}   {counted}", "bold")]
+    yield [(f"{number}  {heading(finding)}", style), ("".join(f"   {fact}" for fact in facts(finding)), "bold")]
     shown = finding.sightings if limit is None else finding.sightings[:limit]
     previous: list[str] = []
     for sighting in shown:
@@ -132,6 +146,6 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
         yield [("   explain ", "dim"), (f"gpucheck explain '{': '.join(described(finding.title))}'", "cyan")]
 
 
-def plain(report: Report, *, verbose: bool = False) -> str:
+def plain(report: Report | Sheet, *, verbose: bool = False) -> str:
     """The report without styles."""
     return "\n".join("".join(text for text, _ in line).rstrip() for line in lines(report, verbose=verbose))

@@ -71,8 +71,8 @@ def test_targets_tritons_and_libraries_are_combined(gpucheck: Command, built: Fa
     header, *rows = answer.out.splitlines()[3:8]
     assert header.split() == ["library", "triton", "sm_90", "gfx942"]
     assert [row.split()[-5] for row in rows] == ["3.9.0", "3.6.0"] * 2 and rows[-1].startswith("own")
-    assert all(row.endswith("1 ok   1 ok") for row in rows)
-    assert answer.out.splitlines()[-1].startswith("advice  everything compiles with Triton 3.9.0")
+    assert all(row.split()[-4:] == ["1", "ok", "1", "ok"] for row in rows)
+    assert answer.out.splitlines()[-1] == "advice newest Triton that compiles everything: 3.9.0"
 
 
 def test_the_usual_run_takes_four_targets_and_the_installed_triton(
@@ -95,7 +95,7 @@ def test_checks_from_a_file_are_compiled_without_a_library(
     (job,) = built.jobs
     assert job.library is None and {case.check for case in job.cases} == {"twice"}
     assert [source.checks for source in job.sources if source.files[0].endswith("twice.py")] == [("twice",)]
-    again = f"again     gpucheck compile --check-file {here / 'twice.py'} --case twice/"
+    again = f"replay  gpucheck compile --check-file {here / 'twice.py'} --case twice/"
     assert again in answer.out
 
 
@@ -127,6 +127,14 @@ def test_where_nothing_applies_nothing_ran(
     monkeypatch.setattr("gpucheck.compile.build.build", build)
     answer = gpucheck("compile", "--checks", "attention", "--target", "sm_90")
     assert answer.code == 5 and answer.out.startswith("NOTHING RAN")
+
+
+def test_a_report_is_written_in_the_formats_that_are_named(gpucheck: Command, built: FakeBuild, here: Path) -> None:
+    built.kernel = FAILS
+    options = ("--checks", "attention", "--target", "sm_90", "--write", "a.md", "--write", "a.json")
+    assert gpucheck("compile", *options).code == 1
+    assert (here / "a.md").read_text().startswith("## FAIL: 1 finding\n")
+    assert json.loads((here / "a.json").read_text())["verdict"] == "FAIL"
 
 
 def test_json_on_stdout_is_alone_there(gpucheck: Command, built: FakeBuild) -> None:
@@ -165,6 +173,7 @@ def test_an_interrupted_command_ends_what_it_started(
         (["--case", "swiglu/none"], "no case"),
         (["nowhere.toml"], "nowhere"),
         (["--json", "/nowhere/report.json"], "cannot be written"),
+        (["--write", "report.html"], "--write report.html: the suffix chooses the format; known: .json, .md"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_built(

@@ -105,13 +105,3 @@ def test_a_triton_that_compiled_nothing_or_not_all_is_not_advised(result: Result
 
 def test_versions_are_ordered_by_number() -> None:
     assert newest_first({"3.9.0", "3.10.0", "3.1.0", "3.9.1"}) == ["3.10.0", "3.9.1", "3.9.0", "3.1.0"]
-
-
-def test_the_heaviest_kernels_of_each_target_are_named() -> None:
-    kernels = [
-        make_kernel("a", shared=5000, registers=10),
-        make_kernel("b", registers=255),
-        make_kernel("c", spilled=8),
-    ]
-    found = summarise([make_result(kernels=[*kernels, failing(shared=10**6)])]).heaviest["sm_90"]
-    assert [kernel.key for _, kernel in found] == ["a", "b", "c"]

@@ -6,8 +6,11 @@ from dataclasses import replace
 
 from gpucheck.compile.outcome import Built, CaseBuilt, Combination, Result
 from gpucheck.compile.summary import summarise
-from gpucheck.compile.text import Request, lines, to_json, where
-from tests.compile.conftest import make_kernel, make_result
+from gpucheck.compile.text import Request, sheet, to_json, where
+from gpucheck.report.blocks import Sheet
+from gpucheck.report.markdown import render
+from gpucheck.report.text import plain
+from tests.compile.conftest import PROBLEM, make_kernel, make_result
 
 REQUEST = Request(
     scenario="compile",
@@ -22,9 +25,9 @@ CONFIG = {"BLOCK_M": 128, "EVEN_K": True, "name": "x", "ONE": 1, "SPLIT_K": 4}
 BAD = make_kernel("bad", Built.FAILED, config=CONFIG, launched="lib/host.py:9")
 
 
-def report(results: Sequence[Result], *, verbose: bool = False) -> list[str]:
+def of(results: Sequence[Result], *, verbose: bool = False) -> Sheet:
     targets = list(dict.fromkeys(result.combination.target for result in results))
-    return list(lines(results, summarise(results), replace(REQUEST, targets=targets), verbose=verbose))
+    return sheet(results, summarise(results), replace(REQUEST, targets=targets), verbose=verbose)
 
 
 def test_the_table_has_a_row_for_each_library_and_triton_and_a_column_for_each_target() -> None:
@@ -38,65 +41,75 @@ def test_the_table_has_a_row_for_each_library_and_triton_and_a_column_for_each_t
         Result(Combination("E", "3.6.0", "sm_80"), inapplicable="needs 3.8"),
         Result(Combination("E", "3.6.0", "sm_90"), inapplicable="needs 3.8"),
     ]
-    rows = [line.split() for line in report(results)[3:8]]
-    assert rows == [
-        ["library", "triton", "sm_80", "sm_90"],
-        ["B", "3.7.1", "1", "ok", "1", "ok"],
-        ["B", "3.6.0", "1", "ok", "1", "XX", "1", "--", "1", "??"],
-        ["E", "3.6.0", "--", "--"],
-        ["own", "3.6.0", "1", "ok", "1", "ok"],
+    assert of(results).matrix.rows[1:] == [
+        [("B", ""), ("3.7.1", ""), ("1 ok", "green"), ("1 ok", "green")],
+        [("B", ""), ("3.6.0", ""), ("1 ok 1 XX 1 --", "bold red"), ("1 ??", "yellow")],
+        [("E", ""), ("3.6.0", ""), ("--", "dim"), ("--", "dim")],
+        [("own", ""), ("3.6.0", ""), ("1 ok", "green"), ("1 ok", "green")],
     ]
 
 
-def test_a_finding_says_where_what_why_and_how_to_see_it_again() -> None:
-    text = "\n".join(report([make_result(kernels=[make_kernel(), BAD])]))
-    assert text.startswith("FAIL  1 finding\n")
-    assert "1  _kernel does not compile   B with 3.6.0 for sm_90" in text
-    assert "at        lib/k.py:7  x + y" in text
-    assert "error     ValueError: sizes 32 and 64" in text
-    assert "hint      a hint" in text
-    assert "launched  lib/host.py:9" in text
-    assert "with      BLOCK_M=128, SPLIT_K=4, 4 warps, 3 stages" in text
-    again = "gpucheck compile compile --case a/case --target sm_90 --triton 3.6.0 --library 'path:/my lib'"
-    assert f"again     {again}" in text
-    assert text.endswith("advice  no Triton given compiles everything of B")
-
-
 def test_the_installed_triton_and_the_default_library_need_no_option() -> None:
-    text = "\n".join(report([make_result("E", "3.7.1", kernels=[BAD])]))
-    assert "again     gpucheck compile compile --case a/case --target sm_90\n" in text
+    (finding,) = of([make_result("E", "3.7.1", kernels=[BAD])]).findings
+    assert finding.sightings[0].replay == "gpucheck compile compile --case a/case --target sm_90"
+
+
+def test_a_case_that_is_not_reached_leaves_the_verdict_open() -> None:
+    shown = of([make_result(d=CaseBuilt("d", Built.NOT_REACHED, "why", "lib/host.py:1"))])
+    (finding,) = shown.findings
+    assert shown.verdict == "INCONCLUSIVE" and not finding.fails
+    assert "why (lib/host.py:1)" in finding.title and [sighting.case for sighting in finding.sightings] == ["d"]
 
 
 def test_long_lists_are_cut_unless_asked_for() -> None:
-    many = {f"case{n}": CaseBuilt(f"case{n}", Built.NOT_REACHED, "why", "lib/host.py:1") for n in range(9)}
-    short, whole = report([make_result(**many)]), report([make_result(**many)], verbose=True)
-    assert short[0] == "INCONCLUSIVE  9 cases not reached"
-    assert "not reached: why (lib/host.py:1)" in short
-    assert "             ... and 6 more; -v shows all" in short
-    assert sum(line.startswith("   case") for line in whole) == 9
-
-
-def test_success_and_nothing_at_all_read_differently() -> None:
-    good = report([make_result()])
-    assert good[0] == "PASS  every kernel compiles: 1"
-    assert good[-1] == "advice  everything compiles with Triton 3.6.0, the newest that does"
-    assert report([])[0] == "NOTHING RAN  no kernel was compiled"
-    assert report([make_result(kernels=[])])[0] == "NOTHING RAN  no kernel was compiled"
-
-
-def test_resources_are_set_against_the_limits_of_the_target() -> None:
-    kernels = [make_kernel("a", shared=232_448, name="_big"), make_kernel("b", registers=255, spilled=16)]
-    text = "\n".join(report([make_result(kernels=kernels)]))
-    assert "232,448 of 232,448 bytes of shared memory (100%): _big in B with 3.6.0" in text
-    assert "255 registers: _kernel in B with 3.6.0; 16 bytes spilled a thread: _kernel" in text
+    unfit = {f"case{n}": CaseBuilt(f"case{n}", Built.INAPPLICABLE, "why") for n in range(9)}
+    kernels = [make_kernel(f"bad{n}", Built.FAILED, config={"M": n}) for n in range(9)]
+    for verbose in (False, True):
+        text = plain(of([make_result(kernels=kernels, **unfit)], verbose=verbose), verbose=verbose)
+        assert ("case8" in text, "with M=8," in text, "more; -v shows all" in text) == (verbose, verbose, not verbose)
 
 
 def test_verbose_lists_every_kernel() -> None:
     kernels = [make_kernel("a"), replace(make_kernel("b"), seconds=None, launched="lib/host.py:4")]
-    text = "\n".join(report([make_result(kernels=kernels)], verbose=True))
-    facts = "1,000 of 232,448 B shared, 64 registers, 0 B spilled, 4 warps, 3 stages"
-    assert f"  ok  _kernel  {facts}, 0.50 s" in text
-    assert f"  ok  _kernel  {facts}, from Triton's cache  lib/host.py:4" in text
+    (table,) = of([make_result(kernels=kernels)], verbose=True).tables
+    facts = ["B, Triton 3.6.0, sm_90", "ok", "_kernel", "1,000", "64", "0", "4", "3"]
+    assert [[text for text, _ in row] for row in table.rows[1:]] == [
+        [*facts, "0.50 s", ""],
+        [*facts, "cached", "lib/host.py:4"],
+    ]
+
+
+def test_a_whole_report_as_text_and_as_markdown() -> None:
+    """Nothing that a compiler printed reaches the terminal."""
+    bad = replace(BAD, problem=replace(PROBLEM, error="ValueError: sizes\n\x1b[2J32 and 64"))
+    unfit = CaseBuilt("c", Built.INAPPLICABLE, "no such layout here")
+    shown = of([make_result(kernels=[make_kernel(), bad], c=unfit), make_result("own", "3.6.0")])
+    assert plain(shown).splitlines() == [
+        "FAIL  1 finding",
+        "compile · 3 cases · sm_90 · 2 kernels, 3 compiled now · 12.3 s",
+        "",
+        "library  triton           sm_90",
+        "B         3.6.0  1 ok 1 XX 1 --",
+        "own       3.6.0            1 ok",
+        "ok kernels that compile  XX kernels that fail  -- cases that do not apply  ?? cases not reached",
+        "",
+        "1  _kernel does not compile   B with 3.6.0 for sm_90 (1 case)",
+        "   case    a/case",
+        "           at lib/k.py:7: x + y",
+        "           ValueError: sizes",
+        "           \\x1b[2J32 and 64",
+        "           launched at lib/host.py:9",
+        "           with BLOCK_M=128, SPLIT_K=4, 4 warps, 3 stages",
+        "   replay  gpucheck compile compile --case a/case --target sm_90 --triton 3.6.0 --library 'path:/my lib'",
+        "   mend    a hint",
+        "",
+        "note  does not apply: no such layout here; B with 3.6.0 for sm_90: c",
+        "",
+        "advice newest Triton that compiles everything: none (B: none, own: 3.6.0)",
+    ]
+    written = render(shown)
+    assert "## FAIL: 1 finding\n" in written and r"| B | 3\.6.0 | **1 ok 1 XX 1 --** |" in written
+    assert "<b>_kernel does not compile</b> · B with 3.6.0 for sm_90 (1 case)" in written
 
 
 def test_combinations_are_put_in_few_words() -> None:

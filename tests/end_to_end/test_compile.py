@@ -92,11 +92,11 @@ def test_planted_kernels_are_named_with_their_lines(gpucheck_compile: Compile, l
     launch = next(number for number, line in enumerate(planted, start=1) if line.startswith("    _hungry["))
     text = done.stdout
     assert text.startswith("FAIL  2 findings")
-    assert f"at        triton_kernels/swiglu.py:{store}  tl.store(ptr + offs_L * s + offs_D[None, :], 1.0)" in text
+    assert f"at triton_kernels/swiglu.py:{store}: tl.store(ptr + offs_L * s + offs_D[None, :], 1.0)" in text
     assert "incompatible dimensions at index 1: 128 and 64" in text and "write x[:, None]" in text
-    assert f"at        triton_kernels/swiglu.py:{hungry}  def _hungry(" in text
+    assert f"at triton_kernels/swiglu.py:{hungry}: def _hungry(" in text
     assert "needs 1,049,600 bytes of shared memory, a block may use 232,448 on sm_90" in text
-    assert f"launched  triton_kernels/swiglu.py:{launch}" in text
-    assert "with      M=128, N=128, K=512, 16 warps, 4 stages" in text
-    again = next(line for line in text.splitlines() if line.startswith("   again     gpucheck compile compile"))
+    assert f"launched at triton_kernels/swiglu.py:{launch}" in text
+    assert "with M=128, N=128, K=512, 16 warps, 4 stages" in text
+    again = next(line for line in text.splitlines() if line.startswith("   replay  gpucheck compile compile"))
     assert CASE in again and library in again

@@ -133,7 +133,7 @@ def test_a_step_summary_has_no_room_for_every_table(synthetic: Synthetic) -> Non
     report = report_of(benched(synthetic))
     whole = markdown.render(report)
     text = markdown.render(report, len(whole.encode()) // 2)
-    assert "The table of speeds is left out here" in text and len(text.encode()) <= len(whole.encode()) // 2
+    assert 'The table "Speed" is left out here' in text and len(text.encode()) <= len(whole.encode()) // 2
     assert markdown.render(report, 2 * len(whole.encode())) == whole
 
 
