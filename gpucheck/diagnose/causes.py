@@ -275,7 +275,9 @@ CAUSES: dict[str, Cause] = {
     ),
     KERNEL_BUG: Cause(
         means="The code computes the wrong thing: every rank gives the same wrong bits from the same inputs.",
-        shows="A row of the matrix fails, with equal digests on all ranks and in all repeats.",
+        shows="A row of the matrix fails, with equal digests on all ranks and in all repeats, in 90 fresh processes or "
+        "more: with 99% confidence at least 95% of processes fail, so what each process decides anew is ruled out as "
+        "far as it spares one process in 20.",
         confirm="Run the case on the CPU (--device cpu): wrong there too is the source, right there is the compiler or "
         "a code path that only the GPU takes.",
         mend="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "

@@ -9,7 +9,9 @@ MOST_PROCESSES = 24  # of one experiment
 CALLS = 8  # in the process of an experiment, so that a fault of some calls shows as one
 MOST_CALLS = 64
 SEEN = 0.9  # share of processes that are to show a failure which comes and goes within them
-EVERY_TIME = 32  # processes that must all have failed alike before the code is said to fail in every one
+CONFIDENCE = 0.99  # of the bound on the share of processes that fail
+LEAST_SHARE = 0.95  # of processes that must fail, by that bound, before the code is said to fail in every one
+EVERY_TIME = math.ceil(math.log(1 - CONFIDENCE) / math.log(LEAST_SHARE))  # processes that show it, if all fail
 Z95 = 1.959964  # of the normal distribution, for a two-sided interval of 95%
 
 
@@ -38,6 +40,14 @@ def one_rate(often: int, seldom: int) -> float:
 def at_most(hits: int, trials: int, rate: float) -> float:
     """The chance of so many hits or fewer."""
     return sum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(hits + 1))
+
+
+def share_at_least(processes: int) -> float:
+    """The share of all processes that fails, at least, where each of so many did.
+
+    The exact bound of Clopper and Pearson: a smaller share would have spared one of them with :data:`CONFIDENCE`.
+    """
+    return float((1 - CONFIDENCE) ** (1 / processes))
 
 
 def calls_needed(rate: float) -> int:

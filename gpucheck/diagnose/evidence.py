@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ class Answers:
         calls = Counter[str]()
         for each in alone:
             calls[each.bits] += max(1, each.asked)
-        return one_rate(max(calls.values()), calls.total() - max(calls.values())) < LUCK
+        ((usual, often),) = calls.most_common(1)
+        others = sum(each.bits != usual for each in alone)  # any so many of the processes could have been these
+        return math.comb(len(alone), others) * one_rate(often, calls.total() - often) < LUCK
 
     def separates(self, name: ExperimentName) -> bool:
         """Whether the changed condition is what makes the case right.

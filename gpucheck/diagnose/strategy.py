@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
-from gpucheck.diagnose.evidence import FEWEST, Answers
+from gpucheck.diagnose.evidence import FEWEST, Answers, regular
 from gpucheck.diagnose.experiments import EXPERIMENTS, REPEAT, REPEATS, those
 from gpucheck.diagnose.rules import outside
 from gpucheck.diagnose.rules.common import astray
@@ -61,6 +61,11 @@ def further_repeats(seen: Answers, ranks: int) -> int:
         return 0
     made = ranks * (1 + len(seen.processes(REPEAT)))
     return max(0, -(-(EVERY_TIME - made) // ranks))
+
+
+def repeated_enough(seen: Answers) -> bool:
+    """Whether it is known what decides of a case that was repeated further: the process, or a call."""
+    return seen.by_process or not regular(seen.processes(REPEAT))
 
 
 def _worth_repeating(seen: Answers, possible: frozenset[ExperimentName]) -> bool:

@@ -13,7 +13,7 @@ from gpucheck.faults.planting import Planted
 from gpucheck.model.errors import ExitCode
 from gpucheck.model.record import Outcome
 
-EXPERIMENTS = {"cpu": 600.0, "cuda": 120.0}  # s at most that a rank spends on trying failed cases otherwise
+EXPERIMENTS = {"cpu": 600.0, "cuda": 300.0}  # s at most that a rank spends on trying failed cases otherwise
 CASE_TIMEOUT = 60.0  # s
 HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}  # s; the same where cases hang; kernels for GPUs are compiled within it
 APART = 100  # output columns between the cases of one fault on two ranks

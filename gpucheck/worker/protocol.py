@@ -95,6 +95,7 @@ class Request:
     timed: Allowance | None = None  # None: not at all
     look: Look | None = None
     call: Call | None = None  # of a process that answers single calls, see ``Setup.calls``
+    known: dict[str, str] = field(default_factory=dict)  # output -> digest; a first call that gives these is the last
 
 
 def outputs_file(outputs: str, number: int) -> str:

@@ -6,9 +6,9 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,7 @@ class Attempt:
     reply: Reply | None = None
     deadline: float | None = None  # s; None takes the plan's
     look: Look | None = None
+    known: dict[str, str] = field(default_factory=dict)  # digests of outputs; a first call that gives these is the last
     call: Call | None = None  # a single one, in place of the passes of a case
     process: str = ""  # name of the process that answers it; "" the usual one
     role: str = ""  # what that process holds, see ``Setup.calls``
@@ -102,6 +103,7 @@ class Runner:
         look: Look | None = None,
         partner: int | None = None,
         own: bool = False,
+        known: Mapping[str, str] | None = None,
     ) -> Attempt:
         """One attempt on this rank.
 
@@ -112,9 +114,11 @@ class Runner:
             deadline: seconds, where they are not to be those of the plan.
             partner: the local rank whose environment or device the process gets, where it gets one.
             own: the case's files are not shared with other ranks, and go with :meth:`forget`.
+            known: digests of outputs; a process whose first call gives these makes no further one.
         """
         lent = -1 if partner is None else partner
-        attempt = replace(self._attempt(number, step, experiment, round), deadline=deadline, look=look, partner=lent)
+        attempt = self._attempt(number, step, experiment, round)
+        attempt = replace(attempt, deadline=deadline, look=look, partner=lent, known=dict(known or {}))
         if own:
             attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
         if step.inapplicable:
@@ -265,7 +269,14 @@ class Runner:
             step = attempt.step
             timed = allowance(self.plan, step, attempt.record.experiment)
             request = Request(
-                step.case, step.conditions, str(inputs), tuple(outputs), timed, attempt.look, attempt.call
+                case=step.case,
+                conditions=step.conditions,
+                inputs=str(inputs),
+                outputs=tuple(outputs),
+                timed=timed,
+                look=attempt.look,
+                call=attempt.call,
+                known=attempt.known,
             )
             child.connection.send(request)
             if not _answers(child, deadline):
@@ -278,6 +289,8 @@ class Runner:
         except (EOFError, OSError):
             self._child = None
             return self._last_words(_ended(attempt, Outcome.CRASH, self._death(child))), []
+        if attempt.known and all(len(reply.digests) == 1 for reply in replies):
+            attempt = replace(attempt, record=replace(attempt.record, asked=1))
         if any(reply.fatal for reply in replies):
             attempt = self._last_words(attempt)
             self.retire()

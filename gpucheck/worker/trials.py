@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from gpucheck.diagnose.evidence import Answers, again, kinds, serves, way
 from gpucheck.diagnose.experiments import BLOCKING, EXPERIMENTS, HISTORY, REPEAT, applicable, calls_asked, needs_pinning
-from gpucheck.diagnose.strategy import further_repeats, wants_control, worth_a_process
+from gpucheck.diagnose.strategy import further_repeats, repeated_enough, wants_control, worth_a_process
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
@@ -35,6 +35,7 @@ class Trial:
     deadline: float | None = None  # s; None takes the plan's
     after: tuple[int, ...] = ()  # steps that the process runs before
     own: bool = False  # its files are made for it and go with it
+    known: bool = False  # one call is enough where it gives the bits of the failure
 
 
 class Trials:
@@ -85,7 +86,9 @@ class Trials:
                     self._replay_history(record)
             elif not EXPERIMENTS[name].alone:
                 self._series([record for record in chosen if (record.step, name) not in pinned], name)
-        self._repeat_further(chosen)
+        seldom_right = self._repeat_further(chosen)
+        if seldom_right:  # what was asked while they seemed to fail every time is asked again
+            self._side_by_side(seldom_right, pinned)
 
     def _unlike(self, chosen: Sequence[Record]) -> list[Record]:
         """Failures of which one process shows that the answers of the case that stood for them are none of theirs."""
@@ -128,11 +131,14 @@ class Trials:
         control = [r for r in records if r.step in ours and wants_control(name, self._seen(r))]
         self._process(control, REPEAT, 0)
 
-    def _process(self, records: Sequence[Record], name: ExperimentName, turn: int) -> None:
+    def _process(self, records: Sequence[Record], name: ExperimentName, turn: int, *, known: bool = False) -> None:
         """One more process of an experiment for each case.
 
         Cases that fail every time share it, each one first at its turn; others are repeated alone, so that nothing
         that ran before can be what decides.
+
+        Args:
+            known: one call is enough where it gives the wrong bits that all before gave.
         """
         shared = [record for record in records if name != REPEAT or self._fails_always(record)]
         for record in records:
@@ -142,21 +148,29 @@ class Trials:
         first = turn % max(1, len(shared))
         for record in (*shared[first:], *shared[:first]):
             if self._open():
-                self._try(self._trial(record, name), fresh=False)
+                self._try(replace(self._trial(record, name), known=known), fresh=False)
 
     def _fails_always(self, record: Record) -> bool:
         seen = self._seen(record)
         return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
 
-    def _repeat_further(self, chosen: Sequence[Record]) -> None:
-        """Repeats what all ranks of the node get wrong alike, until a fault of most processes would have been right."""
+    def _repeat_further(self, chosen: Sequence[Record]) -> list[Record]:
+        """Repeats what all ranks of the node get wrong alike, until a fault of most processes would have spared one.
+
+        Returns:
+            The failures that did not come again every time.
+        """
         node = self.runner.node
         if self.plan.world_size == 1 and self.plan.device != "cpu":
-            return  # one GPU alone proves nothing
+            return []  # one GPU alone proves nothing
         alike = [record for record in chosen if record.bits and node.all_told(f"{record.step}-{record.bits}")]
         left = {record.step: further_repeats(self._seen(record), node.local_ranks) for record in alike}
         for turn in range(max(left.values(), default=0)):
-            self._process([r for r in alike if left[r.step] > turn and self._seen(r).deterministic], REPEAT, turn)
+            wanted = [r for r in alike if left[r.step] > turn and not repeated_enough(self._seen(r))]
+            alike_so_far = [r for r in wanted if self._seen(r).deterministic]
+            self._process(alike_so_far, REPEAT, turn, known=True)
+            self._process([r for r in wanted if r not in alike_so_far], REPEAT, turn)
+        return [record for record in alike if left[record.step] and not self._seen(record).deterministic]
 
     def _replay_history(self, record: Record) -> None:
         """Finds the fewest cases after which a case fails that is right by itself.
@@ -231,7 +245,13 @@ class Trials:
                 return None
         partner = self._partner(trial)
         attempt = self.runner.run(
-            trial.number, trial.step, trial.name, deadline=trial.deadline, partner=partner, own=trial.own
+            trial.number,
+            trial.step,
+            trial.name,
+            deadline=trial.deadline,
+            partner=partner,
+            own=trial.own,
+            known=self._failures[trial.number].digests if trial.known else None,
         )
         candidate = trial.step.case.check in self.plan.candidates
         if candidate and _seen_by_further_calls(self._failures[trial.number]):

@@ -180,9 +180,11 @@ class Rank:
         conditions: Conditions = step.conditions
         process = self._ready(conditions, name, how.get("partner"))
         before = len(process.steps)
-        record = self._record(number, conditions, process) if number == FAULTY else self._right(number, process)
+        known, calls = (how.get("known") or {}).get("y", ""), process.calls
+        record = self._record(number, conditions, process, known) if number == FAULTY else self._right(number, process)
         process.steps.append(number)
-        record = replace(record, experiment=name, before=before, asked=conditions.repeat, pid=process.number)
+        asked = 1 if known and process.calls == calls + 1 else conditions.repeat
+        record = replace(record, experiment=name, before=before, asked=asked, pid=process.number)
         if record.outcome is Outcome.CRASH:
             self.retire()
         return SimpleNamespace(record=record, reply=None if record.outcome is Outcome.CRASH else record)
@@ -203,7 +205,7 @@ class Rank:
         record: Record = self.machine.synthetic.record(self.machine.plan, number, self.local_rank)
         return record
 
-    def _record(self, number: int, conditions: Conditions, process: Process) -> Record:
+    def _record(self, number: int, conditions: Conditions, process: Process, known: str) -> Record:
         machine, synthetic = self.machine, self.machine.synthetic
         digests: list[str] = []
         fills: list[int] = []
@@ -218,6 +220,8 @@ class Rank:
                 return replace(made, message="killed")
             guards |= any(fault.how == "guard" for fault in shown)
             digests.append("+".join(fault.name for fault in shown if fault.how == "bits") or "right")
+            if known and digests == [known]:
+                break
         return self._judged(number, digests, fills, guards)
 
     def _judged(self, number: int, digests: list[str], fills: list[int], guards: bool) -> Record:

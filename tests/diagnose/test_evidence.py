@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.chance import LUCK, by_luck, calls_needed, interval, one_rate, rate_words
+from gpucheck.diagnose.chance import (
+    CONFIDENCE,
+    EVERY_TIME,
+    LEAST_SHARE,
+    LUCK,
+    by_luck,
+    calls_needed,
+    interval,
+    one_rate,
+    rate_words,
+    share_at_least,
+)
 from gpucheck.diagnose.evidence import answers, repeated
 from gpucheck.diagnose.experiments import EXPERIMENTS, HISTORY, REPEAT, applicable
 from gpucheck.model.conditions import Conditions
@@ -88,6 +99,13 @@ def test_processes_that_fail_in_a_row_by_luck_are_rare() -> None:
     assert by_luck(5, 5, 8) < LUCK < by_luck(5, 5, 7)
     assert by_luck(1, 5, 200) > LUCK, "one failure proves nothing"
     assert one_rate(20, 4) == pytest.approx((5 / 6) ** 20 * (1 / 6) ** 4) and one_rate(40, 0) == 1
+
+
+def test_processes_that_all_fail_bound_the_share_of_those_that_do() -> None:
+    """The bound is exact: a share of just so much gives as many failures in a row in 1% of all trials."""
+    for count in (1, 5, 32, EVERY_TIME):
+        assert share_at_least(count) ** count == pytest.approx(1 - CONFIDENCE)
+    assert share_at_least(EVERY_TIME - 1) < LEAST_SHARE <= share_at_least(EVERY_TIME)
 
 
 def test_calls_of_a_process_show_what_comes_and_goes() -> None:

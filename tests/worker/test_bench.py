@@ -17,6 +17,7 @@ from gpucheck.checks.base import OUTPUTS, Allowed, Check, leave_outputs  # noqa:
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
+from gpucheck.verify import digest  # noqa: E402
 from gpucheck.worker import order  # noqa: E402
 from gpucheck.worker.arena import Arena  # noqa: E402
 from gpucheck.worker.bench import Bench, Library  # noqa: E402
@@ -74,11 +75,12 @@ def bench(observer: Observer) -> Bench:
 def run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a check under conditions; gives the reply and the outputs that were saved, in order."""
 
-    def run(check: Any, **conditions: Any) -> tuple[Reply, list[Any]]:
+    def run(check: Any, known: Any = None, **conditions: Any) -> tuple[Reply, list[Any]]:
         monkeypatch.setattr(checks, "load", lambda name: check)
         torch.save({"x": RIGHT}, tmp_path / "inputs")
         outputs = str(tmp_path / "outputs")
-        reply = bench.run(Request(CASE, Conditions("cpu", **conditions), str(tmp_path / "inputs"), (outputs,)))
+        inputs = str(tmp_path / "inputs")
+        reply = bench.run(Request(CASE, Conditions("cpu", **conditions), inputs, (outputs,), known=known or {}))
         saved = [torch.load(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
         return reply, saved
 
@@ -183,6 +185,19 @@ def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
     reply, saved = run(Drifting(), repeat=4)
     assert len(reply.digests) == 4 and len(reply.saved) == 2
     assert torch.equal(saved[0], RIGHT) and torch.equal(saved[1], RIGHT + 1)
+
+
+def test_a_first_call_with_bits_that_are_known_is_the_last(run: Any) -> None:
+    class Later(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            return {"y": prepared["x"] + (self.launches < 2)}
+
+    known = {"y": digest.whole(RIGHT)}
+    reply, (y,) = run(Kernel(), known, repeat=4)
+    assert len(reply.digests) == 1 and torch.equal(y, RIGHT)
+    reply, _ = run(Later(), known, repeat=4)
+    assert len(reply.digests) == 4, "a process that begins otherwise shows all of its calls"
 
 
 class Scratch(Kernel):

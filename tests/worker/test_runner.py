@@ -42,6 +42,7 @@ class Children:
         self.setups: list[Setup] = []
         self.requests: list[Request] = []
         self.code = code  # they end with it instead of answering
+        self.calls = 4  # that they make
 
     def spawn(self) -> Child:
         ours, theirs = Pipe()
@@ -67,7 +68,8 @@ class Children:
                     return
                 if self.silent:
                     continue
-                connection.send([Reply("ran", device=f"gpu {n}") for n, _ in enumerate(self.requests[-1].outputs)])
+                devices = enumerate(self.requests[-1].outputs)
+                connection.send([Reply("ran", device=f"gpu {n}", digests=["a"] * self.calls) for n, _ in devices])
         except (EOFError, OSError):
             return
 
@@ -120,6 +122,14 @@ def test_every_experiment_has_a_fresh_child(plan: Plan, tmp_path: Path) -> None:
     assert runner.run(1, step(plan, alone=True), "repeat").key == "1", "its files are still there"
     runner.run(0, step(plan, alone=True), "alone")
     assert len(children.setups) == 3
+
+
+@pytest.mark.parametrize(("calls", "asked"), [(1, 1), (4, 4)])
+def test_a_process_that_needed_one_call_counts_as_one(plan: Plan, tmp_path: Path, calls: int, asked: int) -> None:
+    children = Children()
+    children.calls = calls
+    attempt = make(plan, tmp_path / "s", children).run(0, step(plan, repeat=4), "repeat", known={"y": "bad"})
+    assert attempt.record.asked == asked and children.requests[0].known == {"y": "bad"}
 
 
 def test_caches(plan: Plan, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +34,7 @@ class Bench:
         self.ran: list[tuple[int, str, str]] = []
         self.partners: list[int | None] = []
         self.deadlines: list[float | None] = []
+        self.known: list[Any] = []  # digests after which one call is enough
         self.events: list[str] = []
         self.now = self.seconds = 0.0  # on the clock, and what each attempt takes
         self.answers: dict[str, Any] = {}  # experiment -> what its records say, or a function of how many were made
@@ -54,6 +56,7 @@ class Bench:
         deadline: float | None = None,
         partner: int | None = None,
         own: bool = False,
+        known: Any = None,
     ) -> Any:
         if own and name == "history":
             self._before.append(number)
@@ -61,6 +64,7 @@ class Bench:
         self.ran.append((number, name, step.conditions.words))
         self.partners.append(partner)
         self.deadlines.append(deadline)
+        self.known.append(known)
         self.now += self.seconds
         known = {"outcome": Outcome.MISMATCH, **WRONG}
         answer = self.answers.get(name, {})
@@ -199,7 +203,11 @@ def test_what_fails_on_every_rank_alike_is_repeated_until_a_fault_of_most_proces
     bench = Bench()
     bench.same = True
     names = work(bench, plan, [wrong()])
-    assert names.count("repeat") == 15, "2 ranks: 32 processes with the two that failed"
+    assert names.count("repeat") == 44, "2 ranks: 90 processes with the two that failed"
+    assert Counter(map(str, bench.known))["{'y': 'bad'}"] == 44 - REPEATS, "one call is enough for more of the same"
+    bench = Bench()
+    bench.same, bench.answers = True, {"repeat": lambda count: RIGHT if count == REPEATS + 2 else WRONG}
+    assert work(bench, plan, [wrong()]).count("repeat") == REPEATS + 2, "each process decides: more tell no more"
     bench = Bench()
     bench.same, bench.answers = True, {"other rank": RIGHT}
     assert work(bench, plan, [wrong()]).count("repeat") == REPEATS + 1, "something helps"

@@ -31,10 +31,16 @@ class Evidence:
         return self.cause + (f": {self.detail}" if self.detail else "")
 
 
-def findings(run: Run, evidence: Mapping[Key, Evidence], lines: Lines = raised_lines) -> list[Finding]:
+def findings(
+    run: Run, evidence: Mapping[Key, Evidence], lines: Lines = raised_lines, further: Lines = lambda record: []
+) -> list[Finding]:
     """One finding for each title and set of ranks, with what experiments answered as evidence.
 
     Ranks that are wrong every time, each with its own bits of equal inputs, have faults of their own.
+
+    Args:
+        lines: what a record says.
+        further: what the evidence says beside the answers of experiments.
     """
     by_step: dict[tuple[int, Evidence, str], list[Record]] = {}
     for key, seen in sorted(evidence.items(), key=lambda pair: pair[0]):
@@ -45,7 +51,9 @@ def findings(run: Run, evidence: Mapping[Key, Evidence], lines: Lines = raised_l
     for (step, seen, _), records in by_step.items():
         ranks = [record.rank for record in records]
         row = run.plan.steps[step].case.row
-        finding = found.setdefault((seen, tuple(ranks), "" if seen.across else row), _empty(run, seen, records))
+        finding = found.setdefault(
+            (seen, tuple(ranks), "" if seen.across else row), _empty(run, seen, records, further)
+        )
         if row not in finding.rows:
             finding.rows.append(row)
         told = merged_lines(records, lines) + clean_line(run, step)
@@ -57,8 +65,8 @@ def _inputs_agree(run: Run, step: int) -> bool:
     return len({run.records[(step, rank)].inputs for rank in run.ranks if run.records[(step, rank)].inputs}) <= 1
 
 
-def _empty(run: Run, seen: Evidence, records: list[Record]) -> Finding:
-    told = merged_lines(records, lambda record: answers(run, record).lines())
+def _empty(run: Run, seen: Evidence, records: list[Record], further: Lines) -> Finding:
+    told = merged_lines(records, lambda record: [*answers(run, record).lines(), *further(record)])
     return Finding(
         title=seen.title,
         fails=True,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from gpucheck.diagnose.causes import KERNEL_BUG
-from gpucheck.diagnose.chance import EVERY_TIME
+from gpucheck.diagnose.chance import CONFIDENCE, EVERY_TIME, share_at_least
 from gpucheck.diagnose.evidence import Answers, answers, steady
-from gpucheck.diagnose.rules.common import Evidence, findings, what
+from gpucheck.diagnose.rules import common
+from gpucheck.diagnose.rules.common import Evidence, what
+from gpucheck.diagnose.sightings import Key
+from gpucheck.diagnose.words import rank_list
+from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.folder import Run
-
-__all__ = ["findings", "recognise"]
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
@@ -24,6 +28,24 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     alike = all(other.mismatches and (other.bits == record.bits or other.inputs != record.inputs) for other in judged)
     enough = len(judged) > 1 or run.plan.device == "cpu"
     return Evidence(KERNEL_BUG, what(record)) if alike and enough and processes(run, seen) >= EVERY_TIME else None
+
+
+def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
+    """As usual, with the share of processes that the evidence proves wrong."""
+    return common.findings(run, evidence, further=lambda record: counted(run, record))
+
+
+def counted(run: Run, record: Record) -> list[str]:
+    """In how many processes of all ranks a case was wrong alike, and how large a share of processes that shows."""
+    count = processes(run, answers(run, record))
+    if count < 2:
+        return []
+    share = math.floor(1000 * share_at_least(count)) / 10
+    ranks = rank_list(other.rank for other in _witnesses(run, record.step))
+    return [
+        f"the same wrong bits in all {count} processes of {ranks}: "
+        f"at least {share:.1f}% of processes fail ({CONFIDENCE:.0%} confidence)"
+    ]
 
 
 def processes(run: Run, seen: Answers) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from gpucheck.diagnose.causes import UNDETERMINED
-from gpucheck.diagnose.chance import EVERY_TIME, LUCK
+from gpucheck.diagnose.chance import EVERY_TIME, LUCK, share_at_least
 from gpucheck.diagnose.evidence import Answers, answers, kinds
 from gpucheck.diagnose.experiments import HISTORY, REPEAT, REPEATS, applicable
-from gpucheck.diagnose.rules.common import Evidence, findings, what
-from gpucheck.diagnose.rules.kernel_bug import processes
+from gpucheck.diagnose.rules.common import Evidence, what
+from gpucheck.diagnose.rules.kernel_bug import findings, processes
 from gpucheck.diagnose.rules.race import unasked
 from gpucheck.diagnose.words import rank_list
 from gpucheck.model.record import Outcome, Record
@@ -60,6 +62,11 @@ def _every_time(run: Run, record: Record, seen: Answers) -> str:
     strange = [other.rank for other in others if other.mismatches and other.bits != record.bits]
     if strange:
         return f"mend what {rank_list(strange)} shows, or run without: two faults at once cannot be taken apart here"
-    if all(other.bits == record.bits for other in others) and 0 < processes(run, seen) < EVERY_TIME:
-        return f"{MORE}: {processes(run, seen)} processes failed alike, {EVERY_TIME} rule out a fault of most processes"
+    made = processes(run, seen)
+    if all(other.bits == record.bits for other in others) and 0 < made < EVERY_TIME:
+        share = math.ceil(100 * (1 - share_at_least(made)))
+        return (
+            f"{MORE}: a fault that spares {share}% of processes can look the same after {made} processes that failed "
+            f"alike; {EVERY_TIME} leave the kernel"
+        )
     return "no changed condition made it right; run it on other ranks and nodes, and bisect the library"
