@@ -17,7 +17,7 @@ import pytest
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Mismatch, Outcome, Record
-from gpucheck.records.folder import Run, write_json
+from gpucheck.records.run_folder import Run, write_json
 from gpucheck.records.writer import RecordWriter
 
 os.environ.setdefault("GPUCHECK_TEST_SEED", str(random.randrange(1_000_000)))  # one for all processes of a session

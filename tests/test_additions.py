@@ -13,11 +13,11 @@ import pytest
 
 import gpucheck
 from gpucheck.diagnose import strategy
+from gpucheck.diagnose.answers import answers
+from gpucheck.diagnose.causes.race import unasked
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.evidence import answers
-from gpucheck.diagnose.experiments import EXPERIMENTS, Experiment, applicable
-from gpucheck.diagnose.rules.race import unasked
-from gpucheck.diagnose.sightings import run_command
+from gpucheck.diagnose.experiment_list import EXPERIMENTS, Experiment, applicable
+from gpucheck.diagnose.finding_cases import run_command
 from gpucheck.model.conditions import Conditions, of_case, of_process, stated
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement import PLACEMENTS, Placement
@@ -25,13 +25,13 @@ from gpucheck.model.plan import Step
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.plan import scenario
-from gpucheck.plan.build import bound_steps
-from gpucheck.plan.conditions import conflict, needs_gpus
-from gpucheck.plan.repeat import repeated
+from gpucheck.plan.bind import bound_steps
+from gpucheck.plan.scenario_conditions import conflict, needs_gpus
 from gpucheck.plan.select import select
-from gpucheck.records.folder import read_run
+from gpucheck.records.run_folder import read_run
 from gpucheck.report import blocks
-from gpucheck.reproduce.bundle import not_repeated
+from gpucheck.tools.replay.bundle import not_repeated
+from gpucheck.tools.replay.replay_plan import repeated
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -151,24 +151,24 @@ def test_a_placement_of_another_version_is_read_and_shown_but_not_run(synthetic:
 
 def test_a_process_takes_the_form_of_a_new_placement(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs torch")
-    from gpucheck.worker import placements, processes
+    from gpucheck.worker.device import gpu_process, placements
     from gpucheck.worker.protocol import Setup
 
     class Cpu(placements.Cpu):
         """Stands in for a GPU."""
 
     monkeypatch.setitem(placements.BINDINGS, "toy", Cpu)
-    monkeypatch.setattr("gpucheck.worker.observe.Observer.install_compiled", lambda self: None)
-    monkeypatch.setattr("gpucheck.worker.demands.install", lambda: None)
+    monkeypatch.setattr("gpucheck.worker.device.launch_observer.Observer.install_compiled", lambda self: None)
+    monkeypatch.setattr("gpucheck.triton_hooks.resource_limits.install", lambda: None)
     setup = Setup(TOY, "cuda", 0, 2, 0, 2, str(tmp_path), "v3.5", "", str(tmp_path / "journal"))
     forms = {
-        processes.OneDevice: {},
-        processes.ThreadPerDevice: {"whole_node": True, "threads": True},
-        processes.DeviceByDevice: {"whole_node": True},
+        gpu_process.OneDevice: {},
+        gpu_process.ThreadPerDevice: {"whole_node": True, "threads": True},
+        gpu_process.DeviceByDevice: {"whole_node": True},
     }
     for form, properties in forms.items():
         toy(**properties)
-        process = processes.start(setup)
+        process = gpu_process.start(setup)
         assert type(process) is form
 
 
@@ -206,7 +206,7 @@ def test_a_child_is_reused_under_a_new_condition_only_where_each_case_has_it_ane
     synthetic: Synthetic, tmp_path: Path, kind: Any, children: int
 ) -> None:
     pytest.importorskip("torch", reason="needs torch")
-    from tests.worker.test_runner import Children, make
+    from tests.worker.supervisor.test_child_runner import Children, make
 
     plan = synthetic.plan(cases=1, ranks=2)
     started = Children()
@@ -306,8 +306,8 @@ def test_a_rank_makes_a_new_experiment_in_processes_of_its_own(
     added: Any, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch, alone: bool
 ) -> None:
     pytest.importorskip("torch", reason="needs torch")
-    from gpucheck.worker import judging
-    from tests.worker.test_trials import Bench, work
+    from gpucheck.worker.supervisor import judging
+    from tests.worker.supervisor.test_experiments import Bench, work
 
     monkeypatch.setattr(judging, "finished", lambda store, attempt: attempt)
     added(alone=alone)

@@ -12,16 +12,16 @@ import pytest
 import gpucheck
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.record import Outcome
-from gpucheck.records.folder import read_run
+from gpucheck.records.run_folder import read_run
 from gpucheck.report import blocks
-from gpucheck.report.text import plain
+from gpucheck.report.formats.text import plain
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
 
 PACKAGE = Path(gpucheck.__file__).parent
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"}
-STAMPS = {"records/writer.py", "plan/build.py"}
+STAMPS = {"records/writer.py", "plan/bind.py"}
 """Where a time is written down for people."""
 
 

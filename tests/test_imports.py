@@ -16,9 +16,13 @@ from gpucheck.checks import CHECKS
 
 PACKAGE = Path(gpucheck.__file__).parent
 HEAVY = ("torch", "triton", "triton_kernels", "numpy")
-AUDIT_PROBES = ("gpucheck.audit.child", "gpucheck.audit.probes")
-COMPILING = tuple(f"gpucheck.compile.{name}" for name in ("child", "capture", "problems"))
-PLANTED_CODE = ("gpucheck.faults.hooks", "gpucheck.faults.wrong_kernels", "gpucheck.faults.candidates")
+AUDIT_PROBES = ("gpucheck.tools.audit.probe_process", "gpucheck.tools.audit.probes")
+COMPILING = tuple(f"gpucheck.tools.compile.{name}" for name in ("compile_process", "capture", "problems"))
+PLANTED_CODE = (
+    "gpucheck.tools.selftest.matmul_faults",
+    "gpucheck.tools.selftest.wrong_kernels",
+    "gpucheck.tools.selftest.planted_candidates",
+)
 QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "bisect", "model", "doctor", "host")
 
 
@@ -58,7 +62,8 @@ def within(name: str, packages: tuple[str, ...]) -> bool:
 
 def part(module: str) -> str:
     """The folder of gpucheck that a module is in."""
-    return module.split(".")[1] if "." in module else ""
+    names = module.split(".")[1:]
+    return next((name for name in names if name != "tools"), "")
 
 
 def members(*parts: str) -> list[str]:
@@ -95,13 +100,15 @@ def test_model_imports_the_standard_library_only(module: str) -> None:
 @pytest.mark.parametrize("module", ["gpucheck", *members(*QUICK)])
 def test_what_users_type_imports_nothing_heavy_when_it_loads(module: str) -> None:
     for name in imports(MODULES[module], lazy=False):
-        assert not within(name, (*HEAVY, "gpucheck.worker", "gpucheck.verify.bounds", "gpucheck.interpreter")), (
+        assert not within(
+            name, (*HEAVY, "gpucheck.worker", "gpucheck.verify.bounds", "gpucheck.triton_hooks.interpreter")
+        ), (
             f"{module} imports {name} when it is loaded: `gpucheck --help` and `gpucheck report` must start in a blink "
             "and work without torch; import it inside the function that needs it"
         )
 
 
-@pytest.mark.parametrize("module", [m for m in members("faults") if not within(m, PLANTED_CODE)])
+@pytest.mark.parametrize("module", [m for m in members("selftest") if not within(m, PLANTED_CODE)])
 def test_planting_a_fault_imports_nothing_that_it_breaks(module: str) -> None:
     for name in imports(MODULES[module], lazy=False):
         assert not within(name, (*HEAVY, *PLANTED_CODE)), (
@@ -110,7 +117,7 @@ def test_planting_a_fault_imports_nothing_that_it_breaks(module: str) -> None:
 
 
 def test_startup_code_of_every_process_imports_the_standard_library_only() -> None:
-    for name in imports(MODULES["gpucheck.faults.startup"], lazy=True):
+    for name in imports(MODULES["gpucheck.tools.selftest.startup"], lazy=True):
         assert name.split(".")[0] in sys.stdlib_module_names
 
 
@@ -136,7 +143,7 @@ def test_compiling_happens_in_processes_of_its_own(module: str) -> None:
         )
 
 
-@pytest.mark.parametrize("module", [m for m in members("compile") if m != "gpucheck.compile.text"])
+@pytest.mark.parametrize("module", [m for m in members("compile") if m != "gpucheck.tools.compile.compile_text"])
 def test_compiling_knows_nothing_of_runs(module: str) -> None:
     runs = tuple(f"gpucheck.{name}" for name in ("worker", "plan", "records", "diagnose", "report", "cli"))
     for name in imports(MODULES[module], lazy=True):
@@ -145,16 +152,20 @@ def test_compiling_knows_nothing_of_runs(module: str) -> None:
 
 @pytest.mark.parametrize("module", members("doctor"))
 def test_doctor_looks_and_runs_nothing_of_a_run(module: str) -> None:
-    running = tuple(f"gpucheck.{name}" for name in ("worker", "checks", "verify", "interpreter", "records", "cli"))
+    running = tuple(
+        f"gpucheck.{name}" for name in ("worker", "checks", "verify", "triton_hooks.interpreter", "records", "cli")
+    )
     for name in imports(MODULES[module], lazy=True):
         assert not within(name, running), f"{module} imports {name}: doctor looks at what a run would use"
-        trying = module in ("gpucheck.doctor.operations", "gpucheck.doctor.child")
+        trying = module in ("gpucheck.tools.doctor.operations", "gpucheck.tools.doctor.device_process")
         assert trying or not within(name, HEAVY), f"{module} imports {name}: a wedged GPU must not hang doctor itself"
 
 
 @pytest.mark.parametrize("module", members("records", "diagnose", "report"))
 def test_reading_a_run_never_needs_what_made_it(module: str) -> None:
-    making = tuple(f"gpucheck.{name}" for name in ("worker", "checks", "verify", "launch", "cli", "interpreter"))
+    making = tuple(
+        f"gpucheck.{name}" for name in ("worker", "checks", "verify", "launch", "cli", "triton_hooks.interpreter")
+    )
     for name in imports(MODULES[module], lazy=True):
         assert not within(name, (*HEAVY, *making)), f"{module} imports {name}: stored runs are read on any laptop"
 
@@ -167,7 +178,9 @@ def test_launch_knows_the_worker_by_its_name_only(module: str) -> None:
 
 @pytest.mark.parametrize("module", members("bisect"))
 def test_bisect_makes_its_runs_in_processes_of_their_own(module: str) -> None:
-    running = tuple(f"gpucheck.{name}" for name in ("worker", "checks", "verify", "interpreter", "cli", "report"))
+    running = tuple(
+        f"gpucheck.{name}" for name in ("worker", "checks", "verify", "triton_hooks.interpreter", "cli", "report")
+    )
     for name in imports(MODULES[module], lazy=True):
         assert not within(name, (*HEAVY, *running)), f"{module} imports {name}: a fault must not reach the search"
 
@@ -189,7 +202,7 @@ def test_diagnose_never_prints(module: str) -> None:
 
 @pytest.mark.parametrize("module", members("report"))
 def test_report_never_decides(module: str) -> None:
-    deciding = ("gpucheck.diagnose.conclude", "gpucheck.diagnose.rules")
+    deciding = ("gpucheck.diagnose.conclude",)
     assert not [name for name in imports(MODULES[module], lazy=True) if within(name, deciding)]
 
 

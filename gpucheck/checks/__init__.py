@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucheck.model.check_source import CheckSource
 from gpucheck.model.errors import UsageError
-from gpucheck.model.source import CheckSource
 
 if TYPE_CHECKING:
     from gpucheck.checks.base import Check
@@ -31,7 +31,7 @@ CHECKS = {
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
 }
 """Those that gpucheck has itself."""
-UNLISTED = {"canary": "gpucheck.checks.canary:Canary"}
+UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
 """Those that no scenario asks for by name."""
 NEEDS = {"transformers_moe": ("transformers", "integrations/mxfp4.py")}
 """Checks of other software: its package and the file in it that they call."""
@@ -83,7 +83,7 @@ class Registry:
     def folders(self) -> list[Path]:
         """Where the source of the kernels lies that checks bring along."""
         paths = [Path(file).parent for source in self._sources.values() for file in source.files]
-        return [Path(__file__).parent / "triton", *dict.fromkeys(paths)]
+        return [Path(__file__).parent / "kernels", *dict.fromkeys(paths)]
 
 
 _registry = Registry({**CHECKS, **UNLISTED})

@@ -102,7 +102,7 @@ class Attention(Check):
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks.triton.flash_attention import flash_attention
+        from gpucheck.checks.kernels.flash_attention_kernel import flash_attention
 
         guarded = case["guard"] and runtime.device.type == "cuda"
         with torch.cuda.device(runtime.device) if guarded else nullcontext():
@@ -121,7 +121,7 @@ class Attention(Check):
         return ("_flash_attention_forward",)
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks.data import size
+        from gpucheck.checks.operands import size
 
         first, last = visible_range(case)
         seeing = last >= first
@@ -227,7 +227,7 @@ def visible(case: Case) -> Tensor:
 def _normal(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
     import torch
 
-    from gpucheck.checks.data import DTYPES
+    from gpucheck.checks.operands import DTYPES
 
     q_shape = (case["batch"], case["q_heads"], case["q_len"], case["head_dim"])
     k_shape = (case["batch"], case["kv_heads"], case["k_len"], case["head_dim"])
@@ -270,11 +270,11 @@ def normal_sinks(q_heads: int, keys: int, generator: torch.Generator) -> Tensor:
 
 
 def _retrieval(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-    """Exact data: see :mod:`gpucheck.checks.retrieval`."""
+    """Exact data: see :mod:`gpucheck.checks.onehot_attention`."""
     import torch
 
-    from gpucheck.checks import retrieval
-    from gpucheck.checks.data import DTYPES
+    from gpucheck.checks import onehot_attention
+    from gpucheck.checks.operands import DTYPES
 
     batch, q_heads, kv_heads, q_len = case["batch"], case["q_heads"], case["kv_heads"], case["q_len"]
     first, last = visible_range(case)
@@ -284,12 +284,12 @@ def _retrieval(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
     group = q_heads // kv_heads
     for sequence in range(batch):
         for kv_head in range(kv_heads):
-            book = retrieval.key_book(case["head_dim"], case["k_len"], generator)
+            book = onehot_attention.key_book(case["head_dim"], case["k_len"], generator)
             k[sequence, kv_head] = book.keys
             for head in range(kv_head * group, (kv_head + 1) * group):
                 drawn = first + (torch.rand(q_len, generator=generator) * (last - first + 1)).long()
                 q[sequence, head] = book.ask(drawn.clamp(0, case["k_len"] - 1), generator)
     inputs = {name: tensor.to(DTYPES[case["dtype"]]) for name, tensor in (("q", q), ("k", k), ("v", v))}
     if case["sinks"]:
-        inputs["sinks"] = retrieval.sinks(q_heads)
+        inputs["sinks"] = onehot_attention.sinks(q_heads)
     return inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpucheck.checks.data import BLOCK, DTYPES, E2M1, decode_fp4, decode_scales
+from gpucheck.checks.operands import BLOCK, DTYPES, E2M1, decode_fp4, decode_scales
 
 LARGEST = {"mxfp4": 6.0, "mxfp8_e4m3": 448.0, "mxfp8_e5m2": 57344.0}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from gpucheck.checks.data import plain_weight, size
+from gpucheck.checks.operands import plain_weight, size
 from gpucheck.library.adapters.base import Routing
 from gpucheck.verify.bounds import Estimate
 
@@ -209,7 +209,7 @@ def spans(inputs: dict[str, Tensor]) -> list[tuple[int, slice]]:
 
 
 def plain_weights(kind: str, inputs: dict[str, Tensor], name: str) -> dict[int, Tensor]:
-    """:func:`gpucheck.checks.data.plain_weight` (K, N) of each expert that has rows."""
+    """:func:`gpucheck.checks.operands.plain_weight` (K, N) of each expert that has rows."""
     scales = inputs.get(f"{name}_scale") if kind.startswith("mx") else None
     used = (expert for expert, _ in spans(inputs))
     return {e: plain_weight(kind, inputs[name][e], None if scales is None else scales[e]) for e in used}

@@ -122,7 +122,7 @@ class Matmul(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import data, experts, wide
+        from gpucheck.checks import experts, operands, wide
 
         kind, x_kind = case["weight"], _activation_kind(case["weight"])
         rows, terms, columns = case["m"], case["k"], case["n"]
@@ -147,27 +147,27 @@ class Matmul(Check):
             made["x"] = wide.activations(x_kind, x_shape, exponent, generator)
             made |= wide.weights(kind, w_shape, exponent, generator)
         else:
-            made["x"] = data.activations(x_kind, x_shape, case.data, generator)
-            made |= data.weights(kind, w_shape, case.data, generator)
+            made["x"] = operands.activations(x_kind, x_shape, case.data, generator)
+            made |= operands.weights(kind, w_shape, case.data, generator)
         if kind.startswith("fp8"):
-            made["x_scale"] = torch.tensor([data.EXACT_FP8_SCALES[0] if case.data == "exact" else 1.61])
+            made["x_scale"] = torch.tensor([operands.EXACT_FP8_SCALES[0] if case.data == "exact" else 1.61])
             if case["scales"] == "each":
                 steps = torch.randint(1, 8, lead, generator=generator).float()
                 made["w_scale"] = steps / 8 if case.data == "exact" else made["w_scale"] * steps
         if case["bias"]:
             shape = (*lead, columns)
-            bias = data.signed_integers(shape, 1, 64, generator)
+            bias = operands.signed_integers(shape, 1, 64, generator)
             made["bias"] = bias if case.data == "exact" else torch.randn(shape, generator=generator)
         return _views(made) if case["operands"] == "views" else made
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import experts, operands
         from gpucheck.verify import bounds, extremes
 
-        x = data.as_estimate(inputs["x"], case.data)
-        out_dtype = data.DTYPES[case["out"]]
+        x = operands.as_estimate(inputs["x"], case.data)
+        out_dtype = operands.DTYPES[case["out"]]
         parts: list[Tensor] = []
         if case["mode"] != "routed":
             y = self._of_rows(case, inputs, x, None, parts)
@@ -199,20 +199,22 @@ class Matmul(Check):
 
         Of wide data ``also`` gets what the elements may be beside the estimate.
         """
-        from gpucheck.checks import data, wide
+        from gpucheck.checks import operands, wide
         from gpucheck.verify import bounds, extremes
 
         kind, pick = case["weight"], slice(None) if expert is None else expert
         scales = inputs["w_scale"][pick] if kind.startswith("mx") else None
-        w = data.as_estimate(data.decode_weight(kind, inputs["w"][pick], scales), case.data, data.weight_unit(kind))
-        operands = data.DTYPES[_activation_kind(kind)]
+        w = operands.as_estimate(
+            operands.decode_weight(kind, inputs["w"][pick], scales), case.data, operands.weight_unit(kind)
+        )
+        dtype = operands.DTYPES[_activation_kind(kind)]
         if case.data == "wide":
             small = extremes.SMALLEST_NORMAL[inputs["x"].dtype]
             small_x, small_w = (x.value.abs() < small) & (x.value != 0), wide.small(kind, inputs["w"][pick], scales)
-            y, flags = extremes.product(x.value, w.value, small_x, small_w, operands=operands)
+            y, flags = extremes.product(x.value, w.value, small_x, small_w, operands=dtype)
             also.append(flags)
         else:
-            y = bounds.product(x, w, operands=operands)
+            y = bounds.product(x, w, operands=dtype)
         if kind.startswith("fp8"):
             w_scale = inputs["w_scale"].double()
             if case["scales"] == "each":
@@ -239,7 +241,7 @@ class Matmul(Check):
         return {"weight": weight, "routing": routing, "rows": rows, **inputs}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
 
         routing = prepared["routing"] and prepared["routing"]()
         into = self._room(case, prepared["x"]) if case["into"] else None
@@ -263,7 +265,7 @@ class Matmul(Check):
 
     def _room(self, case: Case, x: Tensor) -> Tensor:
         """Memory for the result."""
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
 
         rows = case["m"] * (case["top_k"] if case["mode"] == "routed" and not case["scatter"] else 1)
         lead = (case["batch"],) if case["mode"] == "batched" else ()
@@ -280,31 +282,31 @@ class Matmul(Check):
         return runtime.library.products(_config(case), sums=int(case["scatter"] and case["top_k"] > 1))
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import experts, operands
 
         weights = [inputs[name] for name in ("w", "w_scale", "bias") if name in inputs]
         rows = written = case["m"] * max(case["batch"], 1)
-        moved: float = data.size(*weights)
+        moved: float = operands.size(*weights)
         if case["mode"] == "routed":
             rows = case["m"] * case["top_k"]
             written = case["m"] if case["scatter"] else rows
             tables = {"histogram": True, "to_flat": case["gather"] or case["scatter"], "gates": case["gammas"]}
-            moved = data.size(*(inputs[name] for name, needed in tables.items() if needed))
-            moved += data.size(*(weight for weight in weights if weight.ndim == 1))
+            moved = operands.size(*(inputs[name] for name, needed in tables.items() if needed))
+            moved += operands.size(*(weight for weight in weights if weight.ndim == 1))
             moved += sum(experts.used_bytes(each, inputs["histogram"]) for each in weights if each.ndim > 1)
-        moved += data.size(inputs["x"]) + written * _columns(case) * data.DTYPES[case["out"]].itemsize
+        moved += operands.size(inputs["x"]) + written * _columns(case) * operands.DTYPES[case["out"]].itemsize
         return Cost(2.0 * rows * case["n"] * case["k"], float(moved))
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
         """One product an expert, of operands dequantised ahead."""
         import torch
 
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import experts, operands
 
-        kind, out, finish = case["weight"], data.DTYPES[case["out"]], _plain_epilogue(case, inputs)
+        kind, out, finish = case["weight"], operands.DTYPES[case["out"]], _plain_epilogue(case, inputs)
         x = inputs["x"].to(torch.bfloat16) if kind.startswith("fp8") else inputs["x"]
         if case["mode"] != "routed":
-            w = data.plain_weight(kind, inputs["w"], inputs.get("w_scale"))
+            w = operands.plain_weight(kind, inputs["w"], inputs.get("w_scale"))
             return lambda: finish(x @ w, None).to(out)
         served, ws = experts.spans(inputs), experts.plain_weights(kind, inputs, "w")
         token = experts.tokens_of(inputs, case["top_k"])
@@ -372,7 +374,7 @@ def _views(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Scales stay as they are: every adapter lays them out anew. So do choices of experts, which come from a kernel.
     """
-    from gpucheck.checks.data import within
+    from gpucheck.checks.operands import within
 
     dense = [name for name in inputs if name.endswith("_scale") or name in ("ids", "id_gates")]
     made = {name: tensor if name in dense else within(tensor) for name, tensor in inputs.items()}
@@ -390,7 +392,7 @@ def _far(inputs: dict[str, Tensor], kind: str, runtime: Runtime) -> dict[str, Te
     """
     import torch
 
-    from gpucheck.checks.data import FREE_FOR_FAR, far_apart
+    from gpucheck.checks.operands import FREE_FOR_FAR, far_apart
 
     free = torch.cuda.mem_get_info(runtime.device)[0] if runtime.device.type == "cuda" else 0
     if free < FREE_FOR_FAR:

@@ -63,16 +63,16 @@ class Moe(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import data, experts, wide
+        from gpucheck.checks import experts, operands, wide
 
         kind, hidden, inner, count = case["weight"], case["hidden"], case["intermediate"], case["experts"]
         ids = experts.choose(case["m"], count + case["elsewhere"], case["top_k"], case["load"], generator)
         ids = experts.own_choices(ids, count)
         gates = torch.softmax(torch.randn(ids.shape, generator=generator), -1)
         made = experts.choices(ids, gates, count)
-        made["x"] = data.activations("bf16", (case["m"], hidden), "normal", generator)
+        made["x"] = operands.activations("bf16", (case["m"], hidden), "normal", generator)
         for name, shape in (("1", (count, hidden, 2 * inner)), ("2", (count, inner, hidden))):
-            weight = data.weights(kind, shape, "normal", generator)
+            weight = operands.weights(kind, shape, "normal", generator)
             if kind == "bf16":
                 weight["w"] = (weight["w"].float() * shape[1] ** -0.5).to(torch.bfloat16)
             made |= {key.replace("w", "w" + name, 1): value for key, value in weight.items()}
@@ -87,14 +87,16 @@ class Moe(Check):
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import experts, operands
         from gpucheck.verify import bounds, extremes
 
         limit = SWIGLU[1]
 
         def weight(name: str, expert: int) -> bounds.Estimate:
             scales = inputs[f"w{name}_scale"][expert] if case["weight"] == "mxfp4" else None
-            return data.as_estimate(data.decode_weight(case["weight"], inputs["w" + name][expert], scales), "normal")
+            return operands.as_estimate(
+                operands.decode_weight(case["weight"], inputs["w" + name][expert], scales), "normal"
+            )
 
         def block(expert: int, rows: bounds.Estimate) -> bounds.Estimate:
             inner = bounds.add(bounds.product(rows, weight("1", expert)), inputs["bias1"][expert].double())
@@ -105,7 +107,7 @@ class Moe(Check):
             inner = bounds.rounded(bounds.swiglu(inner, *SWIGLU), torch.bfloat16)
             return bounds.add(bounds.product(inner, weight("2", expert)), inputs["bias2"][expert].double())
 
-        tokens = data.as_estimate(inputs["x"], "normal")
+        tokens = operands.as_estimate(inputs["x"], "normal")
         x = experts.rows_of(tokens, inputs, case["top_k"], gather=True)
         rows = experts.each_expert(x, inputs, case["hidden"], block)
         gates = inputs["gates"][: experts.served(inputs)].double()
@@ -177,14 +179,14 @@ class Moe(Check):
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
         """What lies between the two products could stay on the chip and does not count."""
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import experts, operands
 
         rows = case["m"] * case["top_k"]
         weights = (inputs[name] for name in inputs if name.startswith(("w1", "w2", "bias")))
         moved = sum(experts.used_bytes(weight, inputs["histogram"]) for weight in weights)
-        moved += data.size(*(inputs[name] for name in ("histogram", "to_flat", "gates")))
+        moved += operands.size(*(inputs[name] for name in ("histogram", "to_flat", "gates")))
         flops = 2.0 * rows * case["hidden"] * 3 * case["intermediate"]
-        return Cost(flops, moved + 2 * data.size(inputs["x"]))  # the result is as large as the tokens
+        return Cost(flops, moved + 2 * operands.size(inputs["x"]))  # the result is as large as the tokens
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor] | None:
         """Two products an expert, of operands dequantised ahead."""

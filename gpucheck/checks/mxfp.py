@@ -49,7 +49,7 @@ class Mxfp(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import data, wide
+        from gpucheck.checks import operands, wide
 
         if case.data == "wide":
             return wide.mx_values(case, generator)
@@ -57,32 +57,32 @@ class Mxfp(Check):
         if case["direction"] == "down":
             if case.data == "exact":  # quarters up to 6: codes, and every tie between two codes
                 x = torch.randint(-24, 25, shape, generator=generator) / 4
-                x.index_fill_(axis, torch.arange(0, shape[axis], data.BLOCK), 6.0)
+                x.index_fill_(axis, torch.arange(0, shape[axis], operands.BLOCK), 6.0)
             else:
                 x = torch.randn(shape, generator=generator) * torch.exp2(
                     torch.randint(-9, 5, shape, generator=generator).float()
                 )
-            return {"x": x.to(data.DTYPES[case["dtype"]])}
+            return {"x": x.to(operands.DTYPES[case["dtype"]])}
         blocks = [*shape]
-        blocks[axis] = -(-shape[axis] // data.BLOCK)
+        blocks[axis] = -(-shape[axis] // operands.BLOCK)
         scales = torch.randint(120, 130, blocks, generator=generator, dtype=torch.uint8)
         if case["format"] == "mxfp4":
             shape[axis] //= 2
             return {"values": torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8), "scales": scales}
         values = torch.randn(shape, generator=generator) * 4
         if case.data == "exact":
-            values = data.signed_integers(tuple(shape), 0, 8, generator)
-        return {"values": values.to(data.DTYPES[case["format"].removeprefix("mx")]), "scales": scales}
+            values = operands.signed_integers(tuple(shape), 0, 8, generator)
+        return {"values": values.to(operands.DTYPES[case["format"].removeprefix("mx")]), "scales": scales}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
-        from gpucheck.checks import codec, data
+        from gpucheck.checks import codec, operands
         from gpucheck.verify.bounds import Estimate, round_to
 
         if case["direction"] == "up":
             decoded = codec.decode(inputs["values"], inputs["scales"], case["axis"])
-            dtype = data.DTYPES[case["dtype"]]
+            dtype = operands.DTYPES[case["dtype"]]
             if case.data == "wide":
                 return {"x": _wide(decoded, inputs["scales"], case["axis"], dtype)}
             return {"x": Expected(Estimate(round_to(dtype, decoded), None), dtype)}
@@ -99,7 +99,7 @@ class Mxfp(Check):
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
 
         if case["direction"] == "down":
             values, scales = runtime.library.downcast(prepared["x"], case["format"], case["axis"])
@@ -123,7 +123,7 @@ def _wide(decoded: Tensor, scales: Tensor, axis: int, dtype: torch.dtype) -> Exp
     """
     import torch
 
-    from gpucheck.checks.data import BLOCK
+    from gpucheck.checks.operands import BLOCK
     from gpucheck.verify import extremes
     from gpucheck.verify.bounds import Estimate, round_to
 

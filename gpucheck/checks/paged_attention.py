@@ -57,8 +57,8 @@ class PagedAttention(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import retrieval
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks import onehot_attention
+        from gpucheck.checks.operands import DTYPES
 
         lengths = _lengths(case, generator)
         table, pages = _block_table(lengths, case["page"], generator)
@@ -75,7 +75,9 @@ class PagedAttention(Check):
         if case["sinks"]:
             exact = case.data == "exact"
             inputs["sinks"] = (
-                retrieval.sinks(case["q_heads"]) if exact else normal_sinks(case["q_heads"], case["k_len"], generator)
+                onehot_attention.sinks(case["q_heads"])
+                if exact
+                else normal_sinks(case["q_heads"], case["k_len"], generator)
             )
         return {**inputs, "table": table, "lengths": lengths}
 
@@ -102,7 +104,7 @@ class PagedAttention(Check):
         return {"o": Expected(Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks.triton.paged_attention import paged_attention
+        from gpucheck.checks.kernels.paged_attention_kernel import paged_attention
 
         out = paged_attention(
             *(prepared[name] for name in ("q", "k_cache", "v_cache", "table", "lengths")),
@@ -167,17 +169,17 @@ def _normal(case: Case, length: int, generator: torch.Generator) -> dict[str, Te
 
 
 def _exact(case: Case, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """As :func:`_normal`, with queries and keys of :mod:`gpucheck.checks.retrieval`."""
+    """As :func:`_normal`, with queries and keys of :mod:`gpucheck.checks.onehot_attention`."""
     import torch
 
-    from gpucheck.checks import retrieval
+    from gpucheck.checks import onehot_attention
 
     made = _normal(case, length, generator)
     if not length:
         return made
     group = case["q_heads"] // case["kv_heads"]
     for kv_head in range(case["kv_heads"]):
-        book = retrieval.key_book(case["head_dim"], length, generator)
+        book = onehot_attention.key_book(case["head_dim"], length, generator)
         made["k_cache"][:, kv_head] = book.keys
         targets = torch.randint(length, (group,), generator=generator)
         made["q"][kv_head * group : (kv_head + 1) * group] = book.ask(targets, generator)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.checks.base import ANY_KERNEL, Allowed, CandidateCheck, Runtime
 from gpucheck.checks.sources import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.check_source import CheckSource
 from gpucheck.model.errors import UsageError
-from gpucheck.model.source import CheckSource
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ def make_logits(case: Case, generator: torch.Generator) -> Tensor:
     import torch
 
     from gpucheck.checks import experts
-    from gpucheck.checks.data import DTYPES
+    from gpucheck.checks.operands import DTYPES
 
     rows, columns, k = case["m"], case["experts"], case["top_k"]
     logits = torch.randn((rows, columns), generator=generator)
@@ -79,7 +79,7 @@ def _wide_logits(case: Case, logits: Tensor, generator: torch.Generator) -> Tens
     """Standard normal logits with WIDE_ROWS among them, where there are rows enough."""
     import torch
 
-    from gpucheck.checks.data import DTYPES
+    from gpucheck.checks.operands import DTYPES
     from gpucheck.verify.extremes import SMALLEST_NORMAL
 
     dtype, (rows, columns), k = DTYPES[case["dtype"]], logits.shape, case["top_k"]
@@ -155,7 +155,7 @@ class Routing(Check):
         import torch
 
         from gpucheck.checks import experts
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
         from gpucheck.verify import bounds, extremes
 
         ids, gates = reference_gates(case, inputs["logits"])
@@ -196,7 +196,7 @@ class Routing(Check):
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
         """Logits, then histogram, both permutations and gates of 4 bytes each."""
-        from gpucheck.checks.data import size
+        from gpucheck.checks.operands import size
 
         return Cost(0.0, float(size(inputs["logits"]) + 4 * case["experts"] + 12 * case["m"] * case["top_k"]))
 

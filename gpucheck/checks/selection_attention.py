@@ -60,7 +60,7 @@ class SelectionAttention(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
 
         q_starts, k_starts = _starts(case, generator)
         queries, keys = int(q_starts[-1]), int(k_starts[-1])
@@ -97,7 +97,7 @@ class SelectionAttention(Check):
         return {"o": Expected(Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks.triton.selection_attention import selection_attention
+        from gpucheck.checks.kernels.selection_attention_kernel import selection_attention
 
         out = selection_attention(
             *(prepared[name] for name in ("q", "k", "v", "ranges")),
@@ -197,14 +197,14 @@ def _select_one(case: Case, end: int, generator: torch.Generator) -> Tensor:
 def _make_exact(
     case: Case, made: dict[str, Tensor], ranges: Tensor, starts: dict[str, Tensor], generator: torch.Generator
 ) -> None:
-    """Replaces queries and keys by those of :mod:`gpucheck.checks.retrieval`."""
-    from gpucheck.checks import retrieval
+    """Replaces queries and keys by those of :mod:`gpucheck.checks.onehot_attention`."""
+    from gpucheck.checks import onehot_attention
 
     group = case["q_heads"] // case["kv_heads"]
     for q_part, k_part in pieces(starts):
         for kv_head in range(case["kv_heads"]):
-            book = retrieval.key_book(case["head_dim"], k_part.stop - k_part.start, generator)
+            book = onehot_attention.key_book(case["head_dim"], k_part.stop - k_part.start, generator)
             made["k"][k_part, kv_head] = book.keys
             seen = visible(ranges[q_part, kv_head], k_part.stop - k_part.start)
             for head in range(kv_head * group, (kv_head + 1) * group):
-                made["q"][q_part, head] = book.ask(retrieval.draw(seen, generator), generator)
+                made["q"][q_part, head] = book.ask(onehot_attention.draw(seen, generator), generator)

@@ -46,7 +46,7 @@ class Softmax(Check):
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         from gpucheck.checks import wide
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
 
         if case.data == "wide":
             return {"x": wide.values((case["m"], case["n"]), DTYPES[case["dtype"]], generator)}
@@ -68,7 +68,7 @@ class Softmax(Check):
         return {"y": Expected(y, x.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks.triton.softmax import row_softmax
+        from gpucheck.checks.kernels.softmax_kernel import row_softmax
 
         return {"y": row_softmax(prepared["x"], *block_shape(case["m"], case["n"]))}
 

@@ -15,8 +15,8 @@ from types import ModuleType
 
 from gpucheck.checks.base import Check
 from gpucheck.model.case import CheckSpec
+from gpucheck.model.check_source import CheckSource, SourceKind, content_hash, source_of
 from gpucheck.model.errors import UsageError
-from gpucheck.model.source import CheckSource, SourceKind, content_hash, source_of
 
 GROUP = "gpucheck.checks"
 """Entry points of packages that offer checks."""

@@ -42,7 +42,7 @@ class Swiglu(Check):
         import torch
 
         from gpucheck.checks import wide
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
 
         if case.data == "wide":
             return {"x": wide.values((case["m"], case["n"]), DTYPES[case["dtype"]], generator)}
@@ -50,14 +50,14 @@ class Swiglu(Check):
         return {"x": x.to(DTYPES[case["dtype"]])}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        from gpucheck.checks import data
+        from gpucheck.checks import operands
         from gpucheck.verify import bounds, extremes
 
-        alpha, limit, dtype = float(case["alpha"]), float(case["limit"]), data.DTYPES[case["dtype"]]
+        alpha, limit, dtype = float(case["alpha"]), float(case["limit"]), operands.DTYPES[case["dtype"]]
         if case.data == "wide":
             y, also = extremes.swiglu(inputs["x"].double(), alpha, limit)
             return {"y": Expected(y, dtype, also=also)}
-        return {"y": Expected(bounds.swiglu(data.as_estimate(inputs["x"], "normal"), alpha, limit), dtype)}
+        return {"y": Expected(bounds.swiglu(operands.as_estimate(inputs["x"], "normal"), alpha, limit), dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         return {"y": runtime.library.swiglu(prepared["x"], float(case["alpha"]), float(case["limit"]))}
@@ -66,7 +66,7 @@ class Swiglu(Check):
         return runtime.library.kernels["swiglu"]
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks.data import size
+        from gpucheck.checks.operands import size
 
         return Cost(0.0, 1.5 * size(inputs["x"]))
 

@@ -34,7 +34,7 @@ class TopK(Check):
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
-        from gpucheck.checks.data import DTYPES
+        from gpucheck.checks.operands import DTYPES
         from gpucheck.verify import bounds, extremes
 
         ids, gates = reference_gates(case, inputs["logits"])
@@ -62,7 +62,7 @@ class TopK(Check):
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
         """Logits, values in their dtype and int32 ids."""
-        from gpucheck.checks.data import size
+        from gpucheck.checks.operands import size
 
         logits = inputs["logits"]
         chosen = case["m"] * case["top_k"]

@@ -21,7 +21,7 @@ from gpucheck.verify import bounds
 from gpucheck.verify.digest import is_dense, whole
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
-from gpucheck.verify.sampling import NARROW, UnknownOperation, Wide
+from gpucheck.verify.noise_model import NARROW, UnknownOperation, Wide
 
 LITERAL = ".literal"
 _lock = threading.RLock()  # the random state, and how torch computes attention, belong to the whole process

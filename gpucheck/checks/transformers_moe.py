@@ -63,16 +63,16 @@ class TransformersMoe(Check):
         """Router logits are sums of a few small multiples of UNIT / 2: exact in bf16 whatever the order of summing."""
         import torch
 
-        from gpucheck.checks import data
+        from gpucheck.checks import operands
 
         hidden, inner, count = case["hidden"], case["intermediate"], case["experts"]
-        x = data.signed_integers((case["m"], hidden), 1, 8, generator) * UNIT
+        x = operands.signed_integers((case["m"], hidden), 1, 8, generator) * UNIT
         votes = torch.rand((count, hidden), generator=generator).topk(VOTES, -1).indices
-        signs = data.signed_integers(tuple(votes.shape), 1, 1, generator)
+        signs = operands.signed_integers(tuple(votes.shape), 1, 1, generator)
         router = torch.zeros((count, hidden)).scatter(1, votes, signs / 2)
         made = {"x": x.to(torch.bfloat16), "router": router.to(torch.bfloat16)}
         for name, terms, columns in (("up", hidden, 2 * inner), ("down", inner, hidden)):
-            weight = data.weights("mxfp4", (count, terms, columns), "normal", generator)
+            weight = operands.weights("mxfp4", (count, terms, columns), "normal", generator)
             made |= {name: weight["w"], f"{name}_scale": weight["w_scale"]}
             made[f"{name}_bias"] = torch.randn((count, columns), generator=generator)
         return made
@@ -80,7 +80,7 @@ class TransformersMoe(Check):
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
 
-        from gpucheck.checks import data, experts
+        from gpucheck.checks import experts, operands
         from gpucheck.checks.routing import reference_topk
         from gpucheck.verify import bounds
 
@@ -92,15 +92,15 @@ class TransformersMoe(Check):
         order, places = tables["to_flat"].long(), tables["to_sorted"].long()
 
         def weight(name: str, expert: int) -> Estimate:
-            held = data.decode_weight("mxfp4", inputs[name][expert], inputs[f"{name}_scale"][expert])
-            return data.as_estimate(held, "normal")
+            held = operands.decode_weight("mxfp4", inputs[name][expert], inputs[f"{name}_scale"][expert])
+            return operands.as_estimate(held, "normal")
 
         def block(expert: int, rows: Estimate) -> Estimate:
             up = bounds.add(bounds.product(rows, weight("up", expert)), inputs["up_bias"][expert].double())
             inner = bounds.rounded(bounds.swiglu(up, *SWIGLU), torch.bfloat16)
             return bounds.add(bounds.product(inner, weight("down", expert)), inputs["down_bias"][expert].double())
 
-        x = experts.take(data.as_estimate(inputs["x"], "normal"), order // k)
+        x = experts.take(operands.as_estimate(inputs["x"], "normal"), order // k)
         rows = experts.each_expert(x, tables, case["hidden"], block)
         rows = bounds.times(rows, experts.take(gates.flat(), order, (-1, 1)))
         rounded, whole = (  # a product split along its terms leaves its rows unrounded, and transformers lets it be

@@ -46,31 +46,31 @@ class WeightedMatmul(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         import torch
 
-        from gpucheck.checks import data
+        from gpucheck.checks import operands
 
         batch, m, k, n = (case[name] for name in ("batch", "m", "k", "n"))
         scores = make_logits(batch * m, k, case.data, generator, masked=False).view(batch, m, k)
         if case.data == "exact":
-            values = data.signed_integers((batch, k, n), 1, EXACT_VALUES, generator)
+            values = operands.signed_integers((batch, k, n), 1, EXACT_VALUES, generator)
         else:
             values = torch.randn((batch, k, n), generator=generator)
-        dtype = data.DTYPES[case["dtype"]]
+        dtype = operands.DTYPES[case["dtype"]]
         return {"scores": scores.to(dtype), "v": values.to(dtype)}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        from gpucheck.checks import data
+        from gpucheck.checks import operands
         from gpucheck.verify import bounds
 
         scores, dtype = inputs["scores"], inputs["v"].dtype
         pieces = parts(case["batch"] * case["m"], case["k"])
         weights = bounds.softmax(scores.double(), parts=pieces, exact=case.data == "exact")
-        stored, values = bounds.rounded(weights, dtype), data.as_estimate(inputs["v"], case.data)
+        stored, values = bounds.rounded(weights, dtype), operands.as_estimate(inputs["v"], case.data)
         out = bounds.product(stored, values, operands=dtype)
         return {"weights": Expected(weights, dtype), "o": Expected(out, dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks.triton.softmax import row_softmax
-        from gpucheck.checks.triton.weighted_matmul import weighted_matmul
+        from gpucheck.checks.kernels.softmax_kernel import row_softmax
+        from gpucheck.checks.kernels.weighted_matmul_kernel import weighted_matmul
 
         scores = prepared["scores"]
         rows = scores.view(-1, scores.shape[-1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from gpucheck.checks.data import BLOCK, DTYPES, decode_weight, random_bytes
+from gpucheck.checks.operands import BLOCK, DTYPES, decode_weight, random_bytes
 from gpucheck.model.case import Case
 from gpucheck.verify import extremes
 
@@ -62,7 +62,7 @@ def activations(
 def weights(
     kind: str, shape: tuple[int, ...], exponent: Tensor, generator: Generator, *, ends: bool = True
 ) -> dict[str, Tensor]:
-    """A weight (..., K, N) whose exponents are the negative ones, in the form of :func:`gpucheck.checks.data.weights`.
+    """A weight (..., K, N) with the negative exponents, in the form of :func:`gpucheck.checks.operands.weights`.
 
     mx kinds have with ``ends``, in SCALE_COLUMNS, a block each with scale byte 0, 254 and 255. Where scales are large,
     values are so small that bf16 holds each product of both.

@@ -12,8 +12,8 @@ import typer
 from gpucheck.cli.options import LibraryOption
 
 if TYPE_CHECKING:
-    from gpucheck.audit.hazard import Hazard
     from gpucheck.library.copies import LibraryCopy
+    from gpucheck.tools.audit.hazard import Hazard
 
 MARKS = {True: "confirmed", False: "not so", None: "source"}
 
@@ -24,10 +24,10 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find places in the library that answer for the wrong GPU. Needs no GPU; a hazard is no failure."""
-    from gpucheck.audit.probe import not_probed
-    from gpucheck.audit.probe import probe as probe_library
-    from gpucheck.audit.scan import scan
-    from gpucheck.library.source import parse_source, resolve
+    from gpucheck.library.library_option import parse_source, resolve
+    from gpucheck.tools.audit.probe import not_probed
+    from gpucheck.tools.audit.probe import probe as probe_library
+    from gpucheck.tools.audit.scan import scan
 
     copy = resolve(parse_source(library))
     hazards = scan(copy.package)

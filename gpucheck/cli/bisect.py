@@ -15,12 +15,12 @@ from gpucheck.cli.options import CandidateOption, CheckFileOption, LibraryOption
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.bisect.signature import Answer
-    from gpucheck.bisect.sources import AnySource, Commits, Packages, Releases
-    from gpucheck.bisect.sources.base import Candidate
-    from gpucheck.bisect.state import Find, State
-    from gpucheck.bisect.target import Target
     from gpucheck.plan.scenario import Scenario
+    from gpucheck.tools.bisect.saved_search import Find, State
+    from gpucheck.tools.bisect.signature import Answer
+    from gpucheck.tools.bisect.sources import AnySource, Commits, Packages, Releases
+    from gpucheck.tools.bisect.sources.base import Candidate
+    from gpucheck.tools.bisect.target import Target
 
 
 def bisect(
@@ -86,7 +86,7 @@ def bisect(
     """Find the first bad (or fixed) commit or release, or the patches that mend a case."""
     given = _given(locals())
 
-    from gpucheck.bisect.state import load
+    from gpucheck.tools.bisect.saved_search import load
 
     if resume is not None and given:
         raise UsageError("--resume goes on with a search as it was begun; leave every other option out")
@@ -102,9 +102,9 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _begin(given: dict[str, Any]) -> State:
     """The state of a new search; nothing is written before it is known that it can begin."""
-    from gpucheck.bisect.sources import own_library
-    from gpucheck.bisect.state import Find, State
     from gpucheck.launch.gpus import choose
+    from gpucheck.tools.bisect.saved_search import Find, State
+    from gpucheck.tools.bisect.sources import own_library
 
     kinds = [name for name in _ENDS if name in given]
     if len(kinds) != 1:
@@ -144,9 +144,9 @@ def _check_options(kind: str, given: dict[str, Any]) -> None:
 
 def _target(given: dict[str, Any]) -> Target:
     """What each step runs: as the stored run did, changed by what the options say."""
-    from gpucheck.bisect.target import SOURCE_OPTIONS, Target, from_run
     from gpucheck.launch.gpus import DEVICES, choose
     from gpucheck.plan.scenario import LONGEST
+    from gpucheck.tools.bisect.target import SOURCE_OPTIONS, Target, from_run
 
     cases, bits = given.get("case", []), "bits" in given
     names = ("scenario", "nproc", "device", "placement", "process_group", "experiments", "seed")
@@ -179,7 +179,7 @@ def _target(given: dict[str, Any]) -> Target:
 def _scenario(target: Target) -> Scenario:
     """The cases as every run selects them; raises where no run could be made."""
     from gpucheck.cli.options import check_sources
-    from gpucheck.plan.implied import implied
+    from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
 
@@ -192,8 +192,8 @@ def _scenario(target: Target) -> Scenario:
 
 
 def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, list[Candidate]]:
-    from gpucheck.bisect.hunt import check_ends
-    from gpucheck.bisect.sources import Commits, Patches
+    from gpucheck.tools.bisect.engine import check_ends
+    from gpucheck.tools.bisect.sources import Commits, Patches
 
     series: Commits | Releases | Packages
     if kind == "repo":
@@ -213,7 +213,7 @@ def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, li
 
 def _versions(name: str, kind: str, given: dict[str, Any]) -> Releases | Packages:
     """Releases of a distribution that carries the library, else versions of a package that runs import."""
-    from gpucheck.bisect.sources import Packages, Releases
+    from gpucheck.tools.bisect.sources import Packages, Releases
 
     releases = Releases(name, given["first"], given["last"])
     if kind == "package" or not releases.carries():
@@ -233,8 +233,8 @@ def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:
 
 def _library(given: dict[str, Any]) -> Path | None:
     """The library that patches change, or that runs with each version of a package; None where a run needed none."""
-    from gpucheck.library.source import parse_source, resolve
-    from gpucheck.records.folder import read_plan
+    from gpucheck.library.library_option import parse_source, resolve
+    from gpucheck.records.run_folder import read_plan
 
     if "library" in given or "run_dir" not in given:
         return resolve(parse_source(given.get("library"))).root
@@ -258,10 +258,10 @@ def _folder(out: Path | None) -> Path:
 
 def _search(state: State) -> NoReturn:
     """Searches to the end, or says how to go on."""
-    from gpucheck.bisect.hunt import hunt
-    from gpucheck.bisect.session import Session
-    from gpucheck.bisect.step import take
-    from gpucheck.bisect.words import report
+    from gpucheck.tools.bisect.engine import hunt
+    from gpucheck.tools.bisect.run_once import take
+    from gpucheck.tools.bisect.search_text import report
+    from gpucheck.tools.bisect.session import Session
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:

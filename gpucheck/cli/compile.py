@@ -21,18 +21,18 @@ from gpucheck.cli.options import (
     check_sources,
     split,
 )
-from gpucheck.compile.targets import DEFAULT
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+from gpucheck.triton_hooks.targets import DEFAULT
 
 if TYPE_CHECKING:
-    from gpucheck.compile.build import Job
-    from gpucheck.compile.outcome import Combination, Result
-    from gpucheck.compile.targets import Target
-    from gpucheck.compile.tritons import Triton
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.model.case import Case
-    from gpucheck.model.source import CheckSource
+    from gpucheck.model.check_source import CheckSource
     from gpucheck.plan.scenario import Scenario
+    from gpucheck.tools.compile.combinations import Job
+    from gpucheck.tools.compile.outcome import Combination, Result
+    from gpucheck.tools.compile.tritons import Triton
+    from gpucheck.triton_hooks.targets import Target
 
 SCENARIO = "compile"
 FORMATS = (".json", ".md")
@@ -81,15 +81,15 @@ def compile_(
     from rich.console import Console
 
     from gpucheck.cli.present import check_files, exit_code, write_file
-    from gpucheck.compile import tritons
-    from gpucheck.compile.summary import summarise
-    from gpucheck.compile.targets import parse_targets
-    from gpucheck.compile.text import Request, sheet, to_json
-    from gpucheck.plan.implied import implied
+    from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
-    from gpucheck.report.markdown import render
+    from gpucheck.report.formats.markdown import render
     from gpucheck.report.terminal import show
+    from gpucheck.tools.compile import tritons
+    from gpucheck.tools.compile.compile_text import Request, sheet, to_json
+    from gpucheck.tools.compile.compile_verdict import summarise
+    from gpucheck.triton_hooks.targets import parse_targets
 
     targets = parse_targets(_named("--target", target) or split([DEFAULT]))
     wanted = _named("--triton", triton) or [tritons.INSTALLED]
@@ -149,7 +149,7 @@ def _tell_apart(tritons: Mapping[str, Triton]) -> None:
 
 
 def _require_torch() -> None:
-    from gpucheck.launch.environment import missing_packages
+    from gpucheck.host.software import missing_packages
 
     if "torch" in missing_packages():
         raise InfrastructureError(
@@ -169,7 +169,7 @@ def _cases(scenario: Scenario) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
 
 def _libraries(specs: list[str] | None) -> dict[str, tuple[str, LibraryCopy]]:
     """Name in the report -> its ``--library``, and the copy; each content once."""
-    from gpucheck.library.source import parse_source, resolve
+    from gpucheck.library.library_option import parse_source, resolve
 
     found: dict[str, tuple[str, LibraryCopy]] = {}
     wanted: Sequence[str | None] = specs or [None]
@@ -190,8 +190,8 @@ def _jobs(
     sources: Sequence[CheckSource],
 ) -> list[Job]:
     """One job for each library, Triton and target, and for each Triton and target one of our own kernels."""
-    from gpucheck.compile.build import Job
-    from gpucheck.compile.outcome import OWN, Combination
+    from gpucheck.tools.compile.combinations import Job
+    from gpucheck.tools.compile.outcome import OWN, Combination
 
     work: dict[Combination, Job] = {}
     active = tuple(sources)
@@ -208,7 +208,7 @@ def _jobs(
 
 def _build(work: Sequence[Job], jobs: int | None) -> list[Result]:
     """The results of all jobs in their order; tells of each as it comes."""
-    from gpucheck.compile.build import build
+    from gpucheck.tools.compile.combinations import build
 
     results: dict[Combination, Result] = {}
     before = signal.signal(signal.SIGTERM, _terminated)

@@ -26,7 +26,7 @@ def diff(
     """Compare two runs; ends with 1 where a case that was right in A is wrong or missing in B."""
     from gpucheck.cli.present import check_files
     from gpucheck.diagnose.compare import compare
-    from gpucheck.records.folder import read_run, write_json
+    from gpucheck.records.run_folder import read_run, write_json
     from gpucheck.report import comparison as rendered
 
     check_files(json_file, [])

@@ -13,7 +13,7 @@ import typer
 from gpucheck.cli.options import ExpectGpusOption, LibraryOption
 
 if TYPE_CHECKING:
-    from gpucheck.doctor.line import Line
+    from gpucheck.tools.doctor.line import Line
 
 NARROWEST = 80
 WIDEST = 120
@@ -28,10 +28,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of lines with stable ids.")] = False,
 ) -> None:
     """Look at GPUs, driver, software, caches and host, try basic operations on each device, and say what to do."""
-    from gpucheck.doctor.examine import examine
-    from gpucheck.doctor.line import exit_code
-    from gpucheck.doctor.machine import Machine
-    from gpucheck.library.source import parse_source
+    from gpucheck.library.library_option import parse_source
+    from gpucheck.tools.doctor.examine import examine
+    from gpucheck.tools.doctor.line import exit_code
+    from gpucheck.tools.doctor.machine import Machine
 
     lines = examine(Machine(library=parse_source(library), expect_gpus=expect_gpus))
     if as_json:
@@ -43,7 +43,7 @@ def doctor(
 
 def show(lines: Sequence[Line]) -> None:
     """Prints the lines by family; GPUs that say the same share one."""
-    from gpucheck.doctor.examine import FAMILIES
+    from gpucheck.tools.doctor.examine import FAMILIES
 
     width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns))
     for family in FAMILIES:
@@ -64,7 +64,7 @@ def show(lines: Sequence[Line]) -> None:
 
 def _name(family: str, fact: str, subjects: Sequence[str]) -> str:
     """The fact and what it is about: ``"ecc GPUs 0-7"``."""
-    from gpucheck.diagnose.words import rank_list
+    from gpucheck.diagnose.wording import rank_list
 
     if family not in ON_GPUS or not all(subject.isdigit() for subject in subjects):
         return fact

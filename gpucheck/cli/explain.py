@@ -18,7 +18,7 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a cause that a finding names."""
-    from gpucheck.diagnose.causes import CAUSES, NATURES, described
+    from gpucheck.diagnose.causes.pages import CAUSES, NATURES, described
 
     if not cause:
         for name, known in CAUSES.items():

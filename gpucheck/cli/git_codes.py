@@ -14,7 +14,7 @@ from gpucheck.model.errors import ExitCode
 
 if TYPE_CHECKING:
     from gpucheck.model.finding import Conclusion
-    from gpucheck.records.folder import Run
+    from gpucheck.records.run_folder import Run
 
 GOOD, BAD, UNTESTABLE, STOP = 0, 1, 125, 128
 

@@ -38,7 +38,7 @@ def show(
 ) -> None:
     """Show the copy a run would test: where it lies, where it came from, what it is."""
     from gpucheck.library.content import TRITON_RANGES, python_file_count, triton_problem
-    from gpucheck.library.source import parse_source, resolve
+    from gpucheck.library.library_option import parse_source, resolve
 
     copy = resolve(parse_source(library))
     triton = _installed_triton()
@@ -82,7 +82,7 @@ def _overview() -> dict[str, Any]:
     """Everything ``list`` prints, as plain data. Nothing is fetched and nothing imported."""
     from gpucheck.library.cache import cached_folders
     from gpucheck.library.content import KNOWN
-    from gpucheck.library.source import DEFAULT_WHEEL
+    from gpucheck.library.library_option import DEFAULT_WHEEL
 
     known = [
         {

@@ -13,7 +13,7 @@ from gpucheck.cli.options import CandidateOption, CheckFileOption, ProblemOption
 from gpucheck.model.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.model.source import CheckSource
+    from gpucheck.model.check_source import CheckSource
 
 
 def list_(
@@ -71,7 +71,7 @@ def _checks() -> None:
 
 def _cases(name: str | None, given: list[CheckSource]) -> None:
     from gpucheck.plan import scenario as scenarios
-    from gpucheck.plan.implied import implied
+    from gpucheck.plan.default_cases import implied
 
     if name:
         listed = [scenarios.load(scenarios.find(name))]
@@ -87,9 +87,9 @@ def _cases(name: str | None, given: list[CheckSource]) -> None:
 
 def _power(name: str, json_file: str | None) -> None:
     from gpucheck.cli.present import check_files
-    from gpucheck.plan import power
+    from gpucheck.plan import detection_power as power
     from gpucheck.plan import scenario as scenarios
-    from gpucheck.records.folder import write_json
+    from gpucheck.records.run_folder import write_json
 
     check_files(json_file, [])
     found = power.of(scenarios.load(scenarios.find(name)))

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+import gpucheck
 from gpucheck.model.errors import UsageError
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "skeleton"
+TEMPLATES = Path(gpucheck.__file__).resolve().parent / "templates" / "skeleton"
 FILES = {"check.py": "{}.py", "wrong.py": "{}_wrong.py", "scenario.toml": "{}.toml"}
 
 app = typer.Typer(help="Write files to start from.", no_args_is_help=True)

@@ -10,7 +10,7 @@ import typer
 from gpucheck.model.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.model.source import CheckSource
+    from gpucheck.model.check_source import CheckSource
 
 LibraryOption = Annotated[
     str | None,
@@ -21,7 +21,7 @@ LibraryOption = Annotated[
         show_default="the installed one, else wheel:vllm==0.33.0",
     ),
 ]
-"""``--library``; read with :func:`gpucheck.library.source.parse_source`."""
+"""``--library``; read with :func:`gpucheck.library.library_option.parse_source`."""
 
 
 DeviceOption = Annotated[

@@ -12,7 +12,7 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Verdict
-from gpucheck.records.folder import read_run, write_text
+from gpucheck.records.run_folder import read_run, write_text
 from gpucheck.report import blocks
 from gpucheck.report.formats import FORMATS, render
 
@@ -80,7 +80,7 @@ def present(
     Args:
         json_file: path to write the report to as JSON, ``-`` for stdout.
         write: paths to write the report to, each in the format of its suffix.
-        announced: whether to tell the place this runs in, as :func:`gpucheck.cli.surroundings.announce` does.
+        announced: whether to tell the place this runs in, as :func:`gpucheck.report.announce.announce` does.
 
     Raises:
         UsageError: no run folder, or a file that could never be written.
@@ -95,7 +95,7 @@ def present(
 
         show(report, console, verbose=verbose)
     if announced:
-        from gpucheck.cli.surroundings import announce
+        from gpucheck.report.announce import announce
 
         announce(report)
     if json_file == "-":

@@ -13,7 +13,7 @@ def preset(
     name: Annotated[str | None, typer.Argument(help="The preset to print; without one, all are listed.")] = None,
 ) -> None:
     """Print a ready-made file that runs gpucheck in a pod, a Slurm cluster, a workflow or on several nodes."""
-    from gpucheck.presets import presets
+    from gpucheck.templates.presets import presets
 
     known = presets()
     if name is None:

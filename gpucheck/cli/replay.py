@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.model.plan import Plan
-    from gpucheck.records.folder import Run
-    from gpucheck.report.closeup import Closeup
+    from gpucheck.records.run_folder import Run
+    from gpucheck.tools.replay.closeup import Closeup
 
 PIPED_WIDTH = 200  # columns where nobody's terminal sets a width
 
@@ -45,12 +45,12 @@ def replay(
 
     from gpucheck import checks
     from gpucheck.launch.torchrun import Rendezvous, launch
+    from gpucheck.library.library_option import parse_source
     from gpucheck.library.recorded import find_recorded
-    from gpucheck.library.source import parse_source
-    from gpucheck.plan.repeat import find_rank, find_step, repeated
     from gpucheck.plan.scenario import LONGEST
-    from gpucheck.records.folder import read_run, write_json
-    from gpucheck.report.closeup import show
+    from gpucheck.records.run_folder import read_run, write_json
+    from gpucheck.tools.replay.closeup import show
+    from gpucheck.tools.replay.replay_plan import find_rank, find_step, repeated
 
     if timeout is not None and not 0 < timeout <= LONGEST:
         raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0, at most {LONGEST:g}")
@@ -111,7 +111,7 @@ def _check_save(save: Path) -> None:
 
 
 def _restore_environment(plan: Plan) -> None:
-    from gpucheck.launch.variables import restore
+    from gpucheck.host.env_vars import restore
 
     recorded = plan.environment.get("variables")
     if recorded is not None:
@@ -120,8 +120,8 @@ def _restore_environment(plan: Plan) -> None:
 
 def _require_machine(plan: Plan) -> None:
     """Raises InfrastructureError where this machine cannot hold the ranks of a node of the run."""
+    from gpucheck.host.software import missing_packages
     from gpucheck.launch import gpus
-    from gpucheck.launch.environment import missing_packages
 
     missing = missing_packages()
     if missing:
@@ -138,9 +138,9 @@ def _require_machine(plan: Plan) -> None:
 
 
 def _closeup(run: Run, step: int, rank: int, copy: LibraryCopy | None, folder: Path) -> Closeup:
-    from gpucheck.records.folder import read_run
-    from gpucheck.records.kept import read_detail
-    from gpucheck.report.closeup import Closeup
+    from gpucheck.records.replay_files import read_detail
+    from gpucheck.records.run_folder import read_run
+    from gpucheck.tools.replay.closeup import Closeup
 
     again = read_run(folder)
     first = rank // run.plan.nproc * run.plan.nproc
@@ -171,7 +171,7 @@ def _facts(run: Run, copy: LibraryCopy | None) -> list[str]:
 
 def _changes(plan: Plan, copy: LibraryCopy | None) -> list[str]:
     """What is not as it was when the run was made."""
-    from gpucheck.launch.environment import software
+    from gpucheck.host.software import software
 
     was, now = plan.environment.get("software", {}), software(copy.package if copy else None)
     notes = []
@@ -196,7 +196,7 @@ def _other_device(was: str, now: str) -> list[str]:
 
 def _save(closeup: Closeup, plan: Plan, copy: LibraryCopy | None, folder: Path, save: Path, console: Console) -> None:
     """Fills the folder that was asked for and says what is in it."""
-    from gpucheck.reproduce.bundle import write_bundle
+    from gpucheck.tools.replay.bundle import write_bundle
 
     for line in write_bundle(closeup, plan, copy, folder, save):
         console.print(line, highlight=False, soft_wrap=True, markup=False)

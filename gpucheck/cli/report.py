@@ -22,7 +22,7 @@ def report(
     if schema:
         import json
 
-        from gpucheck.report.schema import report_schema
+        from gpucheck.report.formats.json_schema import report_schema
 
         typer.echo(json.dumps(report_schema(), indent=1))
         return

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from gpucheck.launch.torchrun import Ending
     from gpucheck.library.copies import LibraryCopy
-    from gpucheck.library.source import Source
+    from gpucheck.library.library_option import Source
+    from gpucheck.model.check_source import CheckSource
     from gpucheck.model.plan import Environment, Plan
-    from gpucheck.model.source import CheckSource
     from gpucheck.plan.scenario import Scenario
 
 WAIT_FOR_NODES = 30.0  # s that node 0 waits for the last records of other nodes
@@ -124,19 +124,19 @@ def run(
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
-    from gpucheck.cli import nodes
     from gpucheck.cli.present import check_files
+    from gpucheck.launch import join_run
     from gpucheck.launch.gpus import choose
     from gpucheck.launch.torchrun import Rendezvous, launch
+    from gpucheck.library.library_option import parse_source
     from gpucheck.library.patches import patched_files, write_patched
-    from gpucheck.library.source import parse_source
     from gpucheck.model.plan import ISOLATION
-    from gpucheck.plan.conditions import MOST_REPEATS
-    from gpucheck.plan.implied import implied
+    from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import LONGEST, find, load
+    from gpucheck.plan.scenario_conditions import MOST_REPEATS
     from gpucheck.plan.select import select
-    from gpucheck.records.folder import write_json
-    from gpucheck.records.follow import Follower
+    from gpucheck.records.live import Follower
+    from gpucheck.records.run_folder import write_json
     from gpucheck.report.progress import Progress
 
     rendezvous = Rendezvous(nnodes, node_rank, rdzv_endpoint, rdzv_id, rdzv_backend)
@@ -178,10 +178,10 @@ def run(
     console = Console(stderr=json_file == "-")
     copy = _library(source, chosen, kind, given, named=bool(library or patches), for_git=bisect)
     if node_rank:
-        joined = nodes.join(rendezvous, copy, patches, choice, out, _fresh_folder)
+        joined = join_run.join(rendezvous, copy, patches, choice, out, _fresh_folder)
         ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.courier.poll)
         joined.courier.bye(ending.code)
-        raise typer.Exit(nodes.exit_code(joined, ending))
+        raise typer.Exit(join_run.exit_code(joined, ending))
     patched = patched_files(copy.package, patches) if copy else {}
     folder = _new_folder(out)
     if copy and patched:
@@ -222,7 +222,7 @@ def run(
             markup=False,
         )
     follower = Follower(folder, plan.world_size, plan.must_fail)
-    with nodes.head(rendezvous, plan, folder) as head, Progress(plan, follower, console, quiet=quiet) as progress:
+    with join_run.head(rendezvous, plan, folder) as head, Progress(plan, follower, console, quiet=quiet) as progress:
         ending = launch(plan, folder, rendezvous, progress, head.poll if head else None)
         others = head.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if head else []
         progress()
@@ -244,8 +244,8 @@ def _library(
         named: ``--library`` or ``--patch`` is given.
         for_git: see ``--bisect``.
     """
-    from gpucheck.library.source import resolve
-    from gpucheck.plan.build import needing_library
+    from gpucheck.library.library_option import resolve
+    from gpucheck.plan.bind import needing_library
 
     needing = needing_library(scenario, device)
     if not needing and not named:
@@ -263,7 +263,7 @@ def _library(
 def _testable(source: Source) -> LibraryCopy:
     """The library, where a commit without a usable one is no error of the user: git is to try another."""
     from gpucheck.cli.git_codes import UNTESTABLE
-    from gpucheck.library.source import SourceKind, resolve
+    from gpucheck.library.library_option import SourceKind, resolve
 
     try:
         return resolve(source)
@@ -275,7 +275,7 @@ def _testable(source: Source) -> LibraryCopy:
 
 
 def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
-    from gpucheck.plan.build import bound_steps
+    from gpucheck.plan.bind import bound_steps
 
     steps = bound_steps(scenario, device)
     for step in steps:
@@ -287,7 +287,7 @@ def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None
 
 
 def require_torch() -> None:
-    from gpucheck.launch.environment import missing_packages
+    from gpucheck.host.software import missing_packages
 
     missing = missing_packages()
     if missing:
@@ -311,7 +311,7 @@ def _command(
     Args:
         again: options to repeat, with their values; "" for those that have none, None for those that were not given.
     """
-    from gpucheck.library.source import SourceKind
+    from gpucheck.library.library_option import SourceKind
 
     command = ["gpucheck", "run"]
     if not scenario.implied:
@@ -328,10 +328,10 @@ def _command(
 
 
 def _plan(scenario: Scenario, copy: LibraryCopy | None, **options: Any) -> Plan:
-    """The plan of this run on this machine; for the options see :func:`gpucheck.plan.build.build`."""
-    from gpucheck.launch.environment import software
-    from gpucheck.launch.variables import variables
-    from gpucheck.plan.build import build
+    """The plan of this run on this machine; for the options see :func:`gpucheck.plan.bind.build`."""
+    from gpucheck.host.env_vars import variables
+    from gpucheck.host.software import software
+    from gpucheck.plan.bind import build
 
     environment: Environment = {
         "software": software(copy.package if copy else None),
@@ -387,8 +387,8 @@ def _made(folder: Path, *, new: bool) -> bool:
 
 def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]]) -> str:
     """Writes how the run ended, with what changed in the software meanwhile; says what kept it from being written."""
-    from gpucheck.launch.environment import changes, software
-    from gpucheck.records.folder import write_json
+    from gpucheck.host.software import changes, software
+    from gpucheck.records.run_folder import write_json
 
     after = software(Path(plan.library["package"]) if plan.has_library else None)
     outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
@@ -415,7 +415,7 @@ def _finish(
     """Shows the report and ends with the exit code of the verdict or of the interruption."""
     from gpucheck.cli import git_codes
     from gpucheck.cli.present import exit_code, present
-    from gpucheck.records.folder import read_run
+    from gpucheck.records.run_folder import read_run
     from gpucheck.report.blocks import NO_GPU_CHECKED
 
     conclusion, report = present(

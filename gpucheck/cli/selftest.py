@@ -15,7 +15,7 @@ from gpucheck.cli.options import DeviceOption, LibraryOption, split
 from gpucheck.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from gpucheck.faults.selftest import SelfTest, Summary
+    from gpucheck.tools.selftest.planted_runs import SelfTest, Summary
 
 
 def selftest(
@@ -37,11 +37,11 @@ def selftest(
     """Plant every fault that this machine can show, on each rank in turn, and check what the reports say of it."""
     from gpucheck.cli.present import check_files
     from gpucheck.cli.run import check_out, require_torch
-    from gpucheck.faults.catalogue import choose
-    from gpucheck.faults.matrix import figures, lines
-    from gpucheck.faults.selftest import SelfTest, Summary
     from gpucheck.launch import gpus
-    from gpucheck.library.source import parse_source, resolve
+    from gpucheck.library.library_option import parse_source, resolve
+    from gpucheck.tools.selftest.catalogue import choose
+    from gpucheck.tools.selftest.planted_runs import SelfTest, Summary
+    from gpucheck.tools.selftest.summary import figures, lines
 
     chosen = choose(split(faults))
     if faults is not None and not split(faults):
@@ -72,8 +72,8 @@ def selftest(
 
 def _work(test: SelfTest, summary: Summary, *, quiet: bool) -> int:
     """Makes the runs and shows how far they have come; gives the signal that ended them early, or 0."""
-    from gpucheck.faults.selftest import Done
-    from gpucheck.faults.sessions import Visit
+    from gpucheck.tools.selftest.planted_runs import Done
+    from gpucheck.tools.selftest.schedule import Visit
 
     received: list[int] = []
 
@@ -104,8 +104,8 @@ def _work(test: SelfTest, summary: Summary, *, quiet: bool) -> int:
 
 
 def _write(summary: Summary, json_file: str | None) -> None:
-    from gpucheck.faults.matrix import to_json
-    from gpucheck.records.folder import write_json
+    from gpucheck.records.run_folder import write_json
+    from gpucheck.tools.selftest.summary import to_json
 
     if json_file == "-":
         json.dump(to_json(summary), sys.stdout, indent=1)

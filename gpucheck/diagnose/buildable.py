@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gpucheck.model.record import Outcome, Record
-from gpucheck.records.folder import Run
+from gpucheck.records.run_folder import Run
 
 IMPORTING = re.compile(r'File "[^"]*gpucheck/library/adapters/__init__\.py", line \d+, in load$', re.MULTILINE)
 """The frame that every exception passes through that the library raises while it is imported."""

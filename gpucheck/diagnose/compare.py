@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from gpucheck.diagnose.causes.less_exact import excess
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.rules.less_exact import excess
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Outcome, Record, Verdict
-from gpucheck.records.folder import Run
+from gpucheck.records.run_folder import Run
 
 Place = tuple[str, int]
 """Label of a case, and rank."""

@@ -7,9 +7,13 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from gpucheck.diagnose import canary, rules
-from gpucheck.diagnose.causes import OUT_OF_MEMORY
+from gpucheck.diagnose import canary_verdict
+from gpucheck.diagnose import causes as rules
+from gpucheck.diagnose.causes.less_exact import less_exact
+from gpucheck.diagnose.causes.pages import OUT_OF_MEMORY
+from gpucheck.diagnose.causes.straggler import stragglers
 from gpucheck.diagnose.expectations import settle
+from gpucheck.diagnose.finding_cases import Key, merged_lines, sighting
 from gpucheck.diagnose.rank_differences import (
     Kernel,
     judged_on_some_ranks,
@@ -19,14 +23,11 @@ from gpucheck.diagnose.rank_differences import (
     other_inputs,
     other_kernels,
 )
-from gpucheck.diagnose.rules.less_exact import less_exact
-from gpucheck.diagnose.rules.straggler import stragglers
-from gpucheck.diagnose.sightings import Key, merged_lines, sighting
 from gpucheck.diagnose.symptoms import Symptom, symptom
-from gpucheck.diagnose.words import raised_lines, rank_list
+from gpucheck.diagnose.wording import raised_lines, rank_list
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.record import Outcome, Record, Verdict
-from gpucheck.records.folder import Run
+from gpucheck.records.run_folder import Run
 
 MOST_DIFFERING_TILES = 6
 
@@ -40,11 +41,11 @@ def conclude(run: Run) -> Conclusion:
     launcher that ended well, and a canary, where there is one, that was caught on every rank. Everything between is
     INCONCLUSIVE. Warnings have no say.
     """
-    caught = canary.caught(run.canary)
+    caught = canary_verdict.caught(run.canary)
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_cut_short(run)]
     findings += [*nothing_judged(run), *judged_on_some_ranks(run), *other_inputs(run)]
-    findings += [*canary.findings(run.canary, caught), *stragglers(run), *less_exact(run), *_off_the_gpus(run)]
+    findings += [*canary_verdict.findings(run.canary, caught), *stragglers(run), *less_exact(run), *_off_the_gpus(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -55,7 +56,7 @@ def conclude(run: Run) -> Conclusion:
     else:
         verdict = Verdict.PASS
     told = [_with_driver(run, finding) for finding in findings]
-    notes = [*canary.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
+    notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
     return Conclusion(verdict, told, notes, expected)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpucheck.diagnose.sightings import Key, by_step, sighting
+from gpucheck.diagnose.finding_cases import Key, by_step, sighting
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
-from gpucheck.records.folder import Run
+from gpucheck.records.run_folder import Run
 
 ANSWERED = (Outcome.MISMATCH, Outcome.VIOLATION, Outcome.ERROR)
 """How a case may fail where a scenario says that it must and not by what."""

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from gpucheck.diagnose.sightings import sighting
-from gpucheck.diagnose.words import rank_list
+from gpucheck.diagnose.finding_cases import sighting
+from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Launch, Outcome, Record
-from gpucheck.records.folder import Run
+from gpucheck.records.run_folder import Run
 
 Kernel = tuple[str, str, tuple[tuple[str, int], ...]]
 """Name, hash of the binary, and configuration."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from gpucheck.model.record import Ceilings, Outcome, Record
-from gpucheck.records.folder import Run
+from gpucheck.records.run_folder import Run
 
 
 def call_seconds(record: Record, what: str = "call") -> float | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from gpucheck.diagnose.answers import FEWEST, Answers, regular
+from gpucheck.diagnose.causes import out_of_bounds
+from gpucheck.diagnose.causes.common import astray
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
-from gpucheck.diagnose.evidence import FEWEST, Answers, regular
-from gpucheck.diagnose.experiments import EXPERIMENTS, REPEAT, REPEATS, those
-from gpucheck.diagnose.rules import outside
-from gpucheck.diagnose.rules.common import astray
+from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEAT, REPEATS, those
 from gpucheck.model.record import Outcome
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 
@@ -27,7 +27,7 @@ def worth_a_process(name: ExperimentName, seen: Answers, possible: frozenset[Exp
         return False
     if made:
         return REPEAT in possible and made < MOST_PROCESSES and not seen.separates(name) and _within_reach(seen)
-    follows_fill = outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER
+    follows_fill = out_of_bounds.shown(seen.failure) is ViolationKind.PASSES_DIFFER
     if not EXPERIMENTS[name].of_fill and follows_fill and not astray(seen.failure):
         return False
     return not EXPERIMENTS[name].alone or seen.deterministic or seen.failure.outcome is Outcome.HANG
@@ -56,7 +56,7 @@ def further_repeats(seen: Answers, ranks: int) -> int:
         ranks: of the node.
     """
     helped = any(seen.right(name) for name in seen.tried)
-    follows_fill = outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER
+    follows_fill = out_of_bounds.shown(seen.failure) is ViolationKind.PASSES_DIFFER
     if not seen.deterministic or helped or not seen.failure.mismatches or follows_fill:
         return 0
     made = ranks * (1 + len(seen.processes(REPEAT)))
@@ -74,6 +74,6 @@ def _worth_repeating(seen: Answers, possible: frozenset[ExperimentName]) -> bool
         return False
     if made >= REPEATS:
         return made < MOST_PROCESSES and seen.by_call and not seen.irregular
-    follows_fill = outside.shown(seen.failure) is ViolationKind.PASSES_DIFFER and not outside.by_luck(seen)
+    follows_fill = out_of_bounds.shown(seen.failure) is ViolationKind.PASSES_DIFFER and not out_of_bounds.by_luck(seen)
     explained = follows_fill and not astray(seen.failure) and not any(EXPERIMENTS[name].of_fill for name in possible)
     return not (explained and made >= FEWEST - 1)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.host import node_gpus
 from gpucheck.host.accelerators import DEV, SYS, TorchBuild, hardware_signs, software_signs, torch_build
-from gpucheck.host.visible_gpus import VARIABLE, Gpu, Listing, Visible, parse_listing, visible
-from gpucheck.launch.nvidia_smi import LIMIT, Answer, Reply, ask
+from gpucheck.host.nvidia_smi import LIMIT, Answer, Reply
+from gpucheck.host.visible_gpus import VARIABLE, Listing, Visible, visible
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError, UsageError
 
@@ -53,7 +54,7 @@ def find(environ: Mapping[str, str] = os.environ, dev: Path = DEV, sys: Path = S
         dev: the folder that stands for /dev.
         sys: the folder that stands for /sys.
     """
-    answer, listing = _list(environ)
+    answer, listing = node_gpus.listing(environ)
     value, build = environ.get(VARIABLE), _torch()
     left = visible(listing.gpus, value)
     if left.hides_all:
@@ -122,32 +123,6 @@ def gpu_names() -> list[str]:
     return [] if found.problem else list(found.gpus)
 
 
-def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The architectures of the GPUs that the ranks of this node run on, "sm_90" for one; empty without an answer."""
-    answer = ask(["--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"], environ)
-    rows = [[part.strip() for part in line.split(",")] for line in answer.text.splitlines()]
-    told = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d", row[2])]
-    if answer.reply is not Reply.ANSWERED or len(told) < len(rows):
-        return []
-    used = places([(row[0], row[1]) for row in told], environ)
-    return sorted({"sm_" + told[place][2].replace(".", "") for place in used})
-
-
-def places(gpus: Sequence[tuple[str, str]], environ: Mapping[str, str] = os.environ) -> list[int]:
-    """Which of some GPUs the ranks of this node run on, in the order of the ranks.
-
-    Args:
-        gpus: nvidia-smi's number and UUID of each.
-    """
-    value = environ.get(VARIABLE)
-    listed: Sequence[Gpu] = [Gpu(index, uuid) for index, uuid in gpus]
-    if value and "MIG-" in value:
-        listed = _list(environ)[1].gpus
-    of_uuid = {uuid: place for place, (_, uuid) in enumerate(gpus)}
-    devices = visible(listed, value).devices
-    return [of_uuid[device.gpu.uuid] for device in devices if device.gpu.uuid in of_uuid]
-
-
 def last_line(answer: Answer) -> str:
     """What nvidia-smi said at the end, or that it said nothing."""
     return (answer.text.strip().splitlines() or ["it said nothing"])[-1].strip()
@@ -156,19 +131,6 @@ def last_line(answer: Answer) -> str:
 def _torch() -> TorchBuild | None:
     folders = spec_folders(find_spec("torch"))
     return torch_build(folders[0]) if folders else None
-
-
-def _list(environ: Mapping[str, str]) -> tuple[Answer, Listing]:
-    """What nvidia-smi lists; where its list cannot be read, the GPUs that it gives as a table."""
-    answer = ask(["-L"], environ)
-    listing = parse_listing(answer.text)
-    if answer.reply is Reply.ANSWERED and not listing.gpus:
-        table = ask(["--query-gpu=index,uuid,name", "--format=csv,noheader"], environ)
-        rows = [[part.strip() for part in line.split(",", 2)] for line in table.text.splitlines()]
-        gpus = tuple(Gpu(row[0], row[1], row[2]) for row in rows if len(row) == 3 and row[0].isdigit())
-        if gpus and table.reply is Reply.ANSWERED:
-            return table, Listing(gpus)
-    return answer, listing
 
 
 def _problem(answer: Answer, listing: Listing, left: Visible, build: TorchBuild | None) -> tuple[str, str]:

@@ -16,16 +16,17 @@ from functools import partial
 from pathlib import Path
 
 from gpucheck.host.isolated import python_path
+from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
+from gpucheck.host.node_gpus import architectures
 from gpucheck.host.processes import Family, children_of, die_with_parent, end, state_of
-from gpucheck.launch.gpus import ARCHITECTURES, architectures
-from gpucheck.launch.kernel_log import KernelLog
-from gpucheck.launch.relay import has_children
+from gpucheck.launch.gpus import ARCHITECTURES
+from gpucheck.launch.node_channel import has_children
 from gpucheck.launch.scratch import scratch
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
-AGENT = "gpucheck.launch.agent"  # what is started as torchrun
+AGENT = "gpucheck.launch.forking_torchrun"  # what is started as torchrun
 GRACE = 2.0  # s between asking torchrun to end and killing it
 LINGER = 30.0  # s that torchrun has to end after all ranks have
 STOPPED = 10.0  # s that it has to go on, where a signal stopped it before it had started them

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import gpucheck
 from gpucheck.library.copies import PACKAGE, is_genuine, missing_files
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError
@@ -25,7 +26,7 @@ def check_identity(package: Path | None = None) -> None:
     Raises:
         InfrastructureError: a distribution named ``gpucheck`` owns ``gpucheck/__init__.py`` in the same folder.
     """
-    folder = (package or Path(__file__).parents[1]).parent
+    folder = (package or Path(gpucheck.__file__).parent).parent
     owners = [entry for entry in _metadata_folders(folder, "gpucheck") if _owns(entry, "gpucheck/__init__.py")]
     if not owners:
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpucheck.library.content import content_hash
 from gpucheck.library.copies import PACKAGE, LibraryCopy, describe, is_genuine
-from gpucheck.library.source import Source, resolve
+from gpucheck.library.library_option import Source, resolve
 from gpucheck.model.errors import GpucheckError, InfrastructureError, UsageError
 from gpucheck.model.plan import PlannedLibrary
 

@@ -1,6 +1,6 @@
 """Placements: how processes hold the GPUs of a node. One row each, and everything that depends on a placement asks it.
 
-To add one, add a row here, and in :mod:`gpucheck.worker.placements` what ties a process to its GPU so.
+To add one, add a row here, and in :mod:`gpucheck.worker.device.placements` what ties a process to its GPU so.
 """
 
 from __future__ import annotations

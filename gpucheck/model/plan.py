@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
 from gpucheck.model.case import Case
+from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import SCHEMA
-from gpucheck.model.source import CheckSource, SourceKind
 
 EXPECTED_RANKS = ("all", "others")
 ISOLATION = ("rank", "case")

@@ -62,7 +62,7 @@ class ViolationKind(Vocabulary):
 
 
 class ExperimentName(Vocabulary):
-    """What is changed when a failing case runs again; :mod:`gpucheck.diagnose.experiments` describes each."""
+    """What is changed when a failing case runs again; :mod:`gpucheck.diagnose.experiment_list` describes each."""
 
     REPEAT = "repeat"
     HISTORY = "history"

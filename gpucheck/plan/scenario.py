@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpucheck.diagnose.causes import CAUSES
+import gpucheck
+from gpucheck.diagnose.causes.pages import CAUSES
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement import PLACEMENTS
 from gpucheck.model.plan import EXPECTED_RANKS, STRAGGLER, ExpectedFailure, Step
-from gpucheck.plan.conditions import KEYS, TRUTH, Rule, conflict, one_of
+from gpucheck.plan.scenario_conditions import KEYS, TRUTH, Rule, conflict, one_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,7 +96,7 @@ def find(name: str) -> Path:
 
 def builtin() -> dict[str, Path]:
     """Name -> file of the built-in scenarios, from a checkout or an installed wheel."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(gpucheck.__file__).resolve().parent
     for folder in (package / "scenarios", package.parent / "scenarios"):
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.toml"))}

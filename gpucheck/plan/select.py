@@ -11,8 +11,8 @@ from gpucheck.model.conditions import PROCESS_GROUPS, Conditions
 from gpucheck.model.errors import NothingToRunError, UsageError
 from gpucheck.model.placement import scenario_placements
 from gpucheck.model.plan import Step
-from gpucheck.plan.conditions import conflict
 from gpucheck.plan.scenario import Scenario
+from gpucheck.plan.scenario_conditions import conflict
 
 
 def select(

@@ -9,9 +9,9 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, Finding, Sighting
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
-from gpucheck.records.folder import Run, Tally
+from gpucheck.records.run_folder import Run, Tally
 from gpucheck.report.soak import soak_summary
-from gpucheck.report.speed import Speed, measured
+from gpucheck.report.timings import Speed, measured
 
 STAGES = (
     "inputs",

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from gpucheck.diagnose.compare import Change, Comparison, Row, Standing
-from gpucheck.diagnose.words import rank_list
-from gpucheck.records.folder import finite
+from gpucheck.diagnose.wording import rank_list
+from gpucheck.records.run_folder import finite
 
 COMPARISON_SCHEMA = 1
 SHOWN = (Change.BROKEN, Change.MISSING, Change.APPEARED, Change.FIXED, Change.STILL, Change.GONE)

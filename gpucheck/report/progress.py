@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from gpucheck.diagnose.words import rank_list
+from gpucheck.diagnose.wording import rank_list
 from gpucheck.model import canary
-from gpucheck.records.follow import Follower, RankState
-from gpucheck.report.text import MARKS
+from gpucheck.records.live import Follower, RankState
+from gpucheck.report.formats.text import MARKS
 
 if TYPE_CHECKING:
     from gpucheck.model.plan import Plan

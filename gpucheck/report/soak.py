@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.chance import rate_words
-from gpucheck.records.folder import Run
+from gpucheck.records.run_folder import Run
 
 MOST_CASES = 20  # that are told with their rates
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gpucheck.report.blocks import Report, Sheet
-from gpucheck.report.text import lines, plain
+from gpucheck.report.formats.text import lines, plain
 
 
 def show(report: Report | Sheet, console: Console, *, verbose: bool = False) -> None:

@@ -639,7 +639,7 @@ def rounding_deviation(dtype: torch.dtype) -> float:
 
 
 def sampled(value: Tensor, runs: list[Tensor]) -> Estimate:
-    """The error of a computation from runs with errors drawn at random, see :mod:`gpucheck.verify.sampling`.
+    """The error of a computation from runs with errors drawn at random, see :mod:`gpucheck.verify.noise_model`.
 
     The error of a right result over the root mean square of n such differences follows Student's t with n degrees of
     freedom. With 16 it passes WIDTH once in 500 million elements, if the result errs as much as the runs do, which take

@@ -13,10 +13,10 @@ from gpucheck.model.record import Mismatch, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, extremes, regions
 from gpucheck.verify.bounds import Estimate
-from gpucheck.verify.character import character
 from gpucheck.verify.digest import integers, raw
+from gpucheck.verify.error_statistics import character
 from gpucheck.verify.expected import Axes, Expected, plain_axes
-from gpucheck.verify.heat import heat_map
+from gpucheck.verify.heatmap import heat_map
 
 POISON = 0xFF  # fill of the memory that judged outputs are allocated in
 MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not

@@ -10,8 +10,8 @@ from pathlib import Path
 from gpucheck.host import log_excerpt
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.last_words import keep_what_is_printed
-from gpucheck.worker.rank import outlive
-from gpucheck.worker.supervisor import main
+from gpucheck.worker.rank_process import outlive
+from gpucheck.worker.supervisor.supervisor import main
 
 
 def start(run: Path) -> None:

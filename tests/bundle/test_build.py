@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpucheck.plan.scenario import builtin
-from gpucheck.presets import presets
+from gpucheck.templates.presets import presets
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -118,7 +118,7 @@ def test_doctor_tries_the_devices(pyz: Path, pod: Path, tmp_path: Path, library:
 @pytest.fixture(scope="session")
 def library() -> str:
     """``--library`` of a real copy."""
-    from gpucheck.library.source import parse_source, resolve
+    from gpucheck.library.library_option import parse_source, resolve
     from gpucheck.model.errors import InfrastructureError
 
     try:

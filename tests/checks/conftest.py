@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def interpreter() -> None:
     """Triton on the CPU; tests that need it are skipped visibly where Triton is not installed."""
     pytest.importorskip("triton")
-    from gpucheck import interpreter
+    from gpucheck.triton_hooks import interpreter
 
     interpreter.install()
 
@@ -62,9 +62,9 @@ class Bench:
     def run(self, check: Check, case: Case, inputs: dict[str, Tensor] | None = None, fill: int = 0xFF) -> Seen:
         import torch
 
-        from gpucheck.compile.child import Bench as HostOnly
+        from gpucheck.tools.compile.compile_process import Bench as HostOnly
         from gpucheck.verify.judge import judge
-        from gpucheck.worker.arena import Arena, WatchedAllocation
+        from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
 
         inputs = self.inputs(check, case) if inputs is None else inputs
         arena = Arena(torch.device("cpu"))

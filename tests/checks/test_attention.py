@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpucheck.checks import attention
 from gpucheck.checks.attention import MOST_EXACT_KEYS, Attention, block_rows, visible
-from gpucheck.compile.child import Bench as HostOnly
 from gpucheck.model.case import Case
+from gpucheck.tools.compile.compile_process import Bench as HostOnly
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
 
@@ -96,7 +96,7 @@ def test_kernel_is_right(params: dict[str, Any], dtype: str, data: str) -> None:
     ],
 )
 def test_wrong_twin_is_caught(data: str, params: dict[str, Any], right: str, wrong: str, twin: Twin) -> None:
-    from gpucheck.checks.triton import flash_attention
+    from gpucheck.checks.kernels import flash_attention_kernel as flash_attention
 
     case = case_of(data, **params)
     inputs = inputs_of(case)
@@ -110,7 +110,7 @@ STORE = "tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=rows[:, None]
 
 
 def test_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import flash_attention
+    from gpucheck.checks.kernels import flash_attention_kernel as flash_attention
 
     twin(flash_attention, STORE, STORE + " // BLOCK_M * BLOCK_M")
     found = bench.run(CHECK, case_of("exact", q_heads=1, q_len=150)).mismatches["o"]
@@ -119,7 +119,7 @@ def test_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> N
 
 
 def test_store_past_the_end_breaks_a_guard(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import flash_attention
+    from gpucheck.checks.kernels import flash_attention_kernel as flash_attention
 
     twin(flash_attention, STORE, STORE + " + 1")
     seen = bench.run(CHECK, case_of("exact", q_heads=1, q_len=33))
@@ -128,7 +128,7 @@ def test_store_past_the_end_breaks_a_guard(bench: Bench, twin: Twin) -> None:
 
 @pytest.mark.usefixtures("interpreter")
 def test_launched_kernel_has_the_name_the_check_gives() -> None:
-    from gpucheck.interpreter import launch
+    from gpucheck.triton_hooks.interpreter import launch
 
     names: list[str] = []
 
@@ -158,7 +158,7 @@ def test_launched_kernel_has_the_name_the_check_gives() -> None:
 def test_wrapper_refuses_arguments_that_do_not_fit(
     shapes: tuple[tuple[int, ...], tuple[int, ...]], dtypes: tuple[str, str], message: str
 ) -> None:
-    from gpucheck.checks.triton.flash_attention import flash_attention
+    from gpucheck.checks.kernels.flash_attention_kernel import flash_attention
 
     q, k = (torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in zip(shapes, dtypes, strict=True))
     with pytest.raises(ValueError, match=message):

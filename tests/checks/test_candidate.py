@@ -15,8 +15,8 @@ from torch import nn  # noqa: E402
 from gpucheck.checks.base import Allowed  # noqa: E402
 from gpucheck.checks.candidate import Candidate  # noqa: E402
 from gpucheck.checks.torch_model import Reference, conduct, draw, draw_inputs  # noqa: E402
-from gpucheck.compile.child import Bench  # noqa: E402
 from gpucheck.model.vocabulary import ViolationKind  # noqa: E402
+from gpucheck.tools.compile.compile_process import Bench  # noqa: E402
 
 
 class Model(nn.Module):

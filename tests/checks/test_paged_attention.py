@@ -58,7 +58,7 @@ def test_kernel_is_right(params: dict[str, Any], data: str, bench: Bench) -> Non
 def test_wrong_twin_is_caught(
     data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
 ) -> None:
-    from gpucheck.checks.triton import paged_attention
+    from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
     case = bench.case(CHECK, data, params)
     assert bench.run(CHECK, case).right
@@ -72,7 +72,7 @@ def test_wrong_twin_is_caught(
 )
 def test_nan_beyond_a_sequence_leaks_into_its_output(right: str, wrong: str, bench: Bench, twin: Twin) -> None:
     """A weight of zero does not undo the NaN it is multiplied with."""
-    from gpucheck.checks.triton import paged_attention
+    from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
     twin(paged_attention, right, wrong)
     found = bench.run(CHECK, bench.case(CHECK, "normal", {})).mismatches["o"]
@@ -80,7 +80,7 @@ def test_nan_beyond_a_sequence_leaks_into_its_output(right: str, wrong: str, ben
 
 
 def test_head_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import paged_attention
+    from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
     stored = "tl.store(out_rows + dims[None, :], out.to(out_ptr.dtype.element_ty), mask=inside[:, None]"
     twin(paged_attention, stored, stored.replace("inside[:, None]", "(group < heads_per_group - 1)[:, None]"))
@@ -90,7 +90,7 @@ def test_head_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> N
 
 
 def test_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import paged_attention
+    from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
     stored = "element_ty), mask=inside[:, None]"
     twin(paged_attention, stored, stored.replace("inside[:, None]", "(group <= heads_per_group)[:, None]"))
@@ -147,7 +147,7 @@ def test_validate_says_why(params: dict[str, Any], data: str, reason: str) -> No
 
 @pytest.mark.usefixtures("interpreter")
 def test_wrapper_refuses_arguments_that_do_not_fit() -> None:
-    from gpucheck.checks.triton.paged_attention import paged_attention
+    from gpucheck.checks.kernels.paged_attention_kernel import paged_attention
 
     q, cache = torch.zeros(2, 4, 64), torch.zeros(3, 16, 2, 64)
     table, lengths = torch.zeros(2, 1, dtype=torch.int32), torch.zeros(2, dtype=torch.int32)

@@ -61,7 +61,7 @@ def test_kernel_is_right(params: dict[str, Any], data: str, bench: Bench) -> Non
 def test_wrong_twin_is_caught(
     data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
 ) -> None:
-    from gpucheck.checks.triton import selection_attention
+    from gpucheck.checks.kernels import selection_attention_kernel as selection_attention
 
     case = bench.case(CHECK, data, params)
     assert bench.run(CHECK, case).right
@@ -70,7 +70,7 @@ def test_wrong_twin_is_caught(
 
 
 def test_empty_selection_that_is_not_left_out_shows_as_nan(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import selection_attention
+    from gpucheck.checks.kernels import selection_attention_kernel as selection_attention
 
     case = bench.case(CHECK, "normal", {**DENSE, "q_len": 40, "k_len": 100})
     ranges = bench.inputs(CHECK, case)["ranges"]
@@ -82,7 +82,7 @@ def test_empty_selection_that_is_not_left_out_shows_as_nan(bench: Bench, twin: T
 
 
 def test_query_of_no_sequence_writes_past_the_end(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import selection_attention
+    from gpucheck.checks.kernels import selection_attention_kernel as selection_attention
 
     case = bench.case(CHECK, "normal", VARIABLE)
     twin(selection_attention, "+ 1) - first_query:", "+ 1) - first_query + 1:")
@@ -154,7 +154,7 @@ def test_validate_says_why(params: dict[str, Any], data: str, reason: str) -> No
 
 @pytest.mark.usefixtures("interpreter")
 def test_wrapper_refuses_arguments_that_do_not_fit() -> None:
-    from gpucheck.checks.triton.selection_attention import selection_attention
+    from gpucheck.checks.kernels.selection_attention_kernel import selection_attention
 
     q, k, ranges = torch.zeros(3, 4, 64), torch.zeros(5, 2, 64), torch.zeros(3, 2, 1, 2, dtype=torch.int32)
     options: dict[str, Any] = {"batch": 1, "most_queries": 3}

@@ -52,66 +52,71 @@ def test_kernels_are_right(check: Check, params: dict[str, Any], data: str, benc
 
 
 def test_last_columns_that_are_not_summed_show_in_exact_data(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import softmax
+    from gpucheck.checks.kernels import softmax_kernel
 
-    twin(softmax, PARTS, PARTS + " // BLOCK_N * BLOCK_N")
+    twin(softmax_kernel, PARTS, PARTS + " // BLOCK_N * BLOCK_N")
     found = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 33, "n": 1100})).mismatches["y"]
     assert found.method == "exact" and found.bias == 1.0
     assert 0 < found.wrong < found.total / 100  # weights of rows that have some of their largest logits there
 
 
 def test_softmax_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import softmax
+    from gpucheck.checks.kernels import softmax_kernel
 
-    twin(softmax, "total)\n    for start in range(0, columns", "total)\n    for start in range(0, columns - BLOCK_N")
+    twin(
+        softmax_kernel,
+        "total)\n    for start in range(0, columns",
+        "total)\n    for start in range(0, columns - BLOCK_N",
+    )
     found = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 10, "n": 1100})).mismatches["y"]
     assert found.region == "all 10 rows, columns 1024-1099 of 1100, 3 of 6 tiles"
     assert found.poison == found.wrong == 760
 
 
 def test_softmax_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import softmax
+    from gpucheck.checks.kernels import softmax_kernel
 
-    twin(softmax, "element_ty), mask=mask)", "element_ty), mask=inside & (column[None, :] <= columns))")
+    twin(softmax_kernel, "element_ty), mask=mask)", "element_ty), mask=inside & (column[None, :] <= columns))")
     seen = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 9, "n": 40}))
     assert seen.guards == ["4 bytes written after the float32 tensor of shape (9, 40), nearest 1 off"]
 
 
 def test_rows_of_nothing_but_inf_show_a_missing_anchor(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import softmax
+    from gpucheck.checks.kernels import softmax_kernel
 
     case = bench.case(SOFTMAX, "normal", {"m": 9, "n": 40, "masked": True})
     x = bench.inputs(SOFTMAX, case)["x"]
     hidden = x.isneginf().all(1)
     assert hidden[0] and not hidden.all()
-    twin(softmax, ANCHOR, "anchor = raised")
+    twin(softmax_kernel, ANCHOR, "anchor = raised")
     found = bench.run(SOFTMAX, case).mismatches["y"]
     assert found.nan == found.wrong == 40 * int(hidden.sum()) and found.first_nonfinite == [0, 0]
 
 
 def test_nan_row_that_leaks_into_the_rows_of_its_tile(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import softmax
+    from gpucheck.checks.kernels import softmax_kernel
 
     case = bench.case(SOFTMAX, "normal", {"m": 40, "n": 40, "masked": True})
-    twin(softmax, ANCHOR, "anchor = raised", DIVISOR, "divisor = total + 0.0 * tl.sum(total, 0)")
+    twin(softmax_kernel, ANCHOR, "anchor = raised", DIVISOR, "divisor = total + 0.0 * tl.sum(total, 0)")
     found = bench.run(SOFTMAX, case).mismatches["y"]
     assert found.first_nonfinite == [0, 0] and found.nan >= 32 * 40
 
 
 def test_lost_precision_shows(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import softmax
+    from gpucheck.checks.kernels import softmax_kernel
 
-    twin(softmax, SUM, SUM.replace("total = ", "total = (") + ").to(tl.float16).to(tl.float32)")
+    twin(softmax_kernel, SUM, SUM.replace("total = ", "total = (") + ").to(tl.float16).to(tl.float32)")
     found = bench.run(SOFTMAX, bench.case(SOFTMAX, "normal", {"m": 9, "n": 40})).mismatches["y"]
     assert found.method == "bound" and found.wrong > 300
 
 
 @pytest.mark.parametrize("check", [SOFTMAX, WEIGHTED], ids=lambda check: check.spec.name)
 def test_rounding_toward_zero_hits_half_of_the_elements(check: Check, bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import softmax, weighted_matmul
+    from gpucheck.checks.kernels import softmax_kernel
+    from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
     if check is SOFTMAX:
-        twin(softmax, QUOTIENT, f"{QUOTIENT}\n        y = (y{TOWARD_ZERO}")
+        twin(softmax_kernel, QUOTIENT, f"{QUOTIENT}\n        y = (y{TOWARD_ZERO}")
     else:
         stored = ".to(out_ptr.dtype.element_ty)\n    out_rows"
         twin(weighted_matmul, "out = accumulator" + stored, f"out = (accumulator{TOWARD_ZERO}{stored}")
@@ -134,7 +139,7 @@ def test_rounding_toward_zero_hits_half_of_the_elements(check: Check, bench: Ben
 def test_wrong_product_is_caught(
     data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
 ) -> None:
-    from gpucheck.checks.triton import weighted_matmul
+    from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
     case = bench.case(WEIGHTED, data, params)
     assert bench.run(WEIGHTED, case).right
@@ -145,7 +150,7 @@ def test_wrong_product_is_caught(
 
 
 def test_product_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import weighted_matmul
+    from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
     twin(weighted_matmul, STORED, STORED[:-1] + " & (tl.program_id(0) < 1))")
     found = bench.run(WEIGHTED, bench.case(WEIGHTED, "exact", {"batch": 2, "m": 70})).mismatches["o"]
@@ -154,7 +159,7 @@ def test_product_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Tw
 
 
 def test_product_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import weighted_matmul
+    from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
     twin(weighted_matmul, STORED, STORED.replace("< columns", "<= columns"))
     seen = bench.run(WEIGHTED, bench.case(WEIGHTED, "exact", {"n": 31}))
@@ -162,7 +167,7 @@ def test_product_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) ->
 
 
 def test_values_read_past_the_end_make_fills_differ(bench: Bench, twin: Twin) -> None:
-    from gpucheck.checks.triton import weighted_matmul
+    from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
     case = bench.case(WEIGHTED, "normal", {"k": 75})
     twin(weighted_matmul, "(key[:, None] < keys) & (column", "(key[:, None] < keys + BLOCK_K) & (column")
@@ -215,8 +220,8 @@ def test_validate_says_why(check: Check, params: dict[str, Any], reason: str) ->
 
 @pytest.mark.usefixtures("interpreter")
 def test_wrappers_refuse_arguments_that_do_not_fit() -> None:
-    from gpucheck.checks.triton.softmax import row_softmax
-    from gpucheck.checks.triton.weighted_matmul import weighted_matmul
+    from gpucheck.checks.kernels.softmax_kernel import row_softmax
+    from gpucheck.checks.kernels.weighted_matmul_kernel import weighted_matmul
 
     with pytest.raises(ValueError, match="contiguous columns, not shape"):
         row_softmax(torch.zeros(4, 8).T, 16, 16)

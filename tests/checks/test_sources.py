@@ -8,8 +8,8 @@ import pytest
 
 from gpucheck.checks import CHECKS, Registry
 from gpucheck.checks import sources as found_by
+from gpucheck.model.check_source import SourceKind
 from gpucheck.model.errors import UsageError
-from gpucheck.model.source import SourceKind
 
 CHECK = """
 from gpucheck.checks.base import Check

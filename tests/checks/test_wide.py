@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpucheck.checks import data, load, wide
+from gpucheck.checks import load, wide
+from gpucheck.checks import operands as data
 from gpucheck.checks.matmul import WEIGHTS, Matmul
 from gpucheck.checks.routing import WIDE_ROWS, reference_topk
 from gpucheck.checks.topk import _valid

@@ -95,8 +95,8 @@ def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRanks:
 
     monkeypatch.setattr("gpucheck.launch.torchrun.launch", launch)
     monkeypatch.setattr("gpucheck.launch.gpus.find", Found)
-    monkeypatch.setattr("gpucheck.launch.environment.software", lambda _: {"torch": {"version": "1"}})
-    monkeypatch.setattr("gpucheck.launch.environment.missing_packages", list)
+    monkeypatch.setattr("gpucheck.host.software.software", lambda _: {"torch": {"version": "1"}})
+    monkeypatch.setattr("gpucheck.host.software.missing_packages", list)
     return fake
 
 

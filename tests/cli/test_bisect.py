@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.bisect.look import Failure, Look, State
-from gpucheck.library.source import resolve
+from gpucheck.library.library_option import resolve
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome
+from gpucheck.tools.bisect.observation import Failure, Look, State
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
@@ -48,7 +48,7 @@ def takes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise raises.pop()
         return PASSED if (prepared.library / "triton_kernels" / "made1.py").exists() else FAILED
 
-    monkeypatch.setattr("gpucheck.bisect.step.take", take)
+    monkeypatch.setattr("gpucheck.tools.bisect.run_once.take", take)
     return raises
 
 
@@ -155,7 +155,7 @@ def test_the_library_of_a_stored_run(
     gpucheck: Command, here: Path, patches: list[str], takes: list[Any], library: str, synthetic: Synthetic
 ) -> None:
     """Its patches are tried on what it tested, as long as that is still there."""
-    from gpucheck.library.source import parse_source
+    from gpucheck.library.library_option import parse_source
 
     copy = resolve(parse_source(library))
     plan = synthetic.plan(cases=1, device="cpu", command=["gpucheck", "run", "smoke"])

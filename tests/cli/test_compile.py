@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.compile.build import Job
-from gpucheck.compile.outcome import Built, CaseBuilt, Kernel, Result
-from gpucheck.compile.tritons import Triton
-from tests.compile.conftest import make_kernel
+from gpucheck.tools.compile.combinations import Job
+from gpucheck.tools.compile.outcome import Built, CaseBuilt, Kernel, Result
+from gpucheck.tools.compile.tritons import Triton
+from tests.tools.compile.conftest import make_kernel
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
@@ -51,9 +51,9 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeBuild:
         version = {"installed": "3.7.1", "path:mine": "3.6.0"}.get(text, text)
         return Triton(version, None, tmp_path / text)
 
-    monkeypatch.setattr("gpucheck.compile.build.build", fake)
-    monkeypatch.setattr("gpucheck.compile.tritons.resolve", resolve)
-    monkeypatch.setattr("gpucheck.launch.environment.missing_packages", list)
+    monkeypatch.setattr("gpucheck.tools.compile.combinations.build", fake)
+    monkeypatch.setattr("gpucheck.tools.compile.tritons.resolve", resolve)
+    monkeypatch.setattr("gpucheck.host.software.missing_packages", list)
     return fake
 
 
@@ -87,7 +87,7 @@ def test_checks_from_a_file_are_compiled_without_a_library(
     gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
     pytest.importorskip("triton")
-    monkeypatch.setattr("gpucheck.library.source.resolve", None)
+    monkeypatch.setattr("gpucheck.library.library_option.resolve", None)
     assert gpucheck("new", "check", "twice").code == 0
     built.kernel = FAILS
     answer = gpucheck("compile", "--check-file", "twice.py", "--target", "sm_90")
@@ -100,7 +100,7 @@ def test_checks_from_a_file_are_compiled_without_a_library(
 
 
 def test_our_own_kernels_need_no_library(gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpucheck.library.source.resolve", None)
+    monkeypatch.setattr("gpucheck.library.library_option.resolve", None)
     assert gpucheck("compile", "--checks", "attention", "--target", "sm_90").code == 0
     assert [job.library for job in built.jobs] == [None]
 
@@ -124,7 +124,7 @@ def test_where_nothing_applies_nothing_ran(
     def build(jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
         return (Result(job.combination, inapplicable="needs another Triton") for job in jobs)
 
-    monkeypatch.setattr("gpucheck.compile.build.build", build)
+    monkeypatch.setattr("gpucheck.tools.compile.combinations.build", build)
     answer = gpucheck("compile", "--checks", "attention", "--target", "sm_90")
     assert answer.code == 5 and answer.out.startswith("NOTHING RAN")
 
@@ -156,7 +156,7 @@ def test_an_interrupted_command_ends_what_it_started(
         finally:
             ended.append(True)
 
-    monkeypatch.setattr("gpucheck.compile.build.build", build)
+    monkeypatch.setattr("gpucheck.tools.compile.combinations.build", build)
     before = signal.getsignal(signal.SIGTERM)
     assert gpucheck("compile", "--checks", "attention", "--target", "sm_90").code == code
     assert ended and signal.getsignal(signal.SIGTERM) is before
@@ -184,6 +184,6 @@ def test_bad_options_are_refused_before_anything_is_built(
 
 
 def test_a_python_without_torch_says_so(gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpucheck.launch.environment.missing_packages", lambda: ["torch"])
+    monkeypatch.setattr("gpucheck.host.software.missing_packages", lambda: ["torch"])
     answer = gpucheck("compile")
     assert answer.code == 3 and "has no torch" in answer.message

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.doctor import examine
-from gpucheck.doctor.line import Line, fail, ok, warn
-from gpucheck.doctor.machine import Machine
+from gpucheck.tools.doctor import examine
+from gpucheck.tools.doctor.line import Line, fail, ok, warn
+from gpucheck.tools.doctor.machine import Machine
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.diagnose.causes import CAUSES, NATURES
+from gpucheck.diagnose.causes.pages import CAUSES, NATURES
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command

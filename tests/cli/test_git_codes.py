@@ -70,7 +70,7 @@ def test_a_mistake_of_the_user_never_makes_a_commit_bad(
 def test_a_fault_of_gpucheck_never_makes_a_commit_bad(
     gpucheck: Command, ranks: FakeRanks, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpucheck.plan.build.build", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("gpucheck.plan.bind.build", lambda *_, **__: 1 / 0)
     answer = gpucheck(*command)
     assert answer.code == 128 and "ZeroDivisionError" in answer.err
 

@@ -70,7 +70,7 @@ def test_bad_input_is_one_message(
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without the library, of which nothing is cached, and whose package index does not answer."""
-    monkeypatch.setattr("gpucheck.library.source.locate_installed", lambda: None)
+    monkeypatch.setattr("gpucheck.library.library_option.locate_installed", lambda: None)
     monkeypatch.setenv("GPUCHECK_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")

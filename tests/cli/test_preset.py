@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpucheck.presets import presets
+from gpucheck.templates.presets import presets
 from tests.cli.test_startup import outcome
 
 if TYPE_CHECKING:

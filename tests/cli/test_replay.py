@@ -141,7 +141,7 @@ def test_gpus_that_are_not_there(gpucheck: Command, stored: Path, again: dict[st
 def test_what_is_not_as_in_the_run_is_noted(
     gpucheck: Command, stored: Path, again: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpucheck.launch.environment.software", lambda _: {"torch": {"version": "2"}})
+    monkeypatch.setattr("gpucheck.host.software.software", lambda _: {"torch": {"version": "2"}})
     again[1] = {"device": "NVIDIA B200"}
     text = gpucheck("replay", "run", CASE).out
     assert "note      torch is not as in the run: was 1 with" in text

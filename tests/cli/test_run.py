@@ -131,7 +131,7 @@ def test_more_ranks_than_gpus(
 def test_a_python_without_torch(
     gpucheck: Command, ranks: FakeRanks, untouched: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpucheck.launch.environment.missing_packages", lambda: ["torch", "triton"])
+    monkeypatch.setattr("gpucheck.host.software.missing_packages", lambda: ["torch", "triton"])
     answer = gpucheck("run", "mine.toml")
     assert answer.code == 3 and "has no torch and no triton" in answer.message
 
@@ -142,7 +142,7 @@ def test_a_library_that_cannot_be_fetched(
     def refuse(_: object) -> None:
         raise InfrastructureError("no network")
 
-    monkeypatch.setattr("gpucheck.library.source.resolve", refuse)
+    monkeypatch.setattr("gpucheck.library.library_option.resolve", refuse)
     answer = gpucheck("run", "mine.toml", "--out", "new/run")
     assert (answer.code, answer.message) == (3, "no network")
 
@@ -369,7 +369,7 @@ def test_of_two_runs_in_one_folder_one_is_refused(
 def test_the_report_is_shown_though_the_end_of_the_run_cannot_be_written(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpucheck.records import folder
+    from gpucheck.records import run_folder as folder
 
     write = folder.write_json
 
@@ -428,7 +428,7 @@ def test_changed_software_is_told(
     gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([{"torch": 1}, {"torch": 2}])
-    monkeypatch.setattr("gpucheck.launch.environment.software", lambda _: next(answers))
+    monkeypatch.setattr("gpucheck.host.software.software", lambda _: next(answers))
     monkeypatch.setattr("gpucheck.report.blocks._headline", lambda _: [])
     answer = gpucheck("run", scenario, "--library", library)
     assert answer.code == 3 and "torch changed during the run: was 1, is 2" in answer.out

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.faults.assess import Assessment, Cell
-from gpucheck.faults.selftest import Done, SelfTest, Summary
-from gpucheck.faults.sessions import Visit
 from gpucheck.launch.gpus import Found
 from gpucheck.library.copies import LibraryCopy
+from gpucheck.tools.selftest.assess import Assessment, Cell
+from gpucheck.tools.selftest.planted_runs import Done, SelfTest, Summary
+from gpucheck.tools.selftest.schedule import Visit
 from tests.cli.conftest import Command
 
 Behaviour = Callable[[Visit], Assessment]
@@ -33,8 +33,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, here: Path) -> dict[str, Behaviour]
     copy.package.mkdir()
     (copy.package / "matmul_ogs.py").write_text("")
     monkeypatch.setattr(SelfTest, "_visit", visit)
-    monkeypatch.setattr("gpucheck.library.source.resolve", lambda _: copy)
-    monkeypatch.setattr("gpucheck.launch.environment.missing_packages", list)
+    monkeypatch.setattr("gpucheck.library.library_option.resolve", lambda _: copy)
+    monkeypatch.setattr("gpucheck.host.software.missing_packages", list)
     monkeypatch.setattr("gpucheck.launch.gpus.find", Found)
     return behaviour
 

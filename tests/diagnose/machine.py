@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.diagnose import causes
-from gpucheck.diagnose.calls import how_calls_differ
+from gpucheck.diagnose.causes import pages as causes
+from gpucheck.diagnose.differing_calls import how_calls_differ
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record, Violation
-from gpucheck.records.folder import Run
-from gpucheck.worker.passes import depends_on_fill, fill_of, wants_another_pass
-from gpucheck.worker.supervisor import rotated_order
-from gpucheck.worker.trials import Trials, right_word
+from gpucheck.records.run_folder import Run
+from gpucheck.worker.memory_fills import depends_on_fill, fill_of, wants_another_pass
+from gpucheck.worker.supervisor.experiments import Trials, right_word
+from gpucheck.worker.supervisor.supervisor import rotated_order
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.diagnose.compare import Change, Comparison, Standing, compare
+from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Record, Verdict
-from gpucheck.model.source import CheckSource, SourceKind
 
 if TYPE_CHECKING:
-    from gpucheck.records.folder import Run
+    from gpucheck.records.run_folder import Run
     from tests.conftest import Synthetic
 
 P, M, I, L, H = Outcome.PASS, Outcome.MISMATCH, Outcome.INAPPLICABLE, Outcome.LOST, Outcome.HARNESS  # noqa: E741

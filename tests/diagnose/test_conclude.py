@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.sightings import replay_command, run_command
+from gpucheck.diagnose.finding_cases import replay_command, run_command
+from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
-from gpucheck.model.source import CheckSource, SourceKind
-from gpucheck.records.folder import Run, Tally, read_run
+from gpucheck.records.run_folder import Run, Tally, read_run
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

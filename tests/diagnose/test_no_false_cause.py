@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.causes import UNDETERMINED
+from gpucheck.diagnose.causes.pages import UNDETERMINED
 from gpucheck.diagnose.chance import CONFIDENCE, LEAST_SHARE
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Finding
-from gpucheck.worker import judging
+from gpucheck.worker.supervisor import judging
 from tests.diagnose.machine import FAULTY, Fault, Machine, kinds, per_call, per_process
 
 if TYPE_CHECKING:

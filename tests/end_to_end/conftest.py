@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from gpucheck.faults.planting import Garden, Planted, write_scenario
-from gpucheck.library.source import LibraryCopy, parse_source, resolve
+from gpucheck.library.library_option import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
+from gpucheck.tools.selftest.injection import Garden, Planted, write_scenario
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTS = REPOSITORY / "tests" / "data" / "plants.toml"

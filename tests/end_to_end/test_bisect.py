@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpucheck.library.copies import PACKAGE
-from tests.bisect.sources.test_packages import wheel
 from tests.end_to_end.conftest import PLANTS
 from tests.end_to_end.warm import Warm
 from tests.library.conftest import index, make_wheel
+from tests.tools.bisect.sources.test_packages import wheel
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Edit, Lab
@@ -102,7 +102,7 @@ def bisect(
         state = json.loads(file.read_text()) if file.exists() else {}
         return Found(int(ended.value.code or 0), captured.out + captured.err, state)
 
-    monkeypatch.setattr("gpucheck.bisect.step._run", warm.run)
+    monkeypatch.setattr("gpucheck.tools.bisect.run_once._run", warm.run)
     previous = signal.getsignal(signal.SIGTERM)
     yield search
     signal.signal(signal.SIGTERM, previous)

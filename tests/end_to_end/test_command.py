@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpucheck.model.record import Outcome
-from gpucheck.records.folder import read_run
+from gpucheck.records.run_folder import read_run
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab, Running

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.faults.catalogue import choose
-from gpucheck.faults.catalogue.common import attention, dense
-from gpucheck.faults.planting import Planted
+from gpucheck.tools.selftest.catalogue import choose
+from gpucheck.tools.selftest.catalogue.common import attention, dense
+from gpucheck.tools.selftest.injection import Planted
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab

@@ -258,7 +258,7 @@ def test_plan_holds_what_the_ranks_load(problems: Finished) -> None:
 def lab_templates() -> Path:
     import gpucheck
 
-    return Path(gpucheck.__file__).parent / "skeleton"
+    return Path(gpucheck.__file__).parent / "templates" / "skeleton"
 
 
 def environment() -> dict[str, str]:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.causes import UNDETERMINED
-from gpucheck.faults.assess import assess
-from gpucheck.faults.catalogue import FAULTS, choose
-from gpucheck.faults.catalogue.common import attention, dense, routed
-from gpucheck.faults.fault import Session, Target
-from gpucheck.faults.planting import Planted
-from gpucheck.faults.sessions import Visit
+from gpucheck.diagnose.causes.pages import UNDETERMINED
 from gpucheck.model.record import Outcome
-from gpucheck.records.folder import read_plan
+from gpucheck.records.run_folder import read_plan
+from gpucheck.tools.selftest.assess import assess
+from gpucheck.tools.selftest.catalogue import FAULTS, choose
+from gpucheck.tools.selftest.catalogue.common import attention, dense, routed
+from gpucheck.tools.selftest.fault import Session, Target
+from gpucheck.tools.selftest.injection import Planted
+from gpucheck.tools.selftest.schedule import Visit
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab
@@ -96,10 +96,10 @@ def test_one_gate_names_the_token_of_its_row(run: Finished) -> None:
 
 def token_of(run: Finished, row: int) -> int:
     """The token whose result the expert-sorted ``row`` goes to."""
-    from gpucheck.worker import store
+    from gpucheck.worker.supervisor import case_files
 
     case = next(step.case for step in read_plan(run.folder).steps if "n73-" in step.case.id)
-    inputs = store._make_inputs(case)
+    inputs = case_files._make_inputs(case)
     return int(inputs["to_flat"][row]) // int(case["top_k"])
 
 

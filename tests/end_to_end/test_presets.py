@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpucheck.presets import presets
+from gpucheck.templates.presets import presets
 from tests.end_to_end.conftest import DEADLINE, environment, free_ports
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ LOADED = [
     "torch.testing",
     "triton",
     "triton.runtime.interpreter",
-    "gpucheck.worker.bench",
-    "gpucheck.worker.supervisor",
+    "gpucheck.worker.device.executor",
+    "gpucheck.worker.supervisor.supervisor",
     "gpucheck.cli.present",
     "gpucheck.report.progress",
 ]
@@ -50,7 +50,7 @@ class Warm:
         )
 
     def run(self, command: Sequence[str], environment: dict[str, str], output: BinaryIO, limit: float) -> bool:
-        """Stands in for the function of this signature in :mod:`gpucheck.bisect.step`."""
+        """Stands in for the function of this signature in :mod:`gpucheck.tools.bisect.run_once`."""
         assert self._process.stdin and self._process.stdout
         print(json.dumps([command[3:], environment, output.name]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
@@ -67,7 +67,7 @@ def _serve() -> None:
         import_module(name)
 
     from gpucheck.cli import app
-    from gpucheck.launch import environment as facts
+    from gpucheck.host import software as facts
     from gpucheck.launch import torchrun
 
     torchrun.launch = _launch
@@ -94,7 +94,7 @@ def _serve() -> None:
 def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], bereft: Any = None) -> Any:
     """Ranks as forks of this process; what torchrun would tell them stands in their environment."""
     from gpucheck.launch.torchrun import Ending
-    from gpucheck.worker.supervisor import main
+    from gpucheck.worker.supervisor.supervisor import main
 
     begin, scratch = time.monotonic(), tempfile.mkdtemp()
     pids = []

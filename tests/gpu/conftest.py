@@ -16,7 +16,7 @@ import pytest
 
 from gpucheck.launch.gpus import gpu_names
 from gpucheck.library.copies import LibraryCopy
-from gpucheck.library.source import parse_source, resolve
+from gpucheck.library.library_option import parse_source, resolve
 
 DEADLINE = 280.0  # s
 LIBRARY = os.environ.get("GPUCHECK_TEST_LIBRARY")

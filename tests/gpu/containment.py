@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpucheck.faults.catalogue import choose
-from gpucheck.faults.planting import Garden, Planted, write_scenario
-from gpucheck.library.source import parse_source, resolve
+from gpucheck.library.library_option import parse_source, resolve
+from gpucheck.tools.selftest.catalogue import choose
+from gpucheck.tools.selftest.injection import Garden, Planted, write_scenario
 
 FAULTS = ("illegal-address", "device-assert", "gpu-memory", "endless-kernel")
 DEADLINE = 280.0  # s for the whole run

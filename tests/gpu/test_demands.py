@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from gpucheck.launch.gpus import gpu_names
-from tests.compile.conftest import shipped
+from tests.tools.compile.conftest import shipped
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
 
 SCRIPT = """
 import torch
 from gpucheck.worker import demands
-from gpucheck.worker.demands import ResourceLimit
-from tests.compile.planted import hungry, sound
+from gpucheck.triton_hooks.resource_limits import ResourceLimit
+from tests.tools.compile.planted import hungry, sound
 
 demands.install()
 x = torch.zeros(1 << 20, dtype=torch.bfloat16, device="cuda")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpucheck.launch.gpus import architectures, gpu_names
+from gpucheck.host.node_gpus import architectures
+from gpucheck.launch.gpus import gpu_names
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
 

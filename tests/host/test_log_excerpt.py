@@ -49,7 +49,7 @@ def test_a_reason_is_shown_wherever_it_stands_in_a_flood(tmp_path: Path, place: 
 
 
 def test_tracebacks_are_shown_without_our_own_frames(tmp_path: Path) -> None:
-    ours = Path(log_excerpt.__file__).parents[1] / "worker" / "bench.py"
+    ours = Path(log_excerpt.__file__).parents[1] / "worker" / "device" / "executor.py"
     lines = ["Traceback (most recent call last):", f'  File "{ours}", line 3, in _call', "    x = f(", "        ^^^^"]
     theirs = ['  File "/their/check.py", line 45, in launch', "    give_up(x)", "SystemExit: why"]
     assert excerpt(tmp_path, "\n".join([*lines, *theirs])) == [lines[0], *theirs]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from gpucheck.host.accelerators import TorchBuild
+from gpucheck.host.node_gpus import architectures, places
 from gpucheck.launch import gpus
-from gpucheck.launch.gpus import Choice, Found, architectures, choose, find, gpu_names, places
+from gpucheck.launch.gpus import Choice, Found, choose, find, gpu_names
 from gpucheck.model.errors import InfrastructureError
 
 CUDA, CPU = TorchBuild("2.11.0", "13.0"), TorchBuild("2.13.0+cpu")
@@ -118,7 +119,7 @@ def test_a_drivers_tool_in_trouble_is_no_machine_without_gpus(
 
 def test_a_tool_that_never_answers_is_told(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.nvidia_smi("")
-    monkeypatch.setattr(gpus, "ask", lambda *_: gpus.Answer(gpus.Reply.SILENT))
+    monkeypatch.setattr("gpucheck.host.node_gpus.ask", lambda *_: gpus.Answer(gpus.Reply.SILENT))
     assert "nvidia-smi did not answer" in refused("auto", None)
 
 

@@ -31,7 +31,7 @@ def options(line: list[str]) -> dict[str, str]:
 
 def test_the_command_line_of_one_node(synthetic: Synthetic, tmp_path: Path) -> None:
     line = command(synthetic.plan(ranks=3), tmp_path, ONE_NODE)
-    assert line[:3] == [sys.executable, "-m", "gpucheck.launch.agent"]
+    assert line[:3] == [sys.executable, "-m", "gpucheck.launch.forking_torchrun"]
     assert line[-3:] == ["-m", "gpucheck.worker", str(tmp_path)]
     found = options(line)
     assert found["--nproc-per-node"] == "3" and found["--max-restarts"] == "0" and "--standalone" in line
@@ -223,7 +223,7 @@ def test_a_daemon_of_the_ranks_does_not_outlive_them(run: Callable[..., Ending],
 def test_what_the_driver_said_is_kept_with_its_ranks(
     run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gpucheck.launch.kernel_log import KernelLog
+    from gpucheck.host.kernel_log import KernelLog
 
     heard = [{"local_rank": 0, "text": "NVRM: Xid"}, {"local_rank": None, "text": "other"}]
     monkeypatch.setattr(KernelLog, "finish", lambda self: heard)

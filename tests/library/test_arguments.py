@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gpucheck.library.source import LibraryCopy, parse_source, resolve
+from gpucheck.library.library_option import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.plan.scenario import load
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gpucheck.library.copies import describe
+from gpucheck.library.library_option import parse_source
 from gpucheck.library.recorded import find_recorded
-from gpucheck.library.source import parse_source
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 

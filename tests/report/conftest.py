@@ -13,7 +13,7 @@ from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure, Plan, Step
 from gpucheck.model.record import Heat, Launch, Mismatch, Outcome, Record, Violation
-from gpucheck.records.folder import Run, read_run
+from gpucheck.records.run_folder import Run, read_run
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 

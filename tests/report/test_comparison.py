@@ -10,7 +10,7 @@ from gpucheck.report.comparison import COMPARISON_SCHEMA, MOST_LINES, lines, to_
 
 if TYPE_CHECKING:
     from gpucheck.diagnose.compare import Comparison
-    from gpucheck.records.folder import Run
+    from gpucheck.records.run_folder import Run
     from tests.conftest import Synthetic
 
 NAMES = ("runs/a", "runs/b")

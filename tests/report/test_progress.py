@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from gpucheck.model.record import Outcome
-from gpucheck.records.follow import Follower
+from gpucheck.records.live import Follower
 from gpucheck.records.writer import RecordWriter
 from gpucheck.report.progress import Progress
 

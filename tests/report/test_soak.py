@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.records.folder import Run, Tally
+from gpucheck.records.run_folder import Run, Tally
 from gpucheck.report import blocks
+from gpucheck.report.formats.text import plain
 from gpucheck.report.soak import MOST_CASES, soak_summary
-from gpucheck.report.text import plain
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

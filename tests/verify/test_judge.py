@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.model.record import Mismatch
-from gpucheck.records.folder import finite
+from gpucheck.records.run_folder import finite
 from gpucheck.verify import bounds
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Axes, Expected

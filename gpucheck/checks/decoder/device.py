@@ -26,7 +26,7 @@ from gpucheck.checks.decoder.shape import (
     Shape,
     dtype_of,
 )
-from gpucheck.checks.triton.flash_attention import flash_attention
+from gpucheck.checks.kernels.flash_attention_kernel import flash_attention
 from gpucheck.library.adapters.base import KernelConfig, Weight
 from gpucheck.model.errors import Inapplicable
 

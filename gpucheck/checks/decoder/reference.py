@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gpucheck.checks import data, experts
+from gpucheck.checks import experts, operands
 from gpucheck.checks.decoder.shape import EPSILON, ROUTING, SWIGLU, UNEMBEDDING, Shape
 from gpucheck.checks.routing import reference_topk
 from gpucheck.verify import bounds
@@ -158,7 +158,7 @@ class Reference:
         key = (name, layer, expert)
         if key not in self._decoded:
             codes, scales = self.inputs[name][layer, expert], self.inputs[f"{name}_scale"][layer, expert]
-            self._decoded[key] = _plain(data.decode_weight("mxfp4", codes, scales))
+            self._decoded[key] = _plain(operands.decode_weight("mxfp4", codes, scales))
         return self._decoded[key]
 
 
@@ -183,7 +183,7 @@ class Cache:
 
 
 def _plain(value: Tensor) -> Estimate:
-    return data.as_estimate(value, "normal")
+    return operands.as_estimate(value, "normal")
 
 
 def _whole(order: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from gpucheck.checks import data, experts
+from gpucheck.checks import experts, operands
 from gpucheck.model.case import Case
 
 EPSILON = 1e-5  # of the norms
@@ -150,9 +150,9 @@ def weights(shape: Shape, generator: Generator) -> dict[str, Tensor]:
         return (torch.randn(size, generator=generator) * deviation).to(dtype)
 
     def coded(terms: int, columns: int, gain: float) -> tuple[Tensor, Tensor]:
-        codes = data.random_bytes((layers, shape.experts, terms // 2, columns), generator)
+        codes = operands.random_bytes((layers, shape.experts, terms // 2, columns), generator)
         lower = 127 + round(math.log2(gain / (CODE_SIZE * terms**0.5)) - 0.5)
-        blocks = (layers, shape.experts, -(-terms // data.BLOCK), columns)
+        blocks = (layers, shape.experts, -(-terms // operands.BLOCK), columns)
         return codes, torch.randint(lower, lower + 2, blocks, generator=generator, dtype=torch.uint8)
 
     made = {

@@ -100,8 +100,8 @@ def _import_library(root: Path) -> None:
             f"triton_kernels was asked for from {package} but this process has it from {origin}: "
             "a process can hold one copy; start a fresh one"
         )
-    interpreter = sys.modules.get("gpucheck.interpreter")
+    interpreter = sys.modules.get("gpucheck.triton_hooks.interpreter")
     if interpreter is not None and interpreter.installed():
-        from gpucheck.interpreter import library as interpreted_library
+        from gpucheck.triton_hooks.interpreter import library_repairs as interpreted_library
 
         interpreted_library.repair()

@@ -7,11 +7,11 @@ import os
 
 import pytest
 
-from gpucheck import interpreter
 from gpucheck.library.adapters import load
 from gpucheck.library.adapters.base import Adapter
-from gpucheck.library.source import LibraryCopy, parse_source, resolve
+from gpucheck.library.library_option import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
+from gpucheck.triton_hooks import interpreter
 
 if importlib.util.find_spec("triton"):
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported

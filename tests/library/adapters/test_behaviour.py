@@ -11,7 +11,7 @@ import torch
 
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
 from gpucheck.model.errors import Inapplicable
-from gpucheck.worker.arena import Arena, WatchedAllocation
+from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
 DTYPES = {
@@ -108,7 +108,7 @@ def mx_weight(adapter: Adapter, kind: str, *shape: int, layout: str = "strided")
 
 @contextmanager
 def launches() -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    from gpucheck.interpreter import launch
+    from gpucheck.triton_hooks.interpreter import launch
 
     seen: list[tuple[str, dict[str, Any]]] = []
 

@@ -7,9 +7,9 @@ from contextvars import copy_context
 import pytest
 import torch
 
-from gpucheck.interpreter import launch
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing
 from gpucheck.model.errors import Inapplicable
+from gpucheck.triton_hooks.interpreter import launch
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import torch
 from gpucheck.checks.experts import BLOCK_SIZES, SCHEDULE, tables, whole
 from gpucheck.library.adapters.base import Adapter, Routing
 from gpucheck.model.errors import Inapplicable
-from gpucheck.worker.arena import Arena, WatchedAllocation
+from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,0 @@
-"""Probes, one for each kind of hazard. Only the probing process imports this; it needs torch and triton."""
-
-from __future__ import annotations
-
-from gpucheck.audit.probes.base import Probing
-
-__all__ = ["Probing"]

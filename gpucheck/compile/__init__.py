@@ -1,5 +1,0 @@
-"""Builds the kernels that a scenario would launch, for GPUs that are not here and with Tritons that are not installed.
-
-The library's own host code runs in processes of its own (:mod:`gpucheck.compile.child`) under a stand-in driver, on CPU
-tensors; every launch is turned into a compilation. No kernel runs, so nothing here says whether numbers are right.
-"""

@@ -1,0 +1,96 @@
+"""What the rules of this package share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gpucheck.diagnose.answers import answers
+from gpucheck.diagnose.causes.pages import CAUSES
+from gpucheck.diagnose.error_pattern import nature
+from gpucheck.diagnose.finding_cases import Key, clean_line, merged_lines, sighting
+from gpucheck.diagnose.wording import raised_lines
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Launch, Record
+from gpucheck.records.run_folder import Run
+
+Lines = Callable[[Record], list[str]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A record with the cause that a rule saw in it."""
+
+    cause: str  # a key of CAUSES
+    detail: str = ""  # completes the title: what is wrong, or how it shows
+    remedy: str = ""  # "" takes the cause's
+    across: bool = True  # cases of different matrix rows share one finding
+
+    @property
+    def title(self) -> str:
+        return self.cause + (f": {self.detail}" if self.detail else "")
+
+
+def findings(
+    run: Run, evidence: Mapping[Key, Evidence], lines: Lines = raised_lines, further: Lines = lambda record: []
+) -> list[Finding]:
+    """One finding for each title and set of ranks, with what experiments answered as evidence.
+
+    Ranks that are wrong every time, each with its own bits of equal inputs, have faults of their own.
+
+    Args:
+        lines: what a record says.
+        further: what the evidence says beside the answers of experiments.
+    """
+    by_step: dict[tuple[int, Evidence, str], list[Record]] = {}
+    for key, seen in sorted(evidence.items(), key=lambda pair: pair[0]):
+        record = run.records[key]
+        bits = record.bits if answers(run, record).deterministic and _inputs_agree(run, key[0]) else ""
+        by_step.setdefault((key[0], seen, bits), []).append(record)
+    found: dict[tuple[Evidence, tuple[int, ...], str], Finding] = {}
+    for (step, seen, _), records in by_step.items():
+        ranks = [record.rank for record in records]
+        row = run.plan.steps[step].case.row
+        finding = found.setdefault(
+            (seen, tuple(ranks), "" if seen.across else row), _empty(run, seen, records, further)
+        )
+        if row not in finding.rows:
+            finding.rows.append(row)
+        told = merged_lines(records, lines) + clean_line(run, step)
+        finding.sightings.append(sighting(run, step, ranks, told))
+    return list(found.values())
+
+
+def _inputs_agree(run: Run, step: int) -> bool:
+    return len({run.records[(step, rank)].inputs for rank in run.ranks if run.records[(step, rank)].inputs}) <= 1
+
+
+def _empty(run: Run, seen: Evidence, records: list[Record], further: Lines) -> Finding:
+    told = merged_lines(records, lambda record: [*answers(run, record).lines(), *further(record)])
+    return Finding(
+        title=seen.title,
+        fails=True,
+        ranks=[record.rank for record in records],
+        rows=[],
+        sightings=[],
+        remedy=seen.remedy or CAUSES[seen.cause].mend,
+        cause=seen.cause,
+        evidence=told,
+    )
+
+
+def astray(record: Record) -> list[Launch]:
+    """Launches on the device of the tensors, but on another stream than their producer and consumer."""
+    return [
+        launch
+        for launch in record.launches
+        if record.stream is not None and launch.stream != record.stream and not launch.away and not launch.refused
+    ]
+
+
+def what(record: Record) -> str:
+    """What is wrong about a record, in a few words."""
+    words = nature(record)
+    if words or not record.violations:
+        return words or record.outcome.value
+    return ", ".join(dict.fromkeys(violation.kind for violation in record.violations))

@@ -1,0 +1,45 @@
+"""Processes that died, and CUDA contexts that did."""
+
+from __future__ import annotations
+
+from gpucheck.diagnose.causes import common
+from gpucheck.diagnose.causes.common import Evidence
+from gpucheck.diagnose.causes.pages import CRASH
+from gpucheck.diagnose.failing_launch import place
+from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.wording import lines_of
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.run_folder import Run
+
+STICKY = (
+    "illegal memory access",
+    "device-side assert",
+    "misaligned address",
+    "illegal instruction",
+    "unspecified launch failure",
+    "uncorrectable ECC error",
+    "hardware stack error",
+)
+"""What CUDA calls the errors that no context survives."""
+
+
+def recognise(run: Run, record: Record) -> Evidence | None:
+    """A crash that no experiment explains, with the kernel where one can be named."""
+    if record.outcome is not Outcome.CRASH:
+        return None
+    if not record.sticky:
+        return Evidence(CRASH, across=False)
+    kind = next((kind for kind in STICKY if kind in record.message), "CUDA context lost")
+    kernel = place(run, record).kernel
+    return Evidence(CRASH, kind + (f" in {kernel}" if kernel else ""), across=False)
+
+
+def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
+    """As usual, with the place."""
+    return common.findings(run, evidence, lambda record: [*lines_of(record), *_place(run, record)])
+
+
+def _place(run: Run, record: Record) -> list[str]:
+    words = place(run, record).words
+    return [words] if words else []

@@ -1,0 +1,68 @@
+"""Code that computes the wrong thing."""
+
+from __future__ import annotations
+
+import math
+
+from gpucheck.diagnose.answers import Answers, answers, steady
+from gpucheck.diagnose.causes import common
+from gpucheck.diagnose.causes.common import Evidence, what
+from gpucheck.diagnose.causes.pages import KERNEL_BUG
+from gpucheck.diagnose.chance import CONFIDENCE, EVERY_TIME, share_at_least
+from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.wording import rank_list
+from gpucheck.model.finding import Finding
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.run_folder import Run
+
+
+def recognise(run: Run, record: Record) -> Evidence | None:
+    """Every rank that judged the case gives the same wrong bits, in each of so many processes, whatever is changed.
+
+    One rank alone cannot tell its GPU from the code; on the CPU there is no GPU to blame.
+    """
+    seen = answers(run, record)
+    if not record.mismatches or not seen.deterministic or any(map(seen.right, seen.tried)):
+        return None
+    judged = _witnesses(run, record.step)
+    alike = all(other.mismatches and (other.bits == record.bits or other.inputs != record.inputs) for other in judged)
+    enough = len(judged) > 1 or run.plan.device == "cpu"
+    return Evidence(KERNEL_BUG, what(record)) if alike and enough and processes(run, seen) >= EVERY_TIME else None
+
+
+def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
+    """As usual, with the share of processes that the evidence proves wrong."""
+    return common.findings(run, evidence, further=lambda record: counted(run, record))
+
+
+def counted(run: Run, record: Record) -> list[str]:
+    """In how many processes of all ranks a case was wrong alike, and how large a share of processes that shows."""
+    count = processes(run, answers(run, record))
+    if count < 2:
+        return []
+    share = math.floor(1000 * share_at_least(count)) / 10
+    ranks = rank_list(other.rank for other in _witnesses(run, record.step))
+    return [
+        f"the same wrong bits in all {count} processes of {ranks}: "
+        f"at least {share:.1f}% of processes fail ({CONFIDENCE:.0%} confidence)"
+    ]
+
+
+def processes(run: Run, seen: Answers) -> int:
+    """In how many processes the case gave the same wrong bits; 0 where one gave others, or the right ones."""
+    step, count = seen.failure.step, 0
+    for other in _witnesses(run, step):
+        if other.inputs != seen.failure.inputs:
+            continue
+        made = [each for attempts in run.experiments.get((step, other.rank), {}).values() for each in attempts]
+        alike = [each.mismatches and steady(each) and each.bits == seen.failure.bits for each in (other, *made)]
+        if not all(alike):
+            return 0
+        count += len(alike)
+    return count
+
+
+def _witnesses(run: Run, step: int) -> list[Record]:
+    """The records of ranks that say whether a case is right: one whose conduct alone was wrong has another fault."""
+    judged = (run.records[(step, rank)] for rank in run.ranks)
+    return [other for other in judged if other.outcome in (Outcome.MISMATCH, Outcome.PASS)]

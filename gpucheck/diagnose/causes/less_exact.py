@@ -1,0 +1,88 @@
+"""Ranks that are right but err far more than their peers: what still fits the bound may be on its way out of it.
+
+No failure, so no evidence is recognised in single records: what tells is a rank against its peers on the same case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+
+from gpucheck.diagnose.causes.pages import CAUSES, LESS_EXACT
+from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.wording import rank_list
+from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.run_folder import Run
+
+FACTOR = 10.0  # times the share of its bound that others use
+FLOOR = 0.1
+"""Shares of a bound below this say nothing, and others count as using at least FLOOR / FACTOR.
+
+One right order of a sum differs from another by so much: made one term after the other, a sum errs by 0.17 sqrt(K) half
+ulps of E, which is 0.06 of its bound, as a standard deviation (see :func:`gpucheck.verify.bounds.product`).
+"""
+
+
+@dataclass(frozen=True)
+class _Excess:
+    """One case of a rank against its peers."""
+
+    record: Record
+    peers: list[Record]
+    typical: float  # share of the bound, median of the peers
+
+
+def excess(used: float, typical: float) -> float | None:
+    """How many times as much of its bound as others a right output uses; None where that says nothing."""
+    factor = used / max(typical, FLOOR / FACTOR)
+    return factor if used >= FLOOR and factor >= FACTOR else None
+
+
+def less_exact(run: Run) -> list[Finding]:
+    """A warning for each rank that uses FACTOR times as much of a bound as the median of its peers."""
+    found: dict[int, list[_Excess]] = {}
+    for step in range(len(run.plan.steps)):
+        groups: dict[tuple[str, str, str], list[Record]] = {}
+        for record in (run.records[(step, rank)] for rank in run.ranks):
+            if record.outcome is Outcome.PASS:
+                groups.setdefault((record.device, record.arithmetic, record.inputs), []).append(record)
+        for group in groups.values():
+            for record in group:
+                peers = [other for other in group if other is not record]
+                typical = median([other.tightness for other in peers]) if peers else record.tightness
+                if excess(record.tightness, typical):
+                    found.setdefault(record.rank, []).append(_Excess(record, peers, typical))
+    return [_finding(run, rank, cases) for rank, cases in sorted(found.items())]
+
+
+def _finding(run: Run, rank: int, cases: list[_Excess]) -> Finding:
+    worst = sorted(cases, key=lambda each: -each.record.tightness)
+    others = rank_list(peer.rank for each in cases for peer in each.peers)
+    lines = [
+        f"in {len(cases)} case(s) it uses at least {FACTOR:g} times as much of the bound as the median of {others}"
+    ]
+    unlike = sum(_kernels(each.record) not in [_kernels(peer) for peer in each.peers] for each in cases)
+    if unlike:
+        lines.append(f"in {unlike} of them it launched other kernels than each of its peers")
+    return Finding(
+        title=f"{LESS_EXACT}: up to {worst[0].record.tightness:.0%} of a bound used",
+        fails=False,
+        warns=True,
+        ranks=[rank],
+        rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
+        sightings=[_sighting(run, each, rank) for each in worst],
+        remedy=CAUSES[LESS_EXACT].mend,
+        evidence=lines,
+        cause=LESS_EXACT,
+    )
+
+
+def _sighting(run: Run, each: _Excess, rank: int) -> Sighting:
+    step = each.record.step
+    words = f"uses {each.record.tightness:.1%} of its error bound, its peers {each.typical:.1%}"
+    return Sighting(run.plan.steps[step].label, [rank], [words], run_command(run, step))
+
+
+def _kernels(record: Record) -> list[tuple[str, str]]:
+    return sorted((launch.kernel, launch.hash) for launch in record.launches)

@@ -1,0 +1,158 @@
+"""Ranks that are right but slow: in a server whose ranks wait for each other, each is as fast as the slowest.
+
+No failure, so no evidence is recognised in single records: what tells is a rank against its peers over many cases.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpucheck.diagnose.causes.pages import CAUSES, STRAGGLER
+from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.speeds import call_seconds, geometric_mean
+from gpucheck.diagnose.wording import rank_list, took
+from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.run_folder import Run
+
+MARGIN = 5e-6  # s; smaller differences are none
+FEWEST = 3  # cases that must agree
+AGREEING = 2 / 3  # of the cases that can tell, so many must agree: what comes and goes is not the rank's
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One case of a rank against its peers."""
+
+    record: Record
+    group: list[Record]  # the peers and the record itself
+    typical: float  # s, median of the peers
+    longest: float  # s, of the group
+
+    @property
+    def seconds(self) -> float:
+        return self.record.speed["call"]
+
+    @property
+    def factor(self) -> float:
+        """How many times as slow the rank is; 1 where the difference is within MARGIN."""
+        return self.seconds / self.typical if abs(self.seconds - self.typical) > MARGIN else 1.0
+
+    @property
+    def peers(self) -> list[Record]:
+        return [other for other in self.group if other is not self.record]
+
+
+def stragglers(run: Run) -> list[Finding]:
+    """A warning for each rank that is slower than the median of its peers by the factor that the plan states."""
+    found = []
+    for rank, compared in _comparisons(run).items():
+        told = [each for each in compared if _tells(each, run.plan.straggler)]
+        slow = [each for each in told if each.factor >= run.plan.straggler]
+        if len(slow) < max(FEWEST, AGREEING * len(told)):
+            continue
+        factor = geometric_mean(each.factor for each in told)
+        if factor >= run.plan.straggler:
+            found.append(_finding(run, rank, factor, told, slow))
+    return found
+
+
+def _comparisons(run: Run) -> dict[int, list[_Comparison]]:
+    """Of each rank, every case that it and others with GPUs of the same kind passed and were timed with."""
+    found: dict[int, list[_Comparison]] = {rank: [] for rank in run.ranks}
+    for step in range(len(run.plan.steps)):
+        groups: dict[str, list[Record]] = {}
+        for record in (run.records[(step, rank)] for rank in run.ranks):
+            if record.outcome is Outcome.PASS and call_seconds(record) is not None:
+                groups.setdefault(record.device, []).append(record)
+        for group in (group for group in groups.values() if len(group) > 1):
+            times = sorted(record.speed["call"] for record in group)
+            for record in group:
+                typical = _median_without(times, record.speed["call"])
+                found[record.rank].append(_Comparison(record, group, typical, times[-1]))
+    return found
+
+
+def _median_without(ordered: Sequence[float], value: float) -> float:
+    """The median of all but one of at least two ascending values."""
+    place, count = bisect_left(ordered, value), len(ordered) - 1
+    low, high = (index + (index >= place) for index in ((count - 1) // 2, count // 2))
+    return (ordered[low] + ordered[high]) / 2
+
+
+def _tells(comparison: _Comparison, factor: float) -> bool:
+    """Whether a case takes so long on any rank that the factor would show beyond MARGIN.
+
+    Of any: were it this rank alone, its spikes would choose the cases that it is judged by.
+    """
+    return comparison.longest * (factor - 1) > MARGIN
+
+
+def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: list[_Comparison]) -> Finding:
+    others = rank_list(other.rank for each in told for other in each.peers)
+    worst = sorted(slow, key=lambda each: -each.factor)
+    lines = [
+        f"{len(slow)} of {len(told)} cases at least {run.plan.straggler:g} times as slow as the median of {others}; "
+        f"geometric mean {factor:.2f}"
+    ]
+    unlike = sum(_kernels(each.record) not in [_kernels(other) for other in each.peers] for each in slow)
+    if unlike:
+        lines.append(f"in {unlike} of them it launched other kernels than each of its peers")
+    return Finding(
+        title=f"{STRAGGLER}: {factor:.2f} times as slow as its peers",
+        fails=False,
+        warns=True,
+        ranks=[rank],
+        rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
+        sightings=[_sighting(run, each, rank) for each in worst],
+        remedy=CAUSES[STRAGGLER].mend,
+        evidence=lines + _gpu_lines(run, rank),
+        cause=STRAGGLER,
+    )
+
+
+def _sighting(run: Run, compared: _Comparison, rank: int) -> Sighting:
+    """A slow case with the command that measures it again, on all ranks; a replay measures no speed."""
+    step = compared.record.step
+    return Sighting(run.plan.steps[step].label, [rank], [_words(compared)], run_command(run, step))
+
+
+def _words(comparison: _Comparison) -> str:
+    times = f"{took(comparison.seconds)} a call, its peers {took(comparison.typical)}"
+    return f"{times}: {comparison.factor:.2f} times as slow"
+
+
+def _kernels(record: Record) -> set[tuple[str, str]]:
+    return {(launch.kernel, launch.hash) for launch in record.launches}
+
+
+def _gpu_lines(run: Run, rank: int) -> list[str]:
+    """What the driver said of the GPU meanwhile, beside those of the other ranks."""
+    if rank not in run.gpus:
+        return []
+    others = [facts for other, facts in sorted(run.gpus.items()) if other != rank]
+    own = _gpu_words([run.gpus[rank]])
+    beside = f"; those of the other ranks: {_gpu_words(others)}" if others else ""
+    return [f"nvidia-smi during the run, of its GPU: {own}{beside}"] if own else []
+
+
+def _gpu_words(gpus: list[dict[str, Any]]) -> str:
+    """``SM clock 1980 of 1980 MHz, 61 to 65 C, slowed by sw_power_cap``; what is not known is left out."""
+    words = []
+    clocks, highest = (_span(gpus, key) for key in ("sm_clock", "sm_clock_max"))
+    if clocks:
+        words.append(f"SM clock {clocks}" + (f" of {highest}" if highest else "") + " MHz")
+    if warmth := _span(gpus, "temperature"):
+        words.append(f"{warmth} C")
+    reasons = dict.fromkeys(str(reason) for facts in gpus for reason in facts.get("throttle") or [])
+    return ", ".join(words + ([f"slowed by {', '.join(reasons)}"] if reasons else []))
+
+
+def _span(gpus: list[dict[str, Any]], key: str) -> str:
+    values = [facts[key] for facts in gpus if isinstance(facts.get(key), (int, float))]
+    if not values:
+        return ""
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"

@@ -1,0 +1,87 @@
+"""What findings are made of: the records of one step, in words and with the command that shows them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable
+
+from gpucheck.diagnose.chance import rate_words
+from gpucheck.diagnose.wording import lines_of, rank_list
+from gpucheck.model.finding import Sighting
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.run_folder import Run, Tally
+
+Key = tuple[int, int]
+"""Step and rank of a record."""
+
+
+def replay_command(run: Run, step: int, rank: int) -> str:
+    """The command that repeats one step of this run and looks closely at one rank."""
+    planned = run.plan.steps[step]
+    alone = sum(other.case.id == planned.case.id for other in run.plan.steps) == 1
+    case = planned.case.id if alone else planned.label
+    return shlex.join(["gpucheck", "replay", str(run.folder), case, "--rank", str(rank)])
+
+
+def run_command(run: Run, step: int) -> str:
+    """The command that runs one case of this run again, on the same ranks, inputs, library and placement."""
+    planned, command = run.plan.steps[step], list(run.plan.command)
+    if command[2:] and command[2].startswith("--"):  # no scenario that could name the other candidates
+        for source in run.plan.check_sources:
+            if planned.case.check not in source.checks:
+                command = _without(command, source.options)
+    conditions = planned.conditions
+    if not conditions.placed.usual and "--placement" not in command:
+        command += ["--placement", conditions.placement]
+    if conditions.process_group != "none" and "--process-group" not in command:
+        command += ["--process-group", conditions.process_group]
+    return shlex.join([*command, "--case", planned.case.id])
+
+
+def _without(command: list[str], words: list[str]) -> list[str]:
+    """The command without the first run of these words."""
+    for start in range(len(command)):
+        if words and command[start : start + len(words)] == words:
+            return command[:start] + command[start + len(words) :]
+    return command
+
+
+def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:
+    """One step of a finding."""
+    told = [*lines, *_soaked(run, step, ranks)]
+    return Sighting(run.plan.steps[step].label, ranks, told, replay_command(run, step, ranks[0]))
+
+
+def _soaked(run: Run, step: int, ranks: list[int]) -> list[str]:
+    """In how many of several passes over the plan a step failed, on each of the ranks where it did."""
+    seen = [(rank, run.tallies.get((step, rank), Tally())) for rank in ranks]
+    return [
+        f"rank {rank}: failed in {tally.failed} of {tally.runs} passes"
+        + (f"; {rate_words(tally.failed, tally.runs)}: intermittent" if tally.failed < tally.runs else "")
+        for rank, tally in seen
+        if tally.failed and tally.runs > 1
+    ]
+
+
+def clean_line(run: Run, step: int) -> list[str]:
+    """A line that names the ranks on which a step is right, if there are any."""
+    clean = [rank for rank in run.ranks if run.records[(step, rank)].outcome is Outcome.PASS]
+    return [f"{rank_list(clean)} clean"] if clean else []
+
+
+def merged_lines(records: list[Record], lines: Callable[[Record], list[str]] = lines_of) -> list[str]:
+    """The lines of all ranks; lines that not every rank says are led by the ranks that do."""
+    by_line: dict[str, list[int]] = {}
+    for record in records:
+        for line in lines(record):
+            by_line.setdefault(line, []).append(record.rank)
+    everyone = len(records)
+    return [line if len(ranks) == everyone else f"{rank_list(ranks)}: {line}" for line, ranks in by_line.items()]
+
+
+def by_step(keys: Iterable[Key]) -> dict[int, list[int]]:
+    """The ranks of each step, both ascending."""
+    found: dict[int, list[int]] = {}
+    for step, rank in sorted(keys):
+        found.setdefault(step, []).append(rank)
+    return found

@@ -1,6 +1,0 @@
-"""Looks at the machine before anything runs on it: one line a fact, each with what to do where it is not well.
-
-A family of facts is one module with a function ``look(machine) -> list[Line]``; :mod:`gpucheck.doctor.examine` lists
-them. Nothing here imports torch or touches CUDA in the process of the command: what has to be tried on a device is
-tried in forked processes with deadlines, see :mod:`gpucheck.doctor.child`.
-"""

@@ -1,6 +1,0 @@
-"""Planted faults: what the self-test and the tests break on purpose, and what a good report must say of each.
-
-A fault never needs broken hardware: it is a small change of a private copy of the library, of a call, of a process, of
-its conditions or of a cache file. :mod:`gpucheck.faults.catalogue` declares them, :mod:`~gpucheck.faults.planting`
-plants them, :mod:`~gpucheck.faults.assess` reads the reports.
-"""

@@ -1,0 +1,49 @@
+"""The GPUs that the ranks of this node run on, as nvidia-smi and CUDA_VISIBLE_DEVICES tell together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from gpucheck.host.nvidia_smi import Answer, Reply, ask
+from gpucheck.host.visible_gpus import VARIABLE, Gpu, Listing, parse_listing, visible
+
+
+def listing(environ: Mapping[str, str]) -> tuple[Answer, Listing]:
+    """What nvidia-smi lists; where its list cannot be read, the GPUs that it gives as a table."""
+    answer = ask(["-L"], environ)
+    found = parse_listing(answer.text)
+    if answer.reply is Reply.ANSWERED and not found.gpus:
+        table = ask(["--query-gpu=index,uuid,name", "--format=csv,noheader"], environ)
+        rows = [[part.strip() for part in line.split(",", 2)] for line in table.text.splitlines()]
+        gpus = tuple(Gpu(row[0], row[1], row[2]) for row in rows if len(row) == 3 and row[0].isdigit())
+        if gpus and table.reply is Reply.ANSWERED:
+            return table, Listing(gpus)
+    return answer, found
+
+
+def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The architectures of the GPUs that the ranks of this node run on, "sm_90" for one; empty without an answer."""
+    answer = ask(["--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"], environ)
+    rows = [[part.strip() for part in line.split(",")] for line in answer.text.splitlines()]
+    told = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d", row[2])]
+    if answer.reply is not Reply.ANSWERED or len(told) < len(rows):
+        return []
+    used = places([(row[0], row[1]) for row in told], environ)
+    return sorted({"sm_" + told[place][2].replace(".", "") for place in used})
+
+
+def places(gpus: Sequence[tuple[str, str]], environ: Mapping[str, str] = os.environ) -> list[int]:
+    """Which of some GPUs the ranks of this node run on, in the order of the ranks.
+
+    Args:
+        gpus: nvidia-smi's number and UUID of each.
+    """
+    value = environ.get(VARIABLE)
+    listed: Sequence[Gpu] = [Gpu(index, uuid) for index, uuid in gpus]
+    if value and "MIG-" in value:
+        listed = listing(environ)[1].gpus
+    of_uuid = {uuid: place for place, (_, uuid) in enumerate(gpus)}
+    devices = visible(listed, value).devices
+    return [of_uuid[device.gpu.uuid] for device in devices if device.gpu.uuid in of_uuid]

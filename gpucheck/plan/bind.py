@@ -1,0 +1,123 @@
+"""Binding a scenario to a library, a machine and options: the plan of a run."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gpucheck.library.copies import LibraryCopy
+from gpucheck.model import canary
+from gpucheck.model.check_source import CheckSource
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.plan import NO_LIBRARY, Environment, ExpectedFailure, Plan, PlannedLibrary, Step
+from gpucheck.plan.scenario import Scenario
+from gpucheck.plan.scenario_conditions import needs_gpus
+
+
+def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
+    """The steps on a device, with the canary at the end where the scenario asks for one.
+
+    Without GPUs a placement becomes what its row says, and a case that several then share runs once; a step whose point
+    needs a GPU stays as it is and says why it cannot run.
+    """
+    last = (_canary(scenario.seed),) if scenario.canary else ()
+    if device != "cpu":
+        return scenario.steps + last
+    by_key: dict[tuple[Conditions, str], Step] = {}
+    for step in scenario.steps + last:
+        bound = _without_gpus(step)
+        by_key.setdefault(bound.key, bound)
+    return tuple(by_key.values())
+
+
+def _canary(seed: int) -> Step:
+    from gpucheck import checks
+
+    case = checks.load(canary.CHECK).spec.case(canary.PARAMS, "exact", seed)
+    return Step(case, expect=ExpectedFailure())
+
+
+def _without_gpus(step: Step) -> Step:
+    reason = needs_gpus(step.conditions)
+    if reason:
+        return replace(step, inapplicable=reason)
+    return replace(step, conditions=replace(step.conditions, placement=step.conditions.placed.without_gpus))
+
+
+def needing_library(scenario: Scenario, device: str) -> list[str]:
+    """The checks of a scenario that call the library, in cases that this device can run."""
+    from gpucheck import checks
+
+    names = dict.fromkeys(step.case.check for step in bound_steps(scenario, device) if not step.inapplicable)
+    return [name for name in names if checks.load(name).needs_library]
+
+
+def _described(library: LibraryCopy | None, patches: Sequence[str]) -> PlannedLibrary:
+    """What a plan says of the library."""
+    if library is None:
+        return NO_LIBRARY
+    return {
+        "root": str(library.root),
+        "package": str(library.package),
+        "origin": library.origin,
+        "content": library.content,
+        "name": library.name,
+        "generation": library.generation,
+        "patches": list(patches),
+    }
+
+
+def build(
+    scenario: Scenario,
+    library: LibraryCopy | None,
+    *,
+    device: str,
+    nproc: int,
+    nnodes: int,
+    environment: Environment,
+    command: list[str],
+    timeout: float | None = None,
+    case_timeout: float | None = None,
+    experiments: float | None = None,
+    duration: float = 0.0,
+    isolate: str = "rank",
+    debug: bool = False,
+    patches: Sequence[str] = (),
+    check_sources: Sequence[CheckSource] = (),
+) -> Plan:
+    """The plan of a run; for its steps see :func:`bound_steps`.
+
+    Args:
+        library: None where no case needs one.
+        timeout: for the whole run; by default the scenario's and, behind it, the time for which passes are begun.
+        patches: the files of the patches that the library is a patched copy by.
+        check_sources: those that are known; the plan holds those of its cases.
+    """
+    steps = bound_steps(scenario, device)
+    used = {step.case.check for step in steps}
+    return Plan(
+        id=uuid.uuid4().hex[:12],
+        scenario=scenario.name,
+        title=scenario.title,
+        seed=scenario.seed,
+        created=time.time(),
+        device=device,
+        nproc=nproc,
+        nnodes=nnodes,
+        timeout=scenario.timeout + duration if timeout is None else timeout,
+        case_timeout=scenario.case_timeout if case_timeout is None else case_timeout,
+        experiments=scenario.experiments if experiments is None else experiments,
+        library=_described(library, patches),
+        environment=environment,
+        command=command,
+        steps=steps,
+        check_sources=tuple(source for source in check_sources if used & {*source.checks}),
+        bench=scenario.bench,
+        straggler=scenario.straggler,
+        compile_ahead=scenario.compile_ahead,
+        isolate=isolate,
+        debug=debug,
+        duration=duration,
+    )

@@ -1,0 +1,33 @@
+"""The scenario of checks that were given without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpucheck.model.check_source import CheckSource
+from gpucheck.model.plan import Step
+from gpucheck.plan.scenario import Scenario
+
+TIMEOUT = 600.0  # s, for the whole run
+CASE_TIMEOUT = 120.0  # s
+EXPERIMENTS = 30.0  # s
+
+
+def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
+    """The usual cases of every check of the sources, which are active, with each kind of data they allow."""
+    from gpucheck.checks import load
+
+    names = [name for source in sources for name in source.checks]
+    steps = {}
+    for name in names:
+        check = load(name)
+        for usual in check.usual:
+            params = {**check.spec.defaults, **usual}
+            for data in check.spec.usual_data:
+                if check.validate(params, data) is None:
+                    step = Step(check.spec.case(params, data, seed or 0))
+                    steps[step.key] = step
+    title = f"the usual cases of {', '.join(names)}"
+    return Scenario(
+        "usual", None, title, seed or 0, TIMEOUT, CASE_TIMEOUT, EXPERIMENTS, tuple(steps.values()), implied=True
+    )

@@ -1,0 +1,221 @@
+"""A run folder: the plan, the records of every rank and what became of each expected one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gpucheck.model.canary import CHECK
+from gpucheck.model.errors import UsageError
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import SCHEMA, Record
+from gpucheck.model.vocabulary import ExperimentName
+from gpucheck.records.missing import Traces, lost
+
+
+@dataclass
+class Tally:
+    """How often a rank has been through a case, over all passes."""
+
+    runs: int = 0
+    failed: int = 0
+
+
+@dataclass
+class Run:
+    """A plan together with everything the ranks wrote."""
+
+    folder: Path
+    plan: Plan
+    records: dict[tuple[int, int], Record]  # (step, rank), lost ones included
+    experiments: dict[tuple[int, int], dict[ExperimentName, list[Record]]] = field(
+        default_factory=dict
+    )  # (step, rank) -> by name, a record for each process
+    starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
+    ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
+    gpus: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> what the driver said of its GPU meanwhile
+    outcome: dict[str, Any] = field(default_factory=dict)  # outcome.json: how the launcher ended, times, changes
+    canary: list[Record] = field(
+        default_factory=list
+    )  # by rank, of the case that is wrong on purpose; in no other field
+    torn: int = 0  # lines that could not be read, or that belong to no case of the plan
+    tallies: dict[tuple[int, int], Tally] = field(default_factory=dict)  # (step, rank)
+    driver: list[dict[str, Any]] = field(default_factory=list)  # messages of the GPUs' driver: "rank" or None, "text"
+
+    @property
+    def ranks(self) -> range:
+        return range(self.plan.world_size)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file as :func:`write_text` does; for floats that JSON cannot hold see :func:`finite`."""
+    write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it appears complete or not at all; links and devices are written through."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk says so without a name
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with every float that JSON cannot hold spelled as a string: "nan", "inf", "-inf"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def read_plan(folder: Path) -> Plan:
+    """Reads ``plan.json``.
+
+    Raises:
+        UsageError: the folder is no run folder, or one of a newer gpucheck.
+    """
+    path = folder / "plan.json"
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} is no run folder: it holds no plan.json") from None
+    except NotADirectoryError:
+        raise UsageError(f"{folder} is no folder; give the folder of a run") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    if not isinstance(item, dict) or not isinstance(item.get("schema"), int):
+        raise UsageError(f"{path} is not the plan of a gpucheck run")
+    if item["schema"] > SCHEMA:
+        raise UsageError(
+            f"{path} has schema {item['schema']}, this gpucheck reads up to {SCHEMA}: use a newer gpucheck"
+        )
+    try:
+        return Plan.from_json(item)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged: {error!r}") from None
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder and adds a LOST record for every result that is missing.
+
+    Of several results of a case on a rank the first failure counts, else the first; where a pass over the plan was
+    broken off in the middle of a case that had not failed, the case is lost.
+
+    Raises:
+        UsageError: the folder is no run folder.
+    """
+    run = Run(folder, read_plan(folder), {})
+    traces = {rank: Traces() for rank in run.ranks}
+    for rank, path in rank_files(folder):
+        for item in _lines(path, run):
+            event = item.get("event")
+            if event == "start":
+                run.starts[rank] = item
+            elif event == "end":
+                run.ends[rank] = item
+            elif event == "gpu" and isinstance(item.get("rank"), int):
+                run.gpus[item["rank"]] = item
+            elif event == "result":
+                _take(run, rank, item)
+            if rank in traces:
+                traces[rank].see(item)
+    run.outcome = _outcome(folder / "outcome.json")
+    by_itself = run.outcome.get("code") is not None
+    for number in range(len(run.plan.steps)):
+        for rank in run.ranks:
+            known = run.records.get((number, rank))
+            if known is None or (not known.outcome.failed and number in traces[rank].open_steps):
+                run.records[(number, rank)] = lost(run.plan, number, rank, traces, by_itself=by_itself)
+    run.driver = _driver(folder)
+    _set_canary_aside(run)
+    return run
+
+
+def _set_canary_aside(run: Run) -> None:
+    """Leaves the run as if it had no canary: what is said of it is said of nothing else."""
+    last = len(run.plan.steps) - 1
+    if last >= 0 and run.plan.steps[last].case.check == CHECK:
+        run.canary = [run.records.pop((last, rank)) for rank in run.ranks]
+        run.tallies = {(step, rank): tally for (step, rank), tally in run.tallies.items() if step != last}
+        run.plan = replace(run.plan, steps=run.plan.steps[:last])
+
+
+def rank_files(folder: Path) -> list[tuple[int, Path]]:
+    """The record files of a run folder, with their ranks."""
+    numbered = ((path.stem.removeprefix("rank-"), path) for path in (folder / "records").glob("rank-*.jsonl"))
+    return sorted((int(number), path) for number, path in numbered if number.isdigit())
+
+
+def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
+    """Adds one result; one that cannot be read or is not of this plan leaves its case lost."""
+    try:
+        record = Record.from_json(item)
+        planned = run.plan.steps[record.step].case.id if record.step >= 0 else None
+    except (KeyError, TypeError, ValueError, IndexError):
+        planned = None
+    if planned is None or record.case != planned or record.rank != rank or rank not in run.ranks:
+        run.torn += 1
+        return
+    if record.experiment:
+        run.experiments.setdefault((record.step, rank), {}).setdefault(record.experiment, []).append(record)
+        return
+    known = run.records.get((record.step, rank))
+    if known is None or (record.outcome.failed and not known.outcome.failed):
+        run.records[(record.step, rank)] = record
+    tally = run.tallies.setdefault((record.step, rank), Tally())
+    tally.runs += 1
+    tally.failed += record.outcome.failed
+
+
+def _outcome(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        item = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    if not isinstance(item, dict):
+        raise UsageError(f"{path} is damaged: expected an object")
+    return item
+
+
+def _driver(folder: Path) -> list[dict[str, Any]]:
+    """What the nodes heard of the driver; a file that cannot be read tells nothing."""
+    heard: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("driver-*.json")):
+        try:
+            items = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        heard += [item for item in items if isinstance(item, dict) and "text" in item]
+    return heard
+
+
+def _lines(path: Path, run: Run) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in filter(str.strip, file):
+            try:
+                item = json.loads(line)
+            except ValueError:
+                run.torn += 1
+                continue
+            if isinstance(item, dict):
+                yield item
+            else:
+                run.torn += 1

@@ -1,0 +1,141 @@
+"""The JSON Schema of the report for machines; most of it follows from the types of what is shown."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.finding import Finding
+from gpucheck.model.plan import Plan, PlannedLibrary
+from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
+from gpucheck.model.vocabulary import Vocabulary
+from gpucheck.report.blocks import Place
+from gpucheck.report.formats.json import EXPECTED, SCHEMA
+from gpucheck.report.timings import Speed
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_PLAIN: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"anyOf": [{"type": "number"}, {"enum": ["nan", "inf", "-inf"]}]},
+    type(None): {"type": "null"},
+    Any: {},
+}
+
+
+def report_schema() -> dict[str, Any]:
+    """The schema: every key is required, keys that are not named may come with any version."""
+    count = {"type": "integer", "minimum": 0}
+    row = {
+        "row": str,
+        "cases": count,
+        "ranks": _array(
+            {
+                "type": "object",
+                "description": "One a rank: how many cases ended how.",
+                "propertyNames": {"enum": [*(outcome.value for outcome in Outcome), EXPECTED]},
+                "additionalProperties": count,
+            }
+        ),
+    }
+    top = {
+        "schema": {"const": SCHEMA},
+        "verdict": Verdict,
+        "gpus_checked": {**count, "description": "Ranks that worked on a GPU; 0: no GPU was checked."},
+        "headline": list[str],
+        "ranks": list[int],
+        "rows": _array(_object(row, "A row of the matrix: one check under one set of conditions.")),
+        "findings": list[Finding],
+        "notes": list[str],
+        "bounds": str,
+        "stages": dict[str, float],
+        "timing": list[str],
+        "speed": Speed,
+        "seconds": float | None,
+        "folder": str,
+        "plan": _plan(),
+        "places": list[Place],
+        "results": _array(_result()),
+    }
+    title = {"$schema": DIALECT, "title": "gpucheck report"}
+    return {**title, **_object(top, "The report of a run; its version is the value of `schema`.")}
+
+
+def _plan() -> dict[str, Any]:
+    library = {name: kind for name, kind in get_type_hints(PlannedLibrary).items() if name != "patches"}
+    hints = get_type_hints(Plan)
+    told = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
+    keys: dict[str, Any] = {name: hints[name] for name in told}
+    keys["library"] = _object(library, "The copy of triton_kernels under test; origin none: no case needs one.")
+    keys["environment"] = _object({"software": dict[str, Any]}, "Software and machine that the run was started on.")
+    return _object(keys, "What the run was asked to do, without its cases.")
+
+
+def _result() -> dict[str, Any]:
+    return _object(
+        {
+            "case": str,
+            "row": str,
+            "conditions": Conditions,
+            "rank": int,
+            "outcome": Outcome,
+            "expected": bool,
+            "message": str,
+            "mismatches": list[Mismatch],
+            "violations": list[Violation],
+            "wrong": int,
+            "repeats": int,
+            "passes": int,
+            "failed_passes": int,
+            "tightness": float,
+            "arithmetic": str,
+            "bounds": dict[str, str],
+            "speed": dict[str, float],
+            "cost": Cost | None,
+            "seconds": dict[str, float],
+            "traceback": str,
+            "printed": list[str],
+            "log": str,
+        },
+        "One case on one rank.",
+    )
+
+
+def _object(keys: Mapping[str, Any], description: str) -> dict[str, Any]:
+    properties = {name: kind if isinstance(kind, dict) else of_type(kind) for name, kind in keys.items()}
+    return {"type": "object", "description": description, "required": [*keys], "properties": properties}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def of_type(kind: Any) -> dict[str, Any]:
+    """The schema of a type as ``dataclasses.asdict`` and ``json`` write it.
+
+    Raises:
+        TypeError: a type that no report holds so far.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in _PLAIN:
+        return dict(_PLAIN[kind])
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [of_type(argument) for argument in arguments]}
+    if origin in (list, tuple):
+        return _array(of_type(arguments[0]))
+    if origin is dict:
+        return {"type": "object", "additionalProperties": of_type(arguments[1])}
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        description = (kind.__doc__ or "").partition("\n")[0]
+        return _object({field.name: hints[field.name] for field in fields(kind)}, description)
+    if isinstance(kind, type) and issubclass(kind, Vocabulary):
+        return of_type(str)  # a word that this version does not know is written too
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {"enum": [member.value for member in kind]}
+    raise TypeError(f"no JSON Schema for {kind!r}")

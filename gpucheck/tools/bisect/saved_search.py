@@ -1,0 +1,133 @@
+"""A search on disk: what was asked for and every run so far, complete at any moment."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from gpucheck import __version__
+from gpucheck.model.errors import UsageError
+from gpucheck.records.run_folder import write_json
+from gpucheck.tools.bisect import sources
+from gpucheck.tools.bisect.observation import Look
+from gpucheck.tools.bisect.sources import AnySource
+from gpucheck.tools.bisect.sources.base import Candidate
+from gpucheck.tools.bisect.target import Target
+
+SCHEMA = 1
+FILE = "state.json"
+
+
+class Find(str, Enum):
+    """What is looked for."""
+
+    BAD = "bad"  # the first bad candidate, or the patches that break the case
+    FIX = "fix"  # the first good one after bad ones, or the patches that mend the case
+
+
+@dataclass
+class State:
+    """Everything a search needs to go on, and what it has learnt."""
+
+    work: Path  # folder of the search
+    source: AnySource
+    target: Target
+    find: Find
+    bits: bool = False  # an output's bits are searched for instead of a failure
+    repeat: int | None = None  # runs a candidate; None: as the failure rate asks for
+    candidates: list[Candidate] = field(default_factory=list)  # of a history, in order
+    looks: dict[str, list[Look]] = field(default_factory=dict)  # by the candidate's key
+    result: dict[str, Any] | None = None
+
+    @property
+    def file(self) -> Path:
+        return self.work / FILE
+
+    @property
+    def runs(self) -> int:
+        return sum(len(looks) for looks in self.looks.values())
+
+    def of(self, candidate: Candidate) -> list[Look]:
+        """The looks at a candidate so far."""
+        return self.looks.setdefault(candidate.key, [])
+
+    def save(self) -> None:
+        """Writes the state so that it appears complete or not at all."""
+        content = {
+            "schema": SCHEMA,
+            "made_with": made_with(),
+            "source": sources.to_json(self.source),
+            "target": self.target.to_json(),
+            "find": self.find.value,
+            "bits": self.bits,
+            "repeat": self.repeat,
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "looks": {key: [look.to_json() for look in looks] for key, looks in self.looks.items()},
+            "result": self.result,
+        }
+        write_json(self.file, content)
+
+
+def load(path: Path) -> State:
+    """Reads the state of a search.
+
+    Args:
+        path: the file, or the folder of the search.
+
+    Raises:
+        UsageError: no such file, not the state of a search, or one that other software made.
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        item = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--resume {path}: cannot be read: {reason}") from None
+    if not isinstance(item, dict) or "looks" not in item or not isinstance(item.get("schema"), int):
+        raise UsageError(f"--resume {path} is not the state of a search")
+    if item["schema"] > SCHEMA:
+        raise UsageError(f"--resume {path} has schema {item['schema']}, this gpucheck reads up to {SCHEMA}")
+    changed = [
+        f"{name} was {was}, is {made_with().get(name)}"
+        for name, was in item.get("made_with", {}).items()
+        if made_with().get(name) != was
+    ]
+    if changed:
+        raise UsageError(f"--resume {path}: runs of unlike software cannot be compared: {'; '.join(changed)}")
+    try:
+        return _read(file, item)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"--resume {path} is damaged: {error!r}") from None
+
+
+@functools.cache
+def made_with() -> dict[str, str | None]:
+    """The software that the runs of a search share; a package under search takes its own place."""
+    return {"gpucheck": __version__, "python": sys.executable, "torch": _version("torch"), "triton": _version("triton")}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _read(file: Path, item: dict[str, Any]) -> State:
+    return State(
+        work=file.resolve().parent,
+        source=sources.from_json(item["source"]),
+        target=Target.from_json(item["target"]),
+        find=Find(item["find"]),
+        bits=item["bits"],
+        repeat=item["repeat"],
+        candidates=[Candidate(**{**part, "patches": tuple(part["patches"])}) for part in item["candidates"]],
+        looks={key: [Look.from_json(look) for look in looks] for key, looks in item["looks"].items()},
+        result=item["result"],
+    )

@@ -1,0 +1,47 @@
+"""Where candidates come from; one file a source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from gpucheck.library.library_option import Source, SourceKind, resolve
+from gpucheck.library.patches import write_patched
+from gpucheck.tools.bisect.sources.base import kept
+from gpucheck.tools.bisect.sources.commits import Commits
+from gpucheck.tools.bisect.sources.packages import Packages
+from gpucheck.tools.bisect.sources.patch_series import Patches
+from gpucheck.tools.bisect.sources.releases import Releases
+
+__all__ = ["AnySource", "Commits", "Packages", "Patches", "Releases", "from_json", "own_library", "to_json"]
+
+AnySource = Commits | Releases | Packages | Patches
+
+KINDS: dict[str, Callable[..., AnySource]] = {
+    "commits": Commits,
+    "releases": Releases,
+    "packages": Packages,
+    "patches": Patches,
+}
+
+
+def to_json(source: AnySource) -> dict[str, Any]:
+    """The plain form, for the state of a search."""
+    kind = next(name for name, known in KINDS.items() if type(source) is known)
+    return {"kind": kind, **asdict(source)}
+
+
+def from_json(item: dict[str, Any]) -> AnySource:
+    """The source that :func:`to_json` wrote."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in item.items() if key != "kind"}
+    return KINDS[item["kind"]](**values)
+
+
+def own_library(source: AnySource, work: Path) -> AnySource:
+    """The source with a copy of its one library in the folder of the search, where nobody changes it meanwhile."""
+    if not isinstance(source, (Packages, Patches)) or not source.library:
+        return source
+    copy = resolve(Source(SourceKind.PATH, path=Path(source.library)))
+    return replace(source, library=str(kept(work, "base", lambda folder: write_patched(copy, {}, folder))))

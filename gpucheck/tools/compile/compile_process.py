@@ -1,0 +1,199 @@
+"""What a compiling process does, see :mod:`gpucheck.tools.compile.combinations`.
+
+It sends a message for each event: ``begin`` of a case, ``kernel`` before and ``built`` after one is
+compiled, ``case`` with what came of it. So whoever hears them knows what a process was at when it died.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucheck import checks
+from gpucheck.checks.base import ANY_KERNEL, Runtime
+from gpucheck.host.isolated import receive, send
+from gpucheck.model.case import Case
+from gpucheck.model.check_source import CheckSource
+from gpucheck.model.errors import Inapplicable
+from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.tools.compile.outcome import Built, CaseBuilt, Kernel
+from gpucheck.tools.compile.tritons import hash_triton
+from gpucheck.triton_hooks.targets import TARGETS, Target
+
+if TYPE_CHECKING:
+    from gpucheck.tools.compile.capture import Capture
+    from gpucheck.tools.compile.source_locations import Sources
+
+
+def preload() -> None:
+    """Loads what all compiling processes need, before they are forked."""
+    import torch  # noqa: F401
+
+    from gpucheck.tools.compile import capture  # noqa: F401
+
+    hash_triton()
+
+
+def main(connection: Connection) -> None:
+    """Compiles the cases it is told and tells what it does."""
+    asked = receive(connection)
+    output = os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.environ.update(asked["environment"])
+    tempfile.tempdir = None  # asked for again, in the environment as it is now
+
+    def write(**event: Any) -> None:
+        send(connection, event)
+
+    target = TARGETS[asked["target"]]
+    checks.activate([CheckSource.from_json(item) for item in asked["sources"]])
+    sources = _sources(asked["root"])
+    with stand_in(target):
+        from gpucheck.tools.compile.capture import Capture, Output
+
+        capture = Capture(
+            target,
+            sources,
+            Output(Path(asked["output"])),
+            write,
+            {item["key"]: Kernel.from_json(item) for item in asked["known"]},
+        )
+        capture.install()
+        bench = Bench(asked["root"], asked["generation"])
+        for item in asked["cases"]:
+            case = Case.from_json(item)
+            write(event="begin", case=case.id)
+            built = run(case, bench, capture, sources)
+            kernels = [capture.kernels[key].to_json() for key in built.kernels]
+            write(event="case", result=built.to_json(), kernels=kernels, compiled=capture.compiled_now)
+            capture.compiled_now = 0
+
+
+class Bench:
+    """The :class:`gpucheck.checks.base.Runtime` of compiling: tensors lie on the CPU and nothing watches them."""
+
+    def __init__(self, root: str, generation: str) -> None:
+        import torch
+
+        self.device = torch.device("cpu")
+        self._root, self._generation = root, generation
+        self._library: Any = None
+
+    def place(self, tensor: Any) -> Any:
+        return tensor
+
+    def synchronize(self) -> None:
+        """Nothing is launched that one would wait for."""
+
+    def report_violation(self, kind: ViolationKind, detail: str) -> None:
+        """Conduct is for runs to judge."""
+
+    def note(self, text: str) -> None:
+        """Nothing is told of how outputs came to be."""
+
+    @property
+    def library(self) -> Any:
+        """The adapter, loaded at first use."""
+        if self._library is None:
+            from gpucheck.library import adapters
+
+            self._library = _FewWeights(adapters.load(Path(self._root), self._generation))
+        return self._library
+
+
+class _FewWeights:
+    """An adapter that lays out one weight of each form: compilers do not look at values, and layouts take seconds."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self._weights: dict[Any, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def weight(self, kind: str, data: Any, scale: Any, layout: str, place: Any) -> Any:
+        """:meth:`gpucheck.library.adapters.base.Adapter.weight`."""
+        form = (kind, layout, *(part for held in (data, scale) if held is not None for part in _form(held)))
+        if form not in self._weights:
+            self._weights[form] = self._adapter.weight(kind, data, scale, layout, place)
+        return self._weights[form]
+
+
+def _form(tensor: Any) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def run(case: Case, runtime: Runtime, capture: Capture, sources: Sources) -> CaseBuilt:
+    """Sends one case through its host code."""
+    import torch
+
+    capture.start()
+    reason = place = ""
+    wanted: tuple[str, ...] = ()
+    try:
+        check = checks.load(case.check)
+        prepared = check.prepare(case, check.inputs(case, torch.Generator().manual_seed(case.input_seed)), runtime)
+        wanted = check.kernels(case, runtime)
+        check.launch(case, prepared, runtime)
+    except Inapplicable as unfit:
+        return CaseBuilt(case.id, Built.INAPPLICABLE, str(unfit), "", capture.launches, tuple(capture.keys))
+    except Exception as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+        at = sources.of_traceback(error.__traceback__)
+        reason, place = f"{type(error).__name__}: {first}", sources.name(at) if at else ""
+        traceback.print_exc()
+    else:
+        enough = capture.names if ANY_KERNEL in wanted else capture.names & set(wanted)
+        if wanted and not enough:
+            seen = ", ".join(sorted(capture.names)) or "none"
+            reason = f"none of {', '.join(wanted)} was launched; launched: {seen}"
+    return _judged(case.id, capture, reason, place)
+
+
+def _judged(case: str, capture: Capture, reason: str, place: str) -> CaseBuilt:
+    """A case whose host code has ended: a kernel that fails counts more than one that was not reached."""
+    kernels = [capture.kernels[key] for key in capture.keys]
+    lacks = [kernel.problem.hint for kernel in kernels if kernel.built is Built.INAPPLICABLE and kernel.problem]
+    built = Built.COMPILED
+    if any(kernel.built is Built.FAILED for kernel in kernels):
+        built = Built.FAILED
+    elif lacks:
+        built, reason, place = Built.INAPPLICABLE, lacks[0], ""
+    elif reason:
+        built = Built.NOT_REACHED
+    return CaseBuilt(case, built, reason, place, capture.launches, tuple(capture.keys))
+
+
+def _sources(root: str) -> Sources:
+    import gpucheck
+    from gpucheck.tools.compile.source_locations import Sources
+
+    ours = Path(gpucheck.__file__).parent
+    library = [Path(root, "triton_kernels")] if root else []
+    return Sources([*library, ours / "checks", ours / "library", *checks.folders()])
+
+
+@contextmanager
+def stand_in(target: Target) -> Iterator[None]:
+    """The target as the only device of this process; memory that host code allocates is zero, so runs repeat."""
+    import torch
+
+    from gpucheck.triton_hooks.interpreter import stand_in_driver
+
+    amd = target.name if target.amd else ""
+    device = stand_in_driver.StandInDevice(target.capability, target.sms, target.shared_memory, amd, target.card)
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty")):
+        setattr(owner, name, _zeroed(getattr(owner, name)))
+    with stand_in_driver.watched_guards(stand_in_driver.install(device), home=0):
+        yield
+
+
+def _zeroed(allocate: Any) -> Any:
+    return lambda *args, **kwargs: allocate(*args, **kwargs).zero_()

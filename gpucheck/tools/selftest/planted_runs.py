@@ -1,0 +1,251 @@
+"""The self-test: real runs with planted faults, and what their reports make of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gpucheck.host.isolated import python_path
+from gpucheck.host.processes import die_with_parent
+from gpucheck.model.errors import InfrastructureError
+from gpucheck.tools.selftest import cache_faults
+from gpucheck.tools.selftest.assess import Assessment, Cell, assess, label_of
+from gpucheck.tools.selftest.catalogue.controls import OTHER_CONFIG
+from gpucheck.tools.selftest.fault import CacheDamage, Fault, Session
+from gpucheck.tools.selftest.injection import Garden, Planted, reason_against, write_scenario
+from gpucheck.tools.selftest.schedule import Visit, visits
+
+RUN_LIMIT = 900.0  # s for one run
+GRACE = 8.0  # s that a run has to end and to report after it was interrupted
+SIDE_BY_SIDE = 4  # runs without GPUs at a time, beside those with
+ON_GPUS = 2  # runs with GPUs at a time, where there are processors for them
+CPUS_PER_RANK = 4  # that two runs at a time need
+POLL = 0.1  # s
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended."""
+
+    visit: Visit
+    seconds: float
+    found: Assessment
+
+
+@dataclass
+class Summary:
+    """What the self-test found."""
+
+    device: str
+    ranks: int
+    library: str  # its content's name and hash
+    faults: list[str]
+    done: list[Done] = field(default_factory=list)
+    inapplicable: dict[str, str] = field(default_factory=dict)  # fault -> why it cannot be shown here
+    planned: int = 0  # runs
+    seconds: float = 0.0
+    folder: str = ""
+
+    @property
+    def cells(self) -> list[Cell]:
+        """One for each fault and target that was planted and could run."""
+        return [cell for done in self.done for cell in done.found.cells if not cell.inapplicable]
+
+    @property
+    def alarms(self) -> list[str]:
+        return [f"{done.visit.name}: {alarm}" for done in self.done for alarm in done.found.alarms]
+
+    @property
+    def clean(self) -> int:
+        """Cases that ran on ranks with nothing planted in them."""
+        return sum(done.found.clean for done in self.done)
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that is not as it should be, false alarms aside."""
+        whole = [f"{done.visit.name}: {problem}" for done in self.done for problem in done.found.problems]
+        places = {True: "on all ranks", False: "on rank {}"}
+        return whole + [
+            f"{cell.fault} {places[cell.column == 'all'].format(cell.column)}: {problem}"
+            for cell in self.cells
+            for problem in cell.problems or (() if cell.detected else ("not detected",))
+        ]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.done) == self.planned
+
+    @property
+    def right(self) -> bool:
+        """Whether everything was planted, found and told as it should be, and nothing else was."""
+        return self.complete and bool(self.cells) and not self.alarms and not self.problems
+
+
+class SelfTest:
+    """Makes the runs; :meth:`stop` ends those under way."""
+
+    def __init__(self, faults: Sequence[Fault], library: Path, device: str, ranks: int, folder: Path) -> None:
+        """Plans the runs.
+
+        Args:
+            library: package folder of the library.
+            device: "cuda" or "cpu".
+            folder: where everything is planted and written.
+        """
+        self.library, self.device, self.folder = library, device, folder
+        self.inapplicable = {
+            fault.name: reason
+            for fault in faults
+            if (reason := fault.reason_against(device, ranks) or reason_against(fault, library))
+        }
+        able = [fault for fault in faults if fault.name not in self.inapplicable]
+        self.visits = visits(able, device, ranks) if able else []
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = 0
+
+    def run(self, summary: Summary, began: Callable[[Visit], None], ended: Callable[[Done], None]) -> None:
+        """Makes all runs, on the CPU of a machine without GPUs one at a time, and takes them down in a summary.
+
+        Args:
+            summary: gains each run as it ends.
+            began: called when a run starts, from any thread.
+            ended: called when it has been assessed, from this one.
+        """
+        summary.inapplicable |= self.inapplicable
+        summary.planned = len(self.visits)
+        beside = [visit for visit in self.visits if visit.device != self.device]
+        many = self.device == "cuda" and len(os.sched_getaffinity(0)) >= CPUS_PER_RANK * summary.ranks
+        with ThreadPoolExecutor(ON_GPUS if many else 1) as lane, ThreadPoolExecutor(SIDE_BY_SIDE) as side:
+            pending: set[Future[Done | None]] = {
+                (side if visit in beside else lane).submit(self._visit, number, visit, began)
+                for number, visit in enumerate(self.visits)
+            }
+            try:
+                while pending:
+                    finished, pending = wait(pending, POLL)
+                    for done in filter(None, (future.result() for future in finished)):
+                        summary.done.append(done)
+                        summary.inapplicable |= {c.fault: c.inapplicable for c in done.found.cells if c.inapplicable}
+                        ended(done)
+            except BaseException:
+                self.stop(signal.SIGTERM)
+                raise
+        summary.done.sort(key=lambda done: self.visits.index(done.visit))
+
+    def stop(self, number: int) -> None:
+        """Passes a signal on to the runs under way and starts no more."""
+        self._stopped = number
+        with self._lock:
+            for process in self._running:
+                process.send_signal(number)
+
+    def _visit(self, number: int, visit: Visit, began: Callable[[Visit], None]) -> Done | None:
+        if self._stopped:
+            return None
+        began(visit)
+        begin = time.monotonic()
+        folder = self.folder / f"{number:02d}-{'-'.join(visit.name.replace(',', '').split())}"
+        folder.mkdir(parents=True)
+        planted = [item for item in visit.planted if self._grows(item)]
+        garden = Garden(folder / "planted", self.library, visit.ranks)
+        scenario = folder / "scenario.toml"
+        write_scenario(
+            scenario, visit.groups, title=visit.name, case_timeout=visit.case_timeout, experiments=visit.experiments
+        )
+        library, startup = garden.library_with(planted), garden.startup_with(planted)
+        environment = _environment(startup, self.folder / "kernel-cache")
+        if visit.session is Session.CACHE:
+            environment["TRITON_CACHE_DIR"] = str(folder / "kernel-cache")
+            self._command(folder / "first", visit, scenario, library, environment)
+            self._damage(visit, folder)
+        candidates = garden.candidates_with(planted)
+        code, text = self._command(folder, visit, scenario, library, environment, candidates)
+        if self._stopped:
+            return None
+        found = assess(visit, _report(folder, text), text, code)
+        return Done(visit, time.monotonic() - begin, found)
+
+    def _grows(self, item: Planted) -> bool:
+        """Whether the library has a place for it; the control that is none is left out elsewhere."""
+        return item.fault is not OTHER_CONFIG or not reason_against(item.fault, self.library)
+
+    def _damage(self, visit: Visit, folder: Path) -> None:
+        if self._stopped:
+            return
+        kernels = cache_faults.hashes(folder / "first" / "run")
+        for item in visit.planted:
+            assert isinstance(item.fault.plant, CacheDamage)
+            damage = {"swap": cache_faults.swap, "truncate": cache_faults.truncate}[item.fault.plant.name]
+            damage(folder / "kernel-cache", label_of(item.fault), kernels)
+
+    def _command(
+        self,
+        folder: Path,
+        visit: Visit,
+        scenario: Path,
+        library: Path,
+        environment: Mapping[str, str],
+        candidates: Sequence[str] = (),
+    ) -> tuple[int, str]:
+        """Runs ``gpucheck run`` to its end; its exit code and what it printed."""
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "gpucheck", "run", str(scenario), "--nproc", str(visit.ranks)]
+        command += ["--device", visit.device, "--seed", str(visit.seed), "--timeout", str(RUN_LIMIT), "--verbose"]
+        command += ["--library", f"path:{library}", "--out", str(folder / "run"), "--json", str(folder / "report.json")]
+        command += candidates
+        log = folder / "printed.txt"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # a signal from the keyboard comes through here
+                preexec_fn=partial(die_with_parent, os.getpid()),
+            )
+        with self._lock:
+            self._running.add(process)
+            if self._stopped:
+                process.send_signal(self._stopped)
+        try:
+            while process.poll() is None and not self._stopped:
+                time.sleep(POLL)
+            code = process.wait(GRACE if self._stopped else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        return code, log.read_text(errors="replace")
+
+
+def _environment(startup: Path | None, kernel_cache: Path) -> dict[str, str]:
+    """Of a planted run: its startup code first, this gpucheck behind it, and a kernel cache that is nobody else's."""
+    return {
+        **os.environ,
+        "PYTHONPATH": python_path(*[startup] if startup else []),
+        "TRITON_CACHE_DIR": str(kernel_cache),
+    }
+
+
+def _report(folder: Path, text: str) -> dict[str, Any]:
+    path = folder / "report.json"
+    if not path.is_file():
+        last = next((line for line in reversed(text.splitlines()) if line.strip()), "nothing")
+        raise InfrastructureError(f"a run of the self-test wrote no report; it said: {last}\n  see  {folder}")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content

@@ -1,0 +1,37 @@
+"""Triton's kernel cache as a failing launch leaves it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gpucheck.model.record import DAMAGED_ENTRY
+from gpucheck.tools.doctor.cache_lines import damage
+
+MOST_FILES = 20_000  # looked at before giving up
+UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError, EOFError)
+
+
+def blame(error: Exception) -> str:
+    """`` (damaged cache entry: FILE)`` where an error came from reading an entry of the cache, else ""."""
+    if not isinstance(error, UNREADABLE):
+        return ""
+    found = first_damaged(folder())
+    return f" ({DAMAGED_ENTRY}: {found})" if found else ""
+
+
+def folder() -> Path:
+    """The folder of the cache that this process uses."""
+    import triton
+
+    return Path(triton.knobs.cache.dir)
+
+
+def first_damaged(cache: Path) -> Path | None:
+    """An entry's description that is no JSON; None where all are, as far as they were looked at."""
+    for number, path in enumerate(cache.glob("*/*.json")):
+        if number == MOST_FILES:
+            break
+        if damage(path):
+            return path
+    return None

@@ -1,0 +1,168 @@
+"""What one process does with its GPUs: it holds one, or all of a node in threads, or all of a node by turns."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucheck.model.errors import UnusableGpu
+from gpucheck.worker.protocol import Reply, Request, Setup, for_one_device
+
+if TYPE_CHECKING:
+    from gpucheck.worker.device.executor import Bench, Library
+    from gpucheck.worker.device.launch_observer import Observer
+    from gpucheck.worker.device.placements import Binding
+
+DEVICE = "GPUCHECK_DEVICE"
+"""Environment variable that tells code in a child which GPU of the node it was given, or stands for on the CPU."""
+
+
+class Process(ABC):
+    """Answers requests on one GPU or more."""
+
+    @abstractmethod
+    def run(self, request: Request) -> list[Reply]:
+        """Runs a case on each GPU of the process; replies in the order of ``request.outputs``."""
+
+
+class OneDevice(Process):
+    """The usual process of a rank."""
+
+    def __init__(self, setup: Setup, maker: Maker) -> None:
+        self._bench = maker.bench(own_device(setup))
+
+    def run(self, request: Request) -> list[Reply]:
+        return [self._bench.run(request)]
+
+
+class ThreadPerDevice(Process):
+    """All GPUs of a node, a thread for each; a case runs on all of them at once."""
+
+    def __init__(self, setup: Setup, maker: Maker) -> None:
+        self._threads = [ThreadPoolExecutor(1, f"cuda:{index}") for index in range(setup.local_ranks)]
+        benches = [thread.submit(maker.bench, index) for index, thread in enumerate(self._threads)]
+        self._benches = [bench.result() for bench in benches]
+        for bench in self._benches[1::2]:
+            bench.behind = True
+
+    def run(self, request: Request) -> list[Reply]:
+        pending = [
+            thread.submit(bench.run, for_one_device(request, index))
+            for index, (thread, bench) in enumerate(zip(self._threads, self._benches, strict=True))
+        ]
+        return [reply.result() for reply in pending]
+
+
+class DeviceByDevice(Process):
+    """All GPUs of a node, one after the other in the main thread."""
+
+    def __init__(self, setup: Setup, maker: Maker) -> None:
+        self._maker, self._count = maker, setup.local_ranks
+        self._benches: dict[int, Bench] = {}
+
+    def run(self, request: Request) -> list[Reply]:
+        return [self._turn(index).run(for_one_device(request, index)) for index in range(self._count)]
+
+    def _turn(self, index: int) -> Bench:
+        """The bench of a GPU, whose turn it is now."""
+        if index in self._benches:
+            self._maker.binding.enter(index)
+        else:
+            self._benches[index] = self._maker.bench(index)
+        return self._benches[index]
+
+
+class Maker:
+    """Makes the benches of a process, which share binding, library and observer."""
+
+    def __init__(self, setup: Setup) -> None:
+        from gpucheck import checks
+        from gpucheck.worker.device.executor import Library
+        from gpucheck.worker.device.launch_observer import Observer
+        from gpucheck.worker.device.placements import BINDINGS
+        from gpucheck.worker.launch_journal import Journal
+
+        root, folders = Path(setup.library_root), checks.folders()
+        if setup.library_root:
+            folders.insert(0, root / "triton_kernels")
+        self.binding: Binding = BINDINGS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
+        self.library: Library = Library(root, setup.generation)
+        self.observer: Observer = Observer(
+            folders,
+            Journal(Path(setup.journal)),
+            blocking=os.environ.get("CUDA_LAUNCH_BLOCKING") == "1",
+        )
+        if setup.device == "cpu":
+            self.observer.install_interpreter()
+        else:
+            from gpucheck.triton_hooks import resource_limits
+
+            resource_limits.install()
+            self.observer.install_compiled()
+
+    def bench(self, index: int) -> Bench:
+        """The bench of a GPU, made in the thread that calls."""
+        from gpucheck.worker.device.executor import Bench, first_line
+
+        try:
+            device = self.binding.enter(index)
+        except Exception as error:
+            told = f"{type(error).__name__}: {first_line(error)}"
+            raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {told}") from error
+        return Bench(self.binding, device, self.library, self.observer)
+
+
+def start(setup: Setup) -> Process:
+    """Makes this fresh process what the setup asks for."""
+    _environment(setup)
+    if setup.device == "cpu":
+        from gpucheck.triton_hooks import interpreter
+
+        interpreter.install()
+    if setup.conditions.process_group == "initialised":
+        _join_group(setup)
+    maker = Maker(setup)
+    if setup.calls:
+        from gpucheck.worker.device.single_calls import SingleCalls
+
+        return SingleCalls(setup, maker)
+    placed = setup.conditions.placed
+    if not placed.whole_node:
+        return OneDevice(setup, maker)
+    return ThreadPerDevice(setup, maker) if placed.threads else DeviceByDevice(setup, maker)
+
+
+def own_device(setup: Setup) -> int:
+    """The GPU of a process that holds one, by its number on the node."""
+    return other_local_rank(setup) if setup.conditions.swap == "device" else setup.local_rank
+
+
+def other_local_rank(setup: Setup) -> int:
+    """The rank that one swaps with."""
+    return setup.partner if setup.partner >= 0 else (setup.local_rank + 1) % setup.local_ranks
+
+
+def _environment(setup: Setup) -> None:
+    """Sets what CUDA, Triton and host code read from the environment; nothing has read it yet."""
+    os.environ[DEVICE] = "" if setup.conditions.whole_node else str(own_device(setup))
+    if setup.conditions.synchronised:
+        os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+    if setup.cache:
+        os.environ["TRITON_CACHE_DIR"] = setup.cache
+    if setup.conditions.swap == "rank":
+        other = other_local_rank(setup)
+        os.environ["LOCAL_RANK"] = str(other)
+        os.environ["RANK"] = str(setup.rank - setup.local_rank + other)
+
+
+def _join_group(setup: Setup) -> None:
+    """Initialises ``torch.distributed`` without waiting for the other ranks: connections are made when first used."""
+    from torch import distributed
+
+    os.environ["TORCH_GLOO_LAZY_INIT"] = "1"
+    store = distributed.FileStore(setup.meeting, setup.world_size)  # type: ignore[attr-defined]
+    backend = "gloo" if setup.device == "cpu" else "nccl"
+    distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=setup.world_size)

@@ -1,0 +1,119 @@
+"""Fills Triton's kernel cache with what the ranks will launch soon, in processes that share the GPUs' idle hosts.
+
+Such a process sends cases through their host code on the CPU, under a stand-in with the properties of the GPU that is
+there, and compiles in place of launching. It touches no GPU and proves nothing: whatever it gets wrong or has not done
+yet, a rank compiles itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.runtime.jit import JITFunction
+
+from gpucheck import checks
+from gpucheck.checks.base import Runtime
+from gpucheck.host import cuda_driver
+from gpucheck.model.case import Case
+from gpucheck.model.plan import Step
+from gpucheck.tools.compile.capture import note_making
+from gpucheck.tools.compile.compile_process import Bench, stand_in
+from gpucheck.triton_hooks.targets import Target
+from gpucheck.worker.protocol import Ahead
+
+MOST = 6  # processes of a rank
+MEMORY = 1 << 30  # bytes each may take; larger cases are left to the ranks
+HEAD_START = 3  # cases that the ranks are at before anybody can be ahead of them
+WARM = 10  # cases in a row that needed no compiler, after which nothing is left to do
+
+
+def worth(steps: Sequence[Step]) -> tuple[Case, ...]:
+    """The cases to compile ahead: one of those that differ in their data alone, of those that share the usual cache."""
+    found: dict[tuple[Any, ...], Case] = {}
+    for step in steps:
+        if not step.inapplicable and step.conditions.cache == "shared":
+            found.setdefault((step.case.check, *sorted(step.case.params.items())), step.case)
+    return tuple(found.values())[HEAD_START:]
+
+
+def work(ahead: Ahead) -> None:
+    """Compiles until every case is claimed, or several in a row needed no compiler."""
+    gpu = cuda_driver.gpu(ahead.device)
+    if gpu is None:
+        return
+    os.nice(10)
+    limit = _data_in_use() + MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(1)
+    torch.cuda.is_available = lambda: False  # so that the stand-in answers in its place
+    major, minor = gpu.capability
+    built, idle = _compile_only(), 0
+    with stand_in(Target(f"sm_{major}{minor}", gpu.capability, gpu.sms, gpu.shared_memory, gpu.name)):
+        bench = Bench(ahead.library_root, ahead.generation)
+        for case in claimed(ahead):
+            built.clear()
+            try:
+                _launch(case, bench)
+            except Exception:  # a rank meets it as well, and reports it
+                continue
+            idle = 0 if built else idle + 1
+            if idle == WARM:
+                return
+
+
+def claimed(ahead: Ahead) -> Iterator[Case]:
+    """The cases that no other process has begun, each from now on this one's."""
+    folder = Path(ahead.claims)
+    folder.mkdir(exist_ok=True)
+    for number, case in enumerate(ahead.cases):
+        with suppress(FileExistsError):
+            (folder / str(number)).touch(exist_ok=False)
+            yield case
+
+
+def _launch(case: Case, runtime: Runtime) -> None:
+    check = checks.load(case.check)
+    inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
+    check.launch(case, check.prepare(case, inputs, runtime), runtime)
+
+
+def _compile_only() -> list[bool]:
+    """From now on launches compile and do no more; gives a list that grows with each kernel that no cache had."""
+    built: list[bool] = []
+    launch, build = JITFunction.run, triton.compiler.compile
+
+    def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        with suppress(Exception):  # host code goes on: what it launches next is wanted as well
+            kernel = launch(function, *args, grid=grid, warmup=True, **kwargs)
+            with suppress(Exception):
+                _make_launcher(kernel)
+            return kernel
+
+    def noted(source: Any, *args: Any, **kwargs: Any) -> Any:
+        note_making(source, built)
+        return build(source, *args, **kwargs)
+
+    JITFunction.run = run
+    triton.compiler.compile = triton.compiler.compiler.compile = noted
+    return built
+
+
+def _make_launcher(kernel: Any) -> None:
+    """Builds the C module that some Tritons make for each signature of a kernel and keep in the cache as well."""
+    from triton.backends.nvidia.driver import CudaLauncher
+
+    CudaLauncher(kernel.src, kernel.metadata)
+
+
+def _data_in_use() -> int:
+    """Bytes of this process that count for RLIMIT_DATA."""
+    found = re.search(r"^VmData:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else 0

@@ -1,0 +1,184 @@
+"""A process that holds a candidate and nothing else, and answers the calls that its supervisor asks for one by one.
+
+Whatever outputs are read and timed with is bound before the candidate is loaded: one that replaces functions of torch
+or gpucheck changes what it calls itself, and not what it is judged by.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpucheck import checks
+from gpucheck.model.case import Case
+from gpucheck.worker.device import launch_modes, stream_stress
+from gpucheck.worker.device.benchmark import AHEAD, CudaClock
+from gpucheck.worker.device.executor import Bench, DeviceRuntime, first_line, out_of_memory
+from gpucheck.worker.device.gpu_process import Maker, Process, own_device
+from gpucheck.worker.device.guarded_memory import WatchedAllocation
+from gpucheck.worker.device.launch_modes import Launches
+from gpucheck.worker.memory_fills import FILLS
+from gpucheck.worker.protocol import BASELINE, Call, Reply, Request, Setup
+
+Outputs = dict[str, Tensor]
+Timed = Callable[[Callable[[], Outputs]], tuple[Outputs, float]]
+
+
+class SingleCalls(Process):
+    """Answers requests for single calls; the first one makes the candidate."""
+
+    def __init__(self, setup: Setup, maker: Maker) -> None:
+        launches = launch_modes.install(setup.launches)
+        bench = maker.bench(own_device(setup))
+        self.run = _answering(bench, launches, setup.calls == BASELINE)  # type: ignore[method-assign,assignment]
+
+    def run(self, request: Request) -> list[Reply]:
+        raise AssertionError("each process has its own, which no other class can take the place of")
+
+
+def _answering(bench: Bench, launches: Launches, baseline: bool) -> Callable[[Request], list[Reply]]:
+    """What answers requests, with all that it needs bound now."""
+    call_of, copy_out = _calling(bench, launches, baseline), _reader()
+    make, load, save, fields, words, stack = Reply, torch.load, torch.save, asdict, first_line, traceback.format_exc
+    poisoned, start, taken, memory_ran_out = (
+        bench.poisoned_context,
+        bench.observer.start,
+        bench.observer.take,
+        out_of_memory,
+    )
+
+    def answer(request: Request) -> list[Reply]:
+        assert request.call is not None
+        reply = make("ran", device=bench.device_name)
+        start()
+        try:
+            held = load(request.call.inputs, weights_only=True)
+            outputs = call_of(request.case, request.inputs, held, request.call, reply)
+            save(copy_out(outputs), request.outputs[0])
+        except Exception as error:
+            reply.status, reply.message, reply.traceback = "error", f"{type(error).__name__}: {words(error)}", stack()
+            reply.sticky = poisoned()
+            reply.fatal = reply.sticky or memory_ran_out(error)
+        reply.launches = [fields(launch) for launch in taken()]
+        return [reply]
+
+    return answer
+
+
+def _reader() -> Callable[[Outputs], Outputs]:
+    """Copies outputs to the host, dense."""
+    detach, to, dense = Tensor.detach, Tensor.to, Tensor.contiguous
+    return lambda outputs: {name: dense(to(detach(value), "cpu")) for name, value in outputs.items()}
+
+
+def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., Outputs]:
+    """What makes a call. The first one prepares the candidate, when launches already do what the process is for."""
+    timed, ordered, place = _timing(bench.device), _ordering(bench), _placing(bench.device)
+    synchronize, stream = bench.synchronize, bench.current_stream
+    choose, count, load, watched, arena = launches.choose, launches.count, torch.load, WatchedAllocation, bench.arena
+    check: Any = None
+    prepared: Any = None
+    before: tuple[Outputs, Outputs] = {}, {}  # inputs and outputs of the last call
+
+    def call(case: Case, given: str, held: Outputs, asked: Call, reply: Reply) -> Outputs:
+        nonlocal check, prepared, before
+        if check is None:
+            check = checks.load(case.check)
+            arena.reset(FILLS[0])
+            inputs = {name: arena.place(value) for name, value in load(given, weights_only=True).items()}
+            prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(bench, reply))
+        arena.reset(FILLS[0])  # the same in each call: what nobody writes is no other answer
+        values = place(held, before[0] if asked.in_place else {})
+        synchronize()
+        reply.stream, begun = stream(), count()
+        choose(asked.launches)
+
+        def in_watched_memory() -> Outputs:
+            with watched(arena):
+                outputs: Outputs = check.call(prepared, values)
+                return outputs
+
+        if asked.timed:
+            outputs, reply.speed["call"] = timed(lambda: check.call(prepared, values))
+        else:
+            outputs = ordered(in_watched_memory, values, asked)
+        synchronize()
+        reply.launched = count() - begun
+        before = values, outputs
+        return outputs
+
+    return call
+
+
+def _placing(device: torch.device) -> Callable[[Outputs, Outputs], Outputs]:
+    """What puts inputs on the device: in the memory of those that are there, else in memory of their own."""
+    to, copy = Tensor.to, Tensor.copy_
+
+    def place(held: Outputs, there: Outputs) -> Outputs:
+        placed = {}
+        for name, value in held.items():
+            target = there.get(name)
+            if target is None or (target.shape, target.dtype) != (value.shape, value.dtype):
+                placed[name] = to(value, device, copy=True)
+            else:
+                placed[name] = copy(target, value)
+        return placed
+
+    return place
+
+
+def _timing(device: torch.device) -> Timed:
+    """What takes the GPU's time for a call, in s; on the CPU, where times tell nothing, it is 0."""
+    if device.type != "cuda":
+        return lambda call: (call(), 0.0)
+    clock, host = CudaClock(device), time.perf_counter
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end, wait, between = first.record, last.record, last.synchronize, first.elapsed_time
+    hold, flush, stream_of = clock.hold, clock.flush, torch.cuda.current_stream
+    launching: list[float] = []  # s that the host took; the least counts, since a call that waits waits for the delay
+
+    def timed(call: Callable[[], Outputs]) -> tuple[Outputs, float]:
+        stream = stream_of(device)
+        hold(AHEAD * min(launching, default=0.0))
+        flush()
+        begin(stream)
+        began = host()
+        outputs = call()
+        launching.append(host() - began)
+        end(stream)
+        wait()
+        return outputs, between(last) / 1000
+
+    return timed
+
+
+def _ordering(bench: Bench) -> Callable[[Callable[[], Outputs], Outputs, Call], Outputs]:
+    """What makes a call between its producer and its consumer, both on the current stream; see :mod:`order`."""
+    hold_back, reader, wait, reserve = (
+        stream_stress.hold_back,
+        stream_stress.reader,
+        bench.synchronize,
+        bench.arena.reserve,
+    )
+
+    def ordered(call: Callable[[], Outputs], inputs: Outputs, asked: Call) -> Outputs:
+        if not asked.late and not asked.prompt:
+            return call()
+        rehearsed = call()  # nothing may be left to compile or to fill
+        wait()
+        reserve()
+        read = reader(rehearsed) if asked.prompt else dict[str, Tensor]
+        late = [value for value in inputs.values() if value.is_floating_point()] if asked.late else []
+        produce = hold_back(late, bench.device) if late else None
+        wait()
+        if produce is not None:
+            produce()
+        return read(call())
+
+    return ordered

@@ -1,0 +1,347 @@
+"""Calls that a supervisor asks a candidate for beside those of a case, and what their outputs show.
+
+The processes that answer hold the candidate and the inputs of one call at a time. Which inputs, and whether launches
+run, is chosen here; outputs are compared here; what a process says of itself decides nothing that its outputs can tell.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gpucheck import checks
+from gpucheck.checks.base import CandidateCheck
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.verify import digest
+from gpucheck.worker.protocol import BASELINE, CANDIDATE, CHANGED, DELAYED, IDLE, RUN, Call
+
+if TYPE_CHECKING:
+    from gpucheck.worker.protocol import Reply
+    from gpucheck.worker.supervisor.child_runner import Attempt, Runner
+
+WARM_UP = 2  # calls before those whose time counts; like those they get inputs of their own
+TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
+FEWEST = 4
+SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
+MOVED = 6 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outputs of one call and how it went."""
+
+    outputs: Inputs
+    digest: str
+    launches: tuple[str, ...] = ()  # kernels that were launched
+    elsewhere: tuple[str, ...] = ()  # launches on another stream than the caller's, in words
+    launched: int = 0  # launches and replays of CUDA graphs
+    seconds: float = 0.0  # of the GPU
+
+    @property
+    def varies(self) -> bool:
+        """Whether it is more than one value everywhere, which nobody wrote, say, or NaN."""
+        flat = [value.reshape(-1) for value in self.outputs.values()]
+        return any(digest.differing(value, value[:1].expand_as(value)) for value in flat)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Outputs that must be held against a reference to know what they mean."""
+
+    outputs: Inputs
+    inputs: Inputs = field(default_factory=dict)  # of that call; {}: those of the case
+    right: Violation | None = None  # what it is where they are right
+    wrong: Violation | None = None  # what it is where they are wrong
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What further calls showed."""
+
+    violations: tuple[Violation, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    speed: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call
+    failed: Record | None = None  # of the call that gave no answer though its kernels ran
+
+
+class Unanswered(Exception):
+    """A call that gave no outputs."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(record.message)
+        self.record = record
+
+
+class Examination:
+    """The further calls of one candidate on one rank."""
+
+    def __init__(self, runner: Runner, attempt: Attempt) -> None:
+        """``attempt`` is one that was answered."""
+        check = checks.load(attempt.step.case.check)
+        assert isinstance(check, CandidateCheck)
+        self.runner, self.check, self.case = runner, check, attempt.step.case
+        self.device = runner.plan.device
+        conditions = Conditions(attempt.step.conditions.placement if self.device == "cpu" else "pinned")
+        self._file = Path(f"{attempt.outputs}.inputs")  # like the next, gone with the other files of the attempt
+        step = replace(attempt.step, conditions=conditions)
+        self._attempt = replace(attempt, step=step, outputs=f"{attempt.outputs}.answer", reply=None)
+        given = runner.store.given(attempt.key, self.case)
+        self.own = {name: value for name, value in given.items() if name.startswith("input")}
+
+    def examine(self) -> Examined:
+        """Asks for all calls and concludes; ends the processes that answered them."""
+        try:
+            return self._examined()
+        except Unanswered as unanswered:
+            return Examined(failed=unanswered.record)
+        finally:
+            self.runner.retire()
+            self._file.unlink(missing_ok=True)
+
+    def _examined(self) -> Examined:
+        other = self.check.fresh_inputs(self.case, secrets.randbits(48))
+        live = self._process("calls", CANDIDATE, RUN)
+        seen = Seen(before=live.ask(other), first=live.ask(self.own), again=live.ask(self.own))
+        if _alike(self.own, other):
+            seen.moved = live.ask(other, in_place=True)
+        if self.device == "cuda":
+            seen.late = live.try_(self.own, late=True)
+            seen.prompt = live.try_(self.own, launches=DELAYED, prompt=True)
+        timed = self._timed(live, seen)
+        seen.kept = live.try_(self.own, launches=IDLE)
+        idle = self._process("idle calls", CANDIDATE, IDLE)
+        seen.idle, seen.changed = idle.try_(self.own, launches=IDLE), idle.try_(self.own, launches=CHANGED)
+        violations = [*seen.violations(), *idle.broken_off()]
+        if violations:
+            return Examined(tuple(violations))
+        return Examined(doubts=(*seen.doubts(), *self._doubtful(timed)), speed=self._speed(timed))
+
+    def _timed(self, live: _Calls, seen: Seen) -> list[_Timed]:
+        """Calls with inputs that none had before. Those taken by chance are made twice, and their outputs stay."""
+        size = sum(value.nbytes for value in (*self.own.values(), *seen.first.outputs.values()))
+        count = WARM_UP + max(FEWEST, min(TIMED[self.device], MOVED // max(size, 1)))
+        sampled = secrets.SystemRandom().sample(range(count), min(SAMPLED, count))
+        before = {seen.before.digest, seen.first.digest}
+        made = []
+        for number in range(count):
+            seed = secrets.randbits(48)
+            inputs = self.check.fresh_inputs(self.case, seed)
+            answer = live.ask(inputs, timed=True)
+            repeated = answer.varies and answer.digest in before
+            before.add(answer.digest)
+            again = live.ask(inputs, timed=True) if number in sampled else answer
+            kept = answer if repeated or number in sampled else replace(answer, outputs={})
+            made.append(_Timed(number, seed, kept, repeated, again.digest == answer.digest))
+        return made
+
+    def _doubtful(self, timed: Sequence[_Timed]) -> list[Doubt]:
+        """Timed calls to which a fresh process, asked for few calls, gives other answers.
+
+        One is in doubt anyway: all processes may give the same wrong answer to inputs that are not those of the case.
+        """
+        kept = [call for call in timed if call.answer.outputs]
+        suspects = [call for call in kept if call.repeated][:SAMPLED] + [call for call in kept if not call.repeated]
+        fresh = self._process("fresh calls", CANDIDATE, RUN)
+        found = []
+        for call in suspects:
+            inputs = self.check.fresh_inputs(self.case, call.seed)
+            answer = fresh.try_(inputs)
+            if call is suspects[-1] or answer is None or answer.digest != call.answer.digest:
+                found.append(Doubt(call.answer.outputs, inputs, wrong=call.violation(len(timed))))
+        return found
+
+    def _speed(self, timed: Sequence[_Timed]) -> dict[str, float]:
+        """Median times of a call of the candidate and of the plain code, which has a process of its own."""
+        if self.device != "cuda":
+            return {}
+        plain = self._process("plain calls", BASELINE, RUN)
+        times = [plain.ask(self.own, timed=True).seconds for _ in timed]
+        candidate = median(call.answer.seconds for call in timed[WARM_UP:])
+        return {"call": candidate, "candidate": candidate, "reference": median(times[WARM_UP:])}
+
+    def _process(self, name: str, role: str, launches: str) -> _Calls:
+        return _Calls(self.runner, replace(self._attempt, process=name, role=role, launches=launches), self._file)
+
+
+class _Calls:
+    """One process that answers calls."""
+
+    def __init__(self, runner: Runner, attempt: Attempt, file: Path) -> None:
+        self._runner, self._attempt, self._file = runner, attempt, file
+        self._ended: Record | None = None
+
+    def ask(self, inputs: Inputs, **how: Any) -> Answer:
+        """One call.
+
+        Raises:
+            Unanswered: it raised, or its process ended or hung.
+        """
+        if self._ended is not None:
+            raise Unanswered(self._ended)
+        torch.save(inputs, self._file)
+        done = self._runner.ask(replace(self._attempt, call=Call(str(self._file), **how)))
+        if done.reply is None:
+            self._ended = done.record
+            raise Unanswered(done.record)
+        if done.reply.status != "ran":
+            reply = done.reply
+            outcome = Outcome.CRASH if reply.sticky else Outcome.ERROR
+            record = replace(done.record, outcome=outcome, message=reply.message, traceback=reply.traceback)
+            self._ended = record if reply.fatal else None
+            raise Unanswered(replace(record, sticky=reply.sticky, source=reply.source))
+        path = Path(done.outputs)
+        outputs = torch.load(path, weights_only=True)
+        path.unlink()  # no other process is to find an answer there
+        return _answer(outputs, done.reply)
+
+    def try_(self, inputs: Inputs, **how: Any) -> Answer | None:
+        """One call; None where it gives no outputs."""
+        try:
+            return self.ask(inputs, **how)
+        except Unanswered:
+            return None
+
+    def broken_off(self) -> list[Violation]:
+        """What it means that a process without kernels ended by an exit code, or did not end: nobody sees what it does.
+
+        One that raises, or is killed for what it did with values that no kernel wrote, needs its kernels.
+        """
+        ended = self._ended
+        if ended is None or not (ended.outcome is Outcome.HANG or "exit code" in ended.message):
+            return []
+        words = "in a call whose kernels did nothing: whether its answer comes from them cannot be seen"
+        return [Violation(ViolationKind.CONDUCT, f"{ended.message} {words}")]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    number: int
+    seed: int
+    answer: Answer
+    repeated: bool  # its bits are those of an earlier call with other inputs
+    stable: bool  # equal inputs right behind it got the same bits
+
+    def violation(self, count: int) -> Violation:
+        """What it is where its outputs are wrong."""
+        words = f"call {self.number + 1} of {count} with inputs that no call had before"
+        if self.repeated:
+            return Violation(
+                ViolationKind.CACHED, f"{words} got bit for bit the answer of an earlier call, kept from it"
+            )
+        if not self.stable:
+            return Violation(
+                ViolationKind.REPEATS_DIFFER, f"{words} got a wrong answer, and other bits when it was made again"
+            )
+        return Violation(
+            ViolationKind.CALLS_DIFFER, f"{words} got a wrong answer, though that to the inputs of the case is right"
+        )
+
+
+@dataclass
+class Seen:
+    """The answers to the calls whose times do not matter; None where one was not made or gave no outputs."""
+
+    before: Answer  # to other inputs
+    first: Answer  # to the inputs of the case, as all others that do not say otherwise
+    again: Answer  # from other memory
+    moved: Answer | None = None  # to the other inputs, in the memory of those before
+    late: Answer | None = None  # produced on the caller's stream right before the call, behind a delay
+    prompt: Answer | None = None  # read on the caller's stream right behind the call, whose launches begin late
+    kept: Answer | None = None  # kernels doing nothing, after all the calls before
+    idle: Answer | None = None  # kernels doing nothing, in a process in which none ever did anything
+    changed: Answer | None = None  # kernels that leave other values
+
+    def violations(self) -> list[Violation]:
+        """What the answers show by themselves."""
+        found = []
+        if self.again.digest != self.first.digest:
+            found.append(Violation(ViolationKind.REPEATS_DIFFER, "a second call with equal inputs gave other bits"))
+        else:
+            found += [Violation(ViolationKind.ORDER, words) for words in self._unordered()][:1]
+        if self.first.varies:
+            found += [Violation(ViolationKind.CACHED, words) for words in self._kept()][:1]
+            found += [violation for answer, violation in self._without() if answer.digest == self.first.digest][:1]
+        return found
+
+    def doubts(self) -> list[Doubt]:
+        """The answer that others are compared with, and those without the kernels that may be right all the same."""
+        words = "a call that was asked for by itself got a wrong answer, though that to the case is right"
+        doubts = [Doubt(self.first.outputs, wrong=Violation(ViolationKind.CALLS_DIFFER, words))]
+        others = [pair for pair in self._without() if pair[0].digest != self.first.digest]
+        if self.first.varies:
+            doubts += [Doubt(answer.outputs, right=violation) for answer, violation in others]
+        return doubts
+
+    def _kept(self) -> Iterable[str]:
+        """Signs of an answer that is kept from an earlier call, the plainest first."""
+        if self.first.digest == self.before.digest:
+            yield "the answer is bit for bit the one that other inputs got a call before"
+        if self.moved is not None and self.moved.digest == self.first.digest:
+            yield "with other inputs in the same memory the answer is still the one before"
+        if self.first.launched and not self.again.launched:
+            yield "a second call with equal inputs launches no kernel: its answer is kept from an earlier call"
+        without = self.idle is not None and self.idle.digest == self.first.digest
+        needed = self.first.launched and not without  # what a kernel laid out in a call before is not kept from it
+        if needed and self.kept is not None and self.kept.digest == self.first.digest:
+            yield "a later call with equal inputs needs no kernel: its answer is kept from an earlier call"
+
+    def _without(self) -> Iterable[tuple[Answer, Violation]]:
+        """Answers for which the kernels did something else, with what it means that they are right."""
+        names = ", ".join(self.first.launches)
+        if names and self.idle is not None and self.idle.digest != self.before.digest:
+            words = f"the output stays the same when its kernels do nothing: {names}"
+            yield self.idle, Violation(ViolationKind.IDLE, words)
+        if names and self.changed is not None and self.changed.digest != self.before.digest:
+            words = f"the output stays the same when its kernels leave other values behind: {names}"
+            yield self.changed, Violation(ViolationKind.IDLE, words)
+
+    def _unordered(self) -> Iterable[str]:
+        """What is wrong where stream order alone has to make it right."""
+        for answer, when in (
+            (self.prompt, "outputs are read right behind the call"),
+            (self.late, "inputs are produced right before the call"),
+        ):
+            if answer is not None and answer.digest != self.first.digest:
+                wrong, total = _differing(self.first.outputs, answer.outputs)
+                where = "; ".join(dict.fromkeys(answer.elsewhere)) or "work of the call goes elsewhere"
+                words = f"{wrong} of {total} elements differ when {when} on the caller's stream"
+                yield f"{where}, and nobody waits: {words}"
+
+
+def _differing(outputs: Inputs, others: Inputs) -> tuple[int, int]:
+    """How many elements differ, of how many."""
+    wrong = 0
+    for name, value in outputs.items():
+        other = others.get(name)
+        alike = other is not None and (other.shape, other.dtype) == (value.shape, value.dtype)
+        wrong += digest.differing(value, other) if other is not None and alike else value.numel()
+    return wrong, sum(value.numel() for value in outputs.values())
+
+
+def _answer(outputs: Inputs, reply: Reply) -> Answer:
+    elsewhere = [
+        f"{launch['kernel']} launched on stream {launch['stream']}, the caller's is {reply.stream}"
+        for launch in reply.launches
+        if reply.stream is not None and launch["stream"] != reply.stream
+    ]
+    names = dict.fromkeys(str(launch["kernel"]) for launch in reply.launches)
+    whole = digest.whole(*(outputs[name] for name in sorted(outputs)))
+    seconds = reply.speed.get("call", 0.0)
+    return Answer(outputs, whole, tuple(names), tuple(elsewhere), reply.launched, seconds)
+
+
+def _alike(inputs: Inputs, others: Inputs) -> bool:
+    return inputs.keys() == others.keys() and all(
+        (value.shape, value.dtype) == (others[name].shape, others[name].dtype) for name, value in inputs.items()
+    )

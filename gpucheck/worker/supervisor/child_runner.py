@@ -1,0 +1,458 @@
+"""Runs single attempts in a child of this rank, which it starts, reuses, watches and replaces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucheck.host import log_excerpt
+from gpucheck.host.forkserver import Unkillable
+from gpucheck.host.oom_killer import OomKills
+from gpucheck.host.processes import ending, starved, state_of
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import UnusableGpu
+from gpucheck.model.plan import Plan, Step
+from gpucheck.model.record import OOM_KILLER, Outcome, Record
+from gpucheck.model.vocabulary import Attempted, file_name
+from gpucheck.worker import launch_journal
+from gpucheck.worker.last_words import raised_from
+
+if TYPE_CHECKING:
+    from gpucheck.host.forkserver import Child, Forkserver
+    from gpucheck.worker.protocol import Call, Look, Reply, Setup
+    from gpucheck.worker.supervisor.candidate_calls import Examined
+    from gpucheck.worker.supervisor.case_files import Store
+    from gpucheck.worker.supervisor.node_sync import Node
+
+STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
+STOPPED = 10.0  # s that a child which a signal stopped has to go on
+GLANCE = 1.0  # s between two looks at whether a signal has stopped it
+MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
+MEETING_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a case; complete as it is unless there is a reply to judge."""
+
+    step: Step
+    key: str  # of its inputs and references in the store
+    record: Record
+    outputs: str  # file of the first outputs
+    reply: Reply | None = None
+    deadline: float | None = None  # s; None takes the plan's
+    look: Look | None = None
+    known: dict[str, str] = field(default_factory=dict)  # digests of outputs; a first call that gives these is the last
+    call: Call | None = None  # a single one, in place of the passes of a case
+    process: str = ""  # name of the process that answers it; "" the usual one
+    role: str = ""  # what that process holds, see ``Setup.calls``
+    launches: str = "run"  # what launches do there from the start
+    examined: Examined | None = None  # what further calls showed, where the code under test is a candidate
+
+    @property
+    def output_bytes(self) -> int:
+        """What its outputs take in memory until they are judged."""
+        from gpucheck.worker.protocol import outputs_file
+
+        total = 0
+        for number in range(len(self.reply.saved) if self.reply else 0):
+            with suppress(OSError):  # a process that died wrote less than it said
+                total += os.path.getsize(outputs_file(self.outputs, number))
+        return total
+
+    partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
+
+
+class Runner:
+    """The child of a rank and everything around it."""
+
+    def __init__(
+        self, plan: Plan, node: Node, store: Store, forkserver: Forkserver, rank: int, host: str, run: Path
+    ) -> None:
+        self.plan, self.node, self.store, self.forkserver = plan, node, store, forkserver
+        self.rank, self.host, self.run_folder = rank, host, run
+        self.child_seconds = 0.0
+        self.children = 0
+        self.stuck = ""  # why no further case can run: a process that does not die still holds the device
+        self._ran: list[int] = []  # steps, by the child at hand
+        self._places: dict[
+            int, tuple[int, Sequence[int], int]
+        ] = {}  # step -> its last round, steps of that child, place
+        self._before: dict[int, Sequence[int]] = {}  # failed step -> those that its process had run before
+        self._child: Child | None = None
+        self._setup: Setup | None = None
+        self._oom = OomKills()
+        self._oom_before = 0
+        self._logs = log_excerpt.marks()  # where the output of what is under way begins
+
+    def run(
+        self,
+        number: int,
+        step: Step,
+        experiment: Attempted = "",
+        *,
+        round: int = 0,
+        deadline: float | None = None,
+        look: Look | None = None,
+        partner: int | None = None,
+        own: bool = False,
+        known: Mapping[str, str] | None = None,
+    ) -> Attempt:
+        """One attempt on this rank.
+
+        Whatever goes wrong here is written down: a supervisor that ends early loses the cases to come.
+
+        Args:
+            round: number of the pass over the plan.
+            deadline: seconds, where they are not to be those of the plan.
+            partner: the local rank whose environment or device the process gets, where it gets one.
+            own: the case's files are not shared with other ranks, and go with :meth:`forget`.
+            known: digests of outputs; a process whose first call gives these makes no further one.
+        """
+        lent = -1 if partner is None else partner
+        attempt = self._attempt(number, step, experiment, round)
+        attempt = replace(attempt, deadline=deadline, look=look, partner=lent, known=dict(known or {}))
+        if own:
+            attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
+        if step.inapplicable:
+            return _ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
+        done = self._started(attempt)
+        if self.plan.isolate == "case":
+            self.retire()
+        return done
+
+    def ask(self, attempt: Attempt) -> Attempt:
+        """A single call, in the process that the attempt names."""
+        done, replies = self._run(attempt, [attempt.outputs])
+        return replace(done, reply=replies[0] if replies else None)
+
+    def examined(self, attempt: Attempt) -> Attempt:
+        """The attempt of a candidate with what further calls of it show, where it gave an answer to begin with."""
+        from gpucheck.worker.supervisor.candidate_calls import Examination
+
+        if attempt.reply is None or attempt.reply.status != "ran":
+            return attempt
+        try:
+            return replace(attempt, examined=Examination(self, attempt).examine())
+        except Exception as error:
+            return replace(_harness(attempt, error), reply=None)
+
+    def before(self, record: Record) -> Sequence[int]:
+        """The steps that the process of a failed record had run before it.
+
+        To be asked soon after the failure; nothing is known where another rank's process ran the case.
+        """
+        round, ran, place = self._places.get(record.step, (record.round, (), 0))
+        if round == record.round:
+            self._before.setdefault(record.step, tuple(ran[:place]))
+        return self._before.get(record.step, ())
+
+    def forget(self, attempt: Attempt) -> None:
+        """Removes all files of an attempt that nobody is to judge."""
+        remove_outputs(attempt)
+        self.store.remove(attempt.key)
+
+    def get_ready(self, number: int, step: Step) -> None:
+        """Starts the child of a step that comes next; what goes wrong, the step will meet again and report."""
+        if not step.inapplicable:
+            with suppress(Exception):
+                self._ready(self._attempt(number, step, "", 0))
+
+    def _started(self, attempt: Attempt) -> Attempt:
+        step, experiment = attempt.step, attempt.record.experiment
+        if step.conditions.whole_node and not experiment:
+            return self._host(attempt) if self.node.local_rank == 0 else self._guest(attempt)
+        if not step.conditions.whole_node:
+            done, replies = self._run(attempt, [attempt.outputs])
+            return replace(done, reply=replies[0] if replies else None)
+        outputs = [f"{attempt.outputs}.on{rank}" for rank in range(self.node.local_ranks)]
+        done, replies = self._run(attempt, outputs)
+        mine = self.node.local_rank
+        return replace(done, outputs=outputs[mine], reply=replies[mine] if replies else None)
+
+    def retire(self) -> None:
+        """Ends the child."""
+        child, self._child = self._child, None
+        if child is not None:
+            try:
+                self.forkserver.kill(child)
+            except Unkillable as unkillable:
+                self.stuck = str(unkillable)
+            except OSError:
+                pass  # the forkserver has died, and its children with it; the next case meets that itself
+
+    def _attempt(self, number: int, step: Step, experiment: Attempted, round: int) -> Attempt:
+        record = Record(
+            number,
+            step.case.id,
+            self.rank,
+            Outcome.HARNESS,
+            experiment=experiment,
+            round=round,
+            placement=step.conditions.placement,
+            asked=step.conditions.repeat,
+            host=self.host,
+            pid=os.getpid(),
+        )
+        key = _of_round(number, round)
+        if experiment and not self.store.holds(key):
+            key = f"{number}-again"
+        return Attempt(step, key, record, self._outputs(record, self.node.local_rank))
+
+    def _outputs(self, record: Record, local_rank: int) -> str:
+        words = file_name(record.experiment)
+        return str(self.store.folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
+
+    def _host(self, attempt: Attempt) -> Attempt:
+        """Runs the process that holds all GPUs of the node and hands the other ranks what came of it."""
+        outputs = [self._outputs(attempt.record, rank) for rank in range(self.node.local_ranks)]
+        done, replies = self._run(attempt, outputs)
+        for rank in range(1, self.node.local_ranks):
+            self.node.publish(attempt.key, rank, (done.record, replies[rank] if replies else None))
+        return replace(done, reply=replies[0] if replies else None)
+
+    def _guest(self, attempt: Attempt) -> Attempt:
+        """What came of this rank's GPU in the process that the first rank of the node runs."""
+        answer = self.node.collect(attempt.key, 0)
+        if answer is None:
+            words = "the first rank of the node, whose process holds all GPUs, has ended"
+            ended = _ended(attempt, Outcome.HARNESS, words)
+            return replace(ended, record=replace(ended.record, victim_of=self.rank - self.node.local_rank))
+        record, reply = answer
+        return replace(attempt, record=replace(record, rank=self.rank), reply=reply)
+
+    def _run(self, attempt: Attempt, outputs: Sequence[str]) -> tuple[Attempt, list[Reply]]:
+        record, step = attempt.record, attempt.step
+        begin = time.perf_counter()
+        try:
+            inputs = self.store.inputs(attempt.key, step.case)
+            waited = time.perf_counter() - begin
+            child = self._ready(attempt)
+        except Exception as error:
+            return _harness(attempt, error), []
+        seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
+        attempt = replace(attempt, record=replace(record, seconds=seconds))
+        if isinstance(child, str):
+            if UnusableGpu.__name__ in child:
+                return _ended(attempt, Outcome.HARNESS, child), []
+            return self._with_output(_ended(attempt, Outcome.CRASH, child)), []
+        try:
+            if step.conditions.cache == "cold" and not record.experiment:
+                self.node.meet(attempt.key, MEETING_TIMEOUT)
+            return self._execute(attempt, child, inputs, outputs)
+        except Exception as error:
+            self._child = None
+            return _harness(attempt, error), []
+
+    def _execute(
+        self, attempt: Attempt, child: Child, inputs: Path, outputs: Sequence[str]
+    ) -> tuple[Attempt, list[Reply]]:
+        from gpucheck.worker.device.benchmark import allowance
+        from gpucheck.worker.protocol import NoReply, Request, receive
+
+        attempt = replace(attempt, record=replace(attempt.record, pid=child.pid, before=len(self._ran)))
+        if attempt.call is None:
+            if not attempt.record.experiment:
+                self._places[attempt.record.step] = attempt.record.round, self._ran, len(self._ran)
+            self._ran.append(attempt.record.step)
+        deadline = (attempt.deadline or self.plan.case_timeout) * len(outputs)
+        self._oom_before = self._oom.count()
+        self._logs = log_excerpt.marks()
+        try:
+            step = attempt.step
+            timed = allowance(self.plan, step, attempt.record.experiment)
+            request = Request(
+                case=step.case,
+                conditions=step.conditions,
+                inputs=str(inputs),
+                outputs=tuple(outputs),
+                timed=timed,
+                look=attempt.look,
+                call=attempt.call,
+                known=attempt.known,
+            )
+            child.connection.send(request)
+            if not _answers(child, deadline):
+                return self._hung(attempt, child, deadline), []
+            replies = receive(child.connection)
+        except NoReply as refused:
+            self.retire()
+            message = f"the process that owns the device sent something else than a reply: {refused}"
+            return _ended(attempt, Outcome.CRASH, message), []
+        except (EOFError, OSError):
+            self._child = None
+            return self._last_words(_ended(attempt, Outcome.CRASH, self._death(child))), []
+        if attempt.known and all(len(reply.digests) == 1 for reply in replies):
+            attempt = replace(attempt, record=replace(attempt.record, asked=1))
+        if any(reply.fatal for reply in replies):
+            attempt = self._last_words(attempt)
+            self.retire()
+        return attempt, replies
+
+    def _hung(self, attempt: Attempt, child: Child, deadline: float) -> Attempt:
+        from gpucheck.worker import hang_stacks
+
+        stopped = state_of(child.pid) == "T"
+        text = hang_stacks.collect(child.pid, self._stacks())
+        attempt = self._last_words(attempt)
+        self.retire()
+        place = hang_stacks.innermost(text)
+        words = f"no result within {deadline:g} s" + (f", at {place}" if place else "")
+        if stopped:
+            words = "the process that owns the device was stopped by a signal and did not go on"
+        message = f"{words}; {self.stuck or 'the process was killed'}"
+        return _ended(attempt, Outcome.HANG, message, text)
+
+    def _last_words(self, attempt: Attempt) -> Attempt:
+        """The attempt with what its child wrote down before it died, hung or lost its device."""
+        entry = launch_journal.read(self._journal())
+        record = replace(attempt.record, kernels=list(entry.kernels), underway=entry.underway)
+        return self._with_output(replace(attempt, record=record))
+
+    def _with_output(self, attempt: Attempt) -> Attempt:
+        """The attempt with what its child printed."""
+        said, log = log_excerpt.printed(self._logs), log_excerpt.paths(self._logs, self.run_folder)
+        return replace(attempt, record=replace(attempt.record, said=said, log=log))
+
+    def _death(self, child: Child) -> str:
+        """How a child that ended by itself did, in words."""
+        try:
+            code = self.forkserver.reap(child)
+        except Unkillable as unkillable:
+            self.stuck = str(unkillable)
+            return f"the process that owns the device broke off; {self.stuck}"
+        words = f"the process that owns the device {ending(code)}"
+        if code == -signal.SIGKILL and self._oom.count() > self._oom_before:
+            words += f", while the {OOM_KILLER} was at work in {self._oom.where}"
+        return words
+
+    def _stacks(self) -> Path:
+        return self.store.folder / f"stacks{self.node.local_rank}"
+
+    def _journal(self) -> Path:
+        return self.store.folder / f"journal{self.node.local_rank}"
+
+    def _ready(self, attempt: Attempt) -> Child | str:
+        """The child for an attempt, started if needed; a string says how starting it failed."""
+        setup = self._setup_for(attempt)
+        if self._child is not None and self._setup == setup:
+            return self._child
+        self.retire()
+        if self.stuck:
+            raise RuntimeError(self.stuck)
+        begin = time.perf_counter()
+        self._logs = log_excerpt.marks()
+        child = self._child = self.forkserver.spawn()
+        self._oom_before = self._oom.count()
+        try:
+            child.connection.send(setup)
+            if not _answers(child, STARTUP_TIMEOUT):
+                stopped = state_of(child.pid) == "T"
+                self.retire()
+                words = "was stopped by a signal" if stopped else f"was not ready within {STARTUP_TIMEOUT:g} s"
+                return f"the process on this GPU {words}"
+            problem = child.connection.recv()
+        except (EOFError, OSError):
+            self._child = None
+            return "while it was set up, " + self._death(child)
+        if problem:
+            self.retire()
+            return f"the device could not be set up: {problem}"
+        self._setup, self._ran = setup, []
+        self.child_seconds += time.perf_counter() - begin
+        self.children += 1
+        return child
+
+    def _setup_for(self, attempt: Attempt) -> Setup:
+        from gpucheck.worker.protocol import Setup
+
+        library = self.plan.library
+        conditions = attempt.step.conditions.lifelong
+        return Setup(
+            conditions=conditions,
+            device=self.plan.device,
+            local_rank=self.node.local_rank,
+            local_ranks=self.node.local_ranks,
+            rank=self.rank,
+            world_size=self.plan.world_size,
+            library_root=library["root"],
+            generation=library["generation"],
+            stacks=str(self._stacks()),
+            journal=str(self._journal()),
+            attempt=attempt.process or attempt.record.experiment,
+            candidate=attempt.step.case.check if attempt.step.case.check in self.plan.candidates else "",
+            calls=attempt.role,
+            launches=attempt.launches,
+            cache=self._cache(attempt, conditions),
+            meeting=self._meeting(conditions),
+            partner=attempt.partner,
+        )
+
+    def _cache(self, attempt: Attempt, conditions: Conditions) -> str:
+        """The folder of Triton's kernel cache; "" is the usual one. An experiment never shares a cold one."""
+        if conditions.cache == "shared":
+            return ""
+        record = attempt.record
+        own = conditions.cache == "fresh" or record.experiment
+        name = f"cache-{_of_round(record.step, record.round)}{file_name(record.experiment)}"
+        name += f"-{self.node.local_rank}" if own else ""
+        folder = self.store.folder / name
+        folder.mkdir(exist_ok=True)
+        return str(folder)
+
+    def _meeting(self, conditions: Conditions) -> str:
+        """The file where a process group meets, in the memory of the node where it is the only one."""
+        if conditions.process_group == "none":
+            return ""
+        folder = self.store.folder if self.plan.nnodes == 1 else self.run_folder
+        return str(folder / "process-group")
+
+
+def remove_outputs(attempt: Attempt) -> None:
+    """Removes the files that the outputs of an attempt were written to."""
+    outputs = Path(attempt.outputs)
+    for path in (outputs, *outputs.parent.glob(f"{outputs.name}.*")):
+        path.unlink(missing_ok=True)
+
+
+def _ended(attempt: Attempt, outcome: Outcome, message: str, traceback: str = "") -> Attempt:
+    return replace(attempt, record=replace(attempt.record, outcome=outcome, message=message, traceback=traceback))
+
+
+def _harness(attempt: Attempt, error: Exception) -> Attempt:
+    return _ended(attempt, Outcome.HARNESS, words(error), traceback.format_exc())
+
+
+def _answers(child: Child, seconds: float) -> bool:
+    """Whether a child answers within a time; one that stays stopped by a signal is not waited for as long.
+
+    Time in which other processes kept it from a processor does not count: a busy machine makes no hang.
+    """
+    begin = going = time.monotonic()
+    before = starved(child.pid)
+    while True:
+        kept_waiting = min(starved(child.pid) - before, MOST_STARVED * seconds)
+        left = begin + seconds + kept_waiting - time.monotonic()
+        if child.connection.poll(max(0.0, min(GLANCE, left))):
+            return True
+        if state_of(child.pid) != "T":
+            going = time.monotonic()
+        if left <= 0 or time.monotonic() - going > STOPPED:
+            return False
+
+
+def _of_round(number: int, round: int) -> str:
+    """What tells the files of a step in one pass over the plan from those in others."""
+    return f"{number}-round{round}" if round else str(number)
+
+
+def words(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {error}{raised_from(error)}"

@@ -1,0 +1,308 @@
+"""Experiments with the cases that failed on a rank: each again, in fresh processes, under one changed condition."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from gpucheck.diagnose.answers import Answers, again, kinds, serves, way
+from gpucheck.diagnose.experiment_list import (
+    BLOCKING,
+    EXPERIMENTS,
+    HISTORY,
+    REPEAT,
+    applicable,
+    calls_asked,
+    needs_pinning,
+)
+from gpucheck.diagnose.strategy import further_repeats, repeated_enough, wants_control, worth_a_process
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.plan import Plan, Step
+from gpucheck.model.record import Outcome, Record
+from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
+from gpucheck.records.writer import RecordWriter
+from gpucheck.worker.supervisor.child_runner import Runner
+
+MOST_CASES = 64  # of a rank
+MOST_PINNED = 16  # of a rank
+PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows where, in a process of its own
+ALONE = 2  # fresh processes that a case has for itself before it shares some with others that fail every time
+SPOILING = 8  # processes in which cases before this one must spoil it
+Way = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One process of one experiment with one case."""
+
+    number: int
+    step: Step  # under the changed conditions
+    name: ExperimentName
+    deadline: float | None = None  # s; None takes the plan's
+    after: tuple[int, ...] = ()  # steps that the process runs before
+    own: bool = False  # its files are made for it and go with it
+    known: bool = False  # one call is enough where it gives the bits of the failure
+
+
+class Trials:
+    """The experiments of one rank, within the time the plan grants them."""
+
+    def __init__(self, plan: Plan, runner: Runner, writer: RecordWriter, failed: Sequence[Record]) -> None:
+        self.plan, self.runner, self.writer = plan, runner, writer
+        self.failed = failed
+        self._failures = {record.step: record for record in failed}
+        self._tried: dict[int, dict[ExperimentName, list[Record]]] = {record.step: {} for record in failed}
+        self._applicable: dict[int, dict[ExperimentName, Conditions]] = {}
+        self._deadline = 0.0
+
+    def work(self) -> None:
+        """Tries what can tell causes apart: first what ranks can do side by side, then what each must do alone."""
+        self._deadline = time.monotonic() + self.plan.experiments
+        pinned = set()
+        for trial in self._pinning():
+            if self._open():
+                self._try(trial)
+                pinned.add((trial.number, trial.name))
+        chosen = representatives(self.plan, self.failed)
+        self._side_by_side(chosen, pinned)
+        others = self._unlike(chosen)
+        self._side_by_side(others, pinned)
+        chosen += others
+        self.runner.retire()
+        self._by_itself(chosen)
+        self.runner.node.rest()
+
+    def _open(self) -> bool:
+        return time.monotonic() < self._deadline and not self.runner.stuck
+
+    def _pinning(self) -> Iterator[Trial]:
+        """A run with launches that are waited for, of each case that ended in a way no one knows the place of."""
+        blind = (record for record in self.failed if needs_pinning(record, self.plan))
+        for record in sorted(blind, key=lambda record: (not record.sticky, record.step))[:MOST_PINNED]:
+            step = self.plan.steps[record.step]
+            conditions = replace(step.conditions, synchronised=True, repeat=1)
+            seconds = min(PIN_SECONDS, self.plan.case_timeout)
+            yield Trial(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
+
+    def _side_by_side(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
+        """Experiment by experiment, so that each case gets what tells most before any gets the rest."""
+        for name in EXPERIMENTS:
+            if name == HISTORY:
+                for record in chosen:
+                    self._replay_history(record)
+            elif not EXPERIMENTS[name].alone:
+                self._series([record for record in chosen if (record.step, name) not in pinned], name)
+        seldom_right = self._repeat_further(chosen)
+        if seldom_right:  # what was asked while they seemed to fail every time is asked again
+            self._side_by_side(seldom_right, pinned)
+
+    def _unlike(self, chosen: Sequence[Record]) -> list[Record]:
+        """Failures of which one process shows that the answers of the case that stood for them are none of theirs."""
+        kinds = {way_to_fail(self.plan, record): record for record in chosen}
+        found = []
+        for record in self.failed:
+            other = kinds.get(way_to_fail(self.plan, record))
+            if other is None or other is record or REPEAT not in self._possible(record) or not self._open():
+                continue
+            self._try(replace(self._trial(record, REPEAT), own=True))
+            if not serves(self._seen(other), self._seen(record)):
+                found.append(record)
+        return found[:MOST_CASES]
+
+    def _by_itself(self, chosen: Sequence[Record]) -> None:
+        for name in (name for name, experiment in EXPERIMENTS.items() if experiment.alone):
+            wanted = [record for record in chosen if self._open() and self._worth(record, name)]
+            wanted = [record for record in wanted if self._falls_to_us(record, name)]
+            if not wanted:
+                continue
+            with self.runner.node.alone(self._deadline - time.monotonic()) as alone:
+                if alone:
+                    self._series(wanted, name, {record.step for record in wanted})
+                    self.runner.retire()
+
+    def _series(self, records: Sequence[Record], name: ExperimentName, claimed: Container[int] = ()) -> None:
+        """One experiment with some cases: process by process until the answer to each is no luck.
+
+        Args:
+            claimed: steps whose experiment is known to fall to this rank.
+        """
+        ours = {record.step for record in records if record.step in claimed}
+        for turn in itertools.count():
+            wanted = [record for record in records if self._open() and self._worth(record, name)]
+            wanted = [record for record in wanted if record.step in ours or self._falls_to_us(record, name)]
+            if not wanted:
+                break
+            ours |= {record.step for record in wanted}
+            self._process(wanted, name, turn)
+        control = [r for r in records if r.step in ours and wants_control(name, self._seen(r))]
+        self._process(control, REPEAT, 0)
+
+    def _process(self, records: Sequence[Record], name: ExperimentName, turn: int, *, known: bool = False) -> None:
+        """One more process of an experiment for each case.
+
+        Cases that fail every time share it, each one first at its turn; others are repeated alone, so that nothing
+        that ran before can be what decides.
+
+        Args:
+            known: one call is enough where it gives the wrong bits that all before gave.
+        """
+        shared = [record for record in records if name != REPEAT or self._fails_always(record)]
+        for record in records:
+            if record not in shared and self._open():
+                self._try(self._trial(record, name))
+        self.runner.retire()
+        first = turn % max(1, len(shared))
+        for record in (*shared[first:], *shared[:first]):
+            if self._open():
+                self._try(replace(self._trial(record, name), known=known), fresh=False)
+
+    def _fails_always(self, record: Record) -> bool:
+        seen = self._seen(record)
+        return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
+
+    def _repeat_further(self, chosen: Sequence[Record]) -> list[Record]:
+        """Repeats what all ranks of the node get wrong alike, until a fault of most processes would have spared one.
+
+        Returns:
+            The failures that did not come again every time.
+        """
+        node = self.runner.node
+        if self.plan.world_size == 1 and self.plan.device != "cpu":
+            return []  # one GPU alone proves nothing
+        alike = [record for record in chosen if record.bits and node.all_told(f"{record.step}-{record.bits}")]
+        left = {record.step: further_repeats(self._seen(record), node.local_ranks) for record in alike}
+        for turn in range(max(left.values(), default=0)):
+            wanted = [r for r in alike if left[r.step] > turn and not repeated_enough(self._seen(r))]
+            alike_so_far = [r for r in wanted if self._seen(r).deterministic]
+            self._process(alike_so_far, REPEAT, turn, known=True)
+            self._process([r for r in wanted if r not in alike_so_far], REPEAT, turn)
+        return [record for record in alike if left[record.step] and not self._seen(record).deterministic]
+
+    def _replay_history(self, record: Record) -> None:
+        """Finds the fewest cases after which a case fails that is right by itself.
+
+        With all that its process had run before it first, then with ever fewer of the last, then with one alone.
+        """
+        before = tuple(self.runner.before(record))
+        if HISTORY not in self._possible(record) or not self._seen(record).never or not before:
+            return
+
+        def spoils(steps: tuple[int, ...]) -> bool:
+            made = self._open() and self._try(self._trial(record, HISTORY, steps))
+            return isinstance(made, Record) and again(record, made)
+
+        if not spoils(before):
+            return
+        fewest, none = 0, len(before)
+        while none - fewest > 1:
+            middle = (fewest + none) // 2
+            fewest, none = (middle, none) if spoils(before[middle:]) else (fewest, middle)
+        shortest = before[fewest:]
+        if len(shortest) > 1 and spoils(shortest[:1]):
+            shortest = shortest[:1]
+        while len(self._seen(record).after.get(shortest, ())) < SPOILING and spoils(shortest):
+            pass
+
+    def _possible(self, record: Record) -> dict[ExperimentName, Conditions]:
+        if record.step not in self._applicable:
+            conditions = self.plan.steps[record.step].conditions
+            found = applicable(record, conditions, self.plan.device, self.runner.node.local_ranks)
+            self._applicable[record.step] = dict(found)
+        return self._applicable[record.step]
+
+    def _seen(self, record: Record) -> Answers:
+        node = self.runner.node
+        others = frozenset(range(node.local_ranks)) - {node.local_rank}
+        clean = frozenset(rank for rank in others if node.told(right_word(record.step), rank))
+        return Answers(record, self._tried[record.step], "", clean, others)
+
+    def _worth(self, record: Record, name: ExperimentName) -> bool:
+        possible = self._possible(record)
+        return name in possible and worth_a_process(name, self._seen(record), frozenset(possible))
+
+    def _falls_to_us(self, record: Record, name: ExperimentName) -> bool:
+        """Whether this rank makes an experiment: ranks that gave the same wrong bits make each of them once.
+
+        Whether they come every time each rank sees for itself; only then do the answers of others hold for it.
+        """
+        if name == REPEAT or not record.bits or not self._seen(record).deterministic:
+            return True
+        return self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}")
+
+    def _trial(self, record: Record, name: ExperimentName, after: tuple[int, ...] = ()) -> Trial:
+        step = self.plan.steps[record.step]
+        conditions = self._possible(record)[name]
+        if name != HISTORY:
+            first = next(iter(self._tried[record.step].get(REPEAT, ())), None)
+            conditions = replace(conditions, repeat=calls_asked(record, first, step.conditions))
+        return Trial(record.step, replace(step, conditions=conditions), name, after=after)
+
+    def _try(self, trial: Trial, *, fresh: bool = True) -> Record | None:
+        """One process, or the one at hand; None where what it had to run before ended it."""
+        from gpucheck.worker.supervisor.judging import finished
+
+        if fresh:
+            self.runner.retire()
+        self.writer.begin(trial.number, trial.name)
+        for number in trial.after:
+            other = self.runner.run(number, self.plan.steps[number], trial.name, own=True)
+            self.runner.forget(other)
+            if other.reply is None or not self._open():
+                return None
+        partner = self._partner(trial)
+        attempt = self.runner.run(
+            trial.number,
+            trial.step,
+            trial.name,
+            deadline=trial.deadline,
+            partner=partner,
+            own=trial.own,
+            known=self._failures[trial.number].digests if trial.known else None,
+        )
+        candidate = trial.step.case.check in self.plan.candidates
+        if candidate and _seen_by_further_calls(self._failures[trial.number]):
+            attempt = self.runner.examined(attempt)
+        record = replace(finished(self.runner.store, attempt), after=list(trial.after), partner=partner)
+        if trial.own:
+            self.runner.forget(attempt)
+        self.writer.result(record)
+        self._tried[trial.number].setdefault(trial.name, []).append(record)
+        return record
+
+    def _partner(self, trial: Trial) -> int | None:
+        """The local rank that lends its environment or device: those that were right by turns, else all others."""
+        if not trial.step.conditions.swap:
+            return None
+        node, seen = self.runner.node, self._seen(self._failures[trial.number])
+        near = sorted(seen.lenders, key=lambda rank: (rank - node.local_rank) % node.local_ranks)
+        return near[len(seen.processes(trial.name)) % len(near)]
+
+
+def _seen_by_further_calls(failure: Record) -> bool:
+    """Whether it was a further call of a candidate that gave other bits, and none of the case's own."""
+    return failure.outcome is Outcome.VIOLATION and ViolationKind.REPEATS_DIFFER in kinds(failure) and not failure.calls
+
+
+def right_word(step: int) -> str:
+    """What a rank tells its node of a step that it got right."""
+    return f"{step}-right"
+
+
+def representatives(plan: Plan, failed: Sequence[Record]) -> list[Record]:
+    """The failed records worth experiments: unexpected ones, one for each row and way to fail, in the plan's order."""
+    chosen: dict[Way, Record] = {}
+    for record in sorted(failed, key=lambda record: record.step):
+        kind = way_to_fail(plan, record)
+        if kind is not None:
+            chosen.setdefault(kind, record)
+    return list(chosen.values())[:MOST_CASES]
+
+
+def way_to_fail(plan: Plan, record: Record) -> Way | None:
+    """The row and the way in which a record failed; None where that is expected."""
+    step = plan.steps[record.step]
+    if step.expect is not None and step.expect.includes(plan.local_rank(record.rank)):
+        return None
+    return step.row, way(record)

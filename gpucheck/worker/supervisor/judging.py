@@ -1,0 +1,249 @@
+"""From what a child answered to a record: outputs against references, conduct, digests; all of it on the CPU."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from gpucheck import checks
+from gpucheck.model.case import Case
+from gpucheck.model.record import Launch, Outcome, Record, Violation
+from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.verify import bounds, digest, offsets
+from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.judge import Judgement, judge
+from gpucheck.worker.memory_fills import depends_on_fill
+from gpucheck.worker.protocol import Reply, outputs_file
+from gpucheck.worker.supervisor.candidate_calls import Doubt, Examined
+from gpucheck.worker.supervisor.case_files import Store
+from gpucheck.worker.supervisor.child_runner import Attempt, remove_outputs, words
+from gpucheck.worker.supervisor.violations import observed_violations
+
+AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data
+SHORT = 12  # characters of a digest that tell the outputs of calls apart
+_RAISED = {"error": Outcome.ERROR, "harness": Outcome.HARNESS}
+
+
+Keep = Callable[[dict[str, Tensor], dict[str, Expected], dict[str, Axes]], None]
+"""Takes outputs, their references and the names of their axes, of which nothing is left after the call."""
+
+
+class Known:
+    """What a rank has judged in earlier passes over the plan: equal bits need no second judgement."""
+
+    def __init__(self) -> None:
+        self._right: dict[tuple[int, str], Record] = {}  # by step and digest of the outputs
+        self._first: dict[int, str] = {}  # digest that a step began with
+
+    def judged(self, record: Record, reply: Reply) -> Record | None:
+        """The record of a step whose outputs all have bits that were judged right; None where there are others."""
+        if len(set(reply.digests)) != 1:
+            return None
+        before = self._right.get((record.step, reply.digests[0]))
+        if before is None:
+            return None
+        same = {name: getattr(before, name) for name in ("digests", "tiles", "inputs", "tightness")}
+        return replace(record, outcome=Outcome.PASS, repeats=len(reply.digests), **same)
+
+    def learn(self, record: Record, reply: Reply) -> Record:
+        """Remembers a judged record; one that is right but differs from the first pass does not repeat."""
+        if record.mismatches or not reply.digests:
+            return record
+        digest = reply.digests[0]
+        if record.outcome is Outcome.PASS:
+            self._right[(record.step, digest)] = record
+        if self._first.setdefault(record.step, digest) == digest:
+            return record
+        differs = Violation(
+            ViolationKind.REPEATS_DIFFER, f"equal inputs gave other bits in pass {record.round + 1} than in pass 1"
+        )
+        return replace(record, outcome=Outcome.VIOLATION, violations=[*record.violations, differs])
+
+
+def finished(store: Store, attempt: Attempt, known: Known | None = None, keep: Keep | None = None) -> Record:
+    """The record of an attempt, whose files of outputs are removed.
+
+    Args:
+        known: takes part where the plan is gone through several times.
+        keep: is given the outputs that the record tells of.
+    """
+    try:
+        record = attempt.record
+        if attempt.reply is not None:
+            with bounds.computed_by(store.arithmetic()):
+                record = _judged(store, attempt, attempt.reply, known, keep)
+        if record.outcome.failed and not record.inputs:
+            record = replace(record, inputs=store.input_digest(attempt.key, attempt.step.case))
+        return record
+    except Exception as error:
+        message = words(error)
+        return replace(attempt.record, outcome=Outcome.HARNESS, message=message, traceback=traceback.format_exc())
+    finally:
+        remove_outputs(attempt)
+
+
+@dataclass
+class _Launches:
+    """The launches of a case, judged one distinct output at a time."""
+
+    outputs: dict[str, Tensor] = field(default_factory=dict)  # of the first, or of the first wrong one
+    found: Judgement = field(default_factory=Judgement)  # of the same
+    words: str = ""  # where the same begin to be wrong
+    wrong: int = 0
+    bad: list[int] = field(default_factory=list)  # the calls with a wrong output
+
+
+def _judged(store: Store, attempt: Attempt, reply: Reply, known: Known | None, keep: Keep | None) -> Record:
+    launches = [Launch(**launch) for launch in reply.launches]
+    seconds = {**attempt.record.seconds, **reply.seconds}
+    record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
+    if reply.status == "inapplicable":
+        return replace(record, outcome=Outcome.INAPPLICABLE, message=reply.message)
+    if reply.status in _RAISED:
+        return replace(
+            record,
+            outcome=Outcome.CRASH if reply.sticky else _RAISED[reply.status],
+            message=reply.message + _before(store, attempt, reply),
+            traceback=reply.traceback,
+            sticky=reply.sticky,
+            kernels=list(reply.expected_kernels),
+            source=reply.source,
+        )
+    if known is None:
+        return _held_against_reference(store, attempt, reply, record, keep)
+    before = known.judged(record, reply) if not observed_violations(reply, launches) else None
+    return known.learn(before or _held_against_reference(store, attempt, reply, record, keep), reply)
+
+
+def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record: Record, keep: Keep | None) -> Record:
+    begin = time.perf_counter()
+    expected = store.reference(attempt.key, attempt.step.case)
+    waited = time.perf_counter() - begin
+    inputs, axes = _inputs_and_axes(store, attempt)
+    judged = _judge_launches(attempt, reply, inputs, axes, expected)
+    if keep:
+        keep(judged.outputs, expected, axes)
+    violations = judged.found.violations + observed_violations(reply, record.launches)
+    examined = attempt.examined or Examined()
+    if examined.failed is not None:
+        failed = examined.failed
+        return replace(failed, launches=record.launches, stream=record.stream, device=record.device)
+    if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
+        violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
+    outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
+    conditions = attempt.step.conditions
+    often = conditions.repeat > 1 or conditions.concurrency > 1
+    record = replace(
+        record,
+        outcome=outcome,
+        message="; ".join(filter(None, (reply.message, judged.words))),
+        mismatches=judged.found.mismatches,
+        violations=violations,
+        digests={name: digest.whole(value) for name, value in judged.outputs.items()},
+        tiles={name: digest.tiles(value) for name, value in judged.outputs.items()},
+        inputs=store.input_digest(attempt.key, attempt.step.case),
+        tightness=judged.found.tightness,
+        arithmetic=store.arithmetic().name,
+        bounds={name: item.basis for name, item in expected.items() if item.basis},
+        speed=reply.speed if attempt.examined is None else examined.speed if outcome is Outcome.PASS else {},
+        cost=reply.cost,
+        ceilings=reply.ceilings,
+        repeats=len(reply.digests) if often else 1,
+        wrong=judged.wrong if often else min(judged.wrong, 1),
+        distinct=max(1, len(set(reply.settled[0]))),
+        calls=[digest[:SHORT] for digest in reply.digests] if len(set(reply.digests)) > 1 else [],
+        bad_calls=judged.bad if len(judged.bad) < len(reply.digests) else [],
+        by_fill=depends_on_fill(*reply.settled),
+    )
+    spent = time.perf_counter() - begin - waited
+    return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
+
+
+def examined_violations(
+    examined: Examined,
+    case: Case,
+    inputs: dict[str, Tensor],
+    expected: dict[str, Expected],
+    right: dict[str, Tensor],
+) -> list[Violation]:
+    """What further calls of a candidate showed; those in doubt are held against their reference, one of each kind.
+
+    Args:
+        right: outputs that were judged right for the inputs of the case.
+    """
+
+    def shown(doubt: Doubt) -> Violation | None:
+        if not doubt.inputs and _same_bits(doubt.outputs, right):
+            return doubt.right
+        references = expected
+        if doubt.inputs:
+            references = checks.load(case.check).reference(case, {**inputs, **doubt.inputs})
+        judged = judge(doubt.outputs, references, {})
+        return doubt.wrong if judged.mismatches or judged.violations else doubt.right
+
+    found = {violation.kind: violation for violation in reversed(examined.violations)}
+    for doubt in examined.doubts:
+        if not {part.kind for part in (doubt.right, doubt.wrong) if part} <= found.keys():
+            violation = shown(doubt)
+            found |= {violation.kind: violation} if violation else {}
+    return list(found.values())
+
+
+def _same_bits(outputs: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return outputs.keys() == others.keys() and all(
+        digest.whole(value) == digest.whole(others[name]) for name, value in outputs.items()
+    )
+
+
+def _inputs_and_axes(store: Store, attempt: Attempt) -> tuple[dict[str, Tensor], dict[str, Axes]]:
+    inputs = store.given(attempt.key, attempt.step.case)
+    return inputs, checks.load(attempt.step.case.check).axes(attempt.step.case, inputs)
+
+
+def _before(store: Store, attempt: Attempt, reply: Reply) -> str:
+    """What outputs that an error left say of the time before it; "" where there are none."""
+    if not reply.saved:
+        return ""
+    expected = store.reference(attempt.key, attempt.step.case)
+    words = _judge_launches(attempt, reply, *_inputs_and_axes(store, attempt), expected).words
+    return f"; {words}" if words else ""
+
+
+def _judge_launches(
+    attempt: Attempt, reply: Reply, inputs: dict[str, Tensor], axes: dict[str, Axes], expected: dict[str, Expected]
+) -> _Launches:
+    case = attempt.step.case
+    check = checks.load(case.check)
+    judged, filled = _Launches(), _filled(attempt, reply)
+    for number, whole in enumerate(reply.saved or [""]):
+        outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
+        references = check.references_given_outputs(case, inputs, outputs, expected)
+        found = judge(outputs, references, axes, filled)
+        bad = bool(found.mismatches or found.violations)
+        if not number or (bad and not judged.wrong):
+            found.mismatches, judged.words = check.order_mismatches(case, outputs, references, found.mismatches)
+            large = [tensor for launch in reply.launches for tensor in Launch(**launch).large]
+            found.mismatches = offsets.with_hints(found.mismatches, outputs, references, axes, inputs, large)
+            judged.outputs, judged.found = outputs, found
+        judged.wrong += max(1, reply.digests.count(whole)) * bad
+        judged.bad += [call for call, digest in enumerate(reply.digests) if bad and digest == whole]
+    judged.bad.sort()
+    return judged
+
+
+def _filled(attempt: Attempt, reply: Reply) -> dict[int, dict[str, Tensor]]:
+    """The outputs of calls by what memory was filled with before them, where that says what nobody wrote.
+
+    A call that reads what lies around an input may well copy it: such outputs were written.
+    """
+    if reply.sensitive.startswith(AROUND_INPUT):
+        return {fill: {} for fill in reply.by_fill}
+    return {
+        fill: torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
+        for fill, number in reply.by_fill.items()
+    }

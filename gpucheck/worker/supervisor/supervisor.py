@@ -1,0 +1,308 @@
+"""The supervisor of a rank: works through the plan with a child and judges what comes back on the CPU.
+
+It never touches CUDA. A dead or hung child costs a fresh child, not the run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucheck.launch.forking_torchrun import IMPORTED
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.run_folder import read_plan
+from gpucheck.records.writer import RecordWriter
+from gpucheck.worker.supervisor.child_runner import Attempt, Runner
+from gpucheck.worker.supervisor.gpu_snapshot import Adders, Gpus
+
+if TYPE_CHECKING:
+    from gpucheck.host.forkserver import Forkserver
+    from gpucheck.worker.supervisor.case_files import Store
+    from gpucheck.worker.supervisor.experiments import Way
+    from gpucheck.worker.supervisor.judging import Known
+    from gpucheck.worker.supervisor.node_sync import Node
+    from gpucheck.worker.supervisor.replay_capture import Witness
+
+STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
+WINDOW = 4  # steps a local rank, within which ranks take steps in different order
+MAKERS = 4  # threads that make inputs and references ahead, where a rank has processors for them; more hold up the rest
+JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
+PENDING_JUDGEMENTS = 64  # cases that wait for the judge, or it for a reference, while the child goes on
+PENDING_BYTES = 256 << 20  # of their outputs
+
+
+def main(run: Path) -> None:
+    """Runs the plan of a run folder as the rank that torchrun's environment names."""
+    began = time.perf_counter()
+    from gpucheck import checks
+    from gpucheck.host.forkserver import Forkserver
+
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    plan = read_plan(run)
+    if plan.replay:
+        stand_for_node(plan)
+    checks.activate(plan.check_sources)
+    if plan.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    import torch
+    import triton  # noqa: F401 - loaded for the children, which are forked from here
+
+    from gpucheck.worker.device import child
+
+    if plan.device == "cuda":
+        from gpucheck.tools.compile.tritons import hash_triton
+
+        hash_triton()
+    forkserver = Forkserver(child.serve)
+    imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
+    torch.set_num_threads(fair_threads())
+    supervisor = Supervisor(run, plan, forkserver, imported)
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
+    supervisor.work()
+    forkserver.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
+
+
+def stand_for_node(plan: Plan) -> None:
+    """Gives this process the ranks of the node of another run that a replay repeats, whichever node that was."""
+    assert plan.replay is not None
+    node = plan.replay.rank // plan.nproc
+    os.environ["RANK"] = str(node * plan.nproc + int(os.environ["LOCAL_RANK"]))
+    os.environ.update(WORLD_SIZE=str(plan.world_size), GROUP_RANK=str(node))
+
+
+def fair_threads() -> int:
+    """This rank's share of the processors it may use."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+class Supervisor:
+    """One rank's way through the plan."""
+
+    def __init__(self, run: Path, plan: Plan, forkserver: Forkserver, import_seconds: float) -> None:
+        from gpucheck.worker.supervisor.case_files import Store
+        from gpucheck.worker.supervisor.judging import Known
+        from gpucheck.worker.supervisor.node_sync import Node
+
+        self.plan = plan
+        self.rank = int(os.environ["RANK"])
+        local_rank, local_ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        scratch, host = Path(os.environ["GPUCHECK_SCRATCH"]), socket.gethostname()
+        self.node: Node = Node(scratch, local_rank, local_ranks)
+        self.store: Store = Store(scratch, local_ranks, Adders(plan, scratch).arithmetic)
+        self.runner = Runner(plan, self.node, self.store, forkserver, self.rank, host, run)
+        self.writer = RecordWriter(run, self.rank)
+        self.known: Known | None = Known() if plan.duration else None
+        self.writer.start(
+            rank=self.rank, local_rank=local_rank, host=host, pid=os.getpid(), import_seconds=import_seconds
+        )
+        self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
+        self._order = rotated_order(plan, local_rank, local_ranks)
+        self._examined = first_of_each_candidate(plan)
+        self._failed: dict[int, Record] = {}  # by step, the first of each
+        self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
+        self._stopped = threading.Event()
+        self._began = time.monotonic()
+        self._witness: Witness | None = None
+        if plan.replay and plan.replay.rank == self.rank:
+            from gpucheck.worker.supervisor.replay_capture import Witness
+
+            self._witness = Witness(plan, run, self.runner)
+
+    def stop(self) -> None:
+        """Ends this process at once, as somebody else wants it; what is written stays written."""
+        with suppress(OSError):
+            self.writer.stop(signal.SIGTERM)
+        os._exit(128 + signal.SIGTERM)
+
+    def work(self) -> None:
+        """Runs every step, again and again where the plan asks for it, then experiments with the failed ones."""
+        try:
+            self._work()
+        except OSError as error:
+            with suppress(OSError):  # a word may fit where a record does not
+                self.writer.skip(str(error))
+            raise
+
+    def _work(self) -> None:
+        from gpucheck.worker.supervisor.experiments import Trials
+
+        makers, ahead = min(MAKERS, max(1, fair_threads() // 4)), _Shared(self._order)
+        for _ in range(makers):
+            threading.Thread(target=self._make_ahead, args=(ahead, fair_threads() // makers), daemon=True).start()
+        if self.plan.compile_ahead and self.plan.device == "cuda":
+            self._compile_ahead()
+        self._run_plan()
+        self._stopped.set()
+        if not self.runner.stuck:
+            Trials(self.plan, self.runner, self.writer, list(self._failed.values())).work()
+            if self._witness:
+                self._witness.ask()
+        self.runner.retire()
+        self.gpus.close()
+        self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
+
+    def _compile_ahead(self) -> None:
+        """Starts processes that fill the kernel cache; they end by themselves, or with this rank.
+
+        Its own process comes first: all that ask the driver of a node something at once wait for each other.
+        """
+        from gpucheck.worker.device.precompile import MOST, worth
+        from gpucheck.worker.protocol import Ahead
+
+        first = self._order[0]
+        self.runner.get_ready(first, self.plan.steps[first])
+        library, local_rank = self.plan.library, self.node.local_rank
+        claims = str(self.store.folder / "ahead")
+        ahead = Ahead(worth(self.plan.steps), local_rank, claims, library["root"], library["generation"])
+        for _ in range(min(MOST, fair_threads() // 2) if ahead.cases else 0):
+            with suppress(OSError):  # without its forkserver a rank has more to tell than this
+                self.runner.forkserver.spawn().connection.send(ahead)
+
+    def _run_plan(self) -> None:
+        """Judging overlaps with the next case."""
+        import torch
+
+        pending: list[tuple[Future[None], int]] = []
+        with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
+            for round, number in self._turns():
+                if not round and number == self._order[len(self._order) // 2]:
+                    self.gpus.look()
+                while len(pending) >= PENDING_JUDGEMENTS or sum(size for _, size in pending) > PENDING_BYTES:
+                    pending.pop(0)[0].result()
+                if self.runner.stuck:
+                    self.writer.skip(self.runner.stuck)
+                    break
+                self.writer.begin(number, round=round)
+                attempt = self.runner.run(number, self.plan.steps[number], round=round)
+                if not round and number in self._examined:
+                    attempt = self.runner.examined(attempt)
+                size = attempt.output_bytes  # before the judge removes them
+                pending.append((judges.submit(self._finish, attempt), size))
+        for future, _ in pending:
+            future.result()
+
+    def _turns(self) -> Iterator[tuple[int, int]]:
+        """Pass and step, one after the other; all ranks of a node make equally many passes."""
+        yield from ((0, number) for number in self._order)
+        deadline = self._began + self.plan.duration
+        for round in itertools.count(1):
+            if not self.plan.duration or not self.runner.node.agree(f"round{round}", time.monotonic() < deadline):
+                return
+            yield from ((round, number) for number in self._order)
+
+    def _finish(self, attempt: Attempt) -> None:
+        """Judges an attempt, writes its record and lets go of the case's files."""
+        from gpucheck.worker.supervisor.experiments import right_word
+        from gpucheck.worker.supervisor.judging import finished
+
+        record = finished(self.store, attempt, self.known, self._witness.keep if self._witness else None)
+        self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
+        if record.outcome.failed:
+            self._failed.setdefault(record.step, record)
+            self.runner.before(record)
+            if record.bits:
+                self.node.tell(f"{record.step}-{record.bits}")
+        elif record.outcome is Outcome.PASS and self.plan.experiments and not record.round:
+            self.node.tell(right_word(record.step))
+        if not self._holds(record, attempt.key):
+            self.store.done(attempt.key, self.rank, entirely=record.round > 0)
+
+    def _holds(self, record: Record, key: str) -> bool:
+        """Keeps the files of a case that experiments will be made with: the first in the plan that fails its way."""
+        from gpucheck.worker.supervisor.experiments import MOST_CASES, way_to_fail
+
+        way = way_to_fail(self.plan, record) if record.outcome.failed and not record.round else None
+        before = self._held.get(way) if way else None
+        if way is None or not self.plan.experiments or (before is not None and before < record.step):
+            return False
+        if (before is None and len(self._held) == MOST_CASES) or not self.store.hold(key):
+            return False
+        if before is not None:
+            self.store.release(str(before))
+            self.store.done(str(before), self.rank)
+        self._held[way] = record.step
+        return True
+
+    def _make_ahead(self, numbers: Iterator[int], threads: int) -> None:
+        import torch
+
+        from gpucheck.worker.supervisor.case_files import wait_for_room
+
+        torch.set_num_threads(threads)  # holds for the thread that calls it
+        for number in numbers:
+            wait_for_room(self.store, STORE_LIMIT, self._stopped.is_set)
+            if self._stopped.is_set():
+                return
+            step = self.plan.steps[number]
+            try:
+                if not step.inapplicable and not self._judged(number):
+                    self.store.make_ahead(str(number), step.case)
+            except Exception:
+                continue  # the rank that needs it meets the error itself and reports it
+
+    def _judged(self, number: int) -> bool:
+        return (self.store.folder / f"{number}.done{self.rank}").exists()
+
+
+class _Shared(Iterator[int]):
+    """Numbers, each of which goes to one of the threads that ask."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._numbers, self._lock = iter(numbers), threading.Lock()
+
+    def __next__(self) -> int:
+        with self._lock:
+            return next(self._numbers)
+
+
+def brief(record: Record) -> Record:
+    """A record without what equals that of the first pass; a soak writes very many."""
+    return replace(record, digests={}, tiles={}, launches=[], seconds={})
+
+
+def first_of_each_candidate(plan: Plan) -> frozenset[int]:
+    """The steps after which a candidate is asked for further calls: its conduct does not depend on what is drawn."""
+    first: dict[str, int] = {}
+    for number, step in enumerate(plan.steps):
+        if step.case.check in plan.candidates and not step.inapplicable:
+            first.setdefault(step.case.check, number)
+    return frozenset(first.values())
+
+
+def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
+    """The order in which a rank takes the steps.
+
+    Within a window each rank starts at a place of its own, so that ranks compile different kernels into the cache they
+    share, and make different inputs, while all stay close enough together for a bounded store. Steps that ranks take
+    together, in one process or one cold cache, come in the same order on all of them.
+    """
+    order: list[int] = []
+
+    def kind(number: int) -> tuple[str, str, bool]:
+        conditions = plan.steps[number].conditions
+        together = conditions.whole_node or conditions.cache == "cold"
+        return conditions.placement, conditions.process_group, together
+
+    for (_, _, together), group in itertools.groupby(range(len(plan.steps)), key=kind):
+        steps = list(group)
+        size = WINDOW * local_ranks
+        for start in range(0, len(steps), size):
+            window = steps[start : start + size]
+            turn = 0 if together else local_rank * len(window) // local_ranks
+            order += window[turn:] + window[:turn]
+    return order

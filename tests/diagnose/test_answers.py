@@ -1,0 +1,176 @@
+"""Experiments in words and numbers, and which are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpucheck.diagnose.answers import answers, repeated
+from gpucheck.diagnose.chance import (
+    CONFIDENCE,
+    EVERY_TIME,
+    LEAST_SHARE,
+    LUCK,
+    by_luck,
+    calls_needed,
+    interval,
+    one_rate,
+    rate_words,
+    share_at_least,
+)
+from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT, applicable
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.record import Outcome, Violation
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "low", "high"),
+    [(0, 5, 0.0, 0.4345), (5, 5, 0.5655, 1.0), (1, 2, 0.0945, 0.9055), (30, 100, 0.2189, 0.3959)],
+)
+def test_interval_of_a_rate(hits: int, trials: int, low: float, high: float) -> None:
+    assert interval(hits, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def names(synthetic: Synthetic, outcome: Outcome, device: str = "cuda", ranks: int = 2, **changes: Any) -> list[str]:
+    conditions = Conditions(**changes.pop("conditions", {}))
+    record = synthetic.record(synthetic.plan(), 0, 0, outcome, **changes)
+    return [name for name, _ in applicable(record, conditions, device, ranks)]
+
+
+def test_experiments_of_a_wrong_output(synthetic: Synthetic) -> None:
+    usual = ["repeat", "history", "other rank", "other device", "synchronised", "visible", "fresh cache", "alone"]
+    assert names(synthetic, Outcome.MISMATCH) == usual
+    assert names(synthetic, Outcome.MISMATCH, ranks=1) == [
+        "repeat",
+        "history",
+        "synchronised",
+        "visible",
+        "fresh cache",
+    ]
+    assert names(synthetic, Outcome.MISMATCH, device="cpu") == [
+        "repeat",
+        "history",
+        "other rank",
+        "other device",
+        "alone",
+    ]
+    group = {"process_group": "initialised", "concurrency": 4}
+    assert names(synthetic, Outcome.MISMATCH, conditions=group)[:4] == ["repeat", "history", "no group", "one thread"]
+    peer = names(synthetic, Outcome.MISMATCH, conditions={"placement": "peer"})
+    assert "guarded" in peer and "other device" not in peer
+    threads = names(synthetic, Outcome.MISMATCH, conditions={"placement": "threads"})
+    assert "one thread" in threads and not {"alone", "other rank", "other device"} & {*threads}
+
+
+def test_experiments_that_would_tell_nothing_are_not_made(synthetic: Synthetic) -> None:
+    assert names(synthetic, Outcome.HANG) == ["alone"]
+    assert names(synthetic, Outcome.LOST) == names(synthetic, Outcome.INAPPLICABLE) == []
+    located = [Violation("passes differ", "read outside")]
+    assert names(synthetic, Outcome.VIOLATION, violations=located) == ["repeat"], (
+        "it may have followed the fill by luck"
+    )
+    assert names(synthetic, Outcome.VIOLATION, violations=[Violation("guard", "2 bytes")]) == []
+    away = [Violation("device", "away")]
+    assert names(synthetic, Outcome.VIOLATION, violations=away, conditions={"placement": "peer"}) == [
+        "guarded",
+        "visible",
+    ]
+
+
+@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {REPEAT, HISTORY}))
+def test_each_experiment_changes_one_condition(name: str) -> None:
+    placement = "pinned" if name == "other device" else "peer"  # with device 0 current it has nothing to tell
+    stressed = Conditions(placement, "initialised", consumer="prompt", concurrency=3)
+    changed = EXPERIMENTS[name].change(stressed)
+    assert changed is not None
+    different = [field for field, value in vars(changed).items() if value != vars(stressed)[field]]
+    assert len(different) == 1
+
+
+def test_processes_that_fail_in_a_row_by_luck_are_rare() -> None:
+    """Of five failures among 13 processes, all are the first five in one way of 1,287."""
+    assert by_luck(5, 5, 8) == pytest.approx(1 / math.comb(13, 5))
+    assert by_luck(5, 5, 8) < LUCK < by_luck(5, 5, 7)
+    assert by_luck(1, 5, 200) > LUCK, "one failure proves nothing"
+    assert one_rate(20, 4) == pytest.approx((5 / 6) ** 20 * (1 / 6) ** 4) and one_rate(40, 0) == 1
+
+
+def test_processes_that_all_fail_bound_the_share_of_those_that_do() -> None:
+    """The bound is exact: a share of just so much gives as many failures in a row in 1% of all trials."""
+    for count in (1, 5, 32, EVERY_TIME):
+        assert share_at_least(count) ** count == pytest.approx(1 - CONFIDENCE)
+    assert share_at_least(EVERY_TIME - 1) < LEAST_SHARE <= share_at_least(EVERY_TIME)
+
+
+def test_calls_of_a_process_show_what_comes_and_goes() -> None:
+    assert [calls_needed(rate) for rate in (1.0, 0.5, 0.1, 0.05, 0.001, 0.0)] == [8, 8, 22, 45, 64, 64]
+
+
+BAD, GOOD = Outcome.MISMATCH, Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("processes", "words"),
+    [
+        ([(BAD, {})] * 5, "wrong in 5 of 5 fresh processes, the same bits in each call: deterministic"),
+        (
+            [(BAD, {"digests": {"y": str(n)}}) for n in range(5)],
+            "all calls of a process alike: decided anew in each process",
+        ),
+        (
+            [(BAD, {"calls": [*"aab"[n:], *"ab"], "bad_calls": [1], "asked": 5}) for n in range(3)]
+            + [(GOOD, {"asked": 4})],
+            "wrong in 3 of 4 fresh processes, 3 of 16 calls; rate 19%, 95% interval 7% to 43%: intermittent",
+        ),
+        (
+            [(BAD, {"calls": list("abba"), "by_fill": True, "violations": [Violation("passes differ", "d")]})] * 2,
+            "wrong in 2 of 2 fresh processes, one output for each content of memory that is not the input's",
+        ),
+        ([(BAD, {"calls": list("abab")})] * 4, "in the same calls of each: every second of 4 calls gave other bits"),
+        ([(GOOD, {"asked": 8})] * 5, "right in all of 5 fresh processes, 40 calls: not reproduced"),
+    ],
+)
+def test_a_retest_is_classified(synthetic: Synthetic, processes: list[Any], words: str) -> None:
+    plan = synthetic.plan()
+    alone = [synthetic.record(plan, 0, 0, outcome, **changes) for outcome, changes in processes]
+    assert words in repeated(synthetic.record(plan, 0, 0, BAD), alone)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "words"),
+    [
+        (0, 100, "rate 0.00%, 95% interval 0.00% to 3.70%"),
+        (3, 412, "rate 0.73%, 95% interval 0.25% to 2.12%"),
+        (30, 100, "rate 30%, 95% interval 22% to 40%"),
+        (5, 5, "rate 100%, 95% interval 57% to 100%"),
+    ],
+)
+def test_rates_in_words(hits: int, trials: int, words: str) -> None:
+    assert rate_words(hits, trials) == words
+
+
+@pytest.mark.parametrize("third", ["d", "other", "seldom"])
+def test_ranks_that_gave_the_same_bits_share_their_answers(synthetic: Synthetic, third: str) -> None:
+    """But for the repeats, which each makes itself.
+
+    A rank with other bits, or with bits that are not wrong every time, neither gives nor takes.
+    """
+    plan = synthetic.plan(cases=1, ranks=3)
+    bits = {rank: "e" if rank == 2 and third == "other" else "d" for rank in range(3)}
+    wrong = {(0, rank): synthetic.record(plan, 0, rank, BAD, digests={"y": bits[rank]}) for rank in range(3)}
+    made = {(0, 0): ("fresh cache", "repeat"), (0, 1): ("repeat", "other rank"), (0, 2): ("repeat",)}
+    experiments = {key: {name: [replace(wrong[key], experiment=name)] for name in names} for key, names in made.items()}
+    if third == "seldom":
+        experiments[(0, 2)]["repeat"].append(synthetic.record(plan, 0, 2))
+    run = replace(synthetic.run(plan, wrong), experiments=experiments)
+    for rank in range(3):
+        tried = answers(run, wrong[(0, rank)]).tried
+        alike = third == "d" or rank < 2
+        assert list(tried) == (["repeat", "other rank", "fresh cache"] if alike else ["repeat"])
+        assert tried["repeat"][0].rank == rank

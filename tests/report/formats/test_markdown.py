@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.record import Outcome
+from gpucheck.report import blocks
+from gpucheck.report.blocks import Report
+from gpucheck.report.escape import one_line
+from gpucheck.report.formats.markdown import render
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+PLAIN = {"text", "softbreak", "code_inline", "strong_open", "strong_close"}
+
+
+def tokens(text: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+
+
+def cells(text: str) -> list[list[str]]:
+    """The table, as it is shown."""
+    rows: list[list[str]] = []
+    within = False
+    for token in tokens(text):
+        within = token.type in ("th_open", "td_open") or (within and token.type == "inline")
+        if token.type == "tr_open":
+            rows.append([])
+        elif token.type == "inline" and within:
+            rows[-1].append("".join(child.content for child in token.children or []))
+    return rows
+
+
+def test_a_pass_from_top_to_bottom(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan(cases=2, ranks=2))
+    assert render(blocks.build(run, conclude(run))).splitlines() == [
+        "## PASS: 2 cases on 2 ranks",
+        "",
+        r"smoke · 2 x NVIDIA H200 · torch 2.0 · triton 3.0 · triton\_kernels B (path, ffffffff) · seed 0 · 12.5 s",
+        "",
+        "| check | cases | 0 | 1 |",
+        "| --- | ---: | :---: | :---: |",
+        "| matmul row0 | 1 | ok | ok |",
+        "| matmul row1 | 1 | ok | ok |",
+        "",
+        "- Run: `runs/x`",
+    ]
+
+
+def test_a_finding_is_folded_and_holds_what_it_says(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan(cases=1, ranks=3), {(0, 1): Outcome.MISMATCH, (0, 2): Outcome.MISMATCH})
+    text = render(blocks.build(run, conclude(run)))
+    begin = text.index("<details open>")
+    assert text[begin : text.index("</details>")].splitlines() == [
+        "<details open>",
+        "<summary>1 · <b>undetermined: wrong output</b> · ranks 1, 2 · matmul row0 (1 case)</summary>",
+        "",
+        "`matmul/0/exact`",
+        "",
+        "```text",
+        "y: row 1 of 2",
+        "1 of 4 elements wrong (25.00%), first at (1, 0); worst at (1, 0): expected 1, got 2, 3 ulp "
+        "(exact data: no error allowed)",
+        "rank 0 clean",
+        "```",
+        "",
+        "Replay:",
+        "",
+        "```sh",
+        "gpucheck replay runs/x matmul/0/exact --rank 1",
+        "```",
+        "",
+        "Mend: next: gpucheck run with --experiments 60, which repeats the case under changed conditions",
+        "",
+        "Explain: `gpucheck explain 'undetermined'`",
+        "",
+    ]
+
+
+def test_the_matrix_is_a_table_of_its_own_width(busy: Report, hostile: Report) -> None:
+    for report in (busy, hostile):
+        table = cells(render(report))
+        assert len(table) == 1 + len(report.rows)
+        assert {len(row) for row in table} == {2 + len(report.ranks)}
+        assert [row[0] for row in table[1:]] == [one_line(name) for name, _, _ in report.rows]
+    assert cells(render(busy))[1] == ["matmul dense bf16", "5", *["ok"] * 5, "XX", "ok", "ok"]
+
+
+def test_all_findings_fold_and_only_the_first_is_open(busy: Report) -> None:
+    text = render(busy)
+    assert text.count("<details open>") == 1 and text.count("<details") == text.count("</details>") == len(
+        busy.findings
+    )
+    commands = {sighting.replay for finding in busy.findings for sighting in finding.sightings}
+    fences = [token.content.rstrip("\n") for token in tokens(text) if token.type == "fence" and token.info == "sh"]
+    assert set(fences) == commands and len(fences) == 38
+
+
+def test_hostile_names_stay_text(hostile: Report) -> None:
+    text = render(hostile)
+    kinds = Counter(child.type for token in tokens(text) for child in token.children or [])
+    assert set(kinds) <= PLAIN, kinds
+    shapes = Counter(token.type for token in tokens(text))
+    assert shapes["heading_open"] == 1 and shapes["table_open"] == 1 and shapes["ordered_list_open"] == 0
+    allowed = ("<details", "<summary>", "</details>")
+    for token in tokens(text):
+        if token.type == "html_block":
+            lines = [line for line in token.content.splitlines() if line]
+            assert all(line.startswith(allowed) for line in lines), token.content
+            assert all("<script" not in line and "<img" not in line for line in lines)
+    shown = [token.content for token in tokens(text) if token.type == "fence"]
+    assert any("````\n</details>\n# heading\n- item" in content for content in shown)
+    assert r"\x1b[31mred" in text and "\x1b" not in text and text.encode()
+
+
+def test_a_limit_is_kept_and_says_what_it_cost(synthetic: Synthetic, busy: Report) -> None:
+    whole = render(busy)
+    for limit in (30_000, 12_000, 6_000, 3_000):
+        text = render(busy, limit)
+        assert len(text.encode()) <= limit
+        assert text.count("<details") == text.count("</details>")
+        assert text.startswith("## FAIL: 7 findings, 3 open questions\n") and text.endswith(
+            whole[whole.rindex("- Run") :]
+        )
+    assert "further findings left out here; `gpucheck report` shows all" in render(busy, 6_000)
+    assert "... and 2 more cases" in render(busy, 1 << 20) and "more case" not in whole

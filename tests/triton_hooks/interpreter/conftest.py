@@ -1,0 +1,12 @@
+"""Runs the kernels of these tests in Triton's interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from gpucheck.triton_hooks import interpreter
+
+if importlib.util.find_spec("triton"):
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+    interpreter.install()

@@ -1,0 +1,754 @@
+"""A bench on the CPU with checks that stand in for kernels: what it asks of them, and what it takes down."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck import checks  # noqa: E402
+from gpucheck.checks.base import OUTPUTS, Allowed, Check, leave_outputs  # noqa: E402
+from gpucheck.model.case import Case  # noqa: E402
+from gpucheck.model.conditions import Conditions  # noqa: E402
+from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
+from gpucheck.verify import digest  # noqa: E402
+from gpucheck.worker.device import stream_stress  # noqa: E402
+from gpucheck.worker.device.benchmark import ALWAYS  # noqa: E402
+from gpucheck.worker.device.executor import Bench, Library  # noqa: E402
+from gpucheck.worker.device.guarded_memory import Arena  # noqa: E402
+from gpucheck.worker.device.launch_observer import Observer  # noqa: E402
+from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
+from gpucheck.worker.launch_journal import Journal, read  # noqa: E402
+from gpucheck.worker.memory_fills import FURTHER_FILL, SURE, depends_on_fill, fill_of  # noqa: E402
+from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
+from gpucheck.worker.supervisor.violations import observed_violations  # noqa: E402
+
+CASE = Case("matmul", {}, "exact", "matmul/x", "matmul", 0)
+RIGHT = torch.arange(4.0)
+
+
+class Kernel:
+    """A check whose kernel copies its input; subclasses do it wrong."""
+
+    late_inputs = ("x", "absent")
+    operands, allowed, needed_launches = Check.operands, Check.allowed, Check.needed_launches
+
+    def __init__(self) -> None:
+        self.launches = 0
+        self.seeds: list[int] = []
+
+    def inputs(self, case: Any, generator: Any) -> dict[str, Any]:
+        self.seeds.append(case.seed)
+        return {"x": RIGHT + 10}
+
+    def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+        return inputs
+
+    def kernels(self, case: Any, runtime: Any) -> tuple[str, ...]:
+        return ("copy",)
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        self.launches += 1
+        return {"y": torch.empty(4).copy_(prepared["x"])}
+
+    def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def observer() -> Observer:
+    return Observer()
+
+
+@pytest.fixture
+def bench(observer: Observer) -> Bench:
+    return Bench(BINDINGS["cpu"](), torch.device("cpu"), Library(Path("/lib"), "v3.5"), observer)
+
+
+@pytest.fixture
+def run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a check under conditions; gives the reply and the outputs that were saved, in order."""
+
+    def run(check: Any, known: Any = None, **conditions: Any) -> tuple[Reply, list[Any]]:
+        monkeypatch.setattr(checks, "load", lambda name: check)
+        torch.save({"x": RIGHT}, tmp_path / "inputs")
+        outputs = str(tmp_path / "outputs")
+        inputs = str(tmp_path / "inputs")
+        reply = bench.run(Request(CASE, Conditions("cpu", **conditions), inputs, (outputs,), known=known or {}))
+        saved = [torch.load(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
+        return reply, saved
+
+    return run
+
+
+def test_a_case_runs_twice_in_memory_filled_otherwise(run: Any) -> None:
+    check = Kernel()
+    reply, (y,) = run(check)
+    assert (reply.status, check.launches, reply.fills) == ("ran", 2, [0xFF, 0x00])
+    assert len(set(reply.digests)) == 1 and torch.equal(y, RIGHT)
+    assert reply.expected_kernels == ("copy",) and reply.guards == []
+    assert {"load", "prepare", "launch", "kernel", "copy"} <= reply.seconds.keys()
+
+
+def test_a_store_outside_is_taken_down(run: Any) -> None:
+    class TooFar(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = torch.empty(4)
+            y.as_strided((5,), (1,)).view(torch.int32).fill_(0x01010101)
+            return {"y": y}
+
+    reply, _ = run(TooFar())
+    assert reply.guards == ["4 bytes written after the float32 tensor of shape (4,), nearest 1 off"] * 2
+
+
+@pytest.mark.parametrize(
+    "view",
+    [torch.arange(40.0).view(5, 8)[:, 3:7], torch.full((1, 1), 3.0).expand(5, 4), torch.arange(20.0).view(4, 5).mT],
+    ids=["slice", "expanded", "transposed"],
+)
+def test_a_view_made_by_inputs_reaches_prepare_with_its_strides(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: torch.Tensor
+) -> None:
+    class AssumesDense(Kernel):
+        def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+            self.strides = inputs["x"].stride()
+            return inputs
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            return {"y": torch.empty(20).copy_(prepared["x"].as_strided((20,), (1,)))}
+
+    check = AssumesDense()
+    monkeypatch.setattr(checks, "load", lambda name: check)
+    torch.save({"x": view}, tmp_path / "inputs")
+    reply = bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
+    assert reply.status == "ran" and check.strides == view.stride()
+    dense = view.stride() == (1, 5)
+    assert (len(set(reply.digests)) == 1) is dense, "what lies in gaps is the fill"
+    gap = ", or between the elements of," if view.stride() == (8, 1) else ""
+    assert reply.sensitive == ("" if dense else f"outside of{gap} the float32 tensor of shape (5, 4)")
+
+
+def test_memory_that_is_read_before_it_is_written_is_named(run: Any) -> None:
+    class Unwritten(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = torch.empty(4)
+            y[:3] = prepared["x"][:3]
+            return {"y": y}
+
+    reply, _ = run(Unwritten())
+    assert reply.fills == [fill_of(number) for number in range(SURE)]
+    assert reply.sensitive == "in or outside of, before it was written, the float32 tensor of shape (4,)"
+
+
+def test_outputs_that_follow_the_fill_are_kept_for_three_fills(run: Any, tmp_path: Path) -> None:
+    class Unwritten(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            return {"y": torch.empty(4, dtype=torch.int32)}
+
+    reply, _ = run(Unwritten())
+    held = {
+        fill: torch.load(outputs_file(str(tmp_path / "outputs"), number))["y"][0].item()
+        for fill, number in reply.by_fill.items()
+    }
+    assert held == {0xFF: -1, 0x00: 0, FURTHER_FILL: 0x3F3F3F3F} and len(reply.saved) == 2
+
+
+def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> None:
+    class Unwritten(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            first, *others = (torch.empty(size) for size in (4, 5, 6, 7))
+            first[:3] = prepared["x"][:3]
+            return {"y": first, **{f"y{number}": other.zero_() for number, other in enumerate(others)}}
+
+    needed = []
+    for _ in range(2):
+        check = Unwritten()
+        reply, _ = run(check)
+        assert reply.sensitive.endswith("the float32 tensor of shape (4,)")
+        needed.append(check.launches)
+    assert needed == [SURE + 2 + 2 + 1, SURE + 1 + 2 + 1], "passes, halves or the known place, two, a fill"
+
+
+def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
+    class Drifting(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            return {"y": prepared["x"] + (self.launches == 3)}
+
+    reply, saved = run(Drifting(), repeat=4)
+    assert len(reply.digests) == 4 and len(reply.saved) == 2
+    assert torch.equal(saved[0], RIGHT) and torch.equal(saved[1], RIGHT + 1)
+
+
+def test_a_first_call_with_bits_that_are_known_is_the_last(run: Any) -> None:
+    class Later(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            return {"y": prepared["x"] + (self.launches < 2)}
+
+    known = {"y": digest.whole(RIGHT)}
+    reply, (y,) = run(Kernel(), known, repeat=4)
+    assert len(reply.digests) == 1 and torch.equal(y, RIGHT)
+    reply, _ = run(Later(), known, repeat=4)
+    assert len(reply.digests) == 4, "a process that begins otherwise shows all of its calls"
+
+
+class Scratch(Kernel):
+    """Returns its scratch memory, which the next call overwrites."""
+
+    scratch = torch.empty(4)
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        return {"y": self.scratch.copy_(prepared["x"])}
+
+
+class Tuned(Kernel):
+    """A kernel for which an autotuner tries two configurations in the first call."""
+
+    def __init__(self, observer: Observer, *, in_place: bool) -> None:
+        super().__init__()
+        self.observer, self.in_place = observer, in_place
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        self.launches += 1
+        first = self.launches == 1
+        if first:
+            self.observer.log.tried["copy"] += 2
+        y = torch.empty(4)
+        y[2:] = prepared["x"][2:] * (3 if first and self.in_place else 1)
+        if first or self.in_place:
+            y[:2] = prepared["x"][:2]
+        return {"y": y}
+
+
+def test_a_call_that_is_tuned_tells_nothing_of_memory(run: Any, observer: Observer) -> None:
+    reply, saved = run(Tuned(observer, in_place=False))
+    assert reply.tuned == 1 and torch.equal(saved[0], RIGHT)
+    digests, fills = reply.settled
+    assert len(digests) == len(fills) == 8 and fills[:2] == [0xFF, 0x00]
+    assert depends_on_fill(digests, fills), "what the chosen configuration does not write follows the fill"
+    assert [reply.by_fill[fill] for fill in (0xFF, 0x00)] == [1, 2], "files of calls that were not tuned"
+    assert reply.sensitive.startswith("in or outside of")
+
+
+def test_a_call_that_is_tuned_is_followed_by_as_many_others(run: Any, observer: Observer) -> None:
+    for repeat, calls in ((1, 3), (5, 6)):
+        check = Tuned(observer, in_place=True)
+        reply, saved = run(check, repeat=repeat)
+        assert (len(reply.digests), reply.tuned, len(saved)) == (calls, 1, 2) and len(set(reply.settled[0])) == 1
+        launches = [Launch("copy", calls + 2, None, [], None, "", "", 0, 0, [], tried=2)]
+        (told,) = observed_violations(reply, launches)
+        assert (told.kind, told.detail) == (
+            "tuning differs",
+            "the first call, for which the autotuner tried 2 configurations of copy on the call's own tensors, gave "
+            f"other bits than the {calls - 1} after it",
+        )
+
+
+def test_a_tuned_call_with_the_bits_of_all_others_is_no_violation(run: Any, observer: Observer) -> None:
+    check = Kernel()
+    observer_log = observer.log
+    reply, _ = run(check)
+    assert observer_log is not observer.log and reply.tuned == 0 and len(reply.digests) == 2
+    reply.tuned = 1
+    assert observed_violations(reply, [Launch("copy", 4, None, [], None, "", "", 0, 0, [], tried=2)]) == []
+
+
+def test_a_delayed_consumer_sees_what_a_second_launch_overwrites(run: Any) -> None:
+    check = Kernel()
+    reply, (y,) = run(check, consumer="delayed")
+    assert torch.equal(y, RIGHT) and check.launches == 4 and set(check.seeds) == {1}, "other data, from another seed"
+    _, (y,) = run(Scratch(), consumer="delayed")
+    assert torch.equal(y, RIGHT + 10)
+    _, (y,) = run(Scratch())
+    assert torch.equal(y, RIGHT), "nobody sees it otherwise"
+
+
+def test_a_check_looks_once_at_more_than_numbers_and_its_launches_for_that_do_not_count(
+    run: Any, observer: Observer
+) -> None:
+    class Curious(Kernel):
+        looked: list[Any] = []
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
+            return super().launch(case, prepared, runtime)
+
+        def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+            self.looked.append((prepared["x"].tolist(), outputs["y"].tolist()))
+            self.launch(case, prepared, runtime)
+            runtime.report_violation("inputs", "x changed")
+            runtime.note("look here")
+
+    check = Curious()
+    reply, _ = run(check)
+    assert check.looked == [([0, 1, 2, 3], [0, 1, 2, 3])] and check.launches == 3
+    assert [launch["count"] for launch in reply.launches] == [2]
+    assert reply.blamed == [("inputs", "x changed")]
+    assert reply.message == "look here" and reply.status == "ran"
+    run(check, concurrency=2)
+    assert len(check.looked) == 1, "not where several threads launch at once"
+
+
+def test_calls_are_counted_with_their_rehearsals_and_needs(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_stress, "hold_back", lambda inputs, device: lambda: None)
+    for conditions, calls in (({}, 2), ({"late": True}, 4), ({"consumer": "delayed"}, 4), ({"concurrency": 3}, 6)):
+        check = Kernel()
+        reply, _ = run(check, **conditions)
+        assert reply.calls == check.launches == calls and reply.needed == (NeededLaunches(("copy",)),)
+
+
+class Damaging(Kernel):
+    """Right numbers, and more than that."""
+
+    def __init__(self, deed: Any, allowed: Allowed | None = None) -> None:
+        super().__init__()
+        self.deed, self.fine = deed, allowed or Allowed()
+
+    def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+        return {"w": torch.ones(4), **inputs}
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        y = super().launch(case, prepared, runtime)["y"]
+        return {"y": y if (made := self.deed(prepared, y)) is None else made}
+
+    def allowed(self, case: Any, prepared: Any, inputs: Any, runtime: Any) -> Allowed:
+        assert torch.equal(inputs["x"], RIGHT), "as they were before the call"
+        return self.fine
+
+
+kept_output = torch.empty(4)
+DEEDS = {
+    "writes": (
+        lambda given, y: (given["x"].view(torch.int32)[2:].zero_(), None)[1],
+        "inputs",
+        "changed x: 2 of 4 elem",
+    ),
+    "weights": (lambda given, y: (given["w"].mul_(2), None)[1], "inputs", "changed w: 4 of 4 elements, first at (0)"),
+    "alias": (lambda given, y: given["x"], "alias", "shares the memory of x"),
+    "reused": (lambda given, y: kept_output.copy_(y), "reused", "memory that an earlier call returned"),
+    "strided": (lambda given, y: torch.empty(4, 2)[:, 0].copy_(y), "layout", "its elements do not lie side by side"),
+    "settings": (
+        lambda given, y: torch.set_default_dtype(torch.float64),
+        "settings",
+        "default dtype was torch.float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEEDS)
+def test_what_a_call_does_beside_answering_is_taken_down(run: Any, name: str) -> None:
+    deed, kind, words = DEEDS[name]
+    reply, (y,) = run(Damaging(deed))
+    assert torch.equal(y, RIGHT) and torch.get_default_dtype() is torch.float32
+    assert {blamed for blamed, _ in reply.blamed} == {kind} and all(words in detail for _, detail in reply.blamed)
+
+
+def test_what_the_reference_does_too_is_right(run: Any) -> None:
+    fine = Allowed(frozenset({"x", "w"}), frozenset({"y"}), frozenset({"y"}))
+    for deed, kind, _ in DEEDS.values():
+        assert bool(run(Damaging(deed, fine))[0].blamed) == (kind == "settings")
+
+
+@pytest.mark.parametrize("conditions", [{"late": True}, {"consumer": "delayed"}, {"concurrency": 3}, {"repeat": 4}])
+def test_calls_under_stress_are_watched_too(run: Any, monkeypatch: pytest.MonkeyPatch, conditions: Any) -> None:
+    monkeypatch.setattr(stream_stress, "hold_back", lambda inputs, device: lambda: None)
+    assert run(Damaging(lambda given, y: None), **conditions)[0].blamed == []
+    deed, kind, words = DEEDS["weights"]
+    blamed = run(Damaging(deed), **conditions)[0].blamed
+    assert {seen for seen, _ in blamed} == {kind} and all("w" in detail for _, detail in blamed)
+
+
+def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:
+    class Racing(Kernel):
+        gate = threading.Barrier(4, timeout=120)  # breaks unless four threads are in here together
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
+            self.gate.wait()
+            if threading.current_thread().name.endswith("_2"):
+                return {"y": prepared["x"] + 1}
+            return super().launch(case, prepared, runtime)
+
+    check = Racing()
+    reply, saved = run(check, concurrency=4)
+    assert reply.fills == [fill_of(number // 2) for number in range(8)], "two of four are looked at, in each pass"
+    assert {float(y[0]) for y in saved} == {0.0, 1.0} and set(check.seeds) == {1}
+    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 16)]
+
+
+def test_threads_that_mix_up_what_they_share_are_seen(run: Any) -> None:
+    class Mixing(Kernel):
+        gate = threading.Barrier(2, timeout=120)
+
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            if float(prepared["x"][0]) != 0:
+                self.operand = prepared["x"]
+            self.gate.wait()
+            return {"y": self.operand + 0}
+
+    _, (y,) = run(Mixing(), concurrency=2)
+    assert torch.equal(y, RIGHT + 10), "another thread's data"
+
+
+def test_a_bench_that_is_behind_has_other_data_first(run: Any, bench: Bench) -> None:
+    bench.behind = True
+    check = Kernel()
+    reply, (y,) = run(check)
+    assert torch.equal(y, RIGHT) and check.launches == 4 and len(reply.digests) == 2 and set(check.seeds) == {1}
+
+
+def test_what_a_thread_raises_is_the_error_of_the_case(run: Any) -> None:
+    class Failing(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            raise RuntimeError("in a thread\nadvice")
+
+    reply, _ = run(Failing(), concurrency=2)
+    assert (reply.status, reply.message, reply.fatal) == ("error", "RuntimeError: in a thread", False)
+    assert "in launch" in reply.traceback
+
+
+class Late(Kernel):
+    """A kernel that reads its input at its launch, or behind what is on the input's stream."""
+
+    def __init__(self, *, waits: bool) -> None:
+        super().__init__()
+        self.waits = waits
+        self.produce: Any = None
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        if self.waits and self.produce:
+            self.produce()
+        return super().launch(case, prepared, runtime)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    check = Late(waits=waits)
+
+    def hold_back(inputs: Any, device: Any) -> Any:
+        (x,) = inputs
+        real = x.clone()
+        x.fill_(torch.nan)
+        check.produce = lambda: x.copy_(real)
+        return lambda: None  # on the stream, behind the delay
+
+    monkeypatch.setattr(stream_stress, "hold_back", hold_back)
+    reply = Reply("ran")
+    _, (outputs,) = bench.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
+    assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
+    assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
+    assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_prompt_consumer_reads_behind_a_launch_that_is_held_back(
+    run: Any, monkeypatch: pytest.MonkeyPatch, ordered: bool
+) -> None:
+    """A launch that went to another stream has written nothing yet when the consumer reads."""
+    held = SimpleNamespace(back=False)
+
+    class Elsewhere(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = torch.empty(4)
+            return {"y": y if held.back and not ordered else y.copy_(prepared["x"])}
+
+    monkeypatch.setattr(stream_stress, "delay_launches", lambda: setattr(held, "back", True))
+    check = Elsewhere()
+    _, (y, *_) = run(check, consumer="prompt")
+    assert torch.equal(y, RIGHT) if ordered else bool(y.isnan().all())
+
+
+class Located(Kernel):
+    """Notes which device is current at each call into the code under test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: list[str] = ["another"]
+        self.seen: list[tuple[str, str]] = []
+
+    def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+        self.seen.append(("prepare", self.current[-1]))
+        return super().prepare(case, inputs, runtime)
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        self.seen.append(("launch", self.current[-1]))
+        y = super().launch(case, prepared, runtime)["y"]
+        return {"y": y, "unwritten": torch.empty(1)}  # so that the memory whose fill shows is looked for, too
+
+    def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
+        self.seen.append(("inspect", self.current[-1]))
+
+
+@pytest.mark.parametrize("more", [{}, {"concurrency": 2}, {"consumer": "delayed"}, {"warm_up": True}])
+def test_under_a_guard_every_call_into_the_code_under_test_has_the_device_of_its_tensors_current(
+    run: Any, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    """A guard around the launch alone leaves wrong what ``prepare`` and ``inspect`` call."""
+
+    class Guard:
+        def __init__(self, device: Any) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            check.current.append(str(self.device))
+
+        def __exit__(self, *_: Any) -> None:
+            check.current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    seen = {}
+    for guarded in (False, True):
+        check = Located()
+        run(check, guarded=guarded, **more)
+        seen[guarded] = check.seen
+    assert {where for _, where in seen[False]} == {"another"}
+    assert {where for _, where in seen[True]} == {"cpu"}, seen[True]
+    whole = {"prepare", "launch"} | ({"inspect"} if "concurrency" not in more else set())
+    assert {what for what, _ in seen[True]} == whole
+
+
+def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, bench: Bench) -> None:
+    entered: list[Any] = []
+
+    class Recorded(type(bench.binding)):  # type: ignore[misc]
+        def enter(self, index: int) -> Any:
+            entered.append(index)
+            return torch.device("cpu")
+
+        def settle(self, device: Any) -> None:
+            entered.append(device)
+
+    bench.binding = Recorded()
+    check = Kernel()
+    reply, (y,) = run(check, warm_up=True)
+    assert entered == [0, torch.device("cpu")] and check.launches == 3
+    assert torch.equal(y, RIGHT) and len(reply.digests) == 2
+
+
+@pytest.fixture(autouse=True)
+def threads_end() -> Iterator[None]:
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("launcher")]
+
+
+def test_memory_of_the_second_launch_is_filled_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena(torch.device("cpu"))
+    arena.reset(0xFF)
+    forms = [((4,), (1,), torch.float32), ((2, 2), (2, 1), torch.int32), ((4,), (1,), torch.float32)]
+    first = [arena.empty(*form) for form in forms]
+    arena.reserve()
+    monkeypatch.setattr(torch, "full", None)  # no further filling
+    again = [arena.empty(*form) for form in (forms[1], forms[0], forms[2])]
+    assert len({tensor.data_ptr() for tensor in (*first, *again)}) == 6
+    assert all(bool((tensor.view(torch.int32) == -1).all()) for tensor in again)
+    monkeypatch.undo()
+    assert arena.empty(*forms[0]).shape == (4,), "a form that was not rehearsed is made on the spot"
+    arena.reserve()
+    arena.reset(0x00)
+    assert bool((arena.empty(*forms[0]) == 0).all()), "a reset forgets what is reserved"
+
+
+class Watch:
+    """A stopwatch that calls once and says how long it took."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.told: list[Any] = []
+
+    def time(
+        self, call: Any, look: Any, check: Any, case: Any, inputs: Any, placed: Any, allowed: Any, reply: Reply
+    ) -> None:
+        returned = call()
+        self.told = [returned["y"], inputs["x"], placed["x"], allowed]
+        if self.error:
+            raise self.error
+        look(returned)
+        reply.speed["call"] = 0.5
+
+
+def timed_run(bench: Bench, check: Any, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reply:
+    monkeypatch.setattr(checks, "load", lambda name: check)
+    monkeypatch.setattr(bench, "_stopwatch", watch)
+    torch.save({"x": RIGHT}, tmp_path / "inputs")
+    files = (str(tmp_path / "outputs"),)
+    return bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), files, ALWAYS))
+
+
+class Launching(Kernel):
+    """A check whose launches are seen, each under a name of its own from the third on."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        made = super().launch(case, prepared, runtime)
+        name = "copy" if self.launches < 3 else "late"
+        self.observer.add((name,), lambda: Launch(name, 1, None, ["cpu"], None, "", "", 0, 0, []))
+        return made
+
+
+def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, watch, settled = Launching(observer), Watch(), []
+    monkeypatch.setattr(bench, "synchronize", lambda: settled.append(check.launches))
+    reply = timed_run(bench, check, watch, tmp_path, monkeypatch)
+    assert reply.speed == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
+    assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
+    assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
+    assert len(reply.digests) == 2 and bench._last is None, "nothing is kept for the next case to pay for"
+    assert settled[-1] == 3, "what is launched for the time has ended before the case has"
+
+
+def test_timed_calls_must_give_the_bits_that_were_judged(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WrongLater(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            y = super().launch(case, prepared, runtime)["y"]
+            return {"y": y + (self.launches > 2)}
+
+    assert timed_run(bench, Kernel(), Watch(), tmp_path, monkeypatch).blamed == []
+    reply = timed_run(bench, WrongLater(), Watch(), tmp_path, monkeypatch)
+    words = "call 3 of 3 with equal inputs gave other bits than those judged: y"
+    assert len(set(reply.digests)) == 1 and reply.blamed == [("repeats differ", words)]
+
+
+def test_what_is_launched_for_the_time_does_not_hide_a_fallback(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch()
+    monkeypatch.setattr(watch, "time", lambda *_: observer.add(("copy",), lambda: None))  # type: ignore[arg-type, return-value]
+    assert timed_run(bench, Kernel(), watch, tmp_path, monkeypatch).launches == []
+
+
+def test_a_case_whose_passes_differ_is_not_timed(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drifting(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            self.launches += 1
+            return {"y": prepared["x"] + self.launches}
+
+    watch = Watch()
+    reply = timed_run(bench, Drifting(), watch, tmp_path, monkeypatch)
+    assert reply.status == "ran" and not reply.speed and not watch.told
+
+
+def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(
+    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(RuntimeError("an illegal memory access"))
+    reply = timed_run(bench, Launching(observer), watch, tmp_path, monkeypatch)
+    assert reply.status == "error" and "illegal memory access" in reply.message
+    assert [launch["count"] for launch in reply.launches] == [2]
+
+
+class Halfway(Kernel):
+    """Raises after its first output, which is on the host or else where nothing can be read any more."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__()
+        self.device = device
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        error = RuntimeError("halfway")
+        leave_outputs(error, lambda: {"y": prepared["x"].clone().to(self.device)})
+        raise error
+
+
+def test_what_was_computed_before_an_error_is_saved(run: Any) -> None:
+    reply, (y,) = run(Halfway())
+    assert (reply.status, reply.message) == ("error", "RuntimeError: halfway")
+    assert torch.equal(y, RIGHT)
+
+
+def test_nothing_is_saved_where_the_device_gives_nothing_away(run: Any, bench: Bench) -> None:
+    bench.poisoned_context = lambda: True  # type: ignore[method-assign]
+    reply, saved = run(Halfway("meta"))
+    assert reply.fatal and saved == []
+
+
+def test_copies_on_the_host_outlive_the_device(run: Any, bench: Bench) -> None:
+    bench.poisoned_context = lambda: True  # type: ignore[method-assign]
+    reply, (y,) = run(Halfway())
+    assert reply.sticky and torch.equal(y, RIGHT)
+
+
+def test_outputs_that_cannot_be_had_do_not_hide_the_error() -> None:
+    error = RuntimeError("first")
+
+    def fails() -> dict[str, Any]:
+        raise ValueError("second")
+
+    leave_outputs(error, fails)
+    assert not hasattr(error, OUTPUTS)
+
+
+class Failing(Kernel):
+    """A check whose kernel raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+        raise self.error
+
+
+def test_files_that_cannot_be_written_are_no_failure_of_the_device(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = torch.save
+
+    def full(what: Any, path: Any, *rest: Any) -> None:
+        if "outputs" in str(path):
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+        save(what, path, *rest)
+
+    monkeypatch.setattr(torch, "save", full)
+    reply, _ = run(Kernel())
+    assert reply.status == "harness" and "outputs cannot be used: PytorchStreamWriter failed" in reply.message
+
+
+def test_inputs_that_are_gone_are_no_failure_of_the_device(bench: Bench, tmp_path: Path) -> None:
+    reply = bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
+    assert reply.status == "harness" and "inputs cannot be used" in reply.message
+
+
+@pytest.mark.parametrize(
+    ("error", "fatal"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (ValueError("no"), False),
+    ],
+)
+def test_memory_that_ran_out_retires_the_process(run: Any, error: Exception, fatal: bool) -> None:
+    reply, _ = run(Failing(error))
+    assert (reply.status, reply.fatal, reply.sticky) == ("error", fatal, False)
+    assert reply.message.startswith(type(error).__name__) and reply.expected_kernels == ("copy",)
+
+
+def test_a_lost_context_is_told(run: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "poisoned_context", lambda: True)
+    reply, _ = run(Failing(RuntimeError("CUDA error: an illegal memory access was encountered")))
+    assert (reply.status, reply.fatal, reply.sticky) == ("error", True, True)
+
+
+def test_the_journal_knows_the_kernels_under_test(run: Any, observer: Observer, tmp_path: Path) -> None:
+    class Waiting(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            seen.append(read(tmp_path / "journal").kernels)
+            return super().launch(case, prepared, runtime)
+
+    seen: list[tuple[str, ...]] = []
+    observer.journal = Journal(tmp_path / "journal")
+    run(Waiting())
+    assert seen == [("copy",)] * 2

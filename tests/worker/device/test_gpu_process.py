@@ -1,0 +1,175 @@
+"""What a process does with its GPUs, on the CPU: its environment, its process group, its threads and turns."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.model.case import Case  # noqa: E402
+from gpucheck.model.conditions import Conditions  # noqa: E402
+from gpucheck.model.errors import UnusableGpu  # noqa: E402
+from gpucheck.worker.device import executor as bench_module  # noqa: E402
+from gpucheck.worker.device import gpu_process  # noqa: E402
+from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
+from gpucheck.worker.protocol import Request, Setup  # noqa: E402
+
+NAMES = ("GPUCHECK_DEVICE", "CUDA_LAUNCH_BLOCKING", "TRITON_CACHE_DIR", "RANK", "LOCAL_RANK", "TORCH_GLOO_LAZY_INIT")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts back what a process sets for itself."""
+    for name in NAMES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+
+def setup(tmp_path: Path, **conditions: Any) -> Setup:
+    made = Conditions(**{"placement": "cpu", **conditions})
+    stacks, journal = str(tmp_path / "stacks"), str(tmp_path / "journal")
+    return Setup(made, "cpu", 1, 4, 5, 8, "/lib", "v3.5", stacks, journal, meeting=str(tmp_path / "group"))
+
+
+def test_the_environment_of_a_usual_process(tmp_path: Path) -> None:
+    gpu_process._environment(setup(tmp_path))
+    assert [os.environ.get(name) for name in NAMES] == ["1", None, None, "5", "1", None]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "changes"),
+    [
+        ({"synchronised": True}, {"CUDA_LAUNCH_BLOCKING": "1"}),
+        ({"swap": "rank"}, {"RANK": "6", "LOCAL_RANK": "2"}),
+        ({"swap": "device"}, {"GPUCHECK_DEVICE": "2"}),
+        ({"placement": "threads"}, {"GPUCHECK_DEVICE": ""}),
+    ],
+)
+def test_conditions_change_the_environment(tmp_path: Path, conditions: dict[str, Any], changes: dict[str, str]) -> None:
+    gpu_process._environment(setup(tmp_path, **conditions))
+    usual = dict(zip(NAMES, ["1", None, None, "5", "1", None], strict=True))
+    assert {name: os.environ.get(name) for name in NAMES} == {**usual, **changes}
+
+
+def test_the_last_rank_swaps_with_the_first(tmp_path: Path) -> None:
+    last = replace(setup(tmp_path, swap="rank"), local_rank=3, rank=7)
+    gpu_process._environment(last)
+    assert (os.environ["RANK"], os.environ["LOCAL_RANK"]) == ("4", "0")
+
+
+def test_a_cache_of_its_own(tmp_path: Path) -> None:
+    gpu_process._environment(replace(setup(tmp_path), cache="/c"))
+    assert os.environ["TRITON_CACHE_DIR"] == "/c"
+
+
+def test_a_process_group_exists_without_the_other_ranks(tmp_path: Path) -> None:
+    from torch import distributed
+
+    gpu_process._join_group(setup(tmp_path))
+    try:
+        assert distributed.is_initialized()
+        assert (distributed.get_rank(), distributed.get_world_size()) == (5, 8)
+    finally:
+        distributed.destroy_process_group()
+
+
+class Recorded:
+    """A bench that says where and in which order it ran."""
+
+    def __init__(self, index: int, seen: list[Any]) -> None:
+        self.index, self.seen = index, seen
+        seen.append(("made", index, threading.current_thread().name.partition("_")[0]))
+
+    def run(self, request: Any) -> Any:
+        self.seen.append(("ran", request.outputs, threading.current_thread().name.partition("_")[0]))
+        return self.index
+
+
+def maker(seen: list[Any]) -> Any:
+    binding = SimpleNamespace(enter=lambda index: seen.append(("turn", index)))
+    return SimpleNamespace(bench=lambda index: Recorded(index, seen), binding=binding)
+
+
+REQUEST = Request(Case("matmul", {}, "exact", "c", "r", 0), Conditions(), "in", ("a", "b", "c", "d"))
+
+
+def test_each_device_has_a_thread_for_life(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    process = gpu_process.ThreadPerDevice(setup(tmp_path), maker(seen))
+    assert process.run(REQUEST) == process.run(REQUEST) == [0, 1, 2, 3]
+    for index, output in enumerate("abcd"):
+        thread = f"cuda:{index}"
+        assert [entry for entry in seen if entry[2] == thread] == [
+            ("made", index, thread),
+            ("ran", (output,), thread),
+            ("ran", (output,), thread),
+        ]
+
+
+def test_devices_run_at_the_same_time(tmp_path: Path) -> None:
+    gate = threading.Barrier(4, timeout=120)  # breaks unless all four are in here together
+    made = SimpleNamespace(bench=lambda index: SimpleNamespace(run=lambda request: gate.wait() >= 0))
+    assert gpu_process.ThreadPerDevice(setup(tmp_path), made).run(REQUEST) == [True] * 4  # type: ignore[arg-type]
+
+
+def test_devices_take_turns_in_the_main_thread(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    process = gpu_process.DeviceByDevice(setup(tmp_path), maker(seen))
+    process.run(REQUEST)
+    made = [entry for entry in seen if entry[0] == "made"]
+    assert [index for _, index, _ in made] == [0, 1, 2, 3] and {thread for *_, thread in made} == {"MainThread"}
+    seen.clear()
+    process.run(REQUEST)
+    assert seen[:4] == [("turn", 0), ("ran", ("a",), "MainThread"), ("turn", 1), ("ran", ("b",), "MainThread")]
+
+
+@pytest.mark.parametrize("name", sorted(BINDINGS))
+def test_each_placement_has_its_form_of_process(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_process, "Maker", lambda setup: maker([]))
+    monkeypatch.setattr("gpucheck.triton_hooks.interpreter.install", lambda: None)
+    process = gpu_process.start(setup(tmp_path, placement=name))
+    forms = {"threads": gpu_process.ThreadPerDevice, "sequential": gpu_process.DeviceByDevice}
+    assert type(process) is forms.get(name.removesuffix("-unpinned"), gpu_process.OneDevice)
+
+
+def test_benches_of_a_process_share_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Any] = []
+
+    def load(root: Path, generation: str) -> object:
+        loads.append((root, generation))
+        return object()
+
+    monkeypatch.setattr("gpucheck.library.adapters.load", load)
+    library = bench_module.Library(Path("/lib"), "v3.5")
+    threads = [threading.Thread(target=library) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loads == [(Path("/lib"), "v3.5")] and library() is library()
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoDevice(BINDINGS["cpu"]):  # type: ignore[misc]
+        def enter(self, index: int) -> Any:
+            raise RuntimeError("invalid device ordinal\nmore advice")
+
+    monkeypatch.setitem(BINDINGS, "cpu", NoDevice)
+    with pytest.raises(UnusableGpu, match="torch cannot use GPU 1 of the visible ones: RuntimeError: invalid device"):
+        gpu_process.Maker(setup(tmp_path)).bench(1)
+
+
+def test_what_a_process_has_for_life() -> None:
+    case = Conditions("peer", "initialised", late=True, consumer="prompt", repeat=3, guarded=True, alone=True)
+    assert case.lifelong == Conditions("peer", "initialised")
+    own = Conditions(cache="fresh", synchronised=True, swap="rank")
+    assert own.lifelong == own

@@ -1,0 +1,79 @@
+"""How a process is tied to the GPU of its rank."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.model.placement import PLACEMENTS  # noqa: E402
+from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Devices that were made the current one."""
+    devices: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: devices.append(device.index))
+    return devices
+
+
+def test_every_placement_is_known_to_the_code_that_places() -> None:
+    assert {*BINDINGS} == {*PLACEMENTS}
+
+
+def test_pinned(chosen: list[int]) -> None:
+    assert BINDINGS["pinned"]().enter(3) == torch.device("cuda", 3)
+    assert chosen == [3]
+
+
+@pytest.fixture
+def made(chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where tensors were made and copied to."""
+    places: list[str] = []
+
+    class Held:
+        def to(self, device: torch.device) -> Held:
+            places.append(f"copy to {device}")
+            return self
+
+    def ones(size: int, device: str) -> Held:
+        places.append(device)
+        return Held()
+
+    monkeypatch.setattr(torch, "ones", ones)
+    return places
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("unpinned", []), ("context0", ["cuda:0"]), ("peer", ["cuda:0", "copy to cuda:3"])],
+)
+def test_placements_that_leave_the_current_device_at_0(
+    made: list[str], chosen: list[int], name: str, expected: list[str]
+) -> None:
+    assert BINDINGS[name]().enter(3) == torch.device("cuda", 3)
+    assert (made, chosen) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, "2"), ("", "2"), ("4,5,6,7", "6"), ("GPU-a, GPU-b, GPU-c", "GPU-c")]
+)
+def test_visible(chosen: list[int], monkeypatch: pytest.MonkeyPatch, before: str | None, after: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before or "")  # also puts back what was there
+    if before is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert BINDINGS["visible"]().enter(2) == torch.device("cuda", 0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+    assert chosen == [0]
+
+
+def test_cpu(chosen: list[int]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert BINDINGS["cpu"]().enter(5) == torch.device("cpu")
+    finally:
+        torch.set_num_threads(threads)
+    assert chosen == []

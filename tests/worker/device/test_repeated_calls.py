@@ -1,0 +1,47 @@
+"""Calls on the same operands must give the bits that were judged, whichever call it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.worker.device.repeated_calls import RepeatedCalls  # noqa: E402
+
+
+def differences(*later: dict[str, Any]) -> list[str]:
+    judged = {"y": torch.tensor([1.0, torch.nan]), "ids": torch.tensor([3])}
+    repeats = RepeatedCalls(judged, 2)
+    for outputs in later:
+        repeats.add({**judged, **outputs})
+    judged["y"].zero_()
+    return repeats.differences()
+
+
+@pytest.mark.parametrize(
+    "other", [torch.tensor([1.0, 0.0]), torch.tensor([-1.0, torch.nan]), torch.zeros(3), torch.zeros(2).double()]
+)
+def test_the_first_call_with_other_bits_is_named(other: Any) -> None:
+    words = "call 4 of 5 with equal inputs gave other bits than those judged: "
+    assert differences({}, {"y": other}, {"y": other}) == [words + "y"]
+    assert differences({}, {"y": other, "ids": torch.tensor([4])}, {}) == [words + "y, ids"]
+
+
+def test_equal_bits_are_no_difference_and_nan_equals_itself() -> None:
+    assert differences() == differences({}, {}) == []
+    assert RepeatedCalls({}, 2).differences() == []
+
+
+def test_an_output_that_is_missing_later_differs() -> None:
+    repeats = RepeatedCalls({"y": torch.ones(2)}, 2)
+    repeats.add({})
+    assert repeats.differences() == ["call 3 of 3 with equal inputs gave other bits than those judged: y"]
+
+
+def test_memory_that_a_later_call_writes_again_does_not_hide_it() -> None:
+    y = torch.ones(2)
+    repeats = RepeatedCalls({"y": y}, 2)
+    repeats.add({"y": y.add_(1)})
+    assert len(repeats.differences()) == 1

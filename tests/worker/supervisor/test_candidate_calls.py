@@ -1,0 +1,254 @@
+"""What a supervisor asks a candidate for beside a case, and what it concludes from the answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.checks.base import CandidateCheck  # noqa: E402
+from gpucheck.model.record import Outcome, Violation  # noqa: E402
+from gpucheck.verify.bounds import Estimate  # noqa: E402
+from gpucheck.verify.expected import Expected  # noqa: E402
+from gpucheck.worker.protocol import BASELINE, CHANGED, DELAYED, IDLE, RUN, Reply  # noqa: E402
+from gpucheck.worker.supervisor import candidate_calls, judging  # noqa: E402
+from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Doubt, Examination, Seen  # noqa: E402
+from gpucheck.worker.supervisor.child_runner import Attempt  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+def answer(value: int, launched: int = 1, **changes: Any) -> Answer:
+    """The answer to inputs that are told apart by a number."""
+    output = torch.full((4,), float(value))
+    output[0] = 0.5
+    return Answer({"out": output}, f"d{value}", ("twice",) * bool(launched), launched=launched, **changes)
+
+
+HONEST = Seen(before=answer(1), first=answer(2), again=answer(2), moved=answer(1), kept=answer(8), idle=answer(8))
+HONEST.changed, HONEST.late, HONEST.prompt = answer(9), answer(2), answer(2)
+
+
+def kinds(seen: Seen) -> list[str]:
+    return [violation.kind for violation in seen.violations()]
+
+
+def test_an_honest_candidate_is_blamed_for_nothing() -> None:
+    assert HONEST.violations() == []
+    first, *others = HONEST.doubts()
+    assert first.outputs is HONEST.first.outputs and first.wrong, "it is what the others are compared with"
+    assert [doubt.right.kind for doubt in others if doubt.right] == ["idle", "idle"]
+    assert kinds(replace(HONEST, kept=None, idle=None, changed=None, late=None, moved=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"before": answer(2), "moved": answer(2)}, "cached", "bit for bit the one that other inputs got"),
+        ({"moved": answer(2)}, "cached", "with other inputs in the same memory the answer is still the one before"),
+        ({"again": answer(2, launched=0)}, "cached", "second call with equal inputs launches no kernel: its answer is"),
+        ({"kept": answer(2)}, "cached", "a later call with equal inputs needs no kernel: its answer is kept from"),
+        ({"idle": answer(2), "kept": answer(2)}, "idle", "stays the same when its kernels do nothing: twice"),
+        ({"changed": answer(2)}, "idle", "stays the same when its kernels leave other values behind: twice"),
+        ({"again": answer(3)}, "repeats differ", "a second call with equal inputs gave other bits"),
+        (
+            {"late": answer(7, elsewhere=("twice launched on stream 7, the caller's is 0",))},
+            "order",
+            "twice launched on stream 7, the caller's is 0, and nobody waits: 3 of 4 elements differ when inputs are",
+        ),
+        (
+            {"prompt": answer(7), "late": answer(7)},
+            "order",
+            "work of the call goes elsewhere, and nobody waits: 3 of 4 elements differ when outputs are read right",
+        ),
+    ],
+)
+def test_a_sign_of_misconduct_is_told_by_its_kind(changes: dict[str, Answer], kind: str, words: str) -> None:
+    (violation,) = replace(HONEST, **changes).violations()
+    assert violation.kind == kind and words in violation.detail
+
+
+def test_no_launch_at_all_is_for_the_launch_record_to_tell() -> None:
+    torchs = Seen(answer(1, 0), answer(2, 0), answer(2, 0), kept=answer(2, 0), idle=answer(2, 0), changed=answer(2, 0))
+    assert torchs.violations() == [] and all(doubt.right is None for doubt in torchs.doubts())
+
+
+def test_weights_that_a_kernel_laid_out_in_the_first_call_are_no_kept_answer() -> None:
+    laid = Seen(answer(1), answer(2, 0), answer(2, 0), moved=answer(1, 0), kept=answer(2, 0), idle=answer(8))
+    assert laid.violations() == []
+
+
+def test_an_answer_that_is_one_value_everywhere_shows_nothing() -> None:
+    nan = Answer({"out": torch.full((4,), float("nan"))}, "d", ("twice",), launched=1)
+    assert Seen(nan, nan, nan, nan, kept=nan, idle=nan, changed=nan).violations() == []
+
+
+class Twice(CandidateCheck):
+    """Twice the input, of which there are as many draws as seeds."""
+
+    def fresh_inputs(self, case: Any, seed: int) -> dict[str, Any]:
+        return {"input0": torch.randn(5, generator=torch.Generator().manual_seed(seed))}
+
+    def reference(self, case: Any, inputs: dict[str, Any]) -> dict[str, Expected]:
+        return {"out": Expected(Estimate(inputs["input0"].double() * 2, None, 0.5), torch.float32)}
+
+    inputs = launch = kernels = axes = call = baseline = None  # type: ignore[assignment]
+
+
+Behave = Callable[[Any, Any, int], Any]
+
+
+@dataclass
+class Processes:
+    """Stands in for a runner: each process calls ``behave`` with the request, the input and the number of the call."""
+
+    folder: Path
+    plan: Any
+    behave: Behave
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Any:
+        return SimpleNamespace(given=lambda key, case: {"state.weight": torch.ones(2), "input0": torch.arange(5.0)})
+
+    def retire(self) -> None:
+        self.counts.clear()
+
+    def ask(self, attempt: Attempt) -> Attempt:
+        assert attempt.call is not None
+        self.asked.append((attempt.process, attempt.call))
+        number = self.counts[attempt.process] = self.counts.get(attempt.process, 0) + 1
+        (x,) = torch.load(attempt.call.inputs, weights_only=True).values()
+        reply = Reply("ran", launched=1, launches=[{"kernel": "twice", "stream": 0}], stream=0)
+        out = self.behave(attempt, x, number)
+        if isinstance(out, Outcome):
+            return replace(attempt, record=replace(attempt.record, outcome=out, message="ended with exit code 0"))
+        if isinstance(out, str):
+            return replace(attempt, reply=Reply("error", out))
+        reply.speed["call"] = 0.002 if attempt.role == BASELINE else 0.001
+        torch.save({"out": out}, attempt.outputs)
+        return replace(attempt, reply=reply)
+
+
+def twice(attempt: Attempt, x: Any, number: int) -> Any:
+    assert attempt.call is not None
+    return {RUN: x * 2, DELAYED: x * 2, IDLE: x * float("nan"), CHANGED: x * -3}[attempt.call.launches]
+
+
+@pytest.fixture
+def examine(tmp_path: Path, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    def examine(behave: Behave, device: str = "cpu") -> tuple[Any, Processes]:
+        plan = synthetic.plan(cases=1, device=device)
+        monkeypatch.setattr(candidate_calls.checks, "load", lambda name: Twice())
+        processes = Processes(tmp_path, plan, behave)
+        attempt = Attempt(plan.steps[0], "0", synthetic.record(plan, 0, 0), str(tmp_path / "0.outputs0"), Reply("ran"))
+        runner: Any = processes
+        return Examination(runner, attempt).examine(), processes
+
+    return examine
+
+
+def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(examine: Any, tmp_path: Path) -> None:
+    drawn: list[tuple[str, tuple[float, ...]]] = []
+
+    def behave(attempt: Attempt, x: Any, number: int) -> Any:
+        drawn.append((attempt.process, tuple(x.tolist())))
+        return twice(attempt, x, number)
+
+    examined, processes = examine(behave, "cuda")
+    assert examined.violations == () and examined.failed is None
+    assert examined.speed == {"call": 0.001, "candidate": 0.001, "reference": 0.002}
+    calls = [call for name, call in processes.asked if name == "calls"]
+    inputs = [x for name, x in drawn if name == "calls"]
+    timed = [x for x, call in zip(inputs, calls, strict=True) if call.timed]
+    untimed = {x for x, call in zip(inputs, calls, strict=True) if not call.timed}
+    assert len(set(timed)) == WARM_UP + TIMED["cuda"] == len(timed) - SAMPLED and not untimed & set(timed)
+    assert [x for x, after in pairwise(timed) if x == after] == [x for x in timed if timed.count(x) == 2][::2]
+    assert {x for name, x in drawn if name == "fresh calls"} <= set(timed)
+    assert [name for name, _ in processes.asked if name == "plain calls"] == ["plain calls"] * len(set(timed))
+    assert [call.launches for name, call in processes.asked if name == "idle calls"] == [IDLE, CHANGED]
+    stressed = [(call.late, call.prompt, call.launches) for call in calls if call.late or call.prompt]
+    assert stressed == [(True, False, RUN), (False, True, DELAYED)], "one delay must not hide what the other shows"
+    assert list(tmp_path.iterdir()) == [], "no answer lies where another process finds it"
+
+
+def test_an_answer_kept_while_calls_are_timed_is_in_doubt_whatever_call_it_begins_with(examine: Any) -> None:
+    for honest in range(5, 12):
+        last: dict[str, Any] = {}
+
+        def behave(attempt: Attempt, x: Any, number: int, honest: int = honest, last: Any = last) -> Any:
+            if number <= honest:
+                last[attempt.process] = x
+            return twice(attempt, last[attempt.process], number)
+
+        examined, _ = examine(behave)
+        doubts: tuple[Doubt, ...] = examined.doubts
+        kept = [doubt for doubt in doubts if doubt.wrong and doubt.wrong.kind == "cached"]
+        assert kept and all("the answer of an earlier call" in doubt.wrong.detail for doubt in kept if doubt.wrong)
+        assert all(not torch.equal(doubt.outputs["out"], doubt.inputs["input0"] * 2) for doubt in kept)
+
+
+def test_work_left_out_while_calls_are_timed_is_in_doubt(examine: Any) -> None:
+    examined, _ = examine(lambda attempt, x, number: twice(attempt, x, number) + (number > 5) * number)
+    assert {doubt.wrong.kind for doubt in examined.doubts if doubt.inputs and doubt.wrong} == {"repeats differ"}
+    examined, _ = examine(lambda attempt, x, number: twice(attempt, x, number) + (number > 5))
+    assert {doubt.wrong.kind for doubt in examined.doubts if doubt.wrong} == {"calls differ"}
+
+
+def test_one_timed_call_is_always_held_against_its_reference(examine: Any) -> None:
+    for behave in (twice, lambda attempt, x, number: twice(attempt, x, number) * (x.tolist() == [0, 1, 2, 3, 4])):
+        examined, _ = examine(behave)
+        (doubt,) = [doubt for doubt in examined.doubts if doubt.inputs]
+        assert doubt.wrong and "got a wrong answer" in doubt.wrong.detail
+        right = torch.equal(doubt.outputs["out"], doubt.inputs["input0"] * 2)
+        assert right is (behave is twice), "all processes answer as this one does"
+
+
+def test_a_call_that_gives_no_answer_fails_only_where_its_kernels_ran(examine: Any) -> None:
+    def dies_without_kernels(attempt: Attempt, x: Any, number: int) -> Any:
+        return "IndexError: 7" if attempt.call.launches in (IDLE, CHANGED) else twice(attempt, x, number)  # type: ignore[union-attr]
+
+    examined, _ = examine(dies_without_kernels)
+    assert examined.violations == () and examined.failed is None
+    raising, _ = examine(lambda attempt, x, number: "ValueError: no" if number > 6 else twice(attempt, x, number))
+    assert (raising.failed.outcome, raising.failed.message) == (Outcome.ERROR, "ValueError: no")
+
+
+def test_a_process_that_ends_itself_where_kernels_do_nothing_is_told(examine: Any) -> None:
+    for outcome in (Outcome.CRASH, Outcome.HANG):
+
+        def breaks_off(attempt: Attempt, x: Any, number: int, outcome: Outcome = outcome) -> Any:
+            return outcome if attempt.process == "idle calls" else twice(attempt, x, number)
+
+        examined, _ = examine(breaks_off)
+        (violation,) = examined.violations
+        assert violation.kind == "conduct" and "whether its answer comes from them cannot be seen" in violation.detail
+        assert examined.speed == {}
+
+
+def test_doubtful_outputs_are_held_against_the_reference_of_their_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging.checks, "load", lambda name: Twice())
+    own, other = {"input0": torch.arange(4.0)}, {"input0": torch.arange(4.0) + 5}
+    right = {"out": own["input0"] * 2}
+    idle, changed, timed = (Violation(kind, kind) for kind in ("idle", "idle", "calls differ"))
+
+    def shown(*doubts: Doubt, violations: tuple[Violation, ...] = ()) -> list[str]:
+        examined = candidate_calls.Examined(violations, doubts)
+        case: Any = SimpleNamespace(check="twice")
+        expected = Twice().reference(case, own)
+        return [each.kind for each in judging.examined_violations(examined, case, own, expected, right)]
+
+    assert shown(Doubt(right, wrong=timed), Doubt({"out": own["input0"] * 3}, right=idle)) == []
+    assert shown(Doubt(right, right=idle), Doubt(right, right=changed)) == ["idle"]
+    assert shown(Doubt({"out": other["input0"] * 2}, other, wrong=timed)) == []
+    assert shown(Doubt({"out": own["input0"] * 2}, other, wrong=timed)) == ["calls differ"]
+    assert shown(Doubt({"out": torch.zeros(3)}, wrong=timed), violations=(idle,)) == ["idle", "calls differ"]

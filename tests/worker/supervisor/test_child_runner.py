@@ -1,0 +1,324 @@
+"""Attempts under special conditions: one process for all ranks, caches of their own, experiments."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import replace
+from multiprocessing import Pipe
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+
+from gpucheck.host.forkserver import Child, Unkillable  # noqa: E402
+from gpucheck.model.check_source import CheckSource, SourceKind  # noqa: E402
+from gpucheck.model.conditions import Conditions  # noqa: E402
+from gpucheck.model.plan import Plan  # noqa: E402
+from gpucheck.model.record import Outcome, Underway  # noqa: E402
+from gpucheck.worker.device.benchmark import BENCH  # noqa: E402
+from gpucheck.worker.launch_journal import Journal  # noqa: E402
+from gpucheck.worker.protocol import Reply, Request, Setup  # noqa: E402
+from gpucheck.worker.supervisor import child_runner as runner_module  # noqa: E402
+from gpucheck.worker.supervisor.child_runner import Runner  # noqa: E402
+from gpucheck.worker.supervisor.node_sync import Node  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+PID = 1 << 22  # more than Linux hands out
+
+
+class Children:
+    """Children that answer each request with a reply a device, and remember what they were told."""
+
+    def __init__(self, code: int = 0, *, silent: bool = False, unkillable: bool = False) -> None:
+        self.silent, self.unkillable = silent, unkillable  # they do not answer; they do not die
+        self.setups: list[Setup] = []
+        self.requests: list[Request] = []
+        self.code = code  # they end with it instead of answering
+        self.calls = 4  # that they make
+
+    def spawn(self) -> Child:
+        ours, theirs = Pipe()
+        threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
+        return Child(PID, ours)
+
+    def kill(self, child: Child) -> int:
+        child.connection.close()
+        if self.unkillable:
+            raise Unkillable(child.pid)
+        return -9
+
+    reap = kill
+
+    def _serve(self, connection: Any) -> None:
+        try:
+            self.setups.append(connection.recv())
+            connection.send("")
+            while True:
+                self.requests.append(connection.recv())
+                if self.code:
+                    connection.close()
+                    return
+                if self.silent:
+                    continue
+                devices = enumerate(self.requests[-1].outputs)
+                connection.send([Reply("ran", device=f"gpu {n}", digests=["a"] * self.calls) for n, _ in devices])
+        except (EOFError, OSError):
+            return
+
+
+@pytest.fixture
+def plan(synthetic: Synthetic) -> Plan:
+    made: Plan = synthetic.plan(cases=1, ranks=2, case_timeout=60.0)
+    return made
+
+
+def make(plan: Plan, folder: Path, children: Any, local_rank: int = 0) -> Runner:
+    folder.mkdir(exist_ok=True)
+    store: Any = SimpleNamespace(
+        folder=folder, inputs=lambda key, case: folder / f"{key}.inputs", holds=lambda key: key == "1"
+    )
+    return Runner(plan, Node(folder, local_rank, 2), store, children, local_rank, "host", folder)
+
+
+def step(plan: Plan, **conditions: Any) -> Any:
+    return replace(plan.steps[0], conditions=Conditions(**conditions))
+
+
+def test_cases_share_a_child_until_their_setups_differ(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    runner = make(plan, tmp_path / "s", children)
+    for conditions in ({}, {"late": True}, {"placement": "visible"}, {"placement": "visible", "repeat": 3}):
+        attempt = runner.run(0, step(plan, **conditions))
+        assert attempt.reply and attempt.reply.device == "gpu 0"
+    assert [setup.conditions.placement for setup in children.setups] == ["pinned", "visible"]
+    assert [request.conditions.repeat for request in children.requests] == [1, 1, 1, 3]
+
+
+def test_each_candidate_has_a_child_of_its_own(plan: Plan, tmp_path: Path) -> None:
+    names = ("fast", "faster", "faster", "softmax", "matmul")
+    source = CheckSource(SourceKind.PROBLEM, ("fast", "faster"), ("p.py", "c.py"), ("a", "b"))
+    children = Children()
+    runner = make(replace(plan, check_sources=(source,)), tmp_path / "s", children)
+    for name in names:
+        usual = step(plan)
+        runner.run(0, replace(usual, case=replace(usual.case, check=name)))
+    assert [setup.candidate for setup in children.setups] == ["fast", "faster", ""]
+
+
+def test_every_experiment_has_a_fresh_child(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    runner = make(plan, tmp_path / "s", children)
+    runner.run(0, step(plan))
+    attempt = runner.run(0, step(plan, repeat=5), "repeat")
+    assert (attempt.record.experiment, attempt.key) == ("repeat", "0-again")
+    assert runner.run(1, step(plan, alone=True), "repeat").key == "1", "its files are still there"
+    runner.run(0, step(plan, alone=True), "alone")
+    assert len(children.setups) == 3
+
+
+@pytest.mark.parametrize(("calls", "asked"), [(1, 1), (4, 4)])
+def test_a_process_that_needed_one_call_counts_as_one(plan: Plan, tmp_path: Path, calls: int, asked: int) -> None:
+    children = Children()
+    children.calls = calls
+    attempt = make(plan, tmp_path / "s", children).run(0, step(plan, repeat=4), "repeat", known={"y": "bad"})
+    assert attempt.record.asked == asked and children.requests[0].known == {"y": "bad"}
+
+
+def test_caches(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    both = [make(plan, tmp_path / "s", children, rank) for rank in (0, 1)]
+    threads = [threading.Thread(target=runner.run, args=(0, step(plan, cache="cold"))) for runner in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    cold, again = {setup.cache for setup in children.setups}, len(children.setups)
+    assert len(cold) == 1 and again == 2, "one folder for both ranks"
+    both[0].run(0, step(plan, cache="fresh"))
+    both[1].run(0, step(plan, cache="fresh"))
+    both[0].run(0, step(plan, cache="cold", repeat=5), "repeat")
+    caches = [setup.cache for setup in children.setups[2:]]
+    assert len({*caches, *cold}) == 4, "a folder for each, an experiment shares none"
+    assert all(Path(cache).is_dir() for cache in caches)
+
+
+def test_ranks_wait_for_each_other_before_a_cold_cache(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[Any] = []
+    runner = make(plan, tmp_path / "s", Children())
+    monkeypatch.setattr(runner.node, "meet", lambda name, seconds: met.append((name, seconds)))
+    runner.run(0, step(plan, cache="cold"))
+    runner.run(0, step(plan, cache="cold"), "repeat")
+    runner.run(0, step(plan))
+    assert met == [("0", runner_module.MEETING_TIMEOUT)]
+
+
+@pytest.mark.parametrize(("nnodes", "where"), [(1, "scratch"), (2, "run")])
+def test_a_process_group_meets_where_all_its_ranks_can(plan: Plan, tmp_path: Path, nnodes: int, where: str) -> None:
+    children = Children()
+    runner = make(replace(plan, nnodes=nnodes), tmp_path / "scratch", children)
+    runner.run_folder = tmp_path / "run"
+    runner.run(0, step(plan, process_group="initialised"))
+    assert children.setups[0].meeting == str(tmp_path / where / "process-group")
+
+
+def test_every_case_may_have_a_process_of_its_own(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    runner = make(replace(plan, isolate="case"), tmp_path / "s", children)
+    for _ in range(3):
+        assert runner.run(0, step(plan)).reply
+    assert len(children.setups) == runner.children == 3 and len(set(children.setups)) == 1
+    assert runner._child is None, "none waits for the next case"
+
+
+def test_passes_share_no_files(plan: Plan, tmp_path: Path) -> None:
+    runner = make(plan, tmp_path / "s", Children())
+    attempts = [runner.run(0, step(plan), round=round) for round in range(3)]
+    assert [attempt.key for attempt in attempts] == ["0", "0-round1", "0-round2"]
+    assert len({attempt.outputs for attempt in attempts}) == 3
+    assert [attempt.record.round for attempt in attempts] == [0, 1, 2]
+
+
+@pytest.fixture
+def stacks_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpucheck.worker import hang_stacks
+
+    monkeypatch.setattr(hang_stacks, "collect", lambda pid, path: "")
+
+
+def test_a_child_that_does_not_die_is_told_and_nothing_else_runs_there(
+    plan: Plan, tmp_path: Path, stacks_of: None
+) -> None:
+    children = Children(silent=True, unkillable=True)
+    runner = make(replace(plan, case_timeout=0.1), tmp_path / "s", children)
+    attempt = runner.run(0, step(plan))
+    assert attempt.record.outcome is Outcome.HANG
+    assert f"process {PID} did not end within 30 s of SIGKILL (state gone)" in attempt.record.message
+    assert runner.stuck in attempt.record.message
+    further = runner.run(0, step(plan))
+    assert further.record.outcome is Outcome.HARNESS and runner.stuck in further.record.message
+    assert len(children.setups) == 1, "no second process on a device that the first still holds"
+
+
+def test_a_child_that_does_not_die_when_it_is_replaced(plan: Plan, tmp_path: Path) -> None:
+    children = Children(unkillable=True)
+    runner = make(plan, tmp_path / "s", children)
+    assert runner.run(0, step(plan)).reply
+    attempt = runner.run(0, step(plan, placement="visible"))
+    assert attempt.record.outcome is Outcome.HARNESS and "did not end" in attempt.record.message
+    crashing = make(plan, tmp_path / "t", Children(code=1, unkillable=True))
+    crashing.forkserver.reap = crashing.forkserver.kill  # type: ignore[method-assign]
+    attempt = crashing.run(0, step(plan))
+    assert attempt.record.outcome is Outcome.CRASH and "broke off; process" in attempt.record.message
+    assert crashing.stuck
+
+
+def test_a_deadline_of_its_own(plan: Plan, tmp_path: Path, stacks_of: None) -> None:
+    runner = make(replace(plan, case_timeout=60.0), tmp_path / "s", Children(silent=True))
+    attempt = runner.run(0, step(plan), deadline=0.1)
+    assert attempt.record.message == "no result within 0.1 s; the process was killed"
+
+
+def test_a_child_kept_from_its_processor_has_that_much_longer_but_not_for_ever(
+    plan: Plan, tmp_path: Path, stacks_of: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = itertools.count()
+    monkeypatch.setattr(runner_module, "starved", lambda pid: 0.05 * next(asked))
+    begin = time.monotonic()
+    short = replace(plan, case_timeout=0.1)
+    attempt = make(short, tmp_path / "s", Children(silent=True)).run(0, step(plan))
+    assert attempt.record.outcome is Outcome.HANG and time.monotonic() - begin >= 4 * 0.1
+
+
+def test_a_child_that_a_signal_stopped_is_told_from_one_that_computes(
+    plan: Plan, tmp_path: Path, stacks_of: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "state_of", lambda pid: "T")
+    monkeypatch.setattr(runner_module, "GLANCE", 0.05)
+    monkeypatch.setattr(runner_module, "STOPPED", 0.2)
+    runner = make(replace(plan, case_timeout=60.0), tmp_path / "s", Children(silent=True))
+    begin = time.monotonic()
+    message = runner.run(0, step(plan)).record.message
+    words = "the process that owns the device was stopped by a signal and did not go on; the process was killed"
+    assert message == words and time.monotonic() - begin < 50
+    monkeypatch.setattr(Children, "_serve", lambda self, connection: time.sleep(5))
+    record = make(plan, tmp_path / "t", Children()).run(0, step(plan)).record
+    assert (record.outcome, record.message) == (Outcome.CRASH, "the process on this GPU was stopped by a signal")
+
+
+@pytest.mark.parametrize("after", [4, 5])
+def test_the_out_of_memory_killer_is_named_where_its_counter_rose(plan: Plan, tmp_path: Path, after: int) -> None:
+    runner = make(plan, tmp_path / "s", Children(code=9))
+    counts = iter([4, 4, after])
+    counter: Any = SimpleNamespace(count=lambda: next(counts, after), where="this control group")
+    runner._oom = counter
+    record = runner.run(0, step(plan)).record
+    killed = "the process that owns the device was killed by SIGKILL"
+    words = ", while the kernel's out-of-memory killer was at work in this control group" * (after > 4)
+    assert (record.outcome, record.message) == (Outcome.CRASH, killed + words)
+
+
+def test_the_last_words_of_a_child(plan: Plan, tmp_path: Path, stacks_of: None) -> None:
+    runner = make(replace(plan, case_timeout=0.1), tmp_path / "s", Children(silent=True))
+    journal = Journal(runner._journal())
+    journal.case(("k",))
+    journal.launch("k", "m.py:3")
+    record = runner.run(0, step(plan)).record
+    assert (record.outcome, record.kernels, record.underway) == (Outcome.HANG, ["k"], Underway("k", "m.py:3", 1))
+
+
+class TestWholeNode:
+    """Placements in which the first rank's process holds all GPUs."""
+
+    def test_each_rank_gets_the_reply_of_its_device(self, plan: Plan, tmp_path: Path) -> None:
+        children = Children()
+        host, guest = (make(plan, tmp_path / "s", children, rank) for rank in (0, 1))
+        threads = step(plan, placement="threads")
+        mine = host.run(0, threads)
+        theirs = guest.run(0, threads)
+        assert len(children.setups) == 1, "the guest starts no process"
+        assert [attempt.reply and attempt.reply.device for attempt in (mine, theirs)] == ["gpu 0", "gpu 1"]
+        assert [attempt.record.rank for attempt in (mine, theirs)] == [0, 1]
+        (request,) = children.requests
+        assert request.outputs == (mine.outputs, theirs.outputs)
+
+    def test_a_dead_process_is_told_on_every_rank(self, plan: Plan, tmp_path: Path) -> None:
+        children = Children(code=1)
+        host, guest = (make(plan, tmp_path / "s", children, rank) for rank in (0, 1))
+        attempts = [runner.run(0, step(plan, placement="sequential")) for runner in (host, guest)]
+        assert [attempt.record.outcome for attempt in attempts] == [Outcome.CRASH] * 2
+        assert "was killed by SIGKILL" in attempts[1].record.message and attempts[1].record.rank == 1
+
+    def test_a_first_rank_that_is_gone(self, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        guest = make(plan, tmp_path / "s", Children(), 1)
+        monkeypatch.setattr(guest.node, "gone", lambda rank: rank == 0)
+        attempt = guest.run(0, step(plan, placement="threads"))
+        assert attempt.record.outcome is Outcome.HARNESS
+        assert "whose process holds all GPUs, has ended" in attempt.record.message
+        assert attempt.record.victim_of == 0
+
+    def test_an_experiment_runs_in_a_process_of_the_rank_itself(self, plan: Plan, tmp_path: Path) -> None:
+        children = Children()
+        guest = make(plan, tmp_path / "s", children, 1)
+        attempt = guest.run(0, step(plan, placement="threads", repeat=5), "repeat")
+        assert attempt.reply and attempt.reply.device == "gpu 1"
+        assert children.requests[0].outputs[1] == attempt.outputs
+        assert len(set(children.requests[0].outputs)) == 2
+
+
+def test_how_long_a_call_may_be_timed_is_part_of_the_request(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    runner = make(replace(plan, bench=True), tmp_path / "s", children)
+    runner.run(0, step(plan))
+    runner.run(0, step(plan, late=True))
+    runner.run(0, step(plan), "repeat")
+    assert [request.timed for request in children.requests] == [BENCH, None, None]

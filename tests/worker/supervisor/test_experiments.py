@@ -1,0 +1,394 @@
+"""Which failed cases are tried again, in which order, and for how long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEATS
+from gpucheck.model.plan import ExpectedFailure, Plan
+from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
+from gpucheck.worker.supervisor import judging
+from gpucheck.worker.supervisor.experiments import MOST_CASES, PIN_SECONDS, SPOILING, Trials, representatives
+from tests.conftest import make_mismatch
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
+
+
+RIGHT = {"outcome": Outcome.PASS, "mismatches": [], "digests": {"y": "right"}}
+WRONG = {"outcome": Outcome.MISMATCH, "mismatches": [make_mismatch()], "digests": {"y": "bad"}, "inputs": "i"}
+
+
+class Bench:
+    """A runner, a writer and a node that take down what they are asked for."""
+
+    def __init__(self, *, quiet: bool = True) -> None:
+        self.quiet = quiet  # whether the other ranks come to rest
+        self.ran: list[tuple[int, str, str]] = []
+        self.partners: list[int | None] = []
+        self.deadlines: list[float | None] = []
+        self.known: list[Any] = []  # digests after which one call is enough
+        self.events: list[str] = []
+        self.now = self.seconds = 0.0  # on the clock, and what each attempt takes
+        self.answers: dict[str, Any] = {}  # experiment -> what its records say, or a function of how many were made
+        self.earlier: tuple[int, ...] = ()  # steps that the process of the failure ran before it
+        self.spoilt: Callable[[tuple[int, ...]], bool] = lambda after: False  # by other steps before it
+        self.node, self.store = self, None
+        self.local_rank, self.local_ranks, self.stuck = 1, 2, ""
+        self.clean: set[int] = set()  # ranks that got every case right
+        self.same = False  # whether all ranks gave the same bits
+        self.taken: set[str] = set()  # tasks that a rank has claimed
+        self._before: list[int] = []  # steps in the process at hand
+
+    def run(
+        self,
+        number: int,
+        step: Any,
+        name: str,
+        *,
+        deadline: float | None = None,
+        partner: int | None = None,
+        own: bool = False,
+        known: Any = None,
+    ) -> Any:
+        if own and name == "history":
+            self._before.append(number)
+            return SimpleNamespace(reply=True)
+        self.ran.append((number, name, step.conditions.words))
+        self.partners.append(partner)
+        self.deadlines.append(deadline)
+        self.known.append(known)
+        self.now += self.seconds
+        known = {"outcome": Outcome.MISMATCH, **WRONG}
+        answer = self.answers.get(name, {})
+        changes = answer(self.names.count(name)) if callable(answer) else answer
+        if name == "history" and not self.spoilt(tuple(self._before)):
+            changes = RIGHT
+        return Record(number, "c", 1, experiment=name, asked=step.conditions.repeat, **{**known, **changes})
+
+    @property
+    def names(self) -> list[str]:
+        return [name for _, name, _ in self.ran]
+
+    def before(self, record: Record) -> tuple[int, ...]:
+        return self.earlier
+
+    def forget(self, attempt: Any) -> None:
+        self.events.append("forget")
+
+    def retire(self) -> None:
+        self._before = []
+        self.events.append("retire")
+
+    def told(self, word: str, rank: int) -> bool:
+        return word.endswith("-right") and rank in self.clean
+
+    def all_told(self, word: str) -> bool:
+        return self.same
+
+    def claim(self, task: str) -> bool:
+        number, _, name = task.split("-", 2)
+        name = name if number == "0" else task
+        free = name not in self.taken
+        self.taken.add(name)
+        return free
+
+    @contextmanager
+    def alone(self, seconds: float) -> Iterator[bool]:
+        assert seconds > 0
+        self.events.append("alone")
+        yield self.quiet
+
+    def rest(self) -> None:
+        self.events.append("rest")
+
+    def begin(self, number: int, name: str) -> None:
+        self.events.append(f"begin {number} {name}")
+
+    def result(self, record: Any) -> None:
+        self.events.append(f"result {record.experiment}")
+
+
+@pytest.fixture(autouse=True)
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "finished", lambda store, attempt: attempt)
+
+
+def work(bench: Bench, plan: Plan, failed: Sequence[Record]) -> list[str]:
+    runner: Any = bench
+    Trials(plan, runner, runner, failed).work()
+    return bench.names
+
+
+@pytest.fixture
+def plan(synthetic: Synthetic) -> Plan:
+    made: Plan = synthetic.plan(cases=3, ranks=2, device="cpu", experiments=30.0)
+    return made
+
+
+@pytest.fixture
+def wrong(synthetic: Synthetic, plan: Plan) -> Callable[..., Record]:
+    """A record of the step that is wrong every time with the same bits."""
+
+    def make(step: int = 0, **changes: Any) -> Record:
+        made: Record = synthetic.record(plan, step, 1, Outcome.MISMATCH, **{"digests": {"y": "bad"}, **changes})
+        return made
+
+    return make
+
+
+ALONE = ["repeat"] * REPEATS
+SWAPPED = ["other rank", "other device"]
+
+
+def test_what_is_wrong_every_time_is_tried_once_under_each_condition(plan: Plan, wrong: Any) -> None:
+    bench = Bench()
+    plan = replace(
+        plan, steps=tuple(replace(step, case=replace(step.case, row=str(n))) for n, step in enumerate(plan.steps))
+    )
+    tried = work(bench, plan, [wrong(2), wrong(0)])
+    assert tried == [*ALONE * 2, *["other rank"] * 2, *["other device"] * 2, "alone", "alone"]
+    assert [number for number, *_ in bench.ran][::REPEATS][:2] == [0, 2], "no case waits for all the answers to another"
+    assert bench.events[:3] == ["retire", "begin 0 repeat", "result repeat"], "each has a process of its own"
+    assert bench.events[-1] == "rest"
+    first_alone = bench.events.index("alone")
+    assert bench.events[first_alone - 1] == "retire", "an idle process is no company"
+
+
+def test_a_condition_that_helps_is_tried_until_it_is_no_luck_and_held_against_one_more_repeat(
+    plan: Plan, wrong: Any
+) -> None:
+    bench = Bench()
+    bench.answers = {"other rank": RIGHT}
+    assert work(bench, plan, [wrong()]) == [*ALONE, *["other rank"] * 8, "repeat", "other device", "alone"]
+    bench = Bench()
+    bench.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+    assert work(bench, plan, [wrong()]) == [*ALONE, *["other rank"] * 3, "other device", "alone"], "it was luck"
+
+
+def test_all_processes_that_are_compared_make_as_many_calls(plan: Plan, wrong: Any) -> None:
+    bench = Bench()
+    work(bench, plan, [wrong()])
+    often = [words for _, _, words in bench.ran]
+    assert often[0] == "x8", "the first shows how calls differ"
+    assert {words.split(", ")[-1] for words in often[1:]} == {"x4"}
+    bench = Bench()
+    bench.answers = {"repeat": {"outcome": Outcome.CRASH, "mismatches": []}, "alone": RIGHT}
+    work(bench, plan, [replace(wrong(mismatches=[]), outcome=Outcome.CRASH)])
+    assert {words.split(", ")[-1] for _, _, words in bench.ran} == {"x8"}, "nobody knows which call it was"
+
+
+def test_ranks_swap_with_those_that_got_the_case_right(plan: Plan, wrong: Any) -> None:
+    def lenders(clean: set[int]) -> list[int | None]:
+        bench = Bench()
+        bench.local_ranks, bench.local_rank, bench.clean = 4, 2, clean
+        bench.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+        work(bench, plan, [wrong()])
+        return [partner for name, partner in zip(bench.names, bench.partners, strict=True) if name == "other rank"]
+
+    assert lenders({0}) == [0, 0, 0] and lenders({1, 3}) == [3, 1, 3]
+    assert lenders(set()) == [3, 0, 1], "where none is right, all others"
+
+
+def test_what_fails_on_every_rank_alike_is_repeated_until_a_fault_of_most_processes_is_ruled_out(
+    plan: Plan, wrong: Any
+) -> None:
+    bench = Bench()
+    bench.same = True
+    names = work(bench, plan, [wrong()])
+    assert names.count("repeat") == 44, "2 ranks: 90 processes with the two that failed"
+    assert Counter(map(str, bench.known))["{'y': 'bad'}"] == 44 - REPEATS, "one call is enough for more of the same"
+    bench = Bench()
+    bench.same, bench.answers = True, {"repeat": lambda count: RIGHT if count == REPEATS + 2 else WRONG}
+    assert work(bench, plan, [wrong()]).count("repeat") == REPEATS + 2, "each process decides: more tell no more"
+    bench = Bench()
+    bench.same, bench.answers = True, {"other rank": RIGHT}
+    assert work(bench, plan, [wrong()]).count("repeat") == REPEATS + 1, "something helps"
+
+
+def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(plan: Plan, wrong: Any) -> None:
+    first, second, seldom = Bench(), Bench(), Bench()
+    second.taken = seldom.taken = first.taken
+    first.taken.add("other-device")  # by a third one
+    assert work(first, plan, [wrong()]) == [*ALONE, "other rank", "alone"]
+    assert work(second, plan, [wrong()]) == ALONE
+    seldom.answers = {"repeat": lambda count: RIGHT if count == 2 else WRONG}
+    assert work(seldom, plan, [wrong()])[REPEATS:] == SWAPPED, "what comes and goes each rank must see for itself"
+
+
+def test_ranks_with_bits_of_their_own_make_all_of_them(plan: Plan, wrong: Any) -> None:
+    bench = Bench()
+    bench.taken = {"other-rank", "other-device", "alone"}
+    bench.answers = dict.fromkeys(["repeat", *SWAPPED, "alone"], {"digests": {}})
+    assert work(bench, plan, [wrong(digests={})]) == [*ALONE, *SWAPPED, "alone"], "what left no outputs is like nothing"
+
+
+def test_no_failure_no_experiment(plan: Plan) -> None:
+    bench = Bench()
+    assert work(bench, plan, []) == [] and bench.events[-1] == "rest"
+
+
+def test_ranks_that_never_rest_are_not_waited_for_longer_than_granted(plan: Plan, wrong: Any) -> None:
+    assert "alone" not in work(Bench(quiet=False), plan, [wrong()])
+
+
+class TestHistory:
+    EARLIER = (5, 4, 3, 2, 1)  # steps, in the order in which they ran
+
+    def history(self, bench: Bench, plan: Plan, record: Record) -> list[tuple[int, ...]]:
+        """The other steps before the case in each process."""
+        made: list[tuple[int, ...]] = []
+        spoilt = bench.spoilt
+        bench.earlier, bench.answers["repeat"] = self.EARLIER, RIGHT
+
+        def note(after: tuple[int, ...]) -> bool:
+            made.append(after)
+            return spoilt(after)
+
+        bench.spoilt = note
+        assert set(work(bench, replace(plan, steps=plan.steps * 2), [record])) <= {"repeat", "history"}
+        return made
+
+    def test_the_case_that_spoils_it_is_found_by_halves(self, plan: Plan, wrong: Any) -> None:
+        bench = Bench()
+        bench.spoilt = lambda after: 4 in after
+        made = self.history(bench, plan, wrong())
+        assert made[0] == self.EARLIER and made[-1] == (4,)
+        assert made.count((4,)) == SPOILING and len(made) == SPOILING + 3
+
+    def test_calls_that_add_up_are_told_from_one_case(self, plan: Plan, wrong: Any) -> None:
+        bench = Bench()
+        bench.spoilt = lambda after: len(after) >= 3
+        made = self.history(bench, plan, wrong())
+        assert made[-1] == (3, 2, 1) and made.count((3, 2, 1)) == SPOILING
+
+    def test_what_does_not_come_again_is_tried_once_with_all_of_them(self, plan: Plan, wrong: Any) -> None:
+        assert self.history(Bench(), plan, wrong()) == [self.EARLIER]
+
+    def test_a_case_that_fails_alone_needs_no_history(self, plan: Plan, wrong: Any) -> None:
+        bench = Bench()
+        bench.earlier = self.EARLIER
+        assert "history" not in work(bench, plan, [wrong()])
+
+
+@pytest.mark.parametrize(("seconds", "made"), [(0.0, 0), (25.0, 3)])
+def test_the_time_granted_bounds_the_experiments(
+    synthetic: Synthetic, plan: Plan, monkeypatch: pytest.MonkeyPatch, seconds: float, made: int
+) -> None:
+    bench = Bench()
+    bench.seconds = 10.0
+    monkeypatch.setattr("gpucheck.worker.supervisor.experiments.time", SimpleNamespace(monotonic=lambda: bench.now))
+    failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in range(3)]
+    assert len(work(bench, replace(plan, experiments=seconds), failed)) == made
+
+
+def test_one_case_stands_for_those_of_its_row_that_fail_alike(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=4, ranks=2)
+    row = plan.steps[0].case.row
+    steps = tuple(replace(step, case=replace(step.case, row=row)) for step in plan.steps)
+    plan = replace(plan, steps=steps)
+    failed = [
+        synthetic.record(plan, 3, 1, Outcome.MISMATCH),
+        synthetic.record(plan, 1, 1, Outcome.MISMATCH),
+        synthetic.record(plan, 0, 1, Outcome.CRASH),
+        synthetic.record(plan, 2, 1, Outcome.MISMATCH, violations=[Violation("guard", "x")]),
+    ]
+    assert [record.step for record in representatives(plan, failed)] == [0, 1, 2]
+
+
+def test_a_failure_that_is_expected_needs_no_explanation(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2)
+    plan = replace(plan, steps=(replace(plan.steps[0], expect=ExpectedFailure(ranks="others")),))
+    failed = [synthetic.record(plan, 0, rank, Outcome.MISMATCH) for rank in (0, 1)]
+    assert [record.rank for record in representatives(plan, failed)] == [0], "rank 0 should have been right"
+
+
+def test_many_failing_rows_are_bounded(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=80)
+    failed = [synthetic.record(plan, step, 0, Outcome.MISMATCH) for step in range(80)]
+    assert [record.step for record in representatives(plan, failed)] == list(range(MOST_CASES))
+
+
+@pytest.mark.parametrize(("bad", "asked"), [([3], "x10"), ([1, 2, 3, 5, 6], "x8")])
+def test_what_fails_in_some_calls_only_gets_more_of_them(plan: Plan, wrong: Any, bad: list[int], asked: str) -> None:
+    """So many that a failure of the rate seen so far shows in nine of ten processes."""
+    bench = Bench()
+    calls = ["b" if call in bad else "a" for call in range(8)]
+    bench.answers = {"repeat": lambda count: {**WRONG, "calls": calls[count % 8 :] + ["a"], "bad_calls": bad}}
+    work(bench, plan, [wrong()])
+    assert [words for _, name, words in bench.ran if name == "repeat"][:3] == ["x8", asked, asked]
+
+
+def test_what_did_not_come_again_is_tried_no_further(plan: Plan, wrong: Any) -> None:
+    bench = Bench()
+    bench.answers = {"repeat": RIGHT}
+    assert work(bench, plan, [wrong()]) == ALONE
+
+
+def test_what_is_explained_is_tried_no_further(plan: Plan, wrong: Any) -> None:
+    bench = Bench()
+    step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
+    bench.answers = {"no group": RIGHT}
+    tried = work(bench, replace(plan, steps=(step,)), [wrong()])
+    assert tried == [*ALONE, *["no group"] * 8, "repeat"]
+
+
+def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_it(plan: Plan, wrong: Any) -> None:
+    read = {"violations": [Violation("passes differ", "it is read outside of the uint8 tensor of shape (2, 3)")]}
+    group = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
+
+    def tried(step: Any, **changes: Any) -> list[str]:
+        bench = Bench()
+        bench.answers = dict.fromkeys(EXPERIMENTS, read)
+        return work(bench, replace(plan, steps=(step,)), [wrong(**read, **changes)])
+
+    assert tried(plan.steps[0]) == ["repeat"] * 2, "whether it follows the fill again"
+    assert tried(group) == [*ALONE, "no group"]
+    launch = Launch("k", 1, 1, ["cuda:1"], 7, "h", "sm_90", 0, 4, [1])
+    assert "alone" in tried(group, launches=[launch], stream=0), "it may not have waited for its inputs"
+
+
+def test_only_what_fails_every_time_can_be_disturbed_by_others(plan: Plan, wrong: Any) -> None:
+    bench = Bench()
+    bench.answers = {"repeat": lambda count: RIGHT if count == 2 else WRONG}
+    assert "alone" not in work(bench, plan, [wrong()])
+
+
+def test_what_has_no_place_is_pinned_first_and_once(synthetic: Synthetic, plan: Plan) -> None:
+    """Every case, not only one of a row: each may end in another kernel."""
+    bench, gpus = Bench(), replace(plan, device="cuda", case_timeout=60.0)
+    row = gpus.steps[0].case.row
+    gpus = replace(gpus, steps=tuple(replace(step, case=replace(step.case, row=row)) for step in gpus.steps))
+    launched = Underway("k", "m.py:1", 2)
+    failed = [
+        synthetic.record(gpus, 0, 1, Outcome.HANG, underway=launched),
+        synthetic.record(gpus, 1, 1, Outcome.CRASH, sticky=True),
+        synthetic.record(gpus, 2, 1, Outcome.CRASH, sticky=True),
+    ]
+    work(bench, gpus, failed)
+    assert bench.ran[:3] == [(number, "synchronised", "synchronised") for number in (1, 2, 0)], "hangs cost most"
+    assert bench.deadlines[:3] == [PIN_SECONDS] * 3 and bench.deadlines[3:] == [None] * len(bench.ran[3:])
+    assert len([1 for number, name, _ in bench.ran if (number, name) == (1, "synchronised")]) == 1
+
+
+@pytest.mark.parametrize("change", ["cpu", "debug", "host", "no time"])
+def test_what_has_a_place_already_is_not_pinned(synthetic: Synthetic, plan: Plan, change: str) -> None:
+    bench = Bench()
+    changes: dict[str, Any] = {"debug": {"debug": True}, "no time": {"experiments": 0.0}, "cpu": {"device": "cpu"}}
+    gpus = replace(plan, **{"device": "cuda", **changes.get(change, {})})
+    underway = None if change == "host" else Underway("k", "", 1)
+    work(bench, gpus, [synthetic.record(gpus, 0, 1, Outcome.HANG, underway=underway)])
+    assert "synchronised" not in [name for _, name, _ in bench.ran]
+
+
+def test_a_rank_that_is_stuck_tries_nothing(synthetic: Synthetic, plan: Plan) -> None:
+    bench = Bench()
+    bench.stuck = "process 7 did not end"
+    assert work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == []
