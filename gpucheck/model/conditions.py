@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 from gpucheck.model.placement import Placement, placement_named
 
+FILLS = (0xFF, 0x00)
+"""Bytes that memory holds before a pass of a case, which has one with each at least: FF 00 00 FF 00 FF FF 00 ..."""
+
 PROCESS_GROUPS = ("none", "initialised")
 CONSUMERS = ("waits", "prompt", "delayed")
 STREAMS = ("default", "side")

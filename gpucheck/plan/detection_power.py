@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.model.case import Case
+from gpucheck.model.conditions import FILLS
 from gpucheck.model.plan import Step
 from gpucheck.plan.bind import bound_steps
 from gpucheck.plan.scenario import Scenario
@@ -110,8 +111,6 @@ def of(scenario: Scenario) -> Power:
 
 def calls(scenario: Scenario, device: str) -> Calls:
     """The calls that a rank makes and judges at least; what must fail, and what the device cannot run, is left out."""
-    from gpucheck.worker.memory_fills import FILLS
-
     rows: dict[str, int] = {}
     for step in _judged(scenario, device):
         conditions = step.conditions

@@ -6,25 +6,17 @@ import json
 from pathlib import Path
 
 from gpucheck.model.record import DAMAGED_ENTRY
-from gpucheck.tools.doctor.cache_lines import damage
 
 MOST_FILES = 20_000  # looked at before giving up
 UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError, EOFError)
 
 
-def blame(error: Exception) -> str:
-    """`` (damaged cache entry: FILE)`` where an error came from reading an entry of the cache, else ""."""
+def blame(error: Exception, folder: Path) -> str:
+    """`` (damaged cache entry: FILE)`` where an error came from reading an entry of the cache in a folder, else ""."""
     if not isinstance(error, UNREADABLE):
         return ""
-    found = first_damaged(folder())
+    found = first_damaged(folder)
     return f" ({DAMAGED_ENTRY}: {found})" if found else ""
-
-
-def folder() -> Path:
-    """The folder of the cache that this process uses."""
-    import triton
-
-    return Path(triton.knobs.cache.dir)
 
 
 def first_damaged(cache: Path) -> Path | None:
@@ -35,3 +27,20 @@ def first_damaged(cache: Path) -> Path | None:
         if damage(path):
             return path
     return None
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a JSON file, or ""."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not data:
+        return "empty"
+    try:
+        json.loads(data)
+    except ValueError as error:
+        return f"no JSON: {error}"
+    return ""

@@ -1,12 +1,14 @@
-"""What a block and a launch may use of a GPU, and whether a kernel asks for more: such a launch must fail.
+"""What Triton compiled or is about to: with which options, what it takes of a GPU, and whether that is too much.
 
-Needs nothing but the grid and the metadata of the compiled kernel, so it serves on a GPU as well as without one.
+Needs nothing but what Triton keeps of a kernel, so it serves on a GPU as well as without one.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,3 +93,51 @@ def warp_size(metadata: Any) -> int:
     """Threads of a warp on the device that a kernel was compiled for."""
     own = getattr(metadata, "warp_size", None)
     return int(own or getattr(getattr(metadata, "target", None), "warp_size", None) or 32)
+
+
+def hash_triton() -> None:
+    """Lets the imported Triton hash itself for its cache, which takes a second that forked processes then share."""
+    for module in ("triton.runtime.cache", "triton.compiler.compiler"):  # where releases keep it, with its result
+        with suppress(ImportError, AttributeError):
+            importlib.import_module(module).triton_key()
+            return
+
+
+def note_making(src: Any, made: list[bool]) -> None:
+    """Notes when Triton really compiles, instead of taking a kernel from its cache."""
+    make = src.make_ir
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        made.append(True)
+        return make(*args, **kwargs)
+
+    src.make_ir = noted
+
+
+def constants(src: Any) -> dict[str, Any]:
+    """Compile-time constants by parameter, in a form that JSON takes; those inside of tuples are left out.
+
+    Args:
+        src: ``src`` of Triton's compiled kernel, or what is to be compiled (Triton 3.1 or later).
+    """
+    names, found = src.fn.arg_names, {}
+    for place, value in (src.constants or {}).items():
+        index = place[0] if isinstance(place, tuple) and len(place) == 1 else place
+        if isinstance(index, int) and index < len(names):
+            found[names[index]] = _plain(value)
+        elif isinstance(index, str):
+            found[index] = _plain(value)
+    return found
+
+
+def in_words(config: Mapping[str, Any], warps: int | None, stages: int | None) -> str:
+    """The numbers among the constants, warps and stages: ``BLOCK_M=128, ..., 8 warps, 3 stages``."""
+    words = [f"{name}={value}" for name, value in config.items() if type(value) is int and value > 1]
+    words += [f"{warps} warps"] if warps is not None else []
+    words += [f"{stages} stages"] if stages is not None else []
+    return ", ".join(words)
+
+
+def _plain(value: Any) -> Any:
+    value = getattr(value, "value", value)
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(getattr(value, "__name__", value))

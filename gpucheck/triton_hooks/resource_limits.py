@@ -15,8 +15,7 @@ from triton.compiler.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.errors import OutOfResources
 
-from gpucheck.triton_hooks.compile_options import constants, in_words
-from gpucheck.triton_hooks.compiled_kernel import MOST_WORK_ITEMS, Limits, excess, grid_excess
+from gpucheck.triton_hooks.compiled_kernel import MOST_WORK_ITEMS, Limits, constants, excess, grid_excess, in_words
 
 
 class ResourceLimit(OutOfResources):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpucheck.host import log_excerpt
 from gpucheck.records.writer import RecordWriter
+from gpucheck.worker.device.child import serve
 from gpucheck.worker.last_words import keep_what_is_printed
 from gpucheck.worker.rank_process import outlive
 from gpucheck.worker.supervisor.supervisor import main
@@ -26,7 +27,7 @@ def start(run: Path) -> None:
 
     def work() -> None:
         keep_what_is_printed()
-        main(run)
+        main(run, serve)
 
     outlive(work, died)
 

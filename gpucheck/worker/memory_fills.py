@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-FILLS = (0xFF, 0x00)  # bytes that memory holds before a pass: FF 00 00 FF 00 FF FF 00 ...
+from gpucheck.model.conditions import FILLS
+
 FURTHER_FILL = 0x3F  # tells an element that nobody wrote from one computed of 0 or NaN
 TELLING = 4  # passes that tell the fill from the number of the call
 SURE = 8  # passes after which outputs that follow the fill do not do so by luck

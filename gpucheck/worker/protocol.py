@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
+from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Ceilings, Cost, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 
 CANDIDATE, BASELINE = "candidate", "baseline"
+ARGUMENT = "argument-{}.pt"  # file with an argument of a recorded call, see ``Look.calls``
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,27 @@ class Allowance:
     repeats: int  # at most
     seconds: float  # about so long, of the host
     thorough: bool = False  # plain torch and the ceilings of the GPU are measured too, each as long
+
+
+ALWAYS = Allowance(repeats=5, seconds=0.02)
+BENCH = Allowance(repeats=30, seconds=0.2, thorough=True)
+
+
+def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
+    """How long the call of a step may be timed; None where its time would tell nothing.
+
+    That is so without a GPU, in experiments, where every launch is waited for, and under conditions that are to put
+    stress on the code under test. A candidate is timed apart, with inputs that no call had before.
+    """
+    if (
+        plan.device != "cuda"
+        or plan.debug
+        or experiment
+        or step.case.check in plan.candidates
+        or not step.conditions.timed
+    ):
+        return None
+    return BENCH if plan.bench else ALWAYS
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gpucheck.triton_hooks.resource_limits import GridLimit, ResourceLimit, expl
 from tests.tools.compile.conftest import shipped
 
 SCRIPT = """
-from gpucheck.tools.compile.compile_process import stand_in
+from gpucheck.checks.no_launch import stand_in
 from gpucheck.triton_hooks.targets import TARGETS
 from gpucheck.worker import demands
 from tests.tools.compile.planted import FLOATS, HALVES, hungry, sound

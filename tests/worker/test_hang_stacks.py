@@ -52,7 +52,7 @@ def test_hung_process_names_its_innermost_call(tmp_path: Path) -> None:
 COMPILES = """
 import os, sys, tempfile
 from pathlib import Path
-from gpucheck.tools.compile.compile_process import stand_in
+from gpucheck.checks.no_launch import stand_in
 from gpucheck.triton_hooks.targets import TARGETS
 from gpucheck.worker import stacks
 from tests.tools.compile.planted import sound

@@ -18,8 +18,7 @@ from gpucheck.tools.compile import registers
 from gpucheck.tools.compile.outcome import Built, Kernel, Kind, Problem
 from gpucheck.tools.compile.problems import FEWER_BLOCKS, Problems, chain
 from gpucheck.tools.compile.source_locations import Sources
-from gpucheck.triton_hooks.compile_options import constants
-from gpucheck.triton_hooks.compiled_kernel import excess, grid_excess
+from gpucheck.triton_hooks.compiled_kernel import constants, excess, grid_excess, note_making
 from gpucheck.triton_hooks.targets import Target
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -226,14 +225,3 @@ def _key(src: Any, kwargs: Mapping[str, Any]) -> str:
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
-
-
-def note_making(src: Any, made: list[bool]) -> None:
-    """Notes when Triton really compiles, instead of taking a kernel from its cache."""
-    make = src.make_ir
-
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        made.append(True)
-        return make(*args, **kwargs)
-
-    src.make_ir = noted

@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL, Runtime
+from gpucheck.checks.no_launch import Bench, stand_in
 from gpucheck.host.isolated import receive, send
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource
 from gpucheck.model.errors import Inapplicable
-from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Kernel
-from gpucheck.tools.compile.tritons import hash_triton
-from gpucheck.triton_hooks.targets import TARGETS, Target
+from gpucheck.triton_hooks.compiled_kernel import hash_triton
+from gpucheck.triton_hooks.targets import TARGETS
 
 if TYPE_CHECKING:
     from gpucheck.tools.compile.capture import Capture
@@ -76,60 +74,6 @@ def main(connection: Connection) -> None:
             capture.compiled_now = 0
 
 
-class Bench:
-    """The :class:`gpucheck.checks.base.Runtime` of compiling: tensors lie on the CPU and nothing watches them."""
-
-    def __init__(self, root: str, generation: str) -> None:
-        import torch
-
-        self.device = torch.device("cpu")
-        self._root, self._generation = root, generation
-        self._library: Any = None
-
-    def place(self, tensor: Any) -> Any:
-        return tensor
-
-    def synchronize(self) -> None:
-        """Nothing is launched that one would wait for."""
-
-    def report_violation(self, kind: ViolationKind, detail: str) -> None:
-        """Conduct is for runs to judge."""
-
-    def note(self, text: str) -> None:
-        """Nothing is told of how outputs came to be."""
-
-    @property
-    def library(self) -> Any:
-        """The adapter, loaded at first use."""
-        if self._library is None:
-            from gpucheck.library import adapters
-
-            self._library = _FewWeights(adapters.load(Path(self._root), self._generation))
-        return self._library
-
-
-class _FewWeights:
-    """An adapter that lays out one weight of each form: compilers do not look at values, and layouts take seconds."""
-
-    def __init__(self, adapter: Any) -> None:
-        self._adapter = adapter
-        self._weights: dict[Any, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._adapter, name)
-
-    def weight(self, kind: str, data: Any, scale: Any, layout: str, place: Any) -> Any:
-        """:meth:`gpucheck.library.adapters.base.Adapter.weight`."""
-        form = (kind, layout, *(part for held in (data, scale) if held is not None for part in _form(held)))
-        if form not in self._weights:
-            self._weights[form] = self._adapter.weight(kind, data, scale, layout, place)
-        return self._weights[form]
-
-
-def _form(tensor: Any) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-
 def run(case: Case, runtime: Runtime, capture: Capture, sources: Sources) -> CaseBuilt:
     """Sends one case through its host code."""
     import torch
@@ -178,22 +122,3 @@ def _sources(root: str) -> Sources:
     ours = Path(gpucheck.__file__).parent
     library = [Path(root, "triton_kernels")] if root else []
     return Sources([*library, ours / "checks", ours / "library", *checks.folders()])
-
-
-@contextmanager
-def stand_in(target: Target) -> Iterator[None]:
-    """The target as the only device of this process; memory that host code allocates is zero, so runs repeat."""
-    import torch
-
-    from gpucheck.triton_hooks.interpreter import stand_in_driver
-
-    amd = target.name if target.amd else ""
-    device = stand_in_driver.StandInDevice(target.capability, target.sms, target.shared_memory, amd, target.card)
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty")):
-        setattr(owner, name, _zeroed(getattr(owner, name)))
-    with stand_in_driver.watched_guards(stand_in_driver.install(device), home=0):
-        yield
-
-
-def _zeroed(allocate: Any) -> Any:
-    return lambda *args, **kwargs: allocate(*args, **kwargs).zero_()

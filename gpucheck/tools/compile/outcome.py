@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from gpucheck.triton_hooks.compile_options import in_words
+from gpucheck.triton_hooks.compiled_kernel import in_words
 
 
 class Built(str, Enum):

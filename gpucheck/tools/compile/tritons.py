@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -65,14 +64,6 @@ def find_installed() -> Triton | None:
     except metadata.PackageNotFoundError:  # a build of another name, or a checkout
         version = _version_of(package) or "unknown"
     return Triton(version, None, package)
-
-
-def hash_triton() -> None:
-    """Lets the imported Triton hash itself for its cache, which takes a second that forked processes then share."""
-    for module in ("triton.runtime.cache", "triton.compiler.compiler"):  # where releases keep it, with its result
-        with suppress(ImportError, AttributeError):
-            importlib.import_module(module).triton_key()
-            return
 
 
 def triton_folder(version: str) -> Path:

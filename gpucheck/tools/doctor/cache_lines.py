@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
 from gpucheck.tools.doctor.machine import Machine, amount
+from gpucheck.triton_hooks.cache_damage import damage
 
 SCAN_LIMIT = 4.0  # s for walking over the entries; the cache of a busy node may hold a hundred thousand files
 MOST_NAMED = 10  # damaged entries that get a line each
@@ -159,20 +159,3 @@ def _files(folder: Path, found: Contents) -> Iterator[tuple[Path, os.stat_result
                     yield path, path.stat(follow_symlinks=False)
                 except OSError:
                     continue
-
-
-def damage(path: Path) -> str:
-    """What is wrong with a JSON file, or ""."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if not data:
-        return "empty"
-    try:
-        json.loads(data)
-    except ValueError as error:
-        return f"no JSON: {error}"
-    return ""

@@ -21,11 +21,7 @@ from gpucheck.worker.protocol import Allowance
 if TYPE_CHECKING:
     from gpucheck.checks.base import Check
     from gpucheck.model.case import Case
-    from gpucheck.model.plan import Plan, Step
     from gpucheck.worker.protocol import Reply
-
-ALWAYS = Allowance(repeats=5, seconds=0.02)
-BENCH = Allowance(repeats=30, seconds=0.2, thorough=True)
 
 L2_TIMES = 2  # size of what is written to flush the L2 cache, in sizes of that cache
 FLUSHED = 256 << 20  # bytes; where the size of the cache is not known
@@ -42,23 +38,6 @@ TRIES = 10  # of each, the quickest counts
 Call = Callable[[], Any]
 Look = Callable[[Any], None]
 """Takes what a call returned, at no time of the device that counts."""
-
-
-def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
-    """How long the call of a step may be timed; None where its time would tell nothing.
-
-    That is so without a GPU, in experiments, where every launch is waited for, and under conditions that are to put
-    stress on the code under test. A candidate is timed apart, with inputs that no call had before.
-    """
-    if (
-        plan.device != "cuda"
-        or plan.debug
-        or experiment
-        or step.case.check in plan.candidates
-        or not step.conditions.timed
-    ):
-        return None
-    return BENCH if plan.bench else ALWAYS
 
 
 class Clock(Protocol):

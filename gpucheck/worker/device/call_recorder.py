@@ -27,8 +27,8 @@ from gpucheck.checks import kernels as own_kernels
 from gpucheck.records.replay_files import PROGRAM
 from gpucheck.verify.views import to_device
 from gpucheck.worker.device.python_source import Node, alias, call, text
+from gpucheck.worker.protocol import ARGUMENT
 
-ARGUMENT = "argument-{}.pt"
 RESULT = re.compile(r"\br\d+\b")
 
 

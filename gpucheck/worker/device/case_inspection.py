@@ -12,10 +12,9 @@ from torch import Tensor
 
 from gpucheck import checks
 from gpucheck.model.case import Case
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import FILLS, Conditions
 from gpucheck.model.errors import Inapplicable
 from gpucheck.worker.device import program_locator
-from gpucheck.worker.memory_fills import FILLS
 from gpucheck.worker.protocol import Reply, Request
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from gpucheck import checks
 from gpucheck.checks.base import OUTPUTS, Check, Runtime
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import FILLS, Conditions
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks import cache_damage
@@ -37,7 +37,7 @@ from gpucheck.worker.device.repeated_calls import RepeatedCalls
 from gpucheck.worker.device.side_effects import CallWatch, Place
 from gpucheck.worker.device.threads_together import at_once
 from gpucheck.worker.last_words import raised_from
-from gpucheck.worker.memory_fills import FILLS, FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
+from gpucheck.worker.memory_fills import FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 
 LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
@@ -116,9 +116,8 @@ class Bench:
             reply.status, reply.message, reply.traceback = "harness", str(reason), traceback.format_exc()
         except Exception as error:
             reply.status = "error"
-            reply.message = (
-                f"{type(error).__name__}: {first_line(error)}{cache_damage.blame(error)}{raised_from(error)}"
-            )
+            explained = cache_damage.blame(error, kernel_cache()) + raised_from(error)
+            reply.message = f"{type(error).__name__}: {first_line(error)}{explained}"
             reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
             reply.sticky = self.poisoned_context()
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
@@ -496,3 +495,10 @@ def _add(reply: Reply, stage: str, seconds: float) -> None:
 
 def _nothing() -> None:
     """Nothing is produced late."""
+
+
+def kernel_cache() -> Path:
+    """The folder of Triton's kernel cache that this process uses."""
+    import triton
+
+    return Path(triton.knobs.cache.dir)

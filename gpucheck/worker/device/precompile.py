@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,15 @@ from triton.runtime.jit import JITFunction
 
 from gpucheck import checks
 from gpucheck.checks.base import Runtime
+from gpucheck.checks.no_launch import Bench, stand_in
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
-from gpucheck.model.plan import Step
-from gpucheck.tools.compile.capture import note_making
-from gpucheck.tools.compile.compile_process import Bench, stand_in
+from gpucheck.triton_hooks.compiled_kernel import note_making
 from gpucheck.triton_hooks.targets import Target
 from gpucheck.worker.protocol import Ahead
 
-MOST = 6  # processes of a rank
 MEMORY = 1 << 30  # bytes each may take; larger cases are left to the ranks
-HEAD_START = 3  # cases that the ranks are at before anybody can be ahead of them
 WARM = 10  # cases in a row that needed no compiler, after which nothing is left to do
-
-
-def worth(steps: Sequence[Step]) -> tuple[Case, ...]:
-    """The cases to compile ahead: one of those that differ in their data alone, of those that share the usual cache."""
-    found: dict[tuple[Any, ...], Case] = {}
-    for step in steps:
-        if not step.inapplicable and step.conditions.cache == "shared":
-            found.setdefault((step.case.check, *sorted(step.case.params.items())), step.case)
-    return tuple(found.values())[HEAD_START:]
 
 
 def work(ahead: Ahead) -> None:

@@ -254,8 +254,7 @@ class Runner:
     def _execute(
         self, attempt: Attempt, child: Child, inputs: Path, outputs: Sequence[str]
     ) -> tuple[Attempt, list[Reply]]:
-        from gpucheck.worker.device.benchmark import allowance
-        from gpucheck.worker.protocol import NoReply, Request, receive
+        from gpucheck.worker.protocol import NoReply, Request, allowance, receive
 
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid, before=len(self._ran)))
         if attempt.call is None:

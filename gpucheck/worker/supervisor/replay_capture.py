@@ -14,8 +14,7 @@ from gpucheck.records.replay_files import DETAIL, FOLDER, PROGRAM
 from gpucheck.records.run_folder import write_json
 from gpucheck.verify import bounds, judge, worst_elements
 from gpucheck.verify.expected import Axes, Expected, plain_axes
-from gpucheck.worker.device.call_recorder import ARGUMENT
-from gpucheck.worker.protocol import Look
+from gpucheck.worker.protocol import ARGUMENT, Look
 from gpucheck.worker.supervisor.child_runner import Runner
 from gpucheck.worker.supervisor.safetensors import save
 

@@ -12,15 +12,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpucheck.launch.forking_torchrun import IMPORTED
-from gpucheck.model.plan import Plan
+from gpucheck.model.case import Case
+from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
@@ -41,10 +43,16 @@ MAKERS = 4  # threads that make inputs and references ahead, where a rank has pr
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
 PENDING_JUDGEMENTS = 64  # cases that wait for the judge, or it for a reference, while the child goes on
 PENDING_BYTES = 256 << 20  # of their outputs
+COMPILERS = 6  # processes of a rank that compile ahead
+HEAD_START = 3  # cases that the ranks are at before anybody can be ahead of them
 
 
-def main(run: Path) -> None:
-    """Runs the plan of a run folder as the rank that torchrun's environment names."""
+def main(run: Path, serve: Callable[[Connection], None]) -> None:
+    """Runs the plan of a run folder as the rank that torchrun's environment names.
+
+    Args:
+        serve: what a child does, forked from here: it owns the device, and nothing of it is imported here.
+    """
     began = time.perf_counter()
     from gpucheck import checks
     from gpucheck.host.forkserver import Forkserver
@@ -59,13 +67,11 @@ def main(run: Path) -> None:
     import torch
     import triton  # noqa: F401 - loaded for the children, which are forked from here
 
-    from gpucheck.worker.device import child
-
     if plan.device == "cuda":
-        from gpucheck.tools.compile.tritons import hash_triton
+        from gpucheck.triton_hooks.compiled_kernel import hash_triton
 
         hash_triton()
-    forkserver = Forkserver(child.serve)
+    forkserver = Forkserver(serve)
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
     supervisor = Supervisor(run, plan, forkserver, imported)
@@ -161,15 +167,14 @@ class Supervisor:
 
         Its own process comes first: all that ask the driver of a node something at once wait for each other.
         """
-        from gpucheck.worker.device.precompile import MOST, worth
         from gpucheck.worker.protocol import Ahead
 
         first = self._order[0]
         self.runner.get_ready(first, self.plan.steps[first])
         library, local_rank = self.plan.library, self.node.local_rank
         claims = str(self.store.folder / "ahead")
-        ahead = Ahead(worth(self.plan.steps), local_rank, claims, library["root"], library["generation"])
-        for _ in range(min(MOST, fair_threads() // 2) if ahead.cases else 0):
+        ahead = Ahead(_worth_compiling(self.plan.steps), local_rank, claims, library["root"], library["generation"])
+        for _ in range(min(COMPILERS, fair_threads() // 2) if ahead.cases else 0):
             with suppress(OSError):  # without its forkserver a rank has more to tell than this
                 self.runner.forkserver.spawn().connection.send(ahead)
 
@@ -306,3 +311,12 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
             turn = 0 if together else local_rank * len(window) // local_ranks
             order += window[turn:] + window[:turn]
     return order
+
+
+def _worth_compiling(steps: Sequence[Step]) -> tuple[Case, ...]:
+    """The cases to compile ahead: one of those that differ in their data alone, of those that share the usual cache."""
+    found: dict[tuple[Any, ...], Case] = {}
+    for step in steps:
+        if not step.inapplicable and step.conditions.cache == "shared":
+            found.setdefault((step.case.check, *sorted(step.case.params.items())), step.case)
+    return tuple(found.values())[HEAD_START:]

@@ -63,7 +63,7 @@ def test_a_candidate_that_fails_anywhere_has_no_time(synthetic: Synthetic) -> No
 
 
 def test_a_candidate_is_timed_apart(synthetic: Synthetic) -> None:
-    from gpucheck.worker.device.benchmark import allowance
+    from gpucheck.worker.protocol import allowance
 
     plan = synthetic.plan(cases=1, check_sources=(SOURCE,))
     assert allowance(plan, plan.steps[0], "") is None

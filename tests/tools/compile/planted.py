@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+from gpucheck.checks.no_launch import stand_in
 from gpucheck.tools.compile.capture import Capture, Output
-from gpucheck.tools.compile.compile_process import stand_in
 from gpucheck.tools.compile.source_locations import Sources
 from gpucheck.triton_hooks.targets import TARGETS
 

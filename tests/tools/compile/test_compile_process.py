@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch")
 
-from gpucheck.tools.compile.compile_process import Bench
+from gpucheck.checks.no_launch import Bench
 
 
 def test_a_check_that_asks_for_a_library_it_said_it_does_without_is_told_so() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
+from gpucheck.checks.no_launch import Bench  # noqa: E402
 from gpucheck.library import adapters  # noqa: E402
-from gpucheck.tools.compile.compile_process import Bench  # noqa: E402
 
 
 class Adapter:

@@ -16,8 +16,8 @@ from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.placement import scenario_placements  # noqa: E402
 from gpucheck.model.record import Ceilings, Cost  # noqa: E402
 from gpucheck.worker.device import benchmark  # noqa: E402
-from gpucheck.worker.device.benchmark import ALWAYS, BENCH, CudaClock, Stopwatch, allowance, seconds_of, steady  # noqa: E402
-from gpucheck.worker.protocol import Allowance, Reply  # noqa: E402
+from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady  # noqa: E402
+from gpucheck.worker.protocol import ALWAYS, BENCH, Allowance, Reply, allowance  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from gpucheck.records.replay_files import FOLDER, read_program  # noqa: E402
-from gpucheck.worker.device.call_recorder import ARGUMENT, Recorder, needed  # noqa: E402
+from gpucheck.worker.device.call_recorder import Recorder, needed  # noqa: E402
+from gpucheck.worker.protocol import ARGUMENT  # noqa: E402
 
 Tensor = Any
 

@@ -19,14 +19,18 @@ from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
 from gpucheck.verify import digest  # noqa: E402
 from gpucheck.worker.device import stream_stress  # noqa: E402
-from gpucheck.worker.device.benchmark import ALWAYS  # noqa: E402
-from gpucheck.worker.device.executor import Bench, Library  # noqa: E402
+from gpucheck.worker.device.executor import Bench, Library, kernel_cache  # noqa: E402
 from gpucheck.worker.device.guarded_memory import Arena  # noqa: E402
 from gpucheck.worker.device.launch_observer import Observer  # noqa: E402
 from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
 from gpucheck.worker.launch_journal import Journal, read  # noqa: E402
 from gpucheck.worker.memory_fills import FURTHER_FILL, SURE, depends_on_fill, fill_of  # noqa: E402
-from gpucheck.worker.protocol import Reply, Request, outputs_file  # noqa: E402
+from gpucheck.worker.protocol import (  # noqa: E402
+    ALWAYS,
+    Reply,
+    Request,
+    outputs_file,
+)
 from gpucheck.worker.supervisor.violations import observed_violations  # noqa: E402
 
 CASE = Case("matmul", {}, "exact", "matmul/x", "matmul", 0)
@@ -752,3 +756,8 @@ def test_the_journal_knows_the_kernels_under_test(run: Any, observer: Observer, 
     observer.journal = Journal(tmp_path / "journal")
     run(Waiting())
     assert seen == [("copy",)] * 2
+
+
+def test_the_kernel_cache_is_tritons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/somewhere")
+    assert kernel_cache() == Path("/somewhere")

@@ -82,9 +82,9 @@ def cases(synthetic: Synthetic, number: int, **conditions: Any) -> list[Step]:
 
 def test_kernels_do_not_depend_on_the_data(synthetic: Synthetic) -> None:
     steps = cases(synthetic, 5)
-    assert [case["n"] for case in precompile.worth(steps)] == [11, 12], "the ranks are at the first three"
-    assert precompile.worth([replace(step, inapplicable="no") for step in steps]) == ()
-    assert precompile.worth(cases(synthetic, 5, cache="cold")) == ()
+    assert [case["n"] for case in supervisor._worth_compiling(steps)] == [11, 12], "the ranks are at the first three"
+    assert supervisor._worth_compiling([replace(step, inapplicable="no") for step in steps]) == ()
+    assert supervisor._worth_compiling(cases(synthetic, 5, cache="cold")) == ()
 
 
 class Forkserver:
@@ -123,7 +123,7 @@ def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_idle_processors_are_used_where_the_scenario_says_so(start: Callable[..., list[Any]], tmp_path: Path) -> None:
     own, *told = start(16, device="cuda", compile_ahead=True)
     assert isinstance(own, Setup) and own.local_rank == 1, "its own process need not wait for them at the driver"
-    assert len(told) == precompile.MOST
+    assert len(told) == supervisor.COMPILERS
     assert (told[0].device, told[0].claims, len(told[0].cases)) == (1, str(tmp_path / "scratch" / "ahead"), 2)
     assert len(start(4, device="cuda", compile_ahead=True)) == 1 + 2
     assert len(start(1, device="cuda", compile_ahead=True)) == 1

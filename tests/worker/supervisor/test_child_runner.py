@@ -20,9 +20,13 @@ from gpucheck.model.check_source import CheckSource, SourceKind  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.plan import Plan  # noqa: E402
 from gpucheck.model.record import Outcome, Underway  # noqa: E402
-from gpucheck.worker.device.benchmark import BENCH  # noqa: E402
 from gpucheck.worker.launch_journal import Journal  # noqa: E402
-from gpucheck.worker.protocol import Reply, Request, Setup  # noqa: E402
+from gpucheck.worker.protocol import (  # noqa: E402
+    BENCH,
+    Reply,
+    Request,
+    Setup,
+)
 from gpucheck.worker.supervisor import child_runner as runner_module  # noqa: E402
 from gpucheck.worker.supervisor.child_runner import Runner  # noqa: E402
 from gpucheck.worker.supervisor.node_sync import Node  # noqa: E402
