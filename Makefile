@@ -2,7 +2,7 @@ PYTHON ?= python3
 NPROC ?= 2
 ARGS ?=
 BIN := .venv/bin
-NUMERICS := tests/verify tests/interpreter tests/checks tests/worker
+NUMERICS := tests/verify tests/triton_hooks tests/checks tests/worker
 export PYTHON
 export PYTHONDONTWRITEBYTECODE = # byte code is written, whatever an image says: hundreds of processes import torch
 

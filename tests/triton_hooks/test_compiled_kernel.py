@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import importlib
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gpucheck.triton_hooks import compiled_kernel
 from gpucheck.triton_hooks.compiled_kernel import Excess, Limits, excess, grid_excess
 from gpucheck.triton_hooks.targets import TARGETS
 
@@ -79,3 +81,17 @@ def test_amd_gpus_count_threads_along_the_first_axis() -> None:
     found = grid_excess((4_194_304,), limits, wide)
     assert str(found) == "4,194,304 blocks of 1,024 threads on axis 0, at most 4,194,303"
     assert grid_excess((4_194_304,), HOPPER, metadata(num_warps=32)) is None
+
+
+@pytest.mark.parametrize("home", ["triton.runtime.cache", "triton.compiler.compiler"])
+def test_triton_hashes_itself_before_processes_are_forked(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    """Releases differ in where the function is that keeps the hash."""
+    pytest.importorskip("triton")
+    hashed: list[str] = []
+    for name in ("triton.runtime.cache", "triton.compiler.compiler"):
+        module = importlib.import_module(name)
+        monkeypatch.setattr(module, "triton_key", lambda: hashed.append(home), raising=False)
+        if name != home:
+            monkeypatch.delattr(module, "triton_key")
+    compiled_kernel.hash_triton()
+    assert hashed == [home]

@@ -26,14 +26,14 @@ from tests.tools.compile.conftest import shipped
 SCRIPT = """
 from gpucheck.checks.no_launch import stand_in
 from gpucheck.triton_hooks.targets import TARGETS
-from gpucheck.worker import demands
+from gpucheck.triton_hooks import resource_limits
 from tests.tools.compile.planted import FLOATS, HALVES, hungry, sound
 from triton.compiler.compiler import CompiledKernel
 
 loaded = []
 CompiledKernel._init_handles = lambda kernel: loaded.append(kernel.name)
 with stand_in(TARGETS["sm_90"]):
-    demands.install()
+    resource_limits.install()
     def launch(kernel, *args, **options):
         try:
             kernel[(1,)](*args, **options)

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 import sys, threading, time
 from pathlib import Path
-from gpucheck.worker import stacks
+from gpucheck.worker import hang_stacks
 
 def idle():
     time.sleep(600)
@@ -28,7 +28,7 @@ def turning():
         pass
 
 threading.Thread(target=idle, daemon=True).start()
-stacks.register(Path(sys.argv[1]))
+hang_stacks.register(Path(sys.argv[1]))
 turning()
 """
 
@@ -54,11 +54,11 @@ import os, sys, tempfile
 from pathlib import Path
 from gpucheck.checks.no_launch import stand_in
 from gpucheck.triton_hooks.targets import TARGETS
-from gpucheck.worker import stacks
+from gpucheck.worker import hang_stacks
 from tests.tools.compile.planted import sound
 
 os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
-stacks.register(Path(sys.argv[1]))
+hang_stacks.register(Path(sys.argv[1]))
 with stand_in(TARGETS["sm_90"]):
     import torch
     sound.warmup(torch.zeros(64), L=64, grid=(1,))

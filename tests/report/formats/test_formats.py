@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import gpucheck.report
+import gpucheck.report.formats
 from gpucheck.report.blocks import Report
 from gpucheck.report.formats import FORMATS, render
 
@@ -18,5 +18,5 @@ def test_every_format_writes_text_that_utf8_holds(busy: Report, hostile: Report,
 
 @pytest.mark.parametrize("module", FORMATS.values())
 def test_a_format_is_a_module_of_the_package(module: str) -> None:
-    folder = Path(gpucheck.report.__file__).parent
+    folder = Path(gpucheck.report.formats.__file__).parent
     assert (folder / f"{module}.py").is_file() or (folder / module / "__init__.py").is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
@@ -136,17 +135,3 @@ def test_the_installed_one_is_found_without_importing_it() -> None:
         pytest.skip("needs triton")
     assert found.folder is None and (found.package / "__init__.py").is_file()
     assert re.match(r"\d+\.\d+", found.version)
-
-
-@pytest.mark.parametrize("home", ["triton.runtime.cache", "triton.compiler.compiler"])
-def test_triton_hashes_itself_before_processes_are_forked(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
-    """Releases differ in where the function is that keeps the hash."""
-    pytest.importorskip("triton")
-    hashed: list[str] = []
-    for name in ("triton.runtime.cache", "triton.compiler.compiler"):
-        module = importlib.import_module(name)
-        monkeypatch.setattr(module, "triton_key", lambda: hashed.append(home), raising=False)
-        if name != home:
-            monkeypatch.delattr(module, "triton_key")
-    tritons.hash_triton()
-    assert hashed == [home]

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[3]
 RACE = """
 import json, os, time
 from pathlib import Path
-from gpucheck.tools.selftest import hooks
+from gpucheck.tools.selftest import matmul_faults
 from triton.runtime.cache import FileCacheManager
 
 def call():
@@ -28,7 +28,7 @@ def call():
     except json.JSONDecodeError as error:
         return type(error).__name__
 
-print(hooks.race_to_compile(call, "1", {}))
+print(matmul_faults.race_to_compile(call, "1", {}))
 """
 
 

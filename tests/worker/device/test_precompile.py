@@ -29,19 +29,20 @@ if TYPE_CHECKING:
 SCRIPT = """
 import sys
 from gpucheck import checks
-from gpucheck.worker import ahead, driver
+from gpucheck.host import cuda_driver
+from gpucheck.worker.device import precompile
 from gpucheck.worker.protocol import Ahead
 
-driver.gpu = lambda number: driver.Gpu("H", (9, 0), 132, 227 << 10)
+cuda_driver.gpu = lambda number: cuda_driver.Gpu("H", (9, 0), 132, 227 << 10)
 compiled = []
-launch = ahead._launch
-ahead._launch = lambda case, bench: compiled.append(case.row) or launch(case, bench)
+launch = precompile._launch
+precompile._launch = lambda case, bench: compiled.append(case.row) or launch(case, bench)
 cases = [checks.load(check).spec.case(params, "normal", 0) for check, params in (
     ("matmul", {"m": 4, "n": 8, "k": 32}),  # there is no library here
     ("softmax", {"m": 4, "n": 64}),
 )]
 cases += [checks.load("softmax").spec.case({"m": 4, "n": 64}, "normal", seed) for seed in range(1, 20)]
-ahead.work(Ahead(tuple(cases), 0, sys.argv[1], "", ""))
+precompile.work(Ahead(tuple(cases), 0, sys.argv[1], "", ""))
 print(*compiled, sep="; ")
 """
 

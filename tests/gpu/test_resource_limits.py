@@ -15,11 +15,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NV
 
 SCRIPT = """
 import torch
-from gpucheck.worker import demands
+from gpucheck.triton_hooks import resource_limits
 from gpucheck.triton_hooks.resource_limits import ResourceLimit
 from tests.tools.compile.planted import hungry, sound
 
-demands.install()
+resource_limits.install()
 x = torch.zeros(1 << 20, dtype=torch.bfloat16, device="cuda")
 try:
     hungry[(1,)](x, x, x, 128, 128, 512, 4, num_warps=16, num_stages=4)
