@@ -109,10 +109,10 @@ class MatmulAdapter(Adapter):
         if layout == "default" and kind == "mxfp4":
             values, scales = self.swizzled(values, scales)
         values.storage.data = place(values.storage.data)
-        placed, scale_shape, scale_layout = place(scales.storage.data), scales.shape, scales.storage.layout
+        scale_data, scale_shape, scale_layout = place(scales.storage.data), scales.shape, scales.storage.layout
 
         def fresh_scale() -> Any:
-            return self.wrapped(placed, list(scale_shape), layout=scale_layout)
+            return self.wrapped(scale_data, list(scale_shape), layout=scale_layout)
 
         return Weight(kind, values, fresh_scale, None)
 
