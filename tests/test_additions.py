@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import gpucheck
+from gpucheck.cli.listing import list_
 from gpucheck.diagnose import strategy
 from gpucheck.diagnose.answers import answers
 from gpucheck.diagnose.causes.race import unasked
@@ -20,7 +21,7 @@ from gpucheck.diagnose.experiment_list import EXPERIMENTS, Experiment, applicabl
 from gpucheck.diagnose.finding_cases import run_command
 from gpucheck.model.conditions import Conditions, of_case, of_process, stated
 from gpucheck.model.errors import UsageError
-from gpucheck.model.placement import PLACEMENTS, Placement
+from gpucheck.model.placement_table import PLACEMENTS, Placement
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
@@ -138,6 +139,18 @@ def test_a_reproduction_says_that_it_does_not_hold_the_gpu_so(toy: Any) -> None:
     assert not_repeated(TOY) == "placement toy"
     toy(scripted=True)
     assert not_repeated(TOY) == ""
+
+
+def test_a_case_under_a_new_placement_is_replayed_and_the_placement_is_listed(
+    toy: Any, synthetic: Synthetic, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy()
+    plan = synthetic.plan(cases=1)
+    plan = synthetic.plan(cases=1, steps=(Step(plan.steps[0].case, TOY),))
+    copy: Any = SimpleNamespace(root="/", package="/")
+    assert repeated(plan, 0, 0, copy, save=False, timeout=None).steps == plan.steps
+    list_()
+    assert "toy                 as no server does it" in capsys.readouterr().out
 
 
 def test_a_placement_of_another_version_is_read_and_shown_but_not_run(synthetic: Synthetic) -> None:

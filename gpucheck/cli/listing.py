@@ -28,7 +28,7 @@ def list_(
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
 ) -> None:
-    """List scenarios, checks, the cases of a scenario, or what it can see."""
+    """List scenarios, checks, placements, the cases of a scenario, or what it can see."""
     given, _ = check_sources(check_file, problem, candidate)
     if json_file and not power:
         raise UsageError("--json goes with --power")
@@ -48,6 +48,7 @@ def list_(
 
 def _overview() -> None:
     from gpucheck.checks import installed, load, names
+    from gpucheck.model.placement_table import PLACEMENTS, scenario_placements
     from gpucheck.plan import scenario as scenarios
 
     typer.echo("scenarios")
@@ -57,6 +58,9 @@ def _overview() -> None:
     typer.echo("checks")
     for name in filter(installed, names()):
         typer.echo(f"  {name:<19} {load(name).spec.summary}")
+    typer.echo("placements")
+    for name in scenario_placements():
+        typer.echo(f"  {name:<19} {PLACEMENTS[name].summary}")
 
 
 def _checks() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from gpucheck.model.placement import Placement, placement_named
+from gpucheck.model.placement_table import Placement, placement_named
 
 FILLS = (0xFF, 0x00)
 """Bytes that memory holds before a pass of a case, which has one with each at least: FF 00 00 FF 00 FF FF 00 ..."""

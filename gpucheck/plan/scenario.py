@@ -15,7 +15,7 @@ from gpucheck.diagnose.causes.pages import CAUSES
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
-from gpucheck.model.placement import PLACEMENTS
+from gpucheck.model.placement_table import PLACEMENTS
 from gpucheck.model.plan import EXPECTED_RANKS, STRAGGLER, ExpectedFailure, Step
 from gpucheck.plan.scenario_conditions import KEYS, TRUTH, Rule, conflict, one_of
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpucheck.model.conditions import CACHES, CONSUMERS, PROCESS_GROUPS, STREAMS, Conditions
-from gpucheck.model.placement import PLACEMENTS, scenario_placements
+from gpucheck.model.placement_table import PLACEMENTS, scenario_placements
 
 MOST_REPEATS = 10_000
 MOST_THREADS = 64

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpucheck.model.conditions import PROCESS_GROUPS, Conditions
 from gpucheck.model.errors import NothingToRunError, UsageError
-from gpucheck.model.placement import scenario_placements
+from gpucheck.model.placement_table import scenario_placements
 from gpucheck.model.plan import Step
 from gpucheck.plan.scenario import Scenario
 from gpucheck.plan.scenario_conditions import conflict

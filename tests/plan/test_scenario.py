@@ -10,7 +10,7 @@ from gpucheck.checks import CHECKS, NEEDS
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
-from gpucheck.model.placement import PLACEMENTS, scenario_placements
+from gpucheck.model.placement_table import PLACEMENTS, scenario_placements
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.plan import scenario
 from gpucheck.plan.scenario import Scenario

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from gpucheck.model.conditions import CACHES, CONSUMERS, PROCESS_GROUPS, STREAMS, Conditions
-from gpucheck.model.placement import scenario_placements
+from gpucheck.model.placement_table import scenario_placements
 from gpucheck.plan.scenario_conditions import KEYS, conflict, needs_gpus
 
 EXPERIMENTS_ONLY = {"guarded", "alone", "swap"}

@@ -12,7 +12,7 @@ from gpucheck.diagnose.causes.pages import UNDETERMINED, WRONG_DEVICE
 from gpucheck.diagnose.finding_cases import Key, by_step, clean_line, merged_lines, sighting
 from gpucheck.diagnose.wording import lines_of, mismatches_lines, rank_list
 from gpucheck.model.finding import Finding
-from gpucheck.model.placement import placement_named
+from gpucheck.model.placement_table import placement_named
 from gpucheck.model.record import Launch, Outcome, Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.errors import UsageError
-from gpucheck.model.placement import PLACEMENTS
+from gpucheck.model.placement_table import PLACEMENTS
 from gpucheck.model.plan import Plan, Replay
 from gpucheck.records.run_folder import Run
 

@@ -1,4 +1,4 @@
-"""Placements in deed: what ties a process to its GPU, or to all of them, as :mod:`gpucheck.model.placement` has it."""
+"""What ties a process to its GPU, or to all of them, for each row of :mod:`gpucheck.model.placement_table`."""
 
 from __future__ import annotations
 

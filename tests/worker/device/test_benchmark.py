@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 
 from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.placement import scenario_placements  # noqa: E402
+from gpucheck.model.placement_table import scenario_placements  # noqa: E402
 from gpucheck.model.record import Ceilings, Cost  # noqa: E402
 from gpucheck.worker.device import benchmark  # noqa: E402
 from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady  # noqa: E402

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from gpucheck.model.placement import PLACEMENTS  # noqa: E402
+from gpucheck import checks  # noqa: E402
+from gpucheck.model.conditions import Conditions  # noqa: E402
+from gpucheck.model.placement_table import PLACEMENTS  # noqa: E402
+from gpucheck.model.plan import Plan, Replay, Step  # noqa: E402
+from gpucheck.tools.replay import bundle  # noqa: E402
 from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests.conftest import Synthetic
 
 
 @pytest.fixture
@@ -77,3 +88,32 @@ def test_cpu(chosen: list[int]) -> None:
     finally:
         torch.set_num_threads(threads)
     assert chosen == []
+
+
+def script_facts(plan: Plan, name: str) -> dict[str, Any]:
+    step = Step(checks.load("softmax").spec.case({}, "exact", 0), Conditions(name))
+    replayed = replace(plan, steps=(step,), replay=Replay(3, save=True), nproc=8)
+    facts: dict[str, Any] = {}
+    exec(bundle._facts(replayed, None, {"lines": [], "outputs": None}), facts)
+    return facts
+
+
+@pytest.mark.parametrize("name", sorted({*PLACEMENTS} - {"cpu"}))
+def test_a_reproduction_ties_its_process_to_the_gpu_as_the_worker_does(
+    made: list[str], chosen: list[int], monkeypatch: pytest.MonkeyPatch, synthetic: Synthetic, name: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    device = BINDINGS[name]().enter(3)
+    worker = [*made], [*chosen], str(device), os.environ["CUDA_VISIBLE_DEVICES"]
+    made.clear()
+    chosen.clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    recorded: Any = {"variables": {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}}
+    facts = script_facts(synthetic.plan(environment=recorded), name)
+    template = ast.parse((Path(bundle.__file__).parent / "script_template.py").read_text())
+    (settle,) = (part for part in template.body if isinstance(part, ast.FunctionDef) and part.name == "settle")
+    script = {**facts, "torch": torch, "held": [], "DEVICE": torch.device(facts["DEVICE_NAME"])}
+    exec(compile(ast.Module([settle], []), "settle", "exec"), script)
+    script["settle"]()
+    visible = facts["ENVIRONMENT"]["CUDA_VISIBLE_DEVICES"]
+    assert (made, chosen, facts["DEVICE_NAME"], visible) == worker
