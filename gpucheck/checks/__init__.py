@@ -1,4 +1,4 @@
-"""The checks, by name; imported on use."""
+"""The checks, one file a kernel family: inputs, reference, launch, cost; this registry imports one on use."""
 
 from __future__ import annotations
 

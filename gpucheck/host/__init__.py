@@ -1,1 +1,1 @@
-"""What this machine says of itself; imports nothing else of gpucheck."""
+"""What this machine says: GPUs, driver, kernel log, processes, software; imports nothing else of gpucheck."""

@@ -1,0 +1,1 @@
+"""From findings to a report in neutral blocks; decides nothing, and `formats/` renders it."""

@@ -1,0 +1,1 @@
+"""Files that users start from: presets for clusters and the skeleton of a check."""

@@ -1,0 +1,1 @@
+"""The side commands, one folder each; only `cli` imports them."""

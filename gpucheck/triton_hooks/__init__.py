@@ -1,0 +1,1 @@
+"""Everything that reaches into Triton: its interpreter, its kernel cache, its compiled kernels."""

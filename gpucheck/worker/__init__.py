@@ -1,0 +1,1 @@
+"""One rank: what its two processes share. See `supervisor/` and `device/`."""

@@ -1,1 +1,1 @@
-"""A small transformer in the shape of gpt-oss: its weights, its way through a device, and its reference on the CPU."""
+"""A small gpt-oss transformer for the check `generation`: weights, forward pass on the device, CPU reference."""

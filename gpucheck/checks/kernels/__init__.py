@@ -1,0 +1,1 @@
+"""Triton kernels of gpucheck itself, which the checks without a library launch."""

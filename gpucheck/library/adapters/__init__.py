@@ -1,4 +1,4 @@
-"""Adapters to the generations of the library; :func:`load` imports the library under test and wraps it."""
+"""One adapter for each API generation of the library; :func:`load` imports the library under test and wraps it."""
 
 from __future__ import annotations
 

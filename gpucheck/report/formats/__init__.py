@@ -1,4 +1,4 @@
-"""The formats a report is written in, chosen by the suffix of the file."""
+"""The formats of a report file, one module each; the suffix of the file chooses."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A failing case without gpucheck: its tensors as safetensors, and a script that makes the very same calls."""
+"""A failing case again: a close-up of its errors, or its tensors with a script that runs without gpucheck."""

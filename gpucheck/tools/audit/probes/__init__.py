@@ -1,4 +1,4 @@
-"""Probes, one for each kind of hazard. Only the probing process imports this; it needs torch and triton."""
+"""Probes that confirm a hazard, one for each kind; only the probing process imports them (needs torch and triton)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where candidates come from; one file a source."""
+"""What `gpucheck bisect` can search: commits, releases, patches; one file a source."""
 
 from __future__ import annotations
 

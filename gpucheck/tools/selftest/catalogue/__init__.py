@@ -1,4 +1,4 @@
-"""The faults, by name."""
+"""The faults that the self-test plants, by name; one file a kind of fault."""
 
 from __future__ import annotations
 
