@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpucheck.diagnose.chance import EVERY_TIME
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
@@ -135,7 +136,7 @@ def busy_run(synthetic: Synthetic) -> Run:
     run: Run = synthetic.run(plan, outcomes, seconds=41.7)
     for (step, rank), record in outcomes.items():
         if plan.steps[step].case.row == "attention prefill" and record.outcome is Outcome.MISMATCH:
-            run.experiments[(step, rank)] = {"repeat": [replace(record, experiment="repeat")] * 4}
+            run.experiments[(step, rank)] = {"repeat": [replace(record, experiment="repeat")] * EVERY_TIME}
     return run
 
 
