@@ -7,8 +7,12 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+Process = subprocess.Popen[bytes]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -41,7 +45,26 @@ def ending(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def end(process: subprocess.Popen[bytes], grace: float) -> int:
+def start(command: Sequence[str], environment: Mapping[str, str], log: Path, by: int = signal.SIGKILL) -> Process:
+    """Starts a command in a session of its own, so that Ctrl-C does not reach it, that dies with this process.
+
+    Args:
+        log: file that it prints to.
+        by: signal that it gets when the thread that starts it ends.
+    """
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=partial(die_with_parent, os.getpid(), by),
+        )
+
+
+def end(process: Process, grace: float) -> int:
     """Asks a process to end, kills it if it does not within ``grace`` seconds, and returns its exit code."""
     if process.poll() is None:
         process.terminate()

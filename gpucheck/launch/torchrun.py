@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from gpucheck.host.isolated import python_path
 from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
 from gpucheck.host.node_gpus import architectures
-from gpucheck.host.processes import Family, children_of, die_with_parent, end, state_of
+from gpucheck.host.processes import Family, Process, children_of, end, start, state_of
 from gpucheck.launch.gpus import ARCHITECTURES
 from gpucheck.launch.node_channel import has_children
 from gpucheck.launch.scratch import scratch
@@ -118,21 +116,12 @@ def launch(
     previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
     begin = time.monotonic()
     stuck = ""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     family = Family()
     if plan.device == "cuda":
         threading.Thread(target=_write_architectures, args=(folder,), daemon=True).start()
     try:
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                command(plan, run, rendezvous),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=_environment(plan, folder),
-                start_new_session=True,
-                preexec_fn=partial(die_with_parent, os.getpid()),
-            )
+        process = start(command(plan, run, rendezvous), _environment(plan, folder), log)
         log_of_kernel = KernelLog(gpus=plan.device == "cuda")
         health = _Health(process.pid)
         while process.poll() is None and not received and not stuck and time.monotonic() - begin < plan.timeout:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 LOADED = [
     "torch",
@@ -49,10 +49,10 @@ class Warm:
             text=True,
         )
 
-    def run(self, command: Sequence[str], environment: dict[str, str], output: BinaryIO, limit: float) -> bool:
+    def run(self, command: Sequence[str], environment: dict[str, str], log: Path, limit: float) -> bool:
         """Stands in for the function of this signature in :mod:`gpucheck.tools.bisect.run_once`."""
         assert self._process.stdin and self._process.stdout
-        print(json.dumps([command[3:], environment, output.name]), file=self._process.stdin, flush=True)
+        print(json.dumps([command[3:], environment, str(log)]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         assert answer, "the process that runs are forked from has died"
         return True

@@ -9,11 +9,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from gpucheck.host.isolated import python_path
-from gpucheck.host.processes import die_with_parent, end
+from gpucheck.host.processes import end, start
 from gpucheck.library.library_option import Source, SourceKind, resolve
 from gpucheck.model.errors import UsageError
 from gpucheck.tools.bisect.observation import Look, State, look_at
@@ -50,8 +49,8 @@ def _take(target: Target, prepared: Prepared, folder: Path) -> Look:
         return Look(State.UNBUILDABLE, target.label, reason=str(error).splitlines()[0])
     log = folder.with_suffix(".log")
     limit = target.timeout + STARTUP
-    with tempfile.TemporaryDirectory(prefix="gpucheck-triton-") as cache, open(log, "wb") as output:
-        ended = _run(target.command(prepared.library, folder), environment(prepared.paths, cache), output, limit)
+    with tempfile.TemporaryDirectory(prefix="gpucheck-triton-") as cache:
+        ended = _run(target.command(prepared.library, folder), environment(prepared.paths, cache), log, limit)
     if not ended:
         return Look(State.BROKEN, target.label, reason=f"the run did not end within {limit:.0f} s and was killed")
     try:
@@ -60,17 +59,9 @@ def _take(target: Target, prepared: Prepared, folder: Path) -> Look:
         return Look(State.BROKEN, target.label, reason=_last_line(log))
 
 
-def _run(command: Sequence[str], environment: dict[str, str], output: object, limit: float) -> bool:
+def _run(command: Sequence[str], environment: dict[str, str], log: Path, limit: float) -> bool:
     """Whether the command ended in time; whatever happens, it has ended afterwards."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,  # type: ignore[call-overload]
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,  # Ctrl-C is for the search, which ends its run itself
-        preexec_fn=partial(die_with_parent, os.getpid(), by=signal.SIGTERM),
-    )
+    process = start(command, environment, log, by=signal.SIGTERM)
     try:
         process.wait(limit)
         return True

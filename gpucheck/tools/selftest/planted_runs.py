@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gpucheck.host.isolated import python_path
-from gpucheck.host.processes import die_with_parent
+from gpucheck.host.processes import start
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.selftest import cache_faults
 from gpucheck.tools.selftest.assess import Assessment, Cell, assess, label_of
@@ -206,16 +205,7 @@ class SelfTest:
         command += ["--library", f"path:{library}", "--out", str(folder / "run"), "--json", str(folder / "report.json")]
         command += candidates
         log = folder / "printed.txt"
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # a signal from the keyboard comes through here
-                preexec_fn=partial(die_with_parent, os.getpid()),
-            )
+        process = start(command, environment, log)
         with self._lock:
             self._running.add(process)
             if self._stopped:
