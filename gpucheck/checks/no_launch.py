@@ -11,7 +11,7 @@ from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks.targets import Target
 
 
-class Bench:
+class CompileRuntime:
     """The :class:`gpucheck.checks.base.Runtime` of compiling: tensors lie on the CPU and nothing watches them."""
 
     def __init__(self, root: str, generation: str) -> None:

@@ -15,7 +15,7 @@ from gpucheck.model.record import Ceilings, Cost, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 
 CANDIDATE, BASELINE = "candidate", "baseline"
-ARGUMENT = "argument-{}.pt"  # file with an argument of a recorded call, see ``Look.calls``
+ARGUMENT = "argument-{}.pt"  # file with an argument of a recorded call, see ``Inspection.calls``
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Ahead:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What to find out about a case in place of its result."""
 
     device: int  # which one of the process, see ``Request.outputs``
@@ -116,7 +116,7 @@ class Request:
     inputs: str  # file with the inputs
     outputs: tuple[str, ...]  # for each device, the file for the first outputs; for further ones see outputs_file
     timed: Allowance | None = None  # None: not at all
-    look: Look | None = None
+    inspection: Inspection | None = None
     call: Call | None = None  # of a process that answers single calls, see ``Setup.calls``
     known: dict[str, str] = field(default_factory=dict)  # output -> digest; a first call that gives these is the last
 
@@ -165,8 +165,8 @@ class Reply:
 
 def for_one_device(request: Request, index: int) -> Request:
     """A request to several devices as one of them sees it."""
-    look = request.look if request.look and request.look.device == index else None
-    return replace(request, outputs=(request.outputs[index],), look=look)
+    inspection = request.inspection if request.inspection and request.inspection.device == index else None
+    return replace(request, outputs=(request.outputs[index],), inspection=inspection)
 
 
 class NoReply(Exception):

@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from gpucheck.checks import load
-from gpucheck.tools.compile.compile_process import Bench
+from gpucheck.tools.compile.compile_process import CompileRuntime
 
 TARGET = GPUTarget("cuda", 90, 32)
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
@@ -49,7 +49,7 @@ def build(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> No
 
 def main(cases: list[str]) -> None:
     JITFunction.run = build
-    runtime = Bench("", "")
+    runtime = CompileRuntime("", "")
     for words in cases:
         name, *settings = words.split(",")
         check = load(name)

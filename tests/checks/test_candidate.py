@@ -16,7 +16,7 @@ from gpucheck.checks.base import Allowed  # noqa: E402
 from gpucheck.checks.candidate import Candidate  # noqa: E402
 from gpucheck.checks.torch_model import Reference, conduct, draw, draw_inputs  # noqa: E402
 from gpucheck.model.vocabulary import ViolationKind  # noqa: E402
-from gpucheck.tools.compile.compile_process import Bench  # noqa: E402
+from gpucheck.tools.compile.compile_process import CompileRuntime  # noqa: E402
 
 
 class Model(nn.Module):
@@ -47,7 +47,7 @@ def module_of(candidate: type[nn.Module]) -> Any:
     )
 
 
-class Noting(Bench):
+class Noting(CompileRuntime):
     def __init__(self) -> None:
         super().__init__("", "")
         self.notes: list[str] = []

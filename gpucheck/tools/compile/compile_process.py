@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL, Runtime
-from gpucheck.checks.no_launch import Bench, stand_in
+from gpucheck.checks.no_launch import CompileRuntime, stand_in
 from gpucheck.host.isolated import receive, send
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource
@@ -64,11 +64,11 @@ def main(connection: Connection) -> None:
             {item["key"]: Kernel.from_json(item) for item in asked["known"]},
         )
         capture.install()
-        bench = Bench(asked["root"], asked["generation"])
+        runtime = CompileRuntime(asked["root"], asked["generation"])
         for item in asked["cases"]:
             case = Case.from_json(item)
             write(event="begin", case=case.id)
-            built = run(case, bench, capture, sources)
+            built = run(case, runtime, capture, sources)
             kernels = [capture.kernels[key].to_json() for key in built.kernels]
             write(event="case", result=built.to_json(), kernels=kernels, compiled=capture.compiled_now)
             capture.compiled_now = 0

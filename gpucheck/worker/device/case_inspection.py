@@ -1,4 +1,4 @@
-"""A closer look at a case on its device: the calls it makes, and which programs write some elements."""
+"""Inspects a case on its device: records the calls it makes, and finds which programs write some elements."""
 
 from __future__ import annotations
 
@@ -19,27 +19,23 @@ from gpucheck.worker.protocol import Reply, Request
 
 if TYPE_CHECKING:
     from gpucheck.checks.base import Runtime
-    from gpucheck.worker.device.executor import Bench
+
+Run = Callable[[Any, Case, Any, int, Conditions], dict[str, Tensor]]
+"""Runs a check on a case's inputs once, in memory filled with a byte; gives the outputs on the host."""
 
 
-def look(bench: Bench, request: Request, reply: Reply) -> None:
-    """Runs a case as often as its looks need, under usual conditions but for those of the process."""
-    from gpucheck.worker.device.executor import on_host
-
-    wanted, case = request.look, request.case
+def inspect(run: Run, library: Callable[[], Any], device: torch.device, request: Request, reply: Reply) -> None:
+    """Runs a case as often as its inspection needs, under usual conditions but for those of the process."""
+    wanted, case = request.inspection, request.case
     assert wanted is not None
     check = checks.load(case.check)
     inputs = torch.load(request.inputs, mmap=True, weights_only=True)
-
-    def run(check: Any, fill: int) -> dict[str, Tensor]:
-        _, (outputs,) = bench.one_pass(check, case, inputs, Reply("ran"), fill, Conditions())
-        return on_host(outputs)
-
     if wanted.calls:
-        run(_Recorded(check, Path(wanted.calls), bench.library), FILLS[0])
+        run(_Recorded(check, Path(wanted.calls), library), case, inputs, FILLS[0], Conditions())
     if wanted.elements:
-        cpu = bench.device.type == "cpu"
-        reply.writers = program_locator.find(lambda fill: run(check, fill), wanted.elements, FILLS, cpu)
+        reply.writers = program_locator.find(
+            lambda fill: run(check, case, inputs, fill, Conditions()), wanted.elements, FILLS, device.type == "cpu"
+        )
 
 
 class _Recorded:

@@ -28,7 +28,7 @@ from gpucheck.verify import digest
 from gpucheck.verify.views import to_device
 from gpucheck.worker.device import stream_stress
 from gpucheck.worker.device.benchmark import Stopwatch, steady
-from gpucheck.worker.device.case_inspection import look
+from gpucheck.worker.device.case_inspection import inspect
 from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
 from gpucheck.worker.device.launch_observer import Observer, kernel_clock
 from gpucheck.worker.device.placements import Binding
@@ -51,7 +51,7 @@ class Unusable(Exception):
 
 
 class Library:
-    """The adapter of the library under test, imported at first use and shared by the benches of a process."""
+    """The adapter of the library under test, imported at first use and shared by the executors of a process."""
 
     def __init__(self, root: Path, generation: str) -> None:
         self._root, self._generation = root, generation
@@ -84,7 +84,7 @@ class _Pass:
     watch: CallWatch
 
 
-class Bench:
+class CaseExecutor:
     """A device of this process; everything here runs in the thread that works for that device."""
 
     def __init__(self, binding: Binding, device: torch.device, library: Library, observer: Observer) -> None:
@@ -106,8 +106,8 @@ class Bench:
         reply = Reply("ran", device=self.device_name)
         self.observer.start()
         try:
-            if request.look:
-                look(self, request, reply)
+            if request.inspection:
+                inspect(self._outputs, self.library, self.device, request, reply)
             else:
                 self._run(request, reply)
         except Inapplicable as reason:
@@ -232,17 +232,23 @@ class Bench:
 
     def _fill_further(self, check: Check, case: Case, inputs: Any, reply: Reply, request: Request) -> None:
         """Keeps the outputs of one more pass, in memory filled with a third byte; they are not judged."""
-        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FURTHER_FILL, request.conditions)
+        outputs = self._outputs(check, case, inputs, FURTHER_FILL, request.conditions)
         reply.by_fill[FURTHER_FILL] = len(reply.saved)
         path = outputs_file(request.outputs[0], len(reply.saved))
         with needed(path):
-            torch.save(on_host(outputs), path)
+            torch.save(outputs, path)
 
     def _digest(self, check: Check, case: Case, inputs: Any, odd: Container[int], given: Conditions) -> str:
         """Digest of the outputs of one more pass with some tensors' memory filled otherwise."""
-        conditions = Conditions(guarded=given.guarded)
-        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), FILLS[1], conditions, odd=odd)
-        return digest.whole(*on_host(outputs).values())
+        outputs = self._outputs(check, case, inputs, FILLS[1], Conditions(guarded=given.guarded), odd)
+        return digest.whole(*outputs.values())
+
+    def _outputs(
+        self, check: Check, case: Case, inputs: Any, fill: int, conditions: Conditions, odd: Container[int] = ()
+    ) -> Outputs:
+        """The outputs of one more pass, on the host; nothing else of it is kept."""
+        _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), fill, conditions, odd)
+        return on_host(outputs)
 
     def one_pass(
         self,
@@ -403,7 +409,7 @@ class Bench:
 
     def _warm_up(self, check: Check, case: Case, inputs: Any, conditions: Conditions) -> None:
         """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
-        first = Bench(self.binding, self.binding.enter(0), self.library, self.observer)
+        first = CaseExecutor(self.binding, self.binding.enter(0), self.library, self.observer)
         try:
             first.one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions(guarded=conditions.guarded))
             first.arena.reset(FILLS[0])
@@ -431,13 +437,13 @@ class Bench:
 
 
 class DeviceRuntime:
-    """:class:`gpucheck.checks.base.Runtime` of a bench, with the library loaded when first asked for."""
+    """:class:`gpucheck.checks.base.Runtime` of an executor, with the library loaded when first asked for."""
 
-    def __init__(self, bench: Bench, reply: Reply, watch: CallWatch | None = None) -> None:
-        self._bench, self._reply, self._watch = bench, reply, watch
-        self.device = bench.device
-        self.place = bench.arena.place
-        self.synchronize = bench.synchronize
+    def __init__(self, executor: CaseExecutor, reply: Reply, watch: CallWatch | None = None) -> None:
+        self._executor, self._reply, self._watch = executor, reply, watch
+        self.device = executor.device
+        self.place = executor.arena.place
+        self.synchronize = executor.synchronize
 
     def report_violation(self, kind: ViolationKind, detail: str) -> None:
         self._reply.blamed.append((ViolationKind(kind), detail))
@@ -447,7 +453,7 @@ class DeviceRuntime:
 
     @property
     def library(self) -> Any:
-        adapter = self._bench.library()
+        adapter = self._executor.library()
         return adapter if self._watch is None else self._watch.library(adapter)
 
 

@@ -12,7 +12,7 @@ from gpucheck.model.errors import UnusableGpu
 from gpucheck.worker.protocol import Reply, Request, Setup, for_one_device
 
 if TYPE_CHECKING:
-    from gpucheck.worker.device.executor import Bench, Library
+    from gpucheck.worker.device.executor import CaseExecutor, Library
     from gpucheck.worker.device.launch_observer import Observer
     from gpucheck.worker.device.placements import Binding
 
@@ -32,10 +32,10 @@ class OneDevice(Process):
     """The usual process of a rank."""
 
     def __init__(self, setup: Setup, maker: Maker) -> None:
-        self._bench = maker.bench(own_device(setup))
+        self._executor = maker.executor(own_device(setup))
 
     def run(self, request: Request) -> list[Reply]:
-        return [self._bench.run(request)]
+        return [self._executor.run(request)]
 
 
 class ThreadPerDevice(Process):
@@ -43,15 +43,15 @@ class ThreadPerDevice(Process):
 
     def __init__(self, setup: Setup, maker: Maker) -> None:
         self._threads = [ThreadPoolExecutor(1, f"cuda:{index}") for index in range(setup.local_ranks)]
-        benches = [thread.submit(maker.bench, index) for index, thread in enumerate(self._threads)]
-        self._benches = [bench.result() for bench in benches]
-        for bench in self._benches[1::2]:
-            bench.behind = True
+        executors = [thread.submit(maker.executor, index) for index, thread in enumerate(self._threads)]
+        self._executors = [executor.result() for executor in executors]
+        for executor in self._executors[1::2]:
+            executor.behind = True
 
     def run(self, request: Request) -> list[Reply]:
         pending = [
-            thread.submit(bench.run, for_one_device(request, index))
-            for index, (thread, bench) in enumerate(zip(self._threads, self._benches, strict=True))
+            thread.submit(executor.run, for_one_device(request, index))
+            for index, (thread, executor) in enumerate(zip(self._threads, self._executors, strict=True))
         ]
         return [reply.result() for reply in pending]
 
@@ -61,22 +61,22 @@ class DeviceByDevice(Process):
 
     def __init__(self, setup: Setup, maker: Maker) -> None:
         self._maker, self._count = maker, setup.local_ranks
-        self._benches: dict[int, Bench] = {}
+        self._executors: dict[int, CaseExecutor] = {}
 
     def run(self, request: Request) -> list[Reply]:
         return [self._turn(index).run(for_one_device(request, index)) for index in range(self._count)]
 
-    def _turn(self, index: int) -> Bench:
-        """The bench of a GPU, whose turn it is now."""
-        if index in self._benches:
+    def _turn(self, index: int) -> CaseExecutor:
+        """The executor of a GPU, whose turn it is now."""
+        if index in self._executors:
             self._maker.binding.enter(index)
         else:
-            self._benches[index] = self._maker.bench(index)
-        return self._benches[index]
+            self._executors[index] = self._maker.executor(index)
+        return self._executors[index]
 
 
 class Maker:
-    """Makes the benches of a process, which share binding, library and observer."""
+    """Makes the executors of a process, which share binding, library and observer."""
 
     def __init__(self, setup: Setup) -> None:
         from gpucheck import checks
@@ -103,16 +103,16 @@ class Maker:
             resource_limits.install()
             self.observer.install_compiled()
 
-    def bench(self, index: int) -> Bench:
-        """The bench of a GPU, made in the thread that calls."""
-        from gpucheck.worker.device.executor import Bench, first_line
+    def executor(self, index: int) -> CaseExecutor:
+        """The executor of a GPU, made in the thread that calls."""
+        from gpucheck.worker.device.executor import CaseExecutor, first_line
 
         try:
             device = self.binding.enter(index)
         except Exception as error:
             told = f"{type(error).__name__}: {first_line(error)}"
             raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {told}") from error
-        return Bench(self.binding, device, self.library, self.observer)
+        return CaseExecutor(self.binding, device, self.library, self.observer)
 
 
 def start(setup: Setup) -> Process:

@@ -21,7 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from gpucheck import checks
 from gpucheck.checks.base import Runtime
-from gpucheck.checks.no_launch import Bench, stand_in
+from gpucheck.checks.no_launch import CompileRuntime, stand_in
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.triton_hooks.compiled_kernel import note_making
@@ -45,11 +45,11 @@ def work(ahead: Ahead) -> None:
     major, minor = gpu.capability
     built, idle = _compile_only(), 0
     with stand_in(Target(f"sm_{major}{minor}", gpu.capability, gpu.sms, gpu.shared_memory, gpu.name)):
-        bench = Bench(ahead.library_root, ahead.generation)
+        runtime = CompileRuntime(ahead.library_root, ahead.generation)
         for case in claimed(ahead):
             built.clear()
             try:
-                _launch(case, bench)
+                _launch(case, runtime)
             except Exception:  # a rank meets it as well, and reports it
                 continue
             idle = 0 if built else idle + 1

@@ -20,7 +20,7 @@ from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS
 from gpucheck.worker.device import launch_modes, stream_stress
 from gpucheck.worker.device.benchmark import AHEAD, CudaClock
-from gpucheck.worker.device.executor import Bench, DeviceRuntime, first_line, out_of_memory
+from gpucheck.worker.device.executor import CaseExecutor, DeviceRuntime, first_line, out_of_memory
 from gpucheck.worker.device.gpu_process import Maker, Process, own_device
 from gpucheck.worker.device.guarded_memory import WatchedAllocation
 from gpucheck.worker.device.launch_modes import Launches
@@ -35,27 +35,27 @@ class SingleCalls(Process):
 
     def __init__(self, setup: Setup, maker: Maker) -> None:
         launches = launch_modes.install(setup.launches)
-        bench = maker.bench(own_device(setup))
-        self.run = _answering(bench, launches, setup.calls == BASELINE)  # type: ignore[method-assign,assignment]
+        executor = maker.executor(own_device(setup))
+        self.run = _answering(executor, launches, setup.calls == BASELINE)  # type: ignore[method-assign,assignment]
 
     def run(self, request: Request) -> list[Reply]:
         raise AssertionError("each process has its own, which no other class can take the place of")
 
 
-def _answering(bench: Bench, launches: Launches, baseline: bool) -> Callable[[Request], list[Reply]]:
+def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Callable[[Request], list[Reply]]:
     """What answers requests, with all that it needs bound now."""
-    call_of, copy_out = _calling(bench, launches, baseline), _reader()
+    call_of, copy_out = _calling(executor, launches, baseline), _reader()
     make, load, save, fields, words, stack = Reply, torch.load, torch.save, asdict, first_line, traceback.format_exc
     poisoned, start, taken, memory_ran_out = (
-        bench.poisoned_context,
-        bench.observer.start,
-        bench.observer.take,
+        executor.poisoned_context,
+        executor.observer.start,
+        executor.observer.take,
         out_of_memory,
     )
 
     def answer(request: Request) -> list[Reply]:
         assert request.call is not None
-        reply = make("ran", device=bench.device_name)
+        reply = make("ran", device=executor.device_name)
         start()
         try:
             held = load(request.call.inputs, weights_only=True)
@@ -77,11 +77,11 @@ def _reader() -> Callable[[Outputs], Outputs]:
     return lambda outputs: {name: dense(to(detach(value), "cpu")) for name, value in outputs.items()}
 
 
-def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., Outputs]:
+def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Callable[..., Outputs]:
     """What makes a call. The first one prepares the candidate, when launches already do what the process is for."""
-    timed, ordered, place = _timing(bench.device), _ordering(bench), _placing(bench.device)
-    synchronize, stream = bench.synchronize, bench.current_stream
-    choose, count, load, watched, arena = launches.choose, launches.count, torch.load, WatchedAllocation, bench.arena
+    timed, ordered, place = _timing(executor.device), _ordering(executor), _placing(executor.device)
+    synchronize, stream = executor.synchronize, executor.current_stream
+    choose, count, load, watched, arena = launches.choose, launches.count, torch.load, WatchedAllocation, executor.arena
     check: Any = None
     prepared: Any = None
     before: tuple[Outputs, Outputs] = {}, {}  # inputs and outputs of the last call
@@ -92,7 +92,7 @@ def _calling(bench: Bench, launches: Launches, baseline: bool) -> Callable[..., 
             check = checks.load(case.check)
             arena.reset(FILLS[0])
             inputs = {name: arena.place(value) for name, value in load(given, weights_only=True).items()}
-            prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(bench, reply))
+            prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(executor, reply))
         arena.reset(FILLS[0])  # the same in each call: what nobody writes is no other answer
         values = place(held, before[0] if asked.in_place else {})
         synchronize()
@@ -158,13 +158,13 @@ def _timing(device: torch.device) -> Timed:
     return timed
 
 
-def _ordering(bench: Bench) -> Callable[[Callable[[], Outputs], Outputs, Call], Outputs]:
-    """What makes a call between its producer and its consumer, both on the current stream; see :mod:`order`."""
+def _ordering(executor: CaseExecutor) -> Callable[[Callable[[], Outputs], Outputs, Call], Outputs]:
+    """What makes a call between its producer and its consumer, both on the current stream; see :mod:`stream_stress`."""
     hold_back, reader, wait, reserve = (
         stream_stress.hold_back,
         stream_stress.reader,
-        bench.synchronize,
-        bench.arena.reserve,
+        executor.synchronize,
+        executor.arena.reserve,
     )
 
     def ordered(call: Callable[[], Outputs], inputs: Outputs, asked: Call) -> Outputs:
@@ -175,7 +175,7 @@ def _ordering(bench: Bench) -> Callable[[Callable[[], Outputs], Outputs, Call], 
         reserve()
         read = reader(rehearsed) if asked.prompt else dict[str, Tensor]
         late = [value for value in inputs.values() if value.is_floating_point()] if asked.late else []
-        produce = hold_back(late, bench.device) if late else None
+        produce = hold_back(late, executor.device) if late else None
         wait()
         if produce is not None:
             produce()

@@ -26,7 +26,7 @@ from gpucheck.worker.last_words import raised_from
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Child, Forkserver
-    from gpucheck.worker.protocol import Call, Look, Reply, Setup
+    from gpucheck.worker.protocol import Call, Inspection, Reply, Setup
     from gpucheck.worker.supervisor.candidate_calls import Examined
     from gpucheck.worker.supervisor.case_files import Store
     from gpucheck.worker.supervisor.node_sync import Node
@@ -48,7 +48,7 @@ class Attempt:
     outputs: str  # file of the first outputs
     reply: Reply | None = None
     deadline: float | None = None  # s; None takes the plan's
-    look: Look | None = None
+    inspection: Inspection | None = None
     known: dict[str, str] = field(default_factory=dict)  # digests of outputs; a first call that gives these is the last
     call: Call | None = None  # a single one, in place of the passes of a case
     process: str = ""  # name of the process that answers it; "" the usual one
@@ -100,7 +100,7 @@ class Runner:
         *,
         round: int = 0,
         deadline: float | None = None,
-        look: Look | None = None,
+        inspection: Inspection | None = None,
         partner: int | None = None,
         own: bool = False,
         known: Mapping[str, str] | None = None,
@@ -118,7 +118,7 @@ class Runner:
         """
         lent = -1 if partner is None else partner
         attempt = self._attempt(number, step, experiment, round)
-        attempt = replace(attempt, deadline=deadline, look=look, partner=lent, known=dict(known or {}))
+        attempt = replace(attempt, deadline=deadline, inspection=inspection, partner=lent, known=dict(known or {}))
         if own:
             attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
         if step.inapplicable:
@@ -273,7 +273,7 @@ class Runner:
                 inputs=str(inputs),
                 outputs=tuple(outputs),
                 timed=timed,
-                look=attempt.look,
+                inspection=attempt.inspection,
                 call=attempt.call,
                 known=attempt.known,
             )

@@ -29,7 +29,7 @@ class Gpus:
         self._wanted = plan.device == "cuda" and plan.world_size > 1 and local_rank == 0
         self._asking: threading.Thread | None = None
 
-    def look(self) -> None:
+    def start(self) -> None:
         """Starts to ask, and returns at once."""
         if self._wanted and self._asking is None:
             self._asking = threading.Thread(target=self._ask, daemon=True)

@@ -14,11 +14,11 @@ from gpucheck.records.replay_files import DETAIL, FOLDER, PROGRAM
 from gpucheck.records.run_folder import write_json
 from gpucheck.verify import bounds, judge, worst_elements
 from gpucheck.verify.expected import Axes, Expected, plain_axes
-from gpucheck.worker.protocol import ARGUMENT, Look
+from gpucheck.worker.protocol import ARGUMENT, Inspection
 from gpucheck.worker.supervisor.child_runner import Runner
 from gpucheck.worker.supervisor.safetensors import save
 
-LOOK = ExperimentName("a closer look")  # which has a process of its own, as experiments do, and no record
+INSPECTION = ExperimentName("a closer look")  # which has a process of its own, as experiments do, and no record
 
 
 class Witness:
@@ -52,10 +52,10 @@ class Witness:
             inputs = torch.load(store.inputs(key, step.case), mmap=True, weights_only=True)
             save(self.folder / "inputs.safetensors", inputs)
             save(self.folder / "reference.safetensors", reference_tensors(store.reference(key, step.case)))
-            self._look(Look(self._device(), str(self.folder)))
+            self._inspect(Inspection(self._device(), str(self.folder)))
             self._collect_arguments()
         elements = tuple((name, tuple(e["index"])) for name, found in self._elements.items() for e in found)
-        writers = self._look(Look(self._device(), elements=elements)) if elements else []
+        writers = self._inspect(Inspection(self._device(), elements=elements)) if elements else []
         for (name, index), writer in zip(elements, writers, strict=False):
             next(e for e in self._elements[name] if tuple(e["index"]) == index)["writer"] = writer
         write_json(self.folder / DETAIL, {"outputs": self._elements, "notes": self._notes})
@@ -63,13 +63,13 @@ class Witness:
     def _device(self) -> int:
         return self.runner.node.local_rank if self.plan.steps[0].conditions.whole_node else 0
 
-    def _look(self, look: Look) -> list[str]:
+    def _inspect(self, inspection: Inspection) -> list[str]:
         self.runner.retire()
-        attempt = self.runner.run(0, self.plan.steps[0], LOOK, look=look)
+        attempt = self.runner.run(0, self.plan.steps[0], INSPECTION, inspection=inspection)
         self.runner.retire()
         reply = attempt.reply
         problem = attempt.record.message if reply is None else reply.message
-        if problem and look.elements:
+        if problem and inspection.elements:
             self._notes.append(f"the programs that write the worst elements were not found: {problem}")
         return reply.writers if reply else []
 

@@ -186,7 +186,7 @@ class Supervisor:
         with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
             for round, number in self._turns():
                 if not round and number == self._order[len(self._order) // 2]:
-                    self.gpus.look()
+                    self.gpus.start()
                 while len(pending) >= PENDING_JUDGEMENTS or sum(size for _, size in pending) > PENDING_BYTES:
                     pending.pop(0)[0].result()
                 if self.runner.stuck:

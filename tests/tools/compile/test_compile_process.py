@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("torch", reason="needs torch")
 
-from gpucheck.checks.no_launch import Bench
+from gpucheck.checks.no_launch import CompileRuntime
 
 
 def test_a_check_that_asks_for_a_library_it_said_it_does_without_is_told_so() -> None:
     with pytest.raises(RuntimeError, match="says that it needs no library .* and asks for one"):
-        Bench("", "").library  # noqa: B018 - asking is what fails
+        CompileRuntime("", "").library  # noqa: B018 - asking is what fails

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from gpucheck.checks.no_launch import Bench  # noqa: E402
+from gpucheck.checks.no_launch import CompileRuntime  # noqa: E402
 from gpucheck.library import adapters  # noqa: E402
 
 
@@ -26,7 +26,7 @@ class Adapter:
 def test_weights_of_one_form_are_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = Adapter()
     monkeypatch.setattr(adapters, "load", lambda root, generation: adapter)
-    library = Bench("/library", "v3.5").library
+    library = CompileRuntime("/library", "v3.5").library
     codes, scales = torch.zeros(4, 8, 16, dtype=torch.uint8), torch.zeros(4, 1, 16, dtype=torch.uint8)
 
     def weight(data: Any = codes, scale: Any = scales, kind: str = "mxfp4", layout: str = "default") -> int:

@@ -1,4 +1,4 @@
-"""A bench on the CPU with checks that stand in for kernels: what it asks of them, and what it takes down."""
+"""A case executor on the CPU with checks that stand in for kernels: what it asks of them, and what it takes down."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
 from gpucheck.verify import digest  # noqa: E402
 from gpucheck.worker.device import stream_stress  # noqa: E402
-from gpucheck.worker.device.executor import Bench, Library, kernel_cache  # noqa: E402
+from gpucheck.worker.device.executor import CaseExecutor, Library, kernel_cache  # noqa: E402
 from gpucheck.worker.device.guarded_memory import Arena  # noqa: E402
 from gpucheck.worker.device.launch_observer import Observer  # noqa: E402
 from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
@@ -71,12 +71,12 @@ def observer() -> Observer:
 
 
 @pytest.fixture
-def bench(observer: Observer) -> Bench:
-    return Bench(BINDINGS["cpu"](), torch.device("cpu"), Library(Path("/lib"), "v3.5"), observer)
+def executor(observer: Observer) -> CaseExecutor:
+    return CaseExecutor(BINDINGS["cpu"](), torch.device("cpu"), Library(Path("/lib"), "v3.5"), observer)
 
 
 @pytest.fixture
-def run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a check under conditions; gives the reply and the outputs that were saved, in order."""
 
     def run(check: Any, known: Any = None, **conditions: Any) -> tuple[Reply, list[Any]]:
@@ -84,7 +84,7 @@ def run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         torch.save({"x": RIGHT}, tmp_path / "inputs")
         outputs = str(tmp_path / "outputs")
         inputs = str(tmp_path / "inputs")
-        reply = bench.run(Request(CASE, Conditions("cpu", **conditions), inputs, (outputs,), known=known or {}))
+        reply = executor.run(Request(CASE, Conditions("cpu", **conditions), inputs, (outputs,), known=known or {}))
         saved = [torch.load(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
         return reply, saved
 
@@ -117,7 +117,7 @@ def test_a_store_outside_is_taken_down(run: Any) -> None:
     ids=["slice", "expanded", "transposed"],
 )
 def test_a_view_made_by_inputs_reaches_prepare_with_its_strides(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: torch.Tensor
+    executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, view: torch.Tensor
 ) -> None:
     class AssumesDense(Kernel):
         def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
@@ -130,7 +130,7 @@ def test_a_view_made_by_inputs_reaches_prepare_with_its_strides(
     check = AssumesDense()
     monkeypatch.setattr(checks, "load", lambda name: check)
     torch.save({"x": view}, tmp_path / "inputs")
-    reply = bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
+    reply = executor.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
     assert reply.status == "ran" and check.strides == view.stride()
     dense = view.stride() == (1, 5)
     assert (len(set(reply.digests)) == 1) is dense, "what lies in gaps is the fill"
@@ -402,8 +402,8 @@ def test_threads_that_mix_up_what_they_share_are_seen(run: Any) -> None:
     assert torch.equal(y, RIGHT + 10), "another thread's data"
 
 
-def test_a_bench_that_is_behind_has_other_data_first(run: Any, bench: Bench) -> None:
-    bench.behind = True
+def test_a_bench_that_is_behind_has_other_data_first(run: Any, executor: CaseExecutor) -> None:
+    executor.behind = True
     check = Kernel()
     reply, (y,) = run(check)
     assert torch.equal(y, RIGHT) and check.launches == 4 and len(reply.digests) == 2 and set(check.seeds) == {1}
@@ -434,7 +434,9 @@ class Late(Kernel):
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+def test_a_kernel_that_does_not_wait_reads_nan(
+    executor: CaseExecutor, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
     check = Late(waits=waits)
 
     def hold_back(inputs: Any, device: Any) -> Any:
@@ -446,10 +448,10 @@ def test_a_kernel_that_does_not_wait_reads_nan(bench: Bench, monkeypatch: pytest
 
     monkeypatch.setattr(stream_stress, "hold_back", hold_back)
     reply = Reply("ran")
-    _, (outputs,) = bench.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
+    _, (outputs,) = executor.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
     assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
     assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
-    assert reply.guards == [] and len(bench.arena) == 3, "x, and y of both launches, stay watched"
+    assert reply.guards == [] and len(executor.arena) == 3, "x, and y of both launches, stay watched"
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -519,10 +521,10 @@ def test_under_a_guard_every_call_into_the_code_under_test_has_the_device_of_its
     assert {what for what, _ in seen[True]} == whole
 
 
-def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, bench: Bench) -> None:
+def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, executor: CaseExecutor) -> None:
     entered: list[Any] = []
 
-    class Recorded(type(bench.binding)):  # type: ignore[misc]
+    class Recorded(type(executor.binding)):  # type: ignore[misc]
         def enter(self, index: int) -> Any:
             entered.append(index)
             return torch.device("cpu")
@@ -530,7 +532,7 @@ def test_a_warm_up_runs_on_the_first_device_and_comes_back(run: Any, bench: Benc
         def settle(self, device: Any) -> None:
             entered.append(device)
 
-    bench.binding = Recorded()
+    executor.binding = Recorded()
     check = Kernel()
     reply, (y,) = run(check, warm_up=True)
     assert entered == [0, torch.device("cpu")] and check.launches == 3
@@ -578,12 +580,14 @@ class Watch:
         reply.speed["call"] = 0.5
 
 
-def timed_run(bench: Bench, check: Any, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reply:
+def timed_run(
+    executor: CaseExecutor, check: Any, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Reply:
     monkeypatch.setattr(checks, "load", lambda name: check)
-    monkeypatch.setattr(bench, "_stopwatch", watch)
+    monkeypatch.setattr(executor, "_stopwatch", watch)
     torch.save({"x": RIGHT}, tmp_path / "inputs")
     files = (str(tmp_path / "outputs"),)
-    return bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), files, ALWAYS))
+    return executor.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), files, ALWAYS))
 
 
 class Launching(Kernel):
@@ -601,56 +605,58 @@ class Launching(Kernel):
 
 
 def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
-    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    executor: CaseExecutor, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check, watch, settled = Launching(observer), Watch(), []
-    monkeypatch.setattr(bench, "synchronize", lambda: settled.append(check.launches))
-    reply = timed_run(bench, check, watch, tmp_path, monkeypatch)
+    monkeypatch.setattr(executor, "synchronize", lambda: settled.append(check.launches))
+    reply = timed_run(executor, check, watch, tmp_path, monkeypatch)
     assert reply.speed == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
     assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
     assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
-    assert len(reply.digests) == 2 and bench._last is None, "nothing is kept for the next case to pay for"
+    assert len(reply.digests) == 2 and executor._last is None, "nothing is kept for the next case to pay for"
     assert settled[-1] == 3, "what is launched for the time has ended before the case has"
 
 
 def test_timed_calls_must_give_the_bits_that_were_judged(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class WrongLater(Kernel):
         def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
             y = super().launch(case, prepared, runtime)["y"]
             return {"y": y + (self.launches > 2)}
 
-    assert timed_run(bench, Kernel(), Watch(), tmp_path, monkeypatch).blamed == []
-    reply = timed_run(bench, WrongLater(), Watch(), tmp_path, monkeypatch)
+    assert timed_run(executor, Kernel(), Watch(), tmp_path, monkeypatch).blamed == []
+    reply = timed_run(executor, WrongLater(), Watch(), tmp_path, monkeypatch)
     words = "call 3 of 3 with equal inputs gave other bits than those judged: y"
     assert len(set(reply.digests)) == 1 and reply.blamed == [("repeats differ", words)]
 
 
 def test_what_is_launched_for_the_time_does_not_hide_a_fallback(
-    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    executor: CaseExecutor, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch()
     monkeypatch.setattr(watch, "time", lambda *_: observer.add(("copy",), lambda: None))  # type: ignore[arg-type, return-value]
-    assert timed_run(bench, Kernel(), watch, tmp_path, monkeypatch).launches == []
+    assert timed_run(executor, Kernel(), watch, tmp_path, monkeypatch).launches == []
 
 
-def test_a_case_whose_passes_differ_is_not_timed(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_whose_passes_differ_is_not_timed(
+    executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Drifting(Kernel):
         def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
             self.launches += 1
             return {"y": prepared["x"] + self.launches}
 
     watch = Watch()
-    reply = timed_run(bench, Drifting(), watch, tmp_path, monkeypatch)
+    reply = timed_run(executor, Drifting(), watch, tmp_path, monkeypatch)
     assert reply.status == "ran" and not reply.speed and not watch.told
 
 
 def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(
-    bench: Bench, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    executor: CaseExecutor, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch(RuntimeError("an illegal memory access"))
-    reply = timed_run(bench, Launching(observer), watch, tmp_path, monkeypatch)
+    reply = timed_run(executor, Launching(observer), watch, tmp_path, monkeypatch)
     assert reply.status == "error" and "illegal memory access" in reply.message
     assert [launch["count"] for launch in reply.launches] == [2]
 
@@ -674,14 +680,14 @@ def test_what_was_computed_before_an_error_is_saved(run: Any) -> None:
     assert torch.equal(y, RIGHT)
 
 
-def test_nothing_is_saved_where_the_device_gives_nothing_away(run: Any, bench: Bench) -> None:
-    bench.poisoned_context = lambda: True  # type: ignore[method-assign]
+def test_nothing_is_saved_where_the_device_gives_nothing_away(run: Any, executor: CaseExecutor) -> None:
+    executor.poisoned_context = lambda: True  # type: ignore[method-assign]
     reply, saved = run(Halfway("meta"))
     assert reply.fatal and saved == []
 
 
-def test_copies_on_the_host_outlive_the_device(run: Any, bench: Bench) -> None:
-    bench.poisoned_context = lambda: True  # type: ignore[method-assign]
+def test_copies_on_the_host_outlive_the_device(run: Any, executor: CaseExecutor) -> None:
+    executor.poisoned_context = lambda: True  # type: ignore[method-assign]
     reply, (y,) = run(Halfway())
     assert reply.sticky and torch.equal(y, RIGHT)
 
@@ -720,8 +726,8 @@ def test_files_that_cannot_be_written_are_no_failure_of_the_device(run: Any, mon
     assert reply.status == "harness" and "outputs cannot be used: PytorchStreamWriter failed" in reply.message
 
 
-def test_inputs_that_are_gone_are_no_failure_of_the_device(bench: Bench, tmp_path: Path) -> None:
-    reply = bench.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
+def test_inputs_that_are_gone_are_no_failure_of_the_device(executor: CaseExecutor, tmp_path: Path) -> None:
+    reply = executor.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
     assert reply.status == "harness" and "inputs cannot be used" in reply.message
 
 
@@ -740,8 +746,8 @@ def test_memory_that_ran_out_retires_the_process(run: Any, error: Exception, fat
     assert reply.message.startswith(type(error).__name__) and reply.expected_kernels == ("copy",)
 
 
-def test_a_lost_context_is_told(run: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "poisoned_context", lambda: True)
+def test_a_lost_context_is_told(run: Any, executor: CaseExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "poisoned_context", lambda: True)
     reply, _ = run(Failing(RuntimeError("CUDA error: an illegal memory access was encountered")))
     assert (reply.status, reply.fatal, reply.sticky) == ("error", True, True)
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.errors import UnusableGpu  # noqa: E402
-from gpucheck.worker.device import executor as bench_module  # noqa: E402
+from gpucheck.worker.device import executor as executor_module  # noqa: E402
 from gpucheck.worker.device import gpu_process  # noqa: E402
 from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
 from gpucheck.worker.protocol import Request, Setup  # noqa: E402
@@ -83,7 +83,7 @@ def test_a_process_group_exists_without_the_other_ranks(tmp_path: Path) -> None:
 
 
 class Recorded:
-    """A bench that says where and in which order it ran."""
+    """An executor that says where and in which order it ran."""
 
     def __init__(self, index: int, seen: list[Any]) -> None:
         self.index, self.seen = index, seen
@@ -96,7 +96,7 @@ class Recorded:
 
 def maker(seen: list[Any]) -> Any:
     binding = SimpleNamespace(enter=lambda index: seen.append(("turn", index)))
-    return SimpleNamespace(bench=lambda index: Recorded(index, seen), binding=binding)
+    return SimpleNamespace(executor=lambda index: Recorded(index, seen), binding=binding)
 
 
 REQUEST = Request(Case("matmul", {}, "exact", "c", "r", 0), Conditions(), "in", ("a", "b", "c", "d"))
@@ -117,7 +117,7 @@ def test_each_device_has_a_thread_for_life(tmp_path: Path) -> None:
 
 def test_devices_run_at_the_same_time(tmp_path: Path) -> None:
     gate = threading.Barrier(4, timeout=120)  # breaks unless all four are in here together
-    made = SimpleNamespace(bench=lambda index: SimpleNamespace(run=lambda request: gate.wait() >= 0))
+    made = SimpleNamespace(executor=lambda index: SimpleNamespace(run=lambda request: gate.wait() >= 0))
     assert gpu_process.ThreadPerDevice(setup(tmp_path), made).run(REQUEST) == [True] * 4  # type: ignore[arg-type]
 
 
@@ -141,7 +141,7 @@ def test_each_placement_has_its_form_of_process(name: str, tmp_path: Path, monke
     assert type(process) is forms.get(name.removesuffix("-unpinned"), gpu_process.OneDevice)
 
 
-def test_benches_of_a_process_share_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executors_of_a_process_share_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Any] = []
 
     def load(root: Path, generation: str) -> object:
@@ -149,7 +149,7 @@ def test_benches_of_a_process_share_the_library(tmp_path: Path, monkeypatch: pyt
         return object()
 
     monkeypatch.setattr("gpucheck.library.adapters.load", load)
-    library = bench_module.Library(Path("/lib"), "v3.5")
+    library = executor_module.Library(Path("/lib"), "v3.5")
     threads = [threading.Thread(target=library) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -165,7 +165,7 @@ def test_a_gpu_that_torch_cannot_use_is_named_as_such(tmp_path: Path, monkeypatc
 
     monkeypatch.setitem(BINDINGS, "cpu", NoDevice)
     with pytest.raises(UnusableGpu, match="torch cannot use GPU 1 of the visible ones: RuntimeError: invalid device"):
-        gpu_process.Maker(setup(tmp_path)).bench(1)
+        gpu_process.Maker(setup(tmp_path)).executor(1)
 
 
 def test_what_a_process_has_for_life() -> None:

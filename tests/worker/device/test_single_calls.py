@@ -66,7 +66,7 @@ def made(log: list[str], monkeypatch: pytest.MonkeyPatch) -> Twice:
 @pytest.fixture
 def ask(tmp_path: Path, log: list[str], made: Twice) -> Ask:
     """Asks a process for a call; its first one makes the candidate."""
-    bench: Any = SimpleNamespace(
+    executor: Any = SimpleNamespace(
         device=CPU,
         arena=Arena(CPU),
         observer=Observer(),
@@ -76,7 +76,7 @@ def ask(tmp_path: Path, log: list[str], made: Twice) -> Ask:
         poisoned_context=lambda: False,
     )
     launches = Launches(lambda mode: log.append(mode), lambda: len(log))
-    roles = {role: single_calls._answering(bench, launches, role) for role in (False, True)}
+    roles = {role: single_calls._answering(executor, launches, role) for role in (False, True)}
 
     def ask(value: Any, *, baseline: bool = False, **how: Any) -> tuple[Reply, Any]:
         given, inputs, outputs = (str(tmp_path / name) for name in ("given", "inputs", "outputs"))
@@ -139,7 +139,7 @@ def test_a_stressed_call_is_rehearsed_and_its_memory_is_ready(
     ask: Ask, log: list[str], made: Twice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delays: list[Any] = []
-    monkeypatch.setattr(single_calls.order, "delay", delays.append)
+    monkeypatch.setattr(single_calls.stream_stress, "delay", delays.append)
     x = torch.rand(2, 5)
     for how in ({"late": True}, {"prompt": True, "launches": IDLE}):
         log.clear()

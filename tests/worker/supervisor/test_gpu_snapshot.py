@@ -43,7 +43,7 @@ def written(synthetic: Synthetic, folder: Path, rank: int, local_rank: int, **pl
     gpus = Gpus(made, rank, local_rank, RecordWriter(folder, rank))
     gpus.close()
     for _ in range(3):
-        gpus.look()
+        gpus.start()
     gpus.close()
     return read_run(folder).gpus
 
