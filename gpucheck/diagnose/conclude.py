@@ -33,13 +33,13 @@ MOST_DIFFERING_TILES = 6
 
 
 def conclude(run: Run) -> Conclusion:
-    """The verdict of a run.
+    """The verdict of a run with all its findings.
 
-    FAIL needs a failure of the code under test that the scenario does not expect, or one that it expects and that did
-    not come. PASS needs every planned case seen on every rank and passed, failed as expected, or inapplicable where
-    the scenario allows that and on all ranks of a kind, at least one passed on each rank, equal inputs on a machine, a
-    launcher that ended well, and a canary, where there is one, that was caught on every rank. Everything between is
-    INCONCLUSIVE. Warnings have no say.
+    FAIL: the code under test failed where the scenario does not expect it, or did not fail where it must. PASS: every
+    planned case has a result on every rank, and passed, failed as expected, or was inapplicable where the scenario
+    allows that (on all ranks of a kind); at least one case passed on each rank; ranks of a machine had equal inputs;
+    the launcher ended well; the canary, if there is one, was caught on every rank. NOTHING RAN: every case was
+    inapplicable. All else is INCONCLUSIVE. Warnings change no verdict.
     """
     caught = canary_verdict.caught(run.canary)
     failures, expected = _failures(run)
@@ -137,7 +137,7 @@ def _software(run: Run) -> list[Finding]:
 
 
 def _ending(run: Run) -> list[Finding]:
-    """A launcher that was stopped or failed: what the ranks wrote may not be all there was to see."""
+    """A launcher that was stopped or failed: records may be missing."""
     if not run.outcome:
         line = "outcome.json is missing: the run is still under way, or gpucheck was killed"
     elif run.outcome.get("signal"):
@@ -170,7 +170,7 @@ def _node_words(node: dict[str, Any]) -> str:
 
 
 def _off_the_gpus(run: Run) -> list[Finding]:
-    """Ranks of a run on GPUs that were judged on what they computed on the CPU."""
+    """Ranks of a run on GPUs whose outputs came from the CPU."""
     ranks = sorted(
         {
             rank
@@ -180,14 +180,14 @@ def _off_the_gpus(run: Run) -> list[Finding]:
     )
     if not ranks:
         return []
-    shown = Sighting("every case", ranks, ["the run is one on GPUs, and the outputs came from the CPU"], "")
+    shown = Sighting("every case", ranks, ["this is a run on GPUs, but the outputs came from the CPU"], "")
     return [
         Finding("a rank worked on the CPU", False, ranks, [], [shown], "look at the rank's log and gpucheck doctor")
     ]
 
 
 def _cut_short(run: Run) -> list[Finding]:
-    """Ranks that went through the plan again and again and did not come to the end of it."""
+    """Ranks that ended before the time of ``--duration`` was up."""
     short = [
         rank
         for rank in run.ranks
@@ -202,7 +202,7 @@ def _cut_short(run: Run) -> list[Finding]:
 
 
 def _with_driver(run: Run, finding: Finding) -> Finding:
-    """A failure with what the driver said of the GPUs of its ranks, or of memory that ran out."""
+    """A failure with the driver messages about the GPUs of its ranks, or about memory that ran out."""
     lines = [item["text"] for item in run.driver if finding.fails and _about(item, finding)]
     return replace(finding, driver=lines) if lines else finding
 
@@ -214,7 +214,7 @@ def _about(item: dict[str, Any], finding: Finding) -> bool:
 
 
 def _other_messages(run: Run, findings: list[Finding]) -> list[str]:
-    """What the driver said that no failure has to do with."""
+    """The driver messages that belong to no failure."""
     return [
         f"{'this machine' if item.get('rank') is None else 'GPU of rank {}'.format(item['rank'])}: {item['text']}"
         for item in run.driver
@@ -223,9 +223,9 @@ def _other_messages(run: Run, findings: list[Finding]) -> list[str]:
 
 
 def _speeds(run: Run) -> list[str]:
-    """How fast candidates are beside the torch code they replace: the median of the ranks that measured it.
+    """How fast candidates are, compared with the torch code they replace: the median over ranks.
 
-    One that is wrong anywhere, or was caught at anything, has no time: it may have left out the work.
+    A candidate with any failure gets no time: it may have left out the work.
     """
     measured: dict[str, list[dict[str, float]]] = defaultdict(list)
     failed = {run.plan.steps[step].case.check for (step, _), record in run.records.items() if record.outcome.failed}
@@ -282,7 +282,7 @@ def _unlike(run: Run) -> list[str]:
 
 
 def _widest_bounds(run: Run) -> list[str]:
-    """Devices of which nobody knows how they add up, so that smaller errors pass there."""
+    """Devices whose way to add up is not known: their bounds are the widest, so small errors can pass there."""
     ranks: dict[str, set[int]] = defaultdict(set)
     for (_, rank), record in run.records.items():
         if "not known" in record.arithmetic:

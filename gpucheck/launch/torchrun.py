@@ -1,4 +1,4 @@
-"""Starting the ranks with torchrun, watching them, and ending them whatever happens."""
+"""Starts the ranks with torchrun, watches them, and ends every process of theirs whatever happens."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from gpucheck.launch.scratch import scratch
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
-AGENT = "gpucheck.launch.forking_torchrun"  # what is started as torchrun
+AGENT = "gpucheck.launch.forking_torchrun"  # what is started: torchrun with ranks that are forked
 GRACE = 2.0  # s between asking torchrun to end and killing it
-LINGER = 30.0  # s that torchrun has to end after all ranks have
-STOPPED = 10.0  # s that it has to go on, where a signal stopped it before it had started them
+LINGER = 30.0  # s within which torchrun must end once all ranks have
+STOPPED = 10.0  # s within which a torchrun that a signal stopped before it started the ranks must go on
 POLL = 0.1  # s
 
 
@@ -65,12 +65,12 @@ class Rendezvous:
 class Ending:
     """How the ranks ended."""
 
-    code: int | None  # of torchrun; None when it was ended from here
+    code: int | None  # exit code of torchrun; None: this command killed it
     timed_out: bool
-    signal: int  # that interrupted this command, or 0
+    signal: int  # number of the signal that interrupted this command; 0: none
     seconds: float
-    stuck: str = ""  # what torchrun was ended for from here, beside the limit and signals
-    said: tuple[str, ...] = ()  # what torchrun printed, where it ended with an error; first and last lines
+    stuck: str = ""  # why this command killed torchrun, if neither for the time limit nor after a signal
+    said: tuple[str, ...] = ()  # first and last lines that torchrun printed, if it ended with an error
 
 
 def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
@@ -95,13 +95,13 @@ def launch(
     watch: Callable[[], bool],
     bereft: Callable[[], bool | None] | None = None,
 ) -> Ending:
-    """Runs all ranks of this node to their end and leaves no process of theirs behind.
+    """Runs all ranks of this node until they end, and leaves none of their processes behind.
 
-    What the driver says meanwhile is written to the run folder, where it says anything.
+    Messages of the GPU driver from that time are written to the run folder (``driver-N.json``).
 
     Args:
         plan: already written to the run folder.
-        watch: called about ten times a second while the ranks run; says whether all of them have ended.
+        watch: called about ten times a second while the ranks run; returns whether all of them have ended.
         bereft: called as often; once it says that another node is gone, the ranks here finish, and torchrun, which
             would wait for that node, is ended.
 
@@ -160,17 +160,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Health:
-    """Whether torchrun, as it is seen from time to time, will ever end."""
+    """Tells a torchrun that will never end from one that is still at work."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._ended: float | None = None  # when all ranks had
-        self._stopped: float | None = None  # since when a signal holds it
+        self._ended: float | None = None  # when all ranks had ended
+        self._stopped: float | None = None  # since when a signal has stopped it
 
     def trouble(self, *, all_ended: bool) -> str:
-        """Why not to wait for it any longer, in words; "" as long as it may end.
+        """Why there is no use in waiting, for the report; "" while torchrun may still end.
 
-        Stopped, it cannot end; but ranks that it has started go on without it.
+        A torchrun that a signal stopped cannot end, but ranks that it has started go on without it.
         """
         now, stopped = time.monotonic(), state_of(self._pid) == "T"
         self._ended = self._ended or (now if all_ended else None)
@@ -183,7 +183,7 @@ class _Health:
 
 
 def _keep(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
-    """Writes what was heard of the driver to the run folder, with the ranks it is about."""
+    """Writes the messages of the GPU driver to the run folder, each with the rank whose GPU it names."""
     heard = log.finish()
     for item in heard:
         local_rank = item.pop("local_rank")
@@ -194,7 +194,7 @@ def _keep(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
 
 
 def _write_architectures(scratch: Path) -> None:
-    """Tells the ranks what GPUs they are on, beside their start: they need it for their first reference."""
+    """Writes the GPU architectures for the ranks while these start: their first reference needs them."""
     with suppress(OSError):  # the run may have ended
         partial = scratch / f"{ARCHITECTURES}.partial"
         partial.write_text(" ".join(architectures()))

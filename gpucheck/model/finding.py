@@ -1,4 +1,4 @@
-"""A finding: what is wrong, where, on whose word, and how to see it again."""
+"""A finding: what is wrong, where, on what evidence, and the command that shows it again."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Finding:
     rows: list[str]
     sightings: list[Sighting]
     remedy: str = ""
-    evidence: list[str] = field(default_factory=list)  # what experiments answered
-    cause: str = ""  # what `gpucheck explain` knows it by; "" where only a symptom is known
-    driver: list[str] = field(default_factory=list)  # what the kernel and the GPUs' driver said meanwhile
+    evidence: list[str] = field(default_factory=list)  # the answers of experiments
+    cause: str = ""  # key for `gpucheck explain`; "" where only a symptom is known
+    driver: list[str] = field(default_factory=list)  # messages of the kernel and the GPU driver during the run
     warns: bool = False  # worth a look, no influence on the verdict
 
     def __post_init__(self) -> None:

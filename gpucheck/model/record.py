@@ -12,8 +12,8 @@ from gpucheck.model.vocabulary import Attempted, ExperimentName, ViolationKind
 T = TypeVar("T")
 
 SCHEMA = 1  # of plan.json and of every record line
-DAMAGED_ENTRY = "damaged cache entry"  # leads the file in the message of an error that one explains
-OOM_KILLER = "kernel's out-of-memory killer"  # named in what is told of a process that it may have ended
+DAMAGED_ENTRY = "damaged cache entry"  # in a message, before the cache file that explains the error
+OOM_KILLER = "kernel's out-of-memory killer"  # in the message of a process that it may have killed
 
 
 class Outcome(str, Enum):
@@ -21,13 +21,13 @@ class Outcome(str, Enum):
 
     PASS = "pass"
     MISMATCH = "mismatch"  # an output differs from its reference
-    VIOLATION = "violation"  # output right, but memory, launches or repeatability were not
+    VIOLATION = "violation"  # output right, but memory, launches or repeats were not
     ERROR = "error"  # the code under test raised
     CRASH = "crash"  # the process that owns the device died, or its CUDA context did
     HANG = "hang"  # no result before the deadline
     INAPPLICABLE = "inapplicable"  # library or machine does not offer what the case asks for
-    HARNESS = "harness"  # gpucheck itself failed; proves nothing about the device
-    LOST = "lost"  # expected, never seen
+    HARNESS = "harness"  # gpucheck itself failed; says nothing about the device
+    LOST = "lost"  # planned, but no result was written
 
     @property
     def failed(self) -> bool:
@@ -45,7 +45,7 @@ class Heat:
     shape: list[int]  # rows and columns of the matrix
     cell: list[int]  # rows and columns of a cell; those at the far edges may be cut
     tile: list[int]  # rows and columns of a tile; 0 where the axis is not tiled
-    block: int  # rows after which tiles begin anew: none reaches from one batch or head into the next
+    block: int  # rows after which tiles start again: no tile crosses from one batch or head into the next
     per_mille: list[list[int]]  # wrong elements of each cell, in thousandths; 0 where none and 1000 where all are wrong
 
 
@@ -79,7 +79,7 @@ class Mismatch:
     ratio: float | None = None  # got / expected, where nearly all share it
     shift: int | None = None  # distance in rows that nearly all of the moved ones share
     moved: int = 0  # wrong rows that are the reference of another row
-    sampled: int = 0  # wrong rows that were looked up for that
+    sampled: int = 0  # wrong rows that were searched for that
     zeros: int = 0  # wrong elements that are zero
     scaled: int = 0  # wrong elements that are the reference times a power of two, or whose reference is zero
     step: float | None = None  # got - expected, where all of several wrong elements share it
@@ -98,7 +98,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Violation:
-    """Something wrong beside the numbers."""
+    """A fault other than wrong numbers."""
 
     kind: ViolationKind
     detail: str
@@ -159,7 +159,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class NeededLaunches:
-    """Launches that a call cannot do without."""
+    """Launches that each call of a case must make at least."""
 
     kernels: tuple[str, ...]  # any of them counts
     count: int = 1  # of a call, at least
@@ -169,11 +169,11 @@ class NeededLaunches:
 
 @dataclass(frozen=True)
 class Underway:
-    """The last launch that a process which did not live to answer had begun."""
+    """The last launch that a process had begun before it died or hung."""
 
     kernel: str
     source: str  # "file:line" of the call
-    open: int  # launches not known to have ended; above 1 it may be any of the last so many; 0: it had returned
+    open: int  # launches that may not have ended; with N it may be any of the last N; 0: it had ended
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Record:
     rank: int
     outcome: Outcome
     message: str = ""
-    experiment: Attempted = ""  # that a follow-up attempt is for; "" for the attempt that the plan asks for
+    experiment: Attempted = ""  # of a follow-up attempt; "": the attempt that the plan asks for
     round: int = 0  # number of the pass over the plan
     placement: str = ""
     host: str = ""
@@ -221,15 +221,15 @@ class Record:
     repeats: int = 1  # times the case ran
     wrong: int = 0  # of them with a wrong output
     distinct: int = 1  # different outputs among them
-    calls: list[str] = field(default_factory=list)  # short hash of the outputs of each call; empty where all are equal
-    bad_calls: list[int] = field(default_factory=list)  # those with a wrong output, from 0; empty where all or none are
-    by_fill: bool = False  # outputs differ with what memory held before a call, and with nothing else
-    asked: int = 0  # calls that were asked for, all in one process; 0 in records that did not say
-    before: int = -1  # cases that its process had run before; -1 in records that did not say
+    calls: list[str] = field(default_factory=list)  # short hash of the outputs of each call; empty: all are equal
+    bad_calls: list[int] = field(default_factory=list)  # calls with a wrong output, from 0; empty: all or none
+    by_fill: bool = False  # outputs depend on what memory held before the call, and on nothing else
+    asked: int = 0  # calls that were to be made, all in one process; 0: not known
+    before: int = -1  # cases that its process had run before; -1: not known
     after: list[int] = field(default_factory=list)  # the steps its process ran before, where an experiment chose them
     partner: int | None = None  # the rank whose environment or device an experiment lent
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
-    arithmetic: str = ""  # the architectures whose sums the bounds hold for; "" in records that did not say
+    arithmetic: str = ""  # the GPU architectures that the bounds hold for; "": not known
     bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
     speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     cost: Cost | None = None  # of a call; None: not timed, or not known
@@ -240,9 +240,9 @@ class Record:
     kernels: list[str] = field(default_factory=list)  # under test; of attempts that gave no output
     underway: Underway | None = None  # None: no launch had begun, or all had ended
     source: str = ""  # "file:line" of the library that raised
-    said: list[str] = field(default_factory=list)  # what its process printed before it died or hung, in part
-    log: str = ""  # the files that hold all of that, by their paths in the run folder
-    victim_of: int | None = None  # the rank whose end kept this one from its case
+    said: list[str] = field(default_factory=list)  # lines that its process printed before it died or hung
+    log: str = ""  # paths, in the run folder, of the files with all that it printed
+    victim_of: int | None = None  # the rank whose death ended this one before its case
 
     @property
     def bits(self) -> str:
@@ -287,7 +287,7 @@ def _read(kind: type[T], item: Any) -> T | None:
 
 
 class Verdict(str, Enum):
-    """What the run says."""
+    """The answer of a run."""
 
     PASS = "PASS"
     FAIL = "FAIL"

@@ -1,4 +1,4 @@
-"""A run folder: the plan, the records of every rank and what became of each expected one."""
+"""Reads a run folder: the plan, the records of every rank, and a LOST record for each result that is missing."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Run:
     )  # (step, rank) -> by name, a record for each process
     starts: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its start line
     ends: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> its end line
-    gpus: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> what the driver said of its GPU meanwhile
+    gpus: dict[int, dict[str, Any]] = field(default_factory=dict)  # rank -> state of its GPU as the driver reports it
     outcome: dict[str, Any] = field(default_factory=dict)  # outcome.json: how the launcher ended, times, changes
     canary: list[Record] = field(
         default_factory=list
-    )  # by rank, of the case that is wrong on purpose; in no other field
+    )  # by rank: the case that is wrong on purpose; no other field holds it
     torn: int = 0  # lines that could not be read, or that belong to no case of the plan
     tallies: dict[tuple[int, int], Tally] = field(default_factory=dict)  # (step, rank)
-    driver: list[dict[str, Any]] = field(default_factory=list)  # messages of the GPUs' driver: "rank" or None, "text"
+    driver: list[dict[str, Any]] = field(default_factory=list)  # messages of the GPU driver: "rank" or None, "text"
 
     @property
     def ranks(self) -> range:
@@ -58,7 +58,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it appears complete or not at all; links and devices are written through."""
+    """Writes a file so that it appears complete or not at all; a link or a device is written to directly."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, encoding="utf-8")
         return
@@ -67,7 +67,7 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        error.filename = str(path)  # a full disk says so without a name
+        error.filename = str(path)  # the error of a full disk names no file
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -114,8 +114,8 @@ def read_plan(folder: Path) -> Plan:
 def read_run(folder: Path) -> Run:
     """Reads a run folder and adds a LOST record for every result that is missing.
 
-    Of several results of a case on a rank the first failure counts, else the first; where a pass over the plan was
-    broken off in the middle of a case that had not failed, the case is lost.
+    Of several results of a case on a rank the first failure counts, else the first result. A case whose last pass began
+    and has no result is LOST, unless an earlier pass failed.
 
     Raises:
         UsageError: the folder is no run folder.
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _set_canary_aside(run: Run) -> None:
-    """Leaves the run as if it had no canary: what is said of it is said of nothing else."""
+    """Moves the canary out of plan and records into ``run.canary``: it counts in nothing else."""
     last = len(run.plan.steps) - 1
     if last >= 0 and run.plan.steps[last].case.check == CHECK:
         run.canary = [run.records.pop((last, rank)) for rank in run.ranks]
@@ -163,7 +163,7 @@ def rank_files(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
-    """Adds one result; one that cannot be read or is not of this plan leaves its case lost."""
+    """Adds one result line; one that cannot be read or does not fit the plan counts as torn, its case as lost."""
     try:
         record = Record.from_json(item)
         planned = run.plan.steps[record.step].case.id if record.step >= 0 else None
@@ -196,7 +196,7 @@ def _outcome(path: Path) -> dict[str, Any]:
 
 
 def _driver(folder: Path) -> list[dict[str, Any]]:
-    """What the nodes heard of the driver; a file that cannot be read tells nothing."""
+    """Messages of the GPU drivers of all nodes; a file that cannot be read is left out."""
     heard: list[dict[str, Any]] = []
     for path in sorted(folder.glob("driver-*.json")):
         try:

@@ -1,4 +1,4 @@
-"""The report as neutral blocks: what is shown, before anyone decides how."""
+"""The report as neutral blocks: what is shown; ``formats/`` decides how it looks."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class Result:
     """One case on one rank."""
 
     row: str  # name of the matrix row it counts in
-    label: str  # the case with its conditions, as sightings name it
+    label: str  # the case with its conditions, as findings name it
     conditions: Conditions
-    expected: bool  # it failed just as the scenario says
+    expected: bool  # it failed as the scenario expects
     record: Record
     tally: Tally
 
@@ -99,7 +99,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a report shows, whatever it is about; text and Markdown render this and nothing else."""
+    """What a report shows, of a run or of a compile; text and Markdown render this and nothing else."""
 
     verdict: str
     summary: str
@@ -149,7 +149,7 @@ class Report:
         return sum(place.device not in ("", "cpu") for place in self.places)
 
     def told(self) -> dict[tuple[str, int], list[tuple[Finding, Sighting]]]:
-        """What the findings say of each case on each rank: label and rank of a result -> findings that name it."""
+        """The findings about each case on each rank, by label and rank of a result."""
         found: dict[tuple[str, int], list[tuple[Finding, Sighting]]] = {}
         for finding in self.findings:
             for sighting in finding.sightings:

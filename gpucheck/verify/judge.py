@@ -1,4 +1,4 @@
-"""The one comparator: outputs against references, on the CPU."""
+"""Compares outputs with their references, on the CPU; nothing else in gpucheck does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Judgement:
 
     mismatches: list[Mismatch] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
-    tightness: float = 0.0  # largest share of an error bound that outputs found right used
+    tightness: float = 0.0  # largest share of an error bound that right outputs used
 
 
 def judge(
@@ -43,9 +43,9 @@ def judge(
     """Compares every expected output; a missing one, or one of another shape or dtype, is a violation.
 
     Args:
-        axes: of the outputs that have words of their own; others get plain ones.
-        filled: outputs of the same case in memory filled otherwise: an element that nobody wrote holds the fill in
-            each. One that holds POISON alone may be computed: NaN of such bytes keeps its bits through sums.
+        axes: how to name places in the outputs; an output without them gets plain names.
+        filled: outputs of the same case in memory filled with other bytes. An element that was never written holds the
+            fill in each. One that holds POISON here only may be computed: a NaN of these bytes survives sums.
     """
     result = Judgement()
     if not expected:
@@ -83,7 +83,7 @@ def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, besid
 
 
 def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tensor]:
-    """The right answer that an output comes closest to, which elements are wrong by it, and the ratios of `compare`."""
+    """The accepted answer with the fewest wrong elements, these elements, and the ratios of :func:`compare`."""
     best: tuple[int, Estimate, Tensor, Tensor] | None = None
     for estimate in (reference.estimate, *reference.alternatives):
         wrong, ratio = compare(output, estimate, reference.also)
@@ -166,9 +166,9 @@ def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate:
 
 
 def badness(output: Tensor, estimate: Estimate, wrong: Tensor, ratio: Tensor) -> Tensor:
-    """What orders wrong elements; -1 where others are worse whatever their order.
+    """A score of each element, highest at the worst one; -1 for elements that cannot be the worst.
 
-    Among elements beyond any finite ratio (exact data, NaN) the furthest value is the worst.
+    Where the ratio is infinite (exact data, NaN), the element furthest from its reference is the worst.
     """
     order = torch.where(wrong, ratio, -1.0)
     if wrong.numel() and bool(torch.isinf(order.max())):
@@ -199,7 +199,7 @@ def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int
 
 
 def _poisoned(output: Tensor, wrong: Tensor, beside: Beside) -> int:
-    """How many wrong elements hold the fill, in this output and in those made in memory filled otherwise."""
+    """Number of wrong elements that hold the fill here and in every output made in memory filled otherwise."""
     held = _filled_with(output, POISON) & wrong.flatten()
     for fill, other in beside.items():
         if not bool(held.any()):
@@ -211,6 +211,6 @@ def _poisoned(output: Tensor, wrong: Tensor, beside: Beside) -> int:
 
 
 def _filled_with(output: Tensor, fill: int) -> Tensor:
-    """Which elements, in row order, hold one byte all over."""
+    """Which elements, in row order, consist of the byte ``fill`` alone."""
     elements = torch.frombuffer(bytearray(raw(output)), dtype=torch.uint8).reshape(-1, output.element_size())
     return (elements == fill).all(1)

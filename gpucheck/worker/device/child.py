@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def serve(connection: Connection) -> None:
-    """Takes a setup and answers what went wrong with it, or ""; then requests until the connection closes.
+    """Receives a Setup and answers "" or what went wrong; then serves requests until the connection closes.
 
-    The answer to a request is a list of replies, one for each device of the process. A process that is told to compile
-    ahead does that and no more.
+    The answer to a request is a list of replies, one for each device of the process. A process that receives an Ahead
+    instead of a Setup compiles these cases and ends.
     """
     faulthandler.enable(sys.stderr)
     try:

@@ -38,20 +38,20 @@ if TYPE_CHECKING:
     from gpucheck.worker.supervisor.replay_capture import Witness
 
 STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
-WINDOW = 4  # steps a local rank, within which ranks take steps in different order
-MAKERS = 4  # threads that make inputs and references ahead, where a rank has processors for them; more hold up the rest
-JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # its operations are small
-PENDING_JUDGEMENTS = 64  # cases that wait for the judge, or it for a reference, while the child goes on
-PENDING_BYTES = 256 << 20  # of their outputs
-COMPILERS = 6  # processes of a rank that compile ahead
-HEAD_START = 3  # cases that the ranks are at before anybody can be ahead of them
+WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
+MAKERS = 4  # at most: threads of a rank that make inputs and references ahead; more slow the rank down
+JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # more do not help: its operations are small
+PENDING_JUDGEMENTS = 64  # at most: cases that wait to be judged while the child goes on
+PENDING_BYTES = 256 << 20  # at most, of the outputs of these cases
+COMPILERS = 6  # at most: processes of a rank that compile ahead
+HEAD_START = 3  # first cases, not compiled ahead: the ranks reach them too soon for that
 
 
 def main(run: Path, serve: Callable[[Connection], None]) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names.
 
     Args:
-        serve: what a child does, forked from here: it owns the device, and nothing of it is imported here.
+        serve: what the child process runs. It is handed in, so that nothing of ``worker.device`` is imported here.
     """
     began = time.perf_counter()
     from gpucheck import checks
@@ -84,7 +84,7 @@ def main(run: Path, serve: Callable[[Connection], None]) -> None:
 
 
 def stand_for_node(plan: Plan) -> None:
-    """Gives this process the ranks of the node of another run that a replay repeats, whichever node that was."""
+    """Sets RANK and WORLD_SIZE for a replay, as they were on the node of the original run."""
     assert plan.replay is not None
     node = plan.replay.rank // plan.nproc
     os.environ["RANK"] = str(node * plan.nproc + int(os.environ["LOCAL_RANK"]))
@@ -97,7 +97,7 @@ def fair_threads() -> int:
 
 
 class Supervisor:
-    """One rank's way through the plan."""
+    """Works through the plan for one rank."""
 
     def __init__(self, run: Path, plan: Plan, forkserver: Forkserver, import_seconds: float) -> None:
         from gpucheck.worker.supervisor.case_files import Store
@@ -130,17 +130,17 @@ class Supervisor:
             self._witness = Witness(plan, run, self.runner)
 
     def stop(self) -> None:
-        """Ends this process at once, as somebody else wants it; what is written stays written."""
+        """Ends this process at once after a signal; the records written so far stay."""
         with suppress(OSError):
             self.writer.stop(signal.SIGTERM)
         os._exit(128 + signal.SIGTERM)
 
     def work(self) -> None:
-        """Runs every step, again and again where the plan asks for it, then experiments with the failed ones."""
+        """Runs every step (again and again with ``--duration``), then tries failed ones under changed conditions."""
         try:
             self._work()
         except OSError as error:
-            with suppress(OSError):  # a word may fit where a record does not
+            with suppress(OSError):  # on a full disk one short line may still fit
                 self.writer.skip(str(error))
             raise
 
@@ -165,7 +165,7 @@ class Supervisor:
     def _compile_ahead(self) -> None:
         """Starts processes that fill the kernel cache; they end by themselves, or with this rank.
 
-        Its own process comes first: all that ask the driver of a node something at once wait for each other.
+        The child of this rank starts first: processes that start up on the GPUs of a node at once wait for each other.
         """
         from gpucheck.worker.protocol import Ahead
 
@@ -175,11 +175,11 @@ class Supervisor:
         claims = str(self.store.folder / "ahead")
         ahead = Ahead(_worth_compiling(self.plan.steps), local_rank, claims, library["root"], library["generation"])
         for _ in range(min(COMPILERS, fair_threads() // 2) if ahead.cases else 0):
-            with suppress(OSError):  # without its forkserver a rank has more to tell than this
+            with suppress(OSError):  # a forkserver that died is reported with the first case
                 self.runner.forkserver.spawn().connection.send(ahead)
 
     def _run_plan(self) -> None:
-        """Judging overlaps with the next case."""
+        """Runs the steps; a thread judges each case while the child runs the next one."""
         import torch
 
         pending: list[tuple[Future[None], int]] = []
@@ -202,7 +202,7 @@ class Supervisor:
             future.result()
 
     def _turns(self) -> Iterator[tuple[int, int]]:
-        """Pass and step, one after the other; all ranks of a node make equally many passes."""
+        """Yields (pass, step) in order; all ranks of a node make the same number of passes."""
         yield from ((0, number) for number in self._order)
         deadline = self._began + self.plan.duration
         for round in itertools.count(1):
@@ -211,7 +211,7 @@ class Supervisor:
             yield from ((round, number) for number in self._order)
 
     def _finish(self, attempt: Attempt) -> None:
-        """Judges an attempt, writes its record and lets go of the case's files."""
+        """Judges an attempt, writes its record and deletes the files of its case."""
         from gpucheck.worker.supervisor.experiments import right_word
         from gpucheck.worker.supervisor.judging import finished
 
@@ -228,7 +228,7 @@ class Supervisor:
             self.store.done(attempt.key, self.rank, entirely=record.round > 0)
 
     def _holds(self, record: Record, key: str) -> bool:
-        """Keeps the files of a case that experiments will be made with: the first in the plan that fails its way."""
+        """Whether the files of a case are kept for experiments: the first case in the plan of each way to fail."""
         from gpucheck.worker.supervisor.experiments import MOST_CASES, way_to_fail
 
         way = way_to_fail(self.plan, record) if record.outcome.failed and not record.round else None
@@ -258,14 +258,14 @@ class Supervisor:
                 if not step.inapplicable and not self._judged(number):
                     self.store.make_ahead(str(number), step.case)
             except Exception:
-                continue  # the rank that needs it meets the error itself and reports it
+                continue  # the step itself hits the same error and reports it
 
     def _judged(self, number: int) -> bool:
         return (self.store.folder / f"{number}.done{self.rank}").exists()
 
 
 class _Shared(Iterator[int]):
-    """Numbers, each of which goes to one of the threads that ask."""
+    """An iterator for several threads: each number goes to one of them."""
 
     def __init__(self, numbers: Iterable[int]) -> None:
         self._numbers, self._lock = iter(numbers), threading.Lock()
@@ -276,12 +276,12 @@ class _Shared(Iterator[int]):
 
 
 def brief(record: Record) -> Record:
-    """A record without what equals that of the first pass; a soak writes very many."""
+    """A record without the fields that equal those of the first pass: ``--duration`` writes very many records."""
     return replace(record, digests={}, tiles={}, launches=[], seconds={})
 
 
 def first_of_each_candidate(plan: Plan) -> frozenset[int]:
-    """The steps after which a candidate is asked for further calls: its conduct does not depend on what is drawn."""
+    """The first step of each candidate, after which further calls of it are made: its data make no difference."""
     first: dict[str, int] = {}
     for number, step in enumerate(plan.steps):
         if step.case.check in plan.candidates and not step.inapplicable:
@@ -292,9 +292,9 @@ def first_of_each_candidate(plan: Plan) -> frozenset[int]:
 def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
     """The order in which a rank takes the steps.
 
-    Within a window each rank starts at a place of its own, so that ranks compile different kernels into the cache they
-    share, and make different inputs, while all stay close enough together for a bounded store. Steps that ranks take
-    together, in one process or one cold cache, come in the same order on all of them.
+    Within a window each rank starts at another step, so that ranks compile different kernels into the cache they share
+    and make different inputs, but stay close enough together for a store of limited size. Steps that ranks run together
+    (in one process, or with one cold cache) have the same order on all of them.
     """
     order: list[int] = []
 
@@ -314,7 +314,7 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
 
 
 def _worth_compiling(steps: Sequence[Step]) -> tuple[Case, ...]:
-    """The cases to compile ahead: one of those that differ in their data alone, of those that share the usual cache."""
+    """The cases to compile ahead: those with the shared cache, and one of several that differ only in their data."""
     found: dict[tuple[Any, ...], Case] = {}
     for step in steps:
         if not step.inapplicable and step.conditions.cache == "shared":
