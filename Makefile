@@ -7,7 +7,7 @@ export PYTHON
 export PYTHONDONTWRITEBYTECODE = # byte code is written, whatever an image says: hundreds of processes import torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick check test torture lint fmt type gpu selftest contents pyz clean
+.PHONY: help setup run quick check test snapshots torture lint fmt type gpu selftest contents pyz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: ## set up, then style, import walls, types and all tests
 	@.ci/setup test
 	@$(MAKE) --no-print-directory lint type
 	$(BIN)/python -m pytest -n 3 --dist loadfile --complete $(ARGS)
+
+snapshots: ## write the texts in tests/snapshots anew, after words were changed on purpose
+	@.ci/setup test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q --snapshots $(ARGS)
 
 torture: ## kill and stop each process of a run at random moments, 20 times each; a quarter of an hour
 	@.ci/setup test

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,9 +33,57 @@ def pytest_report_header() -> str:
     return f"random seed: GPUCHECK_TEST_SEED={os.environ['GPUCHECK_TEST_SEED']}"
 
 
+def pytest_configure() -> None:
+    """Tests interrupt what they start; a shell that starts the tests in the background has all of them ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--complete`` is for where all packages should be: a test that cannot import one fails there."""
+    """``--complete`` is for where all packages should be; ``--snapshots`` for words that were changed on purpose."""
     parser.addoption("--complete", action="store_true", help="fail what needs a missing package, instead of skipping")
+    parser.addoption("--snapshots", action="store_true", help="run what has a snapshot, and write tests/snapshots anew")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Snapshots are written anew by the tests that have some."""
+    if config.getoption("snapshots"):
+        items[:] = [item for item in items if "snapshot" in getattr(item, "fixturenames", ())]
+
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+class Snapshots:
+    """The texts of one file of tests, by test: what people read, held in one place instead of in each test."""
+
+    def __init__(self, path: Path, *, rewrite: bool) -> None:
+        self.path, self.rewrite = path, rewrite
+        text = path.read_text(encoding="utf-8") if path.exists() and not rewrite else ""
+        sections = (section.partition("\n") for section in text.split("\n== ")[1:])
+        self.texts = {name: textwrap.dedent(lines).strip("\n") for name, _, lines in sections}
+
+    def check(self, name: str, text: str) -> None:
+        """Holds a text against that of a test, or takes it for it."""
+        text = "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
+        if self.rewrite:
+            self.texts[name] = text
+            sections = (f"\n== {name}\n{textwrap.indent(lines, '  ')}\n" for name, lines in sorted(self.texts.items()))
+            self.path.write_text("".join(sections), encoding="utf-8")
+        assert text == self.texts.get(name), f"{self.path.name} has other words; if these are better: make snapshots"
+
+
+@pytest.fixture(scope="module")
+def snapshots(request: pytest.FixtureRequest) -> Snapshots:
+    *folders, file = request.path.relative_to(SNAPSHOTS.parent).with_suffix(".txt").parts
+    path = SNAPSHOTS / "-".join([*folders, file.removeprefix("test_")])
+    return Snapshots(path, rewrite=request.config.getoption("snapshots"))
+
+
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest, snapshots: Snapshots) -> Callable[[str], None]:
+    """``snapshot(text)``: the text is the one that is kept for this test; at most one a test."""
+    return lambda text: snapshots.check(request.node.name, text)
 
 
 @pytest.hookimpl(wrapper=True)

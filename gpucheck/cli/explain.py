@@ -18,21 +18,20 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a cause that a finding names."""
-    from gpucheck.diagnose.causes import CAUSES, described
-    from gpucheck.diagnose.error_pattern import PATTERNS
+    from gpucheck.diagnose.causes.pages import CAUSES, NATURES, described
 
     if not cause:
         for name, known in CAUSES.items():
             typer.echo(f"{name}\n{_indented(known.means.partition('. ')[0].rstrip('.') + '.', '  ')}")
-        typer.echo(f"what is wrong with an output\n{_indented(', '.join(PATTERNS), '  ')}")
+        typer.echo(f"what is wrong with an output\n{_indented(', '.join(NATURES), '  ')}")
         return
     name = " ".join(cause)
     found = described(name)
     if not found:
-        raise UsageError(f"unknown cause {name!r}; known: {', '.join([*CAUSES, *PATTERNS])}")
+        raise UsageError(f"unknown cause {name!r}; known: {', '.join([*CAUSES, *NATURES])}")
     for title, page in found.items():
         typer.echo(title)
-        for part, text in page.parts.items():
+        for part, text in vars(page).items():
             typer.echo(_indented(text, f"  {part:<8} "))
 
 

@@ -51,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(archive: Path, *arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([python, "-I", str(archive), *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([python, "-I", str(archive), *arguments], capture_output=True, text=True)
 
 
 def test_the_command_runs_from_the_unpacked_folder(archive: Path, cache: Path) -> None:

@@ -91,7 +91,6 @@ def test_the_whole_command_without_a_gpu_takes_less_than_ten_seconds_of_a_core(
         [sys.executable, "-m", "gpucheck", "doctor", "--json", "--library", library],
         capture_output=True,
         text=True,
-        timeout=120,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -31,9 +31,7 @@ print(json.dumps([code, [name for name in heavy if name in sys.modules]]), file=
 
 def outcome(*arguments: str) -> tuple[int, list[str]]:
     """Exit code of a command and the heavy modules that it imported."""
-    result = subprocess.run(
-        [sys.executable, "-c", WATCH, *arguments], capture_output=True, text=True, check=True, timeout=60
-    )
+    result = subprocess.run([sys.executable, "-c", WATCH, *arguments], capture_output=True, text=True, check=True)
     code, heavy = json.loads(result.stderr.splitlines()[-1])
     return int(code or 0), heavy
 

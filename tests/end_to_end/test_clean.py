@@ -125,7 +125,6 @@ def test_truncated_records_are_lost_not_passed(lab: Lab, alone: Finished, tmp_pa
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert shown.returncode == 3, shown.stdout + shown.stderr
     case = json.loads(lines[last])["case"]

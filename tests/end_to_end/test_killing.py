@@ -138,7 +138,7 @@ def finish(running: Running) -> tuple[int, str]:
     if state_of(running.process.pid) == "T":
         time.sleep(STOPPED)
         running.process.send_signal(signal.SIGCONT)
-    text, _ = running.process.communicate(timeout=400)
+    text, _ = running.process.communicate()
     return running.process.returncode, text
 
 
@@ -209,6 +209,5 @@ def subprocess_report(folder: Path) -> str:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     return done.stdout

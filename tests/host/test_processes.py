@@ -18,7 +18,6 @@ def run(script: str) -> list[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

@@ -55,7 +55,6 @@ def run(folder: Path, **environment: str) -> list[dict[str, Any]]:
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert [path.read_text() for path in folder.glob("logs/*/attempt_0/*/stdout.log")] == ["to stdout\n"] * 2

@@ -216,7 +216,7 @@ def test_this_machine_is_looked_at_without_importing_torch() -> None:
     import subprocess
 
     code = "import sys\nfrom gpucheck.launch.gpus import find\nfind()\nassert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert isinstance(find(), Found)
 
 

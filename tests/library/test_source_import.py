@@ -43,7 +43,7 @@ def package(tmp_path: Path) -> Path:
 def imported(package: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", PROGRAM, str(package.parent)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
 def stale(source: Path, mode: py_compile.PycInvalidationMode) -> None:

@@ -55,7 +55,6 @@ def test_an_impossible_launch_is_refused_with_need_limit_and_configuration(tmp_p
         env=shipped(tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     memory = (

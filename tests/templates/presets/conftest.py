@@ -54,7 +54,7 @@ class Bench:
         known = {"PATH": path, "HOME": str(self.folder), "PYTHON": sys.executable}
         known |= {"STATE": str(self.folder / "state"), "GPUCHECK": str(self.folder / "bin" / "gpucheck")}
         command = ["bash", str(script), *arguments]
-        return subprocess.run(command, env={**known, **environ}, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env={**known, **environ}, capture_output=True, text=True)
 
 
 @pytest.fixture

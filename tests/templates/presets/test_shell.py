@@ -214,7 +214,6 @@ def test_the_pod_ends_as_the_run_does_and_leaves_its_head(bench: Bench, name: st
         env={"PATH": f"{bench.folder / 'bin'}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == code, done.stderr
     assert done.stdout == said

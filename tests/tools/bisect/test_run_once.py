@@ -128,7 +128,7 @@ def test_a_run_never_outlives_its_search(library: Path, tmp_path: Path, number: 
         time.sleep(0.02)
     pid = int(log.read_text())
     search.send_signal(number)
-    search.communicate(timeout=120)
+    search.communicate()
     while not gone(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert gone(pid)

@@ -43,5 +43,5 @@ def test_a_rank_finds_half_a_kernel_in_the_cache_that_it_shares(tmp_path: Path) 
         subprocess.Popen([sys.executable, str(script)], env={**known, "RANK": rank}, stdout=subprocess.PIPE, text=True)
         for rank in "01"
     ]
-    told = [process.communicate(timeout=60)[0].strip() for process in ranks]
+    told = [process.communicate()[0].strip() for process in ranks]
     assert told == ["a", "JSONDecodeError"]

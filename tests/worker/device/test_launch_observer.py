@@ -58,7 +58,6 @@ def test_interpreted_launches_are_counted_from_the_start() -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     line = SCRIPT.splitlines().index("    double[(2,)](x, 10, BLOCK=8)") + 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpucheck.host.processes import children_of
 from gpucheck.report.blocks import Report
 from gpucheck.report.formats.html import render
 
@@ -19,7 +20,6 @@ DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver")
 
 PHONE, DESK = 390, 1280
-OPENS = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
 CONTRASTS = """
 const luminance = (colour) => {
   const [r, g, b] = colour.match(/[\\d.]+/g).map((part) => part / 255)
@@ -79,14 +79,27 @@ def open_page(browser: Any, page: Path, width: int = DESK, scheme: str = "light"
     assert browser.get_log("browser") == []
 
 
+def processor_seconds(pid: int) -> float:
+    """What a process and those that it has started have taken of a processor."""
+    try:
+        user, system = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    own = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return own + sum(map(processor_seconds, children_of(pid)))
+
+
 @pytest.mark.parametrize("name", ["busy", "scattered"])
-def test_eight_ranks_and_sixty_cases_open_within_a_second(browser: Any, pages: dict[str, Path], name: str) -> None:
+def test_eight_ranks_and_sixty_cases_open_with_a_second_of_a_core(
+    browser: Any, pages: dict[str, Path], slowness: Callable[[], float], name: str
+) -> None:
     assert pages[name].stat().st_size < 2_000_000
-    times = []
+    times, driver = [], browser.service.process.pid
     for _ in range(3):
+        begin = processor_seconds(driver)
         open_page(browser, pages[name])
-        times.append(browser.execute_script(OPENS))
-    assert 0 < min(times) < 1000
+        times.append(processor_seconds(driver) - begin)
+    assert 0 < min(times) < slowness()
     assert browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
 
 

@@ -75,6 +75,7 @@ def test_no_such_distribution(index: Index) -> None:
 
 
 def test_no_index_answers(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("remotezip")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(InfrastructureError, match="cannot look up the versions of vllm"):
         between("vllm", "1", "2")
