@@ -1,9 +1,13 @@
-"""A toy placement, condition and experiment that were added, and whether everything that asks one answers."""
+"""A toy placement, condition, experiment and cause that were added, and whether everything that asks one answers."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +17,7 @@ import pytest
 
 import gpucheck
 from gpucheck.cli.listing import list_
-from gpucheck.diagnose import strategy
+from gpucheck.diagnose import causes, strategy
 from gpucheck.diagnose.answers import answers
 from gpucheck.diagnose.causes.race import unasked
 from gpucheck.diagnose.conclude import conclude
@@ -330,3 +334,60 @@ def test_a_rank_makes_a_new_experiment_in_processes_of_its_own(
     assert step.startswith("late") and "repeat" in names[:first]
     begin = bench.events.index(f"begin 0 {NEW}")
     assert bench.events[begin - 1] == "retire" and ("alone" in bench.events[:begin]) == alone
+
+
+CAUSE = '''"""Calls that a toy disturbs."""
+
+from gpucheck.diagnose.causes.common import Evidence, findings
+from gpucheck.diagnose.page import Cause
+
+TOY = Cause("a toy", means="It is there.", shows="Rarely.", confirm="Look under the bed.", mend="Put it away.")
+CAUSES = (TOY,)
+
+
+def recognise(run, record):
+    """Says so itself."""
+    return Evidence(TOY, "under the bed") if "toy" in record.message else None
+'''
+
+
+def test_a_new_cause_is_one_file_and_one_line_and_everything_that_speaks_of_causes_knows_it(
+    synthetic: Synthetic, tmp_path: Path
+) -> None:
+    shutil.copytree(SOURCES, tmp_path / "gpucheck", ignore=shutil.ignore_patterns("__pycache__"))
+    folder = tmp_path / "gpucheck" / "diagnose" / "causes"
+    registry = (folder / "__init__.py").read_text()
+    assert registry.count("ASKED = (\n") == 1
+    (folder / "toy.py").write_text(CAUSE)
+    (folder / "__init__.py").write_text(registry.replace("ASKED = (\n", 'ASKED = (\n    "toy",\n'))
+    plan = synthetic.plan(cases=1)
+    error = synthetic.record(plan, 0, 0, Outcome.ERROR, message="RuntimeError: a toy lay there")
+    run = synthetic.write(tmp_path / "run", synthetic.run(plan, {(0, 0): error}))
+    (tmp_path / "toy.toml").write_text(
+        SCENARIO.replace('"pinned", "toy"', '"pinned"') + 'expect = "fail"\ncause = "a toy"\n'
+    )
+
+    def said(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "gpucheck", *arguments]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        return done.stdout
+
+    assert said("explain").splitlines()[:2] == ["a toy", "  It is there."]
+    assert "Look under the bed." in said("explain", "A toy: under the bed")
+    text = said("report", str(run), "--json", "report.json", "--write", "report.html", "--write", "report.md")
+    assert "a toy: under the bed" in text and "Put it away." in text and "gpucheck explain 'a toy'" in text
+    (finding,) = json.loads((tmp_path / "report.json").read_text())["findings"]
+    assert (finding["cause"], finding["title"]) == ("a toy", "a toy: under the bed")
+    page = (tmp_path / "report.html").read_text()
+    assert "a toy: under the bed" in page and "Look under the bed." in page
+    assert "a toy: under the bed" in (tmp_path / "report.md").read_text()
+    assert "softmax" in said("list", "--cases", "--scenario", "toy.toml")
+
+
+def test_each_file_of_causes_is_asked() -> None:
+    files = {path.stem for path in (SOURCES / "diagnose" / "causes").glob("*.py")} - {"__init__", "common"}
+    assert files == {*causes.ASKED, *causes.WARNING} and len(causes.CAUSES) >= len(files) - 1
+    for file in (*causes.RULES, *causes.WARNINGS):
+        assert file.CAUSES and all(causes.CAUSES[cause.title] is cause for cause in file.CAUSES)

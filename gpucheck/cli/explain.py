@@ -18,20 +18,21 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a cause that a finding names."""
-    from gpucheck.diagnose.causes.pages import CAUSES, NATURES, described
+    from gpucheck.diagnose.causes import CAUSES, described
+    from gpucheck.diagnose.error_pattern import PATTERNS
 
     if not cause:
         for name, known in CAUSES.items():
             typer.echo(f"{name}\n{_indented(known.means.partition('. ')[0].rstrip('.') + '.', '  ')}")
-        typer.echo(f"what is wrong with an output\n{_indented(', '.join(NATURES), '  ')}")
+        typer.echo(f"what is wrong with an output\n{_indented(', '.join(PATTERNS), '  ')}")
         return
     name = " ".join(cause)
     found = described(name)
     if not found:
-        raise UsageError(f"unknown cause {name!r}; known: {', '.join([*CAUSES, *NATURES])}")
+        raise UsageError(f"unknown cause {name!r}; known: {', '.join([*CAUSES, *PATTERNS])}")
     for title, page in found.items():
         typer.echo(title)
-        for part, text in vars(page).items():
+        for part, text in page.parts.items():
             typer.echo(_indented(text, f"  {part:<8} "))
 
 

@@ -7,11 +7,8 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from gpucheck.diagnose import canary_verdict
-from gpucheck.diagnose import causes as rules
-from gpucheck.diagnose.causes.less_exact import less_exact
-from gpucheck.diagnose.causes.pages import OUT_OF_MEMORY
-from gpucheck.diagnose.causes.straggler import stragglers
+from gpucheck.diagnose import canary_verdict, causes
+from gpucheck.diagnose.causes.out_of_memory import OUT_OF_MEMORY
 from gpucheck.diagnose.expectations import settle
 from gpucheck.diagnose.finding_cases import Key, merged_lines, sighting
 from gpucheck.diagnose.rank_differences import (
@@ -45,7 +42,7 @@ def conclude(run: Run) -> Conclusion:
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_cut_short(run)]
     findings += [*nothing_judged(run), *judged_on_some_ranks(run), *other_inputs(run)]
-    findings += [*canary_verdict.findings(run.canary, caught), *stragglers(run), *less_exact(run), *_off_the_gpus(run)]
+    findings += [*canary_verdict.findings(run.canary, caught), *_warnings(run), *_off_the_gpus(run)]
     passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -62,15 +59,15 @@ def conclude(run: Run) -> Conclusion:
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:
     """Findings of all records that did not pass, causes first, and which records failed as the scenario expects."""
-    attributed = rules.attribute(run, [key for key, record in sorted(run.records.items()) if record.outcome.failed])
-    causes = {key: evidence.cause for _, found in attributed for key, evidence in found.items()}
-    settled = settle(run, causes)
+    attributed = causes.attribute(run, [key for key, record in sorted(run.records.items()) if record.outcome.failed])
+    seen = {key: evidence.cause.title for _, found in attributed for key, evidence in found.items()}
+    settled = settle(run, seen)
     explained = [
         finding
         for rule, found in attributed
         for finding in rule.findings(run, {key: item for key, item in found.items() if key not in settled.expected})
     ]
-    left = {key for key in run.records if key not in causes and key not in settled.expected}
+    left = {key for key in run.records if key not in seen and key not in settled.expected}
     unexplained = _symptoms(run, [run.records[key] for key in sorted(left)])
     return sorted([*explained, *settled.missing, *unexplained], key=lambda finding: not finding.fails), settled.expected
 
@@ -93,6 +90,10 @@ def _symptoms(run: Run, records: list[Record]) -> list[Finding]:
             finding.rows.append(case.row)
         finding.sightings.append(sighting(run, step, ranks, merged_lines(alike, raised_lines)))
     return list(findings.values())
+
+
+def _warnings(run: Run) -> list[Finding]:
+    return [finding for each in causes.WARNINGS for finding in each.warnings(run)]
 
 
 def _disagreements(run: Run) -> list[Finding]:
@@ -209,7 +210,7 @@ def _with_driver(run: Run, finding: Finding) -> Finding:
 
 def _about(item: dict[str, Any], finding: Finding) -> bool:
     if item.get("rank") is None:
-        return finding.cause == OUT_OF_MEMORY and "emory" in item["text"]
+        return finding.cause == OUT_OF_MEMORY.title and "emory" in item["text"]
     return item["rank"] in finding.ranks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpucheck.diagnose.page import Page
 from gpucheck.model.record import Mismatch, Record
 
 MOST = 0.8  # share that counts as nearly all
@@ -122,3 +123,154 @@ def _of_integers(mismatch: Mismatch) -> str:
     if mismatch.reordered:
         return REORDERED
     return BIT if flipped(mismatch) else WRONG
+
+
+_PAGES = (
+    Page(
+        "output not written",
+        means="Elements of an output still hold the bytes their memory was filled with before the launch.",
+        shows="Whole tiles, or the whole output where the kernel did nothing.",
+        confirm="The region of the finding: whole tiles point at the grid or the store's mask, everything at a launch "
+        "that never came.",
+        mend="Look at how the grid is computed from the shape, and at the mask of the store.",
+    ),
+    Page(
+        "one bit flipped",
+        means="Each wrong element differs from the right one in a single bit.",
+        shows="Few elements, the bit position in the finding.",
+        confirm="On one rank only: see 'suspect GPU'. On all ranks: a corrupted weight file or a rounding step.",
+        mend="See the cause the finding names.",
+    ),
+    Page(
+        "0 instead of 1",
+        means="Outputs that are 0 or 1, flags or truth values, are 0 where they should be 1.",
+        shows="The region of the finding; every wrong element is 0.",
+        confirm="What the flag says of the inputs of those rows: it may be right of a wrong intermediate result.",
+        mend="Look at the comparison that makes the flag, and at what it compares.",
+    ),
+    Page(
+        "1 instead of 0",
+        means="Outputs that are 0 or 1, flags or truth values, are 1 where they should be 0.",
+        shows="The region of the finding; every wrong element is 1.",
+        confirm="What the flag says of the inputs of those rows: it may be right of a wrong intermediate result.",
+        mend="Look at the comparison that makes the flag, and at what it compares.",
+    ),
+    Page(
+        "0 and 1 exchanged",
+        means="Outputs that are 0 or 1, flags or truth values, are wrong in both directions.",
+        shows="The region of the finding.",
+        confirm="All elements wrong points at a negation; some of them at rows that stand in each other's places.",
+        mend="Look at the comparison that makes the flag, and at the index that it is stored at.",
+    ),
+    Page(
+        "off by one",
+        means="Integers (ids, counts, places in a table) are one too large or one too small.",
+        shows="The finding says in which direction where all share it.",
+        confirm="Counts: whether a bound is inclusive; ids: what the first one is called; places: cdiv against floor "
+        "division.",
+        mend="Look at the comparison or rounding that the number comes from.",
+    ),
+    Page(
+        "off by the same number",
+        means="All wrong elements differ from the right ones by the same number.",
+        shows="The finding says by how much.",
+        confirm="Compare the number with what is added somewhere: a bias, the first expert of a rank, the start of a "
+        "block.",
+        mend="Look at what is added once for all elements, or should be.",
+    ),
+    Page(
+        "off by one factor",
+        means="All wrong integers are the right ones times one number.",
+        shows="The finding says which.",
+        confirm="2 or 4 is often bytes for elements, or a count made twice.",
+        mend="Look at the unit that the number is in, and at what is added up.",
+    ),
+    Page(
+        "wrong sign",
+        means="Nearly all wrong elements have the right size and the other sign.",
+        shows="The region of the finding: everything, or what was negative or positive.",
+        confirm="Only what should be negative: a lost sign bit or an absolute value; everything: a negation.",
+        mend="Look at the order of a subtraction, and at casts from formats with a sign to ones without.",
+    ),
+    Page(
+        "Inf",
+        means="Wrong elements are infinite.",
+        shows="The finding says where they start and how many there are.",
+        confirm="Only where the right values are large: overflow of an intermediate format; elsewhere a division by "
+        "zero.",
+        mend="Look at the dtype of accumulators and at the order of scaling.",
+    ),
+    Page(
+        "values in another order",
+        means="Each wrong row holds the right integers, but not in the right places.",
+        shows="The finding says which rows.",
+        confirm="Whether the order of equal keys is defined at all, and whether the sort is stable.",
+        mend="Look at the comparison of the sort, and at how equal keys are put in order.",
+    ),
+    Page(
+        "rows permuted",
+        means="Rows of the output are right, but stand in each other's places.",
+        shows="Every wrong row equals the reference of another row, often at a fixed distance.",
+        confirm="The finding says how many rows moved, and how far where they moved alike.",
+        mend="Look at the gather or scatter index and at the order of a token's experts.",
+    ),
+    Page(
+        "wrong expert",
+        means="Whole experts are wrong and all others right: their rows met another expert's weights, or none.",
+        shows="The region says 'exactly experts ...'.",
+        confirm="Swapped experts come in pairs; missing ones lie at one end.",
+        mend="Look at the expert id the kernel loads, at the histogram and at how weights were loaded or sharded.",
+    ),
+    Page(
+        "wrong scale",
+        means="Nearly all wrong elements are the right ones times one factor.",
+        shows="The factor is often a power of two.",
+        confirm="Look at per-tensor scales, block scales off by one, and at gates applied twice or never.",
+        mend="Pass the scale of this call; see whether a scale object is shared and changed between calls.",
+    ),
+    Page(
+        "zero instead of the result",
+        means="Nearly all wrong elements are zero.",
+        shows="Whole experts, tiles or rows of zeros.",
+        confirm="The region of the finding; zeros are what memory holds that was cleared and never written, and what a "
+        "sum over no terms gives.",
+        mend="Look at what is left out: an expert that this rank does not hold, a tile outside of the grid, a mask.",
+    ),
+    Page(
+        "wrong operand",
+        means="The whole output has nothing to do with the right one: an operand was another tensor.",
+        shows="Nearly all elements wrong, no correlation with the reference.",
+        confirm="Stale scales or weights of an earlier call, a wrong layout, a transposed operand.",
+        mend="Look at what the call passes, and at what the library caches between calls.",
+    ),
+    Page(
+        "part of each sum missing or counted twice",
+        means="Outputs resemble the right ones, but terms of each sum are missing or double.",
+        shows="All elements off, by a share of their size that is about the square root of the missing part.",
+        confirm="Vary k: multiples of the block size right, others wrong points at the tail.",
+        mend="Look at the loop over k (cdiv against floor division) and at the mask of its last block.",
+    ),
+    Page(
+        "lower precision than asked",
+        means="Outputs are right but for lost digits: accumulated, stored or multiplied in a smaller format.",
+        shows="Small errors everywhere, beyond what the asked precision allows.",
+        confirm="TF32 loses 13 bits of each operand, an fp16 accumulator 13 bits of the sum, a bf16 partial sum 16.",
+        mend="allow_tf32, the accumulator's dtype, the dtype of split-k scratch.",
+    ),
+    Page(
+        "rounded toward zero",
+        means="The last rounding cuts digits off instead of rounding to nearest.",
+        shows="Nearly every wrong element is too small in magnitude, by less than one unit in the last place.",
+        confirm="The bias in the finding.",
+        mend="Look at the final cast: a bit mask or a cast with rounding mode rtz.",
+    ),
+    Page(
+        "NaN",
+        means="Wrong elements are NaN.",
+        shows="The finding says where they start and how many there are.",
+        confirm="NaN in whole rows comes from that row's input; NaN in columns from weights or scales read outside.",
+        mend="See the cause the finding names.",
+    ),
+)
+PATTERNS = {page.title: page for page in _PAGES}
+"""What a title says of how an output is wrong, explained."""

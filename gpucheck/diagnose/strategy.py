@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpucheck.diagnose.answers import FEWEST, Answers, regular
 from gpucheck.diagnose.causes import out_of_bounds
-from gpucheck.diagnose.causes.common import astray
+from gpucheck.diagnose.causes.common import launched_on_other_stream
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEAT, REPEATS, those
 from gpucheck.model.record import Outcome
@@ -28,7 +28,7 @@ def worth_a_process(name: ExperimentName, seen: Answers, possible: frozenset[Exp
     if made:
         return REPEAT in possible and made < MOST_PROCESSES and not seen.separates(name) and _within_reach(seen)
     follows_fill = out_of_bounds.shown(seen.failure) is ViolationKind.PASSES_DIFFER
-    if not EXPERIMENTS[name].of_fill and follows_fill and not astray(seen.failure):
+    if not EXPERIMENTS[name].of_fill and follows_fill and not launched_on_other_stream(seen.failure):
         return False
     return not EXPERIMENTS[name].alone or seen.deterministic or seen.failure.outcome is Outcome.HANG
 
@@ -75,5 +75,9 @@ def _worth_repeating(seen: Answers, possible: frozenset[ExperimentName]) -> bool
     if made >= REPEATS:
         return made < MOST_PROCESSES and seen.by_call and not seen.irregular
     follows_fill = out_of_bounds.shown(seen.failure) is ViolationKind.PASSES_DIFFER and not out_of_bounds.by_luck(seen)
-    explained = follows_fill and not astray(seen.failure) and not any(EXPERIMENTS[name].of_fill for name in possible)
+    explained = (
+        follows_fill
+        and not launched_on_other_stream(seen.failure)
+        and not any(EXPERIMENTS[name].of_fill for name in possible)
+    )
     return not (explained and made >= FEWEST - 1)

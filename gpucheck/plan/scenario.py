@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gpucheck
-from gpucheck.diagnose.causes.pages import CAUSES
+from gpucheck.diagnose.causes import CAUSES
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError

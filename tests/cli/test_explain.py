@@ -4,19 +4,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.diagnose.causes.pages import CAUSES, NATURES
+from gpucheck.diagnose.causes import CAUSES
+from gpucheck.diagnose.error_pattern import PATTERNS
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
 
 
-@pytest.mark.parametrize("cause", sorted({**CAUSES, **NATURES}))
+@pytest.mark.parametrize("cause", sorted({**CAUSES, **PATTERNS}))
 def test_every_cause_is_explained_in_full(gpucheck: Command, cause: str) -> None:
     answer = gpucheck("explain", cause)
     lines = answer.out.splitlines()
     assert answer.code == 0 and lines[0] == cause and max(map(len, lines)) <= 100
     words = answer.out.split()
-    for title, text in vars({**CAUSES, **NATURES}[cause]).items():
+    for title, text in {**CAUSES, **PATTERNS}[cause].parts.items():
         assert [line for line in lines if line.startswith(f"  {title}")]
         assert not [word for word in text.split() if word not in words]
 

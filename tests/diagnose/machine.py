@@ -12,8 +12,19 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.diagnose.causes import pages as causes
+from gpucheck.diagnose.causes.by_process import BY_PROCESS
+from gpucheck.diagnose.causes.crash import CRASH
+from gpucheck.diagnose.causes.interference import INTERFERENCE
+from gpucheck.diagnose.causes.kept_state import STATE
+from gpucheck.diagnose.causes.kernel_bug import KERNEL_BUG
+from gpucheck.diagnose.causes.out_of_bounds import OUTSIDE
+from gpucheck.diagnose.causes.process_group import PROCESS_GROUP
+from gpucheck.diagnose.causes.race import RACE
+from gpucheck.diagnose.causes.rank_environment import RANK_ENVIRONMENT
+from gpucheck.diagnose.causes.suspect_gpu import SUSPECT_GPU
+from gpucheck.diagnose.causes.threads import THREADS
 from gpucheck.diagnose.differing_calls import how_calls_differ
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record, Violation
@@ -65,22 +76,24 @@ class Fault:
     needs: Conditions = Conditions()  # conditions under which the plan has its case
 
 
-def _fault(name: str, cause: str, shows: Shows, how: str = "bits", **needs: Any) -> Fault:
-    return Fault(name, shows, frozenset({cause, *({causes.CRASH} if how == "crash" else ())}), how, Conditions(**needs))
+def _fault(name: str, cause: Cause, shows: Shows, how: str = "bits", **needs: Any) -> Fault:
+    return Fault(
+        name, shows, frozenset({cause.title, *({CRASH.title} if how == "crash" else ())}), how, Conditions(**needs)
+    )
 
 
 def per_call(rate: float) -> Fault:
-    return _fault(f"{rate:.0%} of calls", causes.RACE, lambda call: call.coin < rate)
+    return _fault(f"{rate:.0%} of calls", RACE, lambda call: call.coin < rate)
 
 
 def per_process(rate: float) -> Fault:
     name = f"{rate:.0%} of processes"
-    return _fault(name, causes.BY_PROCESS, lambda call: call.process.draws[name] < rate)
+    return _fault(name, BY_PROCESS, lambda call: call.process.draws[name] < rate)
 
 
-def of_some(name: str, cause: str, ranks: frozenset[int], how: str = "bits", rate: float = 1.0) -> Fault:
+def of_some(name: str, cause: Cause, ranks: frozenset[int], how: str = "bits", rate: float = 1.0) -> Fault:
     """Shows in the environment of some ranks, or on their GPUs."""
-    if cause == causes.SUSPECT_GPU:
+    if cause == SUSPECT_GPU:
         return _fault(name, cause, lambda call: call.process.device in ranks and call.coin < rate, how)
     return _fault(name, cause, lambda call: call.process.rank in ranks and call.coin < rate, how)
 
@@ -90,28 +103,26 @@ def kinds(ranks: int, draw: random.Random) -> dict[str, Fault]:
     some = frozenset(draw.sample(range(ranks), draw.randint(1, max(1, ranks - 1))))
     nth = draw.randint(3, 2 * FAULTY)
     found = [
-        _fault("kernel", causes.KERNEL_BUG, lambda call: True),
-        _fault("every second call", causes.STATE, lambda call: call.process.calls % 2 == 1),
-        _fault("first call", causes.STATE, lambda call: call.process.calls == 0),
-        _fault("from the nth call", causes.STATE, lambda call: call.process.calls >= nth),
-        _fault("spoiled", causes.STATE, lambda call: SPOILER in call.process.steps),
-        _fault("every second process", causes.BY_PROCESS, lambda call: call.process.number % 2 == 1),
-        _fault("reads outside", causes.OUTSIDE, lambda call: call.fill == 0xFF),
-        _fault("group", causes.PROCESS_GROUP, _in_group, process_group="initialised"),
-        _fault(
-            "threads", causes.THREADS, lambda call: call.conditions.concurrency > 1 and call.coin < 0.6, concurrency=2
-        ),
+        _fault("kernel", KERNEL_BUG, lambda call: True),
+        _fault("every second call", STATE, lambda call: call.process.calls % 2 == 1),
+        _fault("first call", STATE, lambda call: call.process.calls == 0),
+        _fault("from the nth call", STATE, lambda call: call.process.calls >= nth),
+        _fault("spoiled", STATE, lambda call: SPOILER in call.process.steps),
+        _fault("every second process", BY_PROCESS, lambda call: call.process.number % 2 == 1),
+        _fault("reads outside", OUTSIDE, lambda call: call.fill == 0xFF),
+        _fault("group", PROCESS_GROUP, _in_group, process_group="initialised"),
+        _fault("threads", THREADS, lambda call: call.conditions.concurrency > 1 and call.coin < 0.6, concurrency=2),
         per_call(draw.choice((0.05, 0.3, 0.6))),
         per_process(draw.choice((0.2, 0.5, 0.8))),
     ]
     if ranks > 1:
         found += [
-            of_some("environment", causes.RANK_ENVIRONMENT, some),
-            of_some("gpu", causes.SUSPECT_GPU, some),
-            of_some("gpu, now and then", causes.SUSPECT_GPU, some, rate=0.6),
-            of_some("guard", causes.OUTSIDE, some, "guard"),
-            of_some("crash", causes.RANK_ENVIRONMENT, some, "crash"),
-            _fault("interference", causes.INTERFERENCE, lambda call: not call.conditions.alone),
+            of_some("environment", RANK_ENVIRONMENT, some),
+            of_some("gpu", SUSPECT_GPU, some),
+            of_some("gpu, now and then", SUSPECT_GPU, some, rate=0.6),
+            of_some("guard", OUTSIDE, some, "guard"),
+            of_some("crash", RANK_ENVIRONMENT, some, "crash"),
+            _fault("interference", INTERFERENCE, lambda call: not call.conditions.alone),
         ]
     return {fault.name: fault for fault in found}
 

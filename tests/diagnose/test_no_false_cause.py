@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.causes.pages import UNDETERMINED
+from gpucheck.diagnose.causes.undetermined import UNDETERMINED
 from gpucheck.diagnose.chance import CONFIDENCE, LEAST_SHARE
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Finding
@@ -58,7 +58,7 @@ def said_of(machine: Machine) -> list[Finding]:
 def standing(found: Sequence[Finding], faults: Sequence[Fault]) -> str:
     causes = {finding.cause for finding in found} - {""}
     planted = frozenset().union(*(fault.causes for fault in faults))
-    if causes - planted - {UNDETERMINED}:
+    if causes - planted - {UNDETERMINED.title}:
         return "false"
     return "right" if causes & planted else "undetermined" if causes else "not seen"
 
@@ -74,7 +74,7 @@ def test_causes_that_are_stated_are_those_that_were_planted(synthetic: Synthetic
         if how == "false":
             wrong.append(([fault.name for fault in faults], [finding.title for finding in found]))
         for finding in found:
-            if finding.cause == UNDETERMINED:
+            if finding.cause == UNDETERMINED.title:
                 assert any(words in finding.remedy for words in ASKED), finding.remedy
     seen = sum(count for (_, how), count in table.items() if how != "not seen")
     assert len(wrong) <= MOST_FALSE * DRAWS, (wrong, table)
@@ -108,7 +108,7 @@ def test_what_undetermined_asks_for_decides(synthetic: Synthetic) -> None:
     """A kernel that one GPU alone runs, and a failure of few calls that does not come again."""
     known = kinds(2, random.Random(SEED))
     (alone,) = said_of(Machine(synthetic, [known["kernel"]], 1, 0, "cuda"))
-    assert alone.cause == UNDETERMINED and "--nproc 2" in alone.remedy
+    assert alone.cause == UNDETERMINED.title and "--nproc 2" in alone.remedy
     (two,) = said_of(Machine(synthetic, [known["kernel"]], 2, 0, "cuda"))
     assert two.cause == "kernel bug"
     seldom = [per_call(0.03)]

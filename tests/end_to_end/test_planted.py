@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.causes.pages import UNDETERMINED
+from gpucheck.diagnose.causes.undetermined import UNDETERMINED
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import read_plan
 from gpucheck.tools.selftest.assess import assess
@@ -51,7 +51,7 @@ def mismatch(run: Finished, case: str, rank: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fault", ON_ALL, ids=lambda fault: str(fault.name))
 def test_a_fault_on_all_ranks_is_told_as_declared(run: Finished, fault: Any) -> None:
-    title = fault.expected.title.replace("{cause}", UNDETERMINED)  # nothing is repeated here
+    title = fault.expected.title.replace("{cause}", UNDETERMINED.title)  # nothing is repeated here
     fault = replace(fault, expected=replace(fault.expected, title=title))
     visit = Visit("all", "all", "cpu", 2, 0, (Planted(fault, (0, 1)),))
     (cell,) = assess(visit, run.report, run.text, run.code).cells

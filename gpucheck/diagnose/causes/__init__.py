@@ -1,42 +1,21 @@
-"""Rules: from the records of a run to causes.
+"""Causes: one file each, with what findings call it, its page, and the rule that sees it in the records of a run.
 
-A rule is a module with two pure functions. ``recognise`` says what one record is evidence of, or None; ``findings``
-makes findings of evidence. Rules are asked in the order of :data:`RULES`; a record belongs to the first that
-recognises it and to no finding beside that rule's. ``straggler`` and ``less_exact`` are none of
-them: they look at ranks that are right.
+Each file has ``CAUSES``, the causes that it names. A rule also has two pure functions: ``recognise`` says what one
+failed record is evidence of, or None; ``findings`` makes findings of evidence. Rules are asked in the order of
+:data:`ASKED`; a record belongs to the first that recognises it and to no finding beside that rule's. A file in
+:data:`WARNING` has one function instead, ``warnings``, which compares ranks that are right. A new file takes one line
+here and nothing else.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any, Protocol, cast
 
-from gpucheck.diagnose.causes import (
-    autotuned,
-    by_process,
-    compile_failure,
-    compile_race,
-    crash,
-    fallback,
-    hang,
-    input_misuse,
-    interference,
-    kept_state,
-    kernel_bug,
-    kernel_cache,
-    other_ranks_fault,
-    out_of_bounds,
-    out_of_memory,
-    overwritten,
-    process_group,
-    race,
-    rank_environment,
-    stream_order,
-    suspect_gpu,
-    threads,
-    undetermined,
-    wrong_device,
-)
+from gpucheck.diagnose.causes import out_of_bounds
+from gpucheck.diagnose.error_pattern import PATTERNS
 from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.page import Cause, Page
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
 from gpucheck.records.run_folder import Run
@@ -46,12 +25,18 @@ class Evidence(Protocol):
     """What a rule makes of a record."""
 
     @property
-    def cause(self) -> str:
-        """A key of :data:`gpucheck.diagnose.causes.pages.CAUSES`."""
+    def cause(self) -> Cause:
+        """One of those that the rule's file states."""
 
 
-class Rule(Protocol):
-    """A module of this package."""
+class CauseFile(Protocol):
+    """A file of this folder."""
+
+    CAUSES: tuple[Cause, ...]  # those it names
+
+
+class Rule(CauseFile, Protocol):
+    """A file that explains records which failed."""
 
     def recognise(self, run: Run, record: Record) -> Any:
         """The evidence in a failed record, or None."""
@@ -60,33 +45,61 @@ class Rule(Protocol):
         """The findings of evidence that this rule recognised."""
 
 
-RULES: tuple[Rule, ...] = (
-    wrong_device,
-    input_misuse,
-    fallback,
-    compile_failure,
-    out_of_memory,
-    process_group,
-    threads,
-    out_of_bounds,
-    autotuned,
-    compile_race,
-    kernel_cache,
-    overwritten,
-    stream_order,
-    kept_state,
-    interference,
-    rank_environment,
-    suspect_gpu,
-    race,
-    by_process,
-    kernel_bug,
-    undetermined,
-    other_ranks_fault,
-    crash,
-    hang,
+class PeerComparison(CauseFile, Protocol):
+    """A file that finds what is strange about ranks that are right."""
+
+    def warnings(self, run: Run) -> list[Finding]:
+        """Findings that have no influence on the verdict."""
+
+
+ASKED = (
+    "wrong_device",
+    "input_misuse",
+    "fallback",
+    "compile_failure",
+    "out_of_memory",
+    "process_group",
+    "threads",
+    "out_of_bounds",
+    "autotuned",
+    "compile_race",
+    "kernel_cache",
+    "overwritten",
+    "stream_order",
+    "kept_state",
+    "interference",
+    "rank_environment",
+    "suspect_gpu",
+    "race",
+    "by_process",
+    "kernel_bug",
+    "undetermined",
+    "other_ranks_fault",
+    "crash",
+    "hang",
 )
 """In the order they are asked: what a record shows by itself before what experiments and other ranks tell."""
+WARNING = (
+    "straggler",
+    "less_exact",
+)
+
+
+def _file(name: str) -> Any:
+    return import_module(f"{__name__}.{name}")
+
+
+RULES = tuple(cast(Rule, _file(name)) for name in ASKED)
+WARNINGS = tuple(cast(PeerComparison, _file(name)) for name in WARNING)
+CAUSES = {cause.title: cause for file in (*RULES, *WARNINGS) for cause in file.CAUSES}
+"""By title, the order of :data:`ASKED`."""
+
+
+def described(name: str) -> dict[str, Page]:
+    """The pages on a cause, on what is wrong, or on both that a finding's title names; in any case of letters."""
+    pages: dict[str, Page] = {title.lower(): page for title, page in (*CAUSES.items(), *PATTERNS.items())}
+    parts = (part.strip().lower() for part in name.split(":"))
+    return {pages[part].title: pages[part] for part in parts if part in pages}
 
 
 def attribute(run: Run, keys: list[Key]) -> list[tuple[Rule, dict[Key, Any]]]:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, findings, what
-from gpucheck.diagnose.causes.pages import AUTOTUNED
+from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
 from gpucheck.diagnose.experiment_list import REPEAT
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["AUTOTUNED", "CAUSES", "findings", "recognise"]
+
+AUTOTUNED = Cause(
+    "autotuned on live tensors",
+    means="The first launch of an autotuned kernel runs each of its configurations on the tensors of the call. "
+    "What one adds in place is added several times then; what the chosen one does not write, another one "
+    "wrote in that call alone.",
+    shows="The first call of a process gives other bits than all later ones, in every process.",
+    confirm="The launches of the first call: one for each configuration and measurement. With one configuration "
+    "the first call is like all others.",
+    mend="Let each configuration write the same elements, and give triton.autotune the names of tensors that the "
+    "kernel changes in place as restore_value or reset_to_zero; or tune before serving, on other tensors.",
+)
+CAUSES = (AUTOTUNED,)
 
 FIRST = "wrong in the first call alone"
 
@@ -24,7 +37,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     again = answers(run, record).processes(REPEAT)
     if not again or not all(map(_differs, (record, *again))):
         return None
-    return Evidence(AUTOTUNED, FIRST if record.bad_calls == [0] else what(record))
+    return Evidence(AUTOTUNED, FIRST if record.bad_calls == [0] else error_summary(record))
 
 
 def _differs(record: Record) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.pages import CAUSES
 from gpucheck.diagnose.error_pattern import nature
 from gpucheck.diagnose.finding_cases import Key, clean_line, merged_lines, sighting
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import raised_lines
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Record
@@ -21,14 +21,14 @@ Lines = Callable[[Record], list[str]]
 class Evidence:
     """A record with the cause that a rule saw in it."""
 
-    cause: str  # a key of CAUSES
+    cause: Cause
     detail: str = ""  # completes the title: what is wrong, or how it shows
     remedy: str = ""  # "" takes the cause's
     across: bool = True  # cases of different matrix rows share one finding
 
     @property
     def title(self) -> str:
-        return self.cause + (f": {self.detail}" if self.detail else "")
+        return self.cause.title + (f": {self.detail}" if self.detail else "")
 
 
 def findings(
@@ -73,13 +73,13 @@ def _empty(run: Run, seen: Evidence, records: list[Record], further: Lines) -> F
         ranks=[record.rank for record in records],
         rows=[],
         sightings=[],
-        remedy=seen.remedy or CAUSES[seen.cause].mend,
-        cause=seen.cause,
+        remedy=seen.remedy or seen.cause.mend,
+        cause=seen.cause.title,
         evidence=told,
     )
 
 
-def astray(record: Record) -> list[Launch]:
+def launched_on_other_stream(record: Record) -> list[Launch]:
     """Launches on the device of the tensors, but on another stream than their producer and consumer."""
     return [
         launch
@@ -88,7 +88,7 @@ def astray(record: Record) -> list[Launch]:
     ]
 
 
-def what(record: Record) -> str:
+def error_summary(record: Record) -> str:
     """What is wrong about a record, in a few words."""
     words = nature(record)
     if words or not record.violations:

@@ -5,11 +5,32 @@ from __future__ import annotations
 import re
 
 from gpucheck.diagnose.causes.common import Evidence, findings
-from gpucheck.diagnose.causes.pages import COMPILE_ERROR, RESOURCE_LIMIT
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "COMPILE_ERROR", "RESOURCE_LIMIT", "findings", "recognise"]
+
+COMPILE_ERROR = Cause(
+    "compile error on this Triton",
+    means="The installed Triton does not compile the kernel: the language changed between its version and the one "
+    "the kernel was written for.",
+    shows="The same compile error on every rank, before any launch.",
+    confirm="gpucheck compile --triton shows which versions take the kernel.",
+    mend="Use a Triton that the library supports (gpucheck library show), or a library made for this Triton.",
+)
+RESOURCE_LIMIT = Cause(
+    "resource limit",
+    means="The kernel's configuration asks for more shared memory, registers or threads than the GPU has, or the "
+    "launch for more blocks than a grid may have: 2,147,483,647 on axis 0, 65,535 on axes 1 and 2.",
+    shows="An error that names what is needed and what is there, on every GPU of that kind.",
+    confirm="gpucheck compile --target shows the demand of each kernel and launch against each GPU's limit.",
+    mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU; a grid with its long extent on axis 0.",
+)
+CAUSES = (
+    COMPILE_ERROR,
+    RESOURCE_LIMIT,
+)
 
 COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
 RESOURCES = ("OutOfResources", "ResourceLimit")  # Triton's own, and the one of gpucheck.triton_hooks.resource_limits

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from gpucheck.diagnose.causes import common
 from gpucheck.diagnose.causes.common import Evidence
-from gpucheck.diagnose.causes.pages import CRASH
 from gpucheck.diagnose.failing_launch import place
 from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
+
+CRASH = Cause(
+    "crash",
+    means="The process that owns the device died, or a kernel did something that its CUDA context did not "
+    "survive: an access to memory that is nobody's, a failed assertion. Every later CUDA call of that process "
+    "fails, whatever it is; gpucheck goes on with a fresh one.",
+    shows="CR in the matrix, on the case that did it alone; the finding names the kernel once a run with launches "
+    "that are waited for has pinned it, since a GPU tells of such an error at some later call.",
+    confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; "
+    "an Xid message of the driver, where its log can be read, stands in the finding.",
+    mend="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "
+    "its rank in the run folder's logs/.",
+)
+CAUSES = (CRASH,)
 
 STICKY = (
     "illegal memory access",

@@ -7,14 +7,37 @@ from statistics import median
 
 from gpucheck.diagnose.causes import common
 from gpucheck.diagnose.causes.common import Evidence
-from gpucheck.diagnose.causes.pages import FALLBACK, OTHER_CONFIGURATION
 from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.speeds import call_seconds, ceilings, peers
 from gpucheck.diagnose.wording import lines_of, rank_list, took
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
+
+FALLBACK = Cause(
+    "fallback",
+    means="The call, or a part of it, was answered without the kernel under test, usually by plain torch code.",
+    shows="Right numbers, and no launch of the kernel, fewer launches than the call needs (two for the products of "
+    "an expert block, one for each layer and step of a decoding), or the same numbers when it does nothing.",
+    confirm="The finding lists what was launched.",
+    mend="Look for a swallowed import error or a capability check that turns the kernel off; log it loudly.",
+)
+OTHER_CONFIGURATION = Cause(
+    "not the configuration asked for",
+    means="The case asks for a configuration of the kernel (split-k, the persistent kernel, rows of a tile, parts "
+    "of the epilogue, pipeline stages), and the library launched another one without saying that it cannot.",
+    shows="Right numbers from other code than the case is there to test.",
+    confirm="The finding names what was asked for and what was launched; each launch of a record has its "
+    "configuration.",
+    mend="Make the library take the constraint or raise InapplicableConstraint; look at who overwrites its "
+    "options between the choice and the launch.",
+)
+CAUSES = (
+    FALLBACK,
+    OTHER_CONFIGURATION,
+)
 
 SHOWN = {
     ViolationKind.FALLBACK: "kernel under test not launched",

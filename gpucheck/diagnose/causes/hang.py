@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from gpucheck.diagnose.causes import common
 from gpucheck.diagnose.causes.common import Evidence
-from gpucheck.diagnose.causes.pages import HANG
 from gpucheck.diagnose.failing_launch import place
 from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
+
+HANG = Cause(
+    "hang",
+    means="A case gave no result before its deadline.",
+    shows="HG in the matrix; the record holds the Python stacks of the process from before it was killed. The "
+    "finding names the kernel where a launch never ended.",
+    confirm="gpucheck run SCENARIO --case ID --case-timeout 600: a case that ends then is slow and does not hang.",
+    mend="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, "
+    "at the place on top of the stack.",
+)
+CAUSES = (HANG,)
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:

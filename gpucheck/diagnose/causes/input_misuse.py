@@ -2,13 +2,73 @@
 
 from __future__ import annotations
 
-from gpucheck.diagnose.causes.common import Evidence, findings, what
-from gpucheck.diagnose.causes.pages import ALIASED, CHANGES_INPUTS, NOT_AS_ASKED, NOT_FROM_INPUTS, OVERWRITTEN, SETTINGS
+from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.causes.overwritten import OVERWRITTEN
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = [
+    "ALIASED",
+    "CAUSES",
+    "CHANGES_INPUTS",
+    "NOT_AS_ASKED",
+    "NOT_FROM_INPUTS",
+    "SETTINGS",
+    "findings",
+    "recognise",
+]
+
+NOT_FROM_INPUTS = Cause(
+    "answer not from its inputs",
+    means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or that it "
+    "finds by where its inputs lie instead of by what they hold.",
+    shows="Other inputs, in other memory or in the same, get the answer of the call before; a second call with "
+    "equal inputs launches no kernel; a later call gets another answer than a fresh process gives.",
+    confirm="The finding says which call got whose answer; call it twice with different inputs of one shape.",
+    mend="Do not keep answers between calls: compute each one from the inputs of its call.",
+)
+CHANGES_INPUTS = Cause(
+    "changes its inputs",
+    means="The call writes to the tensors it was given to read: inputs, weights, scales, routing tables.",
+    shows="The answer may be right; whoever uses an input again gets other results.",
+    confirm="The finding names the tensor, how many of its elements changed, the first of them, and, where it was "
+    "one of several calls of the library, which. Where the reference changes the same tensor, nothing is said.",
+    mend="Write to memory of the call's own, or say in its name that it works in place.",
+)
+ALIASED = Cause(
+    "output in the memory of an input",
+    means="The output lies in the memory of an input or weight.",
+    shows="The numbers are right until someone writes to the one and so changes the other.",
+    confirm="The finding names both.",
+    mend="Return memory of the call's own.",
+)
+SETTINGS = Cause(
+    "leaves settings changed",
+    means="The call leaves a setting of its thread or process otherwise than it was: the default dtype or device, "
+    "a random state, the current device or stream, gradient mode, flags of determinism or precision, environment "
+    "variables, the working directory.",
+    shows="The numbers are right; what runs next in the process computes something else, or on another device. "
+    "gpucheck puts the setting back after each call, so later cases do not show it.",
+    confirm="The finding names the setting with its value before and after.",
+    mend="Put the setting back (try ... finally), or use the context manager that torch has for it.",
+)
+NOT_AS_ASKED = Cause(
+    "output not as asked",
+    means="The numbers are right as far as they can be told, but an output has another shape or dtype than asked "
+    "for, lies on another device, leaves gaps in its memory, or its elements share memory.",
+    shows="A caller that views, sends or writes to the output fails, or changes elements that it did not mean.",
+    confirm="The finding names the output with what it is and what was expected.",
+    mend="Return a dense tensor of the shape and dtype asked for, on the device of the inputs.",
+)
+CAUSES = (
+    NOT_FROM_INPUTS,
+    CHANGES_INPUTS,
+    ALIASED,
+    SETTINGS,
+    NOT_AS_ASKED,
+)
 
 SHOWN = {
     ViolationKind.CACHED: NOT_FROM_INPUTS,
@@ -35,12 +95,12 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     kinds = {violation.kind for violation in record.violations}
     if ViolationKind.GUARD in kinds:
         return None
-    cause = next((cause for kind, cause in SHOWN.items() if kind in kinds), "")
+    cause = next((cause for kind, cause in SHOWN.items() if kind in kinds), None)
     if kinds & set(OF_KEPT_ANSWERS) and _keeps_answers(run, record):
         cause = NOT_FROM_INPUTS
-    if not cause and kinds and kinds <= set(FORM) and not record.mismatches:
+    if cause is None and kinds and kinds <= set(FORM) and not record.mismatches:
         cause = NOT_AS_ASKED
-    detail = what(record) if cause == OVERWRITTEN and record.mismatches else ""
+    detail = error_summary(record) if cause == OVERWRITTEN and record.mismatches else ""
     return Evidence(cause, detail, across=False) if cause else None
 
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, findings, what
-from gpucheck.diagnose.causes.pages import INTERFERENCE
+from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "INTERFERENCE", "findings", "recognise"]
+
+INTERFERENCE = Cause(
+    "interference between ranks",
+    means="A rank fails only while other ranks of its node run: they share something that only one may use, or one "
+    "of them faulted on the GPU of this one.",
+    shows="Right with the other ranks at rest, wrong with them, every time; or a crash or hang that does not come "
+    "again, on a GPU where the driver (Xid) names the process of another rank as the one at fault.",
+    confirm="gpucheck run SCENARIO --nproc 1 with the same case, then with all ranks.",
+    mend="Look for what the ranks share: a file, a port, shared memory, a device they all use. Where another rank "
+    "is named, mend that one first.",
+)
+CAUSES = (INTERFERENCE,)
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong every time beside other ranks, right alone."""
     seen = answers(run, record)
-    return Evidence(INTERFERENCE, what(record)) if seen.deterministic and seen.separates(ExperimentName.ALONE) else None
+    return (
+        Evidence(INTERFERENCE, error_summary(record))
+        if seen.deterministic and seen.separates(ExperimentName.ALONE)
+        else None
+    )

@@ -5,15 +5,28 @@ from __future__ import annotations
 from gpucheck.diagnose.answers import IN_ORDER, Answers, answers, call_words, kinds
 from gpucheck.diagnose.causes import common
 from gpucheck.diagnose.causes.common import Evidence
-from gpucheck.diagnose.causes.pages import STATE
 from gpucheck.diagnose.causes.race import unasked
 from gpucheck.diagnose.experiment_list import REPEAT
 from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
+
+STATE = Cause(
+    "state kept between calls",
+    means="What a process did before decides whether a call is right: the library keeps something from one call "
+    "to the next, such as a scratch buffer, a counter, an option, a plan or scale made for other arguments.",
+    shows="Right alone in a fresh process and wrong after certain other cases; or the same calls wrong in each "
+    "fresh process, every second one, say, or all from some number on.",
+    confirm="The finding names the calls or the case that comes before: run both in one process, in that order "
+    "(gpucheck run SCENARIO --case A --case B --nproc 1), and then the second alone.",
+    mend="Look for what the named call writes to module or object state, and for caches whose key leaves out an "
+    "argument in which the two cases differ; gpucheck audit lists module state. Make it anew in each call.",
+)
+CAUSES = (STATE,)
 
 BY_NUMBER = "by the number of the call"
 

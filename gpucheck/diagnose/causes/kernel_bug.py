@@ -6,14 +6,27 @@ import math
 
 from gpucheck.diagnose.answers import Answers, answers, steady
 from gpucheck.diagnose.causes import common
-from gpucheck.diagnose.causes.common import Evidence, what
-from gpucheck.diagnose.causes.pages import KERNEL_BUG
+from gpucheck.diagnose.causes.common import Evidence, error_summary
 from gpucheck.diagnose.chance import CONFIDENCE, EVERY_TIME, share_at_least
 from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
+
+KERNEL_BUG = Cause(
+    "kernel bug",
+    means="The code computes the wrong thing: every rank gives the same wrong bits from the same inputs.",
+    shows="A row of the matrix fails, with equal digests on all ranks and in all repeats, in 90 fresh processes or "
+    "more: with 99% confidence at least 95% of processes fail, so what each process decides anew is ruled out as "
+    "far as it spares one process in 20.",
+    confirm="Run the case on the CPU (--device cpu): wrong there too is the source, right there is the compiler or "
+    "a code path that only the GPU takes.",
+    mend="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
+    "library, then of Triton.",
+)
+CAUSES = (KERNEL_BUG,)
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
@@ -27,7 +40,9 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     judged = _witnesses(run, record.step)
     alike = all(other.mismatches and (other.bits == record.bits or other.inputs != record.inputs) for other in judged)
     enough = len(judged) > 1 or run.plan.device == "cpu"
-    return Evidence(KERNEL_BUG, what(record)) if alike and enough and processes(run, seen) >= EVERY_TIME else None
+    return (
+        Evidence(KERNEL_BUG, error_summary(record)) if alike and enough and processes(run, seen) >= EVERY_TIME else None
+    )
 
 
 def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:

@@ -8,12 +8,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from gpucheck.diagnose.causes.pages import CAUSES, LESS_EXACT
 from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
+
+LESS_EXACT = Cause(
+    "less exact than its peers",
+    means="A rank computes right numbers, but they lie much further from the reference than those of the ranks "
+    "beside it: other kernels, a lower precision on the way, or the first of an error that grows.",
+    shows="A warning, with no influence on the verdict: the rank uses at least a tenth of an error bound and ten "
+    "times as much of it as the median of its peers, on GPUs of one kind with equal inputs. gpucheck diff holds a "
+    "run against a stored one in the same way.",
+    confirm="gpucheck report RUN --json FILE has for each case and rank the share of its bound that was used "
+    "(tightness). Other seeds show whether it stays; --placement visible and CUDA_VISIBLE_DEVICES in another "
+    "order show whether it follows the GPU.",
+    mend="Compare the kernels and the configuration that the rank launched with those of its peers; then look for "
+    "environment variables that choose a precision, and at the GPU's memory errors.",
+)
+CAUSES = (LESS_EXACT,)
 
 FACTOR = 10.0  # times the share of its bound that others use
 FLOOR = 0.1
@@ -39,7 +54,7 @@ def excess(used: float, typical: float) -> float | None:
     return factor if used >= FLOOR and factor >= FACTOR else None
 
 
-def less_exact(run: Run) -> list[Finding]:
+def warnings(run: Run) -> list[Finding]:
     """A warning for each rank that uses FACTOR times as much of a bound as the median of its peers."""
     found: dict[int, list[_Excess]] = {}
     for step in range(len(run.plan.steps)):
@@ -66,15 +81,15 @@ def _finding(run: Run, rank: int, cases: list[_Excess]) -> Finding:
     if unlike:
         lines.append(f"in {unlike} of them it launched other kernels than each of its peers")
     return Finding(
-        title=f"{LESS_EXACT}: up to {worst[0].record.tightness:.0%} of a bound used",
+        title=f"{LESS_EXACT.title}: up to {worst[0].record.tightness:.0%} of a bound used",
         fails=False,
         warns=True,
         ranks=[rank],
         rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
         sightings=[_sighting(run, each, rank) for each in worst],
-        remedy=CAUSES[LESS_EXACT].mend,
+        remedy=LESS_EXACT.mend,
         evidence=lines,
-        cause=LESS_EXACT,
+        cause=LESS_EXACT.title,
     )
 
 

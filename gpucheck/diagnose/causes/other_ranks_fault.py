@@ -11,12 +11,14 @@ import re
 from gpucheck.diagnose.answers import answers
 from gpucheck.diagnose.causes import common
 from gpucheck.diagnose.causes.common import Evidence
-from gpucheck.diagnose.causes.pages import INTERFERENCE
+from gpucheck.diagnose.causes.interference import INTERFERENCE
 from gpucheck.diagnose.finding_cases import Key
 from gpucheck.diagnose.wording import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
+
+CAUSES = (INTERFERENCE,)
 
 _AT_FAULT = re.compile(r"\bXid\b.*\bpid=(\d+)")
 _REMEDY = "mend what failed on that rank, then run again: nothing is known of this case here"

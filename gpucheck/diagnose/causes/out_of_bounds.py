@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from gpucheck.diagnose.answers import Answers, answers, kinds
 from gpucheck.diagnose.causes import stream_order
-from gpucheck.diagnose.causes.common import Evidence, astray, findings
-from gpucheck.diagnose.causes.pages import OUTSIDE
+from gpucheck.diagnose.causes.common import Evidence, findings, launched_on_other_stream
 from gpucheck.diagnose.error_pattern import NOT_WRITTEN, nature
 from gpucheck.diagnose.experiment_list import REPEAT
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "OUTSIDE", "findings", "recognise"]
+
+OUTSIDE = Cause(
+    "access outside of tensors",
+    means="A kernel reads or writes beyond the tensors it was given, or reads memory that was never written.",
+    shows="A guard band around a tensor is changed (write), or outputs change with what lies around a tensor "
+    "(read). In a server that is another request's data.",
+    confirm="The finding names the tensor; compute-sanitizer --tool memcheck finds what crosses an allocation.",
+    mend="Mask the load or store, or pad the named tensor to whole tiles.",
+)
+CAUSES = (OUTSIDE,)
 
 SHOWN = {
     ViolationKind.GUARD: (
@@ -34,7 +44,9 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     A kernel that does not wait for its inputs finds what their memory held before: that is no access outside either.
     """
     kind = shown(record)
-    if kind is ViolationKind.PASSES_DIFFER and (astray(record) and stream_order.recognise(run, record)):
+    if kind is ViolationKind.PASSES_DIFFER and (
+        launched_on_other_stream(record) and stream_order.recognise(run, record)
+    ):
         return None
     if kind is ViolationKind.PASSES_DIFFER and by_luck(answers(run, record)):
         return None

@@ -5,13 +5,24 @@ from __future__ import annotations
 from gpucheck.diagnose.answers import answers
 from gpucheck.diagnose.causes import common
 from gpucheck.diagnose.causes.common import Evidence
-from gpucheck.diagnose.causes.pages import OUT_OF_MEMORY
 from gpucheck.diagnose.finding_cases import Key
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import lines_of
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
+
+OUT_OF_MEMORY = Cause(
+    "out of memory",
+    means="Memory ran out: an allocation on the GPU failed, or the kernel of the host ended the process for want "
+    "of memory. Neither harms the GPU, and the next case gets a fresh process.",
+    shows="torch.OutOfMemoryError, MemoryError, or SIGKILL while the counter of the out-of-memory killer rose.",
+    confirm="The case alone in a fresh process (--case, --isolate case): right there means others held memory.",
+    mend="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the "
+    "container more host memory.",
+)
+CAUSES = (OUT_OF_MEMORY,)
 
 HELD = (
     "a fresh process had enough: an earlier case or another process held the memory; nvidia-smi names processes, "

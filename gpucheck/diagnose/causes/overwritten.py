@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, findings, what
-from gpucheck.diagnose.causes.pages import OVERWRITTEN
+from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "OVERWRITTEN", "findings", "recognise"]
+
+OVERWRITTEN = Cause(
+    "output overwritten by a later call",
+    means="The output lies in memory that the library keeps and uses again: the next call on other data writes "
+    "over it before its reader has come.",
+    shows="Right when outputs are read at once, another call's numbers when they are read after it.",
+    confirm="gpucheck run order: the cases with a delayed consumer.",
+    mend="Return fresh memory, or copy the output out of the scratch buffer before the call returns.",
+)
+CAUSES = (OVERWRITTEN,)
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong where outputs are read after a further call, right where they are read before it."""
     delayed = run.plan.steps[record.step].conditions.consumer == "delayed"
     overwritten = delayed and answers(run, record).separates(ExperimentName.WAITS)
-    return Evidence(OVERWRITTEN, what(record)) if overwritten else None
+    return Evidence(OVERWRITTEN, error_summary(record)) if overwritten else None

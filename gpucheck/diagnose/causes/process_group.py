@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, findings, what
-from gpucheck.diagnose.causes.pages import PROCESS_GROUP
+from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "PROCESS_GROUP", "findings", "recognise"]
+
+PROCESS_GROUP = Cause(
+    "dependence on the process group",
+    means="Host code computes something else as soon as torch.distributed is initialised, or by RANK or "
+    "LOCAL_RANK: it takes the group for expert or tensor parallelism though every rank holds the whole model.",
+    shows="Right without a process group, wrong with one. With experts sliced by rank, rank 0 computes its share "
+    "of the experts, so its text is fluent but poorer; ranks above use wrong experts and babble. Kernels, caches "
+    "and GPUs are innocent.",
+    confirm="gpucheck run SCENARIO --process-group none, then --process-group initialised, with the same case.",
+    mend="Make the caller decide by its own configuration (is expert parallelism on, how many experts does this "
+    "rank hold) and not by the existence of a process group.",
+)
+CAUSES = (PROCESS_GROUP,)
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
@@ -18,4 +31,4 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     That the plan has the case without a group as well, and right, says little: the failure may not come again.
     """
     seen = answers(run, record)
-    return Evidence(PROCESS_GROUP, what(record)) if seen.separates(ExperimentName.NO_GROUP) else None
+    return Evidence(PROCESS_GROUP, error_summary(record)) if seen.separates(ExperimentName.NO_GROUP) else None

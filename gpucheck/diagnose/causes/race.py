@@ -6,14 +6,24 @@ from collections.abc import Callable
 
 from gpucheck.diagnose.answers import Answers, answers, irregular_share, regular
 from gpucheck.diagnose.causes.common import Evidence, findings
-from gpucheck.diagnose.causes.pages import RACE
 from gpucheck.diagnose.chance import at_most
 from gpucheck.diagnose.experiment_list import REPEAT, Experiment, applicable, rate_of, those
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "RACE", "findings", "recognise"]
+
+RACE = Cause(
+    "race or uninitialised read",
+    means="Equal inputs in equal memory give different bits: threads of a kernel race (a missing barrier, atomics "
+    "in changing order), or it reads memory that nobody wrote.",
+    shows="Repeats differ from each other on one and the same GPU.",
+    confirm="Repeat with --repeat 50; compute-sanitizer --tool racecheck or initcheck names the instruction.",
+    mend="A barrier, a deterministic reduction, or an initialised buffer in the named kernel.",
+)
+CAUSES = (RACE,)
 
 SPARED = 0.05  # chance below which ranks that are right, among others that a race would strike alike, speak against it
 CALLS = 2  # of a case that is right and runs once

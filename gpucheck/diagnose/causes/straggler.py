@@ -10,13 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpucheck.diagnose.causes.pages import CAUSES, STRAGGLER
 from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.speeds import call_seconds, geometric_mean
 from gpucheck.diagnose.wording import rank_list, took
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
+
+STRAGGLER = Cause(
+    "straggler",
+    means="A rank computes the right numbers, but slower than the ranks beside it. Where ranks wait for each "
+    "other, as in tensor or expert parallelism, all become as slow as this one.",
+    shows="A warning, with no influence on the verdict: over the timed cases its calls take longer than the median "
+    "of its peers by the factor that the scenario states (straggler, 1.25 by default). Times are the GPU's own, so "
+    "a busy host does not show; differences of a few microseconds are ignored.",
+    confirm="gpucheck run SCENARIO --bench measures at length, and each rank's ceilings: low ceilings are the "
+    "GPU's, equal ones point at the kernels it launched. nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE under "
+    "load; gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
+    mend="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
+    "whether the rank's environment makes it take other kernels.",
+)
+CAUSES = (STRAGGLER,)
 
 MARGIN = 5e-6  # s; smaller differences are none
 FEWEST = 3  # cases that must agree
@@ -46,7 +61,7 @@ class _Comparison:
         return [other for other in self.group if other is not self.record]
 
 
-def stragglers(run: Run) -> list[Finding]:
+def warnings(run: Run) -> list[Finding]:
     """A warning for each rank that is slower than the median of its peers by the factor that the plan states."""
     found = []
     for rank, compared in _comparisons(run).items():
@@ -102,15 +117,15 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
     if unlike:
         lines.append(f"in {unlike} of them it launched other kernels than each of its peers")
     return Finding(
-        title=f"{STRAGGLER}: {factor:.2f} times as slow as its peers",
+        title=f"{STRAGGLER.title}: {factor:.2f} times as slow as its peers",
         fails=False,
         warns=True,
         ranks=[rank],
         rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
         sightings=[_sighting(run, each, rank) for each in worst],
-        remedy=CAUSES[STRAGGLER].mend,
+        remedy=STRAGGLER.mend,
         evidence=lines + _gpu_lines(run, rank),
-        cause=STRAGGLER,
+        cause=STRAGGLER.title,
     )
 
 

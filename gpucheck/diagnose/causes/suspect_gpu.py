@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, findings, what
-from gpucheck.diagnose.causes.pages import SUSPECT_GPU
+from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "SUSPECT_GPU", "findings", "recognise"]
+
+SUSPECT_GPU = Cause(
+    "suspect GPU",
+    means="The failure follows the GPU: fresh processes fail on it again and again, whatever rank they are, and "
+    "are right on another GPU.",
+    shows="One column of the matrix fails, often by one bit, at different places or always at the same one.",
+    confirm="Repeat with --repeat 100; nvidia-smi -q shows ECC counters and Xid errors; dcgmi diag -r 3; swap the "
+    "GPU's rank by CUDA_VISIBLE_DEVICES and see the failure move along.",
+    mend="Take the GPU out of service; nothing computed on it since the last good run can be trusted.",
+)
+CAUSES = (SUSPECT_GPU,)
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
@@ -23,4 +34,4 @@ def recognise(run: Run, record: Record) -> Evidence | None:
         and seen.wrong(ExperimentName.OTHER_RANK)
         and seen.separates(ExperimentName.OTHER_DEVICE)
     )
-    return Evidence(SUSPECT_GPU, what(record)) if follows else None
+    return Evidence(SUSPECT_GPU, error_summary(record)) if follows else None

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, findings, what
-from gpucheck.diagnose.causes.pages import THREADS
+from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "THREADS", "findings", "recognise"]
+
+THREADS = Cause(
+    "state shared by threads",
+    means="Host code of the library or the caller keeps state that several threads of a process share without a "
+    "lock: a scratch buffer, an option flag, a half-filled cache, the current allocator.",
+    shows="Right with one thread, wrong now and then with several, other launches each time.",
+    confirm="gpucheck run flaky: the same launches by one thread and by many; gpucheck audit lists module state.",
+    mend="Give each thread its own state, or take a lock around what is shared; in the caller, launch from one "
+    "thread until that is done.",
+)
+CAUSES = (THREADS,)
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Wrong among several threads, right with one."""
     seen = answers(run, record)
-    return Evidence(THREADS, what(record)) if seen.separates(ExperimentName.ONE_THREAD) else None
+    return Evidence(THREADS, error_summary(record)) if seen.separates(ExperimentName.ONE_THREAD) else None

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 
 from gpucheck.diagnose.answers import Answers, answers, kinds
-from gpucheck.diagnose.causes.common import Evidence, what
+from gpucheck.diagnose.causes.common import Evidence, error_summary
 from gpucheck.diagnose.causes.kernel_bug import findings, processes
-from gpucheck.diagnose.causes.pages import UNDETERMINED
 from gpucheck.diagnose.causes.race import unasked
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, share_at_least
 from gpucheck.diagnose.experiment_list import HISTORY, REPEAT, REPEATS, applicable
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.run_folder import Run
 
-__all__ = ["findings", "recognise"]
+__all__ = ["CAUSES", "UNDETERMINED", "findings", "recognise"]
+
+UNDETERMINED = Cause(
+    "undetermined",
+    means="The evidence of the run fits more than one cause.",
+    shows="The finding says which observations contradict each other or what was not tried.",
+    confirm="Run the experiment that the finding names.",
+    mend="Nothing yet: what is mended without a cause comes back.",
+)
+CAUSES = (UNDETERMINED,)
 
 DIFFER = {ViolationKind.PASSES_DIFFER, ViolationKind.REPEATS_DIFFER}
 MORE = "gpucheck run with --case and --experiments 600"
@@ -25,7 +34,7 @@ MORE = "gpucheck run with --case and --experiments 600"
 def recognise(run: Run, record: Record) -> Evidence | None:
     """Any wrong output that no other rule took, and any outputs that differ."""
     unexplained = record.mismatches or (record.outcome is Outcome.VIOLATION and kinds(record) & DIFFER)
-    return Evidence(UNDETERMINED, what(record), f"next: {_next(run, record)}") if unexplained else None
+    return Evidence(UNDETERMINED, error_summary(record), f"next: {_next(run, record)}") if unexplained else None
 
 
 def _next(run: Run, record: Record) -> str:

@@ -8,14 +8,33 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.pages import UNDETERMINED, WRONG_DEVICE
+from gpucheck.diagnose.causes.undetermined import UNDETERMINED
 from gpucheck.diagnose.finding_cases import Key, by_step, clean_line, merged_lines, sighting
+from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import lines_of, mismatches_lines, rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.placement_table import placement_named
 from gpucheck.model.record import Launch, Outcome, Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
+
+WRONG_DEVICE = Cause(
+    "wrong device context",
+    means="A kernel was launched while another GPU than the one that holds its tensors was the current device. "
+    "Triton launches on the current device and never looks at where the tensors live; a rank that allocates on "
+    "cuda:RANK without making it current launches on cuda:0. Rank 0 is right by construction.",
+    shows="In three ways, by what the process did before. Nothing ever touched device 0: right by luck, since the "
+    "driver's context still is the one of the tensors (latent). Device 0 has a context: Triton refuses with "
+    "'Pointer argument cannot be accessed from Triton (cpu tensor?)', though no tensor is on the CPU. Peer "
+    "access is on, as after any copy between the two GPUs: the kernel runs on GPU 0, on a stream that does not "
+    "wait for the tensors' stream, and silently computes from whatever lies in memory at that moment.",
+    confirm="gpucheck run device-context: the launch records name launch device, argument devices and source line; "
+    "the same cases under --placement pinned and visible are right.",
+    mend="In the library: with torch.cuda.device(x.device): around the launch. In the caller: "
+    "torch.cuda.set_device(local_rank) before the first CUDA call of each process and thread. Prove it with the "
+    "same command and --patch FILE.",
+)
+CAUSES = (WRONG_DEVICE,)
 
 POINTER = re.compile(r"Pointer argument \(at -?\d+\) cannot be accessed from Triton")
 MOST_LAUNCHES = 3  # told in one sighting
@@ -31,10 +50,11 @@ class State(str, Enum):
 
 
 TITLES = {
-    State.CORRUPTED: f"{WRONG_DEVICE}: corrupted",
-    State.REFUSED: f"{WRONG_DEVICE}: launch refused",
-    State.LATENT: f"{WRONG_DEVICE}: latent, right by luck",
-    State.UNCLEAR: f"{UNDETERMINED}: launched on another device than its tensors, but ranks that were not fail too",
+    State.CORRUPTED: f"{WRONG_DEVICE.title}: corrupted",
+    State.REFUSED: f"{WRONG_DEVICE.title}: launch refused",
+    State.LATENT: f"{WRONG_DEVICE.title}: latent, right by luck",
+    State.UNCLEAR: f"{UNDETERMINED.title}: launched on another device than its tensors, "
+    "but ranks that were not fail too",
 }
 MEND = (
     "with torch.cuda.device(x.device): around the call, or torch.cuda.set_device(local_rank) before the first CUDA call"
@@ -49,7 +69,7 @@ class Evidence:
     state: State
 
     @property
-    def cause(self) -> str:
+    def cause(self) -> Cause:
         return UNDETERMINED if self.state is State.UNCLEAR else WRONG_DEVICE
 
 
@@ -86,7 +106,7 @@ def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
                 ],
                 evidence=_answers(run, steps),
                 remedy=NEXT if state is State.UNCLEAR else MEND,
-                cause=UNDETERMINED if state is State.UNCLEAR else WRONG_DEVICE,
+                cause=(UNDETERMINED if state is State.UNCLEAR else WRONG_DEVICE).title,
             )
         )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from gpucheck.diagnose.causes.pages import described
+from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck.diagnose.buildable import unbuildable
-from gpucheck.diagnose.causes.pages import UNDETERMINED
+from gpucheck.diagnose.causes.undetermined import UNDETERMINED
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import Finding
@@ -39,7 +39,7 @@ class Failure:
 
     def alike(self, other: Failure) -> bool:
         """Whether two are of one kind: a run with too little evidence for a cause has at least the same symptom."""
-        if UNDETERMINED in (self.cause, other.cause):
+        if UNDETERMINED.title in (self.cause, other.cause):
             return self.title.removeprefix(self.cause) == other.title.removeprefix(other.cause)
         return (self.title, self.cause) == (other.title, other.cause)
 

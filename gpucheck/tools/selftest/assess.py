@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpucheck.diagnose.causes.pages import KERNEL_BUG, RANK_ENVIRONMENT, UNDETERMINED
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import ExitCode
@@ -140,6 +139,10 @@ def _attribution(item: Planted, label: str, seen: _Report) -> list[str]:
         if not any(re.search(said, line) for line in lines):
             problems.append(f"no line says {said!r}: {' | '.join(lines)[:MOST_WORDS]}")
     return problems
+
+
+KERNEL_BUG, RANK_ENVIRONMENT, UNDETERMINED = "kernel bug", "environment of a rank", "undetermined"
+"""Causes as a report names them, which is all that a user sees."""
 
 
 def cause(item: Planted, visit: Visit) -> str:

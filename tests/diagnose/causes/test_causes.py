@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.causes.pages import CAUSES
+from gpucheck.diagnose.causes import CAUSES
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.causes.less_exact import excess, less_exact
+from gpucheck.diagnose.causes.less_exact import excess, warnings
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.record import Outcome, Verdict
 from gpucheck.records.run_folder import Run
@@ -52,15 +52,15 @@ def test_a_rank_that_uses_ten_times_as_much_of_a_bound_is_warned_of_and_the_verd
 def test_small_shares_and_small_differences_are_no_warning(
     synthetic: Synthetic, shares: tuple[float, ...], ranks: list[int]
 ) -> None:
-    assert [finding.ranks for finding in less_exact(used(synthetic, *shares))] == [[rank] for rank in ranks]
+    assert [finding.ranks for finding in warnings(used(synthetic, *shares))] == [[rank] for rank in ranks]
 
 
 @pytest.mark.parametrize(
     "other", [{"device": "another GPU"}, {"arithmetic": "sm_89"}, {"inputs": "other"}, {"outcome": Outcome.MISMATCH}]
 )
 def test_only_ranks_with_the_same_bound_are_peers(synthetic: Synthetic, other: dict[str, Any]) -> None:
-    assert less_exact(used(synthetic, 0.01, 0.9))
-    assert not less_exact(used(synthetic, 0.01, 0.9, **other))
+    assert warnings(used(synthetic, 0.01, 0.9))
+    assert not warnings(used(synthetic, 0.01, 0.9, **other))
 
 
 def test_what_counts_is_the_larger_of_the_others_share_and_the_floor() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gpucheck.diagnose.causes.straggler import _median_without, stragglers
+from gpucheck.diagnose.causes.straggler import _median_without, warnings
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Verdict
@@ -42,7 +42,7 @@ class Times:
         self.run.records[(step, rank)] = replace(self.run.records[(step, rank)], **changes)
 
     def found(self) -> list[Finding]:
-        return stragglers(self.run)
+        return warnings(self.run)
 
 
 def test_a_slow_rank_is_named_with_its_factor_and_leaves_the_verdict_alone(synthetic: Synthetic) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gpucheck.diagnose.causes.pages import described
+from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import Finding, Sighting
 from gpucheck.model.record import Mismatch, Record
@@ -76,7 +76,7 @@ def _finding(number: int, finding: Finding, records: Mapping[tuple[str, int], Re
 
 def _causes(finding: Finding) -> Iterator[Html]:
     for title, page in described(finding.title).items():
-        listed = (item for part, text in vars(page).items() for item in (tag("dt", part), tag("dd", text)))
+        listed = (item for part, text in page.parts.items() for item in (tag("dt", part), tag("dd", text)))
         yield _folded(f"About it: {title}", tag("dl", *listed))
 
 
