@@ -20,10 +20,12 @@ MARKS = {True: "confirmed", False: "not so", None: "source"}
 
 def audit(
     library: LibraryOption = None,
-    probe: Annotated[bool, typer.Option(help="Run the library's host code under two stand-in devices.")] = True,
+    probe: Annotated[
+        bool, typer.Option(help="Confirm hazards: run the library's host code with two stand-in devices.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find places in the library that answer for the wrong GPU. Needs no GPU; a hazard is no failure."""
+    """Find code in the library that can use the wrong GPU. Needs no GPU; a hazard is not a failure."""
     from gpucheck.library.library_option import parse_source, resolve
     from gpucheck.tools.audit.probe import not_probed
     from gpucheck.tools.audit.probe import probe as probe_library

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def bisect(
     run_dir: Annotated[
-        Path | None, typer.Argument(help="A stored run whose failure is searched for.", show_default=False)
+        Path | None, typer.Argument(help="A stored run that holds the failure.", show_default=False)
     ] = None,
     case: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="The case that fails.", show_default="the first finding's")
@@ -37,16 +37,16 @@ def bisect(
     wheel: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Search releases of a carrier of the library, else of a package that runs import."
+            metavar="NAME", help="Search the releases of a package that contains the library, or that runs import."
         ),
     ] = None,
     package: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The same, but never as a carrier of the library.")
+        str | None, typer.Option(metavar="NAME", help="As --wheel, but the library under test stays the same.")
     ] = None,
     first: Annotated[str | None, typer.Option("--from", metavar="VERSION", help="The oldest version.")] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="The newest version.")] = None,
     patches: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Search a series of patches for those that matter.")
+        Path | None, typer.Option(metavar="DIR", help="Search a series of patches for those that make the difference.")
     ] = None,
     find: Annotated[
         str | None, typer.Option(metavar="bad|fix", help="What to find.", show_default="bad; of patches, fix")
@@ -65,7 +65,7 @@ def bisect(
     experiments: Annotated[
         float | None,
         typer.Option(
-            help="Seconds a rank may try the failed case otherwise, for causes that one attempt cannot tell apart.",
+            help="Seconds a rank may retry the failed case under changed conditions, to tell causes apart.",
             show_default="none",
         ),
     ] = None,
@@ -76,12 +76,16 @@ def bisect(
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
     library: LibraryOption = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for one run.", show_default="the scenario's")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Time limit of one run, in seconds.", show_default="the scenario's")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="New folder of the search.", show_default="runs/bisect-MMDD-HHMMSS"),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="STATE", help="Go on with a search.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="STATE", help="Continue the search of this state file.")
+    ] = None,
 ) -> None:
     """Find the first bad (or fixed) commit or release, or the patches that mend a case."""
     given = _given(locals())
@@ -89,7 +93,7 @@ def bisect(
     from gpucheck.tools.bisect.saved_search import load
 
     if resume is not None and given:
-        raise UsageError("--resume goes on with a search as it was begun; leave every other option out")
+        raise UsageError("--resume continues a search as it was started; leave out all other options")
     state = load(resume) if resume is not None else _begin(given)
     _search(state)
 

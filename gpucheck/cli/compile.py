@@ -50,7 +50,7 @@ def compile_(
         list[str] | None,
         typer.Option(
             metavar="VERSION",
-            help="Tritons to compile with: versions, installed or path:DIR; fetched into private folders.",
+            help="Tritons to compile with: a version (fetched into a private folder), installed or path:DIR.",
             show_default="installed",
         ),
     ] = None,
@@ -58,7 +58,7 @@ def compile_(
         list[str] | None,
         typer.Option(
             metavar="SPEC",
-            help="A triton_kernels: installed, path:DIR or wheel:NAME==VERSION; repeatable.",
+            help="The triton_kernels to compile: installed, path:DIR or wheel:NAME==VERSION; repeatable.",
             show_default="the installed one, else wheel:vllm==0.33.0",
         ),
     ] = None,
@@ -68,7 +68,7 @@ def compile_(
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes that compile at a time.", show_default="one a core")
+        int | None, typer.Option(min=1, help="Processes that compile at once.", show_default="one a core")
     ] = None,
     json_file: JsonOption = None,
     write: Annotated[

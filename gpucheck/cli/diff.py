@@ -13,11 +13,9 @@ from gpucheck.model.errors import ExitCode
 
 
 def diff(
-    run_a: Annotated[Path, typer.Argument(help="The folder of a run, say before a change.", show_default=False)],
-    run_b: Annotated[Path, typer.Argument(help="The folder of another, say after it.", show_default=False)],
-    common: Annotated[
-        bool, typer.Option("--common", help="Leave out what only one run was to do, also of one scenario.")
-    ] = False,
+    run_a: Annotated[Path, typer.Argument(help="Folder of run A, for example before a change.", show_default=False)],
+    run_b: Annotated[Path, typer.Argument(help="Folder of run B, for example after it.", show_default=False)],
+    common: Annotated[bool, typer.Option("--common", help="Compare only the cases that both runs planned.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case.")] = False,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the comparison as JSON.")

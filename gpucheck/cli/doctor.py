@@ -27,7 +27,7 @@ def doctor(
     expect_gpus: ExpectGpusOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of lines with stable ids.")] = False,
 ) -> None:
-    """Look at GPUs, driver, software, caches and host, try basic operations on each device, and say what to do."""
+    """Check GPUs, driver, software, caches and host, try basic operations on each device, and say what to do."""
     from gpucheck.library.library_option import parse_source
     from gpucheck.tools.doctor.examine import examine
     from gpucheck.tools.doctor.line import exit_code

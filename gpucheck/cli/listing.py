@@ -1,4 +1,4 @@
-"""``gpucheck list``: scenarios, checks, cases and what a scenario can see; mostly without torch."""
+"""``gpucheck list``: scenarios, checks, placements, cases, and what a scenario can find; mostly without torch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def list_(
     scenario: Annotated[str | None, typer.Option(help="A built-in scenario, or the path of a TOML file.")] = None,
     checks: Annotated[bool, typer.Option("--checks", help="List the checks and the keys they take.")] = False,
     power: Annotated[
-        bool, typer.Option("--power", help="Say what a scenario can see: rare wrong calls, and small errors.")
+        bool, typer.Option("--power", help="Show how rare a wrong call and how small an error a scenario can find.")
     ] = False,
     json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write --power as JSON.")] = None,
     check_file: CheckFileOption = None,
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
 ) -> None:
-    """List scenarios, checks, placements, the cases of a scenario, or what it can see."""
+    """List scenarios, checks and placements, the cases of a scenario, or what it can find."""
     given, _ = check_sources(check_file, problem, candidate)
     if json_file and not power:
         raise UsageError("--json goes with --power")

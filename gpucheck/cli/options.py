@@ -26,7 +26,7 @@ LibraryOption = Annotated[
 
 DeviceOption = Annotated[
     str,
-    typer.Option(help="auto, cuda or cpu (Triton interpreter); auto takes the CPU only where nothing tells of a GPU."),
+    typer.Option(help="auto, cuda or cpu (Triton's interpreter). auto uses the CPU only without any sign of a GPU."),
 ]
 ExpectGpusOption = Annotated[
     int | None,
@@ -34,7 +34,7 @@ ExpectGpusOption = Annotated[
         "--expect-gpus",
         min=0,
         metavar="N",
-        help="GPUs that must be usable on this node, no fewer and no more.",
+        help="Exact number of GPUs that must be usable on this node.",
         show_default="any number",
     ),
 ]
@@ -79,7 +79,7 @@ def check_sources(
 
 
 def split(values: list[str] | None) -> list[str]:
-    """Values of a repeatable option that also takes commas."""
+    """Values of an option that can be repeated and that also takes commas."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 
 

@@ -26,7 +26,9 @@ PIPED_WIDTH = 200  # columns where nobody's terminal sets a width
 
 def replay(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    case: Annotated[str, typer.Argument(help="Case id, with its conditions in parentheses where several have it.")],
+    case: Annotated[
+        str, typer.Argument(help="Case id; with its conditions in parentheses if several cases have this id.")
+    ],
     rank: Annotated[
         int | None, typer.Option(min=0, help="Rank to look at.", show_default="the first that failed")
     ] = None,
@@ -35,7 +37,9 @@ def replay(
         typer.Option(metavar="DIR", help="New folder for tensors and a script that needs no gpucheck."),
     ] = None,
     library: LibraryOption = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for all of it.", show_default="the run's")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Time limit of the whole replay, in seconds.", show_default="the run's")
+    ] = None,
 ) -> None:
     """Run one case of a run again, exactly as it was, and show in detail what is wrong."""
     import shutil

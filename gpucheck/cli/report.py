@@ -27,7 +27,7 @@ def report(
         typer.echo(json.dumps(report_schema(), indent=1))
         return
     if run_dir is None:
-        raise UsageError("report needs the folder of a run, such as runs/1121-103000")
+        raise UsageError("report needs the folder of a run, for example runs/1121-103000")
 
     from rich.console import Console
 

@@ -52,11 +52,17 @@ def run(
     case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
     placement: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Run every case under this placement.", show_default="the scenario's"),
+        typer.Option(
+            metavar="NAME",
+            help="Run every case under this placement (see `gpucheck list`).",
+            show_default="the scenario's",
+        ),
     ] = None,
     process_group: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="none or initialised, for every case.", show_default="the scenario's"),
+        typer.Option(
+            metavar="NAME", help="Run every case with it: none or initialised.", show_default="the scenario's"
+        ),
     ] = None,
     check_file: CheckFileOption = None,
     problem: ProblemOption = None,
@@ -70,31 +76,35 @@ def run(
     expect_gpus: ExpectGpusOption = None,
     repeat: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Run every case so often on each rank.", show_default="the scenario's"),
+        typer.Option(metavar="N", help="Times that each rank runs every case.", show_default="the scenario's"),
     ] = None,
     duration: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Go through the cases again and again: 90s, 10m or 2h.", show_default="once"),
+        typer.Option(metavar="TIME", help="Repeat all cases for this time: 90s, 10m or 2h.", show_default="once"),
     ] = None,
     isolate: Annotated[
-        str, typer.Option(metavar="WHAT", help="What has a process of its own: rank, or case on each rank.")
+        str, typer.Option(metavar="WHAT", help="One process per rank (rank), or one per case on each rank (case).")
     ] = "rank",
     debug: Annotated[
-        bool, typer.Option("--debug", help="Wait for every launch, and compile assertions inside of kernels in.")
+        bool, typer.Option("--debug", help="Wait for every launch, and compile the assertions inside kernels.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds for the whole run.", show_default="the scenario's")
+        float | None, typer.Option(help="Time limit of the whole run, in seconds.", show_default="the scenario's")
     ] = None,
     case_timeout: Annotated[
-        float | None, typer.Option(help="Seconds for one case on one rank.", show_default="the scenario's")
+        float | None,
+        typer.Option(help="Time limit of one case on one rank, in seconds.", show_default="the scenario's"),
     ] = None,
     experiments: Annotated[
         float | None,
-        typer.Option(help="Seconds a rank may try failed cases otherwise; 0 for none.", show_default="the scenario's"),
+        typer.Option(
+            help="Seconds a rank may retry failed cases under changed conditions; 0: none.",
+            show_default="the scenario's",
+        ),
     ] = None,
     bench: Annotated[
         bool,
-        typer.Option("--bench", help="Measure speed at length: time, TFLOP/s, GB/s, share of ceilings, beside torch."),
+        typer.Option("--bench", help="Also benchmark: time, TFLOP/s, GB/s, share of ceilings, ratio to torch."),
     ] = False,
     canary: Annotated[
         bool | None,
@@ -112,13 +122,15 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
     bisect: Annotated[
-        bool, typer.Option("--bisect", help="Exit as `git bisect run` wants: 0, 1, 125 not buildable, else 128.")
+        bool, typer.Option("--bisect", help="Exit codes for `git bisect run`: 0, 1, 125 if not buildable, else 128.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
     nnodes: Annotated[int, typer.Option(min=1, help="Nodes, each with the same command.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="This node's number, from 0.")] = 0,
-    rdzv_endpoint: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where nodes meet: a port of node 0.")] = "",
-    rdzv_id: Annotated[str, typer.Option(help="Name of the meeting.")] = "gpucheck",
+    rdzv_endpoint: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the nodes meet: host and port of node 0.")
+    ] = "",
+    rdzv_id: Annotated[str, typer.Option(help="torchrun's rendezvous id.")] = "gpucheck",
     rdzv_backend: Annotated[str, typer.Option(help="torchrun's rendezvous backend.")] = "c10d",
 ) -> None:
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
@@ -216,7 +228,7 @@ def run(
     write_json(folder / "plan.json", plan.to_json())
     if kind == "cpu" and not quiet:
         console.print(
-            f"no GPU is checked by this run ({choice.why}): the CPU interprets the kernels",
+            f"no GPU is checked by this run ({choice.why}): Triton's interpreter runs the kernels on the CPU",
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -34,7 +34,7 @@ def selftest(
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the findings as JSON.")
     ] = None,
 ) -> None:
-    """Plant every fault that this machine can show, on each rank in turn, and check what the reports say of it."""
+    """Plant every fault that this machine can show, on each rank in turn, and check that the reports find it."""
     from gpucheck.cli.present import check_files
     from gpucheck.cli.run import check_out, require_torch
     from gpucheck.launch import gpus

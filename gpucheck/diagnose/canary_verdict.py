@@ -12,11 +12,11 @@ from gpucheck.model.record import Outcome, Record
 TITLE = "the canary was not caught"
 NOT_RUN = "the canary did not run"
 REMEDY = (
-    "what this run calls right on these ranks proves nothing: a case that is wrong on purpose went unseen; look for "
-    "what stands between kernel and judge, and run gpucheck selftest"
+    "a case that is wrong on purpose was not found on these ranks, so what this run calls right there proves nothing; "
+    "look for what stands between kernel and judge, and run gpucheck selftest"
 )
 
-RUN_AGAIN = "run again to the end: without it nothing shows that this run would have seen a fault on these ranks"
+RUN_AGAIN = "run again to the end: without the canary nothing shows that this run can find a fault on these ranks"
 
 
 def caught(records: list[Record]) -> list[int]:

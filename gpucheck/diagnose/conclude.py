@@ -264,9 +264,9 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
     notes += [*_unlike(run), *other_kernels(run), *_widest_bounds(run)]
     notes += _speeds(run)
     if run.plan.bench and run.plan.device == "cpu":
-        notes.append("speed is measured on GPUs only: --bench has nothing to tell of Triton's interpreter on the CPU")
+        notes.append("speed is measured on GPUs only: --bench has nothing to tell about a run on the CPU")
     if run.torn:
-        notes.append(f"{run.torn} record line(s) could not be read or are not of this plan")
+        notes.append(f"{run.torn} record line(s) could not be read or do not belong to this plan")
     return notes
 
 

@@ -17,7 +17,7 @@ def how_calls_differ(digests: Sequence[str]) -> str:
         return f"the first of {calls} calls gave other bits than those after it"
     start = next((n for n in range(calls) if digests[n] != digests[0]), calls)
     if 1 < start < calls - 1 and len(set(digests[start:])) == 1:
-        return f"from call {start + 1} of {calls} on the bits were others"
+        return f"from call {start + 1} of {calls} on, the bits were different"
     order = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     shown = " ".join(_letter(order[digest]) for digest in digests[:MOST_TOLD]) + " ..." * (calls > MOST_TOLD)
     return f"equal inputs in equal memory gave {len(order)} different outputs in {calls} calls: {shown}"

@@ -160,7 +160,7 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
         ),
         Experiment(
             ExperimentName.ALONE,
-            "with the other ranks at rest",
+            "with the other ranks idle",
             _set(alone=True),
             outcomes=(*ENDED, Outcome.HANG),
             alone=True,

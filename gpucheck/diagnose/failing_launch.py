@@ -27,9 +27,9 @@ def place(run: Run, record: Record) -> Place:
         return _seen(record, "")
     again = next(iter(run.experiments.get((record.step, record.rank), {}).get(BLOCKING, ())), None)
     if again is None:
-        return Place("", f"{_last(record.underway)}; next: --experiments 60 waits for each launch to tell which it is")
+        return Place("", f"{_last(record.underway)}; next: --experiments 60 waits for each launch and so names the one")
     if not again.outcome.failed:
-        return Place("", f"{_last(record.underway)}; it did not come again when each launch was waited for")
+        return Place("", f"{_last(record.underway)}; it did not happen again when each launch was waited for")
     return _seen(again, "when each launch was waited for, ")
 
 

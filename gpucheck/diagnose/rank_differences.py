@@ -23,7 +23,7 @@ def nothing_judged(run: Run) -> list[Finding]:
     if not idle:
         return []
     reasons = dict.fromkeys(run.records[(step, rank)].message for rank in idle for step in _steps(run))
-    lines = ["every case is inapplicable here, though not on other ranks", *filter(None, reasons)]
+    lines = ["every case is inapplicable here, but not on other ranks", *filter(None, reasons)]
     return [Finding("nothing was judged on a rank", False, idle, [], [Sighting("every case", idle, lines, "")])]
 
 
@@ -77,7 +77,7 @@ def other_inputs(run: Run) -> list[Finding]:
             if len(groups) > 1:
                 words = " against ".join(rank_list(record.rank for record in group) for group in groups.values())
                 ranks = minority(list(groups.values()))
-                found[tuple(ranks)].append(sighting(run, step, ranks, [f"other bytes of the inputs: {words}"]))
+                found[tuple(ranks)].append(sighting(run, step, ranks, [f"the bytes of the inputs differ: {words}"]))
     return [
         Finding(
             "ranks of one machine had other inputs",

@@ -38,11 +38,11 @@ BY_OUTCOME = {
 
 
 VICTIM = Symptom(
-    "victim of another rank", "nothing is known of this rank itself; look at what ended the named one", across=True
+    "victim of another rank",
+    "nothing is known about this rank itself; find out what ended the rank that is named",
+    across=True,
 )
-BAD_CHECK = Symptom(
-    "check that cannot be used", "mend the file that the check comes from; gpucheck and the GPU are innocent"
-)
+BAD_CHECK = Symptom("check that cannot be used", "the error is in the check's own file, not in gpucheck or the GPU")
 
 
 UNUSABLE_GPU = Symptom(

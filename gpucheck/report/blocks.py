@@ -277,7 +277,7 @@ def _timing(run: Run, stages: dict[str, float]) -> list[str]:
     return [
         f"wall {wall:.1f} s = import {imports:.1f} + compile {stages['compile']:.1f} + launches {kernels:.1f} "
         f"+ harness {overhead:.1f}",
-        "a rank, summed over its cases: "
+        "per rank, summed over its cases: "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05),
         *_fresh_processes(run),
     ]

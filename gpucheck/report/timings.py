@@ -111,9 +111,9 @@ def legend(speed: Speed) -> list[str]:
     if not speed.paces:
         return []
     lines = [
-        "time: of the GPU for one call of each case, from a flushed L2 cache; torch: how long the same work takes in "
-        "plain torch, in times of that",
-        "TFLOP/s and GB/s: the products and the bytes that no implementation can do without, over that time",
+        "time: GPU time of one call of each case, after a flush of the L2 cache; torch: time of the same work in plain "
+        "torch, divided by that",
+        "TFLOP/s and GB/s: the least operations and bytes that any implementation needs, divided by that time",
     ]
     return lines + [
         f"ceilings of rank {each.rank}: {each.flops / 1e12:.0f} TFLOP/s in a large bf16 product, "

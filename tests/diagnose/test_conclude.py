@@ -293,7 +293,7 @@ def test_a_run_of_a_case_names_an_unusual_placement_once(synthetic: Synthetic) -
 def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan())
     run.torn = 2
-    assert conclude(run).notes == ["2 record line(s) could not be read or are not of this plan"]
+    assert conclude(run).notes == ["2 record line(s) could not be read or do not belong to this plan"]
 
 
 def test_victims_are_told_apart_from_the_rank_that_took_them_down(synthetic: Synthetic) -> None:

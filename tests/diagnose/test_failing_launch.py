@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LAUNCHED = Underway("_second", "m.py:7", 2)
 BLOCKED = Underway("_first", "m.py:5", 1)
-NEXT = "next: --experiments 60 waits for each launch to tell which it is"
+NEXT = "next: --experiments 60 waits for each launch and so names the one"
 
 
 class Failed:
@@ -58,7 +58,7 @@ def test_the_kernel_that_failed_when_each_launch_was_waited_for(synthetic: Synth
 
 def test_an_error_that_stays_away_names_no_kernel(synthetic: Synthetic) -> None:
     found = sticky(synthetic).again(Outcome.PASS).place
-    assert found.kernel == "" and found.words.endswith("it did not come again when each launch was waited for")
+    assert found.kernel == "" and found.words.endswith("it did not happen again when each launch was waited for")
 
 
 def test_an_error_outside_of_launches(synthetic: Synthetic) -> None:

@@ -79,7 +79,7 @@ def test_other_inputs_beside_each_other_leave_the_run_open(synthetic: Synthetic)
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.INCONCLUSIVE and finding.ranks == [2]
     assert finding.title == "ranks of one machine had other inputs"
-    assert finding.sightings[0].lines == ["other bytes of the inputs: ranks 0, 1 against rank 2"]
+    assert finding.sightings[0].lines == ["the bytes of the inputs differ: ranks 0, 1 against rank 2"]
     assert concluded(synthetic, 3, {2: {"inputs": "other", "host": "another"}}).findings == [], "made there anew"
 
 

@@ -57,7 +57,7 @@ def test_a_fault_of_some_calls_is_not_taken_for_the_fill(output: Callable[[int, 
 
 
 def test_a_case_that_changes_in_the_middle_says_from_where_on() -> None:
-    assert how_calls_differ(list("aaabb")) == "from call 4 of 5 on the bits were others"
+    assert how_calls_differ(list("aaabb")) == "from call 4 of 5 on, the bits were different"
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05, 0.3, 0.5, 0.7, 0.95, 0.98])
