@@ -135,7 +135,7 @@ GIVEN = ["--scenario", "smoke", "--case", CASE, "--device", "cpu"]
         (["--patches", "series", *GIVEN, "--out", "occupied"], 2, "exists and is not an empty folder"),
         (["--patches", "series", "occupied"], 2, "occupied is no run folder"),
         (["--resume", "gone"], 2, "--resume gone: cannot be read"),
-        (["--resume", "gone", "--seed", "0"], 2, "--resume goes on with a search as it was begun"),
+        (["--resume", "gone", "--seed", "0"], 2, "--resume continues a search as it was started"),
     ],
 )
 def test_errors_are_one_message_and_leave_nothing_behind(
