@@ -94,7 +94,8 @@ class CaseExecutor:
         self.arena = Arena(device)
         self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
         self._suspect: int | None = None  # number in the arena of the tensor around which something was read last
-        self._last: tuple[_Pass, Any, Outputs] | None = None  # with what it launched last, for the stopwatch
+        self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
+        self._repeats: RepeatedCalls | None = None  # of the outputs that the case gave first
         self._returned: list[Place] = []  # by the calls of the last pass; alive, so that no later call gets its memory
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
@@ -123,7 +124,7 @@ class CaseExecutor:
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
             self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
-        self._last, self._returned = None, []
+        self._last, self._repeats, self._returned = None, None, []
         return reply
 
     def _run(self, request: Request, reply: Reply) -> None:
@@ -149,7 +150,7 @@ class CaseExecutor:
                 reply.tuned, reply.by_fill = len(reply.digests), {}
                 continue
             passes += 1
-            if first and request.known == {name: digest.whole(value) for name, value in copies.items()}:
+            if first and request.known and request.known == {name: digest.whole(held) for name, held in copies.items()}:
                 break
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         if depends_on_fill(*reply.settled) and not conditions.late and conditions.concurrency == 1:
@@ -162,17 +163,24 @@ class CaseExecutor:
     def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
         """Times the call of the last pass again and again; none of that counts as launched."""
         assert self._last is not None
-        work, prepared, outputs = self._last
-        repeats = RepeatedCalls(outputs, reply.calls)
+        work, prepared = self._last
+        assert self._repeats is not None
+        repeats, before = self._repeats, reply.calls
         call = partial(work.check.launch, work.case, prepared, work.runtime)
         with timed(reply, "speed"), self.observer.aside():
             self._stopwatch.time(call, repeats.add, work.check, work.case, inputs, work.placed, allowed, reply)
         if not reply.fatal:
             self.synchronize()  # what was launched meanwhile is known to have ended
-            reply.blamed += [(ViolationKind.REPEATS_DIFFER, words) for words in repeats.differences()]
+            reply.blamed += [(ViolationKind.REPEATS_DIFFER, words) for words in repeats.differences(before)]
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
-        """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these."""
+        """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these.
+
+        Outputs of the very bits that came first stay on the device: of them nothing more is to be known.
+        """
+        if self._repeats is not None and self._repeats.same(outputs):
+            self._take_down(reply.saved[0], reply, fill)
+            return {}
         held = on_host(outputs)
         whole = digest.whole(*held.values())
         if whole not in reply.saved:
@@ -180,10 +188,16 @@ class CaseExecutor:
             with needed(path):
                 torch.save(held, path)
             reply.saved.append(whole)
+        if self._repeats is None:
+            self._repeats = RepeatedCalls(outputs)
+        self._take_down(whole, reply, fill)
+        return held
+
+    def _take_down(self, whole: str, reply: Reply, fill: int) -> None:
+        """Notes the digest of one launch in memory filled with ``fill``."""
         reply.by_fill.setdefault(fill, reply.saved.index(whole))
         reply.digests.append(whole)
         reply.fills.append(fill)
-        return held
 
     def _inspect(
         self, check: Check, case: Case, prepared: Any, outputs: Outputs, reply: Reply, conditions: Conditions
@@ -312,7 +326,7 @@ class CaseExecutor:
         if watched:
             with timed(reply, "conduct"):
                 self._side_effects(work, prepared[0], inputs, reply)
-        self._last = work, prepared[0], outputs[0]
+        self._last = work, prepared[0]
         return prepared[0], outputs
 
     def _side_effects(self, work: _Pass, prepared: Any, inputs: Any, reply: Reply) -> None:

@@ -11,32 +11,41 @@ from gpucheck.verify.digest import integers
 
 
 class RepeatedCalls:
-    """Compares outputs on their device with those of a call that was judged; nobody waits for the answers."""
+    """Compares outputs on their device with those of a call that was judged."""
 
-    def __init__(self, judged: Mapping[str, Tensor], before: int) -> None:
-        """Args:
-        judged: the outputs that were judged; copied, since a later call may overwrite them.
-        before: calls that were made until then.
-        """
+    def __init__(self, judged: Mapping[str, Tensor]) -> None:
+        """``judged`` are copied, since a later call may overwrite them."""
         self._judged = {name: value.detach().clone() for name, value in judged.items()}
-        self._before = before
-        self._differs: list[list[Tensor]] = []  # by call and output
+        self._differs: list[Tensor] = []  # by call, each (outputs,)
+
+    def same(self, outputs: Mapping[str, Tensor]) -> bool:
+        """Whether a call gave the very outputs that were judged, all of them. Waits for the device."""
+        return bool(self._judged) and list(outputs) == list(self._judged) and not bool(self._flags(outputs).any())
 
     def add(self, outputs: Mapping[str, Tensor]) -> None:
-        """Takes the outputs of one more call."""
-        self._differs.append([_differs(value, outputs.get(name)) for name, value in self._judged.items()])
+        """Takes the outputs of one more call; nobody waits for the answer."""
+        if self._judged:
+            self._differs.append(self._flags(outputs))
 
-    def differences(self) -> list[str]:
-        """The first call whose outputs differ, in words; none where all are the same. Waits for the device."""
-        if not self._judged:
-            return []
-        for number, flags in enumerate(self._differs, start=self._before + 1):
-            names = [name for name, flag in zip(self._judged, torch.stack(flags).tolist(), strict=True) if flag]
+    def differences(self, before: int) -> list[str]:
+        """The first call added whose outputs differ, in words; none where all are the same. Waits for the device.
+
+        Args:
+            before: calls that were made before those.
+        """
+        found = torch.stack(self._differs).tolist() if self._differs else []
+        for number, flags in enumerate(found, start=before + 1):
+            names = [name for name, flag in zip(self._judged, flags, strict=True) if flag]
             if names:
-                total = self._before + len(self._differs)
+                total = before + len(self._differs)
                 words = f"call {number} of {total} with equal inputs gave other bits than those judged"
                 return [f"{words}: {', '.join(names)}"]
         return []
+
+    def _flags(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """(outputs,) bool: which of those judged are other ones now."""
+        flags = [_differs(value, outputs.get(name)) for name, value in self._judged.items()]
+        return torch.stack([flag.to(flags[0].device) for flag in flags])
 
 
 def _differs(judged: Tensor, value: Tensor | None) -> Tensor:

@@ -1,12 +1,14 @@
 """What a call does beside returning numbers: it writes to what it was given, or hands out memory that is not its own.
 
 The contents of all tensors that a call is given are compared with copies made before it, bit by bit and on their
-device. What a call returns must be its own, on the device under test, and dense. Calls of the library are watched one
-by one too, so that a check that makes several and computes in between is not blamed for what one of them did.
+device, in few launches. What a call returns must be its own, on the device under test, and dense. Calls of the library
+are watched one by one too, so that a check that makes several and computes in between is not blamed for what one of
+them did.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify.digest import integers, is_dense, whole
 from gpucheck.verify.regions import index_of
 from gpucheck.worker.device.held_tensors import tensors_in
+from gpucheck.worker.device.tensor_copies import Comparison, Copies, difference
 
 WATCHED = ("matmul", "topk", "route", "routed", "swiglu", "downcast", "upcast")  # launch kernels
 FOR_RESULT = "into"  # the argument of an adapter's call that is memory for its result
@@ -38,10 +41,10 @@ class SideEffect:
 
 
 class _Held:
-    """A tensor that a call may read and not write, and what it held before."""
+    """A tensor that a call may read and not write."""
 
     def __init__(self, name: str, tensor: Tensor, holder: int = 0) -> None:
-        self.name, self.tensor, self.copy = name, tensor.detach(), tensor.detach().clone()
+        self.name, self.tensor = name, tensor.detach()
         self.holder = holder  # number of the object that it was found in, from 1
         self.place = Place(tensor)
 
@@ -66,15 +69,20 @@ class Place:
         return self.dense or (self.start == other.start and self.form == other.form)
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """A comparison whose result may still be on its way from the device."""
+class _Watched:
+    """Tensors that are watched from one moment on, with copies of what they held then."""
 
-    name: str
+    def __init__(self, held: Sequence[_Held]) -> None:
+        self.held, self.copies = held, Copies([each.tensor for each in held])
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One comparison of watched tensors with their copies."""
+
+    held: Sequence[_Held]
     who: str
-    shape: tuple[int, ...]
-    count: Tensor  # of elements that differ
-    first: Tensor  # the first of them, counted row by row
+    comparison: Comparison
 
 
 class CallWatch:
@@ -94,7 +102,8 @@ class CallWatch:
         self._given: list[Any] = []
         self._before: list[tuple[str, Place]] = []  # memory that is no operand and there before the calls
         self._held: list[_Held] = []
-        self._differences: list[_Difference] = []
+        self._watched: list[_Watched] = []  # the same, by what they were handed in with
+        self._looks: list[_Look] = []
         self._seen: list[SideEffect] = []
         self._calls: dict[str, int] = {}
         self._active = False
@@ -103,9 +112,11 @@ class CallWatch:
     def hand_in(self, given: Any) -> None:
         """Copies every tensor that can be reached from here; memory that an earlier one covers is not copied again."""
         self._given.append(given)
+        known = len(self._held)
         for path, tensor in tensors_in("", given):
             if tensor.numel() and not self._known(tensor):
                 self._held.append(_Held(path, tensor, len(self._given)))
+        self._watched.append(_Watched(self._held[known:]))
 
     def own(self, prepared: Any) -> None:
         """Takes down what memory an object holds before the calls, which may write to it and not return it."""
@@ -130,7 +141,7 @@ class CallWatch:
         """One call of the library. Whatever it damages is put right again: what follows is judged by itself."""
         if not self._active:
             return function(*args, **kwargs)
-        arguments = inspect.signature(function).bind(*args, **kwargs).arguments
+        arguments = _signature(function).bind(*args, **kwargs).arguments
         given = [
             _Held(f"{path} of {name}", tensor)
             for argument, value in arguments.items()
@@ -138,12 +149,12 @@ class CallWatch:
             for path, tensor in tensors_in(argument, value)
             if tensor.numel() and not self._known(tensor)
         ]
+        watched = _Watched(given)
         number = self._calls[name] = self._calls.get(name, 0) + 1
         result = function(*args, **kwargs)
         who = f"call {number} of the library's {name}"
-        for each in given:
-            if self._differs(each.name, who, each.copy, each.tensor) and each.place.dense:
-                each.tensor.copy_(each.copy)
+        if self._differ(watched, who):
+            watched.copies.restore()
         found = {path or "the result": tensor for path, tensor in tensors_in("", result) if tensor.numel()}
         held, earlier = [*self._held, *given], [*self.returned_before, *self.returned, *self._within]
         for path, tensor in found.items():
@@ -196,44 +207,38 @@ class CallWatch:
             for number, given in enumerate(self._given, start=1)
             for path, tensor in tensors_in("", given)
         }
-        for held in self._held:
-            self._differs(held.name, THE_CALL, held.copy, held.tensor)
-            other = now.get((held.holder, held.name))
-            if other is not None and not held.place.covers(Place(other)):
-                self._replaced(held, other.detach())
+        for watched in self._watched:
+            self._differ(watched, THE_CALL)
+            for number, held in enumerate(watched.held):
+                other = now.get((held.holder, held.name))
+                if other is not None and not held.place.covers(Place(other)):
+                    self._replaced(held.name, watched.copies.copy(number), other.detach())
 
-    def _replaced(self, held: _Held, other: Tensor) -> None:
+    def _replaced(self, name: str, before: Tensor, other: Tensor) -> None:
         """Another tensor stands where a held one was: the same content is fine, in whatever form."""
-        if (other.dtype, other.shape, other.device) == (held.copy.dtype, held.copy.shape, held.copy.device):
-            self._differs(held.name, THE_CALL, held.copy, other)
-        elif _content(other) != _content(held.copy):
-            words = f"{THE_CALL} put other content in the place of {held.name}: {_form(other)}, was {_form(held.copy)}"
-            self._seen.append(SideEffect(ViolationKind.INPUTS, held.name, words))
+        if (other.dtype, other.shape, other.device) == (before.dtype, before.shape, before.device):
+            self._looks.append(_Look([_Held(name, other)], THE_CALL, difference(before, other)))
+        elif _content(other) != _content(before):
+            words = f"{THE_CALL} put other content in the place of {name}: {_form(other)}, was {_form(before)}"
+            self._seen.append(SideEffect(ViolationKind.INPUTS, name, words))
 
-    def _differs(self, name: str, who: str, before: Tensor, after: Tensor) -> bool:
-        """Notes where a tensor differs from its copy; False where it is known at once that it does not."""
-        old, new = integers(before), integers(after)
-        if new.device.type == "cpu" and torch.equal(old, new):
-            return False
-        wrong = old != new
-        first = wrong.flatten().to(torch.uint8).argmax()
-        self._differences.append(_Difference(name, who, tuple(wrong.shape), wrong.sum(), first))
-        return True
+    def _differ(self, watched: _Watched, who: str) -> bool:
+        """Notes where tensors differ from their copies; False where it is known at once that none does."""
+        found = watched.copies.compare()
+        self._looks += [_Look(watched.held, who, comparison) for comparison in found]
+        return bool(found)
 
     def found(self) -> list[SideEffect]:
         """What was seen, the first of a kind for each input or output."""
-        counts = (
-            torch.stack([each.count.to(self.device) for each in self._differences]).tolist()
-            if self._differences
-            else []
-        )
+        flags = [look.comparison.any.to(self.device) for look in self._looks]
+        differ = torch.stack(flags).tolist() if flags else []
         changes = []
-        for each, count in zip(self._differences, counts, strict=True):
-            if count:
-                total = torch.Size(each.shape).numel()
-                index = ", ".join(str(part) for part in index_of(int(each.first), each.shape))
-                words = f"{each.who} changed {each.name}: {count} of {total} elements, first at ({index})"
-                changes.append(SideEffect(ViolationKind.INPUTS, each.name, words))
+        for look in (look for look, any in zip(self._looks, differ, strict=True) if any):
+            for change in look.comparison.changes():
+                name, total = look.held[change.number].name, torch.Size(change.shape).numel()
+                index = ", ".join(str(part) for part in index_of(change.first, change.shape))
+                words = f"{look.who} changed {name}: {change.elements} of {total} elements, first at ({index})"
+                changes.append(SideEffect(ViolationKind.INPUTS, name, words))
         firsts: dict[tuple[str, str], SideEffect] = {}
         for effect in (*changes, *self._seen):
             firsts.setdefault((effect.kind, effect.name), effect)
@@ -242,6 +247,9 @@ class CallWatch:
     def _known(self, tensor: Tensor) -> bool:
         place = Place(tensor)
         return any(held.place.covers(place) for held in self._held)
+
+
+_signature = functools.lru_cache(maxsize=64)(inspect.signature)
 
 
 class _WatchedLibrary:

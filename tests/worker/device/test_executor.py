@@ -18,6 +18,7 @@ from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.model.conditions import Conditions  # noqa: E402
 from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
 from gpucheck.verify import digest  # noqa: E402
+from gpucheck.worker.device import executor as executing  # noqa: E402
 from gpucheck.worker.device import stream_stress  # noqa: E402
 from gpucheck.worker.device.executor import CaseExecutor, Library, kernel_cache  # noqa: E402
 from gpucheck.worker.device.guarded_memory import Arena  # noqa: E402
@@ -178,6 +179,27 @@ def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> N
         assert reply.sensitive.endswith("the float32 tensor of shape (4,)")
         needed.append(check.launches)
     assert needed == [SURE + 2 + 2 + 1, SURE + 1 + 2 + 1], "passes, halves or the known place, two, a fill"
+
+
+def test_outputs_with_the_bits_that_came_first_are_compared_where_they_lie(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Any] = []
+
+    def on_host(outputs: dict[str, Any]) -> dict[str, Any]:
+        copied.append({name: value.clone() for name, value in outputs.items()})
+        return copied[-1]
+
+    class Third(Kernel):
+        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
+            return {"y": super().launch(case, prepared, runtime)["y"] + (self.launches == 3)}
+
+    monkeypatch.setattr(executing, "on_host", on_host)
+    reply, saved = run(Third(), repeat=6)
+    assert len(copied) == len(saved) == 2
+    first, third = digest.whole(RIGHT), digest.whole(RIGHT + 1)
+    assert reply.digests == [first, first, third, first, first, first]
+    assert reply.saved == [first, third] and len(reply.fills) == 6
 
 
 def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
