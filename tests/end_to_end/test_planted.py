@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +126,7 @@ def test_endless_loop_names_its_place(run: Finished) -> None:
     assert run.outcomes("n54-") == ["pass", "hang"]
     finding = run.finding("n54-")
     assert (finding["title"], finding["ranks"]) == ("hang", [1])
-    assert "no result within 6 s, at hooks.py:" in run.lines("n54-")
-    assert "in loop_on_host" in run.lines("n54-")
+    assert re.search(r"no result within 6 s, at \w+\.py:\d+ in loop_on_host", run.lines("n54-"))
     assert "matmul_ogs.py" in run.results(1)[finding["sighting"]["case"]]["traceback"]
 
 
