@@ -18,8 +18,14 @@ MESSAGES = [
         "Expected pointer argument to have shape ['constexpr[64]', 'constexpr[32]'] but got ['constexpr[64]']",
         ["different shapes"],
     ),
-    ("AttributeError: module 'triton.language' has no attribute 'gather'", ["tl of this Triton", "no gather"]),
-    ("AttributeError: module 'triton.language.extra.cuda' has no attribute 'gdc_wait'", ["tl.extra.cuda", "gdc_wait"]),
+    (
+        "AttributeError: module 'triton.language' has no attribute 'gather'",
+        ["triton.language of this Triton", "no gather"],
+    ),
+    (
+        "AttributeError: module 'triton.language.extra.cuda' has no attribute 'gdc_wait'",
+        ["triton.language.extra.cuda", "gdc_wait"],
+    ),
     ("TypeError: max() got an unexpected keyword argument 'return_indices'", ["max()", "no return_indices"]),  # 3.6
     ("TypeError: got an unexpected keyword argument 'return_indices'", ["called there", "no return_indices"]),  # 3.9
     ("TypeError: dot() missing 1 required positional argument: 'other'", ["dot() also wants 'other'"]),
