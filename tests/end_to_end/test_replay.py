@@ -111,7 +111,7 @@ def test_a_case_that_passed_is_shown_to_be_right(run: Finished, tmp_path: Path) 
     code, text = replay(run, "attention", "--save", str(saved))
     assert code == 0, text
     assert "on rank 0; as in the run: pass" in text and "output    o: the bytes of the run" in text
-    assert (saved / "flash_attention.py").is_file() and "triton_kernels" not in text.partition("script ")[2]
+    assert (saved / "flash_attention_kernel.py").is_file() and "triton_kernels" not in text.partition("script ")[2]
     shutil.rmtree(saved / "triton_repairs" / "__pycache__", ignore_errors=True)
     code, printed = reproduce(saved)
     assert code == 0 and "o: right" in printed, printed

@@ -102,6 +102,4 @@ def _import_library(root: Path) -> None:
         )
     interpreter = sys.modules.get("gpucheck.triton_hooks.interpreter")
     if interpreter is not None and interpreter.installed():
-        from gpucheck.triton_hooks.interpreter import library_repairs as interpreted_library
-
-        interpreted_library.repair()
+        interpreter.repair_library()

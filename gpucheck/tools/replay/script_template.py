@@ -164,7 +164,7 @@ def settle() -> None:
         sys.path.insert(0, LIBRARY)
         import_module("triton_kernels")
         if DEVICE.type == "cpu":
-            import_module("triton_repairs.library").repair()
+            repairs.repair_library()
 
 
 def synchronize() -> None:

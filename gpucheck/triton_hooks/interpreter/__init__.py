@@ -51,6 +51,13 @@ def install(capability: tuple[int, int] = (8, 0), sms: int = 108, shared_memory:
     _installed = True
 
 
+def repair_library() -> None:
+    """Repairs what the interpreter cannot run of ``triton_kernels``, once that is imported."""
+    from . import library_repairs
+
+    library_repairs.repair()
+
+
 def installed() -> bool:
     """Whether this process runs Triton kernels on the CPU."""
     return _installed
