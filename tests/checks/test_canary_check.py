@@ -5,13 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from gpucheck import checks  # noqa: E402
-from gpucheck.checks.attention import Attention  # noqa: E402
-from gpucheck.model import canary  # noqa: E402
-from gpucheck.verify.judge import judge  # noqa: E402
+from gpucheck import checks
+from gpucheck.checks.attention import Attention
+from gpucheck.model import canary
+from gpucheck.verify.judge import judge
 
 
 def test_one_bit_is_flipped_and_judged_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-torch = pytest.importorskip("torch", reason="needs torch")
-pytest.importorskip("triton", reason="needs Triton")
+from gpucheck.checks.base import Allowed
+from gpucheck.checks.candidate import Candidate
+from gpucheck.checks.torch_model import Reference, conduct, draw, draw_inputs
+from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.tools.compile.compile_process import CompileRuntime
 
-from torch import nn  # noqa: E402
-
-from gpucheck.checks.base import Allowed  # noqa: E402
-from gpucheck.checks.candidate import Candidate  # noqa: E402
-from gpucheck.checks.torch_model import Reference, conduct, draw, draw_inputs  # noqa: E402
-from gpucheck.model.vocabulary import ViolationKind  # noqa: E402
-from gpucheck.tools.compile.compile_process import CompileRuntime  # noqa: E402
+pytest.importorskip("triton")
 
 
 class Model(nn.Module):

@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+
 REPOSITORY = Path(__file__).parents[2]
 DEADLINE = 240.0  # s
 TRITONS = ["installed", "t3.1.0", "t3.2.0", "t3.4.0", "t3.5.1", "t3.6.0", "t3.7.1", "t3.9.0"]

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.checks import CHECKS, sources  # noqa: E402
-from gpucheck.checks.problem import stated_tolerance  # noqa: E402
-from gpucheck.checks.torch_model import draw, pack, unpack  # noqa: E402
-from gpucheck.model.errors import UsageError  # noqa: E402
-from gpucheck.verify.digest import whole  # noqa: E402
-from gpucheck.verify.judge import judge  # noqa: E402
+from gpucheck.checks import CHECKS, sources
+from gpucheck.checks.problem import stated_tolerance
+from gpucheck.checks.torch_model import draw, pack, unpack
+from gpucheck.model.errors import UsageError
+from gpucheck.verify.digest import whole
+from gpucheck.verify.judge import judge
 
 HEAD = "import torch, random\nfrom torch import nn\nimport torch.nn.functional as F\n"
 MODEL = """

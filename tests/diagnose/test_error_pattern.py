@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.diagnose.error_pattern import nature  # noqa: E402
-from gpucheck.model.record import Outcome, Record  # noqa: E402
-from gpucheck.verify.bounds import Estimate, product, round_to  # noqa: E402
-from gpucheck.verify.expected import Axes, Expected  # noqa: E402
-from gpucheck.verify.judge import judge  # noqa: E402
+from gpucheck.diagnose.error_pattern import nature
+from gpucheck.model.record import Outcome, Record
+from gpucheck.verify.bounds import Estimate, product, round_to
+from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.judge import judge
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from gpucheck.library.index import Wheel, find_wheels, normalise, same_version
 from gpucheck.library.pip_settings import PipSettings, address
 from gpucheck.model.errors import InfrastructureError, UsageError
-
-requests = pytest.importorskip("requests")
 
 
 def find(*indexes: str, version: str = "1.0") -> list[Wheel]:

@@ -12,16 +12,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-pytest.importorskip("torch", reason="needs torch")
-pytest.importorskip("triton", reason="needs triton")
-
 from triton.compiler.compiler import CompiledKernel
 from triton.runtime.errors import OutOfResources
 
 from gpucheck.triton_hooks import resource_limits
 from gpucheck.triton_hooks.resource_limits import GridLimit, ResourceLimit, explained
 from tests.tools.compile.conftest import shipped
+
+pytest.importorskip("torch")
 
 SCRIPT = """
 from gpucheck.checks.no_launch import stand_in

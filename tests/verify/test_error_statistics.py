@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.verify.error_statistics import Character, character  # noqa: E402
+from gpucheck.verify.error_statistics import Character, character
 
 
 @pytest.fixture

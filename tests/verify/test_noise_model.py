@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-import torch.nn.functional as F  # noqa: E402
-
-from gpucheck.verify import bounds  # noqa: E402
-from gpucheck.verify.noise_model import UnknownOperation, Wide  # noqa: E402
+from gpucheck.verify import bounds
+from gpucheck.verify.noise_model import UnknownOperation, Wide
 
 Compute = Callable[[Any], Any]
 

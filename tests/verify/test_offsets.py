@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.model.record import LargeTensor  # noqa: E402
-from gpucheck.verify import offsets  # noqa: E402
-from gpucheck.verify.bounds import Estimate  # noqa: E402
-from gpucheck.verify.expected import Axes, Expected  # noqa: E402
-from gpucheck.verify.judge import judge  # noqa: E402
+from gpucheck.model.record import LargeTensor
+from gpucheck.verify import offsets
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.judge import judge
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.verify.views import ALIGNMENT, extent, to_device  # noqa: E402
+from gpucheck.verify.views import ALIGNMENT, extent, to_device
 
 BASE = torch.arange(3 * 700.0).view(3, 700)
 

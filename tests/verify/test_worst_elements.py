@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from gpucheck.verify.bounds import Estimate  # noqa: E402
-from gpucheck.verify.expected import Axes, Expected  # noqa: E402
-from gpucheck.verify.judge import judge  # noqa: E402
-from gpucheck.verify.worst_elements import MOST_ELEMENTS, worst_elements  # noqa: E402
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.judge import judge
+from gpucheck.verify.worst_elements import MOST_ELEMENTS, worst_elements
 
 AXES = Axes(("row", "column"), (4, 8))
 

@@ -12,8 +12,9 @@ import pytest
 
 from tests.tools.compile.conftest import shipped
 
-pytest.importorskip("torch", reason="needs torch")
-pytest.importorskip("triton", reason="needs triton")
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
 
 PLANTED = Path(__file__).with_name("planted.py")
 

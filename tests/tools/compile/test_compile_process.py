@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("torch", reason="needs torch")
-
 from gpucheck.checks.no_launch import CompileRuntime
+
+pytest.importorskip("torch")
 
 
 def test_a_check_that_asks_for_a_library_it_said_it_does_without_is_told_so() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.checks.no_launch import CompileRuntime  # noqa: E402
-from gpucheck.library import adapters  # noqa: E402
+from gpucheck.checks.no_launch import CompileRuntime
+from gpucheck.library import adapters
 
 
 class Adapter:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from gpucheck.tools.doctor import operations
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize("operation", [operations.allocate, operations.matmul, operations.seed])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton
 
-triton = pytest.importorskip("triton", reason="needs triton")
 tl = triton.language
 
 

@@ -5,10 +5,9 @@ import types
 
 import pytest
 import torch
+import triton
 
 from gpucheck.triton_hooks import interpreter
-
-triton = pytest.importorskip("triton", reason="needs triton")
 
 
 def test_install_is_idempotent_and_reports_itself() -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 
 from gpucheck.triton_hooks.interpreter import launch
 from gpucheck.triton_hooks.interpreter.library_repairs import SpecializedKernel
 
-triton = pytest.importorskip("triton", reason="needs triton")
 tl = triton.language
 
 

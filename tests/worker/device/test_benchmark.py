@@ -9,15 +9,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.placement_table import scenario_placements  # noqa: E402
-from gpucheck.model.record import Ceilings, Cost  # noqa: E402
-from gpucheck.worker.device import benchmark  # noqa: E402
-from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady  # noqa: E402
-from gpucheck.worker.protocol import ALWAYS, BENCH, Allowance, Reply, allowance  # noqa: E402
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.placement_table import scenario_placements
+from gpucheck.model.record import Ceilings, Cost
+from gpucheck.worker.device import benchmark
+from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady
+from gpucheck.worker.protocol import ALWAYS, BENCH, Allowance, Reply, allowance
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

@@ -12,13 +12,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+from gpucheck.records.replay_files import FOLDER, read_program
+from gpucheck.worker.device.call_recorder import Recorder, needed
+from gpucheck.worker.protocol import ARGUMENT
+
 pytest.importorskip("triton")
-
-from gpucheck.records.replay_files import FOLDER, read_program  # noqa: E402
-from gpucheck.worker.device.call_recorder import Recorder, needed  # noqa: E402
-from gpucheck.worker.protocol import ARGUMENT  # noqa: E402
 
 Tensor = Any
 

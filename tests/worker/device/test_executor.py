@@ -9,30 +9,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck import checks  # noqa: E402
-from gpucheck.checks.base import OUTPUTS, Allowed, Check, leave_outputs  # noqa: E402
-from gpucheck.model.case import Case  # noqa: E402
-from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.record import Launch, NeededLaunches  # noqa: E402
-from gpucheck.verify import digest  # noqa: E402
-from gpucheck.worker.device import executor as executing  # noqa: E402
-from gpucheck.worker.device import stream_stress  # noqa: E402
-from gpucheck.worker.device.executor import CaseExecutor, Library, kernel_cache  # noqa: E402
-from gpucheck.worker.device.guarded_memory import Arena  # noqa: E402
-from gpucheck.worker.device.launch_observer import Observer  # noqa: E402
-from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
-from gpucheck.worker.launch_journal import Journal, read  # noqa: E402
-from gpucheck.worker.memory_fills import FURTHER_FILL, SURE, depends_on_fill, fill_of  # noqa: E402
-from gpucheck.worker.protocol import (  # noqa: E402
+from gpucheck import checks
+from gpucheck.checks.base import OUTPUTS, Allowed, Check, leave_outputs
+from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.record import Launch, NeededLaunches
+from gpucheck.verify import digest
+from gpucheck.worker.device import executor as executing
+from gpucheck.worker.device import stream_stress
+from gpucheck.worker.device.executor import CaseExecutor, Library, kernel_cache
+from gpucheck.worker.device.guarded_memory import Arena
+from gpucheck.worker.device.launch_observer import Observer
+from gpucheck.worker.device.placements import BINDINGS
+from gpucheck.worker.launch_journal import Journal, read
+from gpucheck.worker.memory_fills import FURTHER_FILL, SURE, depends_on_fill, fill_of
+from gpucheck.worker.protocol import (
     ALWAYS,
     Reply,
     Request,
     outputs_file,
 )
-from gpucheck.worker.supervisor.violations import observed_violations  # noqa: E402
+from gpucheck.worker.supervisor.violations import observed_violations
 
 CASE = Case("matmul", {}, "exact", "matmul/x", "matmul", 0)
 RIGHT = torch.arange(4.0)

@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.model.case import Case  # noqa: E402
-from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.errors import UnusableGpu  # noqa: E402
-from gpucheck.worker.device import executor as executor_module  # noqa: E402
-from gpucheck.worker.device import gpu_process  # noqa: E402
-from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
-from gpucheck.worker.protocol import Request, Setup  # noqa: E402
+from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import UnusableGpu
+from gpucheck.worker.device import executor as executor_module
+from gpucheck.worker.device import gpu_process
+from gpucheck.worker.device.placements import BINDINGS
+from gpucheck.worker.protocol import Request, Setup
 
 NAMES = ("GPUCHECK_DEVICE", "CUDA_LAUNCH_BLOCKING", "TRITON_CACHE_DIR", "RANK", "LOCAL_RANK", "TORCH_GLOO_LAZY_INIT")
 

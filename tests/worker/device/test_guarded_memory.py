@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.worker.device.guarded_memory import ALIGNMENT, Arena, WatchedAllocation  # noqa: E402
+from gpucheck.worker.device.guarded_memory import ALIGNMENT, Arena, WatchedAllocation
 
 DTYPES = [torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.int32, torch.float64, torch.bool]
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.worker.device.held_tensors import MOST, tensors_in  # noqa: E402
+from gpucheck.worker.device.held_tensors import MOST, tensors_in
 
 
 @dataclass(frozen=True)

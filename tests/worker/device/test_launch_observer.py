@@ -15,15 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-pytest.importorskip("torch", reason="needs torch")
-pytest.importorskip("triton", reason="needs triton")
-
 import torch
 
 from gpucheck.model.record import LargeTensor, Launch
 from gpucheck.worker.device.launch_observer import Log, Observer, _devices, kernel_clock, large_tensors
 from gpucheck.worker.launch_journal import Journal, read
+
+pytest.importorskip("triton")
 
 REPOSITORY = Path(__file__).parents[3]
 SCRIPT = """

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck import checks  # noqa: E402
-from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.placement_table import PLACEMENTS  # noqa: E402
-from gpucheck.model.plan import Plan, Replay, Step  # noqa: E402
-from gpucheck.tools.replay import bundle  # noqa: E402
-from gpucheck.worker.device.placements import BINDINGS  # noqa: E402
+from gpucheck import checks
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.placement_table import PLACEMENTS
+from gpucheck.model.plan import Plan, Replay, Step
+from gpucheck.tools.replay import bundle
+from gpucheck.worker.device.placements import BINDINGS
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip("triton", reason="needs triton")
-
 from gpucheck import checks
 from gpucheck.host import cuda_driver
 from gpucheck.model.conditions import Conditions
@@ -22,6 +20,8 @@ from gpucheck.worker.device import precompile
 from gpucheck.worker.protocol import Ahead, Setup
 from gpucheck.worker.supervisor import supervisor
 from gpucheck.worker.supervisor.supervisor import Supervisor
+
+pytest.importorskip("triton")
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

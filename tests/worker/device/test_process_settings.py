@@ -10,11 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.worker.device import process_settings  # noqa: E402
-from gpucheck.worker.device.process_settings import TORCHS_OWN, kept  # noqa: E402
+from gpucheck.worker.device import process_settings
+from gpucheck.worker.device.process_settings import TORCHS_OWN, kept
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.worker.device.repeated_calls import RepeatedCalls  # noqa: E402
+from gpucheck.worker.device.repeated_calls import RepeatedCalls
 
 
 def differences(*later: dict[str, Any]) -> list[str]:

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.worker.device.side_effects import CallWatch, SideEffect  # noqa: E402
+from gpucheck.worker.device.side_effects import CallWatch, SideEffect
 
 CPU = torch.device("cpu")
 

@@ -8,17 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-pytest.importorskip("triton", reason="needs Triton")
+from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
+from gpucheck.worker.device import single_calls
+from gpucheck.worker.device.guarded_memory import Arena
+from gpucheck.worker.device.launch_modes import Launches
+from gpucheck.worker.device.launch_observer import Observer
+from gpucheck.worker.protocol import IDLE, RUN, Call, Reply, Request
 
-from gpucheck.model.case import Case  # noqa: E402
-from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.worker.device import single_calls  # noqa: E402
-from gpucheck.worker.device.guarded_memory import Arena  # noqa: E402
-from gpucheck.worker.device.launch_modes import Launches  # noqa: E402
-from gpucheck.worker.device.launch_observer import Observer  # noqa: E402
-from gpucheck.worker.protocol import IDLE, RUN, Call, Reply, Request  # noqa: E402
+pytest.importorskip("triton")
 
 CPU = torch.device("cpu")
 CASE = Case("twice", {}, "normal", "twice/normal", "twice", 0)

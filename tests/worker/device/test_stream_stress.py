@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.worker.device import stream_stress as ordering  # noqa: E402
+from gpucheck.worker.device import stream_stress as ordering
 
 
 @pytest.fixture

@@ -10,17 +10,16 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.checks.base import CandidateCheck  # noqa: E402
-from gpucheck.model.record import Outcome, Violation  # noqa: E402
-from gpucheck.verify.bounds import Estimate  # noqa: E402
-from gpucheck.verify.expected import Expected  # noqa: E402
-from gpucheck.worker.protocol import BASELINE, CHANGED, DELAYED, IDLE, RUN, Reply  # noqa: E402
-from gpucheck.worker.supervisor import candidate_calls, judging  # noqa: E402
-from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Doubt, Examination, Seen  # noqa: E402
-from gpucheck.worker.supervisor.child_runner import Attempt  # noqa: E402
+from gpucheck.checks.base import CandidateCheck
+from gpucheck.model.record import Outcome, Violation
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Expected
+from gpucheck.worker.protocol import BASELINE, CHANGED, DELAYED, IDLE, RUN, Reply
+from gpucheck.worker.supervisor import candidate_calls, judging
+from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Doubt, Examination, Seen
+from gpucheck.worker.supervisor.child_runner import Attempt
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

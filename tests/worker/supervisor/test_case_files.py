@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck import checks  # noqa: E402
-from gpucheck.checks import sources  # noqa: E402
-from gpucheck.verify.bounds import Estimate  # noqa: E402
-from gpucheck.verify.expected import Expected  # noqa: E402
-from gpucheck.worker.supervisor import case_files as module  # noqa: E402
-from gpucheck.worker.supervisor.case_files import Store, wait_for_room  # noqa: E402
+from gpucheck import checks
+from gpucheck.checks import sources
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Expected
+from gpucheck.worker.supervisor import case_files as module
+from gpucheck.worker.supervisor.case_files import Store, wait_for_room
 
 CASE = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32}, "normal", seed=3)
 fork = multiprocessing.get_context("fork")

@@ -13,23 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck.host.forkserver import Child, Unkillable  # noqa: E402
-from gpucheck.model.check_source import CheckSource, SourceKind  # noqa: E402
-from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.plan import Plan  # noqa: E402
-from gpucheck.model.record import Outcome, Underway  # noqa: E402
-from gpucheck.worker.launch_journal import Journal  # noqa: E402
-from gpucheck.worker.protocol import (  # noqa: E402
+from gpucheck.host.forkserver import Child, Unkillable
+from gpucheck.model.check_source import CheckSource, SourceKind
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import Outcome, Underway
+from gpucheck.worker.launch_journal import Journal
+from gpucheck.worker.protocol import (
     BENCH,
     Reply,
     Request,
     Setup,
 )
-from gpucheck.worker.supervisor import child_runner as runner_module  # noqa: E402
-from gpucheck.worker.supervisor.child_runner import Runner  # noqa: E402
-from gpucheck.worker.supervisor.node_sync import Node  # noqa: E402
+from gpucheck.worker.supervisor import child_runner as runner_module
+from gpucheck.worker.supervisor.child_runner import Runner
+from gpucheck.worker.supervisor.node_sync import Node
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

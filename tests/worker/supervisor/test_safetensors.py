@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors
+import torch
 
-torch = pytest.importorskip("torch")
-safetensors = pytest.importorskip("safetensors")
-
-from gpucheck.worker.supervisor.safetensors import NAMES, save  # noqa: E402
+from gpucheck.worker.supervisor.safetensors import NAMES, save
 
 
 def test_the_real_package_reads_every_dtype_back(tmp_path: Path) -> None:

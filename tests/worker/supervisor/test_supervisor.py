@@ -18,24 +18,23 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="needs torch")
-
-from gpucheck import checks  # noqa: E402
-from gpucheck.checks.base import ANY_KERNEL  # noqa: E402
-from gpucheck.host.forkserver import Child  # noqa: E402
-from gpucheck.model.conditions import Conditions  # noqa: E402
-from gpucheck.model.plan import Plan, Step  # noqa: E402
-from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches, Outcome, Record  # noqa: E402
-from gpucheck.records.run_folder import read_run, write_json  # noqa: E402
-from gpucheck.worker.device import child as child_module  # noqa: E402
-from gpucheck.worker.device import gpu_process  # noqa: E402
-from gpucheck.worker.memory_fills import fill_of  # noqa: E402
-from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file  # noqa: E402
-from gpucheck.worker.supervisor import child_runner, supervisor  # noqa: E402
-from gpucheck.worker.supervisor.judging import finished  # noqa: E402
-from gpucheck.worker.supervisor.supervisor import Supervisor  # noqa: E402
-from gpucheck.worker.supervisor.violations import observed_violations  # noqa: E402
+from gpucheck import checks
+from gpucheck.checks.base import ANY_KERNEL
+from gpucheck.host.forkserver import Child
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.plan import Plan, Step
+from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches, Outcome, Record
+from gpucheck.records.run_folder import read_run, write_json
+from gpucheck.worker.device import child as child_module
+from gpucheck.worker.device import gpu_process
+from gpucheck.worker.memory_fills import fill_of
+from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file
+from gpucheck.worker.supervisor import child_runner, supervisor
+from gpucheck.worker.supervisor.judging import finished
+from gpucheck.worker.supervisor.supervisor import Supervisor
+from gpucheck.worker.supervisor.violations import observed_violations
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
