@@ -341,7 +341,7 @@ CAUSE = '''"""Calls that a toy disturbs."""
 from gpucheck.diagnose.causes.common import Evidence, findings
 from gpucheck.diagnose.page import Cause
 
-TOY = Cause("a toy", means="It is there.", shows="Rarely.", confirm="Look under the bed.", mend="Put it away.")
+TOY = Cause("a toy", means="It is there.", shows="Rarely.", confirm="Look under the bed.", fix="Put it away.")
 CAUSES = (TOY,)
 
 

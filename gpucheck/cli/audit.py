@@ -55,4 +55,4 @@ def _print(copy: LibraryCopy, hazards: Sequence[Hazard]) -> None:
         for evidence in dict.fromkeys(hazard.evidence for hazard in members if hazard.evidence):
             typer.echo(f"  probe   {evidence}")
         typer.echo(f"  causes  {members[0].meaning.causes}")
-        typer.echo(f"  mend    {members[0].meaning.mend}")
+        typer.echo(f"  fix     {members[0].meaning.fix}")

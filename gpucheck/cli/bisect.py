@@ -1,4 +1,4 @@
-"""``gpucheck bisect``: which commit, release or patch made a case fail, or mended it."""
+"""``gpucheck bisect``: which commit, release or patch made a case fail, or fixed it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def bisect(
         Path | None, typer.Option(metavar="STATE", help="Continue the search of this state file.")
     ] = None,
 ) -> None:
-    """Find the first bad (or fixed) commit or release, or the patches that mend a case."""
+    """Find the first bad (or fixed) commit or release, or the patches that fix a case."""
     given = _given(locals())
 
     from gpucheck.tools.bisect.saved_search import load

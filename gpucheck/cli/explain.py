@@ -1,4 +1,4 @@
-"""``gpucheck explain``: what a cause means, how it shows, how to confirm and mend it; needs no torch."""
+"""``gpucheck explain``: what a cause means, how it shows, how to confirm and fix it; needs no torch."""
 
 from __future__ import annotations
 

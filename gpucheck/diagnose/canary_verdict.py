@@ -11,7 +11,7 @@ from gpucheck.model.record import Outcome, Record
 
 TITLE = "the canary was not caught"
 NOT_RUN = "the canary did not run"
-REMEDY = (
+FIX = (
     "a case that is wrong on purpose was not found on these ranks, so what this run calls right there proves nothing; "
     "look for what stands between kernel and judge, and run gpucheck selftest"
 )
@@ -33,7 +33,7 @@ def caught(records: list[Record]) -> list[int]:
 def findings(records: list[Record], caught: list[int]) -> list[Finding]:
     """The open questions that a canary leaves which was not caught, or which did not run."""
     unseen, absent = _missed(records, caught)
-    found = [_finding(TITLE, unseen, REMEDY)] if unseen else []
+    found = [_finding(TITLE, unseen, FIX)] if unseen else []
     return [*found, _finding(NOT_RUN, absent, RUN_AGAIN)] if absent else found
 
 
@@ -44,14 +44,14 @@ def _missed(records: list[Record], caught: list[int]) -> tuple[list[Record], lis
     return [record for record in missed if record not in lost], lost
 
 
-def _finding(title: str, records: list[Record], remedy: str) -> Finding:
+def _finding(title: str, records: list[Record], fix: str) -> Finding:
     by_line: dict[str, list[Record]] = {}
     for record in records:
         by_line.setdefault(_instead(record), []).append(record)
     sightings = [
         Sighting(alike[0].case, [record.rank for record in alike], [line], "") for line, alike in by_line.items()
     ]
-    return Finding(title, False, [record.rank for record in records], [], sightings, remedy)
+    return Finding(title, False, [record.rank for record in records], [], sightings, fix)
 
 
 def notes(records: list[Record], caught: list[int]) -> list[str]:

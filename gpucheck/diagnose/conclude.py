@@ -85,7 +85,7 @@ def _symptoms(run: Run, records: list[Record]) -> list[Finding]:
         ranks = [record.rank for record in alike]
         fails = any(record.outcome.failed for record in alike)
         key = (shown, tuple(ranks), "" if shown.across else case.row)
-        finding = findings.setdefault(key, Finding(shown.title, fails, ranks, [], [], shown.remedy))
+        finding = findings.setdefault(key, Finding(shown.title, fails, ranks, [], [], shown.fix))
         if case.row not in finding.rows:
             finding.rows.append(case.row)
         finding.sightings.append(sighting(run, step, ranks, merged_lines(alike, raised_lines)))
@@ -133,8 +133,8 @@ def _software(run: Run) -> list[Finding]:
     if not changed:
         return []
     shown = Sighting("software", list(run.ranks), changed, "")
-    remedy = "run again while nothing installs or edits packages"
-    return [Finding("software changed during the run", False, list(run.ranks), [], [shown], remedy)]
+    fix = "run again while nothing installs or edits packages"
+    return [Finding("software changed during the run", False, list(run.ranks), [], [shown], fix)]
 
 
 def _ending(run: Run) -> list[Finding]:
@@ -153,9 +153,9 @@ def _ending(run: Run) -> list[Finding]:
         line = f"torchrun ended with exit code {run.outcome.get('code')}"
     else:
         return []
-    remedy = "look at the logs in the run folder's logs/"
+    fix = "look at the logs in the run folder's logs/"
     lines = [line, *(f"printed  {text}" for text in run.outcome.get("said", []))]
-    return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], lines, "")], remedy)]
+    return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], lines, "")], fix)]
 
 
 def _ended_well(node: dict[str, Any]) -> bool:
@@ -232,8 +232,8 @@ def _speeds(run: Run) -> list[str]:
     failed = {run.plan.steps[step].case.check for (step, _), record in run.records.items() if record.outcome.failed}
     for (step, _), record in sorted(run.records.items()):
         check = run.plan.steps[step].case.check
-        if {"candidate", "reference"} <= record.speed.keys() and check not in failed:
-            measured[check].append(record.speed)
+        if {"candidate", "reference"} <= record.timings.keys() and check not in failed:
+            measured[check].append(record.timings)
     notes = []
     for check, speeds in measured.items():
         candidate, reference = (median(speed[name] for speed in speeds) for name in ("candidate", "reference"))

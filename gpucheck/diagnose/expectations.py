@@ -65,7 +65,7 @@ def _missing(run: Run, keys: list[Key]) -> list[Finding]:
             ranks=sorted({rank for ranks in steps.values() for rank in ranks}),
             rows=list(dict.fromkeys(run.plan.steps[step].case.row for step in steps)),
             sightings=sightings,
-            remedy="the fault is gone, or the stress that shows it has no effect here: take the expectation out of the "
+            fix="the fault is gone, or the stress that shows it has no effect here: take the expectation out of the "
             "scenario once you know which",
         )
     ]

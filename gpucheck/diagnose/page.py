@@ -1,4 +1,4 @@
-"""A page of ``gpucheck explain``: what a title that findings carry means, how it shows, how to confirm and mend it."""
+"""A page of ``gpucheck explain``: what a title that findings carry means, how it shows, how to confirm and fix it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Page:
     means: str
     shows: str
     confirm: str
-    mend: str
+    fix: str
 
     @property
     def parts(self) -> dict[str, str]:

@@ -60,7 +60,7 @@ def judged_on_some_ranks(run: Run) -> list[Finding]:
                 )
                 for step in steps
             ],
-            remedy="find out why these ranks refuse what ranks with the same GPU and software run; a case that a "
+            fix="find out why these ranks refuse what ranks with the same GPU and software run; a case that a "
             "library or machine does not offer is inapplicable on all of them",
         )
         for (ranks, reason), steps in found.items()
@@ -85,7 +85,7 @@ def other_inputs(run: Run) -> list[Finding]:
             ranks=[*ranks],
             rows=[],
             sightings=sightings,
-            remedy="inputs are made once for a machine: look at its memory and at what else writes to /dev/shm",
+            fix="inputs are made once for a machine: look at its memory and at what else writes to /dev/shm",
         )
         for ranks, sightings in found.items()
     ]

@@ -11,7 +11,7 @@ from gpucheck.records.run_folder import Run
 
 def call_seconds(record: Record, what: str = "call") -> float | None:
     """The time of the call under test, or of plain torch; None where it was not measured."""
-    seconds = record.speed.get(what)
+    seconds = record.timings.get(what)
     return seconds if isinstance(seconds, (int, float)) and 0 < seconds < math.inf else None
 
 

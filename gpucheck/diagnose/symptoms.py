@@ -13,7 +13,7 @@ class Symptom:
     """A kind of finding."""
 
     title: str
-    remedy: str = ""
+    fix: str = ""
     across: bool = False  # cases of different matrix rows share one finding
 
 

@@ -26,7 +26,7 @@ class Finding:
     ranks: list[int]
     rows: list[str]
     sightings: list[Sighting]
-    remedy: str = ""
+    fix: str = ""
     evidence: list[str] = field(default_factory=list)  # the answers of experiments
     cause: str = ""  # key for `gpucheck explain`; "" where only a symptom is known
     driver: list[str] = field(default_factory=list)  # messages of the kernel and the GPU driver during the run

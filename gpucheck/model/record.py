@@ -12,6 +12,7 @@ from gpucheck.model.vocabulary import Attempted, ExperimentName, ViolationKind
 T = TypeVar("T")
 
 SCHEMA = 1  # of plan.json and of every record line
+OLD_NAMES = {"speed": "timings"}  # what fields were called in record lines of earlier versions
 DAMAGED_ENTRY = "damaged cache entry"  # in a message, before the cache file that explains the error
 OOM_KILLER = "kernel's out-of-memory killer"  # in the message of a process that it may have killed
 
@@ -231,7 +232,7 @@ class Record:
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     arithmetic: str = ""  # the GPU architectures that the bounds hold for; "": not known
     bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
-    speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
+    timings: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     cost: Cost | None = None  # of a call; None: not timed, or not known
     ceilings: Ceilings | None = None  # measured right after this case
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
@@ -261,7 +262,7 @@ class Record:
     def from_json(cls, item: dict[str, Any]) -> Record:
         """The record that :meth:`to_json` wrote; keys of newer versions are left out."""
         known = {f.name for f in fields(cls)}
-        values = {key: value for key, value in item.items() if key in known}
+        values = {OLD_NAMES.get(key, key): value for key, value in item.items() if key in known or key in OLD_NAMES}
         values["outcome"] = Outcome(values["outcome"])
         for key, kind in (("mismatches", Mismatch), ("violations", Violation), ("launches", Launch)):
             names = {f.name for f in fields(kind)}

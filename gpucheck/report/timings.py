@@ -69,7 +69,7 @@ def measured(run: Run, rows: Sequence[tuple[str, Sequence[int]]]) -> Speed:
 
 
 def _pace(row: str, rank: int, records: list[Record], best: Ceilings | None) -> Pace:
-    costs = [(each.cost, each.speed["call"]) for each in records if each.cost is not None]
+    costs = [(each.cost, each.timings["call"]) for each in records if each.cost is not None]
     working = sum(seconds for cost, seconds in costs if cost.flops)
     spent = sum(seconds for _, seconds in costs)
     share, binding = None, ""
@@ -78,12 +78,12 @@ def _pace(row: str, rank: int, records: list[Record], best: Ceilings | None) -> 
         share = sum(map(max, least)) / spent
         computing = sum(compute for compute, memory in least if compute > memory)
         binding = "compute" if 2 * computing > sum(map(max, least)) else "memory"
-    beside = [(plain, each.speed["call"]) for each in records if (plain := call_seconds(each, "plain")) is not None]
+    beside = [(plain, each.timings["call"]) for each in records if (plain := call_seconds(each, "plain")) is not None]
     return Pace(
         row=row,
         rank=rank,
         cases=len(records),
-        seconds=sum(each.speed["call"] for each in records),
+        seconds=sum(each.timings["call"] for each in records),
         flops=sum(cost.flops for cost, _ in costs) / working if working else None,
         bytes=sum(cost.bytes for cost, _ in costs) / spent if spent else None,
         share=share,

@@ -140,7 +140,7 @@ class Reply:
     by_fill: dict[int, int] = field(default_factory=dict)  # fill -> number of the file of outputs made in such memory
     guards: list[str] = field(default_factory=list)  # broken guard bands
     blamed: list[tuple[ViolationKind, str]] = field(default_factory=list)  # with details; what the check saw among them
-    speed: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
+    timings: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     sensitive: str = ""  # memory whose fill changes the outputs, in words
     expected_kernels: tuple[str, ...] = ()
     needed: tuple[NeededLaunches, ...] = ()  # launches of each call

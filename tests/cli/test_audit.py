@@ -28,7 +28,7 @@ def hazardous(library: str) -> str:
     return library
 
 
-def test_hazards_are_grouped_by_kind_with_cause_and_remedy(gpucheck: Command, hazardous: str) -> None:
+def test_hazards_are_grouped_by_kind_with_cause_and_fix(gpucheck: Command, hazardous: str) -> None:
     answer = gpucheck("audit", "--library", hazardous, "--no-probe")
     assert answer.code == 0 and answer.err == ""
     lines = answer.out.splitlines()
@@ -37,7 +37,7 @@ def test_hazards_are_grouped_by_kind_with_cause_and_remedy(gpucheck: Command, ha
     assert any(line.split()[:2] == ["source", "testing.py:5"] for line in lines)
     assert any(line.split()[:2] == ["source", "testing.py:8"] for line in lines)
     assert sum(line.startswith("  causes  ") for line in lines) == 3
-    assert sum(line.startswith("  mend    ") for line in lines) == 3
+    assert sum(line.startswith("  fix     ") for line in lines) == 3
     assert lines.count("  probe   not probed: --no-probe was given") == 3
 
 
@@ -52,7 +52,7 @@ def test_json_is_a_list_with_everything_of_each_hazard(gpucheck: Command, hazard
     ]
     for hazard in hazards:
         assert hazard["confirmed"] is None and hazard["evidence"].startswith("not probed")
-        assert hazard["causes"] and hazard["mend"] and hazard["code"]
+        assert hazard["causes"] and hazard["fix"] and hazard["code"]
     assert hazards[0]["function"] == "sms"
 
 

@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_leaves_the_old_report(
 
 def test_the_schema_needs_no_run(gpucheck: Command, here: Path) -> None:
     answer = gpucheck("report", "--schema")
-    assert answer.code == 0 and json.loads(answer.out)["properties"]["schema"] == {"const": 1} and answer.err == ""
+    assert answer.code == 0 and json.loads(answer.out)["properties"]["schema"] == {"const": 2} and answer.err == ""
 
 
 def test_a_report_of_nothing(gpucheck: Command, here: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_missing_record_is_never_a_pass(synthetic: Synthetic, tmp_path: Path, 
         path.write_text("".join(lines[: results[2]]) + lines[results[2]][:-30])
     conclusion = conclude(read_run(folder))
     assert conclusion.verdict is OPEN and titles(conclusion.findings) == ["lost"]
-    assert conclusion.findings[0].ranks == [1] and "logs/" in conclusion.findings[0].remedy
+    assert conclusion.findings[0].ranks == [1] and "logs/" in conclusion.findings[0].fix
 
 
 def test_a_failure_weighs_more_than_what_is_lost(synthetic: Synthetic) -> None:
@@ -117,7 +117,7 @@ def test_optional_excuses_nothing_else(synthetic: Synthetic) -> None:
 
 def test_an_inapplicable_case_that_is_not_optional_leaves_the_verdict_open(synthetic: Synthetic) -> None:
     conclusion = conclude(synthetic.run(synthetic.plan(cases=2, optional=[0]), {(1, 0): Outcome.INAPPLICABLE}))
-    assert conclusion.verdict is OPEN and "optional" in conclusion.findings[0].remedy
+    assert conclusion.verdict is OPEN and "optional" in conclusion.findings[0].fix
 
 
 def test_a_rank_on_which_nothing_was_judged_proves_nothing(synthetic: Synthetic) -> None:
@@ -220,7 +220,7 @@ def test_a_gpu_that_torch_cannot_use_leaves_the_verdict_open_under_its_own_name(
     conclusion = conclude(synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.HARNESS, message=words)}))
     assert conclusion.verdict is Verdict.INCONCLUSIVE
     (finding,) = conclusion.findings
-    assert finding.title == "a GPU that torch cannot use" and "gpucheck doctor" in finding.remedy
+    assert finding.title == "a GPU that torch cannot use" and "gpucheck doctor" in finding.fix
     assert words in finding.sightings[0].lines
 
 
@@ -252,7 +252,7 @@ def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic)
     speeds = [{"candidate": 0.001, "reference": 0.003}, {"candidate": 0.002, "reference": 0.008}]
     speeds += [{"candidate": 0.009, "reference": 0.004}, {}]
     records = {
-        (0, rank): synthetic.record(plan, 0, rank, Outcome.PASS, speed=speed) for rank, speed in enumerate(speeds)
+        (0, rank): synthetic.record(plan, 0, rank, Outcome.PASS, timings=speed) for rank, speed in enumerate(speeds)
     }
     (note,) = conclude(synthetic.run(plan, records)).notes
     assert note == "matmul: 2.000 ms a call, Model in torch 4.000 ms: 2.0 times as fast (median of 3)"

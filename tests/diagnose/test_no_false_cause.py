@@ -75,7 +75,7 @@ def test_causes_that_are_stated_are_those_that_were_planted(synthetic: Synthetic
             wrong.append(([fault.name for fault in faults], [finding.title for finding in found]))
         for finding in found:
             if finding.cause == UNDETERMINED.title:
-                assert any(words in finding.remedy for words in ASKED), finding.remedy
+                assert any(words in finding.fix for words in ASKED), finding.fix
     seen = sum(count for (_, how), count in table.items() if how != "not seen")
     assert len(wrong) <= MOST_FALSE * DRAWS, (wrong, table)
     assert sum(count for (_, how), count in table.items() if how == "right") >= FEWEST_RIGHT * seen, table
@@ -108,12 +108,12 @@ def test_what_undetermined_asks_for_decides(synthetic: Synthetic) -> None:
     """A kernel that one GPU alone runs, and a failure of few calls that does not come again."""
     known = kinds(2, random.Random(SEED))
     (alone,) = said_of(Machine(synthetic, [known["kernel"]], 1, 0, "cuda"))
-    assert alone.cause == UNDETERMINED.title and "--nproc 2" in alone.remedy
+    assert alone.cause == UNDETERMINED.title and "--nproc 2" in alone.fix
     (two,) = said_of(Machine(synthetic, [known["kernel"]], 2, 0, "cuda"))
     assert two.cause == "kernel bug"
     seldom = [per_call(0.03)]
     seen = ((seed, said_of(Machine(synthetic, seldom, 1, seed, "cpu"))) for seed in range(400))
-    seed, (finding,) = next((seed, found) for seed, found in seen if found and "repeat = 200" in found[0].remedy)
+    seed, (finding,) = next((seed, found) for seed, found in seen if found and "repeat = 200" in found[0].fix)
     often = Machine(synthetic, seldom, 1, seed, "cpu")
     steps = [
         replace(s, conditions=replace(s.conditions, repeat=200 if n == FAULTY else 1))

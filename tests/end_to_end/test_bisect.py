@@ -165,11 +165,11 @@ def test_the_first_bad_and_the_first_fixed_commit(history: History, bisect: Bise
     history.commit("words beside the library")
     history.commit("touches the host code", HOST, IMPORT, IMPORT + "# one\n")
     history.commit("breaks the import", HOST, "# one\n", "def broken(:\n")
-    history.commit("mends the import", HOST, "def broken(:\n", "# two\n")
+    history.commit("fixes the import", HOST, "def broken(:\n", "# two\n")
     history.commit("plants the fault", KERNEL, STORE, LESS)
     history.commit("touches another kernel", "swiglu.py", "", "# three\n")
     history.git("tag", "bad")
-    history.commit("mends the fault", KERNEL, LESS, STORE)
+    history.commit("fixes the fault", KERNEL, LESS, STORE)
     history.commit("touches it again", "swiglu.py", "# three\n", "# four\n")
     (history.package / HOST).write_text("work in progress\n")
     before = history.everything()
@@ -181,7 +181,7 @@ def test_the_first_bad_and_the_first_fixed_commit(history: History, bisect: Bise
         "base": "good",
         "touches the host code": None,
         "breaks the import": "skip",
-        "mends the import": "good",
+        "fixes the import": "good",
         "plants the fault": "bad",
         "touches another kernel": "bad",
     }
@@ -193,7 +193,7 @@ def test_the_first_bad_and_the_first_fixed_commit(history: History, bisect: Bise
         "fix", str(tmp_path / "bad" / "runs" / "0001"), *history.where, "--find", "fix", "--bad", "bad", "--repeat", "1"
     )
     assert fixed.code == 0, fixed.text
-    assert fixed.answer == ["mends the fault"]
+    assert fixed.answer == ["fixes the fault"]
     assert history.everything() == before
 
 
@@ -271,12 +271,12 @@ FAULTS = {LESS: STORE, TWICE: ADDED}
 def test_the_patches_that_matter(
     lab: Lab, bisect: Bisect, tmp_path: Path, planted: tuple[str, ...], matter: list[str]
 ) -> None:
-    """Where two faults are planted, mending one leaves the case red."""
+    """Where two faults are planted, fixing one leaves the case red."""
     library = lab.plant(*[(KERNEL, FAULTS[fault], fault) for fault in planted])
-    mends = [(KERNEL, fault, FAULTS[fault]) for fault in planted]
-    edits = [*IDLE, *mends, ("numerics.py", "", "\n# 5\n"), ("testing.py", "", "\n# 6\n")]
-    if len(mends) == 2:
-        edits = [edits[0], mends[0], edits[1], edits[2], mends[1], edits[5]]
+    fixes = [(KERNEL, fault, FAULTS[fault]) for fault in planted]
+    edits = [*IDLE, *fixes, ("numerics.py", "", "\n# 5\n"), ("testing.py", "", "\n# 6\n")]
+    if len(fixes) == 2:
+        edits = [edits[0], fixes[0], edits[1], edits[2], fixes[1], edits[5]]
     write_series(tmp_path / "series", Path(library.removeprefix("path:")), edits)
     given = ("--patches", str(tmp_path / "series"), "--library", library, "--repeat", "1", *GIVEN)
     found = bisect("search", *given)

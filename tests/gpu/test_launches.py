@@ -31,7 +31,7 @@ def test_a_grid_that_is_too_long_is_a_resource_limit_and_the_next_case_runs(run:
     assert found.keys() == {"long_grid/axis1-r65536/exact", "long_grid/axis2-r65536/exact"}
     for case, finding in found.items():
         axis = case[len("long_grid/axis")]
-        assert finding["title"] == "resource limit" and "axis 0" in finding["remedy"]
+        assert finding["title"] == "resource limit" and "axis 0" in finding["fix"]
         lines = "\n".join(finding["lines"])
         assert f"double_rows was launched with 65,536 blocks on axis {axis}, at most 65,535" in lines
         assert "raised at long_grid.py:" in lines

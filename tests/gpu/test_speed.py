@@ -60,8 +60,8 @@ def run(folder: Path, *options: str) -> tuple[dict[str, Any], list[dict[str, Any
 
 def test_every_case_is_timed_and_none_of_that_counts_as_launched(tmp_path: Path) -> None:
     report, records = run(tmp_path)
-    assert len(records) == len(report["results"]) and all(1e-6 < item["speed"]["call"] < 0.1 for item in records)
-    assert not report["speed"]["paces"] and all("plain" not in item["speed"] for item in records)
+    assert len(records) == len(report["results"]) and all(1e-6 < item["timings"]["call"] < 0.1 for item in records)
+    assert not report["speed"]["paces"] and all("plain" not in item["timings"] for item in records)
     attention = [launch for item in records if item["case"].startswith("attention") for launch in item["launches"]]
     assert {launch["count"] for launch in attention} == {2}
 

@@ -30,7 +30,7 @@ def full(synthetic: Synthetic) -> Record:
         violations=[Violation("guard", "12 bytes")],
         launches=[launch],
         tiles={"y": ["a", "b"]},
-        speed={"call": 1e-3},
+        timings={"call": 1e-3},
         cost=Cost(2e9, 3e6),
         ceilings=Ceilings(7e14, 3e12),
         seconds={"compile": 0.25},
@@ -65,6 +65,12 @@ def test_keys_of_newer_versions_are_left_out(synthetic: Synthetic) -> None:
     for part in ("mismatches", "violations", "launches"):
         item[part][0]["smell"] = 1
     item["mismatches"][2]["heat"]["smoke"] = 1
+    assert Record.from_json(item) == full(synthetic)
+
+
+def test_call_times_that_earlier_versions_named_speed_are_read(synthetic: Synthetic) -> None:
+    item = full(synthetic).to_json()
+    item["speed"] = item.pop("timings")
     assert Record.from_json(item) == full(synthetic)
 
 

@@ -35,7 +35,7 @@ def benched(synthetic: Synthetic, **changes: Any) -> Run:
             plan,
             step,
             rank,
-            speed={"call": 2e-3 * (rank + 1), "plain": 6e-3},
+            timings={"call": 2e-3 * (rank + 1), "plain": 6e-3},
             cost=Cost(1e12, 1e9),
             ceilings=BEST if step == 0 else None,
         )
@@ -77,7 +77,7 @@ def test_a_row_sums_its_cases(synthetic: Synthetic) -> None:
     run = benched(synthetic)
     step = run.plan.steps[1]
     run.plan = replace(run.plan, steps=(run.plan.steps[0], replace(step, case=replace(step.case, row="matmul row0"))))
-    run.records[(1, 0)] = replace(run.records[(1, 0)], speed={"call": 8e-3}, cost=Cost(3e12, 0.0))
+    run.records[(1, 0)] = replace(run.records[(1, 0)], timings={"call": 8e-3}, cost=Cost(3e12, 0.0))
     first = report_of(run).speed.paces[0]
     assert (first.cases, first.seconds) == (2, pytest.approx(1e-2))
     assert first.flops == pytest.approx(4e14) and first.bytes == pytest.approx(1e11)
@@ -86,17 +86,17 @@ def test_a_row_sums_its_cases(synthetic: Synthetic) -> None:
 
 
 def test_what_is_not_known_is_left_open(synthetic: Synthetic) -> None:
-    bare = report_of(benched(synthetic, speed={"call": 2e-3}, cost=None, ceilings=None)).speed
+    bare = report_of(benched(synthetic, timings={"call": 2e-3}, cost=None, ceilings=None)).speed
     assert bare.paces[0] == pace(flops=None, bytes=None, share=None, binding="", torch=None) and not bare.ceilings
     assert "matmul row0     0      1  2 ms        –     –           –      –" in plain(
-        report_of(benched(synthetic, speed={"call": 2e-3}, cost=None, ceilings=None))
+        report_of(benched(synthetic, timings={"call": 2e-3}, cost=None, ceilings=None))
     )
 
 
 def test_only_right_and_timed_cases_count_and_only_where_asked_for(synthetic: Synthetic) -> None:
     run = benched(synthetic)
     run.records[(0, 0)] = replace(run.records[(0, 0)], outcome=Outcome.MISMATCH)
-    run.records[(0, 1)] = replace(run.records[(0, 1)], speed={})
+    run.records[(0, 1)] = replace(run.records[(0, 1)], timings={})
     assert [each.row for each in report_of(run).speed.paces] == ["matmul row1"] * 2
     run.plan = replace(run.plan, bench=False)
     assert report_of(run).speed == Speed() and "GB/s" not in plain(report_of(run))
@@ -119,14 +119,14 @@ def test_the_table_in_files(synthetic: Synthetic) -> None:
     item = json.loads(formats.render(report, ".json"))
     jsonschema.validate(item, report_schema())
     assert item["speed"]["paces"][1]["torch"] == 1.5 and item["speed"]["ceilings"][0]["flops"] == 1e15
-    assert item["results"][0]["speed"] == {"call": 2e-3, "plain": 6e-3}
+    assert item["results"][0]["timings"] == {"call": 2e-3, "plain": 6e-3}
     assert item["results"][0]["cost"] == {"flops": 1e12, "bytes": 1e9}
     text = formats.render(report, ".md")
     assert "| matmul row0 | 1 | 1 | 4 ms | 250 | 250 | 25% memory | 1\\.50x |" in text
     assert text.count("<details>") == text.count("</details>") == 1
     page = formats.render(report, ".html")
     assert '<section id="speed"><h2>Speed</h2>' in page and "<td>25% memory</td><td>1.50x</td>" in page
-    bare = report_of(replace_all(benched(synthetic), speed={}))
+    bare = report_of(replace_all(benched(synthetic), timings={}))
     assert "Speed" not in formats.render(bare, ".md") and 'id="speed"' not in formats.render(bare, ".html")
 
 
@@ -141,7 +141,7 @@ def test_a_step_summary_has_no_room_for_every_table(synthetic: Synthetic) -> Non
 def straggling(synthetic: Synthetic) -> Run:
     plan = synthetic.plan(cases=4, ranks=2)
     records = {
-        (step, rank): synthetic.record(plan, step, rank, speed={"call": 1e-3 * (rank + 1)})
+        (step, rank): synthetic.record(plan, step, rank, timings={"call": 1e-3 * (rank + 1)})
         for step in range(4)
         for rank in range(2)
     }

@@ -20,7 +20,7 @@ AUTOTUNED = Cause(
     shows="The first call of a process gives other bits than all later ones, in every process.",
     confirm="The launches of the first call: one for each configuration and measurement. With one configuration "
     "the first call is like all others.",
-    mend="Let each configuration write the same elements, and give triton.autotune the names of tensors that the "
+    fix="Let each configuration write the same elements, and give triton.autotune the names of tensors that the "
     "kernel changes in place as restore_value or reset_to_zero; or tune before serving, on other tensors.",
 )
 CAUSES = (AUTOTUNED,)

@@ -18,7 +18,7 @@ BY_PROCESS = Cause(
     shows="Some fresh processes fail in every call, the others in none, without any change.",
     confirm="Run the case in many processes (--isolate case and repeat in the scenario) with PYTHONHASHSEED=0, "
     "without address randomisation (setarch -R), and with the autotuner's choice fixed, one at a time.",
-    mend="Make the choice depend on the arguments alone, or take it once and store it for all processes.",
+    fix="Make the choice depend on the arguments alone, or take it once and store it for all processes.",
 )
 CAUSES = (BY_PROCESS,)
 

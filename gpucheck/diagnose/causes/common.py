@@ -23,7 +23,7 @@ class Evidence:
 
     cause: Cause
     detail: str = ""  # completes the title: what is wrong, or how it shows
-    remedy: str = ""  # "" takes the cause's
+    fix: str = ""  # "" takes the cause's
     across: bool = True  # cases of different matrix rows share one finding
 
     @property
@@ -73,7 +73,7 @@ def _empty(run: Run, seen: Evidence, records: list[Record], further: Lines) -> F
         ranks=[record.rank for record in records],
         rows=[],
         sightings=[],
-        remedy=seen.remedy or seen.cause.mend,
+        fix=seen.fix or seen.cause.fix,
         cause=seen.cause.title,
         evidence=told,
     )

@@ -17,7 +17,7 @@ COMPILE_ERROR = Cause(
     "the kernel was written for.",
     shows="The same compile error on every rank, before any launch.",
     confirm="gpucheck compile --triton shows which versions take the kernel.",
-    mend="Use a Triton that the library supports (gpucheck library show), or a library made for this Triton.",
+    fix="Use a Triton that the library supports (gpucheck library show), or a library made for this Triton.",
 )
 RESOURCE_LIMIT = Cause(
     "resource limit",
@@ -25,7 +25,7 @@ RESOURCE_LIMIT = Cause(
     "launch for more blocks than a grid may have: 2,147,483,647 on axis 0, 65,535 on axes 1 and 2.",
     shows="An error that names what is needed and what is there, on every GPU of that kind.",
     confirm="gpucheck compile --target shows the demand of each kernel and launch against each GPU's limit.",
-    mend="Smaller tiles, fewer pipeline stages or fewer warps for this GPU; a grid with its long extent on axis 0.",
+    fix="Smaller tiles, fewer pipeline stages or fewer warps for this GPU; a grid with its long extent on axis 0.",
 )
 CAUSES = (
     COMPILE_ERROR,
@@ -47,5 +47,5 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if kind in RESOURCES:
         return Evidence(RESOURCE_LIMIT)
     if kind == GRID:
-        return Evidence(RESOURCE_LIMIT, remedy=FEWER_BLOCKS)
+        return Evidence(RESOURCE_LIMIT, fix=FEWER_BLOCKS)
     return Evidence(COMPILE_ERROR) if kind in COMPILER or LANGUAGE.search(record.message) else None

@@ -17,7 +17,7 @@ COMPILE_RACE = Cause(
     "another had not finished to write.",
     shows="Wrong or raising on some ranks with a cold cache, right when a rank fills a cache of its own.",
     confirm="gpucheck run cache-race, several times.",
-    mend="Let one process fill the cache before the others start, or give each rank its own TRITON_CACHE_DIR; keep "
+    fix="Let one process fill the cache before the others start, or give each rank its own TRITON_CACHE_DIR; keep "
     "the cache on a local disk, where a rename is atomic.",
 )
 CAUSES = (COMPILE_RACE,)

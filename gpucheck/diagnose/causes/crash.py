@@ -21,7 +21,7 @@ CRASH = Cause(
     "that are waited for has pinned it, since a GPU tells of such an error at some later call.",
     confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; "
     "an Xid message of the driver, where its log can be read, stands in the finding.",
-    mend="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "
+    fix="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "
     "its rank in the run folder's logs/.",
 )
 CAUSES = (CRASH,)

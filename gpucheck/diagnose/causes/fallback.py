@@ -22,7 +22,7 @@ FALLBACK = Cause(
     shows="Right numbers, and no launch of the kernel, fewer launches than the call needs (two for the products of "
     "an expert block, one for each layer and step of a decoding), or the same numbers when it does nothing.",
     confirm="The finding lists what was launched.",
-    mend="Look for a swallowed import error or a capability check that turns the kernel off; log it loudly.",
+    fix="Look for a swallowed import error or a capability check that turns the kernel off; log it loudly.",
 )
 OTHER_CONFIGURATION = Cause(
     "not the configuration asked for",
@@ -31,7 +31,7 @@ OTHER_CONFIGURATION = Cause(
     shows="Right numbers from other code than the case is there to test.",
     confirm="The finding names what was asked for and what was launched; each launch of a record has its "
     "configuration.",
-    mend="Make the library take the constraint or raise InapplicableConstraint; look at who overwrites its "
+    fix="Make the library take the constraint or raise InapplicableConstraint; look at who overwrites its "
     "options between the choice and the launch.",
 )
 CAUSES = (
@@ -68,7 +68,7 @@ def _slowdown(run: Run, record: Record) -> list[str]:
         return []
     others = peers(run, record)
     if others:
-        typical = median(other.speed["call"] for other in others)
+        typical = median(other.timings["call"] for other in others)
         who = rank_list(other.rank for other in others)
         return [f"{took(mine)} a call; with the kernel {took(typical)} on {who}: {mine / typical:.3g} times as long"]
     plain, best = call_seconds(record, "plain"), ceilings(run, record.rank)

@@ -18,7 +18,7 @@ HANG = Cause(
     shows="HG in the matrix; the record holds the Python stacks of the process from before it was killed. The "
     "finding names the kernel where a launch never ended.",
     confirm="gpucheck run SCENARIO --case ID --case-timeout 600: a case that ends then is slow and does not hang.",
-    mend="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, "
+    fix="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, "
     "at the place on top of the stack.",
 )
 CAUSES = (HANG,)

@@ -27,7 +27,7 @@ NOT_FROM_INPUTS = Cause(
     shows="Other inputs, in other memory or in the same, get the answer of the call before; a second call with "
     "equal inputs launches no kernel; a later call gets another answer than a fresh process gives.",
     confirm="The finding says which call got whose answer; call it twice with different inputs of one shape.",
-    mend="Do not keep answers between calls: compute each one from the inputs of its call.",
+    fix="Do not keep answers between calls: compute each one from the inputs of its call.",
 )
 CHANGES_INPUTS = Cause(
     "changes its inputs",
@@ -35,14 +35,14 @@ CHANGES_INPUTS = Cause(
     shows="The answer may be right; whoever uses an input again gets other results.",
     confirm="The finding names the tensor, how many of its elements changed, the first of them, and, where it was "
     "one of several calls of the library, which. Where the reference changes the same tensor, nothing is said.",
-    mend="Write to memory of the call's own, or say in its name that it works in place.",
+    fix="Write to memory of the call's own, or say in its name that it works in place.",
 )
 ALIASED = Cause(
     "output in the memory of an input",
     means="The output lies in the memory of an input or weight.",
     shows="The numbers are right until someone writes to the one and so changes the other.",
     confirm="The finding names both.",
-    mend="Return memory of the call's own.",
+    fix="Return memory of the call's own.",
 )
 SETTINGS = Cause(
     "leaves settings changed",
@@ -52,7 +52,7 @@ SETTINGS = Cause(
     shows="The numbers are right; what runs next in the process computes something else, or on another device. "
     "gpucheck puts the setting back after each call, so later cases do not show it.",
     confirm="The finding names the setting with its value before and after.",
-    mend="Put the setting back (try ... finally), or use the context manager that torch has for it.",
+    fix="Put the setting back (try ... finally), or use the context manager that torch has for it.",
 )
 NOT_AS_ASKED = Cause(
     "output not as asked",
@@ -60,7 +60,7 @@ NOT_AS_ASKED = Cause(
     "for, lies on another device, leaves gaps in its memory, or its elements share memory.",
     shows="A caller that views, sends or writes to the output fails, or changes elements that it did not mean.",
     confirm="The finding names the output with what it is and what was expected.",
-    mend="Return a dense tensor of the shape and dtype asked for, on the device of the inputs.",
+    fix="Return a dense tensor of the shape and dtype asked for, on the device of the inputs.",
 )
 CAUSES = (
     NOT_FROM_INPUTS,

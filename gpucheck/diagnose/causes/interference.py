@@ -18,8 +18,8 @@ INTERFERENCE = Cause(
     shows="Right with the other ranks at rest, wrong with them, every time; or a crash or hang that does not come "
     "again, on a GPU where the driver (Xid) names the process of another rank as the one at fault.",
     confirm="gpucheck run SCENARIO --nproc 1 with the same case, then with all ranks.",
-    mend="Look for what the ranks share: a file, a port, shared memory, a device they all use. Where another rank "
-    "is named, mend that one first.",
+    fix="Look for what the ranks share: a file, a port, shared memory, a device they all use. Where another rank "
+    "is named, fix that one first.",
 )
 CAUSES = (INTERFERENCE,)
 

@@ -23,7 +23,7 @@ STATE = Cause(
     "fresh process, every second one, say, or all from some number on.",
     confirm="The finding names the calls or the case that comes before: run both in one process, in that order "
     "(gpucheck run SCENARIO --case A --case B --nproc 1), and then the second alone.",
-    mend="Look for what the named call writes to module or object state, and for caches whose key leaves out an "
+    fix="Look for what the named call writes to module or object state, and for caches whose key leaves out an "
     "argument in which the two cases differ; gpucheck audit lists module state. Make it anew in each call.",
 )
 CAUSES = (STATE,)

@@ -23,7 +23,7 @@ KERNEL_BUG = Cause(
     "far as it spares one process in 20.",
     confirm="Run the case on the CPU (--device cpu): wrong there too is the source, right there is the compiler or "
     "a code path that only the GPU takes.",
-    mend="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
+    fix="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
     "library, then of Triton.",
 )
 CAUSES = (KERNEL_BUG,)

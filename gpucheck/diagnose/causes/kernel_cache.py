@@ -17,7 +17,7 @@ KERNEL_CACHE = Cause(
     "damaged, left by other software under the same key, or mixed up with another specialisation.",
     shows="Wrong or raising every time, right with an empty cache.",
     confirm="Run the case with TRITON_CACHE_DIR set to an empty folder; gpucheck doctor names damaged entries.",
-    mend="Delete the cache folder (TRITON_CACHE_DIR, else ~/.triton/cache), and give each version of the software "
+    fix="Delete the cache folder (TRITON_CACHE_DIR, else ~/.triton/cache), and give each version of the software "
     "its own; never share one between containers with different images.",
 )
 CAUSES = (KERNEL_CACHE,)

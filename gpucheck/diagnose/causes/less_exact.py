@@ -25,7 +25,7 @@ LESS_EXACT = Cause(
     confirm="gpucheck report RUN --json FILE has for each case and rank the share of its bound that was used "
     "(tightness). Other seeds show whether it stays; --placement visible and CUDA_VISIBLE_DEVICES in another "
     "order show whether it follows the GPU.",
-    mend="Compare the kernels and the configuration that the rank launched with those of its peers; then look for "
+    fix="Compare the kernels and the configuration that the rank launched with those of its peers; then look for "
     "environment variables that choose a precision, and at the GPU's memory errors.",
 )
 CAUSES = (LESS_EXACT,)
@@ -87,7 +87,7 @@ def _finding(run: Run, rank: int, cases: list[_Excess]) -> Finding:
         ranks=[rank],
         rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
         sightings=[_sighting(run, each, rank) for each in worst],
-        remedy=LESS_EXACT.mend,
+        fix=LESS_EXACT.fix,
         evidence=lines,
         cause=LESS_EXACT.title,
     )

@@ -21,7 +21,7 @@ from gpucheck.records.run_folder import Run
 CAUSES = (INTERFERENCE,)
 
 _AT_FAULT = re.compile(r"\bXid\b.*\bpid=(\d+)")
-_REMEDY = "mend what failed on that rank, then run again: nothing is known of this case here"
+_FIX = "fix what failed on that rank, then run again: nothing is known of this case here"
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
@@ -31,7 +31,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     culprit = _culprit(run, record) if stopped else None
     if culprit is None:
         return None
-    return Evidence(INTERFERENCE, f"stopped by a fault of rank {culprit.rank} on its GPU", _REMEDY)
+    return Evidence(INTERFERENCE, f"stopped by a fault of rank {culprit.rank} on its GPU", _FIX)
 
 
 def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:

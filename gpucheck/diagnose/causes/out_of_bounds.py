@@ -20,7 +20,7 @@ OUTSIDE = Cause(
     shows="A guard band around a tensor is changed (write), or outputs change with what lies around a tensor "
     "(read). In a server that is another request's data.",
     confirm="The finding names the tensor; compute-sanitizer --tool memcheck finds what crosses an allocation.",
-    mend="Mask the load or store, or pad the named tensor to whole tiles.",
+    fix="Mask the load or store, or pad the named tensor to whole tiles.",
 )
 CAUSES = (OUTSIDE,)
 

@@ -19,7 +19,7 @@ OUT_OF_MEMORY = Cause(
     "of memory. Neither harms the GPU, and the next case gets a fresh process.",
     shows="torch.OutOfMemoryError, MemoryError, or SIGKILL while the counter of the out-of-memory killer rose.",
     confirm="The case alone in a fresh process (--case, --isolate case): right there means others held memory.",
-    mend="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the "
+    fix="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the "
     "container more host memory.",
 )
 CAUSES = (OUT_OF_MEMORY,)
@@ -42,7 +42,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if "out of memory" not in message.lower():
         return None
     held = HELD if answers(run, record).right(ExperimentName.REPEAT) else ""
-    return Evidence(OUT_OF_MEMORY, "GPU memory", remedy=held, across=False)
+    return Evidence(OUT_OF_MEMORY, "GPU memory", fix=held, across=False)
 
 
 def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:

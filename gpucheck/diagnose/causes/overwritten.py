@@ -17,7 +17,7 @@ OVERWRITTEN = Cause(
     "over it before its reader has come.",
     shows="Right when outputs are read at once, another call's numbers when they are read after it.",
     confirm="gpucheck run order: the cases with a delayed consumer.",
-    mend="Return fresh memory, or copy the output out of the scratch buffer before the call returns.",
+    fix="Return fresh memory, or copy the output out of the scratch buffer before the call returns.",
 )
 CAUSES = (OVERWRITTEN,)
 

@@ -19,7 +19,7 @@ PROCESS_GROUP = Cause(
     "of the experts, so its text is fluent but poorer; ranks above use wrong experts and babble. Kernels, caches "
     "and GPUs are innocent.",
     confirm="gpucheck run SCENARIO --process-group none, then --process-group initialised, with the same case.",
-    mend="Make the caller decide by its own configuration (is expert parallelism on, how many experts does this "
+    fix="Make the caller decide by its own configuration (is expert parallelism on, how many experts does this "
     "rank hold) and not by the existence of a process group.",
 )
 CAUSES = (PROCESS_GROUP,)

@@ -21,7 +21,7 @@ RACE = Cause(
     "in changing order), or it reads memory that nobody wrote.",
     shows="Repeats differ from each other on one and the same GPU.",
     confirm="Repeat with --repeat 50; compute-sanitizer --tool racecheck or initcheck names the instruction.",
-    mend="A barrier, a deterministic reduction, or an initialised buffer in the named kernel.",
+    fix="A barrier, a deterministic reduction, or an initialised buffer in the named kernel.",
 )
 CAUSES = (RACE,)
 

@@ -17,7 +17,7 @@ RANK_ENVIRONMENT = Cause(
     "GPU it runs on.",
     shows="Wrong on one rank; right there with another rank's environment, wrong with its own on another GPU.",
     confirm="Compare the environment variables of the ranks, and what host code reads of them.",
-    mend="Mend the code that reads the variable, or the launcher that sets it differently on this rank.",
+    fix="Fix the code that reads the variable, or the launcher that sets it differently on this rank.",
 )
 CAUSES = (RANK_ENVIRONMENT,)
 

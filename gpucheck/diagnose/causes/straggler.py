@@ -28,7 +28,7 @@ STRAGGLER = Cause(
     confirm="gpucheck run SCENARIO --bench measures at length, and each rank's ceilings: low ceilings are the "
     "GPU's, equal ones point at the kernels it launched. nvidia-smi -q -d CLOCK,PERFORMANCE,TEMPERATURE under "
     "load; gpucheck doctor; CUDA_VISIBLE_DEVICES in another order shows whether it follows the GPU.",
-    mend="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
+    fix="Look for heat, a power cap or locked clocks, for another process on that GPU, for a MIG instance, and "
     "whether the rank's environment makes it take other kernels.",
 )
 CAUSES = (STRAGGLER,)
@@ -49,7 +49,7 @@ class _Comparison:
 
     @property
     def seconds(self) -> float:
-        return self.record.speed["call"]
+        return self.record.timings["call"]
 
     @property
     def factor(self) -> float:
@@ -84,9 +84,9 @@ def _comparisons(run: Run) -> dict[int, list[_Comparison]]:
             if record.outcome is Outcome.PASS and call_seconds(record) is not None:
                 groups.setdefault(record.device, []).append(record)
         for group in (group for group in groups.values() if len(group) > 1):
-            times = sorted(record.speed["call"] for record in group)
+            times = sorted(record.timings["call"] for record in group)
             for record in group:
-                typical = _median_without(times, record.speed["call"])
+                typical = _median_without(times, record.timings["call"])
                 found[record.rank].append(_Comparison(record, group, typical, times[-1]))
     return found
 
@@ -123,7 +123,7 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
         ranks=[rank],
         rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
         sightings=[_sighting(run, each, rank) for each in worst],
-        remedy=STRAGGLER.mend,
+        fix=STRAGGLER.fix,
         evidence=lines + _gpu_lines(run, rank),
         cause=STRAGGLER.title,
     )

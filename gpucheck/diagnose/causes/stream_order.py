@@ -19,7 +19,7 @@ STREAM_ORDER = Cause(
     "nobody waits for before the outputs are read.",
     shows="Right when every launch is waited for, wrong otherwise; NaN or old numbers where the input came late.",
     confirm="gpucheck run order; the same case with synchronised = true in its scenario is right.",
-    mend="Launch on torch.cuda.current_stream() of the tensors' device, or make the streams wait for each other "
+    fix="Launch on torch.cuda.current_stream() of the tensors' device, or make the streams wait for each other "
     "with events (stream.wait_stream) on both sides of the launch.",
 )
 CAUSES = (STREAM_ORDER,)

@@ -18,7 +18,7 @@ SUSPECT_GPU = Cause(
     shows="One column of the matrix fails, often by one bit, at different places or always at the same one.",
     confirm="Repeat with --repeat 100; nvidia-smi -q shows ECC counters and Xid errors; dcgmi diag -r 3; swap the "
     "GPU's rank by CUDA_VISIBLE_DEVICES and see the failure move along.",
-    mend="Take the GPU out of service; nothing computed on it since the last good run can be trusted.",
+    fix="Take the GPU out of service; nothing computed on it since the last good run can be trusted.",
 )
 CAUSES = (SUSPECT_GPU,)
 

@@ -17,7 +17,7 @@ THREADS = Cause(
     "lock: a scratch buffer, an option flag, a half-filled cache, the current allocator.",
     shows="Right with one thread, wrong now and then with several, other launches each time.",
     confirm="gpucheck run flaky: the same launches by one thread and by many; gpucheck audit lists module state.",
-    mend="Give each thread its own state, or take a lock around what is shared; in the caller, launch from one "
+    fix="Give each thread its own state, or take a lock around what is shared; in the caller, launch from one "
     "thread until that is done.",
 )
 CAUSES = (THREADS,)

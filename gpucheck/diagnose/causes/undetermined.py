@@ -23,7 +23,7 @@ UNDETERMINED = Cause(
     means="The evidence of the run fits more than one cause.",
     shows="The finding says which observations contradict each other or what was not tried.",
     confirm="Run the experiment that the finding names.",
-    mend="Nothing yet: what is mended without a cause comes back.",
+    fix="Nothing yet: what is fixed without a cause comes back.",
 )
 CAUSES = (UNDETERMINED,)
 
@@ -70,7 +70,7 @@ def _every_time(run: Run, record: Record, seen: Answers) -> str:
         return "gpucheck run with --nproc 2, which tells the GPU from the code"
     strange = [other.rank for other in others if other.mismatches and other.bits != record.bits]
     if strange:
-        return f"mend what {rank_list(strange)} shows, or run without: two faults at once cannot be taken apart here"
+        return f"fix what {rank_list(strange)} shows, or run without: two faults at once cannot be taken apart here"
     made = processes(run, seen)
     if all(other.bits == record.bits for other in others) and 0 < made < EVERY_TIME:
         share = math.ceil(100 * (1 - share_at_least(made)))

@@ -30,7 +30,7 @@ WRONG_DEVICE = Cause(
     "wait for the tensors' stream, and silently computes from whatever lies in memory at that moment.",
     confirm="gpucheck run device-context: the launch records name launch device, argument devices and source line; "
     "the same cases under --placement pinned and visible are right.",
-    mend="In the library: with torch.cuda.device(x.device): around the launch. In the caller: "
+    fix="In the library: with torch.cuda.device(x.device): around the launch. In the caller: "
     "torch.cuda.set_device(local_rank) before the first CUDA call of each process and thread. Prove it with the "
     "same command and --patch FILE.",
 )
@@ -56,7 +56,7 @@ TITLES = {
     State.UNCLEAR: f"{UNDETERMINED.title}: launched on another device than its tensors, "
     "but ranks that were not fail too",
 }
-MEND = (
+FIX = (
     "with torch.cuda.device(x.device): around the call, or torch.cuda.set_device(local_rank) before the first CUDA call"
 )
 NEXT = "next: the same cases with --placement pinned; wrong there too is the kernel, right there is the device"
@@ -105,7 +105,7 @@ def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
                     sighting(run, step, of_step, _lines(run, state, step, of_step)) for step, of_step in steps.items()
                 ],
                 evidence=_answers(run, steps),
-                remedy=NEXT if state is State.UNCLEAR else MEND,
+                fix=NEXT if state is State.UNCLEAR else FIX,
                 cause=(UNDETERMINED if state is State.UNCLEAR else WRONG_DEVICE).title,
             )
         )

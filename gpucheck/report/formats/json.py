@@ -10,7 +10,7 @@ from typing import Any
 from gpucheck.records.run_folder import finite
 from gpucheck.report.blocks import Cell, Report, Result
 
-SCHEMA = 1  # rises when a key goes, or changes its type or meaning; keys may come at any time
+SCHEMA = 2  # rises when a key goes, or changes its type or meaning; keys may come at any time
 EXPECTED = "failed as expected"  # counted beside the outcomes
 _NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a line break that is not escaped
 
@@ -74,7 +74,7 @@ def _result(result: Result) -> dict[str, Any]:
         "tightness": record.tightness,
         "arithmetic": record.arithmetic,
         "bounds": record.bounds,
-        "speed": record.speed,
+        "timings": record.timings,
         "cost": asdict(record.cost) if record.cost else None,
         "seconds": record.seconds,
         "traceback": record.traceback,

@@ -95,7 +95,7 @@ def _result() -> dict[str, Any]:
             "tightness": float,
             "arithmetic": str,
             "bounds": dict[str, str],
-            "speed": dict[str, float],
+            "timings": dict[str, float],
             "cost": Cost | None,
             "seconds": dict[str, float],
             "traceback": str,

@@ -107,4 +107,4 @@ def _words(finding: Finding, sighting: Sighting) -> list[str]:
     lines += [f"tried: {line}" for line in finding.evidence]
     lines += [f"driver: {line}" for line in finding.driver]
     lines += [f"replay: {sighting.replay}"] if sighting.replay else []
-    return lines + ([f"mend: {finding.remedy}"] if finding.remedy else [])
+    return lines + ([f"fix: {finding.fix}"] if finding.fix else [])

@@ -86,9 +86,9 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     for line in finding.driver:
         yield ""
         yield f"Driver: {_text(line)}"
-    if finding.remedy:
+    if finding.fix:
         yield ""
-        yield f"Mend: {_text(finding.remedy)}"
+        yield f"Fix: {_text(finding.fix)}"
     if finding.cause:
         yield ""
         yield f"Explain: {_code(f'gpucheck explain {finding.cause!r}')}"

@@ -140,8 +140,8 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
     yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)
     yield from ([("   driver  ", "dim"), (line, "")] for line in finding.driver)
-    if finding.remedy:
-        yield [("   mend    ", "dim"), (finding.remedy, "")]
+    if finding.fix:
+        yield [("   fix     ", "dim"), (finding.fix, "")]
     if finding.cause:
         yield [("   explain ", "dim"), (f"gpucheck explain '{': '.join(described(finding.title))}'", "cyan")]
 

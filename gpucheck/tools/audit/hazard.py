@@ -36,7 +36,7 @@ class Meaning:
 
     title: str
     causes: str
-    mend: str
+    fix: str
 
 
 MEANINGS: dict[Kind, Meaning] = {
@@ -165,7 +165,7 @@ class Hazard:
         return MEANINGS[self.kind]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, with cause and remedy."""
+        """As plain data, with cause and fix."""
         return {
             "file": self.file,
             "line": self.line,
@@ -176,7 +176,7 @@ class Hazard:
             "function": self.function,
             "detail": self.detail,
             "causes": self.meaning.causes,
-            "mend": self.meaning.mend,
+            "fix": self.meaning.fix,
             "confirmed": self.confirmed,
             "evidence": self.evidence,
         }

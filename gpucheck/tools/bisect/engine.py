@@ -120,7 +120,7 @@ def _returns(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _parts(session: Session, source: Patches) -> Outcome:
-    """The fewest patches of a series that mend the case, or break it."""
+    """The fewest patches of a series that fix the case, or break it."""
     find = session.state.find
     whole = tuple(range(len(source.files)))
     nothing, everything = source.candidate(()), source.candidate(whole)
@@ -153,7 +153,7 @@ def _parts(session: Session, source: Patches) -> Outcome:
 
 
 def _end(find: Find, everything: bool) -> Answer:
-    """What an end of a series is: everything mends where a fix is looked for, and breaks otherwise."""
+    """What an end of a series must show: where a fix is looked for, all patches make the case right."""
     return Answer.GOOD if (find is Find.FIX) == everything else Answer.BAD
 
 

@@ -28,7 +28,7 @@ class Find(str, Enum):
     """What is looked for."""
 
     BAD = "bad"  # the first bad candidate, or the patches that break the case
-    FIX = "fix"  # the first good one after bad ones, or the patches that mend the case
+    FIX = "fix"  # the first good one after bad ones, or the patches that fix the case
 
 
 @dataclass

@@ -54,7 +54,7 @@ def lines(answers: Sequence[Answer], visible: int, deadline: float) -> list[Line
     for answer in answers:
         operation = answer["operation"]
         if operation == "import":
-            advice = "torch is installed and does not load: mend the installation, or LD_LIBRARY_PATH"
+            advice = "torch is installed and does not load: fix the installation, or LD_LIBRARY_PATH"
             found.append(fail("torch", f"the process that loads torch {answer['message']}", advice))
         elif operation == "survey":
             found += _survey(answer, visible, deadline)
@@ -129,7 +129,7 @@ def _line(answer: Answer, deadline: float) -> Line:
     if not problem:
         return ok(answer["operation"], answer["value"], subject)
     if answer["outcome"] == "skipped":
-        return fail(answer["operation"], problem, "mend what came before", subject, looked=False)
+        return fail(answer["operation"], problem, "fix what came before", subject, looked=False)
     return fail(answer["operation"], problem, SUSPECT if answer["outcome"] == "done" else TRY_ALONE, subject)
 
 

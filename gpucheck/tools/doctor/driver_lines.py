@@ -87,7 +87,7 @@ def _expected(machine: Machine) -> list[Line]:
         return [ok("expected", value)]
     seen = ", ".join(device.words for device in usable) or "none that a process can use"
     listed = f"nvidia-smi lists {len(machine.smi().gpus)}, {VARIABLE} is {machine.environ.get(VARIABLE)!r}"
-    advice = "give the node or container its GPUs, unset the variable, or mend what the other driver lines name"
+    advice = "give the node or container its GPUs, unset the variable, or fix what the other driver lines name"
     return [fail("expected", f"{value}: {seen}; {listed}", advice)]
 
 

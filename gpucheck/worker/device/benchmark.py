@@ -191,14 +191,14 @@ class Stopwatch:
             with self._optional(reply, under_test=True):
                 known = reply.seconds.get("kernel", 0.0)
                 long = known > LONG * allowed.seconds
-                reply.speed["call"] = known if long else seconds_of(call, self._ready(), allowed, look)
+                reply.timings["call"] = known if long else seconds_of(call, self._ready(), allowed, look)
                 reply.cost = check.cost(case, inputs)
-            if not allowed.thorough or "call" not in reply.speed:
+            if not allowed.thorough or "call" not in reply.timings:
                 return
             with self._optional(reply):
                 plain = check.plain(case, placed)
                 if plain is not None:
-                    reply.speed["plain"] = seconds_of(plain, self._ready(), allowed)
+                    reply.timings["plain"] = seconds_of(plain, self._ready(), allowed)
             if not self._asked and not reply.fatal:
                 self._asked = True
                 with self._optional(reply):

@@ -359,7 +359,7 @@ class CaseExecutor:
         return kept(self.device, report, shared=shared)
 
     def _guard(self, conditions: Conditions) -> AbstractContextManager[None]:
-        """Around every call into the code under test, so that what a guard mends is right in all of them."""
+        """Around every call into the code under test, so that a device guard holds in all of them."""
         return torch.cuda.device(self.device) if conditions.guarded else nullcontext()
 
     def _ordered(self, work: _Pass, prepared: Any) -> Outputs:

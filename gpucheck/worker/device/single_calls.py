@@ -105,7 +105,7 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
                 return outputs
 
         if asked.timed:
-            outputs, reply.speed["call"] = timed(lambda: check.call(prepared, values))
+            outputs, reply.timings["call"] = timed(lambda: check.call(prepared, values))
         else:
             outputs = ordered(in_watched_memory, values, asked)
         synchronize()

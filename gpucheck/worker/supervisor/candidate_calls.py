@@ -71,7 +71,7 @@ class Examined:
 
     violations: tuple[Violation, ...] = ()
     doubts: tuple[Doubt, ...] = ()
-    speed: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call
+    timings: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call
     failed: Record | None = None  # of the call that gave no answer though its kernels ran
 
 
@@ -125,7 +125,7 @@ class Examination:
         violations = [*seen.violations(), *idle.broken_off()]
         if violations:
             return Examined(tuple(violations))
-        return Examined(doubts=(*seen.doubts(), *self._doubtful(timed)), speed=self._speed(timed))
+        return Examined(doubts=(*seen.doubts(), *self._doubtful(timed)), timings=self._timings(timed))
 
     def _timed(self, live: _Calls, seen: Seen) -> list[_Timed]:
         """Calls with inputs that none had before. Those taken by chance are made twice, and their outputs stay."""
@@ -161,7 +161,7 @@ class Examination:
                 found.append(Doubt(call.answer.outputs, inputs, wrong=call.violation(len(timed))))
         return found
 
-    def _speed(self, timed: Sequence[_Timed]) -> dict[str, float]:
+    def _timings(self, timed: Sequence[_Timed]) -> dict[str, float]:
         """Median times of a call of the candidate and of the plain code, which has a process of its own."""
         if self.device != "cuda":
             return {}
@@ -337,7 +337,7 @@ def _answer(outputs: Inputs, reply: Reply) -> Answer:
     ]
     names = dict.fromkeys(str(launch["kernel"]) for launch in reply.launches)
     whole = digest.whole(*(outputs[name] for name in sorted(outputs)))
-    seconds = reply.speed.get("call", 0.0)
+    seconds = reply.timings.get("call", 0.0)
     return Answer(outputs, whole, tuple(names), tuple(elsewhere), reply.launched, seconds)
 
 

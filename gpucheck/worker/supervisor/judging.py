@@ -150,7 +150,7 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
         tightness=judged.found.tightness,
         arithmetic=store.arithmetic().name,
         bounds={name: item.basis for name, item in expected.items() if item.basis},
-        speed=reply.speed if attempt.examined is None else examined.speed if outcome is Outcome.PASS else {},
+        timings=reply.timings if attempt.examined is None else examined.timings if outcome is Outcome.PASS else {},
         cost=reply.cost,
         ceilings=reply.ceilings,
         repeats=len(reply.digests) if often else 1,

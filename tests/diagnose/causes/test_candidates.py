@@ -57,9 +57,9 @@ def test_a_candidate_that_keeps_answers_keeps_them_in_all_of_its_trials(syntheti
 
 
 def test_a_candidate_that_fails_anywhere_has_no_time(synthetic: Synthetic) -> None:
-    right = concluded(synthetic, {"speed": TIMES}, {})
+    right = concluded(synthetic, {"timings": TIMES}, {})
     assert right.notes == ["matmul: 1.000 ms a call, Model in torch 3.000 ms: 3.0 times as fast (median of 1)"]
-    assert concluded(synthetic, {"speed": TIMES}, violated("inputs")).notes == []
+    assert concluded(synthetic, {"timings": TIMES}, violated("inputs")).notes == []
 
 
 def test_a_candidate_is_timed_apart(synthetic: Synthetic) -> None:

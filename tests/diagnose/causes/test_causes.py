@@ -96,7 +96,7 @@ class TestKernelBug:
             5: "a fault that spares 32% of processes can look the same after 12 processes that failed alike; 90 leave",
             43: "a fault that spares 6% of processes can look the same after 88 processes that failed alike; 90 leave",
         }
-        assert wanted.get(of, "gpucheck run with --experiments 60") in finding.remedy
+        assert wanted.get(of, "gpucheck run with --experiments 60") in finding.fix
         assert ("the same wrong bits in all 88 processes of ranks 0, 1: at least 94.9%" in told(finding)) == (of == 43)
 
     def test_not_where_one_rank_is_right(self, synthetic: Synthetic) -> None:
@@ -109,7 +109,7 @@ class TestKernelBug:
             matrix.repeats(rank)
         findings = matrix.findings()
         assert {finding.cause for finding in findings} == {"undetermined"}
-        assert any("mend what rank 3 shows" in finding.remedy for finding in findings)
+        assert any("fix what rank 3 shows" in finding.fix for finding in findings)
 
     def test_ranks_that_judged_nothing_do_not_count(self, synthetic: Synthetic) -> None:
         matrix = Matrix(synthetic).fails(0, 1, 2).fails(3, outcome=Outcome.LOST)
@@ -130,7 +130,7 @@ class TestKernelBug:
 
     def test_one_gpu_alone_cannot_tell_and_names_what_would(self, synthetic: Synthetic) -> None:
         finding = Matrix(synthetic, ranks=1).fails(0).repeats(0).finding()
-        assert finding.cause == "undetermined" and "--nproc 2" in finding.remedy
+        assert finding.cause == "undetermined" and "--nproc 2" in finding.fix
 
     def test_one_rank_on_the_cpu_has_no_gpu_to_blame(self, synthetic: Synthetic) -> None:
         matrix = Matrix(synthetic, ranks=1).fails(0).repeats(0, wrong=89, of=89)
@@ -157,7 +157,7 @@ class TestProcessGroup:
         assert finding.cause == "undetermined"
         run.experiments[(1, 1)] = {"repeat": [synthetic.record(plan, 1, 1) for _ in range(5)]}
         (finding,) = conclude(run).findings
-        assert finding.cause == "undetermined" and "did not come again" in finding.remedy
+        assert finding.cause == "undetermined" and "did not come again" in finding.fix
 
     def test_a_case_without_a_group_cannot_depend_on_it(self, synthetic: Synthetic) -> None:
         assert Matrix(synthetic).fails(1).repeats(1).finding().cause == "undetermined"
@@ -190,13 +190,13 @@ def test_one_changed_condition_that_makes_it_right(
     assert "ranks 0, 1, 3 clean" in finding.sightings[0].lines
     matrix.run.experiments[(0, 2)].pop("repeat")
     assert matrix.finding().cause == "undetermined", "one failure that nobody repeated proves nothing"
-    assert "--experiments" in matrix.finding().remedy
+    assert "--experiments" in matrix.finding().fix
 
 
 def test_a_failure_that_did_not_come_again_is_never_the_gpus(synthetic: Synthetic) -> None:
     matrix = Matrix(synthetic).fails(2).repeats(2, wrong=0)
     finding = matrix.tried(2, other_rank=RIGHT, other_device=RIGHT, alone=RIGHT).finding()
-    assert finding.cause == "undetermined" and "repeat = 200" in finding.remedy
+    assert finding.cause == "undetermined" and "repeat = 200" in finding.fix
     assert "right in all of 5 fresh processes" in told(finding)
 
 
@@ -257,7 +257,7 @@ def test_calls_that_differ_in_no_order_are_a_race_once_nothing_else_can_be(synth
     assert matrix.finding().cause == "undetermined", "nobody repeated it"
     for rank in (0, 1):
         flaking(matrix, rank)
-    assert "other rank, other device, synchronised not tried" in matrix.finding().remedy
+    assert "other rank, other device, synchronised not tried" in matrix.finding().fix
     for rank in (0, 1):
         flaking(matrix, rank, "other_rank", "other_device", "synchronised")
     assert matrix.finding().cause == "race or uninitialised read"
@@ -398,7 +398,7 @@ def test_a_grid_that_is_too_large_is_told_with_its_launch_and_what_to_do(synthet
     message = "GridLimit: _k was launched with 65,536 blocks on axis 1, at most 65,535; its grid is 1 x 65,536"
     matrix = Matrix(synthetic, ranks=1).fails(0, outcome=Outcome.ERROR, message=message, source="mine.py:12")
     finding = matrix.finding()
-    assert "raised at mine.py:12" in finding.sightings[0].lines and "axis 0" in finding.remedy
+    assert "raised at mine.py:12" in finding.sightings[0].lines and "axis 0" in finding.fix
 
 
 def test_an_entry_that_cannot_be_read_names_its_file(synthetic: Synthetic) -> None:
@@ -490,7 +490,7 @@ class TestAutotuned:
     def test_a_first_call_that_is_wrong_in_each_process(self, synthetic: Synthetic) -> None:
         finding = self.matrix(synthetic, {"violations": [self.TUNING], "bad_calls": [0]}).finding()
         assert finding.title == "autotuned on live tensors: wrong in the first call alone"
-        assert "restore_value" in finding.remedy
+        assert "restore_value" in finding.fix
         assert "in the first call of each, the one that was tuned, and in no other" in told(finding)
 
     def test_what_later_calls_lack_is_named(self, synthetic: Synthetic) -> None:

@@ -25,29 +25,29 @@ def lines(synthetic: Synthetic, ranks: int, fallen: dict[int, dict[str, Any]], o
 
 
 def test_against_ranks_that_launched_the_kernel(synthetic: Synthetic) -> None:
-    fallen = {1: {"speed": {"call": 4e-3, "plain": 3e-3}}}
-    told = lines(synthetic, 3, fallen, {"speed": {"call": 1e-3}})
+    fallen = {1: {"timings": {"call": 4e-3, "plain": 3e-3}}}
+    told = lines(synthetic, 3, fallen, {"timings": {"call": 1e-3}})
     assert "4 ms a call; with the kernel 1 ms on ranks 0, 2: 4 times as long" in told
     assert told[0].startswith("fallback: none of _matmul was launched") and "ranks 0, 2 clean" in told
 
 
 def test_against_plain_torch_or_the_ceilings_where_no_rank_launched_it(synthetic: Synthetic) -> None:
-    slow = {"speed": {"call": 4e-3, "plain": 3e-3}}
+    slow = {"timings": {"call": 4e-3, "plain": 3e-3}}
     assert "4 ms a call; plain torch takes 3 ms" in lines(synthetic, 2, {0: slow, 1: slow})
-    known = {"speed": {"call": 4e-3}, "cost": Cost(1e9, 1e6), "ceilings": Ceilings(1e12, 1e12)}
+    known = {"timings": {"call": 4e-3}, "cost": Cost(1e9, 1e6), "ceilings": Ceilings(1e12, 1e12)}
     assert "4 ms a call; the measured ceilings of this GPU allow 1 ms" in lines(synthetic, 1, {0: known})
-    nothing = {"speed": {"call": 4e-3}}
+    nothing = {"timings": {"call": 4e-3}}
     assert any("4 ms a call; --bench tells" in line for line in lines(synthetic, 1, {0: nothing}))
 
 
 def test_nothing_is_said_where_nothing_was_timed(synthetic: Synthetic) -> None:
-    assert not [line for line in lines(synthetic, 2, {1: {}}, {"speed": {"call": 1e-3}}) if "a call" in line]
+    assert not [line for line in lines(synthetic, 2, {1: {}}, {"timings": {"call": 1e-3}}) if "a call" in line]
 
 
 def test_a_time_of_another_kind_of_gpu_is_no_comparison(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
-    fast = synthetic.record(plan, 0, 0, speed={"call": 1e-3}, device="NVIDIA B200")
-    slow = synthetic.record(plan, 0, 1, Outcome.VIOLATION, violations=MISSING, speed={"call": 4e-3})
+    fast = synthetic.record(plan, 0, 0, timings={"call": 1e-3}, device="NVIDIA B200")
+    slow = synthetic.record(plan, 0, 1, Outcome.VIOLATION, violations=MISSING, timings={"call": 4e-3})
     run = synthetic.run(plan, {(0, 0): fast, (0, 1): slow})
     (finding,) = conclude(run).findings
     assert not [line for line in finding.sightings[0].lines if "with the kernel" in line]

@@ -30,7 +30,7 @@ def test_a_rank_that_uses_ten_times_as_much_of_a_bound_is_warned_of_and_the_verd
     conclusion = conclude(used(synthetic, 0.03, 0.03, 0.31, 0.031))
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.PASS and finding.warns and not finding.fails and finding.ranks == [2]
-    assert finding.title == "less exact than its peers: up to 31% of a bound used" and finding.remedy
+    assert finding.title == "less exact than its peers: up to 31% of a bound used" and finding.fix
     assert finding.evidence == [
         "in 1 case(s) it uses at least 10 times as much of the bound as the median of ranks 0, 1, 3"
     ]

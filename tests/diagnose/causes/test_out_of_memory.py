@@ -44,4 +44,4 @@ def test_memory_that_others_held(synthetic: Synthetic) -> None:
     run = synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.ERROR, message=message)})
     run.experiments[(0, 0)] = {"repeat": [synthetic.record(plan, 0, 0, experiment="repeat")]}
     (finding,) = conclude(run).findings
-    assert finding.cause == "out of memory" and finding.remedy == HELD
+    assert finding.cause == "out of memory" and finding.fix == HELD

@@ -26,7 +26,7 @@ class Times:
     def __init__(self, synthetic: Synthetic, cases: int = 10, ranks: int = 4, seconds: float = 1e-3) -> None:
         plan = synthetic.plan(cases=cases, ranks=ranks)
         records = {
-            (step, rank): synthetic.record(plan, step, rank, speed={"call": seconds})
+            (step, rank): synthetic.record(plan, step, rank, timings={"call": seconds})
             for step in range(cases)
             for rank in range(ranks)
         }
@@ -34,8 +34,8 @@ class Times:
 
     def scaled(self, rank: int, factor: float, steps: Any = None) -> Times:
         for step in range(len(self.run.plan.steps)) if steps is None else steps:
-            seconds = self.run.records[(step, rank)].speed["call"] * factor
-            self.changed(step, rank, speed={"call": seconds})
+            seconds = self.run.records[(step, rank)].timings["call"] * factor
+            self.changed(step, rank, timings={"call": seconds})
         return self
 
     def changed(self, step: int, rank: int, **changes: Any) -> None:
@@ -50,7 +50,7 @@ def test_a_slow_rank_is_named_with_its_factor_and_leaves_the_verdict_alone(synth
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.PASS and finding.warns and not finding.fails
     assert (finding.title, finding.cause) == ("straggler: 1.60 times as slow as its peers", "straggler")
-    assert finding.ranks == [2] and len(finding.rows) == len(finding.sightings) == 10 and finding.remedy
+    assert finding.ranks == [2] and len(finding.rows) == len(finding.sightings) == 10 and finding.fix
     assert finding.evidence == [
         "10 of 10 cases at least 1.25 times as slow as the median of ranks 0, 1, 3-7; geometric mean 1.60"
     ]
@@ -142,9 +142,9 @@ def test_one_rank_has_no_peers_and_other_gpus_are_none(synthetic: Synthetic) -> 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), "nan"])
 def test_times_that_are_none_are_passed_over(synthetic: Synthetic, seconds: Any) -> None:
     times = Times(synthetic, ranks=2).scaled(1, 2.0)
-    times.changed(0, 0, speed={"call": seconds})
-    times.changed(1, 1, speed={"call": seconds})
-    times.changed(2, 1, speed={})
+    times.changed(0, 0, timings={"call": seconds})
+    times.changed(1, 1, timings={"call": seconds})
+    times.changed(2, 1, timings={})
     times.changed(3, 0, outcome=Outcome.MISMATCH)
     times.changed(4, 1, outcome=Outcome.ERROR)
     (finding,) = times.found()

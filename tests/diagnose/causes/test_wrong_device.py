@@ -76,7 +76,7 @@ def test_corrupted_outputs_are_told_with_launch_tensors_source_and_repeats(synth
         "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)",
     ]
     assert "y: row 1 of 2" in sighting.lines and sighting.lines[-1] == "ranks 0, 2, 3 clean"
-    assert "torch.cuda.device(x.device)" in finding.remedy
+    assert "torch.cuda.device(x.device)" in finding.fix
 
 
 def test_a_lost_device_is_told_with_what_was_wrong_before(synthetic: Synthetic) -> None:
@@ -185,7 +185,7 @@ def test_ranks_that_fail_at_home_too_leave_the_cause_undetermined(synthetic: Syn
         ("undetermined: wrong output", "undetermined", (0,)),
     }
     (unclear,) = [finding for finding in conclusion.findings if finding.ranks == [1]]
-    assert unclear.remedy.startswith("next: ") and "--placement pinned" in unclear.remedy
+    assert unclear.fix.startswith("next: ") and "--placement pinned" in unclear.fix
 
 
 def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -> None:

@@ -24,7 +24,7 @@ def test_json_is_strict_and_whole(synthetic: Synthetic) -> None:
         raise AssertionError(token)
 
     item = json.loads(render(blocks.build(run, conclude(run))), parse_constant=refuse)
-    assert (item["schema"], item["verdict"], item["ranks"], item["folder"]) == (1, "FAIL", [0, 1], "runs/x")
+    assert (item["schema"], item["verdict"], item["ranks"], item["folder"]) == (2, "FAIL", [0, 1], "runs/x")
     assert [(r["case"], r["rank"], r["outcome"]) for r in item["results"]] == [
         ("matmul/0/exact", 0, "pass"),
         ("matmul/0/exact", 1, "pass"),

@@ -19,7 +19,8 @@ from gpucheck.report.formats.json_schema import of_type, report_schema
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
 
-STORED = Path(__file__).parents[2] / "data" / f"report-schema-{SCHEMA}.json"
+DATA = Path(__file__).parents[2] / "data"
+STORED = DATA / f"report-schema-{SCHEMA}.json"
 OPEN = ("library", "environment")  # of the plan: what is known of them grows with every machine
 
 Path_ = tuple[str | int, ...]
@@ -166,6 +167,15 @@ def test_a_version_keeps_what_it_promised() -> None:
         "readers rely on every key: where one goes or changes, raise SCHEMA in gpucheck/report/formats/json.py "
         f"and store `gpucheck report --schema` as report-schema-{SCHEMA + 1}.json; keys that only come need nothing"
     )
+
+
+def test_version_2_calls_the_remedy_fix_and_keeps_all_else_of_version_1() -> None:
+    finding = "/properties/findings/items"
+    assert set(kept(json.loads((DATA / "report-schema-1.json").read_text()), report_schema())) == {
+        "/properties/schema/const was 1, is 2",
+        f"{finding}: 'remedy' is gone",
+        f"{finding}/properties/remedy is gone",
+    }
 
 
 def test_a_broken_promise_is_noticed() -> None:

@@ -131,7 +131,7 @@ def test_a_failure_says_what_the_finding_says(busy: Report) -> None:
     assert lines[0] == "wrong device context: corrupted, rank 3"
     assert "_matmul_ogs launched on cuda:0, its tensors on cuda:3 (matmul_ogs.py:467)" in lines
     assert any(line.startswith("replay: gpucheck replay ") and line.endswith(" --rank 3") for line in lines)
-    assert lines[-1].startswith("mend: with torch.cuda.device(x.device)")
+    assert lines[-1].startswith("fix: with torch.cuda.device(x.device)")
     (raised,) = [test for suite in xml for test in suite if test.result and test.result[0].type == "error"]
     assert raised.result[0].text.endswith("line 467, in matmul_ogs\nRuntimeError: PassManager::run failed")
 

@@ -75,7 +75,7 @@ def test_a_finding_is_folded_and_holds_what_it_says(synthetic: Synthetic) -> Non
         "gpucheck replay runs/x matmul/0/exact --rank 1",
         "```",
         "",
-        "Mend: next: gpucheck run with --experiments 60, which repeats the case under changed conditions",
+        "Fix: next: gpucheck run with --experiments 60, which repeats the case under changed conditions",
         "",
         "Explain: `gpucheck explain 'undetermined'`",
         "",

@@ -55,10 +55,10 @@ def test_a_failure_from_top_to_bottom(synthetic: Synthetic) -> None:
         "           rank 0 clean",
     ]
     assert text[found + 5] == "   replay  gpucheck replay runs/x matmul/0/exact --rank 1"
-    assert text[found + 6].startswith("   mend    next: gpucheck run with --experiments")
+    assert text[found + 6].startswith("   fix     next: gpucheck run with --experiments")
     assert text[found + 7] == "   explain gpucheck explain 'undetermined'"
     assert any(line.startswith("2  lost   rank 0   matmul row1 (1 case)") for line in text)
-    assert any(line.startswith("   mend    look at the rank's log") for line in text)
+    assert any(line.startswith("   fix     look at the rank's log") for line in text)
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

@@ -1,4 +1,4 @@
-"""The probing process, on real contents, on one that is mended, and where it cannot work."""
+"""The probing process, on real contents, on one that is fixed, and where it cannot work."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_hazards_of_a_content_are_confirmed(content: Content, name: str) -> None
 def test_a_mended_library_is_acquitted(content: Content, tmp_path: Path) -> None:
     copy = runnable(content)
     before = scan(copy.package)
-    mended = patched(
+    fixed = patched(
         copy,
         tmp_path,
         {
@@ -73,14 +73,14 @@ def test_a_mended_library_is_acquitted(content: Content, tmp_path: Path) -> None
             ),
         },
     )
-    asked = {(hazard.file, hazard.kind): hazard for hazard in probe(mended, before)}
+    asked = {(hazard.file, hazard.kind): hazard for hazard in probe(fixed, before)}
     assert asked["swiglu.py", Kind.NO_DEVICE_GUARD].confirmed is False
     assert asked["swiglu.py", Kind.FIXED_DEVICE_USER].confirmed is False
     assert asked["matmul_ogs.py", Kind.KERNEL_CACHE].confirmed is False
     assert asked["matmul_ogs.py", Kind.MODULE_REGISTRATION].confirmed is False
     assert asked["numerics_details/mxfp.py", Kind.NO_DEVICE_GUARD].confirmed is True  # left as it was
 
-    kinds = {(hazard.file, hazard.kind) for hazard in scan(mended.package)}
+    kinds = {(hazard.file, hazard.kind) for hazard in scan(fixed.package)}
     assert ("swiglu.py", Kind.NO_DEVICE_GUARD) not in kinds and ("topk.py", Kind.NO_DEVICE_GUARD) in kinds
     assert ("target_info.py", Kind.FIXED_DEVICE) not in kinds
     assert ("matmul_ogs.py", Kind.KERNEL_CACHE) not in kinds

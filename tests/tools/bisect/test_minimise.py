@@ -58,7 +58,7 @@ def test_nothing_can_be_taken_from_what_is_left() -> None:
 
 
 def test_parts_that_cannot_be_told_do_not_mislead() -> None:
-    """Patch 3 changes what patch 1 made, so it applies only behind it; patch 4 is the one that mends."""
+    """Patch 3 changes what patch 1 made, so it applies only behind it; patch 4 is the one that fixes."""
     asked = Asked(lambda part: 4 in part and not (3 in part and 1 not in part))
     assert minimise(6, asked) == (4,)
     asked = Asked(lambda part: {1, 3} <= part)

@@ -67,7 +67,7 @@ def test_no_more_questions_than_needed(count: int) -> None:
 
 
 def test_a_block_that_cannot_be_told_is_jumped_over() -> None:
-    """As a commit breaks the build and a later one mends it: 50 in a row cost few questions."""
+    """As a commit breaks the build and a later one fixes it: 50 in a row cost few questions."""
     counts = []
     for seed in range(100):
         chance = random.Random(seed)

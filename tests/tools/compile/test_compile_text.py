@@ -101,7 +101,7 @@ def test_a_whole_report_as_text_and_as_markdown() -> None:
         "           launched at lib/host.py:9",
         "           with BLOCK_M=128, SPLIT_K=4, 4 warps, 3 stages",
         "   replay  gpucheck compile compile --case a/case --target sm_90 --triton 3.6.0 --library 'path:/my lib'",
-        "   mend    a hint",
+        "   fix     a hint",
         "",
         "note  does not apply: no such layout here; B with 3.6.0 for sm_90: c",
         "",

@@ -91,7 +91,7 @@ PROCESS = (
         ),
     ],
 )
-def test_what_is_not_well_names_the_gpu_and_the_remedy(
+def test_what_is_not_well_names_the_gpu_and_the_fix(
     bench: Bench, only: Only, fact: str, changes: dict[str, str], status: Status, value: str, advice: str
 ) -> None:
     bench.gpus(4, {2: changes})

@@ -188,19 +188,19 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_usually_only_the_call_is_timed(watch: Any) -> None:
     reply = watch.time(ALWAYS)
-    assert reply.speed == {"call": pytest.approx(1e-3)} and reply.cost == Cost(8.0, 4.0)
+    assert reply.timings == {"call": pytest.approx(1e-3)} and reply.cost == Cost(8.0, 4.0)
     assert reply.ceilings is None and not watch.check.plain_calls and watch.entered == [torch.device("cuda", 1)]
 
 
 def test_at_length_plain_torch_and_once_the_ceilings_are_measured_too(watch: Any) -> None:
     first, second = watch.time(), watch.time()
-    assert first.speed == second.speed == {"call": pytest.approx(1e-3), "plain": pytest.approx(7e-3)}
+    assert first.timings == second.timings == {"call": pytest.approx(1e-3), "plain": pytest.approx(7e-3)}
     assert first.ceilings == Ceilings(1e12, 2e12) and second.ceilings is None and watch.ceilings == 1
 
 
 def test_a_call_that_takes_very_long_is_not_made_again(watch: Any) -> None:
-    assert watch.time(ALWAYS, kernel=3.0).speed == {"call": 3.0} and not watch.device.calls
-    assert watch.time(ALWAYS, kernel=0.15).speed == {"call": pytest.approx(1e-3)}, (
+    assert watch.time(ALWAYS, kernel=3.0).timings == {"call": 3.0} and not watch.device.calls
+    assert watch.time(ALWAYS, kernel=0.15).timings == {"call": pytest.approx(1e-3)}, (
         "a host that stumbled is no such call"
     )
 
@@ -211,10 +211,10 @@ def failing() -> None:
 
 def test_what_cannot_be_timed_is_left_out(watch: Any) -> None:
     reply = watch.time(call=failing)
-    assert (reply.speed, reply.cost, reply.ceilings, reply.fatal) == ({}, None, None, False)
+    assert (reply.timings, reply.cost, reply.ceilings, reply.fatal) == ({}, None, None, False)
     watch.check.error = RuntimeError("CUDA out of memory")
     reply = watch.time()
-    assert list(reply.speed) == ["call"] and reply.ceilings is not None and not reply.fatal
+    assert list(reply.timings) == ["call"] and reply.ceilings is not None and not reply.fatal
 
 
 def test_a_call_that_breaks_the_context_is_a_failure_of_the_code_under_test(watch: Any) -> None:
@@ -226,7 +226,7 @@ def test_a_call_that_breaks_the_context_is_a_failure_of_the_code_under_test(watc
 def test_plain_torch_that_breaks_the_context_costs_the_process_and_no_verdict(watch: Any) -> None:
     watch.usable, watch.check.error = False, RuntimeError("illegal address")
     reply = watch.time()
-    assert reply.fatal and list(reply.speed) == ["call"] and reply.status == "ran" and not watch.ceilings
+    assert reply.fatal and list(reply.timings) == ["call"] and reply.status == "ran" and not watch.ceilings
 
 
 class Events:

@@ -598,7 +598,7 @@ class Watch:
         if self.error:
             raise self.error
         look(returned)
-        reply.speed["call"] = 0.5
+        reply.timings["call"] = 0.5
 
 
 def timed_run(
@@ -631,7 +631,7 @@ def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
     check, watch, settled = Launching(observer), Watch(), []
     monkeypatch.setattr(executor, "synchronize", lambda: settled.append(check.launches))
     reply = timed_run(executor, check, watch, tmp_path, monkeypatch)
-    assert reply.speed == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
+    assert reply.timings == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
     assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
     assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
     assert len(reply.digests) == 2 and executor._last is None, "nothing is kept for the next case to pay for"
@@ -670,7 +670,7 @@ def test_a_case_whose_passes_differ_is_not_timed(
 
     watch = Watch()
     reply = timed_run(executor, Drifting(), watch, tmp_path, monkeypatch)
-    assert reply.status == "ran" and not reply.speed and not watch.told
+    assert reply.status == "ran" and not reply.timings and not watch.told
 
 
 def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(

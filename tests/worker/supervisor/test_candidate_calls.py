@@ -133,7 +133,7 @@ class Processes:
             return replace(attempt, record=replace(attempt.record, outcome=out, message="ended with exit code 0"))
         if isinstance(out, str):
             return replace(attempt, reply=Reply("error", out))
-        reply.speed["call"] = 0.002 if attempt.role == BASELINE else 0.001
+        reply.timings["call"] = 0.002 if attempt.role == BASELINE else 0.001
         torch.save({"out": out}, attempt.outputs)
         return replace(attempt, reply=reply)
 
@@ -165,7 +165,7 @@ def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(e
 
     examined, processes = examine(behave, "cuda")
     assert examined.violations == () and examined.failed is None
-    assert examined.speed == {"call": 0.001, "candidate": 0.001, "reference": 0.002}
+    assert examined.timings == {"call": 0.001, "candidate": 0.001, "reference": 0.002}
     calls = [call for name, call in processes.asked if name == "calls"]
     inputs = [x for name, x in drawn if name == "calls"]
     timed = [x for x, call in zip(inputs, calls, strict=True) if call.timed]
@@ -231,7 +231,7 @@ def test_a_process_that_ends_itself_where_kernels_do_nothing_is_told(examine: An
         examined, _ = examine(breaks_off)
         (violation,) = examined.violations
         assert violation.kind == "conduct" and "whether its answer comes from them cannot be seen" in violation.detail
-        assert examined.speed == {}
+        assert examined.timings == {}
 
 
 def test_doubtful_outputs_are_held_against_the_reference_of_their_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,10 +184,10 @@ def test_right_outputs_pass_in_one_child(supervise: Any) -> None:
 def test_what_a_call_took_is_part_of_the_record(supervise: Any) -> None:
     def timed(request: Request) -> Reply:
         cost, best = Cost(1.0, 2.0), Ceilings(3.0, 4.0)
-        return replace(right(request), speed={"call": 0.5, "plain": 2.0}, cost=cost, ceilings=best)
+        return replace(right(request), timings={"call": 0.5, "plain": 2.0}, cost=cost, ceilings=best)
 
     result = supervise(StandIn(on(9, timed)))[1]
-    assert (result["speed"], result["cost"]) == ({"call": 0.5, "plain": 2.0}, {"flops": 1.0, "bytes": 2.0})
+    assert (result["timings"], result["cost"]) == ({"call": 0.5, "plain": 2.0}, {"flops": 1.0, "bytes": 2.0})
     assert result["ceilings"] == {"flops": 3.0, "bytes": 4.0}
 
 

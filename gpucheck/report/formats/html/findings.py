@@ -66,7 +66,7 @@ def _finding(number: int, finding: Finding, records: Mapping[tuple[str, int], Re
         tag("p", " · ".join(filter(None, facts)), class_="where"),
         *(tag("p", tag("b", "Tried"), " ", line) for line in finding.evidence),
         *(tag("p", tag("b", "Driver"), " ", line) for line in finding.driver),
-        *([tag("p", tag("b", "Mend"), " ", finding.remedy)] if finding.remedy else []),
+        *([tag("p", tag("b", "Fix"), " ", finding.fix)] if finding.fix else []),
         *parts[:SHOWN_CASES],
         *more,
         *_causes(finding),

@@ -129,7 +129,7 @@ def test_every_finding_is_there_with_evidence_and_command(page: Node, busy: Repo
             assert all(line in text for line in (sighting.case, *sighting.lines))
         commands = [node.text for node in article.every("pre", "command")]
         assert commands == [sighting.replay for sighting in finding.sightings if sighting.replay]
-        assert finding.remedy in text
+        assert finding.fix in text
 
 
 def test_failures_have_maps_and_ranks_that_share_one_share_it(page: Node, busy: Report) -> None:
