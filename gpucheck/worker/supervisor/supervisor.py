@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -41,6 +41,7 @@ STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
 MAKERS = 4  # at most: threads of a rank that make inputs and references ahead; more slow the rank down
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # more do not help: its operations are small
+JUDGES = 2  # at most: threads of a rank that judge; while one waits for a large reference the other goes on
 PENDING_JUDGEMENTS = 64  # at most: cases that wait to be judged while the child goes on
 PENDING_BYTES = 256 << 20  # at most, of the outputs of these cases
 COMPILERS = 6  # at most: processes of a rank that compile ahead
@@ -120,6 +121,7 @@ class Supervisor:
         self._order = rotated_order(plan, local_rank, local_ranks)
         self._examined = first_of_each_candidate(plan)
         self._failed: dict[int, Record] = {}  # by step, the first of each
+        self._recording = threading.Lock()  # around what the threads that judge write down
         self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
         self._stopped = threading.Event()
         self._began = time.monotonic()
@@ -155,7 +157,7 @@ class Supervisor:
         self._run_plan()
         self._stopped.set()
         if not self.runner.stuck:
-            Trials(self.plan, self.runner, self.writer, list(self._failed.values())).work()
+            Trials(self.plan, self.runner, self.writer, [self._failed[step] for step in sorted(self._failed)]).work()
             if self._witness:
                 self._witness.ask()
         self.runner.retire()
@@ -179,16 +181,18 @@ class Supervisor:
                 self.runner.forkserver.spawn().connection.send(ahead)
 
     def _run_plan(self) -> None:
-        """Runs the steps; a thread judges each case while the child runs the next one."""
+        """Runs the steps; threads judge cases while the child runs the next one."""
         import torch
 
-        pending: list[tuple[Future[None], int]] = []
-        with ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(JUDGE_THREADS,)) as judges:
+        pending: dict[Future[None], int] = {}  # with the bytes of the outputs
+        count = self._judges()
+        threads = max(1, JUDGE_THREADS // count)
+        with ThreadPoolExecutor(count, "judge", initializer=torch.set_num_threads, initargs=(threads,)) as judges:
             for round, number in self._turns():
                 if not round and number == self._order[len(self._order) // 2]:
                     self.gpus.start()
-                while len(pending) >= PENDING_JUDGEMENTS or sum(size for _, size in pending) > PENDING_BYTES:
-                    pending.pop(0)[0].result()
+                while len(pending) >= PENDING_JUDGEMENTS or sum(pending.values()) > PENDING_BYTES:
+                    _collect(pending, FIRST_COMPLETED)
                 if self.runner.stuck:
                     self.writer.skip(self.runner.stuck)
                     break
@@ -197,9 +201,12 @@ class Supervisor:
                 if not round and number in self._examined:
                     attempt = self.runner.examined(attempt)
                 size = attempt.output_bytes  # before the judge removes them
-                pending.append((judges.submit(self._finish, attempt), size))
-        for future, _ in pending:
-            future.result()
+                pending[judges.submit(self._finish, attempt)] = size
+            _collect(pending, ALL_COMPLETED)
+
+    def _judges(self) -> int:
+        """How many threads judge: one where processors are few, or where a pass is held against the one before."""
+        return 1 if self.plan.duration or fair_threads() < 2 * JUDGES else JUDGES
 
     def _turns(self) -> Iterator[tuple[int, int]]:
         """Yields (pass, step) in order; all ranks of a node make the same number of passes."""
@@ -212,10 +219,15 @@ class Supervisor:
 
     def _finish(self, attempt: Attempt) -> None:
         """Judges an attempt, writes its record and deletes the files of its case."""
-        from gpucheck.worker.supervisor.experiments import right_word
         from gpucheck.worker.supervisor.judging import finished
 
         record = finished(self.store, attempt, self.known, self._witness.keep if self._witness else None)
+        with self._recording:
+            self._record(record, attempt.key)
+
+    def _record(self, record: Record, key: str) -> None:
+        from gpucheck.worker.supervisor.experiments import right_word
+
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome.failed:
             self._failed.setdefault(record.step, record)
@@ -224,8 +236,8 @@ class Supervisor:
                 self.node.tell(f"{record.step}-{record.bits}")
         elif record.outcome is Outcome.PASS and self.plan.experiments and not record.round:
             self.node.tell(right_word(record.step))
-        if not self._holds(record, attempt.key):
-            self.store.done(attempt.key, self.rank, entirely=record.round > 0)
+        if not self._holds(record, key):
+            self.store.done(key, self.rank, entirely=record.round > 0)
 
     def _holds(self, record: Record, key: str) -> bool:
         """Whether the files of a case are kept for experiments: the first case in the plan of each way to fail."""
@@ -262,6 +274,13 @@ class Supervisor:
 
     def _judged(self, number: int) -> bool:
         return (self.store.folder / f"{number}.done{self.rank}").exists()
+
+
+def _collect(pending: dict[Future[None], int], which: str) -> None:
+    """Takes out judgements that have ended, once as many of them have as ``which`` says; raises what they raised."""
+    for future in wait(pending, return_when=which).done:
+        del pending[future]
+        future.result()
 
 
 class _Shared(Iterator[int]):

@@ -660,8 +660,32 @@ def test_the_child_goes_on_while_the_judge_waits_as_far_as_outputs_have_room(
         assert not asked.acquire(blocking=False), "the child went on without room"
         return finished(*arguments)
 
-    monkeypatch.setattr("gpucheck.worker.supervisor.judging.finished", judged)
+    monkeypatch.setattr("gpucheck.worker.supervisor.supervisor.JUDGES", 1)
     monkeypatch.setattr("gpucheck.worker.supervisor.supervisor.PENDING_BYTES", limit)
+    work_through(whole, tmp_path, answer, judged, monkeypatch)
+
+
+def test_a_case_that_waits_for_its_reference_holds_up_no_other(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, others = checks.load("matmul").spec, threading.Semaphore(0)
+    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 14)]
+    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+
+    def judged(store: Any, attempt: Any, *rest: Any) -> Record:
+        for _ in range(len(cases) - 1 if attempt.step.case == cases[0] else 0):
+            assert others.acquire(timeout=120), "no other case is judged meanwhile"
+        others.release()
+        return finished(store, attempt, *rest)
+
+    monkeypatch.setattr("gpucheck.worker.supervisor.supervisor.fair_threads", lambda: 16)
+    monkeypatch.setattr("gpucheck.worker.supervisor.supervisor.PENDING_JUDGEMENTS", 2)
+    work_through(whole, tmp_path, lambda request: replace(right(request), saved=["d"]), judged, monkeypatch)
+
+
+def work_through(whole: Plan, tmp_path: Path, answer: Any, judged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank's way through a plan, all of which passes."""
+    monkeypatch.setattr("gpucheck.worker.supervisor.judging.finished", judged)
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
