@@ -6,11 +6,7 @@ from collections.abc import Sequence
 
 from gpucheck.model.check_source import CheckSource
 from gpucheck.model.plan import Step
-from gpucheck.plan.scenario import Scenario
-
-TIMEOUT = 600.0  # s, for the whole run
-CASE_TIMEOUT = 120.0  # s
-EXPERIMENTS = 30.0  # s
+from gpucheck.plan.scenario import CASE_TIMEOUT, EXPERIMENTS, TIMEOUT, Scenario
 
 
 def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:

@@ -37,6 +37,9 @@ TOP_LEVEL: dict[str, Any] = {
     "device": str,
     "cases": list,
 }
+TIMEOUT = 600.0  # s, for the whole run, where a scenario does not say
+CASE_TIMEOUT = 120.0  # s, for one case on one rank, likewise
+EXPERIMENTS = 60.0  # s that each rank may spend on trying failed cases under other conditions, likewise
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
 SINGLE: dict[str, Rule] = {
     "optional": TRUTH,
@@ -148,9 +151,9 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         path=None if path in builtin().values() else path.resolve(),
         title=document.get("title", path.stem),
         seed=actual_seed,
-        timeout=float(document.get("timeout", 600)),
-        case_timeout=float(document.get("case_timeout", 120)),
-        experiments=float(document.get("experiments", 60)),
+        timeout=float(document.get("timeout", TIMEOUT)),
+        case_timeout=float(document.get("case_timeout", CASE_TIMEOUT)),
+        experiments=float(document.get("experiments", EXPERIMENTS)),
         steps=tuple(ordered),
         bench=document.get("bench", False),
         straggler=float(document.get("straggler", STRAGGLER)),

@@ -12,6 +12,7 @@ from gpucheck.checks import sources
 from gpucheck.model.check_source import CheckSource
 from gpucheck.model.errors import UsageError
 from gpucheck.plan.default_cases import implied
+from gpucheck.plan.scenario import load
 from gpucheck.plan.select import select
 
 CHECK = """
@@ -58,3 +59,10 @@ def test_a_case_that_is_none_of_them_is_answered_with_what_is(mine: list[CheckSo
         select(implied(mine, None), cases=["mine/n4/exact"])
     moved = select(implied(mine, None), placement="peer", process_group="initialised")
     assert {(s.conditions.placement, s.conditions.process_group) for s in moved.steps} == {("peer", "initialised")}
+
+
+def test_a_scenario_that_says_nothing_of_time_grants_as_much(mine: list[CheckSource], tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text('title = "s"\n[[cases]]\ncheck = "mine"\nn = 3\ndata = "exact"\n')
+    stated, usual = load(tmp_path / "s.toml"), implied(mine, None)
+    for limit in ("timeout", "case_timeout", "experiments"):
+        assert getattr(stated, limit) == getattr(usual, limit), limit
