@@ -10,7 +10,7 @@ from functools import cached_property
 
 from gpucheck.diagnose.chance import LUCK, by_luck, one_rate, rate_words
 from gpucheck.diagnose.differing_calls import how_calls_differ
-from gpucheck.diagnose.error_pattern import nature
+from gpucheck.diagnose.error_pattern import error_pattern
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT
 from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
@@ -262,7 +262,7 @@ def alike(one: Record, other: Record) -> bool:
 
 def way(record: Record) -> tuple[str, ...]:
     """How a record failed."""
-    return record.outcome.value, nature(record), *sorted(kinds(record))
+    return record.outcome.value, error_pattern(record), *sorted(kinds(record))
 
 
 def _shared(run: Run, record: Record) -> dict[ExperimentName, Sequence[Record]]:

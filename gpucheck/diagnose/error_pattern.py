@@ -35,7 +35,7 @@ PARTIAL = "part of each sum missing or counted twice"
 WRONG = "wrong output"
 
 
-def nature(record: Record) -> str:
+def error_pattern(record: Record) -> str:
     """What the first mismatch of a record looks like; "" where nothing mismatches."""
     return _of(record.mismatches[0]) if record.mismatches else ""
 

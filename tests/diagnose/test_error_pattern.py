@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from gpucheck.diagnose.error_pattern import nature
+from gpucheck.diagnose.error_pattern import error_pattern
 from gpucheck.model.record import Outcome, Record
 from gpucheck.verify.bounds import Estimate, product, round_to
 from gpucheck.verify.expected import Axes, Expected
@@ -23,7 +23,7 @@ AXES = {"y": Axes(("row", "column"), (16, 16), {"expert": OWNERS})}
 
 
 def seen(spoil: Callable[[Tensor, Tensor, Tensor], Tensor], data: str) -> str:
-    """The nature of what ``spoil(y, x, w)`` makes of a product."""
+    """The error pattern of what ``spoil(y, x, w)`` makes of a product."""
     generator = torch.Generator().manual_seed(3)
     if data == "exact":
         x, w = (torch.randint(1, 9, shape, generator=generator).double() for shape in ((M, K), (K, N)))
@@ -35,7 +35,7 @@ def seen(spoil: Callable[[Tensor, Tensor, Tensor], Tensor], data: str) -> str:
     right = round_to(torch.float32, estimate.value).float()
     output = spoil(right.clone(), x, w).float()
     found = judge({"y": output}, {"y": Expected(estimate, torch.float32)}, AXES)
-    return nature(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches))
+    return error_pattern(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches))
 
 
 def fill(rows: Any, value: float) -> Callable[..., Tensor]:
@@ -118,15 +118,15 @@ def test_nature_of_a_planted_error(spoil: Callable[..., Tensor], data: str, word
 
 
 def test_a_record_without_mismatch_has_none() -> None:
-    assert nature(Record(0, "c", 0, Outcome.PASS)) == ""
+    assert error_pattern(Record(0, "c", 0, Outcome.PASS)) == ""
 
 
 def of_integers(expected: Any, got: Any, dtype: torch.dtype) -> str:
-    """The nature of an output of integers; both are given as something that torch makes a tensor of."""
+    """The error pattern of an output of integers; both are given as something that torch makes a tensor of."""
     value, output = torch.as_tensor(expected).double(), torch.as_tensor(got).to(dtype)
     axes = {"y": Axes(("token", "slot")[: value.ndim], (0, 0)[: value.ndim])}
     found = judge({"y": output}, {"y": Expected(Estimate(value, None), dtype)}, axes)
-    return nature(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches))
+    return error_pattern(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches))
 
 
 FLAGS = torch.ones(12, 4)
@@ -187,7 +187,7 @@ def test_integers_are_told_by_their_values(expected: Tensor, got: Tensor, words:
 def test_what_stands_in_place_of_zero_is_no_factor() -> None:
     right = torch.eye(16)
     found = judge({"y": right.roll(1, 0)}, {"y": Expected(Estimate(right.double(), None), torch.float32)}, {})
-    assert nature(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches)) == "wrong output"
+    assert error_pattern(Record(0, "c", 0, Outcome.MISMATCH, mismatches=found.mismatches)) == "wrong output"
 
 
 def test_rows_of_few_different_values_are_not_found_elsewhere_by_chance() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.error_pattern import nature
+from gpucheck.diagnose.error_pattern import error_pattern
 from gpucheck.diagnose.finding_cases import Key, clean_line, merged_lines, sighting
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import raised_lines
@@ -90,7 +90,7 @@ def launched_on_other_stream(record: Record) -> list[Launch]:
 
 def error_summary(record: Record) -> str:
     """What is wrong about a record, in a few words."""
-    words = nature(record)
+    words = error_pattern(record)
     if words or not record.violations:
         return words or record.outcome.value
     return ", ".join(dict.fromkeys(violation.kind for violation in record.violations))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpucheck.diagnose.answers import Answers, answers, kinds
 from gpucheck.diagnose.causes import stream_order
 from gpucheck.diagnose.causes.common import Evidence, findings, launched_on_other_stream
-from gpucheck.diagnose.error_pattern import NOT_WRITTEN, nature
+from gpucheck.diagnose.error_pattern import NOT_WRITTEN, error_pattern
 from gpucheck.diagnose.experiment_list import REPEAT
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
@@ -58,7 +58,7 @@ def shown(record: Record) -> ViolationKind | None:
 
     An output that nobody wrote changes with what lay there before: that is no read.
     """
-    seen = kinds(record) - ({ViolationKind.PASSES_DIFFER} if nature(record) == NOT_WRITTEN else set())
+    seen = kinds(record) - ({ViolationKind.PASSES_DIFFER} if error_pattern(record) == NOT_WRITTEN else set())
     return next((kind for kind in SHOWN if kind in seen), None)
 
 
