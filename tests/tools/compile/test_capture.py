@@ -63,7 +63,7 @@ def line_of(code: str) -> int:
         ("broadcast", "tl.store(ptr + offs_L * s + offs_D[None, :], 1.0)", "at index 1: 32 and 64", "write x[:, None]"),
         ("nested", "return x + y", "at index 1: 32 and 64", "write x[:, None]"),
         ("rewritten", "tl.store(ptr + offs_L * s + offs_D[None, :], 1.0)", "at index 1: 32 and 64", "x[:, None]"),
-        ("missing", "tl.store(ptr + tl.arange(0, L), tl.no_such_function(1.0))", "no_such_function", "triton.language of this"),
+        ("missing", "tl.store(ptr + tl.arange(0, L), tl.no_such_function(1.0))", "no_such_function", "of this Triton"),
         ("signature", "tl.store(ptr, tl.max(x, 0, return_indexes=True))", "return_indexes", "signature differs"),
         (
             "assembly",
