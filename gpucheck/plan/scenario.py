@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gpucheck
-from gpucheck.diagnose.causes import CAUSES
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
@@ -41,11 +40,20 @@ TIMEOUT = 600.0  # s, for the whole run, where a scenario does not say
 CASE_TIMEOUT = 120.0  # s, for one case on one rank, likewise
 EXPERIMENTS = 60.0  # s that each rank may spend on trying failed cases under other conditions, likewise
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
-SINGLE: dict[str, Rule] = {
-    "optional": TRUTH,
-    "expect": one_of("fail"),
-    "cause": one_of(*CAUSES),
-    "expect_ranks": one_of(*EXPECTED_RANKS),
+
+
+def _known_cause() -> Rule:
+    """Loads all causes, so only a scenario that names one pays for that."""
+    from gpucheck.diagnose.causes import CAUSES
+
+    return one_of(*CAUSES)
+
+
+SINGLE: dict[str, Callable[[], Rule]] = {
+    "optional": lambda: TRUTH,
+    "expect": lambda: one_of("fail"),
+    "cause": _known_cause,
+    "expect_ranks": lambda: one_of(*EXPECTED_RANKS),
 }
 """Keys of a group that take one value, no list."""
 GROUP_KEYS = ("check", "data", *KEYS, *SINGLE)
@@ -227,7 +235,7 @@ def _single(group: dict[str, Any], where: str) -> dict[str, Any]:
     """The fields of a :class:`Step` that hold for a whole group."""
     given = {key: group[key] for key in SINGLE if key in group}
     for key, value in given.items():
-        accepts, words = SINGLE[key]
+        accepts, words = SINGLE[key]()
         if isinstance(value, list):
             raise UsageError(f"{where}: {key} is a list, expected {words}")
         if not accepts(value):
