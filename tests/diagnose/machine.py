@@ -30,7 +30,7 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.records.run_folder import Run
 from gpucheck.worker.memory_fills import depends_on_fill, fill_of, wants_another_pass
-from gpucheck.worker.supervisor.experiments import Trials, right_word
+from gpucheck.worker.supervisor.experiments import Experiments, right_word
 from gpucheck.worker.supervisor.supervisor import rotated_order
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Machine:
         for rank in ranks:
             failed = [run.records[(step, rank.local_rank)] for step in range(CASES)]
             runner: Any = rank
-            Trials(self.plan, runner, runner, [record for record in failed if record.outcome.failed]).work()
+            Experiments(self.plan, runner, runner, [record for record in failed if record.outcome.failed]).work()
             if rank.results:
                 run.experiments[(FAULTY, rank.local_rank)] = rank.results
         return run
@@ -166,7 +166,7 @@ _USUAL = vars(Conditions())
 
 
 class Rank:
-    """Runner, writer and node of one rank, as the experiments see them."""
+    """ChildRunner, writer and node of one rank, as the experiments see them."""
 
     def __init__(self, machine: Machine, rank: int) -> None:
         self.machine, self.local_rank = machine, rank
@@ -276,13 +276,13 @@ class Rank:
         self.results.setdefault(record.experiment, []).append(record)
 
     def told_right(self) -> None:
-        """Part of :meth:`told`."""
+        """Part of :meth:`posted`."""
 
-    def told(self, word: str, rank: int) -> bool:
+    def posted(self, word: str, rank: int) -> bool:
         return (word, rank) in self.machine.told
 
-    def all_told(self, word: str) -> bool:
-        return all(self.told(word, rank) for rank in range(self.local_ranks))
+    def all_posted(self, word: str) -> bool:
+        return all(self.posted(word, rank) for rank in range(self.local_ranks))
 
     def claim(self, task: str) -> bool:
         fresh = task not in self.machine.claimed
@@ -293,5 +293,5 @@ class Rank:
     def alone(self, seconds: float) -> Iterator[bool]:
         yield True
 
-    def rest(self) -> None:
+    def leave(self) -> None:
         """Nobody waits."""

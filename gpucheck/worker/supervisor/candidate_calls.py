@@ -26,7 +26,7 @@ from gpucheck.worker.protocol import BASELINE, CANDIDATE, CHANGED, DELAYED, IDLE
 
 if TYPE_CHECKING:
     from gpucheck.worker.protocol import Reply
-    from gpucheck.worker.supervisor.child_runner import Attempt, Runner
+    from gpucheck.worker.supervisor.child_runner import Attempt, ChildRunner
 
 WARM_UP = 2  # calls before those whose time counts; like those they get inputs of their own
 TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
@@ -86,7 +86,7 @@ class Unanswered(Exception):
 class Examination:
     """The further calls of one candidate on one rank."""
 
-    def __init__(self, runner: Runner, attempt: Attempt) -> None:
+    def __init__(self, runner: ChildRunner, attempt: Attempt) -> None:
         """``attempt`` is one that was answered."""
         check = checks.load(attempt.step.case.check)
         assert isinstance(check, CandidateCheck)
@@ -96,7 +96,7 @@ class Examination:
         self._file = Path(f"{attempt.outputs}.inputs")  # like the next, gone with the other files of the attempt
         step = replace(attempt.step, conditions=conditions)
         self._attempt = replace(attempt, step=step, outputs=f"{attempt.outputs}.answer", reply=None)
-        given = runner.store.given(attempt.key, self.case)
+        given = runner.files.given(attempt.key, self.case)
         self.own = {name: value for name, value in given.items() if name.startswith("input")}
 
     def examine(self) -> Examined:
@@ -177,7 +177,7 @@ class Examination:
 class _Calls:
     """One process that answers calls."""
 
-    def __init__(self, runner: Runner, attempt: Attempt, file: Path) -> None:
+    def __init__(self, runner: ChildRunner, attempt: Attempt, file: Path) -> None:
         self._runner, self._attempt, self._file = runner, attempt, file
         self._ended: Record | None = None
 

@@ -30,7 +30,7 @@ KINDS = ("inputs", "digest", "reference")
 MOST_HELD = 2 << 30  # bytes of inputs and references that a rank keeps for experiments
 
 
-class Store:
+class CaseFiles:
     """The files of one run on one node, as one rank sees them."""
 
     def __init__(
@@ -165,9 +165,9 @@ class Store:
         return True
 
 
-def wait_for_room(store: Store, limit: int, stopped: Callable[[], bool]) -> None:
-    """Returns when the store holds less than ``limit`` bytes, or when told to stop."""
-    while store.size() > limit and not stopped():
+def wait_for_room(files: CaseFiles, limit: int, stopped: Callable[[], bool]) -> None:
+    """Returns when the files hold less than ``limit`` bytes, or when told to stop."""
+    while files.size() > limit and not stopped():
         time.sleep(0.05)
 
 

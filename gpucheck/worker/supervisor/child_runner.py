@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from gpucheck.host.forkserver import Child, Forkserver
     from gpucheck.worker.protocol import Call, Inspection, Reply, Setup
     from gpucheck.worker.supervisor.candidate_calls import Examined
-    from gpucheck.worker.supervisor.case_files import Store
+    from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.node_sync import Node
 
 STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
 STOPPED = 10.0  # s that a child which a signal stopped has to go on
 GLANCE = 1.0  # s between two looks at whether a signal has stopped it
 MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
-MEETING_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
+BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Attempt:
     """One attempt of a case; complete as it is unless there is a reply to judge."""
 
     step: Step
-    key: str  # of its inputs and references in the store
+    key: str  # of its inputs and references among the case files
     record: Record
     outputs: str  # file of the first outputs
     reply: Reply | None = None
@@ -70,13 +70,13 @@ class Attempt:
     partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
 
 
-class Runner:
+class ChildRunner:
     """The child of a rank and everything around it."""
 
     def __init__(
-        self, plan: Plan, node: Node, store: Store, forkserver: Forkserver, rank: int, host: str, run: Path
+        self, plan: Plan, node: Node, files: CaseFiles, forkserver: Forkserver, rank: int, host: str, run: Path
     ) -> None:
-        self.plan, self.node, self.store, self.forkserver = plan, node, store, forkserver
+        self.plan, self.node, self.files, self.forkserver = plan, node, files, forkserver
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
         self.children = 0
@@ -157,7 +157,7 @@ class Runner:
     def forget(self, attempt: Attempt) -> None:
         """Removes all files of an attempt that nobody is to judge."""
         remove_outputs(attempt)
-        self.store.remove(attempt.key)
+        self.files.remove(attempt.key)
 
     def get_ready(self, number: int, step: Step) -> None:
         """Starts the child of a step that comes next; what goes wrong, the step will meet again and report."""
@@ -202,13 +202,13 @@ class Runner:
             pid=os.getpid(),
         )
         key = _of_round(number, round)
-        if experiment and not self.store.holds(key):
+        if experiment and not self.files.holds(key):
             key = f"{number}-again"
         return Attempt(step, key, record, self._outputs(record, self.node.local_rank))
 
     def _outputs(self, record: Record, local_rank: int) -> str:
         words = file_name(record.experiment)
-        return str(self.store.folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
+        return str(self.files.folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
 
     def _host(self, attempt: Attempt) -> Attempt:
         """Runs the process that holds all GPUs of the node and hands the other ranks what came of it."""
@@ -232,7 +232,7 @@ class Runner:
         record, step = attempt.record, attempt.step
         begin = time.perf_counter()
         try:
-            inputs = self.store.inputs(attempt.key, step.case)
+            inputs = self.files.inputs(attempt.key, step.case)
             waited = time.perf_counter() - begin
             child = self._ready(attempt)
         except Exception as error:
@@ -245,7 +245,7 @@ class Runner:
             return self._with_output(_ended(attempt, Outcome.CRASH, child)), []
         try:
             if step.conditions.cache == "cold" and not record.experiment:
-                self.node.meet(attempt.key, MEETING_TIMEOUT)
+                self.node.barrier(attempt.key, BARRIER_TIMEOUT)
             return self._execute(attempt, child, inputs, outputs)
         except Exception as error:
             self._child = None
@@ -333,10 +333,10 @@ class Runner:
         return words
 
     def _stacks(self) -> Path:
-        return self.store.folder / f"stacks{self.node.local_rank}"
+        return self.files.folder / f"stacks{self.node.local_rank}"
 
     def _journal(self) -> Path:
-        return self.store.folder / f"journal{self.node.local_rank}"
+        return self.files.folder / f"journal{self.node.local_rank}"
 
     def _ready(self, attempt: Attempt) -> Child | str:
         """The child for an attempt, started if needed; a string says how starting it failed."""
@@ -402,7 +402,7 @@ class Runner:
         own = conditions.cache == "fresh" or record.experiment
         name = f"cache-{_of_round(record.step, record.round)}{file_name(record.experiment)}"
         name += f"-{self.node.local_rank}" if own else ""
-        folder = self.store.folder / name
+        folder = self.files.folder / name
         folder.mkdir(exist_ok=True)
         return str(folder)
 
@@ -410,7 +410,7 @@ class Runner:
         """The file where a process group meets, in the memory of the node where it is the only one."""
         if conditions.process_group == "none":
             return ""
-        folder = self.store.folder if self.plan.nnodes == 1 else self.run_folder
+        folder = self.files.folder if self.plan.nnodes == 1 else self.run_folder
         return str(folder / "process-group")
 
 

@@ -23,7 +23,7 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
 from gpucheck.records.writer import RecordWriter
-from gpucheck.worker.supervisor.child_runner import Runner
+from gpucheck.worker.supervisor.child_runner import ChildRunner
 
 MOST_CASES = 64  # of a rank
 MOST_PINNED = 16  # of a rank
@@ -34,8 +34,8 @@ Way = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One process of one experiment with one case."""
+class ExperimentProcess:
+    """A process that an experiment starts for one case, and what it runs."""
 
     number: int
     step: Step  # under the changed conditions
@@ -46,10 +46,10 @@ class Trial:
     known: bool = False  # one call is enough where it gives the bits of the failure
 
 
-class Trials:
+class Experiments:
     """The experiments of one rank, within the time the plan grants them."""
 
-    def __init__(self, plan: Plan, runner: Runner, writer: RecordWriter, failed: Sequence[Record]) -> None:
+    def __init__(self, plan: Plan, runner: ChildRunner, writer: RecordWriter, failed: Sequence[Record]) -> None:
         self.plan, self.runner, self.writer = plan, runner, writer
         self.failed = failed
         self._failures = {record.step: record for record in failed}
@@ -61,10 +61,10 @@ class Trials:
         """Tries what can tell causes apart: first what ranks can do side by side, then what each must do alone."""
         self._deadline = time.monotonic() + self.plan.experiments
         pinned = set()
-        for trial in self._pinning():
+        for process in self._pinning():
             if self._open():
-                self._try(trial)
-                pinned.add((trial.number, trial.name))
+                self._try(process)
+                pinned.add((process.number, process.name))
         chosen = representatives(self.plan, self.failed)
         self._side_by_side(chosen, pinned)
         others = self._unlike(chosen)
@@ -72,19 +72,19 @@ class Trials:
         chosen += others
         self.runner.retire()
         self._by_itself(chosen)
-        self.runner.node.rest()
+        self.runner.node.leave()
 
     def _open(self) -> bool:
         return time.monotonic() < self._deadline and not self.runner.stuck
 
-    def _pinning(self) -> Iterator[Trial]:
+    def _pinning(self) -> Iterator[ExperimentProcess]:
         """A run with launches that are waited for, of each case that ended in a way no one knows the place of."""
         blind = (record for record in self.failed if needs_pinning(record, self.plan))
         for record in sorted(blind, key=lambda record: (not record.sticky, record.step))[:MOST_PINNED]:
             step = self.plan.steps[record.step]
             conditions = replace(step.conditions, synchronised=True, repeat=1)
             seconds = min(PIN_SECONDS, self.plan.case_timeout)
-            yield Trial(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
+            yield ExperimentProcess(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
 
     def _side_by_side(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
         """Experiment by experiment, so that each case gets what tells most before any gets the rest."""
@@ -106,7 +106,7 @@ class Trials:
             other = kinds.get(way_to_fail(self.plan, record))
             if other is None or other is record or REPEAT not in self._possible(record) or not self._open():
                 continue
-            self._try(replace(self._trial(record, REPEAT), own=True))
+            self._try(replace(self._process_for(record, REPEAT), own=True))
             if not serves(self._seen(other), self._seen(record)):
                 found.append(record)
         return found[:MOST_CASES]
@@ -135,11 +135,11 @@ class Trials:
             if not wanted:
                 break
             ours |= {record.step for record in wanted}
-            self._process(wanted, name, turn)
+            self._once_each(wanted, name, turn)
         control = [r for r in records if r.step in ours and wants_control(name, self._seen(r))]
-        self._process(control, REPEAT, 0)
+        self._once_each(control, REPEAT, 0)
 
-    def _process(self, records: Sequence[Record], name: ExperimentName, turn: int, *, known: bool = False) -> None:
+    def _once_each(self, records: Sequence[Record], name: ExperimentName, turn: int, *, known: bool = False) -> None:
         """One more process of an experiment for each case.
 
         Cases that fail every time share it, each one first at its turn; others are repeated alone, so that nothing
@@ -151,12 +151,12 @@ class Trials:
         shared = [record for record in records if name != REPEAT or self._fails_always(record)]
         for record in records:
             if record not in shared and self._open():
-                self._try(self._trial(record, name))
+                self._try(self._process_for(record, name))
         self.runner.retire()
         first = turn % max(1, len(shared))
         for record in (*shared[first:], *shared[:first]):
             if self._open():
-                self._try(replace(self._trial(record, name), known=known), fresh=False)
+                self._try(replace(self._process_for(record, name), known=known), fresh=False)
 
     def _fails_always(self, record: Record) -> bool:
         seen = self._seen(record)
@@ -171,13 +171,13 @@ class Trials:
         node = self.runner.node
         if self.plan.world_size == 1 and self.plan.device != "cpu":
             return []  # one GPU alone proves nothing
-        alike = [record for record in chosen if record.bits and node.all_told(f"{record.step}-{record.bits}")]
+        alike = [record for record in chosen if record.bits and node.all_posted(f"{record.step}-{record.bits}")]
         left = {record.step: further_repeats(self._seen(record), node.local_ranks) for record in alike}
         for turn in range(max(left.values(), default=0)):
             wanted = [r for r in alike if left[r.step] > turn and not repeated_enough(self._seen(r))]
             alike_so_far = [r for r in wanted if self._seen(r).deterministic]
-            self._process(alike_so_far, REPEAT, turn, known=True)
-            self._process([r for r in wanted if r not in alike_so_far], REPEAT, turn)
+            self._once_each(alike_so_far, REPEAT, turn, known=True)
+            self._once_each([r for r in wanted if r not in alike_so_far], REPEAT, turn)
         return [record for record in alike if left[record.step] and not self._seen(record).deterministic]
 
     def _replay_history(self, record: Record) -> None:
@@ -190,7 +190,7 @@ class Trials:
             return
 
         def spoils(steps: tuple[int, ...]) -> bool:
-            made = self._open() and self._try(self._trial(record, HISTORY, steps))
+            made = self._open() and self._try(self._process_for(record, HISTORY, steps))
             return isinstance(made, Record) and again(record, made)
 
         if not spoils(before):
@@ -215,7 +215,7 @@ class Trials:
     def _seen(self, record: Record) -> Answers:
         node = self.runner.node
         others = frozenset(range(node.local_ranks)) - {node.local_rank}
-        clean = frozenset(rank for rank in others if node.told(right_word(record.step), rank))
+        clean = frozenset(rank for rank in others if node.posted(right_word(record.step), rank))
         return Answers(record, self._tried[record.step], "", clean, others)
 
     def _worth(self, record: Record, name: ExperimentName) -> bool:
@@ -231,53 +231,53 @@ class Trials:
             return True
         return self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}")
 
-    def _trial(self, record: Record, name: ExperimentName, after: tuple[int, ...] = ()) -> Trial:
+    def _process_for(self, record: Record, name: ExperimentName, after: tuple[int, ...] = ()) -> ExperimentProcess:
         step = self.plan.steps[record.step]
         conditions = self._possible(record)[name]
         if name != HISTORY:
             first = next(iter(self._tried[record.step].get(REPEAT, ())), None)
             conditions = replace(conditions, repeat=calls_asked(record, first, step.conditions))
-        return Trial(record.step, replace(step, conditions=conditions), name, after=after)
+        return ExperimentProcess(record.step, replace(step, conditions=conditions), name, after=after)
 
-    def _try(self, trial: Trial, *, fresh: bool = True) -> Record | None:
+    def _try(self, process: ExperimentProcess, *, fresh: bool = True) -> Record | None:
         """One process, or the one at hand; None where what it had to run before ended it."""
         from gpucheck.worker.supervisor.judging import finished
 
         if fresh:
             self.runner.retire()
-        self.writer.begin(trial.number, trial.name)
-        for number in trial.after:
-            other = self.runner.run(number, self.plan.steps[number], trial.name, own=True)
+        self.writer.begin(process.number, process.name)
+        for number in process.after:
+            other = self.runner.run(number, self.plan.steps[number], process.name, own=True)
             self.runner.forget(other)
             if other.reply is None or not self._open():
                 return None
-        partner = self._partner(trial)
+        partner = self._partner(process)
         attempt = self.runner.run(
-            trial.number,
-            trial.step,
-            trial.name,
-            deadline=trial.deadline,
+            process.number,
+            process.step,
+            process.name,
+            deadline=process.deadline,
             partner=partner,
-            own=trial.own,
-            known=self._failures[trial.number].digests if trial.known else None,
+            own=process.own,
+            known=self._failures[process.number].digests if process.known else None,
         )
-        candidate = trial.step.case.check in self.plan.candidates
-        if candidate and _seen_by_further_calls(self._failures[trial.number]):
+        candidate = process.step.case.check in self.plan.candidates
+        if candidate and _seen_by_further_calls(self._failures[process.number]):
             attempt = self.runner.examined(attempt)
-        record = replace(finished(self.runner.store, attempt), after=list(trial.after), partner=partner)
-        if trial.own:
+        record = replace(finished(self.runner.files, attempt), after=list(process.after), partner=partner)
+        if process.own:
             self.runner.forget(attempt)
         self.writer.result(record)
-        self._tried[trial.number].setdefault(trial.name, []).append(record)
+        self._tried[process.number].setdefault(process.name, []).append(record)
         return record
 
-    def _partner(self, trial: Trial) -> int | None:
+    def _partner(self, process: ExperimentProcess) -> int | None:
         """The local rank that lends its environment or device: those that were right by turns, else all others."""
-        if not trial.step.conditions.swap:
+        if not process.step.conditions.swap:
             return None
-        node, seen = self.runner.node, self._seen(self._failures[trial.number])
+        node, seen = self.runner.node, self._seen(self._failures[process.number])
         near = sorted(seen.lenders, key=lambda rank: (rank - node.local_rank) % node.local_ranks)
-        return near[len(seen.processes(trial.name)) % len(near)]
+        return near[len(seen.processes(process.name)) % len(near)]
 
 
 def _seen_by_further_calls(failure: Record) -> bool:

@@ -20,7 +20,7 @@ from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
 from gpucheck.worker.protocol import Reply, outputs_file
 from gpucheck.worker.supervisor.candidate_calls import Doubt, Examined
-from gpucheck.worker.supervisor.case_files import Store
+from gpucheck.worker.supervisor.case_files import CaseFiles
 from gpucheck.worker.supervisor.child_runner import Attempt, remove_outputs, words
 from gpucheck.worker.supervisor.violations import observed_violations
 
@@ -65,7 +65,7 @@ class Known:
         return replace(record, outcome=Outcome.VIOLATION, violations=[*record.violations, differs])
 
 
-def finished(store: Store, attempt: Attempt, known: Known | None = None, keep: Keep | None = None) -> Record:
+def finished(files: CaseFiles, attempt: Attempt, known: Known | None = None, keep: Keep | None = None) -> Record:
     """The record of an attempt, whose files of outputs are removed.
 
     Args:
@@ -75,10 +75,10 @@ def finished(store: Store, attempt: Attempt, known: Known | None = None, keep: K
     try:
         record = attempt.record
         if attempt.reply is not None:
-            with bounds.computed_by(store.arithmetic()):
-                record = _judged(store, attempt, attempt.reply, known, keep)
+            with bounds.computed_by(files.arithmetic()):
+                record = _judged(files, attempt, attempt.reply, known, keep)
         if record.outcome.failed and not record.inputs:
-            record = replace(record, inputs=store.input_digest(attempt.key, attempt.step.case))
+            record = replace(record, inputs=files.input_digest(attempt.key, attempt.step.case))
         return record
     except Exception as error:
         message = words(error)
@@ -98,7 +98,7 @@ class _Launches:
     bad: list[int] = field(default_factory=list)  # the calls with a wrong output
 
 
-def _judged(store: Store, attempt: Attempt, reply: Reply, known: Known | None, keep: Keep | None) -> Record:
+def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | None, keep: Keep | None) -> Record:
     launches = [Launch(**launch) for launch in reply.launches]
     seconds = {**attempt.record.seconds, **reply.seconds}
     record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
@@ -108,23 +108,25 @@ def _judged(store: Store, attempt: Attempt, reply: Reply, known: Known | None, k
         return replace(
             record,
             outcome=Outcome.CRASH if reply.sticky else _RAISED[reply.status],
-            message=reply.message + _before(store, attempt, reply),
+            message=reply.message + _before(files, attempt, reply),
             traceback=reply.traceback,
             sticky=reply.sticky,
             kernels=list(reply.expected_kernels),
             source=reply.source,
         )
     if known is None:
-        return _held_against_reference(store, attempt, reply, record, keep)
+        return _held_against_reference(files, attempt, reply, record, keep)
     before = known.judged(record, reply) if not observed_violations(reply, launches) else None
-    return known.learn(before or _held_against_reference(store, attempt, reply, record, keep), reply)
+    return known.learn(before or _held_against_reference(files, attempt, reply, record, keep), reply)
 
 
-def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record: Record, keep: Keep | None) -> Record:
+def _held_against_reference(
+    files: CaseFiles, attempt: Attempt, reply: Reply, record: Record, keep: Keep | None
+) -> Record:
     begin = time.perf_counter()
-    expected = store.reference(attempt.key, attempt.step.case)
+    expected = files.reference(attempt.key, attempt.step.case)
     waited = time.perf_counter() - begin
-    inputs, axes = _inputs_and_axes(store, attempt)
+    inputs, axes = _inputs_and_axes(files, attempt)
     judged = _judge_launches(attempt, reply, inputs, axes, expected)
     if keep:
         keep(judged.outputs, expected, axes)
@@ -146,9 +148,9 @@ def _held_against_reference(store: Store, attempt: Attempt, reply: Reply, record
         violations=violations,
         digests={name: digest.whole(value) for name, value in judged.outputs.items()},
         tiles={name: digest.tiles(value) for name, value in judged.outputs.items()},
-        inputs=store.input_digest(attempt.key, attempt.step.case),
+        inputs=files.input_digest(attempt.key, attempt.step.case),
         tightness=judged.found.tightness,
-        arithmetic=store.arithmetic().name,
+        arithmetic=files.arithmetic().name,
         bounds={name: item.basis for name, item in expected.items() if item.basis},
         timings=reply.timings if attempt.examined is None else examined.timings if outcome is Outcome.PASS else {},
         cost=reply.cost,
@@ -200,17 +202,17 @@ def _same_bits(outputs: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     )
 
 
-def _inputs_and_axes(store: Store, attempt: Attempt) -> tuple[dict[str, Tensor], dict[str, Axes]]:
-    inputs = store.given(attempt.key, attempt.step.case)
+def _inputs_and_axes(files: CaseFiles, attempt: Attempt) -> tuple[dict[str, Tensor], dict[str, Axes]]:
+    inputs = files.given(attempt.key, attempt.step.case)
     return inputs, checks.load(attempt.step.case.check).axes(attempt.step.case, inputs)
 
 
-def _before(store: Store, attempt: Attempt, reply: Reply) -> str:
+def _before(files: CaseFiles, attempt: Attempt, reply: Reply) -> str:
     """What outputs that an error left say of the time before it; "" where there are none."""
     if not reply.saved:
         return ""
-    expected = store.reference(attempt.key, attempt.step.case)
-    words = _judge_launches(attempt, reply, *_inputs_and_axes(store, attempt), expected).words
+    expected = files.reference(attempt.key, attempt.step.case)
+    words = _judge_launches(attempt, reply, *_inputs_and_axes(files, attempt), expected).words
     return f"; {words}" if words else ""
 
 

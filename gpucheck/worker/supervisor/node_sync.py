@@ -39,8 +39,8 @@ class Node:
             return False
         return True
 
-    def meet(self, name: str, seconds: float) -> bool:
-        """Waits until every rank of the node has come here, at most for a time; says whether all came."""
+    def barrier(self, name: str, seconds: float) -> bool:
+        """Waits until every rank of the node that still runs has come here; False after ``seconds``."""
         (self.folder / f"{name}.here{self.local_rank}").touch()
 
         def all_came() -> bool:
@@ -50,8 +50,8 @@ class Node:
 
         return _wait(all_came, seconds)
 
-    def agree(self, name: str, wish: bool) -> bool:
-        """The wish of the rank that asks first, which is then every rank's answer."""
+    def vote(self, name: str, wish: bool) -> bool:
+        """Gives all ranks one answer: the wish of the rank that votes first."""
         decision, mine = self.folder / f"{name}.decision", self.folder / f"{name}.wish{self.local_rank}"
         mine.write_text("yes" if wish else "no")
         with suppress(FileExistsError):
@@ -59,17 +59,17 @@ class Node:
         mine.unlink()
         return decision.read_text() == "yes"
 
-    def tell(self, word: str) -> None:
-        """Says something that :meth:`all_told` asks about."""
-        (self.folder / f"{word}.told{self.local_rank}").touch()
+    def post(self, word: str) -> None:
+        """Posts a word that other ranks can ask for with :meth:`posted`."""
+        (self.folder / f"{word}.posted{self.local_rank}").touch()
 
-    def told(self, word: str, local_rank: int) -> bool:
-        """Whether a rank of the node has said so."""
-        return (self.folder / f"{word}.told{local_rank}").exists()
+    def posted(self, word: str, local_rank: int) -> bool:
+        """Whether a rank of the node has posted a word."""
+        return (self.folder / f"{word}.posted{local_rank}").exists()
 
-    def all_told(self, word: str) -> bool:
-        """Whether every rank of the node has said so."""
-        return all(self.told(word, rank) for rank in range(self.local_ranks))
+    def all_posted(self, word: str) -> bool:
+        """Whether every rank of the node has posted a word."""
+        return all(self.posted(word, rank) for rank in range(self.local_ranks))
 
     def claim(self, task: str) -> bool:
         """Whether this rank is the first of the node to take a task on, which is then its own."""
@@ -109,8 +109,8 @@ class Node:
         finally:
             fcntl.flock(self._floor, fcntl.LOCK_SH)
 
-    def rest(self) -> None:
-        """Says that this rank runs nothing from here on."""
+    def leave(self) -> None:
+        """Leaves: this rank runs nothing from here on, so no rank that wants to be alone waits for it."""
         fcntl.flock(self._floor, fcntl.LOCK_UN)
 
     def _presence_file(self, local_rank: int) -> Path:

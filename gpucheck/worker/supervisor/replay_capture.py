@@ -15,16 +15,16 @@ from gpucheck.records.run_folder import write_json
 from gpucheck.verify import bounds, judge, worst_elements
 from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.worker.protocol import ARGUMENT, Inspection
-from gpucheck.worker.supervisor.child_runner import Runner
+from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.safetensors import save
 
 INSPECTION = ExperimentName("a closer look")  # which has a process of its own, as experiments do, and no record
 
 
-class Witness:
+class ReplayCapture:
     """Keeps the tensors of the one rank and step that a replay is about."""
 
-    def __init__(self, plan: Plan, run: Path, runner: Runner) -> None:
+    def __init__(self, plan: Plan, run: Path, runner: ChildRunner) -> None:
         assert plan.replay is not None
         self.plan, self.runner, self.save = plan, runner, plan.replay.save
         self.folder = run / FOLDER
@@ -45,13 +45,13 @@ class Witness:
 
     def ask(self) -> None:
         """Looks closer in a fresh process, which may well end as the case did."""
-        step, store, key = self.plan.steps[0], self.runner.store, "0-again"
+        step, files, key = self.plan.steps[0], self.runner.files, "0-again"
         if step.inapplicable:
             return
         if self.save:
-            inputs = torch.load(store.inputs(key, step.case), mmap=True, weights_only=True)
+            inputs = torch.load(files.inputs(key, step.case), mmap=True, weights_only=True)
             save(self.folder / "inputs.safetensors", inputs)
-            save(self.folder / "reference.safetensors", reference_tensors(store.reference(key, step.case)))
+            save(self.folder / "reference.safetensors", reference_tensors(files.reference(key, step.case)))
             self._inspect(Inspection(self._device(), str(self.folder)))
             self._collect_arguments()
         elements = tuple((name, tuple(e["index"])) for name, found in self._elements.items() for e in found)

@@ -26,18 +26,18 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
-from gpucheck.worker.supervisor.child_runner import Attempt, Runner
+from gpucheck.worker.supervisor.child_runner import Attempt, ChildRunner
 from gpucheck.worker.supervisor.gpu_snapshot import Adders, Gpus
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Forkserver
-    from gpucheck.worker.supervisor.case_files import Store
+    from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.experiments import Way
     from gpucheck.worker.supervisor.judging import Known
     from gpucheck.worker.supervisor.node_sync import Node
-    from gpucheck.worker.supervisor.replay_capture import Witness
+    from gpucheck.worker.supervisor.replay_capture import ReplayCapture
 
-STORE_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
+FILES_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
 WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
 MAKERS = 4  # at most: threads of a rank that make inputs and references ahead; more slow the rank down
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # more do not help: its operations are small
@@ -101,7 +101,7 @@ class Supervisor:
     """Works through the plan for one rank."""
 
     def __init__(self, run: Path, plan: Plan, forkserver: Forkserver, import_seconds: float) -> None:
-        from gpucheck.worker.supervisor.case_files import Store
+        from gpucheck.worker.supervisor.case_files import CaseFiles
         from gpucheck.worker.supervisor.judging import Known
         from gpucheck.worker.supervisor.node_sync import Node
 
@@ -110,8 +110,8 @@ class Supervisor:
         local_rank, local_ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         scratch, host = Path(os.environ["GPUCHECK_SCRATCH"]), socket.gethostname()
         self.node: Node = Node(scratch, local_rank, local_ranks)
-        self.store: Store = Store(scratch, local_ranks, Adders(plan, scratch).arithmetic)
-        self.runner = Runner(plan, self.node, self.store, forkserver, self.rank, host, run)
+        self.files: CaseFiles = CaseFiles(scratch, local_ranks, Adders(plan, scratch).arithmetic)
+        self.runner = ChildRunner(plan, self.node, self.files, forkserver, self.rank, host, run)
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None
         self.writer.start(
@@ -125,11 +125,11 @@ class Supervisor:
         self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
         self._stopped = threading.Event()
         self._began = time.monotonic()
-        self._witness: Witness | None = None
+        self._replay_capture: ReplayCapture | None = None
         if plan.replay and plan.replay.rank == self.rank:
-            from gpucheck.worker.supervisor.replay_capture import Witness
+            from gpucheck.worker.supervisor.replay_capture import ReplayCapture
 
-            self._witness = Witness(plan, run, self.runner)
+            self._replay_capture = ReplayCapture(plan, run, self.runner)
 
     def stop(self) -> None:
         """Ends this process at once after a signal; the records written so far stay."""
@@ -147,7 +147,7 @@ class Supervisor:
             raise
 
     def _work(self) -> None:
-        from gpucheck.worker.supervisor.experiments import Trials
+        from gpucheck.worker.supervisor.experiments import Experiments
 
         makers, ahead = min(MAKERS, max(1, fair_threads() // 4)), _Shared(self._order)
         for _ in range(makers):
@@ -157,9 +157,11 @@ class Supervisor:
         self._run_plan()
         self._stopped.set()
         if not self.runner.stuck:
-            Trials(self.plan, self.runner, self.writer, [self._failed[step] for step in sorted(self._failed)]).work()
-            if self._witness:
-                self._witness.ask()
+            Experiments(
+                self.plan, self.runner, self.writer, [self._failed[step] for step in sorted(self._failed)]
+            ).work()
+            if self._replay_capture:
+                self._replay_capture.ask()
         self.runner.retire()
         self.gpus.close()
         self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
@@ -174,7 +176,7 @@ class Supervisor:
         first = self._order[0]
         self.runner.get_ready(first, self.plan.steps[first])
         library, local_rank = self.plan.library, self.node.local_rank
-        claims = str(self.store.folder / "ahead")
+        claims = str(self.files.folder / "ahead")
         ahead = Ahead(_worth_compiling(self.plan.steps), local_rank, claims, library["root"], library["generation"])
         for _ in range(min(COMPILERS, fair_threads() // 2) if ahead.cases else 0):
             with suppress(OSError):  # a forkserver that died is reported with the first case
@@ -213,7 +215,7 @@ class Supervisor:
         yield from ((0, number) for number in self._order)
         deadline = self._began + self.plan.duration
         for round in itertools.count(1):
-            if not self.plan.duration or not self.runner.node.agree(f"round{round}", time.monotonic() < deadline):
+            if not self.plan.duration or not self.runner.node.vote(f"round{round}", time.monotonic() < deadline):
                 return
             yield from ((round, number) for number in self._order)
 
@@ -221,7 +223,7 @@ class Supervisor:
         """Judges an attempt, writes its record and deletes the files of its case."""
         from gpucheck.worker.supervisor.judging import finished
 
-        record = finished(self.store, attempt, self.known, self._witness.keep if self._witness else None)
+        record = finished(self.files, attempt, self.known, self._replay_capture.keep if self._replay_capture else None)
         with self._recording:
             self._record(record, attempt.key)
 
@@ -233,11 +235,11 @@ class Supervisor:
             self._failed.setdefault(record.step, record)
             self.runner.before(record)
             if record.bits:
-                self.node.tell(f"{record.step}-{record.bits}")
+                self.node.post(f"{record.step}-{record.bits}")
         elif record.outcome is Outcome.PASS and self.plan.experiments and not record.round:
-            self.node.tell(right_word(record.step))
+            self.node.post(right_word(record.step))
         if not self._holds(record, key):
-            self.store.done(key, self.rank, entirely=record.round > 0)
+            self.files.done(key, self.rank, entirely=record.round > 0)
 
     def _holds(self, record: Record, key: str) -> bool:
         """Whether the files of a case are kept for experiments: the first case in the plan of each way to fail."""
@@ -247,11 +249,11 @@ class Supervisor:
         before = self._held.get(way) if way else None
         if way is None or not self.plan.experiments or (before is not None and before < record.step):
             return False
-        if (before is None and len(self._held) == MOST_CASES) or not self.store.hold(key):
+        if (before is None and len(self._held) == MOST_CASES) or not self.files.hold(key):
             return False
         if before is not None:
-            self.store.release(str(before))
-            self.store.done(str(before), self.rank)
+            self.files.release(str(before))
+            self.files.done(str(before), self.rank)
         self._held[way] = record.step
         return True
 
@@ -262,18 +264,18 @@ class Supervisor:
 
         torch.set_num_threads(threads)  # holds for the thread that calls it
         for number in numbers:
-            wait_for_room(self.store, STORE_LIMIT, self._stopped.is_set)
+            wait_for_room(self.files, FILES_LIMIT, self._stopped.is_set)
             if self._stopped.is_set():
                 return
             step = self.plan.steps[number]
             try:
                 if not step.inapplicable and not self._judged(number):
-                    self.store.make_ahead(str(number), step.case)
+                    self.files.make_ahead(str(number), step.case)
             except Exception:
                 continue  # the step itself hits the same error and reports it
 
     def _judged(self, number: int) -> bool:
-        return (self.store.folder / f"{number}.done{self.rank}").exists()
+        return (self.files.folder / f"{number}.done{self.rank}").exists()
 
 
 def _collect(pending: dict[Future[None], int], which: str) -> None:
@@ -312,7 +314,7 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
     """The order in which a rank takes the steps.
 
     Within a window each rank starts at another step, so that ranks compile different kernels into the cache they share
-    and make different inputs, but stay close enough together for a store of limited size. Steps that ranks run together
+    and make different inputs, but stay close enough together for files of limited size. Steps that ranks run together
     (in one process, or with one cold cache) have the same order on all of them.
     """
     order: list[int] = []

@@ -116,7 +116,7 @@ class Processes:
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
-    def store(self) -> Any:
+    def files(self) -> Any:
         return SimpleNamespace(given=lambda key, case: {"state.weight": torch.ones(2), "input0": torch.arange(5.0)})
 
     def retire(self) -> None:

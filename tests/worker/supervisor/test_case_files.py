@@ -18,7 +18,7 @@ from gpucheck.checks import sources
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 from gpucheck.worker.supervisor import case_files as module
-from gpucheck.worker.supervisor.case_files import Store, wait_for_room
+from gpucheck.worker.supervisor.case_files import CaseFiles, wait_for_room
 
 CASE = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32}, "normal", seed=3)
 fork = multiprocessing.get_context("fork")
@@ -57,19 +57,19 @@ def test_what_elements_may_be_as_well_travels_with_the_reference(tmp_path: Path)
     check = checks.load("matmul")
     case = check.spec.case({"m": 14, "n": 16, "k": 64, "weight": "mxfp4"}, "wide", seed=3)
     inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
-    also = Store(tmp_path, 1).reference("0", case)["y"].also
+    also = CaseFiles(tmp_path, 1).reference("0", case)["y"].also
     assert also is not None and torch.equal(also, check.reference(case, inputs)["y"].also) and bool((also > 0).any())
 
 
 def test_views_keep_their_strides_on_the_way_through_the_file(tmp_path: Path) -> None:
     case = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32, "operands": "views"}, "normal", seed=3)
-    held = torch.load(Store(tmp_path, 1).inputs("0", case), mmap=True, weights_only=True)
+    held = torch.load(CaseFiles(tmp_path, 1).inputs("0", case), mmap=True, weights_only=True)
     assert (held["x"].stride(), held["x"].storage_offset()) == ((64, 1), 16)
     assert held["w"].stride() == (1, 64)
 
 
 def test_inputs_and_reference_are_those_of_the_check(tmp_path: Path) -> None:
-    made = Store(tmp_path, 1)
+    made = CaseFiles(tmp_path, 1)
     inputs = torch.load(made.inputs(0, CASE), weights_only=True)
     check = checks.load("matmul")
     fresh = check.inputs(CASE, torch.Generator().manual_seed(CASE.input_seed))
@@ -93,7 +93,7 @@ def candidate(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_the_reference_of_a_candidate_is_in_no_file(tmp_path: Path, candidate: Any) -> None:
-    made = Store(tmp_path / "store", 2)
+    made = CaseFiles(tmp_path / "store", 2)
     made.make_ahead("0", candidate)
     expected = made.reference("0", candidate)["out"]
     files = [path for path in (tmp_path / "store").iterdir() if path.stat().st_size]
@@ -107,17 +107,17 @@ def test_the_reference_of_a_candidate_is_in_no_file(tmp_path: Path, candidate: A
 
 
 def test_a_candidate_is_judged_by_inputs_that_it_cannot_write(tmp_path: Path, candidate: Any) -> None:
-    first, second = Store(tmp_path / "store", 2), Store(tmp_path / "other", 2)
+    first, second = CaseFiles(tmp_path / "store", 2), CaseFiles(tmp_path / "other", 2)
     path = first.inputs("0", candidate)
     held = torch.load(path, weights_only=True)
     torch.save({name: torch.zeros_like(value) for name, value in held.items()}, path)
-    values = [store.reference("0", candidate)["out"].estimate.value for store in (first, second)]
+    values = [files.reference("0", candidate)["out"].estimate.value for files in (first, second)]
     assert torch.equal(*values) and bool(values[0].any())
     assert torch.equal(first.given("0", candidate)["input0"], held["input0"])
 
 
 def test_digest_tells_inputs_apart(tmp_path: Path) -> None:
-    made = Store(tmp_path, 1)
+    made = CaseFiles(tmp_path, 1)
     other = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32}, "normal", seed=4)
     digests = [made.input_digest(0, CASE), made.input_digest(1, CASE), made.input_digest(2, other)]
     assert digests[0] == digests[1] != digests[2]
@@ -138,7 +138,7 @@ def test_two_ranks_at_once_make_it_once(tmp_path: Path, monkeypatch: pytest.Monk
     make = module._make_inputs
     monkeypatch.setattr(module, "_make_inputs", noted(log, 0.3, lambda: make(CASE)))
     folder = tmp_path / "store"
-    ranks = [start(processes, lambda: Store(folder, 2).inputs(0, CASE)) for _ in range(2)]
+    ranks = [start(processes, lambda: CaseFiles(folder, 2).inputs(0, CASE)) for _ in range(2)]
     for rank in ranks:
         rank.join(300)
         assert rank.exitcode == 0
@@ -152,12 +152,12 @@ def test_next_rank_takes_over_from_a_maker_that_was_killed(
     log, folder = tmp_path / "log", tmp_path / "store"
     make = module._make_inputs
     monkeypatch.setattr(module, "_make_inputs", noted(log, 600, lambda: make(CASE)))
-    maker = start(processes, lambda: Store(folder, 2).inputs(0, CASE))
+    maker = start(processes, lambda: CaseFiles(folder, 2).inputs(0, CASE))
     deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     monkeypatch.setattr(module, "_make_inputs", make)
-    waiter = start(processes, lambda: Store(folder, 2).inputs(0, CASE))
+    waiter = start(processes, lambda: CaseFiles(folder, 2).inputs(0, CASE))
     waiter.join(0.3)
     assert waiter.exitcode is None, "the second rank did not wait for the first"
     os.kill(maker.pid, signal.SIGKILL)
@@ -172,12 +172,12 @@ def test_make_ahead_does_not_wait_for_another_rank(
     log, folder = tmp_path / "log", tmp_path / "store"
     make = module._make_inputs
     monkeypatch.setattr(module, "_make_inputs", noted(log, 600, lambda: make(CASE)))
-    start(processes, lambda: Store(folder, 2).inputs(0, CASE))
+    start(processes, lambda: CaseFiles(folder, 2).inputs(0, CASE))
     deadline = time.monotonic() + 120
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     begin = time.monotonic()
-    Store(folder, 2).make_ahead(0, CASE)
+    CaseFiles(folder, 2).make_ahead(0, CASE)
     assert time.monotonic() - begin < 60
     assert not (folder / "0.inputs").exists()
 
@@ -186,7 +186,7 @@ def test_failure_to_make_leaves_no_file_and_frees_the_lock(tmp_path: Path, monke
     def fail(case: Any) -> Any:
         raise ValueError("planted")
 
-    made = Store(tmp_path, 1)
+    made = CaseFiles(tmp_path, 1)
     with monkeypatch.context() as patch:
         patch.setattr(module, "_make_inputs", fail)
         with pytest.raises(ValueError, match="planted"):
@@ -196,7 +196,7 @@ def test_failure_to_make_leaves_no_file_and_frees_the_lock(tmp_path: Path, monke
 
 
 def test_last_rank_removes_the_files(tmp_path: Path) -> None:
-    made = Store(tmp_path, 2)
+    made = CaseFiles(tmp_path, 2)
     made.make_ahead(0, CASE)
     assert {path.name for path in tmp_path.glob("0.*") if path.stat().st_size} == {
         "0.inputs",
@@ -213,7 +213,7 @@ def test_last_rank_removes_the_files(tmp_path: Path) -> None:
 
 
 def test_what_is_held_stays_as_far_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Store(tmp_path, 2)
+    made = CaseFiles(tmp_path, 2)
     for key in "01":
         made.make_ahead(key, CASE)
     monkeypatch.setattr(module, "MOST_HELD", made.size() * 3 // 4)
@@ -226,14 +226,14 @@ def test_what_is_held_stays_as_far_as_there_is_room(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_made_too_late_is_removed(tmp_path: Path) -> None:
-    made = Store(tmp_path, 1)
+    made = CaseFiles(tmp_path, 1)
     made.done(0, 0)
     made.make_ahead(0, CASE)
     assert made.size() == 0
 
 
 def test_making_ahead_waits_for_room(tmp_path: Path) -> None:
-    made = Store(tmp_path, 1)
+    made = CaseFiles(tmp_path, 1)
     made.make_ahead(0, CASE)
     size = made.size()
     wait_for_room(made, size, lambda: False)
@@ -255,8 +255,8 @@ def test_references_have_the_bounds_of_the_device_that_is_named(tmp_path: Path) 
     case = checks.load("matmul").spec.case({"m": 33, "n": 40, "k": 64, "weight": "fp8_e4m3"}, "normal", seed=0)
     wrong = {}
     for device in ("interpreter", "sm_90"):
-        store = Store(tmp_path / device, 1, lambda name=device: bounds.ARITHMETIC[name])
-        estimate = store.reference("0", case)["y"].estimate
+        files = CaseFiles(tmp_path / device, 1, lambda name=device: bounds.ARITHMETIC[name])
+        estimate = files.reference("0", case)["y"].estimate
         right, large = ((estimate.value * factor).float() for factor in (1.0, 1.0005))
         assert not compare(right, estimate)[0].any()
         wrong[device] = float(compare(large, estimate)[0].double().mean())

@@ -26,7 +26,7 @@ from gpucheck.worker.protocol import (
     Setup,
 )
 from gpucheck.worker.supervisor import child_runner as runner_module
-from gpucheck.worker.supervisor.child_runner import Runner
+from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.node_sync import Node
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ def plan(synthetic: Synthetic) -> Plan:
     return made
 
 
-def make(plan: Plan, folder: Path, children: Any, local_rank: int = 0) -> Runner:
+def make(plan: Plan, folder: Path, children: Any, local_rank: int = 0) -> ChildRunner:
     folder.mkdir(exist_ok=True)
-    store: Any = SimpleNamespace(
+    files: Any = SimpleNamespace(
         folder=folder, inputs=lambda key, case: folder / f"{key}.inputs", holds=lambda key: key == "1"
     )
-    return Runner(plan, Node(folder, local_rank, 2), store, children, local_rank, "host", folder)
+    return ChildRunner(plan, Node(folder, local_rank, 2), files, children, local_rank, "host", folder)
 
 
 def step(plan: Plan, **conditions: Any) -> Any:
@@ -157,11 +157,11 @@ def test_ranks_wait_for_each_other_before_a_cold_cache(
 ) -> None:
     met: list[Any] = []
     runner = make(plan, tmp_path / "s", Children())
-    monkeypatch.setattr(runner.node, "meet", lambda name, seconds: met.append((name, seconds)))
+    monkeypatch.setattr(runner.node, "barrier", lambda name, seconds: met.append((name, seconds)))
     runner.run(0, step(plan, cache="cold"))
     runner.run(0, step(plan, cache="cold"), "repeat")
     runner.run(0, step(plan))
-    assert met == [("0", runner_module.MEETING_TIMEOUT)]
+    assert met == [("0", runner_module.BARRIER_TIMEOUT)]
 
 
 @pytest.mark.parametrize(("nnodes", "where"), [(1, "scratch"), (2, "run")])

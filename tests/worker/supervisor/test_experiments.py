@@ -15,7 +15,7 @@ from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEATS
 from gpucheck.model.plan import ExpectedFailure, Plan
 from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
 from gpucheck.worker.supervisor import judging
-from gpucheck.worker.supervisor.experiments import MOST_CASES, PIN_SECONDS, SPOILING, Trials, representatives
+from gpucheck.worker.supervisor.experiments import MOST_CASES, PIN_SECONDS, SPOILING, Experiments, representatives
 from tests.conftest import make_mismatch
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Bench:
         self.answers: dict[str, Any] = {}  # experiment -> what its records say, or a function of how many were made
         self.earlier: tuple[int, ...] = ()  # steps that the process of the failure ran before it
         self.spoilt: Callable[[tuple[int, ...]], bool] = lambda after: False  # by other steps before it
-        self.node, self.store = self, None
+        self.node, self.files = self, None
         self.local_rank, self.local_ranks, self.stuck = 1, 2, ""
         self.clean: set[int] = set()  # ranks that got every case right
         self.same = False  # whether all ranks gave the same bits
@@ -87,10 +87,10 @@ class Bench:
         self._before = []
         self.events.append("retire")
 
-    def told(self, word: str, rank: int) -> bool:
+    def posted(self, word: str, rank: int) -> bool:
         return word.endswith("-right") and rank in self.clean
 
-    def all_told(self, word: str) -> bool:
+    def all_posted(self, word: str) -> bool:
         return self.same
 
     def claim(self, task: str) -> bool:
@@ -106,8 +106,8 @@ class Bench:
         self.events.append("alone")
         yield self.quiet
 
-    def rest(self) -> None:
-        self.events.append("rest")
+    def leave(self) -> None:
+        self.events.append("leave")
 
     def begin(self, number: int, name: str) -> None:
         self.events.append(f"begin {number} {name}")
@@ -118,12 +118,12 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "finished", lambda store, attempt: attempt)
+    monkeypatch.setattr(judging, "finished", lambda files, attempt: attempt)
 
 
 def work(bench: Bench, plan: Plan, failed: Sequence[Record]) -> list[str]:
     runner: Any = bench
-    Trials(plan, runner, runner, failed).work()
+    Experiments(plan, runner, runner, failed).work()
     return bench.names
 
 
@@ -157,7 +157,7 @@ def test_what_is_wrong_every_time_is_tried_once_under_each_condition(plan: Plan,
     assert tried == [*ALONE * 2, *["other rank"] * 2, *["other device"] * 2, "alone", "alone"]
     assert [number for number, *_ in bench.ran][::REPEATS][:2] == [0, 2], "no case waits for all the answers to another"
     assert bench.events[:3] == ["retire", "begin 0 repeat", "result repeat"], "each has a process of its own"
-    assert bench.events[-1] == "rest"
+    assert bench.events[-1] == "leave"
     first_alone = bench.events.index("alone")
     assert bench.events[first_alone - 1] == "retire", "an idle process is no company"
 
@@ -232,7 +232,7 @@ def test_ranks_with_bits_of_their_own_make_all_of_them(plan: Plan, wrong: Any) -
 
 def test_no_failure_no_experiment(plan: Plan) -> None:
     bench = Bench()
-    assert work(bench, plan, []) == [] and bench.events[-1] == "rest"
+    assert work(bench, plan, []) == [] and bench.events[-1] == "leave"
 
 
 def test_ranks_that_never_rest_are_not_waited_for_longer_than_granted(plan: Plan, wrong: Any) -> None:

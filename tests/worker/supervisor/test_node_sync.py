@@ -58,10 +58,10 @@ def test_a_rank_is_gone_when_its_process_is(tmp_path: Path, another: Callable[..
 def test_ranks_meet(tmp_path: Path, another: Callable[..., Any]) -> None:
     node = Node(tmp_path, 0, 2)
     begin = time.monotonic()
-    assert not node.meet("early", 0.2) and time.monotonic() - begin < SOON
-    another(1, 2, lambda other: (time.sleep(0.3), other.meet("here", SOON)))  # type: ignore[arg-type]
+    assert not node.barrier("early", 0.2) and time.monotonic() - begin < SOON
+    another(1, 2, lambda other: (time.sleep(0.3), other.barrier("here", SOON)))  # type: ignore[arg-type]
     begin = time.monotonic()
-    assert node.meet("here", SOON) and time.monotonic() - begin < SOON
+    assert node.barrier("here", SOON) and time.monotonic() - begin < SOON
 
 
 def test_nobody_waits_for_the_dead(tmp_path: Path, another: Callable[..., Any]) -> None:
@@ -69,7 +69,7 @@ def test_nobody_waits_for_the_dead(tmp_path: Path, another: Callable[..., Any]) 
     process = another(1, 2)
     threading.Timer(0.2, process.kill).start()
     begin = time.monotonic()
-    assert node.meet("never", SOON) and time.monotonic() - begin < SOON
+    assert node.barrier("never", SOON) and time.monotonic() - begin < SOON
     assert node.collect("nothing", 1) is None
 
 
@@ -94,7 +94,7 @@ def test_a_sender_that_dies_after_publishing_has_been_heard(tmp_path: Path, anot
 def test_alone_waits_for_the_others_to_rest(tmp_path: Path, another: Callable[..., Any]) -> None:
     node = Node(tmp_path, 0, 2)
     told = multiprocessing.get_context("fork").Event()
-    another(1, 2, lambda other: (told.wait(), other.rest()))  # type: ignore[arg-type]
+    another(1, 2, lambda other: (told.wait(), other.leave()))  # type: ignore[arg-type]
     with node.alone(0.1) as alone:
         assert not alone, "the other one is still at work"
     told.set()
@@ -115,7 +115,7 @@ def test_two_that_want_to_be_alone_take_turns(tmp_path: Path) -> None:
             most.append(len(inside))
             time.sleep(0.1)
             inside.remove(number)
-        node.rest()
+        node.leave()
 
     threads = [threading.Thread(target=work, args=pair) for pair in ((first, 0), (second, 1))]
     for thread in threads:
@@ -127,8 +127,8 @@ def test_two_that_want_to_be_alone_take_turns(tmp_path: Path) -> None:
 
 def test_the_first_to_ask_decides_for_all(tmp_path: Path) -> None:
     nodes = [Node(tmp_path, rank, 3) for rank in range(3)]
-    assert [node.agree("round1", wish) for node, wish in zip(nodes, (True, False, False), strict=True)] == [True] * 3
-    assert [node.agree("round2", wish) for node, wish in zip(nodes, (False, True, True), strict=True)] == [False] * 3
+    assert [node.vote("round1", wish) for node, wish in zip(nodes, (True, False, False), strict=True)] == [True] * 3
+    assert [node.vote("round2", wish) for node, wish in zip(nodes, (False, True, True), strict=True)] == [False] * 3
 
 
 def test_ranks_that_ask_at_once_get_one_answer(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_ranks_that_ask_at_once_get_one_answer(tmp_path: Path) -> None:
 
         def ask(node: Node, name: str = f"round{number}", gate: Any = gate, answers: list[bool] = answers) -> None:
             gate.wait()
-            answers.append(node.agree(name, node.local_rank % 2 == 0))
+            answers.append(node.vote(name, node.local_rank % 2 == 0))
 
         threads = [threading.Thread(target=ask, args=(node,)) for node in nodes]
         for thread in threads:
@@ -152,11 +152,11 @@ def test_ranks_that_ask_at_once_get_one_answer(tmp_path: Path) -> None:
 
 def test_what_all_have_told_is_known(tmp_path: Path) -> None:
     first, second = Node(tmp_path, 0, 2), Node(tmp_path, 1, 2)
-    first.tell("3-abc")
-    assert not second.all_told("3-abc")
-    second.tell("3-abc")
-    second.tell("3-abc")
-    assert first.all_told("3-abc") and second.all_told("3-abc") and not first.all_told("3-abd")
+    first.post("3-abc")
+    assert not second.all_posted("3-abc")
+    second.post("3-abc")
+    second.post("3-abc")
+    assert first.all_posted("3-abc") and second.all_posted("3-abc") and not first.all_posted("3-abd")
 
 
 def test_a_task_belongs_to_one_rank(tmp_path: Path) -> None:

@@ -672,11 +672,11 @@ def test_a_case_that_waits_for_its_reference_holds_up_no_other(
     cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 14)]
     whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
 
-    def judged(store: Any, attempt: Any, *rest: Any) -> Record:
+    def judged(files: Any, attempt: Any, *rest: Any) -> Record:
         for _ in range(len(cases) - 1 if attempt.step.case == cases[0] else 0):
             assert others.acquire(timeout=120), "no other case is judged meanwhile"
         others.release()
-        return finished(store, attempt, *rest)
+        return finished(files, attempt, *rest)
 
     monkeypatch.setattr("gpucheck.worker.supervisor.supervisor.fair_threads", lambda: 16)
     monkeypatch.setattr("gpucheck.worker.supervisor.supervisor.PENDING_JUDGEMENTS", 2)
