@@ -191,8 +191,8 @@ def run(
     copy = _library(source, chosen, kind, given, named=bool(library or patches), for_git=bisect)
     if node_rank:
         joined = join_run.join(rendezvous, copy, patches, choice, out, _fresh_folder)
-        ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.courier.poll)
-        joined.courier.bye(ending.code)
+        ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.client.poll)
+        joined.client.close(ending.code)
         raise typer.Exit(join_run.exit_code(joined, ending))
     patched = patched_files(copy.package, patches) if copy else {}
     folder = _new_folder(out)
@@ -234,9 +234,12 @@ def run(
             markup=False,
         )
     follower = Follower(folder, plan.world_size, plan.must_fail)
-    with join_run.head(rendezvous, plan, folder) as head, Progress(plan, follower, console, quiet=quiet) as progress:
-        ending = launch(plan, folder, rendezvous, progress, head.poll if head else None)
-        others = head.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if head else []
+    with (
+        join_run.server(rendezvous, plan, folder) as server,
+        Progress(plan, follower, console, quiet=quiet) as progress,
+    ):
+        ending = launch(plan, folder, rendezvous, progress, server.poll if server else None)
+        others = server.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if server else []
         progress()
     trouble = _close(folder, plan, ending, [node.to_json() for node in others])
     if trouble:

@@ -13,20 +13,20 @@ from gpucheck.model.plan import Plan
 
 if TYPE_CHECKING:
     from gpucheck.launch.gpus import Choice
-    from gpucheck.launch.node_channel import Courier, Head
+    from gpucheck.launch.node_channel import RecordClient, RecordServer
     from gpucheck.launch.torchrun import Ending, Rendezvous
     from gpucheck.library.copies import LibraryCopy
 
 WAIT_FOR_NODE_0 = 120.0  # s
 
 
-def head(rendezvous: Rendezvous, plan: Plan, folder: Path) -> AbstractContextManager[Head | None]:
+def server(rendezvous: Rendezvous, plan: Plan, folder: Path) -> AbstractContextManager[RecordServer | None]:
     """What takes the records of other nodes on node 0; None where there are no others."""
-    from gpucheck.launch.node_channel import Head, address_of
+    from gpucheck.launch.node_channel import RecordServer, address_of
 
     if rendezvous.nnodes == 1:
         return nullcontext()
-    return Head(address_of(rendezvous.endpoint)[1], rendezvous.id, rendezvous.nnodes, plan.to_json(), folder)
+    return RecordServer(address_of(rendezvous.endpoint)[1], rendezvous.id, rendezvous.nnodes, plan.to_json(), folder)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Joined:
 
     plan: Plan
     folder: Path
-    courier: Courier
+    client: RecordClient
 
 
 def join(
@@ -58,19 +58,19 @@ def join(
         InfrastructureError: node 0 is not to be reached, or this node is not like it.
     """
     from gpucheck.host.software import software
-    from gpucheck.launch.node_channel import Courier, address_of
+    from gpucheck.launch.node_channel import RecordClient, address_of
     from gpucheck.records.run_folder import read_plan, write_json
 
     host, port = address_of(rendezvous.endpoint)
     known = software(copy.package if copy else None)
     try:
-        courier = Courier.meet((host, port), rendezvous.id, rendezvous.node_rank, known, WAIT_FOR_NODE_0)
+        client = RecordClient.connect((host, port), rendezvous.id, rendezvous.node_rank, known, WAIT_FOR_NODE_0)
     except TimeoutError:
         raise InfrastructureError(
             f"node 0 did not answer at {host}:{port} in {WAIT_FOR_NODE_0:g} s: is gpucheck run --node-rank 0 under way "
             "there, and is the port after that of --rdzv-endpoint open?"
         ) from None
-    plan = Plan.from_json(courier.plan)
+    plan = Plan.from_json(client.plan)
     if plan.nproc != choice.nproc:
         raise InfrastructureError(
             f"node 0 has {plan.nproc} rank(s), this node {choice.nproc}: give --nproc on every node"
@@ -80,7 +80,7 @@ def join(
             f"node 0 runs on {plan.device}, this node on {choice.device}: give the same --device on every node"
         )
     if out is not None and (out / "plan.json").is_file() and read_plan(out).id == plan.id:
-        return Joined(plan, out.resolve(), courier)
+        return Joined(plan, out.resolve(), client)
     folder = new_folder(out)
     copy = _patched(copy, patches, folder) if copy else None
     if (copy.content if copy else "") != plan.library["content"]:
@@ -92,15 +92,15 @@ def join(
     if copy:
         plan = replace(plan, library={**plan.library, "root": str(copy.root), "package": str(copy.package)})
     write_json(folder / "plan.json", plan.to_json())
-    courier.carry(folder)
-    return Joined(plan, folder, courier)
+    client.follow(folder)
+    return Joined(plan, folder, client)
 
 
 def exit_code(joined: Joined, ending: Ending) -> int:
     """Of a further node: how its ranks ended, since the verdict is node 0's."""
     if ending.signal:
         return 128 + ending.signal
-    return ExitCode.PASS if ending.code == 0 and not joined.courier.cut else ExitCode.INCONCLUSIVE
+    return ExitCode.PASS if ending.code == 0 and not joined.client.cut else ExitCode.INCONCLUSIVE
 
 
 def _patched(copy: LibraryCopy, patches: Sequence[Path], folder: Path) -> LibraryCopy:

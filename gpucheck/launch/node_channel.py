@@ -57,8 +57,8 @@ class _Peer:
         self.heard = time.monotonic()
 
 
-class Head:
-    """Node 0's side; use it as a context manager and poll it often.
+class RecordServer:
+    """Takes the records of the other nodes on node 0; use it as a context manager and poll it often.
 
     Args:
         port: to listen on; 0 takes any.
@@ -90,7 +90,7 @@ class Head:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
 
-    def __enter__(self) -> Head:
+    def __enter__(self) -> RecordServer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -152,8 +152,8 @@ class Head:
             self._welcome(peer, message)
         elif "rank" in message:
             self._append(peer.node, int(message["rank"]), str(message["lines"]))
-        elif "bye" in message:
-            peer.node.state, peer.node.code = ENDED, message["bye"]
+        elif "ended" in message:
+            peer.node.state, peer.node.code = ENDED, message["ended"]
 
     def _welcome(self, peer: _Peer, message: dict[str, Any]) -> None:
         number = int(message["hello"])
@@ -194,8 +194,8 @@ class Head:
             peer.node.state = GONE
 
 
-class Courier:
-    """A further node's side: brings the records of a run folder to node 0.
+class RecordClient:
+    """Sends the records of a run folder from a further node to node 0.
 
     Attributes:
         plan: that node 0 answered the hello with.
@@ -210,9 +210,9 @@ class Courier:
         self._spoke = time.monotonic()
 
     @classmethod
-    def meet(
+    def connect(
         cls, address: tuple[str, int], meeting: str, node: int, software: Mapping[str, Any], seconds: float
-    ) -> Courier:
+    ) -> RecordClient:
         """Says hello to node 0, which may not be there yet, and waits for the plan.
 
         Raises:
@@ -237,8 +237,8 @@ class Courier:
                 raise TimeoutError
             time.sleep(0.1)
 
-    def carry(self, folder: Path) -> None:
-        """From now on the records in this folder are brought."""
+    def follow(self, folder: Path) -> None:
+        """Follows the records of this folder: from now on :meth:`poll` sends what is new."""
         self._folder = folder
 
     def poll(self) -> bool:
@@ -250,10 +250,10 @@ class Courier:
             self._send({})
         return self.cut
 
-    def bye(self, code: int | None) -> None:
-        """Sends the rest and how the ranks ended here."""
+    def close(self, code: int | None) -> None:
+        """Sends the rest and how the ranks ended here, and closes the connection."""
         self.poll()
-        self._send({"bye": code})
+        self._send({"ended": code})
         self._connection.close()
 
     def _send(self, message: Mapping[str, Any]) -> None:

@@ -93,7 +93,7 @@ def launch(
     run: Path,
     rendezvous: Rendezvous,
     watch: Callable[[], bool],
-    bereft: Callable[[], bool | None] | None = None,
+    peer_lost: Callable[[], bool | None] | None = None,
 ) -> Ending:
     """Runs all ranks of this node until they end, and leaves none of their processes behind.
 
@@ -102,8 +102,8 @@ def launch(
     Args:
         plan: already written to the run folder.
         watch: called about ten times a second while the ranks run; returns whether all of them have ended.
-        bereft: called as often; once it says that another node is gone, the ranks here finish, and torchrun, which
-            would wait for that node, is ended.
+        peer_lost: polled like ``watch``. Once True, local ranks finish and torchrun is killed: it would wait for the
+            lost node.
 
     Raises:
         InfrastructureError: torchrun could not be started.
@@ -126,7 +126,7 @@ def launch(
         health = _Health(process.pid)
         while process.poll() is None and not received and not stuck and time.monotonic() - begin < plan.timeout:
             stuck = health.trouble(all_ended=watch())
-            if bereft is not None and bereft() and not has_children(process.pid):
+            if peer_lost is not None and peer_lost() and not has_children(process.pid):
                 break
             time.sleep(POLL)
         code = process.poll()

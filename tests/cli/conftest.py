@@ -76,7 +76,7 @@ def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRanks:
     """Stands in for torchrun and its ranks; the machine has no GPU and the software is quickly read."""
     fake = FakeRanks({}, {}, [])
 
-    def launch(plan: Plan, folder: Path, _: object, watch: Callable[[], bool], bereft: object = None) -> Ending:
+    def launch(plan: Plan, folder: Path, _: object, watch: Callable[[], bool], peer_lost: object = None) -> Ending:
         fake.plans.append(plan)
         fake.folders.append(folder)
         for rank in range(plan.world_size):

@@ -37,7 +37,7 @@ def test_a_node_with_another_library_or_none_is_refused(
     words: str,
 ) -> None:
     met = SimpleNamespace(plan=replace(synthetic.plan(nproc=2, device="cuda"), library=there).to_json())
-    monkeypatch.setattr("gpucheck.launch.node_channel.Courier.meet", lambda *_: met)
+    monkeypatch.setattr("gpucheck.launch.node_channel.RecordClient.connect", lambda *_: met)
     copy = resolve(parse_source(library)) if here else None
     with pytest.raises(InfrastructureError, match=words):
         join_run.join(Rendezvous(2, 1, "h:1"), copy, [], Choice("cuda", 2), None, lambda _: tmp_path)
@@ -54,7 +54,7 @@ def test_a_node_on_other_devices_or_with_other_ranks_is_refused(
     synthetic: Synthetic, library: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, choice: Choice, words: str
 ) -> None:
     met = SimpleNamespace(plan=synthetic.plan(nproc=2, device="cuda").to_json())
-    monkeypatch.setattr("gpucheck.launch.node_channel.Courier.meet", lambda *_: met)
+    monkeypatch.setattr("gpucheck.launch.node_channel.RecordClient.connect", lambda *_: met)
     monkeypatch.setattr("gpucheck.host.software.software", lambda _: {})
     with pytest.raises(InfrastructureError, match=words):
         join_run.join(Rendezvous(2, 1, "h:1"), resolve(parse_source(library)), [], choice, None, lambda _: tmp_path)

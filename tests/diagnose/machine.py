@@ -143,7 +143,7 @@ class Machine:
             for number, step in enumerate(plan.steps)
         )
         self.plan: Plan = replace(plan, steps=steps)
-        self.told: set[tuple[str, int]] = set()
+        self.posted: set[tuple[str, int]] = set()
         self.claimed: set[str] = set()
         self.processes = 0
 
@@ -170,7 +170,7 @@ class Rank:
 
     def __init__(self, machine: Machine, rank: int) -> None:
         self.machine, self.local_rank = machine, rank
-        self.local_ranks, self.stuck, self.store = machine.plan.world_size, "", None
+        self.local_ranks, self.stuck, self.files = machine.plan.world_size, "", None
         self.node = self
         self.results: dict[str, list[Record]] = {}
         self._process: Process | None = None
@@ -181,9 +181,9 @@ class Rank:
         for step in self._order:
             record = self.run(step, self.machine.plan.steps[step]).record
             if record.outcome is Outcome.PASS:
-                self.machine.told.add((right_word(step), self.local_rank))
+                self.machine.posted.add((right_word(step), self.local_rank))
             elif record.bits:
-                self.machine.told.add((f"{step}-{record.bits}", self.local_rank))
+                self.machine.posted.add((f"{step}-{record.bits}", self.local_rank))
             yield record
         self.retire()
 
@@ -275,11 +275,8 @@ class Rank:
     def result(self, record: Record) -> None:
         self.results.setdefault(record.experiment, []).append(record)
 
-    def told_right(self) -> None:
-        """Part of :meth:`posted`."""
-
     def posted(self, word: str, rank: int) -> bool:
-        return (word, rank) in self.machine.told
+        return (word, rank) in self.machine.posted
 
     def all_posted(self, word: str) -> bool:
         return all(self.posted(word, rank) for rank in range(self.local_ranks))

@@ -91,7 +91,7 @@ def _serve() -> None:
         print("ended", flush=True)
 
 
-def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], bereft: Any = None) -> Any:
+def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], peer_lost: Any = None) -> Any:
     """Ranks as forks of this process; what torchrun would tell them stands in their environment."""
     from gpucheck.launch.torchrun import Ending
     from gpucheck.worker.device.child import serve

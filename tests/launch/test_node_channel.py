@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 
 from gpucheck.launch import node_channel
-from gpucheck.launch.node_channel import Courier, Head, address_of, has_children
+from gpucheck.launch.node_channel import RecordClient, RecordServer, address_of, has_children
 from gpucheck.model.errors import InfrastructureError
 
 PLAN = {"id": "abc", "steps": [1, 2]}
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
-    (tmp_path / "head" / "records").mkdir(parents=True)
-    with Head(0, "mine", 3, PLAN, tmp_path / "head") as head:
-        yield head
+def server(tmp_path: Path) -> Iterator[RecordServer]:
+    (tmp_path / "server" / "records").mkdir(parents=True)
+    with RecordServer(0, "mine", 3, PLAN, tmp_path / "server") as server:
+        yield server
 
 
 @pytest.fixture
@@ -36,19 +36,19 @@ def here(tmp_path: Path) -> Path:
     return tmp_path / "here"
 
 
-def meet(head: Head, node: int = 1, meeting: str = "mine", seconds: float = 120.0) -> Courier:
+def connect(server: RecordServer, node: int = 1, meeting: str = "mine", seconds: float = 120.0) -> RecordClient:
     """A node that has met node 0."""
     answer: list[Any] = []
 
     def hello() -> None:
         try:
-            answer.append(Courier.meet(("127.0.0.1", head.port), meeting, node, {"torch": None}, seconds))
+            answer.append(RecordClient.connect(("127.0.0.1", server.port), meeting, node, {"torch": None}, seconds))
         except Exception as error:
             answer.append(error)
 
     thread = Thread(target=hello)
     thread.start()
-    until(lambda: head.poll() is None or not thread.is_alive())
+    until(lambda: server.poll() is None or not thread.is_alive())
     if isinstance(answer[0], Exception):
         raise answer[0]
     return answer[0]
@@ -64,109 +64,111 @@ def write(folder: Path, rank: int, text: str) -> None:
         file.write(text)
 
 
-def received(head: Head, rank: int) -> str:
-    head.poll()
-    path = head.folder / "records" / f"rank-{rank:05d}.jsonl"
+def received(server: RecordServer, rank: int) -> str:
+    server.poll()
+    path = server.folder / "records" / f"rank-{rank:05d}.jsonl"
     return path.read_text() if path.exists() else ""
 
 
-def test_the_plan_goes_out_and_records_come_back_line_by_line(head: Head, here: Path) -> None:
-    courier = meet(head)
-    assert courier.plan == PLAN and head.nodes[1].host == socket.gethostname()
-    courier.carry(here)
+def test_the_plan_goes_out_and_records_come_back_line_by_line(server: RecordServer, here: Path) -> None:
+    client = connect(server)
+    assert client.plan == PLAN and server.nodes[1].host == socket.gethostname()
+    client.follow(here)
     write(here, 4, '{"a":1}\n{"b":')
-    assert courier.poll() is False
-    until(lambda: received(head, 4) == '{"a":1}\n')
+    assert client.poll() is False
+    until(lambda: received(server, 4) == '{"a":1}\n')
     write(here, 4, "2}\n")
     write(here, 5, '{"c":3}\n')
-    courier.bye(0)
-    until(lambda: received(head, 4) == '{"a":1}\n{"b":2}\n' and received(head, 5) == '{"c":3}\n')
-    assert head.poll() is False
-    one, two = head.finish(0.1)
+    client.close(0)
+    until(lambda: received(server, 4) == '{"a":1}\n{"b":2}\n' and received(server, 5) == '{"c":3}\n')
+    assert server.poll() is False
+    one, two = server.finish(0.1)
     assert (one.state, one.code, one.well) == ("ended", 0, True)
     assert (two.number, two.state, two.host) == (2, "gone", ""), "the node that never came"
 
 
-def test_lines_longer_than_a_message_arrive_whole(head: Head, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_longer_than_a_message_arrive_whole(
+    server: RecordServer, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(node_channel, "CHUNK", 64)
-    courier = meet(head)
-    courier.carry(here)
+    client = connect(server)
+    client.follow(here)
     text = "".join(json.dumps({"n": n, "x": "ü" * (n % 90)}) + "\n" for n in range(40))
     write(here, 1, text)
-    courier.poll()
-    until(lambda: received(head, 1) == text)
+    client.poll()
+    until(lambda: received(server, 1) == text)
 
 
 def test_a_node_that_dies_is_gone_at_once_and_one_that_says_nothing_after_a_while(
-    head: Head, monkeypatch: pytest.MonkeyPatch
+    server: RecordServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = meet(head, 1), meet(head, 2)
-    assert head.poll() is False
+    first, second = connect(server, 1), connect(server, 2)
+    assert server.poll() is False
     first._connection.close()
-    until(head.poll)
-    assert [head.nodes[number].state for number in (1, 2)] == ["gone", "running"]
+    until(server.poll)
+    assert [server.nodes[number].state for number in (1, 2)] == ["gone", "running"]
     monkeypatch.setattr(node_channel, "SILENCE", 0.05)
     time.sleep(0.1)
-    head.poll()
-    assert head.nodes[2].state == "gone"
+    server.poll()
+    assert server.nodes[2].state == "gone"
     del second
 
 
-def test_signs_of_life_keep_a_quiet_node(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
-    courier, clock = meet(head), [time.monotonic()]
+def test_signs_of_life_keep_a_quiet_node(server: RecordServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, clock = connect(server), [time.monotonic()]
     monkeypatch.setattr(node_channel, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
     for _ in range(20):
         clock.append(clock[-1] + 0.2 * node_channel.SILENCE)
-        courier.poll()
-        until(lambda: head.poll() or all(peer.heard == clock[-1] for peer in head._peers()))
-        assert [node.state for node in head.nodes.values()] == ["running"]
+        client.poll()
+        until(lambda: server.poll() or all(peer.heard == clock[-1] for peer in server._peers()))
+        assert [node.state for node in server.nodes.values()] == ["running"]
 
 
-def test_a_node_whose_torchrun_failed_is_not_well(head: Head) -> None:
-    meet(head).bye(-9)
-    until(head.poll)
-    assert (head.nodes[1].state, head.nodes[1].code) == ("ended", -9)
+def test_a_node_whose_torchrun_failed_is_not_well(server: RecordServer) -> None:
+    connect(server).close(-9)
+    until(server.poll)
+    assert (server.nodes[1].state, server.nodes[1].code) == ("ended", -9)
 
 
-def test_a_node_notices_that_node_0_is_gone(head: Head, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_notices_that_node_0_is_gone(server: RecordServer, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_channel, "SIGN_OF_LIFE", 0.0)
-    courier = meet(head)
-    courier.carry(here)
-    head.__exit__()
-    until(courier.poll)
-    courier.bye(0)
+    client = connect(server)
+    client.follow(here)
+    server.__exit__()
+    until(client.poll)
+    client.close(0)
 
 
 @pytest.mark.parametrize(
     ("node", "meeting", "words"),
     [(1, "other", "--rdzv-id"), (3, "mine", "expects nodes 1, 2, not 3"), (0, "mine", "not 0")],
 )
-def test_whoever_does_not_belong_is_refused(head: Head, node: int, meeting: str, words: str) -> None:
+def test_whoever_does_not_belong_is_refused(server: RecordServer, node: int, meeting: str, words: str) -> None:
     with pytest.raises(InfrastructureError, match=words):
-        meet(head, node, meeting)
-    assert not head.nodes
+        connect(server, node, meeting)
+    assert not server.nodes
 
 
-def test_a_number_is_taken_once(head: Head) -> None:
-    first = meet(head, 1)
+def test_a_number_is_taken_once(server: RecordServer) -> None:
+    first = connect(server, 1)
     with pytest.raises(InfrastructureError, match="a node 1 already"):
-        meet(head, 1)
+        connect(server, 1)
     assert first.poll() is False
 
 
-def test_nobody_there(head: Head) -> None:
-    port = head.port
-    head.__exit__()
+def test_nobody_there(server: RecordServer) -> None:
+    port = server.port
+    server.__exit__()
     with pytest.raises(TimeoutError):
-        Courier.meet(("127.0.0.1", port), "mine", 1, {}, 0.2)
+        RecordClient.connect(("127.0.0.1", port), "mine", 1, {}, 0.2)
 
 
 @pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"rank":1}\n', b"\xff\n"])
-def test_strangers_are_dropped(head: Head, content: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", head.port)) as stranger:
+def test_strangers_are_dropped(server: RecordServer, content: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as stranger:
         stranger.sendall(content)
-        until(lambda: head.poll() is False and not stranger_waits(stranger))
-    assert not head.nodes and not os.listdir(head.folder / "records")
+        until(lambda: server.poll() is False and not stranger_waits(stranger))
+    assert not server.nodes and not os.listdir(server.folder / "records")
 
 
 def stranger_waits(stranger: socket.socket) -> bool:
@@ -179,19 +181,19 @@ def stranger_waits(stranger: socket.socket) -> bool:
         return False
 
 
-def test_nobody_writes_to_the_records_of_others(head: Head, here: Path) -> None:
-    write(head.folder, 0, "ours\n")
-    courier = meet(head)
-    courier.carry(here)
+def test_nobody_writes_to_the_records_of_others(server: RecordServer, here: Path) -> None:
+    write(server.folder, 0, "ours\n")
+    client = connect(server)
+    client.follow(here)
     write(here, 0, "theirs\n")
-    courier.poll()
-    until(head.poll)
-    assert received(head, 0) == "ours\n"
+    client.poll()
+    until(server.poll)
+    assert received(server, 0) == "ours\n"
 
 
-def test_a_port_that_is_taken_is_named(head: Head) -> None:
-    with pytest.raises(InfrastructureError, match=f"port {head.port}.*choose another endpoint"):
-        Head(head.port, "mine", 2, PLAN, head.folder)
+def test_a_port_that_is_taken_is_named(server: RecordServer) -> None:
+    with pytest.raises(InfrastructureError, match=f"port {server.port}.*choose another endpoint"):
+        RecordServer(server.port, "mine", 2, PLAN, server.folder)
 
 
 def test_records_come_in_one_port_after_the_rendezvous() -> None:

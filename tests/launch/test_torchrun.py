@@ -41,20 +41,20 @@ def test_the_command_line_of_one_node(synthetic: Synthetic, tmp_path: Path) -> N
 
 
 def test_the_command_line_of_several_nodes(synthetic: Synthetic, tmp_path: Path) -> None:
-    line = command(synthetic.plan(ranks=8), tmp_path, Rendezvous(4, 2, "head:29500", "mine", "etcd"))
+    line = command(synthetic.plan(ranks=8), tmp_path, Rendezvous(4, 2, "node0:29500", "mine", "etcd"))
     found = options(line)
     assert "--standalone" not in line
     assert {name: found[name] for name in found if name.startswith(("--rdzv", "--no"))} == {
         "--node-rank": "2",
         "--rdzv-backend": "etcd",
-        "--rdzv-endpoint": "head:29500",
+        "--rdzv-endpoint": "node0:29500",
         "--rdzv-id": "mine",
     }
     assert found["--nnodes"] == "4" and found["--nproc-per-node"] == "8"
 
 
 def test_node_0_alone_holds_the_meeting(synthetic: Synthetic, tmp_path: Path) -> None:
-    lines = [command(synthetic.plan(), tmp_path, Rendezvous(2, number, "head:29500")) for number in (0, 1)]
+    lines = [command(synthetic.plan(), tmp_path, Rendezvous(2, number, "node0:29500")) for number in (0, 1)]
     assert [options(line)["--rdzv-conf"] for line in lines] == ["is_host=1", "is_host=0"]
 
 
@@ -66,8 +66,8 @@ def test_node_0_alone_holds_the_meeting(synthetic: Synthetic, tmp_path: Path) ->
         (Rendezvous(2, 2, "h:1"), "--node-rank 2"),
         (Rendezvous(0, 0), "--nnodes"),
         (Rendezvous(2, 0), "--rdzv-endpoint HOST:PORT"),
-        (Rendezvous(2, 0, "head"), "--rdzv-endpoint head is not HOST:PORT"),
-        (Rendezvous(2, 0, "head:65535"), "a port from 1 to 65534"),
+        (Rendezvous(2, 0, "node0"), "--rdzv-endpoint node0 is not HOST:PORT"),
+        (Rendezvous(2, 0, "node0:65535"), "a port from 1 to 65534"),
     ],
 )
 def test_options_that_do_not_fit_together(rendezvous: Rendezvous, words: str) -> None:
@@ -99,12 +99,12 @@ def run(
         code: str,
         watch: Callable[[], None] = lambda: None,
         timeout: float = 120.0,
-        bereft: Callable[[], bool] | None = None,
+        peer_lost: Callable[[], bool] | None = None,
     ) -> Ending:
         monkeypatch.setattr(torchrun, "command", lambda *_: [sys.executable, "-S", "-c", code])
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         try:
-            return launch(synthetic.plan(timeout=timeout), tmp_path, ONE_NODE, watch, bereft)
+            return launch(synthetic.plan(timeout=timeout), tmp_path, ONE_NODE, watch, peer_lost)
         finally:
             assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
             assert scratch() == [] and list(tmp_path.glob("scratch-*")) == []
@@ -251,7 +251,7 @@ def test_once_another_node_is_gone_only_the_ranks_here_are_waited_for(
     log = tmp_path / "logs" / "torchrun-0.log"
     rank = ["sh", "-c", f"sleep 1; echo ended >>{log}"]
     code = f"import subprocess, time; rank = subprocess.Popen({rank}); print('on', flush=True); rank.wait();"
-    ending = run(code + "time.sleep(600)", bereft=lambda: bool(log.read_text()))
+    ending = run(code + "time.sleep(600)", peer_lost=lambda: bool(log.read_text()))
     assert log.read_text() == "on\nended\n"
     assert (ending.code, ending.timed_out, ending.signal) == (None, False, 0)
 

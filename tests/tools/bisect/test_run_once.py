@@ -62,7 +62,7 @@ def test_each_run_has_a_triton_cache_of_its_own_and_leaves_none(run: Run, tmp_pa
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("print('gpucheck: no GPU is visible', file=sys.stderr); print('bye'); sys.exit(3)", "no GPU is visible"),
+        ("print('gpucheck: no GPU is visible', file=sys.stderr); print('the end'); sys.exit(3)", "no GPU is visible"),
         ("print('some last words')", "some last words"),
         ("", "the run left no record and said nothing"),
         ("out.mkdir(); (out / 'plan.json').write_text('{')", "the run left no record and said nothing"),
