@@ -18,10 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gpucheck.checks.base import Allowed
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds
-from gpucheck.verify.digest import is_dense, whole
+from gpucheck.verify.digest import whole
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
 from gpucheck.verify.noise_model import NARROW, UnknownOperation, Wide
+from gpucheck.verify.views import is_dense
 
 LITERAL = ".literal"
 _lock = threading.RLock()  # the random state, and how torch computes attention, belong to the whole process

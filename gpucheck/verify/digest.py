@@ -33,17 +33,6 @@ def differing(tensor: Tensor, other: Tensor) -> int:
     return int((different.any(-1) if tensor.is_complex() else different).sum())
 
 
-def is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor's elements fill its memory without gaps and each has a place of its own."""
-    expected = 1
-    for size, stride in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda pair: pair[1]):
-        if size != 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
-
-
 def whole(*tensors: Tensor) -> str:
     """One hash over dtype, shape and bytes of CPU tensors."""
     digest = hashlib.blake2b(digest_size=16)

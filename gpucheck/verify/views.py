@@ -18,6 +18,22 @@ def extent(size: Sequence[int], stride: Sequence[int]) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
 
 
+def fills_its_memory(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether the elements of a view follow each other without gaps, in whatever order, each in a place of its own."""
+    expected = 1
+    for step, count in sorted(zip(stride, size, strict=True)):
+        if count != 1:
+            if step != expected:
+                return False
+            expected *= count
+    return True
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor's elements fill its memory without gaps and each has a place of its own."""
+    return fills_its_memory(tensor.shape, tensor.stride())
+
+
 def once(tensor: Tensor) -> Tensor:
     """A view of the first place along each axis of stride 0: torch writes to no view whose elements share memory."""
     return tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())]

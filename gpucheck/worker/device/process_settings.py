@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 MOST_WORDS = 60  # characters of a value that is told
-TORCHS_OWN = "TORCHINDUCTOR_"  # begins the variables that torch sets when it imports its compiler
+TORCHS_OWN = b"TORCHINDUCTOR_"  # begins the variables that torch sets when it imports its compiler
 
 FLAGS = (
     ("torch.backends.cuda.matmul.allow_tf32", torch.backends.cuda.matmul, "allow_tf32"),
@@ -78,7 +78,9 @@ def _words(setting: Setting, old: Any, new: Any) -> str:
         added, gone = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
         other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
         parts = [(added, "set"), (gone, "removed"), (other, "changed")]
-        return "; ".join(f"{setting.name} {word}: {', '.join(names)}" for names, word in parts if names)
+        return "; ".join(
+            f"{setting.name} {word}: {', '.join(map(os.fsdecode, names))}" for names, word in parts if names
+        )
     if not setting.told:
         return f"{setting.name} is another one than before the call"
     return f"{setting.name} was {str(old)[:MOST_WORDS]} before the call and is {str(new)[:MOST_WORDS]} after it"
@@ -135,14 +137,16 @@ def _put_deterministic(value: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(value[0], warn_only=value[1])
 
 
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(TORCHS_OWN)}
+def _environment() -> dict[bytes, bytes]:
+    """The variables undecoded: reading each through ``os.environ`` takes longer than many a call."""
+    held = getattr(os.environb, "_data", os.environb)
+    return {name: value for name, value in held.items() if not name.startswith(TORCHS_OWN)}
 
 
-def _put_environment(value: dict[str, str]) -> None:
+def _put_environment(value: dict[bytes, bytes]) -> None:
     for name in _environment().keys() - value.keys():
-        del os.environ[name]
-    os.environ.update(value)
+        del os.environb[name]
+    os.environb.update(value)
 
 
 def _cpu_state() -> bytes:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from gpucheck.model.vocabulary import ViolationKind
-from gpucheck.verify.digest import integers, is_dense, whole
+from gpucheck.verify.digest import integers, whole
 from gpucheck.verify.regions import index_of
+from gpucheck.verify.views import extent, fills_its_memory
 from gpucheck.worker.device.held_tensors import tensors_in
 from gpucheck.worker.device.tensor_copies import Comparison, Copies, difference
 
@@ -54,10 +55,12 @@ class Place:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.device, self.start = tensor, tensor.device, tensor.data_ptr()
-        extent = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        self.end = self.start + extent * tensor.element_size()
-        self.dense = is_dense(tensor)
-        self.form = (tensor.dtype, tuple(tensor.shape), tensor.stride())
+        self.form = (tensor.dtype, tensor.shape, tensor.stride())  # a call may change a tensor's own
+        self.end = self.start + extent(tensor.shape, tensor.stride()) * tensor.element_size()
+
+    @functools.cached_property
+    def dense(self) -> bool:
+        return fills_its_memory(*self.form[1:])
 
     def overlaps(self, other: Place) -> bool:
         return self.device == other.device and self.start < other.end and other.start < self.end

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpucheck.verify.digest import integers, is_dense
+from gpucheck.verify.digest import integers
+from gpucheck.verify.views import is_dense
 
 SMALL = 1 << 20  # bytes; a larger tensor is copied and compared by itself
 

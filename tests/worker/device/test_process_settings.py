@@ -52,7 +52,7 @@ def told(change: Callable[[], Any], *, shared: bool = False, device: Any = CPU) 
 )
 def test_a_change_is_told_and_undone(change: Callable[[], Any], words: str) -> None:
     def now() -> Any:
-        mine = {name: value for name, value in os.environ.items() if not name.startswith(TORCHS_OWN)}
+        mine = {name: value for name, value in os.environb.items() if not name.startswith(TORCHS_OWN)}
         return torch.get_default_dtype(), torch.get_default_device(), mine, Path.cwd()
 
     before = now()
