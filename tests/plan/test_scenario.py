@@ -219,7 +219,7 @@ def test_expected_failures_are_carried(tmp_path: Path) -> None:
 def test_device_context_holds_the_library_to_every_placement() -> None:
     steps = scenario.load(scenario.find("device-context")).steps
     library = [step for step in steps if step.case.check != "attention"]
-    assert {step.conditions.placement for step in library} == {*scenario_placements()}
+    assert {step.conditions.placement for step in library} == {*scenario_placements()}, "a new one runs here too"
     assert not [step.label for step in library if step.expect]
     peer = [step for step in steps if step.conditions.placement == "peer"]
     assert peer and all(step.conditions.late for step in peer)
@@ -228,7 +228,7 @@ def test_device_context_holds_the_library_to_every_placement() -> None:
     assert must_fail and not [step for step in must_fail if step.case["guard"] or step.conditions.placed.device_current]
     assert {step.conditions.placement for step in must_fail} == {
         name for name in scenario_placements() if not PLACEMENTS[name].device_current
-    }
+    }, "our own kernel, which sets no device, shows that this scenario sees what each of these is for"
 
 
 def test_conditions_take_lists_and_multiply(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.placement_table import scenario_placements
 from gpucheck.model.record import Ceilings, Cost
 from gpucheck.worker.device import benchmark
 from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady
@@ -122,7 +121,8 @@ def test_only_usual_conditions_on_gpus_are_timed(synthetic: Synthetic) -> None:
     assert allowance(replace(plan, device="cpu", bench=True), step_of(plan, placement="cpu"), "") is None
     assert allowance(plan, step_of(plan), "repeat") is None
     assert allowance(replace(plan, debug=True), step_of(plan), "") is None
-    unusual: list[dict[str, Any]] = [{"placement": name} for name in {*scenario_placements()} - {"pinned", "visible"}]
+    away = ("unpinned", "context0", "peer", "threads", "threads-unpinned", "sequential", "sequential-unpinned")
+    unusual: list[dict[str, Any]] = [{"placement": name} for name in away]
     unusual += [{"late": True}, {"consumer": "prompt"}, {"stream": "side"}, {"concurrency": 2}, {"cache": "cold"}]
     unusual += [{"warm_up": True}, {"synchronised": True}, {"guarded": True}, {"alone": True}, {"swap": "rank"}]
     assert not [each for each in unusual if allowance(plan, step_of(plan, **each), "")]
