@@ -16,6 +16,7 @@ import pytest
 
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import read_run
+from tests.processes import naming, wait_until
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab, Running
@@ -38,38 +39,17 @@ def busy(lab: Lab, sleeping: str) -> Iterator[Running]:
     running = lab.start(library=sleeping, cases=CASES[1:])
     for rank in (0, 1):
         running.wait_for("begin", rank)
-    assert len(processes(running.folder)) >= 7, "two ranks have a supervisor, a forkserver and a child each"
+    assert len(naming(running.folder)) >= 7, "two ranks have a supervisor, a forkserver and a child each"
     assert scratch_folders(running)
     yield running
     running.process.kill()
     running.process.communicate()
 
 
-def processes(folder: Path) -> list[int]:
-    """Processes other than the command itself whose command line or environment names the run folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(folder) in words:
-                found.append(int(entry.name))
-    return found
-
-
 def scratch_folders(running: Running) -> list[Path]:
     """What the run keeps in memory or in its folder for its ranks."""
     pid = running.process.pid
     return [*Path("/dev/shm").glob(f"gpucheck-{pid}-*"), *running.folder.glob("scratch-*")]
-
-
-def wait_until_gone(folder: Path) -> None:
-    deadline = time.monotonic() + PROMPTLY
-    while (left := processes(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left, [Path("/proc", str(pid), "cmdline").read_bytes() for pid in left]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -82,14 +62,14 @@ def test_interrupted(busy: Running, number: signal.Signals, code: int) -> None:
     assert run.report["verdict"] == "INCONCLUSIVE"
     assert run.outcomes("m20-n41-") == ["lost", "lost"]
     assert "the rank ended while this case ran" in run.text
-    assert processes(run.folder) == []
+    assert naming(run.folder) == []
     assert scratch_folders(busy) == []
 
 
 def test_killed_command_leaves_no_process(busy: Running) -> None:
     busy.process.kill()
     busy.process.wait()
-    wait_until_gone(busy.folder)
+    wait_until(lambda: not naming(busy.folder))
     shown = subprocess.run(
         [sys.executable, "-m", "gpucheck", "report", str(busy.folder)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -114,7 +94,7 @@ def test_killed_supervisor_loses_its_rank_only(lab: Lab) -> None:
     assert all(finding["ranks"] == [1] for finding in run.report["findings"])
     logs = "".join(path.read_text() for path in run.folder.glob("logs/**/*.log"))
     assert "the supervisor of rank 1 was killed by SIGKILL" in logs
-    assert processes(run.folder) == []
+    assert naming(run.folder) == []
     assert scratch_folders(running) == []
 
 
@@ -127,7 +107,7 @@ def test_time_limit_of_the_run(lab: Lab, sleeping: str) -> None:
     assert run.report["verdict"] == "INCONCLUSIVE"
     assert run.outcomes("m20-n41-") == ["lost"]
     assert re.search(r"stopped after \d+ s, the limit", run.text)
-    assert processes(run.folder) == []
+    assert naming(run.folder) == []
     assert scratch_folders(running) == []
 
 
@@ -156,5 +136,5 @@ def test_full_disk(lab: Lab, small_disk: Path) -> None:
     outcomes = [record.outcome for record in written.records.values()]
     assert Outcome.PASS in outcomes and Outcome.LOST in outcomes and set(outcomes) == {Outcome.PASS, Outcome.LOST}
     assert written.torn == 0, "a line that does not fit is taken back, so that the next one is not lost with it"
-    assert processes(run.folder) == []
+    assert naming(run.folder) == []
     assert scratch_folders(running) == []

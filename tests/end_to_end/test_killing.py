@@ -18,6 +18,7 @@ import pytest
 
 from gpucheck.host.processes import children_of, state_of
 from gpucheck.launch.torchrun import AGENT
+from tests.processes import naming, wait_until
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab, Running
@@ -99,7 +100,7 @@ def strike(lab: Lab, victim: str, number: signal.Signals, turn: int) -> None:
     finally:
         running.process.kill()
         running.process.communicate()
-    assert no_process_left(running.folder), told
+    wait_until(lambda: not naming(running.folder))
     if not (running.folder / "plan.json").exists():
         assert victim == "command" and not hit.results, f"{told}\n{text}"
         return
@@ -179,27 +180,6 @@ def judge(victim: str, number: signal.Signals, hit: Hit, report: dict[str, Any],
 
 
 PERHAPS = (("INCONCLUSIVE", 3), ("PASS", 0))  # PASS only where it was hit when all had ended
-
-
-def no_process_left(folder: Path) -> bool:
-    """Whether all processes that know the run folder end promptly."""
-    deadline = time.monotonic() + PROMPTLY
-    while (left := related(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not left
-
-
-def related(folder: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(folder) in words:
-                found.append(int(entry.name))
-    return found
 
 
 def subprocess_report(folder: Path) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.end_to_end.conftest import DEADLINE, REPOSITORY
+from tests.processes import naming
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab
@@ -124,17 +125,4 @@ def test_interrupted_it_tells_what_it_found_and_leaves_nothing(lab: Lab, tmp_pat
     ended, text = finished(process)
     assert ended == 130, text
     assert "INCOMPLETE  self-test" in text and "0 of 2 runs" in text, "it did not wait for the end of a run"
-    assert not _processes(folder)
-
-
-def _processes(folder: Path) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(folder) in words:
-                found.append(words.decode(errors="replace"))
-    return found
+    assert not naming(folder)

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import alive, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -60,21 +61,6 @@ def run(script: str, grace: float = 10.0) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not."""
-    try:
-        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def assert_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 60
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not [pid for pid in pids if alive(pid)]
 
 
 def test_children_are_fresh_processes_of_the_server() -> None:
@@ -160,7 +146,7 @@ def test_closing_ends_server_and_children() -> None:
         print(server.pid, *[ask(child, "pid") for child in children])
         server.close()
     """)
-    assert_gone([int(pid) for pid in pids.split()])
+    wait_until(lambda: not any(map(alive, [int(pid) for pid in pids.split()])))
 
 
 def test_what_a_child_has_started_ends_with_it() -> None:
@@ -171,7 +157,7 @@ def test_what_a_child_has_started_ends_with_it() -> None:
         server.kill(children[0])
         server.close()
     """)
-    assert_gone([int(pid) for pid in pids.split()])
+    wait_until(lambda: not any(map(alive, [int(pid) for pid in pids.split()])))
 
 
 def test_threads_share_a_server() -> None:
@@ -204,7 +190,7 @@ time.sleep(600)
     process.kill()
     process.wait()
     process.stdout.close()
-    assert_gone(pids)
+    wait_until(lambda: not any(map(alive, pids)))
 
 
 def test_child_that_cannot_be_killed_is_told_and_the_server_goes_on() -> None:
@@ -285,4 +271,4 @@ def test_a_server_with_its_own_environment_ends_with_all_that_its_children_start
     )
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 3
-    assert_gone(pids)
+    wait_until(lambda: not any(map(alive, pids)))

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from gpucheck.launch import scratch as scratch_module
 from gpucheck.launch import torchrun
 from gpucheck.launch.torchrun import Ending, Rendezvous, command, launch
 from gpucheck.model.errors import InfrastructureError, UsageError
+from tests.processes import alive, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -295,13 +295,4 @@ def test_ranks_end_with_a_killed_command(tmp_path: Path, scratch: Callable[[], l
     arguments = [sys.executable, "-c", KILLED, str(tmp_path), scratch_module.PREFIX]
     assert subprocess.run(arguments, check=False).returncode == -9
     pid = (tmp_path / "logs" / "torchrun-0.log").read_text().strip()
-    while alive(pid):  # the time limit of a test ends this
-        time.sleep(0.02)
-
-
-def alive(pid: str) -> bool:
-    """Whether a process runs; one that is dead and only waits to be collected does not."""
-    try:
-        return Path("/proc", pid, "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_until(lambda: not alive(pid))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import alive, wait_until
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -112,14 +114,5 @@ def test_supervisor_dies_with_its_rank(number: signal.Signals) -> None:
     pid = int(process.stdout.readline())
     process.send_signal(number)
     process.wait()
-    while alive(pid):  # the time limit of a test ends this
-        time.sleep(0.02)
+    wait_until(lambda: not alive(pid))
     process.communicate()
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not."""
-    try:
-        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

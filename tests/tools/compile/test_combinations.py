@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from gpucheck.tools.compile.combinations import Job, build
 from gpucheck.tools.compile.outcome import Built, Combination, Kind, Result
 from gpucheck.tools.compile.tritons import Triton
 from gpucheck.triton_hooks.targets import TARGETS
+from tests.processes import naming, wait_until
 from tests.tools.compile.conftest import make_case
 
 
@@ -151,22 +151,7 @@ def test_who_stops_reading_leaves_no_process_behind(
     running = build([job(triton, "environment"), job(triton, "environment", "hangs", target="sm_80")], 2)
     first = next(running)
     assert first.cases["environment"].built is Built.COMPILED
-    assert ours(tmp_path)
+    assert naming(tmp_path)
     running.close()
-    while ours(tmp_path):  # the time limit of a test ends this
-        time.sleep(0.05)
+    wait_until(lambda: not naming(tmp_path))
     assert not list(tmp_path.glob("gpucheck-compile-*"))
-
-
-def ours(folder: Path) -> list[str]:
-    """Processes started with the variable OF_THIS_TEST."""
-    return [
-        path.parent.name for path in Path("/proc").glob("[0-9]*/environ") if f"OF_THIS_TEST={folder}" in _text(path)
-    ]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # it has just ended, or is another user's
-        return ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from gpucheck.host.forkserver import Forkserver
 from gpucheck.tools.doctor import device_lines, device_process
 from gpucheck.tools.doctor.line import Status
 from gpucheck.tools.doctor.perform import try_all
+from tests.processes import naming, wait_until
 
 if TYPE_CHECKING:
     from tests.tools.doctor.conftest import Bench, Only
@@ -173,34 +172,16 @@ def test_a_machine_on_which_everything_hangs_has_an_end(monkeypatch: pytest.Monk
 def test_nothing_outlives_doctor(real: Bench, tmp_path: Path) -> None:
     script = (
         "from gpucheck.tools.doctor import device_lines as devices, machine; import os\n"
-        "devices.ask(machine.Machine(environ={**os.environ, 'OF_THIS_TEST': os.environ['MARK']}))"
+        "devices.ask(machine.Machine(environ=os.environ))"
     )
     doctor = subprocess.Popen([sys.executable, "-c", script], env={**real.environ, "MARK": str(tmp_path)})
     try:
-        assert wait_until(lambda: trying(tmp_path))
+        wait_until(lambda: set(naming(tmp_path)) - {doctor.pid})
         doctor.kill()
         doctor.wait()
-        assert wait_until(lambda: not trying(tmp_path)), "the trying process is still there"
+        wait_until(lambda: not naming(tmp_path))
     finally:
         doctor.kill()
-
-
-def trying(mark: Path) -> list[str]:
-    """Processes that try things for the doctor of this test."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            found += [file.parent.name] if f"OF_THIS_TEST={mark}".encode() in file.read_bytes() else []
-    return found
-
-
-def wait_until(done: Callable[[], object], seconds: float = 120.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if done():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_without_torch_nothing_is_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
