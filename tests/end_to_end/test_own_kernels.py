@@ -105,85 +105,41 @@ def kinds(run: Finished, case: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("cheat", "outcome", "seen", "title", "words"),
+    ("cheat", "outcome", "seen", "title"),
     [
-        ("asks_torch", "violation", {"fallback"}, "fallback: kernel under test not launched", "no Triton kernel was"),
-        ("idle_kernel", "violation", {"idle"}, "fallback: answer not made by the kernels launched", "gelu_kernel"),
-        ("changes_input", "violation", {"inputs"}, "changes its inputs", "the call changed input0: 995 of 1000"),
-        ("in_place", "violation", {"inputs", "alias"}, "changes its inputs", "shares the memory of input0"),
-        ("writes_nothing", "mismatch", {"passes differ"}, "undetermined: output not written", "still hold the poison"),
-        (
-            "patches_judge",
-            "violation",
-            {"idle"},
-            "fallback: answer not made by the kernels launched",
-            "do nothing: gelu",
-        ),
-        (
-            "checks_its_kernel",
-            "violation",
-            {"idle"},
-            "fallback: answer not made by the kernels launched",
-            "other values",
-        ),
-        (
-            "exits_without_kernels",
-            "violation",
-            {"conduct"},
-            "right output, wrong conduct",
-            "ended with exit code 0 in a",
-        ),
-        ("forges_reply", "crash", set(), "crash", "sent something else than a reply: it holds a posix.abort"),
-        ("swaps_inputs", "mismatch", set(), "undetermined: zero instead of the result", "of 1000 elements wrong"),
-        (
-            "reads_reference",
-            "mismatch",
-            set(),
-            "undetermined: zero instead of the result",
-            "989 of 1000 elements wrong",
-        ),
-        (
-            "works_for_known",
-            "violation",
-            {"calls differ"},
-            "answer not from its inputs",
-            "that no call had before got a",
-        ),
-        ("answers_when_read", "violation", {"calls differ"}, "answer not from its inputs", "asked for by itself got a"),
-        (
-            "by_content",
-            "violation",
-            {"cached", "launches"},
-            "answer not from its inputs",
-            "with equal inputs launches no kernel",
-        ),
-        ("idle_when_timed", "violation", {"cached"}, "answer not from its inputs", "the answer of an earlier call"),
-        (
-            "first_answer",
-            "violation",
-            {"cached", "launches"},
-            "answer not from its inputs",
-            "the one that other inputs got a call",
-        ),
-        ("all_nan", "mismatch", set(), "undetermined: NaN", "1000 NaN and 0 Inf from (0, 0)"),
-        ("gaps", "violation", {"layout"}, "output not as asked", "its elements do not lie side by side"),
-        ("own_buffer", "violation", {"reused"}, "output overwritten by a later call", "buffer, which was there before"),
-        ("other_shape", "violation", {"output"}, "output not as asked", "(1000,), the reference (20, 50)"),
-        ("other_dtype", "violation", {"output"}, "output not as asked", "float16, asked for torch.float32"),
-        ("second_call", "violation", {"repeats differ"}, "undetermined: repeats differ", "second call"),
-        ("constant", "mismatch", set(), "undetermined: zero instead of the result", "990 of 1000 elements wrong"),
-        ("other_weights", "mismatch", set(), "undetermined: wrong scale", "that Model does not have alike: scale"),
-        ("cannot_load", "error", set(), "the library or kernel raised", "cannot be loaded: ModuleNotFoundError"),
+        ("asks_torch", "violation", {"fallback"}, "fallback: kernel under test not launched"),
+        ("idle_kernel", "violation", {"idle"}, "fallback: answer not made by the kernels launched"),
+        ("changes_input", "violation", {"inputs"}, "changes its inputs"),
+        ("in_place", "violation", {"inputs", "alias"}, "changes its inputs"),
+        ("writes_nothing", "mismatch", {"passes differ"}, "undetermined: output not written"),
+        ("patches_judge", "violation", {"idle"}, "fallback: answer not made by the kernels launched"),
+        ("checks_its_kernel", "violation", {"idle"}, "fallback: answer not made by the kernels launched"),
+        ("exits_without_kernels", "violation", {"conduct"}, "right output, wrong conduct"),
+        ("forges_reply", "crash", set(), "crash"),
+        ("swaps_inputs", "mismatch", set(), "undetermined: zero instead of the result"),
+        ("reads_reference", "mismatch", set(), "undetermined: zero instead of the result"),
+        ("works_for_known", "violation", {"calls differ"}, "answer not from its inputs"),
+        ("answers_when_read", "violation", {"calls differ"}, "answer not from its inputs"),
+        ("by_content", "violation", {"cached", "launches"}, "answer not from its inputs"),
+        ("idle_when_timed", "violation", {"cached"}, "answer not from its inputs"),
+        ("first_answer", "violation", {"cached", "launches"}, "answer not from its inputs"),
+        ("all_nan", "mismatch", set(), "undetermined: NaN"),
+        ("gaps", "violation", {"layout"}, "output not as asked"),
+        ("own_buffer", "violation", {"reused"}, "output overwritten by a later call"),
+        ("other_shape", "violation", {"output"}, "output not as asked"),
+        ("other_dtype", "violation", {"output"}, "output not as asked"),
+        ("second_call", "violation", {"repeats differ"}, "undetermined: repeats differ"),
+        ("constant", "mismatch", set(), "undetermined: zero instead of the result"),
+        ("other_weights", "mismatch", set(), "undetermined: wrong scale"),
+        ("cannot_load", "error", set(), "the library or kernel raised"),
     ],
 )
 def test_candidate_that_cheats_is_caught(
-    cheats: Finished, cheat: str, outcome: str, seen: set[str], title: str, words: str
+    cheats: Finished, cheat: str, outcome: str, seen: set[str], title: str
 ) -> None:
     assert cheats.outcomes(f"{cheat}/") == [outcome, outcome], cheats.text
     assert kinds(cheats, cheat) == seen
-    finding = cheats.finding(f"{cheat}/")
-    assert finding["title"] == title
-    assert words in "\n".join(finding["sighting"]["lines"])
+    assert cheats.finding(f"{cheat}/")["title"] == title
 
 
 def test_candidate_that_knows_its_inputs_by_their_place_is_caught(cheats: Finished) -> None:
