@@ -6,7 +6,7 @@ from collections import Counter
 
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.canary import BIT, INDEX
-from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Outcome, Record
 
 TITLE = "the canary was not caught"
@@ -48,10 +48,10 @@ def _finding(title: str, records: list[Record], fix: str) -> Finding:
     by_line: dict[str, list[Record]] = {}
     for record in records:
         by_line.setdefault(_instead(record), []).append(record)
-    sightings = [
-        Sighting(alike[0].case, [record.rank for record in alike], [line], "") for line, alike in by_line.items()
+    cases = [
+        FailedCase(alike[0].case, [record.rank for record in alike], [line], "") for line, alike in by_line.items()
     ]
-    return Finding(title, False, [record.rank for record in records], [], sightings, fix)
+    return Finding(title, False, [record.rank for record in records], [], cases, fix)
 
 
 def notes(records: list[Record], caught: list[int]) -> list[str]:

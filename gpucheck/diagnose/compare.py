@@ -143,9 +143,9 @@ def _sides(run: Run, conclusion: Conclusion) -> dict[Place, Side]:
     """Every planned place; it is wrong where a finding that fails the run shows it."""
     titles: dict[Place, list[str]] = {}
     for finding in conclusion.findings:
-        for sighting in finding.sightings if finding.fails else ():
-            for rank in sighting.ranks:
-                titles.setdefault((sighting.case, rank), []).append(finding.title)
+        for failed_case in finding.cases if finding.fails else ():
+            for rank in failed_case.ranks:
+                titles.setdefault((failed_case.case, rank), []).append(finding.title)
     found = {}
     for (step, rank), record in sorted(run.records.items()):
         place = (run.plan.steps[step].label, rank)

@@ -10,7 +10,7 @@ from typing import Any
 from gpucheck.diagnose import canary_verdict, causes
 from gpucheck.diagnose.causes.out_of_memory import OUT_OF_MEMORY
 from gpucheck.diagnose.expectations import settle
-from gpucheck.diagnose.finding_cases import Key, merged_lines, sighting
+from gpucheck.diagnose.finding_cases import Key, failed_case, merged_lines
 from gpucheck.diagnose.rank_differences import (
     Kernel,
     judged_on_some_ranks,
@@ -22,7 +22,7 @@ from gpucheck.diagnose.rank_differences import (
 )
 from gpucheck.diagnose.symptoms import Symptom, symptom
 from gpucheck.diagnose.wording import raised_lines, rank_list
-from gpucheck.model.finding import Conclusion, Finding, Sighting
+from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.records.run_folder import Run
 
@@ -88,7 +88,7 @@ def _symptoms(run: Run, records: list[Record]) -> list[Finding]:
         finding = findings.setdefault(key, Finding(shown.title, fails, ranks, [], [], shown.fix))
         if case.row not in finding.rows:
             finding.rows.append(case.row)
-        finding.sightings.append(sighting(run, step, ranks, merged_lines(alike, raised_lines)))
+        finding.cases.append(failed_case(run, step, ranks, merged_lines(alike, raised_lines)))
     return list(findings.values())
 
 
@@ -124,7 +124,7 @@ def _disagreement(run: Run, row: str, number: int, camps: list[list[Record]]) ->
             shown = ", ".join(str(i) for i in differing[:MOST_DIFFERING_TILES])
             more = ", ..." if len(differing) > MOST_DIFFERING_TILES else ""
             lines.append(f"{name}: {len(differing)} of {len(tiles)} tiles differ, in row order: {shown}{more}")
-    seen = sighting(run, number, ranks, lines)
+    seen = failed_case(run, number, ranks, lines)
     return Finding("ranks disagree on equal inputs and kernels", True, ranks, [row], [seen])
 
 
@@ -132,7 +132,7 @@ def _software(run: Run) -> list[Finding]:
     changed = run.outcome.get("changes", [])
     if not changed:
         return []
-    shown = Sighting("software", list(run.ranks), changed, "")
+    shown = FailedCase("software", list(run.ranks), changed, "")
     fix = "run again while nothing installs or edits packages"
     return [Finding("software changed during the run", False, list(run.ranks), [], [shown], fix)]
 
@@ -155,7 +155,7 @@ def _ending(run: Run) -> list[Finding]:
         return []
     fix = "look at the logs in the run folder's logs/"
     lines = [line, *(f"printed  {text}" for text in run.outcome.get("said", []))]
-    return [Finding("the run did not end well", False, list(run.ranks), [], [Sighting("run", [], lines, "")], fix)]
+    return [Finding("the run did not end well", False, list(run.ranks), [], [FailedCase("run", [], lines, "")], fix)]
 
 
 def _ended_well(node: dict[str, Any]) -> bool:
@@ -181,7 +181,7 @@ def _off_the_gpus(run: Run) -> list[Finding]:
     )
     if not ranks:
         return []
-    shown = Sighting("every case", ranks, ["this is a run on GPUs, but the outputs came from the CPU"], "")
+    shown = FailedCase("every case", ranks, ["this is a run on GPUs, but the outputs came from the CPU"], "")
     return [
         Finding("a rank worked on the CPU", False, ranks, [], [shown], "look at the rank's log and gpucheck doctor")
     ]
@@ -198,7 +198,7 @@ def _cut_short(run: Run) -> list[Finding]:
     ]
     if not short:
         return []
-    shown = Sighting("every case", short, ["the rank ended before the time of --duration was up"], "")
+    shown = FailedCase("every case", short, ["the rank ended before the time of --duration was up"], "")
     return [Finding("lost", False, short, [], [shown], "look at the rank's log in the run folder's logs/")]
 
 

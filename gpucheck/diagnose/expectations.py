@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gpucheck.diagnose.finding_cases import Key, by_step, sighting
+from gpucheck.diagnose.finding_cases import Key, by_step, failed_case
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
@@ -53,18 +53,18 @@ def _missing(run: Run, keys: list[Key]) -> list[Finding]:
     steps = by_step(keys)
     if not steps:
         return []
-    sightings = []
+    cases = []
     for step, ranks in steps.items():
         expect = run.plan.steps[step].expect
         cause = f" with cause {expect.cause!r}" if expect and expect.cause else ""
-        sightings.append(sighting(run, step, ranks, [f"passed, though the scenario expects a failure{cause}"]))
+        cases.append(failed_case(run, step, ranks, [f"passed, though the scenario expects a failure{cause}"]))
     return [
         Finding(
             "passed, though expected to fail",
             fails=True,
             ranks=sorted({rank for ranks in steps.values() for rank in ranks}),
             rows=list(dict.fromkeys(run.plan.steps[step].case.row for step in steps)),
-            sightings=sightings,
+            cases=cases,
             fix="the fault is gone, or the stress that shows it has no effect here: take the expectation out of the "
             "scenario once you know which",
         )

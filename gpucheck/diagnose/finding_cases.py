@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from gpucheck.diagnose.chance import rate_words
 from gpucheck.diagnose.wording import lines_of, rank_list
-from gpucheck.model.finding import Sighting
+from gpucheck.model.finding import FailedCase
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run, Tally
 
@@ -46,10 +46,10 @@ def _without(command: list[str], words: list[str]) -> list[str]:
     return command
 
 
-def sighting(run: Run, step: int, ranks: list[int], lines: list[str]) -> Sighting:
+def failed_case(run: Run, step: int, ranks: list[int], lines: list[str]) -> FailedCase:
     """One step of a finding."""
     told = [*lines, *_soaked(run, step, ranks)]
-    return Sighting(run.plan.steps[step].label, ranks, told, replay_command(run, step, ranks[0]))
+    return FailedCase(run.plan.steps[step].label, ranks, told, replay_command(run, step, ranks[0]))
 
 
 def _soaked(run: Run, step: int, ranks: list[int]) -> list[str]:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from gpucheck.diagnose.finding_cases import sighting
+from gpucheck.diagnose.finding_cases import failed_case
 from gpucheck.diagnose.wording import rank_list
-from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Launch, Outcome, Record
 from gpucheck.records.run_folder import Run
 
@@ -24,7 +24,7 @@ def nothing_judged(run: Run) -> list[Finding]:
         return []
     reasons = dict.fromkeys(run.records[(step, rank)].message for rank in idle for step in _steps(run))
     lines = ["every case is inapplicable here, but not on other ranks", *filter(None, reasons)]
-    return [Finding("nothing was judged on a rank", False, idle, [], [Sighting("every case", idle, lines, "")])]
+    return [Finding("nothing was judged on a rank", False, idle, [], [FailedCase("every case", idle, lines, "")])]
 
 
 def judged_on_some_ranks(run: Run) -> list[Finding]:
@@ -51,8 +51,8 @@ def judged_on_some_ranks(run: Run) -> list[Finding]:
             fails=False,
             ranks=[*ranks],
             rows=list(dict.fromkeys(run.plan.steps[step].case.row for step in steps)),
-            sightings=[
-                sighting(
+            cases=[
+                failed_case(
                     run,
                     step,
                     [*ranks],
@@ -69,7 +69,7 @@ def judged_on_some_ranks(run: Run) -> list[Finding]:
 
 def other_inputs(run: Run) -> list[Finding]:
     """Ranks of one machine that were judged on other inputs than their neighbours, who share one file with them."""
-    found: dict[tuple[int, ...], list[Sighting]] = defaultdict(list)
+    found: dict[tuple[int, ...], list[FailedCase]] = defaultdict(list)
     for step in _steps(run):
         known = [run.records[(step, rank)] for rank in run.ranks if run.records[(step, rank)].inputs]
         for neighbours in _grouped(known, lambda record: record.host).values():
@@ -77,17 +77,17 @@ def other_inputs(run: Run) -> list[Finding]:
             if len(groups) > 1:
                 words = " against ".join(rank_list(record.rank for record in group) for group in groups.values())
                 ranks = minority(list(groups.values()))
-                found[tuple(ranks)].append(sighting(run, step, ranks, [f"the bytes of the inputs differ: {words}"]))
+                found[tuple(ranks)].append(failed_case(run, step, ranks, [f"the bytes of the inputs differ: {words}"]))
     return [
         Finding(
             "ranks of one machine had other inputs",
             fails=False,
             ranks=[*ranks],
             rows=[],
-            sightings=sightings,
+            cases=cases,
             fix="inputs are made once for a machine: look at its memory and at what else writes to /dev/shm",
         )
-        for ranks, sightings in found.items()
+        for ranks, cases in found.items()
     ]
 
 

@@ -8,7 +8,7 @@ from gpucheck.model.record import Verdict
 
 
 @dataclass(frozen=True)
-class Sighting:
+class FailedCase:
     """One case of a finding."""
 
     case: str
@@ -25,7 +25,7 @@ class Finding:
     fails: bool  # False: leaves the verdict open instead of failing it, or is a warning
     ranks: list[int]
     rows: list[str]
-    sightings: list[Sighting]
+    cases: list[FailedCase]
     fix: str = ""
     evidence: list[str] = field(default_factory=list)  # the answers of experiments
     cause: str = ""  # key for `gpucheck explain`; "" where only a symptom is known

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.finding import Conclusion, Finding, Sighting
+from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run, Tally
@@ -148,13 +148,13 @@ class Report:
         """Ranks that worked on a GPU."""
         return sum(place.device not in ("", "cpu") for place in self.places)
 
-    def told(self) -> dict[tuple[str, int], list[tuple[Finding, Sighting]]]:
+    def told(self) -> dict[tuple[str, int], list[tuple[Finding, FailedCase]]]:
         """The findings about each case on each rank, by label and rank of a result."""
-        found: dict[tuple[str, int], list[tuple[Finding, Sighting]]] = {}
+        found: dict[tuple[str, int], list[tuple[Finding, FailedCase]]] = {}
         for finding in self.findings:
-            for sighting in finding.sightings:
-                for rank in sighting.ranks:
-                    found.setdefault((sighting.case, rank), []).append((finding, sighting))
+            for failed_case in finding.cases:
+                for rank in failed_case.ranks:
+                    found.setdefault((failed_case.case, rank), []).append((finding, failed_case))
         return found
 
 

@@ -79,7 +79,7 @@ def test_missed_on_one_rank_leaves_the_verdict_open(
     assert conclusion.verdict is Verdict.INCONCLUSIVE
     (finding,) = [finding for finding in conclusion.findings if finding.title == TITLE]
     assert finding.ranks == [1] and not finding.fails
-    assert finding.sightings[0].lines[0].startswith(line)
+    assert finding.cases[0].lines[0].startswith(line)
     assert conclusion.notes == ["canary: caught on rank 0, not caught on rank 1"]
 
 

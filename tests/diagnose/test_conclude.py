@@ -53,9 +53,9 @@ def test_one_cell_decides(synthetic: Synthetic, outcome: Outcome, verdict: Verdi
     assert conclusion.verdict is verdict
     (finding,) = conclusion.findings
     assert finding.fails is (verdict is FAIL) and finding.ranks == [rank] and finding.rows == [f"matmul row{step}"]
-    (sighting,) = finding.sightings
-    assert (sighting.case, sighting.ranks) == (f"matmul/{step}/exact", [rank])
-    assert sighting.replay == f"gpucheck replay runs/x matmul/{step}/exact --rank {rank}"
+    (failed_case,) = finding.cases
+    assert (failed_case.case, failed_case.ranks) == (f"matmul/{step}/exact", [rank])
+    assert failed_case.replay == f"gpucheck replay runs/x matmul/{step}/exact --rank {rank}"
 
 
 def test_every_outcome_but_pass_keeps_a_run_from_passing(synthetic: Synthetic) -> None:
@@ -142,20 +142,20 @@ def test_a_rank_on_which_nothing_was_judged_proves_nothing(synthetic: Synthetic)
 def test_a_launcher_that_did_not_end_well_is_no_pass(synthetic: Synthetic, ending: dict[str, Any], words: str) -> None:
     plan = synthetic.plan()
     conclusion = conclude(synthetic.run(plan, **ending))
-    assert conclusion.verdict is OPEN and words in conclusion.findings[0].sightings[0].lines[0]
+    assert conclusion.verdict is OPEN and words in conclusion.findings[0].cases[0].lines[0]
     assert conclude(synthetic.run(plan, {(0, 0): Outcome.CRASH}, **ending)).verdict is FAIL
 
 
 def test_a_run_that_has_not_ended_is_no_pass(synthetic: Synthetic, tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan()), outcome=False)
     conclusion = conclude(read_run(folder))
-    assert conclusion.verdict is OPEN and "outcome.json is missing" in conclusion.findings[0].sightings[0].lines[0]
+    assert conclusion.verdict is OPEN and "outcome.json is missing" in conclusion.findings[0].cases[0].lines[0]
 
 
 def test_changed_software_leaves_the_verdict_open(synthetic: Synthetic) -> None:
     changes = ["torch changed during the run: was a, is b"]
     conclusion = conclude(synthetic.run(synthetic.plan(), changes=changes))
-    assert conclusion.verdict is OPEN and conclusion.findings[0].sightings[0].lines == changes
+    assert conclusion.verdict is OPEN and conclusion.findings[0].cases[0].lines == changes
     failed = conclude(synthetic.run(synthetic.plan(), {(0, 0): Outcome.MISMATCH}, changes=changes))
     assert failed.verdict is FAIL and len(failed.findings) == 2
 
@@ -166,7 +166,7 @@ def test_ranks_that_fail_alike_are_one_finding(synthetic: Synthetic) -> None:
     conclusion = conclude(synthetic.run(plan, outcomes))
     (finding,) = conclusion.findings
     assert (finding.rows, finding.ranks) == (["matmul row0", "matmul row1"], list(range(1, 8)))
-    assert [sighting.case for sighting in finding.sightings] == ["matmul/0/exact", "matmul/1/exact"]
+    assert [failed_case.case for failed_case in finding.cases] == ["matmul/0/exact", "matmul/1/exact"]
     other = conclude(synthetic.run(plan, {**outcomes, (0, 7): Outcome.CRASH}))
     assert [(f.title, f.rows, f.ranks) for f in other.findings] == [
         ("undetermined: wrong output", ["matmul row0"], list(range(1, 7))),
@@ -179,7 +179,7 @@ def test_open_findings_of_several_rows_are_told_once(synthetic: Synthetic) -> No
     outcomes = {(step, rank): Outcome.LOST for step in range(3) for rank in (0, 1)}
     conclusion = conclude(synthetic.run(synthetic.plan(cases=3, ranks=3), outcomes))
     (finding,) = conclusion.findings
-    assert finding.rows == ["matmul row0", "matmul row1", "matmul row2"] and len(finding.sightings) == 3
+    assert finding.rows == ["matmul row0", "matmul row1", "matmul row2"] and len(finding.cases) == 3
 
 
 def test_lines_that_only_some_ranks_say_are_led_by_them(synthetic: Synthetic) -> None:
@@ -191,14 +191,14 @@ def test_lines_that_only_some_ranks_say_are_led_by_them(synthetic: Synthetic) ->
         for rank, extra in ((1, 0), (2, 1), (3, 1))
     }
     (finding,) = conclude(synthetic.run(plan, outcomes)).findings
-    assert finding.sightings[0].lines == ["guard: both", "ranks 2, 3: x: y", "rank 0 clean"]
+    assert finding.cases[0].lines == ["guard: both", "ranks 2, 3: x: y", "rank 0 clean"]
 
 
 def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
     steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("visible")))
     run = synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.MISMATCH})
-    assert conclude(run).findings[0].sightings[0].case == "matmul/0/exact (visible)"
+    assert conclude(run).findings[0].cases[0].case == "matmul/0/exact (visible)"
 
 
 def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
@@ -221,7 +221,7 @@ def test_a_gpu_that_torch_cannot_use_leaves_the_verdict_open_under_its_own_name(
     assert conclusion.verdict is Verdict.INCONCLUSIVE
     (finding,) = conclusion.findings
     assert finding.title == "a GPU that torch cannot use" and "gpucheck doctor" in finding.fix
-    assert words in finding.sightings[0].lines
+    assert words in finding.cases[0].lines
 
 
 def test_a_case_that_passed_on_the_cpu_in_a_run_on_gpus_leaves_the_verdict_open(synthetic: Synthetic) -> None:
@@ -236,7 +236,7 @@ def test_what_a_process_printed_and_its_log_are_told(synthetic: Synthetic) -> No
     record = synthetic.record(
         plan, 0, 0, Outcome.CRASH, message="ended with exit code 7", said=["why"], log="logs/0/stderr.log"
     )
-    lines = conclude(synthetic.run(plan, {(0, 0): record})).findings[0].sightings[0].lines
+    lines = conclude(synthetic.run(plan, {(0, 0): record})).findings[0].cases[0].lines
     assert lines[:3] == ["ended with exit code 7", "printed  why", "log      logs/0/stderr.log"]
 
 
@@ -244,7 +244,7 @@ def test_what_a_launcher_printed_that_failed_is_told(synthetic: Synthetic) -> No
     run = synthetic.run(synthetic.plan())
     run.outcome.update(code=1, said=["RendezvousTimeoutError: node 1 never came"])
     (shown,) = [finding for finding in conclude(run).findings if "did not end well" in finding.title]
-    assert "printed  RendezvousTimeoutError: node 1 never came" in shown.sightings[0].lines
+    assert "printed  RendezvousTimeoutError: node 1 never came" in shown.cases[0].lines
 
 
 def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic) -> None:
@@ -353,17 +353,17 @@ class TestSoak:
         assert conclusion.verdict is FAIL
         (finding,) = conclusion.findings
         words = "rank 1: failed in 3 of 400 passes; rate 0.75%, 95% interval 0.26% to 2.18%: intermittent"
-        assert words in finding.sightings[0].lines
+        assert words in finding.cases[0].lines
 
     def test_a_case_that_fails_in_every_pass_is_not_called_intermittent(self, synthetic: Synthetic) -> None:
-        lines = conclude(self.run(synthetic, {(1, 1): Tally(40, 40)})).findings[0].sightings[0].lines
+        lines = conclude(self.run(synthetic, {(1, 1): Tally(40, 40)})).findings[0].cases[0].lines
         assert "rank 1: failed in 40 of 40 passes" in lines
 
     def test_a_rank_that_ended_early_leaves_the_verdict_open(self, synthetic: Synthetic) -> None:
         assert conclude(self.run(synthetic, {})).verdict is PASS
         conclusion = conclude(self.run(synthetic, {}, ended=False))
         assert conclusion.verdict is OPEN and conclusion.findings[0].ranks == [1]
-        assert "before the time of --duration was up" in conclusion.findings[0].sightings[0].lines[0]
+        assert "before the time of --duration was up" in conclusion.findings[0].cases[0].lines[0]
 
 
 class TestDisagreement:
@@ -379,18 +379,18 @@ class TestDisagreement:
     def test_of_two_ranks_both_are_named(self, synthetic: Synthetic) -> None:
         (finding,) = self.run(synthetic, {1: {"digests": {"y": "other"}}}, 2)
         assert finding.fails and finding.ranks == [0, 1]
-        assert "rank 0 against rank 1" in finding.sightings[0].lines[0]
+        assert "rank 0 against rank 1" in finding.cases[0].lines[0]
 
     @pytest.mark.parametrize("outlier", [0, 5, 7])
     def test_of_eight_ranks_the_outlier_is_named(self, synthetic: Synthetic, outlier: int) -> None:
         (finding,) = self.run(synthetic, {outlier: {"digests": {"y": "other"}}}, 8)
-        assert finding.ranks == [outlier] and finding.sightings[0].ranks == [outlier]
-        assert finding.sightings[0].lines[0].endswith(f"against rank {outlier}")
-        assert finding.sightings[0].case == "matmul/1/exact"
+        assert finding.ranks == [outlier] and finding.cases[0].ranks == [outlier]
+        assert finding.cases[0].lines[0].endswith(f"against rank {outlier}")
+        assert finding.cases[0].case == "matmul/1/exact"
 
     def test_two_halves_name_everyone(self, synthetic: Synthetic) -> None:
         (finding,) = self.run(synthetic, {rank: {"digests": {"y": "other"}} for rank in (2, 3)}, 4)
-        assert finding.ranks == [0, 1, 2, 3] and "ranks 0, 1 against ranks 2, 3" in finding.sightings[0].lines[0]
+        assert finding.ranks == [0, 1, 2, 3] and "ranks 0, 1 against ranks 2, 3" in finding.cases[0].lines[0]
 
     def test_a_majority_names_all_others(self, synthetic: Synthetic) -> None:
         (finding,) = self.run(synthetic, {1: {"digests": {"y": "a"}}, 2: {"digests": {"y": "b"}}}, 5)
@@ -426,7 +426,7 @@ class TestDisagreement:
             for rank in range(3)
         }
         (finding,) = conclude(synthetic.run(plan, outcomes)).findings
-        assert finding.sightings[0].lines[1] == "y: 1 of 3 tiles differ, in row order: 2"
+        assert finding.cases[0].lines[1] == "y: 1 of 3 tiles differ, in row order: 2"
 
 
 def test_the_conclusion_of_a_stored_run_is_that_of_the_run(synthetic: Synthetic, tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ def test_a_node_that_did_not_end_well_leaves_the_verdict_open(
     run = synthetic.run(synthetic.plan(), nodes=[{**NODE, **changes}], code=None)
     conclusion = conclude(run)
     assert conclusion.verdict is Verdict.INCONCLUSIVE
-    assert conclusion.findings[0].sightings[0].lines == [words]
+    assert conclusion.findings[0].cases[0].lines == [words]
 
 
 def test_nodes_with_other_software_are_noted(synthetic: Synthetic) -> None:

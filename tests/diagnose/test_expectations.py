@@ -60,7 +60,7 @@ def test_an_expected_failure_that_passes_fails(synthetic: Synthetic) -> None:
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.FAIL and finding.title == "passed, though expected to fail"
     assert (finding.ranks, finding.rows) == ([1], ["matmul row1"])
-    assert finding.sightings[0].lines == [f"passed, though the scenario expects a failure with cause '{CAUSE}'"]
+    assert finding.cases[0].lines == [f"passed, though the scenario expects a failure with cause '{CAUSE}'"]
 
 
 def test_of_several_ranks_the_one_that_passed_is_named(synthetic: Synthetic) -> None:

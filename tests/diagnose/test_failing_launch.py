@@ -87,12 +87,12 @@ def test_titles_name_what_and_where(synthetic: Synthetic) -> None:
     failed = sticky(synthetic).again(Outcome.CRASH, sticky=True, underway=BLOCKED)
     (finding,) = conclude(failed.run).findings
     assert (finding.title, finding.cause, finding.ranks) == ("crash: illegal memory access in _first", "crash", [1])
-    assert "when each launch was waited for, in _first (m.py:5)" in finding.sightings[0].lines
+    assert "when each launch was waited for, in _first (m.py:5)" in finding.cases[0].lines
     (finding,) = conclude(sticky(synthetic).run).findings
     assert finding.title == "crash: illegal memory access"
     hung = Failed(synthetic, Outcome.HANG, underway=LAUNCHED, message="no result within 6 s")
     (finding,) = conclude(hung.run).findings
-    assert (finding.title, finding.cause) == ("hang", "hang") and NEXT in finding.sightings[0].lines[1]
+    assert (finding.title, finding.cause) == ("hang", "hang") and NEXT in finding.cases[0].lines[1]
     (finding,) = conclude(hung.again(Outcome.HANG, underway=BLOCKED).run).findings
     assert finding.title == "hang: in _first"
 

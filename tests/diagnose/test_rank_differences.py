@@ -33,8 +33,8 @@ def test_a_case_that_one_rank_refuses_and_its_like_judge_leaves_the_run_open(syn
     assert conclusion.verdict is Verdict.INCONCLUSIVE
     first, second = conclusion.findings
     assert first.title == second.title == "judged on some ranks only" and not first.fails and not first.warns
-    assert (first.ranks, second.ranks, first.sightings[0].case) == ([1], [3], "matmul/1/exact")
-    assert first.sightings[0].lines == [f"inapplicable on rank 1: {REFUSED}", "judged on ranks 0, 2"]
+    assert (first.ranks, second.ranks, first.cases[0].case) == ([1], [3], "matmul/1/exact")
+    assert first.cases[0].lines == [f"inapplicable on rank 1: {REFUSED}", "judged on ranks 0, 2"]
 
 
 def test_a_rank_that_failed_has_judged_as_well(synthetic: Synthetic) -> None:
@@ -71,7 +71,7 @@ def test_a_rank_that_judges_nothing_says_why(synthetic: Synthetic) -> None:
     records = {(step, 1): synthetic.record(plan, step, 1, **inapplicable()) for step in (0, 1)}
     (finding,) = conclude(synthetic.run(plan, records)).findings
     assert (finding.title, finding.ranks) == ("nothing was judged on a rank", [1])
-    assert finding.sightings[0].lines[1:] == [REFUSED]
+    assert finding.cases[0].lines[1:] == [REFUSED]
 
 
 def test_other_inputs_beside_each_other_leave_the_run_open(synthetic: Synthetic) -> None:
@@ -79,7 +79,7 @@ def test_other_inputs_beside_each_other_leave_the_run_open(synthetic: Synthetic)
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.INCONCLUSIVE and finding.ranks == [2]
     assert finding.title == "ranks of one machine had other inputs"
-    assert finding.sightings[0].lines == ["the bytes of the inputs differ: ranks 0, 1 against rank 2"]
+    assert finding.cases[0].lines == ["the bytes of the inputs differ: ranks 0, 1 against rank 2"]
     assert concluded(synthetic, 3, {2: {"inputs": "other", "host": "another"}}).findings == [], "made there anew"
 
 

@@ -61,12 +61,12 @@ class Finished:
         return [result["outcome"] for result in sorted(found, key=lambda result: result["rank"])]
 
     def findings(self, case: str) -> list[dict[str, Any]]:
-        """The findings that show the one case whose id contains ``case``, each with that sighting only."""
+        """The findings that show the one case whose id contains ``case``, each with that case only."""
         return [
-            {**finding, "sighting": sighting}
+            {**finding, "failed_case": failed_case}
             for finding in self.report["findings"]
-            for sighting in finding["sightings"]
-            if case in sighting["case"]
+            for failed_case in finding["cases"]
+            if case in failed_case["case"]
         ]
 
     def finding(self, case: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Finished:
 
     def lines(self, case: str) -> str:
         """What the only finding about a case says of it."""
-        return "\n".join(self.finding(case)["sighting"]["lines"])
+        return "\n".join(self.finding(case)["failed_case"]["lines"])
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,13 @@ def test_output_in_memory_that_the_next_call_uses(run: Finished) -> None:
 def test_experts_sliced_as_soon_as_a_process_group_exists(run: Finished) -> None:
     first, second = findings(run, "/exact (process group)")
     assert (first["title"], first["ranks"]) == ("dependence on the process group: wrong expert", [0])
-    assert "exactly experts 3, 4, 5" in "\n".join(first["sighting"]["lines"]), "what rank 0 misses"
+    assert "exactly experts 3, 4, 5" in "\n".join(first["failed_case"]["lines"]), "what rank 0 misses"
     assert (second["title"], second["ranks"]) == ("dependence on the process group: wrong operand", [1])
-    assert "every expert" in "\n".join(second["sighting"]["lines"]), "rank 1 misses some and takes others for the rest"
+    assert "every expert" in "\n".join(second["failed_case"]["lines"]), (
+        "rank 1 misses some and takes others for the rest"
+    )
     assert "right without a process group" in "\n".join(second["evidence"])
-    assert "(process group)' --rank 0" in first["sighting"]["replay"]
+    assert "(process group)' --rank 0" in first["failed_case"]["replay"]
 
 
 def test_scatter_index_shifted_by_one(run: Finished) -> None:

@@ -73,7 +73,7 @@ def test_every_case_has_a_process_of_its_own(isolated: Finished) -> None:
 def test_a_kernel_that_never_ends_is_named(isolated: Finished) -> None:
     (finding,) = isolated.report["findings"]
     assert (finding["title"], finding["cause"]) == ("hang: in _matmul_ogs", "hang")
-    said = "\n".join(finding["sightings"][0]["lines"])
+    said = "\n".join(finding["cases"][0]["lines"])
     assert re.search(r"no result within 8 s, at .*\.py:\d+ in \S+; the process was killed", said)
     assert re.search(r"in _matmul_ogs \(matmul_ogs\.py:\d+\)", said)
 
@@ -83,7 +83,7 @@ def test_what_is_unusual_about_the_run_is_in_its_report_and_plan(isolated: Finis
     assert "debug: launches waited for, device assertions compiled in · a process for each case" in headline
     plan = isolated.report["plan"]
     assert (plan["debug"], plan["isolate"], plan["case_timeout"]) == (True, "case", 8.0)
-    replay = isolated.report["findings"][0]["sightings"][0]["replay"]
+    replay = isolated.report["findings"][0]["cases"][0]["replay"]
     assert replay.startswith(f"gpucheck replay {isolated.folder} matmul/") and " --rank " in replay
 
 

@@ -76,7 +76,7 @@ def test_trials_have_inputs_of_their_own_and_ranks_share_them(problems: Finished
 
 
 def test_replay_of_a_candidate_brings_its_files_along(problems: Finished) -> None:
-    command = shlex.split(problems.finding("gelu_wrong/trial2")["sighting"]["replay"])
+    command = shlex.split(problems.finding("gelu_wrong/trial2")["failed_case"]["replay"])
     assert command == ["gpucheck", "replay", str(problems.folder), "gelu_wrong/trial2/normal", "--rank", "0"]
     again = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     assert again.returncode == 1, again.stdout + again.stderr
@@ -91,7 +91,7 @@ def test_kernels_of_ones_own_need_neither_library_nor_network(lab: Lab, monkeypa
     run = lab.finish(*pairs(candidate("gelu", "wrong")), *QUICK, scenario=None, library=None, nproc=1)
     assert run.code == 1 and "no library checked (no case needs one)" in run.text, run.text
     assert run.report["plan"]["library"]["origin"] == "none"
-    replay = shlex.split(run.finding("gelu_wrong/trial1")["sighting"]["replay"])
+    replay = shlex.split(run.finding("gelu_wrong/trial1")["failed_case"]["replay"])
     for command, code in ((replay, 1), (["gpucheck", "diff", str(run.folder), str(run.folder)], 0)):
         again = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
         assert again.returncode == code and not again.stderr, again.stdout + again.stderr
@@ -151,7 +151,7 @@ def test_candidate_that_knows_its_inputs_by_their_place_is_caught(cheats: Finish
         "with other inputs in the same memory the answer is still the one",
         "bit for bit the one that other inputs",
     )
-    assert any(part in "\n".join(finding["sighting"]["lines"]) for part in words)
+    assert any(part in "\n".join(finding["failed_case"]["lines"]) for part in words)
 
 
 def test_candidate_that_is_honest_passes_beside_those_that_cheat(cheats: Finished) -> None:

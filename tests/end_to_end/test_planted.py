@@ -61,7 +61,7 @@ def test_a_fault_on_all_ranks_is_told_as_declared(run: Finished, fault: Any) -> 
 
 def test_the_printed_report_says_what_the_json_says(run: Finished) -> None:
     for finding in run.report["findings"]:
-        for line in finding["sightings"][0]["lines"]:
+        for line in finding["cases"][0]["lines"]:
             assert line in run.text
 
 
@@ -127,7 +127,7 @@ def test_endless_loop_names_its_place(run: Finished) -> None:
     finding = run.finding("n54-")
     assert (finding["title"], finding["ranks"]) == ("hang", [1])
     assert re.search(r"no result within 6 s, at \w+\.py:\d+ in loop_on_host", run.lines("n54-"))
-    assert "matmul_ogs.py" in run.results(1)[finding["sighting"]["case"]]["traceback"]
+    assert "matmul_ogs.py" in run.results(1)[finding["failed_case"]["case"]]["traceback"]
 
 
 def test_cases_after_a_crash_run_on(run: Finished) -> None:
@@ -139,5 +139,5 @@ def test_cases_after_a_crash_run_on(run: Finished) -> None:
 
 
 def test_a_crash_names_the_command_that_repeats_it(run: Finished) -> None:
-    replay = run.finding("n50-")["sighting"]["replay"]
+    replay = run.finding("n50-")["failed_case"]["replay"]
     assert replay == f"gpucheck replay {run.folder} matmul/dense/bf16/m20-n50-k96-persistent-no/exact --rank 1"

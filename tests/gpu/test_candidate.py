@@ -33,8 +33,8 @@ def titles(done: Any, name: str) -> set[str]:
     return {
         finding["title"]
         for finding in done.report["findings"]
-        for sighting in finding["sightings"]
-        if sighting["case"].startswith(f"{name}/")
+        for failed_case in finding["cases"]
+        if failed_case["case"].startswith(f"{name}/")
     }
 
 

@@ -51,8 +51,8 @@ def test_four_faults_cost_four_cases_on_one_rank(containment: ModuleType, tmp_pa
     titles = {finding["title"]: finding for finding in run.report["findings"]}
     assert sorted(titles) == sorted(TITLES.values()), run.text
     for fault, title in TITLES.items():
-        (sighting,) = titles[title]["sightings"]
-        assert (titles[title]["ranks"], sighting["case"]) == ([1], run.planted[fault])
-    memory = "\n".join(titles[TITLES["gpu-memory"]]["sightings"][0]["lines"])
+        (failed_case,) = titles[title]["cases"]
+        assert (titles[title]["ranks"], failed_case["case"]) == ([1], run.planted[fault])
+    memory = "\n".join(titles[TITLES["gpu-memory"]]["cases"][0]["lines"])
     assert re.search(r"OutOfMemoryError: .*under test: .*_matmul_ogs", memory, re.DOTALL)
     assert len(run.fresh_seconds(1)) >= 4 and max(run.fresh_seconds(1)[1:]) < 5

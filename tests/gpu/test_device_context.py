@@ -27,7 +27,7 @@ def test_every_rank_but_the_first_is_named_with_launch_tensors_and_line(run: Cal
     for finding in findings.values():  # a launch on GPU 0 that goes wrong there may take work of rank 0 down with it
         assert set(finding["ranks"]) <= set(OTHERS) or finding["cause"] == "interference between ranks"
     assert findings[f"{CAUSE}: corrupted"]["ranks"] == OTHERS
-    lines = "\n".join(line for seen in findings[f"{CAUSE}: corrupted"]["sightings"] for line in seen["lines"])
+    lines = "\n".join(line for seen in findings[f"{CAUSE}: corrupted"]["cases"] for line in seen["lines"])
     assert "10 of 10 repeats wrong" in lines and "launched on cuda:0, its tensors on cuda:1" in lines
     assert "matmul_ogs.py:" in lines or "matmul.py:" in lines
     assert done.outcomes(0) <= {"pass", "hang"}

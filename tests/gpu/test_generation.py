@@ -40,4 +40,4 @@ def test_under_peer_the_first_wrong_operation_is_named(run: Callable[..., Done],
     (finding,) = done.report["findings"]
     assert done.code == 1 and finding["title"] == "wrong device context: corrupted"
     assert finding["ranks"] == list(range(1, RANKS))
-    assert re.search(r"first wrong at step \d+(, layer \d+)?, \w+", "\n".join(finding["sightings"][0]["lines"]))
+    assert re.search(r"first wrong at step \d+(, layer \d+)?, \w+", "\n".join(finding["cases"][0]["lines"]))

@@ -23,7 +23,7 @@ def checked(run: Run, name: str) -> dict[str, Any]:
     """The findings about the cases of one file of checks on a single rank, by case."""
     done = run("--check-file", str(CHECKS / f"{name}.py"), "--device", "cuda", library=None, ranks=1)
     assert done.code == 1, done.text
-    return {shown["case"]: {**each, **shown} for each in done.report["findings"] for shown in each["sightings"]}
+    return {shown["case"]: {**each, **shown} for each in done.report["findings"] for shown in each["cases"]}
 
 
 def test_a_grid_that_is_too_long_is_a_resource_limit_and_the_next_case_runs(run: Run) -> None:

@@ -38,7 +38,7 @@ def test_it_comes_again_bit_by_bit(run: Callable[..., Done], library: LibraryCop
     (tmp_path / "one.toml").write_text(SCENARIO)
     done = run(str(tmp_path / "one.toml"), "--experiments", "0", library=f"path:{package.parent}")
     assert done.code == 1
-    command = shlex.split(done.report["findings"][0]["sightings"][0]["replay"])
+    command = shlex.split(done.report["findings"][0]["cases"][0]["replay"])
     again = gpucheck(*command[1:], "--save", str(tmp_path / "saved"))
     print(again.stdout, again.stderr)
     assert again.returncode == 1 and "the bytes of the run" in again.stdout

@@ -74,7 +74,7 @@ def test_what_findings_say_is_found_by_case_and_rank(busy: Report) -> None:
         found = told.get((result.label, result.record.rank), [])
         quiet = result.record.outcome is Outcome.PASS or result.expected
         assert bool(found) is not quiet
-        assert all(result.record.rank in sighting.ranks for _, sighting in found)
+        assert all(result.record.rank in failed_case.ranks for _, failed_case in found)
 
 
 def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthetic) -> None:

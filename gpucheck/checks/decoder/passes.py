@@ -116,13 +116,13 @@ def _expected(operation: str, estimates: list[Estimate]) -> Expected:
 def _leave_open(expected: dict[str, Expected], recorded: Recorded) -> None:
     """Marks what follows from router logits that are not finite, and from rows in a wrong order."""
     blind = ~torch.isfinite(recorded["router"]).flatten(2).all(2)
-    astray = blind.clone()
+    diverged = blind.clone()
     for operation in ROUTING:
-        astray |= (recorded[operation] != expected[operation].estimate.value).flatten(2).any(2)
+        diverged |= (recorded[operation] != expected[operation].estimate.value).flatten(2).any(2)
     for operation in (*ROUTING, "routing gates"):
         _mark(expected[operation], blind)
     for operation in ("experts up", "experts down"):
-        _mark(expected[operation], astray)
+        _mark(expected[operation], diverged)
 
 
 def _mark(expected: Expected, unknown: Tensor) -> None:

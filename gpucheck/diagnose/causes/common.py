@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gpucheck.diagnose.answers import answers
 from gpucheck.diagnose.error_pattern import error_pattern
-from gpucheck.diagnose.finding_cases import Key, clean_line, merged_lines, sighting
+from gpucheck.diagnose.finding_cases import Key, clean_line, failed_case, merged_lines
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import raised_lines
 from gpucheck.model.finding import Finding
@@ -57,7 +57,7 @@ def findings(
         if row not in finding.rows:
             finding.rows.append(row)
         told = merged_lines(records, lines) + clean_line(run, step)
-        finding.sightings.append(sighting(run, step, ranks, told))
+        finding.cases.append(failed_case(run, step, ranks, told))
     return list(found.values())
 
 
@@ -72,7 +72,7 @@ def _empty(run: Run, seen: Evidence, records: list[Record], further: Lines) -> F
         fails=True,
         ranks=[record.rank for record in records],
         rows=[],
-        sightings=[],
+        cases=[],
         fix=seen.fix or seen.cause.fix,
         cause=seen.cause.title,
         evidence=told,

@@ -11,7 +11,7 @@ from statistics import median
 from gpucheck.diagnose.finding_cases import run_command
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import rank_list
-from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
 
@@ -86,17 +86,17 @@ def _finding(run: Run, rank: int, cases: list[_Excess]) -> Finding:
         warns=True,
         ranks=[rank],
         rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
-        sightings=[_sighting(run, each, rank) for each in worst],
+        cases=[_failed_case(run, each, rank) for each in worst],
         fix=LESS_EXACT.fix,
         evidence=lines,
         cause=LESS_EXACT.title,
     )
 
 
-def _sighting(run: Run, each: _Excess, rank: int) -> Sighting:
+def _failed_case(run: Run, each: _Excess, rank: int) -> FailedCase:
     step = each.record.step
     words = f"uses {each.record.tightness:.1%} of its error bound, its peers {each.typical:.1%}"
-    return Sighting(run.plan.steps[step].label, [rank], [words], run_command(run, step))
+    return FailedCase(run.plan.steps[step].label, [rank], [words], run_command(run, step))
 
 
 def _kernels(record: Record) -> list[tuple[str, str]]:

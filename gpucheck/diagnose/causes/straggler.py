@@ -14,7 +14,7 @@ from gpucheck.diagnose.finding_cases import run_command
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.speeds import call_seconds, geometric_mean
 from gpucheck.diagnose.wording import rank_list, took
-from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
 
@@ -122,17 +122,17 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
         warns=True,
         ranks=[rank],
         rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
-        sightings=[_sighting(run, each, rank) for each in worst],
+        cases=[_failed_case(run, each, rank) for each in worst],
         fix=STRAGGLER.fix,
         evidence=lines + _gpu_lines(run, rank),
         cause=STRAGGLER.title,
     )
 
 
-def _sighting(run: Run, compared: _Comparison, rank: int) -> Sighting:
+def _failed_case(run: Run, compared: _Comparison, rank: int) -> FailedCase:
     """A slow case with the command that measures it again, on all ranks; a replay measures no speed."""
     step = compared.record.step
-    return Sighting(run.plan.steps[step].label, [rank], [_words(compared)], run_command(run, step))
+    return FailedCase(run.plan.steps[step].label, [rank], [_words(compared)], run_command(run, step))
 
 
 def _words(comparison: _Comparison) -> str:

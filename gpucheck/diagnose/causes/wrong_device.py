@@ -9,7 +9,7 @@ from enum import Enum
 
 from gpucheck.diagnose.answers import answers
 from gpucheck.diagnose.causes.undetermined import UNDETERMINED
-from gpucheck.diagnose.finding_cases import Key, by_step, clean_line, merged_lines, sighting
+from gpucheck.diagnose.finding_cases import Key, by_step, clean_line, failed_case, merged_lines
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import lines_of, mismatches_lines, rank_list
 from gpucheck.model.finding import Finding
@@ -37,7 +37,7 @@ WRONG_DEVICE = Cause(
 CAUSES = (WRONG_DEVICE,)
 
 POINTER = re.compile(r"Pointer argument \(at -?\d+\) cannot be accessed from Triton")
-MOST_LAUNCHES = 3  # told in one sighting
+MOST_LAUNCHES = 3  # told of one failed case
 
 
 class State(str, Enum):
@@ -101,8 +101,9 @@ def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
                 fails=True,
                 ranks=ranks,
                 rows=list(dict.fromkeys(run.plan.steps[step].case.row for step in steps)),
-                sightings=[
-                    sighting(run, step, of_step, _lines(run, state, step, of_step)) for step, of_step in steps.items()
+                cases=[
+                    failed_case(run, step, of_step, _lines(run, state, step, of_step))
+                    for step, of_step in steps.items()
                 ],
                 evidence=_answers(run, steps),
                 fix=NEXT if state is State.UNCLEAR else FIX,

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from gpucheck.diagnose.wording import lines_of, rank_list
-from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Outcome, Verdict
 from gpucheck.report.blocks import NO_GPU_CHECKED, Report, Result, heading
 from gpucheck.report.escape import one_line, visible
@@ -53,12 +53,12 @@ def _suite(report: Report, name: str, tests: list[Element], seconds: float) -> E
     return suite
 
 
-def _test(result: Result, told: list[tuple[Finding, Sighting]]) -> Element:
+def _test(result: Result, told: list[tuple[Finding, FailedCase]]) -> Element:
     record = result.record
     test = _named(f"{result.label} [rank {record.rank}]", result.row, result.seconds)
     red, warnings = ([pair for pair in told if pair[0].warns is warns] for warns in (False, True))
     if red:
-        lines = [line for finding, sighting in red for line in _words(finding, sighting)]
+        lines = [line for finding, failed_case in red for line in _words(finding, failed_case)]
         kind = "failure" if record.outcome in _JUDGED else "error"
         _red(test, kind, record.outcome.value, red[0], [*lines, *record.traceback.splitlines()])
     elif record.outcome is Outcome.INAPPLICABLE:
@@ -66,7 +66,7 @@ def _test(result: Result, told: list[tuple[Finding, Sighting]]) -> Element:
     elif result.expected:
         _out(test, ["failed as the scenario expects", *lines_of(record)])
     if warnings:
-        _out(test, [line for finding, sighting in warnings for line in _words(finding, sighting)])
+        _out(test, [line for finding, failed_case in warnings for line in _words(finding, failed_case)])
     return test
 
 
@@ -74,12 +74,12 @@ def _whole(report: Report, red: bool) -> list[Element]:
     """What concerns no single test; where that leaves all green, a verdict that is not PASS."""
     shown, tests = {(result.label, result.record.rank) for result in report.results}, []
     for finding in report.findings:
-        seen = finding.sightings
+        seen = finding.cases
         if not finding.warns and not any(
-            (sighting.case, rank) in shown for sighting in seen for rank in sighting.ranks
+            (failed_case.case, rank) in shown for failed_case in seen for rank in failed_case.ranks
         ):
             tests.append(_named(finding.title, WHOLE, 0.0))
-            lines = [line for sighting in seen for line in _words(finding, sighting)]
+            lines = [line for failed_case in seen for line in _words(finding, failed_case)]
             _red(tests[-1], "failure" if finding.fails else "error", "finding", (finding, seen[0]), lines)
     if report.verdict != Verdict.PASS.value and not red and not tests:
         tests.append(_named("verdict", WHOLE, 0.0))
@@ -95,16 +95,16 @@ def _out(test: Element, lines: list[str]) -> None:
     SubElement(test, "system-out").text = visible("\n".join(lines))
 
 
-def _red(test: Element, tag: str, kind: str, first: tuple[Finding, Sighting], lines: list[str]) -> None:
-    finding, sighting = first
-    message = ": ".join([finding.title, *sighting.lines[:1]])
+def _red(test: Element, tag: str, kind: str, first: tuple[Finding, FailedCase], lines: list[str]) -> None:
+    finding, failed_case = first
+    message = ": ".join([finding.title, *failed_case.lines[:1]])
     SubElement(test, tag, type=kind, message=one_line(message)).text = visible("\n".join(lines))
 
 
-def _words(finding: Finding, sighting: Sighting) -> list[str]:
+def _words(finding: Finding, failed_case: FailedCase) -> list[str]:
     """What a finding says of one case, with what to do."""
-    lines = [heading(finding) + (f", {rank_list(sighting.ranks)}" if sighting.ranks else ""), *sighting.lines]
+    lines = [heading(finding) + (f", {rank_list(failed_case.ranks)}" if failed_case.ranks else ""), *failed_case.lines]
     lines += [f"tried: {line}" for line in finding.evidence]
     lines += [f"driver: {line}" for line in finding.driver]
-    lines += [f"replay: {sighting.replay}"] if sighting.replay else []
+    lines += [f"replay: {failed_case.replay}"] if failed_case.replay else []
     return lines + ([f"fix: {finding.fix}"] if finding.fix else [])

@@ -63,20 +63,20 @@ def _table(table: Table, align: str) -> Iterator[str]:
 
 
 def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
-    seen = finding.sightings
+    seen = finding.cases
     yield "<details open>" if number == 1 else "<details>"
     yield f"<summary>{number} · <b>{_html(heading(finding))}</b> · {_html(' · '.join(facts(finding)))}</summary>"
-    for sighting in seen[:limit]:
+    for failed_case in seen[:limit]:
         yield ""
-        yield f"{_code(sighting.case)}"
-        if sighting.lines:
+        yield f"{_code(failed_case.case)}"
+        if failed_case.lines:
             yield ""
-            yield from _fence(sighting.lines)
-        if sighting.replay:
+            yield from _fence(failed_case.lines)
+        if failed_case.replay:
             yield ""
             yield "Replay:"
             yield ""
-            yield from _fence([sighting.replay], "sh")
+            yield from _fence([failed_case.replay], "sh")
     if limit is not None and len(seen) > limit:
         yield ""
         yield f"... and {counted(len(seen) - limit, 'more case')}"

@@ -119,23 +119,23 @@ def mark(cell: Cell) -> tuple[str, str]:
 
 def facts(finding: Finding) -> list[str]:
     """Where a finding was seen: ranks, rows and cases, as far as it has any."""
-    rows = f"{', '.join(finding.rows)} ({counted(len(finding.sightings), 'case')})"
+    rows = f"{', '.join(finding.rows)} ({counted(len(finding.cases), 'case')})"
     return [rank_list(finding.ranks)] * bool(finding.ranks) + [rows] * bool(finding.rows)
 
 
 def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]:
-    cases = len(finding.sightings)
+    cases = len(finding.cases)
     style = "bold red" if finding.fails else "yellow" if finding.warns else "bold yellow"
     yield [(f"{number}  {heading(finding)}", style), ("".join(f"   {fact}" for fact in facts(finding)), "bold")]
-    shown = finding.sightings if limit is None else finding.sightings[:limit]
+    shown = finding.cases if limit is None else finding.cases[:limit]
     previous: list[str] = []
-    for sighting in shown:
-        yield [("   case    ", "dim"), (sighting.case, "")]
-        if sighting.lines != previous:
-            yield from ([("           ", ""), (line, "")] for line in sighting.lines)
-        previous = sighting.lines
-        if sighting.replay:
-            yield [("   replay  ", "dim"), (sighting.replay, "cyan")]
+    for failed_case in shown:
+        yield [("   case    ", "dim"), (failed_case.case, "")]
+        if failed_case.lines != previous:
+            yield from ([("           ", ""), (line, "")] for line in failed_case.lines)
+        previous = failed_case.lines
+        if failed_case.replay:
+            yield [("   replay  ", "dim"), (failed_case.replay, "cyan")]
     if len(shown) < cases:
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
     yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)

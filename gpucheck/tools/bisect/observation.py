@@ -126,16 +126,16 @@ def unexpecting(run: Run) -> Run:
 def first_failing(run: Run, findings: Sequence[Finding], cases: Sequence[str]) -> str:
     """The label of the first case with a finding, of these cases where some are named; "" without one."""
     labels = {step.label for step in run.plan.steps if not cases or step.case.id in cases}
-    shown = (sighting.case for finding in findings for sighting in finding.sightings)
+    shown = (failed_case.case for finding in findings for failed_case in finding.cases)
     return next((case for case in shown if case in labels), "")
 
 
 def _failures(findings: Sequence[Finding], label: str) -> list[Failure]:
     return [
-        Failure(finding.title, finding.cause, tuple(sorted(sighting.ranks)), tuple(sighting.lines))
+        Failure(finding.title, finding.cause, tuple(sorted(failed_case.ranks)), tuple(failed_case.lines))
         for finding in findings
-        for sighting in finding.sightings
-        if sighting.case == label
+        for failed_case in finding.cases
+        if failed_case.case == label
     ]
 
 

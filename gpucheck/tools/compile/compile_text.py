@@ -117,10 +117,10 @@ def _lost(remark: Remark, request: Request) -> model.Finding:
     return model.Finding(f"not reached: {remark.reason}", False, [], [where(remark.where)], _cases(remark, request, []))
 
 
-def _cases(seen: Finding | Remark, request: Request, lines: list[str]) -> list[model.Sighting]:
+def _cases(seen: Finding | Remark, request: Request, lines: list[str]) -> list[model.FailedCase]:
     """The cases of a failure, the first with the command that shows it again."""
     again = request.again(seen.where[0], seen.cases[0]) if seen.cases else ""
-    return [model.Sighting(case, [], lines, again * (not number)) for number, case in enumerate(seen.cases)]
+    return [model.FailedCase(case, [], lines, again * (not number)) for number, case in enumerate(seen.cases)]
 
 
 def _unfit(remark: Remark, limit: int | None) -> str:

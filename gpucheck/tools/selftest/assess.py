@@ -92,12 +92,12 @@ class _Report:
         self.findings: list[Mapping[str, Any]] = report["findings"]
 
     def findings_of(self, label: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-        """The findings about a case, each with its sighting."""
+        """The findings about a case, each with the failed case in it."""
         return [
-            (finding, sighting)
+            (finding, failed_case)
             for finding in self.findings
-            for sighting in finding["sightings"]
-            if sighting["case"] == label
+            for failed_case in finding["cases"]
+            if failed_case["case"] == label
         ]
 
 
@@ -123,11 +123,11 @@ def _attribution(item: Planted, label: str, seen: _Report) -> list[str]:
     if not found:
         return ["no finding names its case"]
     expected, problems = item.fault.expected, []
-    named = sorted({rank for _, sighting in found for rank in sighting["ranks"]})
+    named = sorted({rank for _, failed_case in found for rank in failed_case["ranks"]})
     if named != sorted(item.ranks):
         problems.append(f"found on {rank_list(named)}, planted on {rank_list(item.ranks)}")
     pattern = expected.title.replace("{cause}", cause(item, seen.visit))
-    lines = [line for _, sighting in found for line in sighting["lines"]]
+    lines = [line for _, failed_case in found for line in failed_case["lines"]]
     for finding, _ in found:
         if not re.fullmatch(pattern, finding["title"]):
             problems.append(f"called {finding['title']!r}, expected {pattern!r}")
@@ -183,8 +183,8 @@ def _clean(seen: _Report, planted: Mapping[str, Sequence[int]], lost: set[int], 
             else:
                 found.alarms.append(f"rank {rank}: {label}: {result['outcome']} {result['message']}".rstrip())
     for finding in seen.findings:
-        for sighting in finding["sightings"]:
-            label = sighting["case"]
-            ranks = [rank for rank in sighting["ranks"] if (label, rank) in unexpected]
+        for failed_case in finding["cases"]:
+            label = failed_case["case"]
+            ranks = [rank for rank in failed_case["ranks"] if (label, rank) in unexpected]
             if ranks or label not in seen.results:
                 found.alarms.append(f"{rank_list(ranks or finding['ranks'])}: {label}: {finding['title']}")

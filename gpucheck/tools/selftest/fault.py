@@ -91,7 +91,7 @@ class Expected:
 
     outcome: Outcome
     title: str  # pattern of a finding's whole title; ``{cause}`` stands for the cause that the target makes it
-    says: tuple[str, ...] = ()  # patterns, each found in a line of the case's sighting: region, rank, kernel, numbers
+    says: tuple[str, ...] = ()  # patterns, each found in a line of the case in a finding: region, rank, kernel, numbers
     exit_code: ExitCode = ExitCode.FAIL
 
 

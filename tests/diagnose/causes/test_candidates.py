@@ -44,9 +44,9 @@ def violated(kind: str, **more: Any) -> dict[str, Any]:
 )
 def test_what_a_supervisor_saw_names_the_finding(synthetic: Synthetic, kind: str, title: str) -> None:
     (finding,) = concluded(synthetic, violated(kind, launches=[LAUNCH], stream=0)).findings
-    assert finding.title == title and f"{kind}: where" in finding.sightings[0].lines
+    assert finding.title == title and f"{kind}: where" in finding.cases[0].lines
     if kind == "order":
-        assert "twice launched on stream 7, its inputs come on stream 0" in finding.sightings[0].lines
+        assert "twice launched on stream 7, its inputs come on stream 0" in finding.cases[0].lines
 
 
 def test_a_candidate_that_keeps_answers_keeps_them_in_all_of_its_trials(synthetic: Synthetic) -> None:
@@ -86,5 +86,5 @@ def test_every_kind_of_violation_fails_a_run_by_name_and_most_name_a_cause(
     assert conclusion.verdict is Verdict.FAIL
     (finding,) = conclusion.findings
     assert bool(finding.cause) == (kind not in BY_ITSELF_NO_CAUSE)
-    told = [finding.title, *finding.sightings[0].lines]
+    told = [finding.title, *finding.cases[0].lines]
     assert f"{kind}: where" in told or (kind is ViolationKind.DEVICE and "outputs are right" in told)

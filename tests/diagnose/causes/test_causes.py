@@ -187,7 +187,7 @@ def test_one_changed_condition_that_makes_it_right(
     finding = matrix.finding()
     assert (finding.cause, finding.ranks) == (cause, [2])
     assert "wrong in 5 of 5 fresh processes, the same bits in each call" in told(finding)
-    assert "ranks 0, 1, 3 clean" in finding.sightings[0].lines
+    assert "ranks 0, 1, 3 clean" in finding.cases[0].lines
     matrix.run.experiments[(0, 2)].pop("repeat")
     assert matrix.finding().cause == "undetermined", "one failure that nobody repeated proves nothing"
     assert "--experiments" in matrix.finding().fix
@@ -280,7 +280,7 @@ def test_the_same_calls_wrong_in_each_process_are_state(synthetic: Synthetic, ca
         matrix.tried(rank, repeat=(WRONG, found))
     finding = matrix.finding()
     assert finding.title == "state kept between calls: by the number of the call"
-    assert any("in each fresh process" in line for line in finding.sightings[0].lines)
+    assert any("in each fresh process" in line for line in finding.cases[0].lines)
 
 
 def test_a_further_call_that_differs_in_each_process_is_state(synthetic: Synthetic) -> None:
@@ -313,7 +313,7 @@ def test_a_case_that_spoils_another_is_named(synthetic: Synthetic, processes: in
         spoiler = plan.steps[0].label
         assert finding.title == f"state kept between calls: spoiled by {spoiler}"
         words = f"wrong in 8 of 8 processes after {spoiler}; right in 5 of 5 alone"
-        assert words in finding.sightings[0].lines
+        assert words in finding.cases[0].lines
         assert "after the cases that its process ran before (2), in the same order: wrong again" in told(finding)
 
 
@@ -335,7 +335,7 @@ def test_conduct_that_speaks_for_itself(synthetic: Synthetic, kind: str, title: 
     for outcome in (Outcome.VIOLATION, WRONG):
         matrix = Matrix(synthetic, ranks=2).fails(0, 1, outcome=outcome, violations=[Violation(kind, "where")])
         finding = matrix.finding()
-        assert finding.title == title and f"{kind}: where" in finding.sightings[0].lines
+        assert finding.title == title and f"{kind}: where" in finding.cases[0].lines
 
 
 def test_the_kernel_under_test_comes_before_those_that_follow_it(synthetic: Synthetic) -> None:
@@ -391,14 +391,14 @@ def test_what_explains_the_other_names_the_finding(synthetic: Synthetic, kinds: 
 )
 def test_errors_of_triton(synthetic: Synthetic, message: str, cause: str) -> None:
     finding = Matrix(synthetic, ranks=2).fails(0, 1, outcome=Outcome.ERROR, message=message).finding()
-    assert finding.cause == cause and message in finding.sightings[0].lines
+    assert finding.cause == cause and message in finding.cases[0].lines
 
 
 def test_a_grid_that_is_too_large_is_told_with_its_launch_and_what_to_do(synthetic: Synthetic) -> None:
     message = "GridLimit: _k was launched with 65,536 blocks on axis 1, at most 65,535; its grid is 1 x 65,536"
     matrix = Matrix(synthetic, ranks=1).fails(0, outcome=Outcome.ERROR, message=message, source="mine.py:12")
     finding = matrix.finding()
-    assert "raised at mine.py:12" in finding.sightings[0].lines and "axis 0" in finding.fix
+    assert "raised at mine.py:12" in finding.cases[0].lines and "axis 0" in finding.fix
 
 
 def test_an_entry_that_cannot_be_read_names_its_file(synthetic: Synthetic) -> None:
@@ -428,12 +428,12 @@ def launch(stream: int, **changes: Any) -> Launch:
 
 
 def test_a_launch_on_another_stream_under_stress_of_order(synthetic: Synthetic) -> None:
-    astray = {"launches": [launch(7)], "stream": 0}
-    finding = Matrix(synthetic, late=True).fails(1, **astray).finding()
+    on_other_stream = {"launches": [launch(7)], "stream": 0}
+    finding = Matrix(synthetic, late=True).fails(1, **on_other_stream).finding()
     assert finding.cause == "missing stream order"
     line = "_matmul_ogs launched on stream 7, its inputs come on stream 0 (matmul_ogs.py:467)"
-    assert line in finding.sightings[0].lines
-    assert Matrix(synthetic).fails(1, **astray).finding().cause == "undetermined", "no stress, no proof"
+    assert line in finding.cases[0].lines
+    assert Matrix(synthetic).fails(1, **on_other_stream).finding().cause == "undetermined", "no stress, no proof"
     home = {"launches": [launch(0)], "stream": 0}
     assert Matrix(synthetic, late=True).fails(1, **home).finding().cause == "undetermined"
 
@@ -463,7 +463,7 @@ def test_answers_serve_cases_of_the_same_row_that_fail_alike(synthetic: Syntheti
         "other rank": [synthetic.record(plan, 0, 1, RIGHT, partner=0) for _ in range(8)],
     }
     (finding,) = conclude(run).findings
-    assert finding.cause == "environment of a rank" and len(finding.sightings) == 2
+    assert finding.cause == "environment of a rank" and len(finding.cases) == 2
     assert finding.evidence[0].startswith("wrong in 5 of 5"), "the case that was tried speaks for itself"
     run.records[(1, 1)] = replace(run.records[(1, 1)], outcome=Outcome.CRASH, mismatches=[])
     assert {finding.cause for finding in conclude(run).findings} == {"environment of a rank", "crash"}

@@ -21,7 +21,7 @@ def lines(synthetic: Synthetic, ranks: int, fallen: dict[int, dict[str, Any]], o
     for rank, changes in fallen.items():
         records[(0, rank)] = synthetic.record(plan, 0, rank, Outcome.VIOLATION, violations=MISSING, **changes)
     (finding,) = (f for f in conclude(synthetic.run(plan, records)).findings if f.cause == "fallback")
-    return finding.sightings[0].lines
+    return finding.cases[0].lines
 
 
 def test_against_ranks_that_launched_the_kernel(synthetic: Synthetic) -> None:
@@ -50,6 +50,6 @@ def test_a_time_of_another_kind_of_gpu_is_no_comparison(synthetic: Synthetic) ->
     slow = synthetic.record(plan, 0, 1, Outcome.VIOLATION, violations=MISSING, timings={"call": 4e-3})
     run = synthetic.run(plan, {(0, 0): fast, (0, 1): slow})
     (finding,) = conclude(run).findings
-    assert not [line for line in finding.sightings[0].lines if "with the kernel" in line]
+    assert not [line for line in finding.cases[0].lines if "with the kernel" in line]
     run.records[(0, 0)] = replace(fast, device=slow.device)
-    assert [line for line in conclude(run).findings[0].sightings[0].lines if "with the kernel" in line]
+    assert [line for line in conclude(run).findings[0].cases[0].lines if "with the kernel" in line]

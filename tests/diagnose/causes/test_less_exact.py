@@ -34,7 +34,7 @@ def test_a_rank_that_uses_ten_times_as_much_of_a_bound_is_warned_of_and_the_verd
     assert finding.evidence == [
         "in 1 case(s) it uses at least 10 times as much of the bound as the median of ranks 0, 1, 3"
     ]
-    (seen,) = finding.sightings
+    (seen,) = finding.cases
     assert seen.case == "matmul/1/exact" and seen.lines == ["uses 31.0% of its error bound, its peers 3.0%"]
 
 

@@ -39,7 +39,7 @@ def hang_of_rank_0(
 def test_the_process_at_fault_is_named(synthetic: Synthetic, again: Outcome | None) -> None:
     finding = hang_of_rank_0(synthetic, again=again)
     assert finding.title == TITLE and "fix what failed on that rank" in finding.fix
-    lines = finding.sightings[0].lines
+    lines = finding.cases[0].lines
     assert "at fault: process 9047 of rank 1, in matmul/1/exact" in lines and "no result within 60 s" in lines
     assert finding.driver == [XID.format(9047)]
 

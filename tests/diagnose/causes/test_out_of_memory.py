@@ -33,9 +33,9 @@ def test_what_ran_out(synthetic: Synthetic, outcome: Outcome, message: str, titl
     known: dict[str, Any] = {"message": message, "kernels": ["_k"], "source": "m.py:3"}
     run = synthetic.run(plan, {(0, 1): synthetic.record(plan, 0, 1, outcome, **known)})
     (finding,) = conclude(run).findings
-    assert (finding.title, finding.ranks) == (title, [1]) and message in finding.sightings[0].lines
+    assert (finding.title, finding.ranks) == (title, [1]) and message in finding.cases[0].lines
     if finding.cause == "out of memory":
-        assert "asked for at m.py:3; under test: _k" in finding.sightings[0].lines
+        assert "asked for at m.py:3; under test: _k" in finding.cases[0].lines
 
 
 def test_memory_that_others_held(synthetic: Synthetic) -> None:

@@ -50,12 +50,12 @@ def test_a_slow_rank_is_named_with_its_factor_and_leaves_the_verdict_alone(synth
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.PASS and finding.warns and not finding.fails
     assert (finding.title, finding.cause) == ("straggler: 1.60 times as slow as its peers", "straggler")
-    assert finding.ranks == [2] and len(finding.rows) == len(finding.sightings) == 10 and finding.fix
+    assert finding.ranks == [2] and len(finding.rows) == len(finding.cases) == 10 and finding.fix
     assert finding.evidence == [
         "10 of 10 cases at least 1.25 times as slow as the median of ranks 0, 1, 3-7; geometric mean 1.60"
     ]
-    assert finding.sightings[0].lines == ["1.6 ms a call, its peers 1 ms: 1.60 times as slow"]
-    assert finding.sightings[0].replay.endswith("--case matmul/0/exact")
+    assert finding.cases[0].lines == ["1.6 ms a call, its peers 1 ms: 1.60 times as slow"]
+    assert finding.cases[0].replay.endswith("--case matmul/0/exact")
 
 
 def test_of_two_ranks_the_other_one_is_the_median(synthetic: Synthetic) -> None:
@@ -83,7 +83,7 @@ def test_hundreds_of_ranks_take_no_time(synthetic: Synthetic) -> None:
 
 def test_the_worst_cases_come_first(synthetic: Synthetic) -> None:
     (finding,) = Times(synthetic).scaled(1, 1.5).scaled(1, 2.0, [7]).found()
-    assert finding.sightings[0].case == "matmul/7/exact" and "1.61" in finding.title
+    assert finding.cases[0].case == "matmul/7/exact" and "1.61" in finding.title
 
 
 def test_the_factor_is_the_scenarios(synthetic: Synthetic) -> None:

@@ -69,13 +69,13 @@ def corrupted(rank: int) -> dict[str, Any]:
 def test_corrupted_outputs_are_told_with_launch_tensors_source_and_repeats(synthetic: Synthetic) -> None:
     finding = Bench(synthetic).finding({1: corrupted(1)})
     assert (finding.title, finding.cause, finding.ranks, finding.fails) == (f"{CAUSE}: corrupted", CAUSE, [1], True)
-    (sighting,) = finding.sightings
-    assert sighting.case == "matmul/0/exact (peer)" and sighting.replay.endswith("matmul/0/exact --rank 1")
-    assert sighting.lines[:2] == [
+    (failed_case,) = finding.cases
+    assert failed_case.case == "matmul/0/exact (peer)" and failed_case.replay.endswith("matmul/0/exact --rank 1")
+    assert failed_case.lines[:2] == [
         "10 of 10 repeats wrong",
         "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)",
     ]
-    assert "y: row 1 of 2" in sighting.lines and sighting.lines[-1] == "ranks 0, 2, 3 clean"
+    assert "y: row 1 of 2" in failed_case.lines and failed_case.lines[-1] == "ranks 0, 2, 3 clean"
     assert "torch.cuda.device(x.device)" in finding.fix
 
 
@@ -86,22 +86,22 @@ def test_a_lost_device_is_told_with_what_was_wrong_before(synthetic: Synthetic) 
     crash = {"outcome": Outcome.CRASH, "sticky": True, "launches": away(1), "message": words}
     finding = Bench(synthetic).finding({1: crash})
     assert (finding.title, finding.ranks) == (f"{CAUSE}: corrupted", [1])
-    assert finding.sightings[0].lines[0] == words
+    assert finding.cases[0].lines[0] == words
 
 
 def test_many_ranks_are_one_finding_of_few_lines(synthetic: Synthetic) -> None:
     changes = {rank: corrupted(rank) for rank in range(1, 8)}
     finding = Bench(synthetic, ranks=8).finding(changes)
     assert finding.ranks == list(range(1, 8))
-    (sighting,) = finding.sightings
-    assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1-7 (matmul_ogs.py:467)" in sighting.lines
-    assert "rank 1: y: row 1 of 2" in sighting.lines and sighting.lines[-1] == "rank 0 clean"
-    assert len(sighting.lines) <= 6
+    (failed_case,) = finding.cases
+    assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1-7 (matmul_ogs.py:467)" in failed_case.lines
+    assert "rank 1: y: row 1 of 2" in failed_case.lines and failed_case.lines[-1] == "rank 0 clean"
+    assert len(failed_case.lines) <= 6
 
 
 def test_many_kernels_are_not_all_told(synthetic: Synthetic) -> None:
     launches = [launch(0, "cuda:1", kernel=f"k{n}") for n in range(5)]
-    lines = Bench(synthetic).finding({1: {**corrupted(1), "launches": launches}}).sightings[0].lines
+    lines = Bench(synthetic).finding({1: {**corrupted(1), "launches": launches}}).cases[0].lines
     assert [line.split()[0] for line in lines[1:5]] == ["k0", "k1", "k2", "and"] and "and 2 more kernels alike" in lines
 
 
@@ -111,11 +111,11 @@ def test_right_outputs_are_latent_and_still_fail(synthetic: Synthetic) -> None:
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.FAIL
     assert (finding.title, finding.cause) == (f"{CAUSE}: latent, right by luck", CAUSE)
-    assert "outputs are right" in finding.sightings[0].lines
-    assert "the driver's context happened to be the one of the tensors" in finding.sightings[0].lines
-    lines = bench.finding({1: violated(1)}).sightings[0].lines
+    assert "outputs are right" in finding.cases[0].lines
+    assert "the driver's context happened to be the one of the tensors" in finding.cases[0].lines
+    lines = bench.finding({1: violated(1)}).cases[0].lines
     assert not [line for line in lines if "context" in line], "the driver's context was that of the launch device"
-    lines = bench.finding({1: {**violated(1), "launches": away(1, context=None)}}).sightings[0].lines
+    lines = bench.finding({1: {**violated(1), "launches": away(1, context=None)}}).cases[0].lines
     assert not [line for line in lines if "context" in line], "nothing is known of the context"
 
 
@@ -132,9 +132,9 @@ def test_refused_launches(synthetic: Synthetic, placement: str, launches: list[L
     refused = {"outcome": Outcome.ERROR, "message": POINTER, "launches": launches}
     finding = Bench(synthetic, placement).finding({1: refused})
     assert (finding.title, finding.cause, finding.ranks) == (f"{CAUSE}: launch refused", CAUSE, [1])
-    assert finding.sightings[0].lines[0] == POINTER and finding.sightings[0].lines[-1] == "ranks 0, 2, 3 clean"
+    assert finding.cases[0].lines[0] == POINTER and finding.cases[0].lines[-1] == "ranks 0, 2, 3 clean"
     if launches:
-        assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)" in finding.sightings[0].lines
+        assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)" in finding.cases[0].lines
 
 
 @pytest.mark.parametrize(
@@ -167,12 +167,12 @@ def test_wrong_outputs_of_launches_at_home_are_not_the_devices(synthetic: Synthe
 def test_an_error_after_a_launch_elsewhere_is_its_doing(synthetic: Synthetic) -> None:
     message = "AcceleratorError: an illegal memory access was encountered"
     finding = Bench(synthetic).finding({1: {"outcome": Outcome.ERROR, "message": message, "launches": away(1)}})
-    assert finding.title == f"{CAUSE}: corrupted" and finding.sightings[0].lines[0] == message
+    assert finding.title == f"{CAUSE}: corrupted" and finding.cases[0].lines[0] == message
 
 
 def test_outputs_that_change_are_corrupted_though_right_once(synthetic: Synthetic) -> None:
     finding = Bench(synthetic).finding({2: violated(2, "repeats differ")})
-    assert finding.title == f"{CAUSE}: corrupted" and "repeats differ: d" in finding.sightings[0].lines
+    assert finding.title == f"{CAUSE}: corrupted" and "repeats differ: d" in finding.cases[0].lines
 
 
 def test_ranks_that_fail_at_home_too_leave_the_cause_undetermined(synthetic: Synthetic) -> None:

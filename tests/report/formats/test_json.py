@@ -34,7 +34,7 @@ def test_json_is_strict_and_whole(synthetic: Synthetic) -> None:
     mismatch = item["results"][3]["mismatches"][0]
     assert (mismatch["expected"], mismatch["got"], mismatch["bound"]) == ("-inf", None, "nan")
     assert item["rows"][1] == {"row": "matmul row1", "cases": 1, "ranks": [{"pass": 1}, {"mismatch": 1}]}
-    assert item["findings"][0]["ranks"] == [1] and item["findings"][0]["sightings"][0]["replay"]
+    assert item["findings"][0]["ranks"] == [1] and item["findings"][0]["cases"][0]["replay"]
     assert item["plan"]["scenario"] == "smoke" and "steps" not in item["plan"]
 
 

@@ -169,12 +169,14 @@ def test_a_version_keeps_what_it_promised() -> None:
     )
 
 
-def test_version_2_calls_the_remedy_fix_and_keeps_all_else_of_version_1() -> None:
+def test_version_2_renames_two_keys_of_findings_and_keeps_all_else_of_version_1() -> None:
     finding = "/properties/findings/items"
     assert set(kept(json.loads((DATA / "report-schema-1.json").read_text()), report_schema())) == {
         "/properties/schema/const was 1, is 2",
         f"{finding}: 'remedy' is gone",
+        f"{finding}: 'sightings' is gone",
         f"{finding}/properties/remedy is gone",
+        f"{finding}/properties/sightings is gone",
     }
 
 

@@ -96,7 +96,7 @@ def test_all_findings_fold_and_only_the_first_is_open(busy: Report) -> None:
     assert text.count("<details open>") == 1 and text.count("<details") == text.count("</details>") == len(
         busy.findings
     )
-    commands = {sighting.replay for finding in busy.findings for sighting in finding.sightings}
+    commands = {failed_case.replay for finding in busy.findings for failed_case in finding.cases}
     fences = [token.content.rstrip("\n") for token in tokens(text) if token.type == "fence" and token.info == "sh"]
     assert set(fences) == commands and len(fences) == 38
 

@@ -51,14 +51,14 @@ def test_the_table_has_a_row_for_each_library_and_triton_and_a_column_for_each_t
 
 def test_the_installed_triton_and_the_default_library_need_no_option() -> None:
     (finding,) = of([make_result("E", "3.7.1", kernels=[BAD])]).findings
-    assert finding.sightings[0].replay == "gpucheck compile compile --case a/case --target sm_90"
+    assert finding.cases[0].replay == "gpucheck compile compile --case a/case --target sm_90"
 
 
 def test_a_case_that_is_not_reached_leaves_the_verdict_open() -> None:
     shown = of([make_result(d=CaseBuilt("d", Built.NOT_REACHED, "why", "lib/host.py:1"))])
     (finding,) = shown.findings
     assert shown.verdict == "INCONCLUSIVE" and not finding.fails
-    assert "why (lib/host.py:1)" in finding.title and [sighting.case for sighting in finding.sightings] == ["d"]
+    assert "why (lib/host.py:1)" in finding.title and [failed_case.case for failed_case in finding.cases] == ["d"]
 
 
 def test_long_lists_are_cut_unless_asked_for() -> None:

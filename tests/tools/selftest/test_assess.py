@@ -33,7 +33,7 @@ def result(case: str, rank: int, outcome: str = "pass", message: str = "") -> di
 
 def finding(title: str = TITLE, ranks: tuple[int, ...] = (1,), case: str = LABEL, **changes: Any) -> dict[str, Any]:
     shown = {"case": case, "ranks": list(ranks), "lines": list(LINES), "replay": ""}
-    return {"title": title, "fails": True, "ranks": list(ranks), "sightings": [shown], **changes}
+    return {"title": title, "fails": True, "ranks": list(ranks), "cases": [shown], **changes}
 
 
 def report() -> dict[str, Any]:
@@ -66,7 +66,7 @@ def set_finding(**changes: Any) -> Change:
 
 
 def drop_line(number: int) -> Change:
-    return lambda item: item["findings"][0]["sightings"][0]["lines"].pop(number)
+    return lambda item: item["findings"][0]["cases"][0]["lines"].pop(number)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.wording import rank_list
-from gpucheck.model.finding import Finding, Sighting
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Mismatch, Record
 from gpucheck.report.blocks import Report, counted, heading
 from gpucheck.report.formats.html.figures import heat_figure
@@ -51,12 +51,12 @@ def findings(report: Report) -> Html:
 
 
 def _finding(number: int, finding: Finding, records: Mapping[tuple[str, int], Record], maps: Maps) -> Html:
-    seen = finding.sightings
+    seen = finding.cases
     facts = [_ranks(finding.ranks), ", ".join(finding.rows), counted(len(seen), "case") if finding.rows else ""]
     parts = []
-    for sighting in seen:
-        found = {rank: records[key] for rank in sighting.ranks if (key := (sighting.case, rank)) in records}
-        parts.append(_sighting(sighting, found, maps))
+    for failed_case in seen:
+        found = {rank: records[key] for rank in failed_case.ranks if (key := (failed_case.case, rank)) in records}
+        parts.append(_failed_case(failed_case, found, maps))
     folded = parts[SHOWN_CASES:]
     more = [_folded(counted(len(folded), "more case"), joined(folded, "\n"))] if folded else []
     kind = "bad" if finding.fails else "warn"
@@ -80,21 +80,21 @@ def _causes(finding: Finding) -> Iterator[Html]:
         yield _folded(f"About it: {title}", tag("dl", *listed))
 
 
-def _sighting(sighting: Sighting, found: Found, maps: Maps) -> Html:
+def _failed_case(failed_case: FailedCase, found: Found, maps: Maps) -> Html:
     pictures = [_map(mismatch, ranks) for mismatch, ranks in _alike(found) if maps.fits()]
     folded = pictures[SHOWN_MAPS:]
     shown = pictures[:SHOWN_MAPS]
     if folded:
         shown.append(_folded(counted(len(folded), "more map"), tag("div", *folded, class_="maps")))
-    evidence = [tag("ul", *(tag("li", line) for line in sighting.lines))] if sighting.lines else []
+    evidence = [tag("ul", *(tag("li", line) for line in failed_case.lines))] if failed_case.lines else []
     evidence += [tag("div", *shown, class_="maps")] if shown else []
     return tag(
         "div",
-        tag("h4", tag("code", sighting.case), " ", tag("small", _ranks(sighting.ranks))),
+        tag("h4", tag("code", failed_case.case), " ", tag("small", _ranks(failed_case.ranks))),
         tag("div", *evidence, class_="evidence"),
-        *([tag("pre", tag("code", sighting.replay), class_="command")] if sighting.replay else []),
+        *([tag("pre", tag("code", failed_case.replay), class_="command")] if failed_case.replay else []),
         *_tracebacks(found),
-        class_="sighting",
+        class_="failed-case",
     )
 
 

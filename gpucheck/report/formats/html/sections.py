@@ -178,9 +178,9 @@ def _links(report: Report, names: dict[str, str]) -> Links:
     """Where marks lead: the first finding that names a case; ``names`` says what a case is listed as."""
     links: Links = {}
     for number, finding in enumerate(report.findings, start=1):
-        for sighting in finding.sightings:
-            for rank in sighting.ranks if sighting.case in names else ():
-                links.setdefault((names[sighting.case], rank), number)
+        for failed_case in finding.cases:
+            for rank in failed_case.ranks if failed_case.case in names else ():
+                links.setdefault((names[failed_case.case], rank), number)
     return links
 
 

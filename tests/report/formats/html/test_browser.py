@@ -184,7 +184,7 @@ def test_the_matrix_and_the_findings_are_reached_by_keyboard(browser: Any, pages
 
 def test_commands_are_copied_also_without_a_clipboard(browser: Any, pages: dict[str, Path], busy: Report) -> None:
     open_page(browser, pages["busy"])
-    command = busy.findings[0].sightings[0].replay
+    command = busy.findings[0].cases[0].replay
     click = "document.querySelector('pre.command button').click();"
     browser.execute_script(
         "Object.defineProperty(navigator, 'clipboard', {configurable: true, value: {writeText: async (text) => {"

@@ -115,7 +115,7 @@ def test_bad_cells_lead_to_the_finding_that_tells_of_them(page: Node, busy: Repo
             if bad:
                 number = int((links[0].attributes["href"] or "").removeprefix("#finding-"))
                 finding = busy.findings[number - 1]
-                labels = {s.case for s in finding.sightings if rank in s.ranks}
+                labels = {s.case for s in finding.cases if rank in s.ranks}
                 assert labels & {result.label for result in busy.results if result.row == name}
 
 
@@ -125,10 +125,10 @@ def test_every_finding_is_there_with_evidence_and_command(page: Node, busy: Repo
     for number, (article, finding) in enumerate(zip(articles, busy.findings, strict=True), start=1):
         assert article.attributes["id"] == f"finding-{number}" and article.one("h3").text == f"{number} {finding.title}"
         text = article.text
-        for sighting in finding.sightings:
-            assert all(line in text for line in (sighting.case, *sighting.lines))
+        for failed_case in finding.cases:
+            assert all(line in text for line in (failed_case.case, *failed_case.lines))
         commands = [node.text for node in article.every("pre", "command")]
-        assert commands == [sighting.replay for sighting in finding.sightings if sighting.replay]
+        assert commands == [failed_case.replay for failed_case in finding.cases if failed_case.replay]
         assert finding.fix in text
 
 
