@@ -17,19 +17,27 @@ from gpucheck.plan.scenario_conditions import needs_gpus
 
 
 def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:
-    """The steps on a device, with the canary at the end where the scenario asks for one.
+    """The steps on a device, with the canary behind the last one whose process it can share.
 
     Without GPUs a placement becomes what its row says, and a case that several then share runs once; a step whose point
     needs a GPU stays as it is and says why it cannot run.
     """
-    last = (_canary(scenario.seed),) if scenario.canary else ()
+    steps = _with_canary(scenario) if scenario.canary else scenario.steps
     if device != "cpu":
-        return scenario.steps + last
+        return steps
     by_key: dict[tuple[Conditions, str], Step] = {}
-    for step in scenario.steps + last:
+    for step in steps:
         bound = _without_gpus(step)
         by_key.setdefault(bound.key, bound)
     return tuple(by_key.values())
+
+
+def _with_canary(scenario: Scenario) -> tuple[Step, ...]:
+    """The steps with the canary at the end, or before those that need a process of another kind: each takes a start."""
+    steps, last = scenario.steps, _canary(scenario.seed)
+    shared = [step.conditions.lifelong == last.conditions.lifelong for step in steps]
+    place = len(steps) - shared[::-1].index(True) if any(shared) else len(steps)
+    return (*steps[:place], last, *steps[place:])
 
 
 def _canary(seed: int) -> Step:

@@ -75,15 +75,26 @@ def test_what_needs_gpus_is_inapplicable_without_them_and_never_runs_as_somethin
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_a_canary_comes_last_and_must_fail(tmp_path: Path) -> None:
+def test_there_is_one_canary_and_it_must_fail(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("canary = true" + TEXT)
     loaded = scenario.load(tmp_path / "mine.toml")
     for device, placement in (("cuda", "pinned"), ("cpu", "cpu")):
-        *others, last = bound_steps(loaded, device)
-        assert last.case.check == canary.CHECK and last.expect is not None and not last.inapplicable
-        assert last.conditions.placement == placement
-        assert all(step.case.check != canary.CHECK for step in others)
+        (only,) = (step for step in bound_steps(loaded, device) if step.case.check == canary.CHECK)
+        assert only.expect is not None and not only.inapplicable
+        assert only.conditions.placement == placement
     assert not any(step.case.check == canary.CHECK for step in bound_steps(replace(loaded, canary=False), "cpu"))
+
+
+def test_a_canary_asks_for_no_process_of_its_own(tmp_path: Path) -> None:
+    groups = "".join(
+        f'[[cases]]\ncheck = "swiglu"\nm = 3\nn = {width}\nplacement = "{placement}"\n'
+        for width, placement in ((8, "pinned"), (10, "pinned"), (8, "visible"))
+    )
+    (tmp_path / "groups.toml").write_text(f"canary = true\n{groups}")
+    steps = bound_steps(scenario.load(tmp_path / "groups.toml"), "cuda")
+    found = [step.conditions.placement if step.case.check != canary.CHECK else "canary" for step in steps]
+    assert list(dict.fromkeys(found)) == ["pinned", "canary", "visible"]
+    assert found.index("canary") == found.index("visible") - 1
 
 
 def test_what_is_shown_before_a_run_is_what_runs(make: Callable[..., Plan], tmp_path: Path) -> None:
