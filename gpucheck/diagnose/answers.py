@@ -159,9 +159,11 @@ class Answers:
     def _varies(self, name: ExperimentName) -> bool:
         """Whether calls of an experiment differ, not alike in each process, and whichever rank lends something."""
         made = self.processes(name)
-        usual = max(made, key=lambda each: sum(_same(each, other) for other in made), default=None)
-        strange = [each for each in made if usual is not None and not steady(each) and not _same(each, usual)]
-        if not strange and not (usual is not None and not steady(usual) and _distinct(made) > 1):
+        if all(map(steady, made)):
+            return False
+        usual = max(made, key=lambda each: _alike(each, made))
+        strange = [each for each in made if not steady(each) and not _same(each, usual)]
+        if not strange and (steady(usual) or _distinct(made) == 1):
             return False
         lent = {each.partner for each in strange} - {None}
         return len(lent) >= min(LENDERS, len(self.lenders)) if EXPERIMENTS[name].lends else True
@@ -328,8 +330,14 @@ def _same(one: Record, other: Record) -> bool:
     """Whether the calls of two processes differ alike, as far as both made them."""
     if steady(one) or steady(other):
         return steady(one) and steady(other)
-    common = min(len(one.calls), len(other.calls))
-    return one.calls[:common] == other.calls[:common]
+    if len(one.calls) == len(other.calls):
+        return one.calls == other.calls
+    return all(a == b for a, b in zip(one.calls, other.calls, strict=False))
+
+
+def _alike(one: Record, attempts: Sequence[Record]) -> int:
+    """How many processes' calls differ as those of one do."""
+    return sum(_same(one, other) for other in attempts)
 
 
 def _distinct(attempts: Sequence[Record]) -> int:
@@ -343,7 +351,7 @@ def _distinct(attempts: Sequence[Record]) -> int:
 
 def irregular_share(attempts: Sequence[Record]) -> float:
     """The share of processes whose calls differ otherwise than in most."""
-    most = max(sum(_same(each, other) for other in attempts) for each in attempts)
+    most = max(_alike(each, attempts) for each in attempts)
     return 1 - most / len(attempts)
 
 

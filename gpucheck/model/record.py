@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
+from functools import cached_property
 from typing import Any, TypeVar
 
 from gpucheck.model.vocabulary import Attempted, ExperimentName, ViolationKind
@@ -245,7 +246,7 @@ class Record:
     log: str = ""  # paths, in the run folder, of the files with all that it printed
     victim_of: int | None = None  # the rank whose death ended this one before its case
 
-    @property
+    @cached_property
     def bits(self) -> str:
         """What wrong outputs of equal inputs share where they are the same bits; "" without wrong outputs."""
         if not self.mismatches or not self.digests:

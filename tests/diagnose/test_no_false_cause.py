@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.conftest import Synthetic
 
 SEED, DRAWS = 12, 1600
-COINS = 300  # runs with a coin that nearly always shows
+COINS = 200  # runs with a coin that nearly always shows
 MOST_FALSE = 0.0025  # share of the draws
 FEWEST_RIGHT = 0.75  # of those in which something was seen
 ASKED = ("--experiments", "--nproc 2", "repeat = 200", "swap the GPUs", "run without", "on other ranks and nodes")
