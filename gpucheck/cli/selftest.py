@@ -73,7 +73,7 @@ def selftest(
 def _work(test: SelfTest, summary: Summary, *, quiet: bool) -> int:
     """Makes the runs and shows how far they have come; gives the signal that ended them early, or 0."""
     from gpucheck.tools.selftest.planted_runs import Done
-    from gpucheck.tools.selftest.schedule import Visit
+    from gpucheck.tools.selftest.schedule import FaultRun
 
     received: list[int] = []
 
@@ -81,16 +81,16 @@ def _work(test: SelfTest, summary: Summary, *, quiet: bool) -> int:
         received.append(number)
         test.stop(number)
 
-    def began(visit: Visit) -> None:
-        faults = f": {len(visit.wrong)} planted" if visit.wrong else ""
-        typer.echo(f"...  {visit.name}{faults}", err=quiet)
+    def began(run: FaultRun) -> None:
+        faults = f": {len(run.wrong)} planted" if run.wrong else ""
+        typer.echo(f"...  {run.name}{faults}", err=quiet)
 
     def ended(done: Done) -> None:
         wrong = sum(not cell.right for cell in done.found.cells if not cell.inapplicable)
         state = "ok " if not wrong and not done.found.alarms and not done.found.problems else "XX "
         detail = f", {wrong} faults not found as planted" if wrong else ""
         detail += f", {len(done.found.alarms)} false alarms" if done.found.alarms else ""
-        typer.echo(f"{state}  {done.visit.name}  {done.seconds:.0f} s{detail}", err=quiet)
+        typer.echo(f"{state}  {done.run.name}  {done.seconds:.0f} s{detail}", err=quiet)
 
     previous = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     begin = time.monotonic()

@@ -13,10 +13,10 @@ from gpucheck.launch.gpus import Found
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.tools.selftest.assess import Assessment, Cell
 from gpucheck.tools.selftest.planted_runs import Done, SelfTest, Summary
-from gpucheck.tools.selftest.schedule import Visit
+from gpucheck.tools.selftest.schedule import FaultRun
 from tests.cli.conftest import Command
 
-Behaviour = Callable[[Visit], Assessment]
+Behaviour = Callable[[FaultRun], Assessment]
 
 
 @pytest.fixture
@@ -24,15 +24,15 @@ def answers(monkeypatch: pytest.MonkeyPatch, here: Path) -> dict[str, Behaviour]
     """Stands in for the runs; ``answers["each"]`` says what a run of faults on one rank finds."""
     behaviour: dict[str, Behaviour] = {}
 
-    def visit(self: SelfTest, number: int, visit: Visit, began: Callable[[Visit], None]) -> Done:
-        began(visit)
-        found = behaviour.get(visit.column, lambda _: Assessment(clean=4))(visit)
-        return Done(visit, 1.0, found)
+    def fault_run(self: SelfTest, number: int, fault_run: FaultRun, began: Callable[[FaultRun], None]) -> Done:
+        began(fault_run)
+        found = behaviour.get(fault_run.column, lambda _: Assessment(clean=4))(fault_run)
+        return Done(fault_run, 1.0, found)
 
     copy = LibraryCopy(here, here / "triton_kernels", "path", "f" * 64, "B", "v3.5")
     copy.package.mkdir()
     (copy.package / "matmul_ogs.py").write_text("")
-    monkeypatch.setattr(SelfTest, "_visit", visit)
+    monkeypatch.setattr(SelfTest, "_run_one", fault_run)
     monkeypatch.setattr("gpucheck.library.library_option.resolve", lambda _: copy)
     monkeypatch.setattr("gpucheck.host.software.missing_packages", list)
     monkeypatch.setattr("gpucheck.launch.gpus.find", Found)
@@ -42,8 +42,10 @@ def answers(monkeypatch: pytest.MonkeyPatch, here: Path) -> dict[str, Behaviour]
 def cells(**changes: object) -> Behaviour:
     """Every fault found as planted, but for the changes to the cells of rank 1."""
 
-    def answer(visit: Visit) -> Assessment:
-        made = [Cell(item.fault.name, str(item.ranks[0]), True) for item in visit.planted if item.fault.expected.title]
+    def answer(fault_run: FaultRun) -> Assessment:
+        made = [
+            Cell(item.fault.name, str(item.ranks[0]), True) for item in fault_run.planted if item.fault.expected.title
+        ]
         return Assessment([replace(cell, **changes) if cell.column == "1" else cell for cell in made], clean=4)
 
     return answer

@@ -21,7 +21,7 @@ import pytest
 
 from gpucheck.library.library_option import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
-from gpucheck.tools.selftest.injection import Garden, Planted, write_scenario
+from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTS = REPOSITORY / "tests" / "data" / "plants.toml"
@@ -177,9 +177,9 @@ class Lab:
         folder, faults = self.new_folder(), [item.fault for item in planted]
         cases = [*(fault.case for fault in faults), *(case for fault in faults for case in fault.beside), *groups]
         write_scenario(folder / "scenario.toml", cases, **limits)
-        garden = Garden(folder, self.library.package, ranks=2)
-        library = f"path:{garden.library_with(planted)}"
-        return self.finish(scenario=folder / "scenario.toml", library=library, path=garden.startup_with(planted))
+        injector = Injector(folder, self.library.package, ranks=2)
+        library = f"path:{injector.library_with(planted)}"
+        return self.finish(scenario=folder / "scenario.toml", library=library, path=injector.startup_with(planted))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from gpucheck.tools.selftest.catalogue import FAULTS, choose
 from gpucheck.tools.selftest.catalogue.common import attention, dense, routed
 from gpucheck.tools.selftest.fault import Session, Target
 from gpucheck.tools.selftest.injection import Planted
-from gpucheck.tools.selftest.schedule import Visit
+from gpucheck.tools.selftest.schedule import FaultRun
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab
@@ -54,8 +54,8 @@ def mismatch(run: Finished, case: str, rank: int = 0) -> dict[str, Any]:
 def test_a_fault_on_all_ranks_is_told_as_declared(run: Finished, fault: Any) -> None:
     title = fault.expected.title.replace("{cause}", UNDETERMINED.title)  # nothing is repeated here
     fault = replace(fault, expected=replace(fault.expected, title=title))
-    visit = Visit("all", "all", "cpu", 2, 0, (Planted(fault, (0, 1)),))
-    (cell,) = assess(visit, run.report, run.text, run.code).cells
+    fault_run = FaultRun("all", "all", "cpu", 2, 0, (Planted(fault, (0, 1)),))
+    (cell,) = assess(fault_run, run.report, run.text, run.code).cells
     assert not cell.inapplicable and cell.right, cell.problems
 
 

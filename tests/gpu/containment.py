@@ -16,7 +16,7 @@ from typing import Any
 
 from gpucheck.library.library_option import parse_source, resolve
 from gpucheck.tools.selftest.catalogue import choose
-from gpucheck.tools.selftest.injection import Garden, Planted, write_scenario
+from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
 
 FAULTS = ("illegal-address", "device-assert", "gpu-memory", "endless-kernel")
 DEADLINE = 280.0  # s for the whole run
@@ -46,7 +46,7 @@ def run(folder: Path, library: str | None, ranks: int) -> Contained:
     """Plants all faults on the last rank, runs, and reads the report."""
     chosen = choose(FAULTS)
     copy = resolve(parse_source(library))
-    package = Garden(folder / "planted", copy.package, ranks).library_with(
+    package = Injector(folder / "planted", copy.package, ranks).library_with(
         [Planted(fault, (ranks - 1,)) for fault in chosen]
     )
     scenario, others = folder / "containment.toml", [{"check": check} for check in OTHERS]

@@ -14,7 +14,7 @@ from gpucheck.model.plan import Step
 from gpucheck.model.record import Outcome
 from gpucheck.tools.selftest.fault import Candidate, Fault
 from gpucheck.tools.selftest.injection import Planted
-from gpucheck.tools.selftest.schedule import Visit
+from gpucheck.tools.selftest.schedule import FaultRun
 
 MOST_WORDS = 200  # characters of a line that a problem quotes
 
@@ -44,7 +44,7 @@ class Assessment:
     problems: list[str] = field(default_factory=list)  # of the run as a whole
 
 
-def assess(visit: Visit, report: Mapping[str, Any], text: str, code: int) -> Assessment:
+def assess(run: FaultRun, report: Mapping[str, Any], text: str, code: int) -> Assessment:
     """Compares a report with what was planted.
 
     Args:
@@ -52,18 +52,18 @@ def assess(visit: Visit, report: Mapping[str, Any], text: str, code: int) -> Ass
         text: what the command printed.
         code: its exit code.
     """
-    seen = _Report(visit, report, text)
+    seen = _Report(run, report, text)
     found = Assessment()
     planted: dict[str, tuple[int, ...]] = {}
-    for item in visit.wrong:
+    for item in run.wrong:
         label = label_of(item.fault)
         planted[label] = item.ranks
         lost = item.fault.expected.outcome is Outcome.LOST
         found.cells.append(_lost_cell(item, seen, code) if lost else _cell(item, label, seen, code))
-    lost_ranks = {r for item in visit.wrong if item.fault.expected.outcome is Outcome.LOST for r in item.ranks}
+    lost_ranks = {r for item in run.wrong if item.fault.expected.outcome is Outcome.LOST for r in item.ranks}
     _clean(seen, planted, lost_ranks, found)
-    if not visit.planted and code != visit.exit_code:
-        found.problems.append(f"exit code {code}, expected {int(visit.exit_code)}")
+    if not run.planted and code != run.exit_code:
+        found.problems.append(f"exit code {code}, expected {int(run.exit_code)}")
     return found
 
 
@@ -82,8 +82,8 @@ def label_of(fault: Fault) -> str:
 class _Report:
     """A report, by case."""
 
-    def __init__(self, visit: Visit, report: Mapping[str, Any], text: str) -> None:
-        self.visit, self.text = visit, text
+    def __init__(self, run: FaultRun, report: Mapping[str, Any], text: str) -> None:
+        self.run, self.text = run, text
         self.results: dict[str, dict[int, Mapping[str, Any]]] = {}
         for result in report["results"]:
             words = Conditions.from_json(result["conditions"]).words
@@ -103,7 +103,7 @@ class _Report:
 
 def _cell(item: Planted, label: str, seen: _Report, code: int) -> Cell:
     fault, ranks = item.fault, item.ranks
-    column = str(ranks[0]) if seen.visit.column == "each" else "all"
+    column = str(ranks[0]) if seen.run.column == "each" else "all"
     results = seen.results.get(label, {})
     outcomes = {rank: results[rank]["outcome"] if rank in results else "not there" for rank in ranks}
     wanted = fault.expected.outcome.value
@@ -111,7 +111,7 @@ def _cell(item: Planted, label: str, seen: _Report, code: int) -> Cell:
         return Cell(fault.name, column, False, inapplicable=results[ranks[0]]["message"])
     problems = [f"rank {rank}: {outcome}, expected {wanted}" for rank, outcome in outcomes.items() if outcome != wanted]
     problems += _attribution(item, label, seen)
-    if code != fault.expected.exit_code and seen.visit.exit_code == fault.expected.exit_code:
+    if code != fault.expected.exit_code and seen.run.exit_code == fault.expected.exit_code:
         problems.append(f"exit code {code}, expected {int(fault.expected.exit_code)}")
     detected = all(outcome not in (Outcome.PASS.value, "not there") for outcome in outcomes.values())
     return Cell(fault.name, column, detected, tuple(problems))
@@ -126,7 +126,7 @@ def _attribution(item: Planted, label: str, seen: _Report) -> list[str]:
     named = sorted({rank for _, failed_case in found for rank in failed_case["ranks"]})
     if named != sorted(item.ranks):
         problems.append(f"found on {rank_list(named)}, planted on {rank_list(item.ranks)}")
-    pattern = expected.title.replace("{cause}", cause(item, seen.visit))
+    pattern = expected.title.replace("{cause}", cause(item, seen.run))
     lines = [line for _, failed_case in found for line in failed_case["lines"]]
     for finding, _ in found:
         if not re.fullmatch(pattern, finding["title"]):
@@ -145,13 +145,13 @@ KERNEL_BUG, RANK_ENVIRONMENT, UNDETERMINED = "kernel bug", "environment of a ran
 """Causes as a report names them, which is all that a user sees."""
 
 
-def cause(item: Planted, visit: Visit) -> str:
+def cause(item: Planted, run: FaultRun) -> str:
     """What the report must take a wrong output for, by the ranks it is planted on."""
-    if visit.column == "all":
+    if run.column == "all":
         return KERNEL_BUG
-    if visit.ranks > 1:
+    if run.ranks > 1:
         return RANK_ENVIRONMENT
-    return KERNEL_BUG if visit.device == "cpu" else UNDETERMINED
+    return KERNEL_BUG if run.device == "cpu" else UNDETERMINED
 
 
 def _lost_cell(item: Planted, seen: _Report, code: int) -> Cell:

@@ -1,4 +1,4 @@
-"""Planting: private copies with faults in them, and the scenario that shows them. Nothing outside a folder changes."""
+"""Injects faults: makes private copies with faults in them, and the scenario that shows them, in one folder."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Planted:
         return self.fault.spread
 
 
-class Garden:
+class Injector:
     """What a run with planted faults is started with."""
 
     def __init__(self, folder: Path, library: Path, ranks: int) -> None:

@@ -22,8 +22,8 @@ from gpucheck.tools.selftest import cache_faults
 from gpucheck.tools.selftest.assess import Assessment, Cell, assess, label_of
 from gpucheck.tools.selftest.catalogue.controls import OTHER_CONFIG
 from gpucheck.tools.selftest.fault import CacheDamage, Fault, Session
-from gpucheck.tools.selftest.injection import Garden, Planted, reason_against, write_scenario
-from gpucheck.tools.selftest.schedule import Visit, visits
+from gpucheck.tools.selftest.injection import Injector, Planted, reason_against, write_scenario
+from gpucheck.tools.selftest.schedule import FaultRun, fault_runs
 
 RUN_LIMIT = 900.0  # s for one run
 GRACE = 8.0  # s that a run has to end and to report after it was interrupted
@@ -37,7 +37,7 @@ POLL = 0.1  # s
 class Done:
     """A run that has ended."""
 
-    visit: Visit
+    run: FaultRun
     seconds: float
     found: Assessment
 
@@ -63,7 +63,7 @@ class Summary:
 
     @property
     def alarms(self) -> list[str]:
-        return [f"{done.visit.name}: {alarm}" for done in self.done for alarm in done.found.alarms]
+        return [f"{done.run.name}: {alarm}" for done in self.done for alarm in done.found.alarms]
 
     @property
     def clean(self) -> int:
@@ -73,7 +73,7 @@ class Summary:
     @property
     def problems(self) -> list[str]:
         """Everything that is not as it should be, false alarms aside."""
-        whole = [f"{done.visit.name}: {problem}" for done in self.done for problem in done.found.problems]
+        whole = [f"{done.run.name}: {problem}" for done in self.done for problem in done.found.problems]
         places = {True: "on all ranks", False: "on rank {}"}
         return whole + [
             f"{cell.fault} {places[cell.column == 'all'].format(cell.column)}: {problem}"
@@ -109,12 +109,12 @@ class SelfTest:
             if (reason := fault.reason_against(device, ranks) or reason_against(fault, library))
         }
         able = [fault for fault in faults if fault.name not in self.inapplicable]
-        self.visits = visits(able, device, ranks) if able else []
+        self.fault_runs = fault_runs(able, device, ranks) if able else []
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = 0
 
-    def run(self, summary: Summary, began: Callable[[Visit], None], ended: Callable[[Done], None]) -> None:
+    def run(self, summary: Summary, began: Callable[[FaultRun], None], ended: Callable[[Done], None]) -> None:
         """Makes all runs, on the CPU of a machine without GPUs one at a time, and takes them down in a summary.
 
         Args:
@@ -123,13 +123,13 @@ class SelfTest:
             ended: called when it has been assessed, from this one.
         """
         summary.inapplicable |= self.inapplicable
-        summary.planned = len(self.visits)
-        beside = [visit for visit in self.visits if visit.device != self.device]
+        summary.planned = len(self.fault_runs)
+        beside = [run for run in self.fault_runs if run.device != self.device]
         many = self.device == "cuda" and len(os.sched_getaffinity(0)) >= CPUS_PER_RANK * summary.ranks
         with ThreadPoolExecutor(ON_GPUS if many else 1) as lane, ThreadPoolExecutor(SIDE_BY_SIDE) as side:
             pending: set[Future[Done | None]] = {
-                (side if visit in beside else lane).submit(self._visit, number, visit, began)
-                for number, visit in enumerate(self.visits)
+                (side if run in beside else lane).submit(self._run_one, number, run, began)
+                for number, run in enumerate(self.fault_runs)
             }
             try:
                 while pending:
@@ -141,7 +141,7 @@ class SelfTest:
             except BaseException:
                 self.stop(signal.SIGTERM)
                 raise
-        summary.done.sort(key=lambda done: self.visits.index(done.visit))
+        summary.done.sort(key=lambda done: self.fault_runs.index(done.run))
 
     def stop(self, number: int) -> None:
         """Passes a signal on to the runs under way and starts no more."""
@@ -150,41 +150,39 @@ class SelfTest:
             for process in self._running:
                 process.send_signal(number)
 
-    def _visit(self, number: int, visit: Visit, began: Callable[[Visit], None]) -> Done | None:
+    def _run_one(self, number: int, run: FaultRun, began: Callable[[FaultRun], None]) -> Done | None:
         if self._stopped:
             return None
-        began(visit)
+        began(run)
         begin = time.monotonic()
-        folder = self.folder / f"{number:02d}-{'-'.join(visit.name.replace(',', '').split())}"
+        folder = self.folder / f"{number:02d}-{'-'.join(run.name.replace(',', '').split())}"
         folder.mkdir(parents=True)
-        planted = [item for item in visit.planted if self._grows(item)]
-        garden = Garden(folder / "planted", self.library, visit.ranks)
+        planted = [item for item in run.planted if self._can_be_planted(item)]
+        injector = Injector(folder / "planted", self.library, run.ranks)
         scenario = folder / "scenario.toml"
-        write_scenario(
-            scenario, visit.groups, title=visit.name, case_timeout=visit.case_timeout, experiments=visit.experiments
-        )
-        library, startup = garden.library_with(planted), garden.startup_with(planted)
+        write_scenario(scenario, run.groups, title=run.name, case_timeout=run.case_timeout, experiments=run.experiments)
+        library, startup = injector.library_with(planted), injector.startup_with(planted)
         environment = _environment(startup, self.folder / "kernel-cache")
-        if visit.session is Session.CACHE:
+        if run.session is Session.CACHE:
             environment["TRITON_CACHE_DIR"] = str(folder / "kernel-cache")
-            self._command(folder / "first", visit, scenario, library, environment)
-            self._damage(visit, folder)
-        candidates = garden.candidates_with(planted)
-        code, text = self._command(folder, visit, scenario, library, environment, candidates)
+            self._command(folder / "first", run, scenario, library, environment)
+            self._damage(run, folder)
+        candidates = injector.candidates_with(planted)
+        code, text = self._command(folder, run, scenario, library, environment, candidates)
         if self._stopped:
             return None
-        found = assess(visit, _report(folder, text), text, code)
-        return Done(visit, time.monotonic() - begin, found)
+        found = assess(run, _report(folder, text), text, code)
+        return Done(run, time.monotonic() - begin, found)
 
-    def _grows(self, item: Planted) -> bool:
+    def _can_be_planted(self, item: Planted) -> bool:
         """Whether the library has a place for it; the control that is none is left out elsewhere."""
         return item.fault is not OTHER_CONFIG or not reason_against(item.fault, self.library)
 
-    def _damage(self, visit: Visit, folder: Path) -> None:
+    def _damage(self, run: FaultRun, folder: Path) -> None:
         if self._stopped:
             return
         kernels = cache_faults.hashes(folder / "first" / "run")
-        for item in visit.planted:
+        for item in run.planted:
             assert isinstance(item.fault.plant, CacheDamage)
             damage = {"swap": cache_faults.swap, "truncate": cache_faults.truncate}[item.fault.plant.name]
             damage(folder / "kernel-cache", label_of(item.fault), kernels)
@@ -192,7 +190,7 @@ class SelfTest:
     def _command(
         self,
         folder: Path,
-        visit: Visit,
+        run: FaultRun,
         scenario: Path,
         library: Path,
         environment: Mapping[str, str],
@@ -200,8 +198,8 @@ class SelfTest:
     ) -> tuple[int, str]:
         """Runs ``gpucheck run`` to its end; its exit code and what it printed."""
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "gpucheck", "run", str(scenario), "--nproc", str(visit.ranks)]
-        command += ["--device", visit.device, "--seed", str(visit.seed), "--timeout", str(RUN_LIMIT), "--verbose"]
+        command = [sys.executable, "-m", "gpucheck", "run", str(scenario), "--nproc", str(run.ranks)]
+        command += ["--device", run.device, "--seed", str(run.seed), "--timeout", str(RUN_LIMIT), "--verbose"]
         command += ["--library", f"path:{library}", "--out", str(folder / "run"), "--json", str(folder / "report.json")]
         command += candidates
         log = folder / "printed.txt"

@@ -21,7 +21,7 @@ FEW_CASES = tuple(attention(queries) for queries in (24, 28, 36, 40, 44))
 
 
 @dataclass(frozen=True)
-class Visit:
+class FaultRun:
     """One run of ``gpucheck run`` and what is planted in it."""
 
     name: str
@@ -67,36 +67,38 @@ class Visit:
         return EXPERIMENTS[self.device] if self.session is not Session.LOST else 0.0
 
 
-def visits(faults: Sequence[Fault], device: str, ranks: int) -> list[Visit]:
+def fault_runs(faults: Sequence[Fault], device: str, ranks: int) -> list[FaultRun]:
     """The runs that show these faults, each on each of its targets, and the one without any."""
-    made = [Visit("no fault", "controls", device, ranks, 0)]
+    made = [FaultRun("no fault", "controls", device, ranks, 0)]
     shared = sorted(_of(faults, Session.SHARED), key=lambda fault: fault.expected.outcome is not Outcome.MISMATCH)
     each = [fault for fault in shared if Target.EACH in fault.targets]
     for turn in range(ranks if each else 0):
         planted = [Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate([*each, OTHER_CONFIG])]
-        made.append(Visit(f"each fault on one rank, turn {turn + 1}", "each", device, ranks, len(made), tuple(planted)))
+        made.append(
+            FaultRun(f"each fault on one rank, turn {turn + 1}", "each", device, ranks, len(made), tuple(planted))
+        )
     everywhere = [fault for fault in shared if fault not in each or (Target.ALL in fault.targets and ranks > 1)]
     planted = [Planted(fault, shown_on(fault, ranks)) for fault in everywhere]
     if planted:
-        made.append(Visit("each fault on all ranks", "all", device, ranks, len(made), tuple(planted)))
+        made.append(FaultRun("each fault on all ranks", "all", device, ranks, len(made), tuple(planted)))
     for name, session in (("hangs on each rank", Session.HANG), ("compile races on each rank", Session.RACE)):
         planted = [Planted(apart(fault, rank), (rank,)) for fault in _of(faults, session) for rank in range(ranks)]
         if planted:
-            made.append(Visit(name, "each", device, ranks, len(made), tuple(planted), session))
+            made.append(FaultRun(name, "each", device, ranks, len(made), tuple(planted), session))
     cheats = _of(faults, Session.CANDIDATES)
     for turn in range(ranks if cheats else 0):
         name = f"candidates that cheat, turn {turn + 1}"
         planted = [Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate(cheats)]
-        made.append(Visit(name, "each", device, ranks, len(made), tuple(planted), Session.CANDIDATES))
+        made.append(FaultRun(name, "each", device, ranks, len(made), tuple(planted), Session.CANDIDATES))
     damaged = [Planted(fault, tuple(range(ranks))) for fault in _of(faults, Session.CACHE)]
     if damaged:
         name = "damage in the kernel cache"
-        made.append(Visit(name, "all", device, ranks, len(made), tuple(damaged), Session.CACHE))
+        made.append(FaultRun(name, "all", device, ranks, len(made), tuple(damaged), Session.CACHE))
     for fault in _of(faults, Session.LOST):
         for rank in range(ranks):
             lost = (Planted(fault, (rank,)),)
             name = f"{fault.name} on rank {rank}"
-            made.append(Visit(name, "each", "cpu", ranks, len(made), lost, Session.LOST))
+            made.append(FaultRun(name, "each", "cpu", ranks, len(made), lost, Session.LOST))
     return made
 
 

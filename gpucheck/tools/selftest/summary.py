@@ -35,7 +35,7 @@ def lines(summary: Summary) -> Iterator[str]:
             by_reason.setdefault(reason, []).append(fault)
         yield from (f"inapplicable: {', '.join(faults)}: {reason}" for reason, faults in by_reason.items())
     yield ""
-    yield f"time  {summary.seconds:.0f} s: " + ", ".join(f"{d.visit.name} {d.seconds:.0f} s" for d in summary.done)
+    yield f"time  {summary.seconds:.0f} s: " + ", ".join(f"{d.run.name} {d.seconds:.0f} s" for d in summary.done)
     yield f"runs  {summary.folder}"
 
 
@@ -65,7 +65,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "clean": summary.clean,
         "false_alarms": summary.alarms,
         "problems": summary.problems,
-        "runs": [{"name": d.visit.name, "seconds": d.seconds} for d in summary.done],
+        "runs": [{"name": d.run.name, "seconds": d.seconds} for d in summary.done],
         "seconds": summary.seconds,
         "folder": summary.folder,
     }

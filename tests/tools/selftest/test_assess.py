@@ -12,7 +12,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.tools.selftest.assess import Assessment, assess, label_of
 from gpucheck.tools.selftest.catalogue import choose
 from gpucheck.tools.selftest.injection import Planted
-from gpucheck.tools.selftest.schedule import Visit
+from gpucheck.tools.selftest.schedule import FaultRun
 
 (BIT,) = choose(["bit-7"])
 (LOST,) = choose(["never-starts"])
@@ -44,7 +44,7 @@ def report() -> dict[str, Any]:
 
 def assessed(changed: dict[str, Any], code: int = 1, text: str = TITLE, column: str = "each") -> Assessment:
     ranks = (1,) if column == "each" else (0, 1)
-    return assess(Visit("x", column, "cpu", 2, 0, (Planted(BIT, ranks),)), changed, text, code)
+    return assess(FaultRun("x", column, "cpu", 2, 0, (Planted(BIT, ranks),)), changed, text, code)
 
 
 def test_a_report_as_declared_is_right() -> None:
@@ -131,18 +131,18 @@ def test_a_case_that_cannot_run_is_neither_missed_nor_an_alarm() -> None:
 
 
 def test_a_lost_rank_is_told_by_any_of_its_cases() -> None:
-    visit = Visit("x", "each", "cpu", 2, 0, (Planted(LOST, (0,)),))
+    run = FaultRun("x", "each", "cpu", 2, 0, (Planted(LOST, (0,)),))
     results = [result(CLEAN, 0, "lost", "the rank never started"), result(CLEAN, 1)]
     told = {"results": results, "findings": [finding("lost", (0,), CLEAN, fails=False)]}
-    found = assess(visit, told, "", 3)
+    found = assess(run, told, "", 3)
     assert found.cells[0].right and found.clean == 1 and not found.alarms
-    assert assess(visit, told, "", 0).cells[0].problems == ("exit code 0, expected 3",)
+    assert assess(run, told, "", 0).cells[0].problems == ("exit code 0, expected 3",)
     results[0]["outcome"] = "pass"
-    assert not assess(visit, told, "", 3).cells[0].detected
+    assert not assess(run, told, "", 3).cells[0].detected
 
 
 def test_a_run_without_faults_must_be_green() -> None:
-    visit = Visit("no fault", "controls", "cpu", 2, 0)
+    run = FaultRun("no fault", "controls", "cpu", 2, 0)
     green = {"results": [result(CLEAN, 0), result(CLEAN, 1)], "findings": []}
-    assert assess(visit, green, "", 0).problems == []
-    assert assess(visit, green, "", 3).problems == ["exit code 3, expected 0"]
+    assert assess(run, green, "", 0).problems == []
+    assert assess(run, green, "", 3).problems == ["exit code 3, expected 0"]

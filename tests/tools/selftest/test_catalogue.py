@@ -30,7 +30,7 @@ from gpucheck.tools.selftest.fault import (
     Target,
     UnderConditions,
 )
-from gpucheck.tools.selftest.injection import Garden, Planted, reason_against, write_scenario
+from gpucheck.tools.selftest.injection import Injector, Planted, reason_against, write_scenario
 
 KNOWN_WHEELS = ("wheel:vllm==0.33.0", "wheel:vllm==0.21.0")  # contents B and C
 each = pytest.mark.parametrize("fault", [*FAULTS, OTHER_CONFIG], ids=lambda fault: str(fault.name))
@@ -38,7 +38,7 @@ each = pytest.mark.parametrize("fault", [*FAULTS, OTHER_CONFIG], ids=lambda faul
 
 @each
 def test_a_fault_makes_one_case(fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = Garden(tmp_path, tmp_path, 1).candidates_with([Planted(fault, (0,))])
+    options = Injector(tmp_path, tmp_path, 1).candidates_with([Planted(fault, (0,))])
     monkeypatch.setattr(checks._registry, "_sources", {})
     checks.activate(sources.find([], options[1::4], options[3::4], checks.CHECKS)[0])
     write_scenario(tmp_path / "one.toml", [fault.case, *fault.beside, *BYSTANDERS], case_timeout=5)

@@ -12,7 +12,7 @@ import pytest
 from gpucheck.model.record import Outcome
 from gpucheck.tools.selftest.catalogue import choose
 from gpucheck.tools.selftest.fault import OWN_KERNEL, Edit, Expected, Fault, Hook
-from gpucheck.tools.selftest.injection import Garden, Planted
+from gpucheck.tools.selftest.injection import Injector, Planted
 
 REPOSITORY = Path(__file__).parents[3]
 EXPECTED = Expected(Outcome.MISMATCH, ".*")
@@ -44,19 +44,19 @@ def run(code: str, path: Path, *, worker: bool = False, **environment: str) -> s
 
 
 def test_each_rank_takes_its_own_faults(tmp_path: Path, library: Path) -> None:
-    garden = Garden(tmp_path / "planted", library, ranks=3)
+    injector = Injector(tmp_path / "planted", library, ranks=3)
     planted = [Planted(fault("two", "VALUE = 2\n"), (1,)), Planted(fault("more", "{anchor}VALUE += 4\n"), (2,))]
-    package = garden.library_with(planted)
+    package = injector.library_with(planted)
     code = "from triton_kernels import matmul_ogs; print(matmul_ogs.VALUE)"
     assert [run(code, package.parent, RANK=str(rank)) for rank in range(3)] == ["1", "2", "5"]
     assert (library / "matmul_ogs.py").read_text().startswith(VALUE), "the library itself is left alone"
 
 
 def test_nothing_to_plant_leaves_the_library_where_it_is(tmp_path: Path, library: Path) -> None:
-    garden = Garden(tmp_path / "planted", library, ranks=2)
-    assert garden.library_with([]) == library
-    assert garden.startup_with([]) is None
-    assert not garden.folder.exists()
+    injector = Injector(tmp_path / "planted", library, ranks=2)
+    assert injector.library_with([]) == library
+    assert injector.startup_with([]) is None
+    assert not injector.folder.exists()
 
 
 def test_a_hook_goes_around_calls_with_its_columns(tmp_path: Path, library: Path) -> None:
@@ -74,14 +74,14 @@ def test_a_hook_goes_around_calls_with_its_columns(tmp_path: Path, library: Path
 
 def test_the_rank_it_is_planted_on_reaches_a_hook(tmp_path: Path, library: Path) -> None:
     planted = Fault("race", "", Hook("race_to_compile", "{rank}"), {"check": "matmul", "n": 5}, EXPECTED, spread=True)
-    package = Garden(tmp_path / "planted", library, ranks=2).library_with([Planted(planted, (1,))])
+    package = Injector(tmp_path / "planted", library, ranks=2).library_with([Planted(planted, (1,))])
     for rank in (0, 1):
         assert "{5: ('race_to_compile', '1')}" in (package / "_planted" / str(rank) / "matmul_ogs.py").read_text()
 
 
 def test_a_kernel_of_our_own_is_found_in_its_private_copy(tmp_path: Path, library: Path) -> None:
     planted = [Planted(item, (1,)) for item in choose(["causal-mask", "sliding-window"])]
-    folder = Garden(tmp_path / "planted", library, ranks=2).startup_with(planted)
+    folder = Injector(tmp_path / "planted", library, ranks=2).startup_with(planted)
     assert folder is not None
     code = f"import importlib.util; print(importlib.util.find_spec({OWN_KERNEL!r}).origin)"
     own, genuine = (Path(run(code, folder, RANK=rank, worker=True)) for rank in ("1", "0"))
@@ -91,7 +91,7 @@ def test_a_kernel_of_our_own_is_found_in_its_private_copy(tmp_path: Path, librar
 
 def test_other_processes_than_those_of_a_rank_start_as_ever(tmp_path: Path, library: Path) -> None:
     (lost,) = choose(["never-starts"])
-    folder = Garden(tmp_path / "planted", library, ranks=2).startup_with([Planted(lost, (0,))])
+    folder = Injector(tmp_path / "planted", library, ranks=2).startup_with([Planted(lost, (0,))])
     assert folder is not None
     code = "import os; pid = os.fork() or os._exit(0); print(os.waitpid(pid, 0)[1])"
     assert run(code, folder, RANK="0") == "0"
@@ -99,7 +99,7 @@ def test_other_processes_than_those_of_a_rank_start_as_ever(tmp_path: Path, libr
 
 def test_startup_code_that_was_there_before_still_runs(tmp_path: Path, library: Path) -> None:
     (lost,) = choose(["never-starts"])
-    folder = Garden(tmp_path / "planted", library, ranks=2).startup_with([Planted(lost, (0,))])
+    folder = Injector(tmp_path / "planted", library, ranks=2).startup_with([Planted(lost, (0,))])
     (tmp_path / "sitecustomize.py").write_text("import builtins\nbuiltins.here = True\n")
     assert folder is not None
     paths = os.pathsep.join([str(folder), str(tmp_path)])
@@ -109,9 +109,9 @@ def test_startup_code_that_was_there_before_still_runs(tmp_path: Path, library: 
 def test_a_candidate_cheats_on_its_ranks_and_an_honest_one_goes_beside_it(tmp_path: Path, library: Path) -> None:
     pytest.importorskip("triton")
     chosen = choose(["kept-answers", "bit-7"])
-    garden = Garden(tmp_path / "planted", library, ranks=2)
-    assert garden.candidates_with([Planted(chosen[1], (1,))]) == []
-    options = garden.candidates_with([Planted(fault, (1,)) for fault in chosen])
+    injector = Injector(tmp_path / "planted", library, ranks=2)
+    assert injector.candidates_with([Planted(chosen[1], (1,))]) == []
+    options = injector.candidates_with([Planted(fault, (1,)) for fault in chosen])
     assert [Path(path).stem for path in options[3::4]] == ["kept_answers", "honest"]
     problem, candidate = options[1], options[3]
     assert "Model, get_init_inputs, get_inputs" in Path(problem).read_text()
