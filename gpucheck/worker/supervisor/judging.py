@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Callable
@@ -221,9 +222,15 @@ def _judge_launches(
 ) -> _Launches:
     case = attempt.step.case
     check = checks.load(case.check)
-    judged, filled = _Launches(), _filled(attempt, reply)
+
+    @functools.cache  # a file holds what several fills gave
+    def read(number: int) -> dict[str, Tensor]:
+        held: dict[str, Tensor] = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
+        return held
+
+    judged, filled = _Launches(), _filled(reply, read)
     for number, whole in enumerate(reply.saved or [""]):
-        outputs = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
+        outputs = read(number)
         references = check.references_given_outputs(case, inputs, outputs, expected)
         found = judge(outputs, references, axes, filled)
         bad = bool(found.mismatches or found.violations)
@@ -238,14 +245,11 @@ def _judge_launches(
     return judged
 
 
-def _filled(attempt: Attempt, reply: Reply) -> dict[int, dict[str, Tensor]]:
+def _filled(reply: Reply, read: Callable[[int], dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
     """The outputs of calls by what memory was filled with before them, where that says what nobody wrote.
 
     A call that reads what lies around an input may well copy it: such outputs were written.
     """
     if reply.sensitive.startswith(AROUND_INPUT):
         return {fill: {} for fill in reply.by_fill}
-    return {
-        fill: torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
-        for fill, number in reply.by_fill.items()
-    }
+    return {fill: read(number) for fill, number in reply.by_fill.items()}
