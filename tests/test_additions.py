@@ -338,7 +338,7 @@ def test_a_rank_makes_a_new_experiment_in_processes_of_its_own(
 
 CAUSE = '''"""Calls that a toy disturbs."""
 
-from gpucheck.diagnose.causes.common import Evidence, findings
+from gpucheck.diagnose.causes.common import Evidence
 from gpucheck.diagnose.page import Cause
 
 TOY = Cause("a toy", means="It is there.", shows="Rarely.", confirm="Look under the bed.", fix="Put it away.")

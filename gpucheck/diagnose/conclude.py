@@ -65,7 +65,9 @@ def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:
     explained = [
         finding
         for rule, found in attributed
-        for finding in rule.findings(run, {key: item for key, item in found.items() if key not in settled.expected})
+        for finding in causes.findings(
+            rule, run, {key: item for key, item in found.items() if key not in settled.expected}
+        )
     ]
     left = {key for key in run.records if key not in seen and key not in settled.expected}
     unexplained = _symptoms(run, [run.records[key] for key in sorted(left)])

@@ -1,10 +1,10 @@
 """Causes: one file each, with what findings call it, its page, and the rule that sees it in the records of a run.
 
-Each file has ``CAUSES``, the causes that it names. A rule also has two pure functions: ``recognise`` says what one
-failed record is evidence of, or None; ``findings`` makes findings of evidence. Rules are asked in the order of
-:data:`ASKED`; a record belongs to the first that recognises it and to no finding beside that rule's. A file in
-:data:`WARNING` has one function instead, ``warnings``, which compares ranks that are right. A new file takes one line
-here and nothing else.
+Each file has ``CAUSES``, the causes that it names. A rule also has a pure function ``recognise``, which says what one
+failed record is evidence of, or None, and where the usual findings do not do, ``findings``, which makes them of the
+evidence. Rules are asked in the order of :data:`ASKED`; a record belongs to the first that recognises it and to no
+finding beside that rule's. A file in :data:`WARNING` has one function instead, ``warnings``, which compares ranks that
+are right. A new file takes one line here and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-from gpucheck.diagnose.causes import out_of_bounds
+from gpucheck.diagnose.causes import common, out_of_bounds
 from gpucheck.diagnose.error_pattern import PATTERNS
 from gpucheck.diagnose.finding_cases import Key
 from gpucheck.diagnose.page import Cause, Page
@@ -40,9 +40,6 @@ class Rule(CauseFile, Protocol):
 
     def recognise(self, run: Run, record: Record) -> Any:
         """The evidence in a failed record, or None."""
-
-    def findings(self, run: Run, evidence: dict[Key, Any]) -> list[Finding]:
-        """The findings of evidence that this rule recognised."""
 
 
 class PeerComparison(CauseFile, Protocol):
@@ -100,6 +97,12 @@ def described(name: str) -> dict[str, Page]:
     pages: dict[str, Page] = {title.lower(): page for title, page in (*CAUSES.items(), *PATTERNS.items())}
     parts = (part.strip().lower() for part in name.split(":"))
     return {pages[part].title: pages[part] for part in parts if part in pages}
+
+
+def findings(rule: Rule, run: Run, evidence: dict[Key, Any]) -> list[Finding]:
+    """The findings of evidence that a rule recognised."""
+    made: list[Finding] = getattr(rule, "findings", common.findings)(run, evidence)
+    return made
 
 
 def attribute(run: Run, keys: list[Key]) -> list[tuple[Rule, dict[Key, Any]]]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.causes.common import Evidence, error_summary
 from gpucheck.diagnose.experiment_list import REPEAT
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
-
-__all__ = ["AUTOTUNED", "CAUSES", "findings", "recognise"]
 
 AUTOTUNED = Cause(
     "autotuned on live tensors",

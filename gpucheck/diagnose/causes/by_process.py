@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.causes.common import Evidence, error_summary
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.records.run_folder import Run
-
-__all__ = ["BY_PROCESS", "CAUSES", "findings", "recognise"]
 
 BY_PROCESS = Cause(
     "decided anew in each process",

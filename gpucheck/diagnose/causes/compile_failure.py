@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-from gpucheck.diagnose.causes.common import Evidence, findings
+from gpucheck.diagnose.causes.common import Evidence
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
-
-__all__ = ["CAUSES", "COMPILE_ERROR", "RESOURCE_LIMIT", "findings", "recognise"]
 
 COMPILE_ERROR = Cause(
     "compile error on this Triton",

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.causes.common import Evidence, error_summary
 from gpucheck.diagnose.causes.overwritten import OVERWRITTEN
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
-
-__all__ = [
-    "ALIASED",
-    "CAUSES",
-    "CHANGES_INPUTS",
-    "NOT_AS_ASKED",
-    "NOT_FROM_INPUTS",
-    "SETTINGS",
-    "findings",
-    "recognise",
-]
 
 NOT_FROM_INPUTS = Cause(
     "answer not from its inputs",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.causes.common import Evidence, error_summary
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
-
-__all__ = ["CAUSES", "INTERFERENCE", "findings", "recognise"]
 
 INTERFERENCE = Cause(
     "interference between ranks",

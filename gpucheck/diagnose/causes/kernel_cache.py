@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.causes.common import Evidence, error_summary, findings
+from gpucheck.diagnose.causes.common import Evidence, error_summary
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import DAMAGED_ENTRY, Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run
-
-__all__ = ["CAUSES", "KERNEL_CACHE", "findings", "recognise"]
 
 KERNEL_CACHE = Cause(
     "stale or mixed kernel cache",

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from gpucheck.diagnose.answers import Answers, answers, kinds
 from gpucheck.diagnose.causes import stream_order
-from gpucheck.diagnose.causes.common import Evidence, findings, launched_on_other_stream
+from gpucheck.diagnose.causes.common import Evidence, launched_on_other_stream
 from gpucheck.diagnose.error_pattern import NOT_WRITTEN, error_pattern
 from gpucheck.diagnose.experiment_list import REPEAT
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.records.run_folder import Run
-
-__all__ = ["CAUSES", "OUTSIDE", "findings", "recognise"]
 
 OUTSIDE = Cause(
     "access outside of tensors",

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpucheck.diagnose.answers import Answers, answers, irregular_share, regular
-from gpucheck.diagnose.causes.common import Evidence, findings
+from gpucheck.diagnose.causes.common import Evidence
 from gpucheck.diagnose.chance import at_most
 from gpucheck.diagnose.experiment_list import REPEAT, Experiment, applicable, rate_of, those
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.run_folder import Run
-
-__all__ = ["CAUSES", "RACE", "findings", "recognise"]
 
 RACE = Cause(
     "race or uninitialised read",
