@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpucheck.model.errors import UsageError
+from gpucheck.report.formats import FORMATS
 
 if TYPE_CHECKING:
     from gpucheck.model.check_source import CheckSource
@@ -47,7 +48,7 @@ WriteOption = Annotated[
     typer.Option(
         "--write",
         metavar="FILE",
-        help="Write the report in the format of the suffix: .json .xml .md .prom .html; repeatable.",
+        help=f"Write the report in the format of the suffix: {' '.join(FORMATS)}; repeatable.",
     ),
 ]
 

@@ -1,0 +1,102 @@
+"""CONTRIBUTING.md against the tree, and the line on top of each folder: a map that is wrong is worse than none."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import gpucheck
+from gpucheck.model.record import Record
+
+PACKAGE = Path(gpucheck.__file__).parent
+ROOT = PACKAGE.parent
+OUTSIDE = ("tests/", "scenarios/", ".ci/", "pyproject.toml")
+NO_PATHS = {"gpucheck/", "plan.json", "outcome.json", "driver-N.json", "records/rank-NNNNN.jsonl", "logs/"}
+"""Files of a run folder, and what paths are relative to."""
+
+if not (ROOT / "CONTRIBUTING.md").is_file():
+    pytest.skip("no checkout: the map is not part of an installed package", allow_module_level=True)
+MAP = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FOLDERS = {path.parent for path in PACKAGE.rglob("*.py")}
+
+
+def section(title: str) -> str:
+    return MAP.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def first_cells(title: str) -> list[str]:
+    """What the first column of a section's table names."""
+    rows = re.findall(r"^\| (.*?) \|", section(title), re.MULTILINE)[1:]
+    return [row for row in rows if set(row) != {"-"}]
+
+
+def in_tree(path: str) -> Path:
+    return (ROOT if path.startswith(OUTSIDE) else PACKAGE) / path
+
+
+def test_a_newcomer_reads_the_map_in_one_sitting() -> None:
+    assert len(MAP.splitlines()) <= 200
+    assert len(first_cells("Glossary")) == 30 and len(re.findall(r"^\d\. ", section("The way of a case"), re.M)) == 8
+
+
+def test_the_map_names_each_folder_and_no_other() -> None:
+    named = [row.strip("`/") for row in first_cells("Folders")]
+    kept = [
+        path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_dir() and "__pycache__" not in path.parts
+    ]
+    told = {
+        str(path)
+        for path in kept
+        if len(path.parts) <= 2 and any(file.is_file() for file in (PACKAGE / path).iterdir())
+    }
+    assert sorted(named) == sorted(told)
+
+
+def test_each_path_that_the_map_names_exists() -> None:
+    paths = {path for path in re.findall(r"`([\w./-]+)`", MAP) if re.search(r"/|\.(py|toml|json|jsonl)$", path)}
+    paths = {path for path in paths - NO_PATHS if not path.startswith("matmul/")}  # which is the id of a case
+    assert len(paths) > 60
+    assert not [path for path in sorted(paths) if not in_tree(path).exists()]
+
+
+def test_each_name_that_is_said_to_be_in_a_file_is_in_it() -> None:
+    text = re.sub(r"\s+", " ", MAP)
+    places = re.findall(r"`(\w+)`(?: and `(\w+)`)? in `([\w./-]+\.py)`", text)
+    assert len(places) >= 9
+    for *names, path in places:
+        source = in_tree(path).read_text(encoding="utf-8")
+        assert not [name for name in names if name and not re.search(rf"\b{name}\b", source)], (names, path)
+
+
+def test_each_field_of_a_record_has_a_row_that_says_where_it_is_made() -> None:
+    named = re.findall(r"`(\w+)`", " ".join(first_cells("Where a record comes from")))
+    assert sorted(named) == sorted(field.name for field in fields(Record))
+
+
+def test_each_loop_is_a_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {cell.strip("`").removeprefix("make ") for cell in first_cells("Loops")}
+    assert {"quick", "check", "test"} <= targets <= {*re.findall(r"^(\w+):", makefile, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_says_in_one_line_what_lives_there(folder: Path) -> None:
+    words = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert words, f"{folder}/__init__.py: say in one line what lives there"
+    assert words.splitlines()[0].endswith((".", ":")) and len(words.splitlines()[0]) > 20, folder
+
+
+def test_links_within_the_readme_and_to_the_map_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    titles = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert {"CONTRIBUTING.md"} <= {*links}
+    for link in links:
+        if link.startswith("#"):
+            assert link[1:] in titles, link
+        elif "://" not in link:
+            assert (ROOT / link).exists(), link
