@@ -262,7 +262,7 @@ def _folder(out: Path | None) -> Path:
 
 def _search(state: State) -> NoReturn:
     """Searches to the end, or says how to go on."""
-    from gpucheck.tools.bisect.engine import hunt
+    from gpucheck.tools.bisect.engine import run_search
     from gpucheck.tools.bisect.run_once import take
     from gpucheck.tools.bisect.search_text import report
     from gpucheck.tools.bisect.session import Session
@@ -270,7 +270,7 @@ def _search(state: State) -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _Teller() as teller:
-            outcome = hunt(Session(state, take, teller))
+            outcome = run_search(Session(state, take, teller))
     except KeyboardInterrupt as interrupt:
         typer.echo(f"interrupted after {state.runs} runs; go on with: gpucheck bisect --resume {state.file}", err=True)
         raise typer.Exit(int(str(interrupt) or ExitCode.INTERRUPTED)) from None

@@ -13,15 +13,15 @@ import pytest
 from gpucheck.library.library_option import resolve
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome
-from gpucheck.tools.bisect.observation import Failure, Look, State
+from gpucheck.tools.bisect.observation import Failure, Observation, State
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
     from tests.conftest import Synthetic
 
 CASE = "topk/bf16/m1-e13-top4/exact"
-PASSED = Look(State.PASSED, CASE)
-FAILED = Look(State.FAILED, CASE, (Failure("kernel bug: wrong output", "kernel bug", (0,), ("y: row 1",)),))
+PASSED = Observation(State.PASSED, CASE)
+FAILED = Observation(State.FAILED, CASE, (Failure("kernel bug: wrong output", "kernel bug", (0,), ("y: row 1",)),))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def takes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stands in for the runs: green where the library has made1.py. Raises what is put into it instead, if anything."""
     raises: list[Any] = []
 
-    def take(target: Any, prepared: Any, folder: Path) -> Look:
+    def take(target: Any, prepared: Any, folder: Path) -> Observation:
         if raises:
             raise raises.pop()
         return PASSED if (prepared.library / "triton_kernels" / "made1.py").exists() else FAILED

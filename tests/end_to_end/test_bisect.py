@@ -73,7 +73,7 @@ class Found:
     def runs(self, name: str) -> int:
         """How often a candidate was run, by its subject line."""
         (key,) = {candidate["key"] for candidate in self.state["candidates"] if candidate["title"] == name}
-        return len(self.state["looks"][key])
+        return len(self.state["observations"][key])
 
 
 Bisect = Callable[..., Found]
@@ -225,7 +225,7 @@ def test_the_release_that_changed_the_content(
     assert found.code == 0, found.text
     assert [candidate["name"] for candidate in found.state["result"]["answer"]] == ["1.10"]
     assert "1.10 - 2.0 (3 releases)" in found.text and "--library wheel:vllm==1.10" in found.text
-    assert len(found.state["looks"]) == 2, "equal contents are run once"
+    assert len(found.state["observations"]) == 2, "equal contents are run once"
 
 
 def test_the_version_of_a_package_that_a_candidate_imports(
@@ -245,7 +245,7 @@ def test_the_version_of_a_package_that_a_candidate_imports(
     assert found.code == 0, found.text
     assert [candidate["name"] for candidate in found.state["result"]["answer"]] == ["1.2"]
     assert "first bad version: 1.2" in found.text and "1.0 - 1.1 (2 releases)" in found.text
-    assert len(found.state["looks"]) == 3
+    assert len(found.state["observations"]) == 3
     assert found.state["target"]["scenario"] == "", "the usual cases of what was brought along"
 
 

@@ -44,7 +44,7 @@ class Outcome:
         }
 
 
-def hunt(session: Session) -> Outcome:
+def run_search(session: Session) -> Outcome:
     """Searches to the end.
 
     Raises:

@@ -54,7 +54,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Look:
+class Observation:
     """The case in one run."""
 
     state: State
@@ -78,13 +78,13 @@ class Look:
         return {**asdict(self), "state": self.state.value}
 
     @classmethod
-    def from_json(cls, item: dict[str, Any]) -> Look:
-        """The look that :meth:`to_json` wrote."""
+    def from_json(cls, item: dict[str, Any]) -> Observation:
+        """The observation that :meth:`to_json` wrote."""
         failures = tuple(Failure.from_json(part) for part in item["failures"])
         return cls(**{**item, "state": State(item["state"]), "failures": failures})
 
 
-def look_at(folder: Path, cases: Sequence[str] = (), label: str = "", *, experiments: bool = False) -> Look:
+def observe(folder: Path, cases: Sequence[str] = (), label: str = "", *, experiments: bool = False) -> Observation:
     """Reads a run folder.
 
     Args:
@@ -105,20 +105,22 @@ def look_at(folder: Path, cases: Sequence[str] = (), label: str = "", *, experim
     failures = tuple(_failures(findings, label))
     reason = unbuildable(run)
     if reason:
-        return Look(State.UNBUILDABLE, label, reason=reason)
+        return Observation(State.UNBUILDABLE, label, reason=reason)
     if failures:
-        return Look(State.FAILED, label, failures)
+        return Observation(State.FAILED, label, failures)
     if outcomes == {Outcome.PASS} and _ended_well(run):
         inputs = _hash([(record.rank, record.inputs) for record in records])
-        return Look(State.PASSED, label, bits=_hash([(r.rank, r.digests) for r in records]), inputs=inputs)
+        return Observation(State.PASSED, label, bits=_hash([(r.rank, r.digests) for r in records]), inputs=inputs)
     silent = [record for record in records if record.outcome is not Outcome.PASS]
     if outcomes and outcomes <= {Outcome.PASS, Outcome.INAPPLICABLE} and silent:
-        return Look(State.UNBUILDABLE, label, reason=silent[0].message)
-    return Look(State.BROKEN, label, reason=silent[0].message if silent else _why_open(run, label, bool(records)))
+        return Observation(State.UNBUILDABLE, label, reason=silent[0].message)
+    return Observation(
+        State.BROKEN, label, reason=silent[0].message if silent else _why_open(run, label, bool(records))
+    )
 
 
 def unexpecting(run: Run) -> Run:
-    """The run as if its scenario expected no failure: a search looks at what happened."""
+    """The run as if its scenario expected no failure: a search goes by what happened."""
     steps = tuple(replace(step, expect=None) for step in run.plan.steps)
     return replace(run, plan=replace(run.plan, steps=steps))
 

@@ -15,7 +15,7 @@ from gpucheck.host.isolated import python_path
 from gpucheck.host.processes import end, start
 from gpucheck.library.library_option import Source, SourceKind, resolve
 from gpucheck.model.errors import UsageError
-from gpucheck.tools.bisect.observation import Look, State, look_at
+from gpucheck.tools.bisect.observation import Observation, State, observe
 from gpucheck.tools.bisect.target import Target
 
 STARTUP = 120.0  # s that a run may take beside its own limit
@@ -30,33 +30,35 @@ class Prepared:
     paths: tuple[Path, ...] = ()  # go first on PYTHONPATH
 
 
-def take(target: Target, prepared: Prepared, folder: Path) -> Look:
+def take(target: Target, prepared: Prepared, folder: Path) -> Observation:
     """Runs the target on a candidate.
 
     Args:
         folder: of the run; must not exist. What the command prints goes beside it, with the suffix ``.log``.
     """
     begin = time.monotonic()
-    look = _take(target, prepared, folder)
-    return replace(look, folder=folder.name if folder.exists() else "", seconds=time.monotonic() - begin)
+    observation = _take(target, prepared, folder)
+    return replace(observation, folder=folder.name if folder.exists() else "", seconds=time.monotonic() - begin)
 
 
-def _take(target: Target, prepared: Prepared, folder: Path) -> Look:
+def _take(target: Target, prepared: Prepared, folder: Path) -> Observation:
     try:
         if prepared.library:
             resolve(Source(SourceKind.PATH, path=prepared.library))
     except UsageError as error:
-        return Look(State.UNBUILDABLE, target.label, reason=str(error).splitlines()[0])
+        return Observation(State.UNBUILDABLE, target.label, reason=str(error).splitlines()[0])
     log = folder.with_suffix(".log")
     limit = target.timeout + STARTUP
     with tempfile.TemporaryDirectory(prefix="gpucheck-triton-") as cache:
         ended = _run(target.command(prepared.library, folder), environment(prepared.paths, cache), log, limit)
     if not ended:
-        return Look(State.BROKEN, target.label, reason=f"the run did not end within {limit:.0f} s and was killed")
+        return Observation(
+            State.BROKEN, target.label, reason=f"the run did not end within {limit:.0f} s and was killed"
+        )
     try:
-        return look_at(folder, target.cases, target.label, experiments=target.experiments > 0)
+        return observe(folder, target.cases, target.label, experiments=target.experiments > 0)
     except UsageError:
-        return Look(State.BROKEN, target.label, reason=_last_line(log))
+        return Observation(State.BROKEN, target.label, reason=_last_line(log))
 
 
 def _run(command: Sequence[str], environment: dict[str, str], log: Path, limit: float) -> bool:

@@ -15,7 +15,7 @@ from gpucheck import __version__
 from gpucheck.model.errors import UsageError
 from gpucheck.records.run_folder import write_json
 from gpucheck.tools.bisect import sources
-from gpucheck.tools.bisect.observation import Look
+from gpucheck.tools.bisect.observation import Observation
 from gpucheck.tools.bisect.sources import AnySource
 from gpucheck.tools.bisect.sources.base import Candidate
 from gpucheck.tools.bisect.target import Target
@@ -42,7 +42,7 @@ class State:
     bits: bool = False  # an output's bits are searched for instead of a failure
     repeat: int | None = None  # runs a candidate; None: as the failure rate asks for
     candidates: list[Candidate] = field(default_factory=list)  # of a history, in order
-    looks: dict[str, list[Look]] = field(default_factory=dict)  # by the candidate's key
+    observations: dict[str, list[Observation]] = field(default_factory=dict)  # by the candidate's key
     result: dict[str, Any] | None = None
 
     @property
@@ -51,11 +51,11 @@ class State:
 
     @property
     def runs(self) -> int:
-        return sum(len(looks) for looks in self.looks.values())
+        return sum(len(observations) for observations in self.observations.values())
 
-    def of(self, candidate: Candidate) -> list[Look]:
-        """The looks at a candidate so far."""
-        return self.looks.setdefault(candidate.key, [])
+    def of(self, candidate: Candidate) -> list[Observation]:
+        """What the runs of a candidate showed so far."""
+        return self.observations.setdefault(candidate.key, [])
 
     def save(self) -> None:
         """Writes the state so that it appears complete or not at all."""
@@ -68,7 +68,10 @@ class State:
             "bits": self.bits,
             "repeat": self.repeat,
             "candidates": [asdict(candidate) for candidate in self.candidates],
-            "looks": {key: [look.to_json() for look in looks] for key, looks in self.looks.items()},
+            "observations": {
+                key: [observation.to_json() for observation in observations]
+                for key, observations in self.observations.items()
+            },
             "result": self.result,
         }
         write_json(self.file, content)
@@ -89,7 +92,9 @@ def load(path: Path) -> State:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"--resume {path}: cannot be read: {reason}") from None
-    if not isinstance(item, dict) or "looks" not in item or not isinstance(item.get("schema"), int):
+    if isinstance(item, dict) and "looks" in item:  # what earlier versions named them
+        item["observations"] = item.pop("looks")
+    if not isinstance(item, dict) or "observations" not in item or not isinstance(item.get("schema"), int):
         raise UsageError(f"--resume {path} is not the state of a search")
     if item["schema"] > SCHEMA:
         raise UsageError(f"--resume {path} has schema {item['schema']}, this gpucheck reads up to {SCHEMA}")
@@ -128,6 +133,9 @@ def _read(file: Path, item: dict[str, Any]) -> State:
         bits=item["bits"],
         repeat=item["repeat"],
         candidates=[Candidate(**{**part, "patches": tuple(part["patches"])}) for part in item["candidates"]],
-        looks={key: [Look.from_json(look) for look in looks] for key, looks in item["looks"].items()},
+        observations={
+            key: [Observation.from_json(observation) for observation in observations]
+            for key, observations in item["observations"].items()
+        },
         result=item["result"],
     )

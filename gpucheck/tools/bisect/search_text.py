@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gpucheck.tools.bisect.engine import Outcome
-from gpucheck.tools.bisect.observation import Look
+from gpucheck.tools.bisect.observation import Observation
 from gpucheck.tools.bisect.observation import State as CaseState
 from gpucheck.tools.bisect.repeats import Rate
 from gpucheck.tools.bisect.saved_search import Find, State
@@ -67,24 +67,24 @@ def _headline(source: Source, outcome: Outcome) -> str:
 def _evidence(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> Iterator[str]:
     """What the runs of one side showed, the most telling run in full."""
     count, telling = len(state.of(candidate)), _telling(state, candidate, answer, signature)
-    look, times = telling[0], f"{len(telling)} of {count} run{'s' * (count != 1)}"
-    yield _field(MARKS[answer], f"{_named(candidate)}: {signature.words_of(look)}, {times}")
-    for failure in look.failures:
+    observation, times = telling[0], f"{len(telling)} of {count} run{'s' * (count != 1)}"
+    yield _field(MARKS[answer], f"{_named(candidate)}: {signature.words_of(observation)}, {times}")
+    for failure in observation.failures:
         yield from (_field("", line) for line in failure.lines)
-    if look.folder:
-        yield _field("", f"gpucheck report {state.work / 'runs' / look.folder}")
+    if observation.folder:
+        yield _field("", f"gpucheck report {state.work / 'runs' / observation.folder}")
 
 
-def _telling(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> list[Look]:
+def _telling(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> list[Observation]:
     """The runs that make a candidate what it is."""
     wanted = Seen.BAD if answer is Answer.BAD else Seen.GOOD
-    return [look for look in state.of(candidate) if signature.seen(look) is wanted]
+    return [observation for observation in state.of(candidate) if signature.seen(observation) is wanted]
 
 
 def _path(state: State, outcome: Outcome) -> Iterator[str]:
     """One line a candidate."""
     tried = sum(answer is not None for _, answer in outcome.path)
-    seconds = sum(look.seconds for looks in state.looks.values() for look in looks)
+    seconds = sum(observation.seconds for observations in state.observations.values() for observation in observations)
     yield f"path  {tried} of {len(outcome.path)} tried, {state.runs} runs, {seconds:.0f} s"
     names = [candidate.name for candidate, _ in outcome.path]
     width = max(map(len, names)) if max(map(len, names)) <= 40 else 0
@@ -106,8 +106,8 @@ def _first(outcome: Outcome) -> str:
     return "first bad" if outcome.find is Find.BAD else "first fixed"
 
 
-def _why_skipped(looks: Sequence[Look]) -> str:
-    telling = [look for look in looks if look.state is not CaseState.PASSED]
+def _why_skipped(observations: Sequence[Observation]) -> str:
+    telling = [observation for observation in observations if observation.state is not CaseState.PASSED]
     return telling[-1].words if telling else ""
 
 

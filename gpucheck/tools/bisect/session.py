@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gpucheck.model.errors import InfrastructureError, UsageError
-from gpucheck.tools.bisect.observation import Look
+from gpucheck.tools.bisect.observation import Observation
 from gpucheck.tools.bisect.observation import State as CaseState
 from gpucheck.tools.bisect.repeats import Rate, enough, estimate
 from gpucheck.tools.bisect.run_once import Prepared
@@ -22,7 +22,7 @@ from gpucheck.tools.bisect.target import Target
 
 ATTEMPTS = 2  # runs without an answer before a candidate is given up
 
-Take = Callable[[Target, Prepared, Path], Look]
+Take = Callable[[Target, Prepared, Path], Observation]
 """Makes one run; see :func:`gpucheck.tools.bisect.run_once.take`."""
 
 
@@ -58,17 +58,17 @@ class Session:
             UsageError: it does not show a failure, or not the one of the stored run, or cannot be tried.
             InfrastructureError: its runs give no answer.
         """
-        self._look(candidate, self._end_is_known)
-        looks = self.state.of(candidate)
-        signature = self._signature(looks)
-        seen = Counter(signature.seen(look) for look in looks) if signature else Counter()
+        self._run_until(candidate, self._end_is_known)
+        observations = self.state.of(candidate)
+        signature = self._signature(observations)
+        seen = Counter(signature.seen(observation) for observation in observations) if signature else Counter()
         if signature is None or not seen[Seen.BAD]:
-            raise self._not_bad(candidate, looks, signature)
-        failed, runs = seen[Seen.BAD], len(looks) - seen[Seen.BROKEN]
+            raise self._not_bad(candidate, observations, signature)
+        failed, runs = seen[Seen.BAD], len(observations) - seen[Seen.BROKEN]
         if self.state.bits and failed < runs:
             raise UsageError(f"the outputs of {candidate.name} differ from run to run: their bits tell nothing")
         rate = Rate(failed, runs, self.state.repeat) if self.state.repeat else estimate(failed, runs)
-        self._tell(candidate, Answer.BAD, _tally(looks, signature))
+        self._tell(candidate, Answer.BAD, _tally(observations, signature))
         return Verified(signature, rate)
 
     def verify_good(self, candidate: Candidate, verified: Verified) -> None:
@@ -81,50 +81,50 @@ class Session:
         answer = self.ask(candidate, verified)
         if answer is Answer.GOOD:
             return
-        looks = self.state.of(candidate)
+        observations = self.state.of(candidate)
         what = f"the good end {candidate.name}"
         if answer is Answer.BAD:
             raise UsageError(
                 f"{what} shows what is searched for: {verified.signature.words}.\n"
-                f"  seen  {_tally(looks)}\n  try   an end that lies further away"
+                f"  seen  {_tally(observations)}\n  try   an end that lies further away"
             )
-        raise _unusable(what, looks)
+        raise _unusable(what, observations)
 
     def ask(self, candidate: Candidate, verified: Verified) -> Answer:
         """What a candidate is, from as many runs as it takes."""
         signature, passes = verified.signature, verified.rate.passes
 
-        def answer(looks: Sequence[Look]) -> Answer | None:
-            return decide([signature.seen(look) for look in looks], passes)
+        def answer(observations: Sequence[Observation]) -> Answer | None:
+            return decide([signature.seen(observation) for observation in observations], passes)
 
-        self._look(candidate, lambda looks: answer(looks) is not None)
-        looks = self.state.of(candidate)
-        found = answer(looks)
+        self._run_until(candidate, lambda observations: answer(observations) is not None)
+        observations = self.state.of(candidate)
+        found = answer(observations)
         assert found is not None
-        self._tell(candidate, found, _tally(looks, signature))
+        self._tell(candidate, found, _tally(observations, signature))
         return found
 
-    def _look(self, candidate: Candidate, settled: Callable[[Sequence[Look]], bool]) -> None:
+    def _run_until(self, candidate: Candidate, settled: Callable[[Sequence[Observation]], bool]) -> None:
         """Runs a candidate until what was seen settles it; each run is saved."""
-        looks = self.state.of(candidate)
+        observations = self.state.of(candidate)
         with ExitStack() as stack:
             prepared: Prepared | None = None
-            while not settled(looks):
-                self._listener.running(candidate, len(looks) + 1)
+            while not settled(observations):
+                self._listener.running(candidate, len(observations) + 1)
                 try:
                     prepared = prepared or stack.enter_context(self.state.source.prepared(candidate, self.state.work))
                 except Unbuildable as reason:
-                    looks.append(Look(CaseState.UNBUILDABLE, self.state.target.label, reason=str(reason)))
+                    observations.append(Observation(CaseState.UNBUILDABLE, self.state.target.label, reason=str(reason)))
                 else:
-                    looks.append(self._take(self.state.target, prepared, self._folder()))
-                self._settle_on(looks[-1])
+                    observations.append(self._take(self.state.target, prepared, self._folder()))
+                self._settle_on(observations[-1])
                 self.state.save()
 
-    def _settle_on(self, look: Look) -> None:
-        """From the first case that shows something on, that case is looked at."""
+    def _settle_on(self, observation: Observation) -> None:
+        """From the first case that shows something on, only that case is observed."""
         telling = CaseState.PASSED if self.state.bits else CaseState.FAILED
-        if not self.state.target.label and look.state is telling:
-            self.state.target = replace(self.state.target, label=look.case)
+        if not self.state.target.label and observation.state is telling:
+            self.state.target = replace(self.state.target, label=observation.case)
 
     def _folder(self) -> Path:
         """Where the next run goes; what an interrupted one left there is removed."""
@@ -133,24 +133,31 @@ class Session:
         shutil.rmtree(folder, ignore_errors=True)
         return folder
 
-    def _end_is_known(self, looks: Sequence[Look]) -> bool:
-        broken = sum(look.state is CaseState.BROKEN for look in looks)
-        if broken >= ATTEMPTS or any(look.state is CaseState.UNBUILDABLE for look in looks):
+    def _end_is_known(self, observations: Sequence[Observation]) -> bool:
+        broken = sum(observation.state is CaseState.BROKEN for observation in observations)
+        if broken >= ATTEMPTS or any(observation.state is CaseState.UNBUILDABLE for observation in observations):
             return True
-        signature = self._signature(looks)
-        failed = sum(signature is not None and signature.seen(look) is Seen.BAD for look in looks)
-        runs = len(looks) - broken
+        signature = self._signature(observations)
+        failed = sum(signature is not None and signature.seen(observation) is Seen.BAD for observation in observations)
+        runs = len(observations) - broken
         if self.state.bits and failed < runs:
             return True
         if self.state.repeat:
             return failed > 0 or runs >= self.state.repeat
         return enough(failed, runs)
 
-    def _signature(self, looks: Sequence[Look]) -> Signature | None:
-        """What these looks at the bad end say must be searched for; None where they show nothing."""
+    def _signature(self, observations: Sequence[Observation]) -> Signature | None:
+        """What these runs of the bad end say must be searched for; None where they show nothing."""
         if self.state.bits:
-            return next((Signature.of(look, bits=True) for look in looks if look.state is CaseState.PASSED), None)
-        failed = [look for look in looks if look.state is CaseState.FAILED]
+            return next(
+                (
+                    Signature.of(observation, bits=True)
+                    for observation in observations
+                    if observation.state is CaseState.PASSED
+                ),
+                None,
+            )
+        failed = [observation for observation in observations if observation.state is CaseState.FAILED]
         known = self.state.target.known
         if known is not None:
             signature = Signature(self.state.target.label, (known,))
@@ -158,21 +165,23 @@ class Session:
             signature = Signature.of(failed[0])
         else:
             return None
-        if not any(signature.seen(look) is Seen.BAD for look in failed):
+        if not any(signature.seen(observation) is Seen.BAD for observation in failed):
             return signature
-        for look in failed:
-            signature = signature.widened(look)
+        for observation in failed:
+            signature = signature.widened(observation)
         return signature
 
-    def _not_bad(self, candidate: Candidate, looks: Sequence[Look], signature: Signature | None) -> Exception:
+    def _not_bad(
+        self, candidate: Candidate, observations: Sequence[Observation], signature: Signature | None
+    ) -> Exception:
         what = f"the bad end {candidate.name}"
-        if any(look.state in (CaseState.UNBUILDABLE, CaseState.BROKEN) for look in looks):
-            return _unusable(what, looks)
+        if any(observation.state in (CaseState.UNBUILDABLE, CaseState.BROKEN) for observation in observations):
+            return _unusable(what, observations)
         wanted = "a pass, whose bits can be compared" if self.state.bits else "a failure of the case"
         if signature:
             wanted = f"the failure of the stored run, {signature.words}"
         return UsageError(
-            f"{what} does not show what is searched for.\n  seen      {_tally(looks)}\n  expected  {wanted}"
+            f"{what} does not show what is searched for.\n  seen      {_tally(observations)}\n  expected  {wanted}"
         )
 
     def _tell(self, candidate: Candidate, answer: Answer, words: str) -> None:
@@ -193,15 +202,17 @@ def decide(seen: Sequence[Seen], passes: int) -> Answer | None:
     return Answer.GOOD if list(seen).count(Seen.GOOD) >= passes else None
 
 
-def _tally(looks: Sequence[Look], signature: Signature | None = None) -> str:
+def _tally(observations: Sequence[Observation], signature: Signature | None = None) -> str:
     """``3 of 10 runs: wrong output, rank 0; 7 of 10 runs: passed``"""
-    counts = Counter(signature.words_of(look) if signature else look.words for look in looks)
-    of = f"of {len(looks)} run{'s' * (len(looks) != 1)}"
+    counts = Counter(
+        signature.words_of(observation) if signature else observation.words for observation in observations
+    )
+    of = f"of {len(observations)} run{'s' * (len(observations) != 1)}"
     return "; ".join(f"{count} {of}: {words}" for words, count in counts.items())
 
 
-def _unusable(what: str, looks: Sequence[Look]) -> Exception:
-    said = f"{what} cannot be used.\n  seen  {_tally(looks)}"
-    if looks[-1].state is CaseState.BROKEN:
+def _unusable(what: str, observations: Sequence[Observation]) -> Exception:
+    said = f"{what} cannot be used.\n  seen  {_tally(observations)}"
+    if observations[-1].state is CaseState.BROKEN:
         return InfrastructureError(said)
     return UsageError(said)

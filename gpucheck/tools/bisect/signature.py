@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from gpucheck.diagnose.wording import rank_list
-from gpucheck.tools.bisect.observation import Failure, Look, State
+from gpucheck.tools.bisect.observation import Failure, Observation, State
 
 
 class Answer(str, Enum):
@@ -41,43 +41,45 @@ class Signature:
     inputs: str = ""  # that give these bits
 
     @classmethod
-    def of(cls, look: Look, *, bits: bool = False) -> Signature:
-        """The signature of the first failure in a look, or of its outputs."""
+    def of(cls, observation: Observation, *, bits: bool = False) -> Signature:
+        """The signature of the first failure in an observation, or of its outputs."""
         if bits:
-            return cls(look.case, bits=look.bits, inputs=look.inputs)
-        return cls(look.case, look.failures[:1])
+            return cls(observation.case, bits=observation.bits, inputs=observation.inputs)
+        return cls(observation.case, observation.failures[:1])
 
-    def widened(self, look: Look) -> Signature:
-        """The signature that takes one more look at the bad end: its other ranks, or its failures where all differ."""
-        alike = [failure for failure in look.failures if failure.alike(self.failures[0])]
-        new = [failure for failure in alike or look.failures if not self._takes(failure)]
+    def widened(self, observation: Observation) -> Signature:
+        """The signature that takes one more run of the bad end: its other ranks, or its failures where all differ."""
+        alike = [failure for failure in observation.failures if failure.alike(self.failures[0])]
+        new = [failure for failure in alike or observation.failures if not self._takes(failure)]
         return replace(self, failures=(*self.failures, *new))
 
-    def seen(self, look: Look) -> Seen:
-        """What a look shows."""
-        if look.state is State.UNBUILDABLE:
+    def seen(self, observation: Observation) -> Seen:
+        """What a run shows."""
+        if observation.state is State.UNBUILDABLE:
             return Seen.UNBUILDABLE
-        if look.state is State.BROKEN:
+        if observation.state is State.BROKEN:
             return Seen.BROKEN
         if self.bits:
-            return self._seen_bits(look)
-        if look.state is State.PASSED:
+            return self._seen_bits(observation)
+        if observation.state is State.PASSED:
             return Seen.GOOD
-        return Seen.BAD if any(self._takes(failure) for failure in look.failures) else Seen.OTHER
+        return Seen.BAD if any(self._takes(failure) for failure in observation.failures) else Seen.OTHER
 
-    def _seen_bits(self, look: Look) -> Seen:
-        if look.state is State.FAILED or look.inputs != self.inputs:
+    def _seen_bits(self, observation: Observation) -> Seen:
+        if observation.state is State.FAILED or observation.inputs != self.inputs:
             return Seen.OTHER
-        return Seen.BAD if look.bits == self.bits else Seen.GOOD
+        return Seen.BAD if observation.bits == self.bits else Seen.GOOD
 
     def _takes(self, failure: Failure) -> bool:
         patterns = {known.ranks for known in self.failures if known.alike(failure)}
         everywhere = {rank for ranks in patterns for rank in ranks}
         return failure.ranks in patterns or (len(patterns) > 1 and set(failure.ranks) <= everywhere)
 
-    def words_of(self, look: Look) -> str:
-        """What a look shows, on one line."""
-        return f"{look.words}, bits {look.bits[:8]}" if self.bits and look.bits else look.words
+    def words_of(self, observation: Observation) -> str:
+        """What a run shows, on one line."""
+        return (
+            f"{observation.words}, bits {observation.bits[:8]}" if self.bits and observation.bits else observation.words
+        )
 
     @property
     def words(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.records.run_folder import Run, read_run
-from gpucheck.tools.bisect.observation import Failure, State, look_at
+from gpucheck.tools.bisect.observation import Failure, State, observe
 
 SOURCE_OPTIONS = ("--check-file", "--problem", "--candidate")
 
@@ -81,11 +81,13 @@ def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, exp
     if run.plan.nnodes > 1:
         raise UsageError(f"{folder} is a run over {run.plan.nnodes} nodes; a search runs on one")
     _check_cases(run, folder, cases)
-    look = look_at(folder, cases, experiments=experiments > 0)
-    if look.state is not State.FAILED and not bits:
+    observation = observe(folder, cases, experiments=experiments > 0)
+    if observation.state is not State.FAILED and not bits:
         which = " of " + ", ".join(cases) if cases else ""
-        raise UsageError(f"{folder} holds no failure{which} to search for: {look.case} {look.words}")
-    label = look.case if not bits or not cases else next(s.label for s in run.plan.steps if s.case.id == cases[0])
+        raise UsageError(f"{folder} holds no failure{which} to search for: {observation.case} {observation.words}")
+    label = (
+        observation.case if not bits or not cases else next(s.label for s in run.plan.steps if s.case.id == cases[0])
+    )
     step = next(step for step in run.plan.steps if step.label == label)
     moves = _moves(run.plan.command, step.conditions)
     return Target(
@@ -98,7 +100,7 @@ def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, exp
         process_group=moves["--process-group"],
         experiments=experiments,
         label=label,
-        known=None if bits else replace(look.failures[0], lines=()),
+        known=None if bits else replace(observation.failures[0], lines=()),
         sources=_sources(run.plan.command),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpucheck.library.copies import PACKAGE
-from gpucheck.tools.bisect.observation import Failure, Look
+from gpucheck.tools.bisect.observation import Failure, Observation
 from gpucheck.tools.bisect.observation import State as CaseState
 from gpucheck.tools.bisect.run_once import Prepared
 from gpucheck.tools.bisect.saved_search import Find, State
@@ -26,14 +26,14 @@ CASE = "matmul/0/exact"
 WRONG = Failure("wrong output", "", (0,), ("y: row 1 of 2",))
 CRASH = Failure("crash", "", (0,), ("killed by SIGSEGV",))
 
-PASSED = Look(CaseState.PASSED, CASE, bits="aaaa", inputs="i")
-FAILED = Look(CaseState.FAILED, CASE, (WRONG,))
-OTHER = Look(CaseState.FAILED, CASE, (CRASH,))
-UNBUILDABLE = Look(CaseState.UNBUILDABLE, CASE, reason="SyntaxError")
-BROKEN = Look(CaseState.BROKEN, CASE, reason="no GPU")
-LOOKS = {"g": PASSED, "b": FAILED, "o": OTHER, "u": UNBUILDABLE, "x": BROKEN}
+PASSED = Observation(CaseState.PASSED, CASE, bits="aaaa", inputs="i")
+FAILED = Observation(CaseState.FAILED, CASE, (WRONG,))
+OTHER = Observation(CaseState.FAILED, CASE, (CRASH,))
+UNBUILDABLE = Observation(CaseState.UNBUILDABLE, CASE, reason="SyntaxError")
+BROKEN = Observation(CaseState.BROKEN, CASE, reason="no GPU")
+OBSERVATIONS = {"g": PASSED, "b": FAILED, "o": OTHER, "u": UNBUILDABLE, "x": BROKEN}
 
-Show = Look | Callable[[], Look]
+Show = Observation | Callable[[], Observation]
 
 
 @dataclass
@@ -65,10 +65,12 @@ class World:
         """A fresh search.
 
         Args:
-            letters: what each version shows, a letter of ``LOOKS`` each; or the looks themselves.
+            letters: what each version shows, a letter of ``OBSERVATIONS`` each; or the observations themselves.
             keys: a letter each; versions with equal letters are equal.
         """
-        shows: dict[int, Show] = dict(enumerate(map(LOOKS.__getitem__, letters))) if isinstance(letters, str) else {}
+        shows: dict[int, Show] = (
+            dict(enumerate(map(OBSERVATIONS.__getitem__, letters))) if isinstance(letters, str) else {}
+        )
         shows |= {} if isinstance(letters, str) else letters
         named = [(str(number), f"p=={keys[number] if keys else number}") for number in range(len(shows))]
         self.shows |= {f"p=={number}": show for number, show in shows.items()}
@@ -87,7 +89,7 @@ class World:
     def session(self, state: State) -> Session:
         return Session(state, self.take, self.teller)
 
-    def take(self, target: Target, prepared: Prepared, folder: Path) -> Look:
+    def take(self, target: Target, prepared: Prepared, folder: Path) -> Observation:
         requirement = (prepared.paths[0] / "requirement").read_text()
         self.runs.append(requirement.removeprefix("p=="))
         show = self.shows[requirement]

@@ -12,7 +12,7 @@ from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
-from gpucheck.tools.bisect.observation import Look, State, look_at
+from gpucheck.tools.bisect.observation import Observation, State, observe
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -23,30 +23,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def seen(synthetic: Synthetic, folder: Path, outcomes: Any = None, label: str = "", **plan: Any) -> Look:
+def seen(synthetic: Synthetic, folder: Path, outcomes: Any = None, label: str = "", **plan: Any) -> Observation:
     synthetic.write(folder, synthetic.run(synthetic.plan(**{"cases": 2, "ranks": 2, **plan}), outcomes))
-    return look_at(folder, label=label)
+    return observe(folder, label=label)
 
 
 def test_a_pass(synthetic: Synthetic, folder: Path) -> None:
-    look = seen(synthetic, folder)
-    assert (look.state, look.case, look.failures, look.words) == (State.PASSED, "matmul/0/exact", (), "passed")
-    assert look.bits and look.inputs
+    observation = seen(synthetic, folder)
+    assert (observation.state, observation.case, observation.failures, observation.words) == (
+        State.PASSED,
+        "matmul/0/exact",
+        (),
+        "passed",
+    )
+    assert observation.bits and observation.inputs
 
 
 def test_the_first_failing_case_and_its_ranks(synthetic: Synthetic, folder: Path) -> None:
-    look = seen(synthetic, folder, {(1, 1): Outcome.MISMATCH})
-    assert (look.state, look.case) == (State.FAILED, "matmul/1/exact")
-    (failure,) = look.failures
+    observation = seen(synthetic, folder, {(1, 1): Outcome.MISMATCH})
+    assert (observation.state, observation.case) == (State.FAILED, "matmul/1/exact")
+    (failure,) = observation.failures
     assert (failure.title, failure.cause, failure.ranks) == ("undetermined: wrong output", "undetermined", (1,))
     assert failure.lines[0] == "y: row 1 of 2"
-    assert look.words == "undetermined: wrong output, rank 1"
+    assert observation.words == "undetermined: wrong output, rank 1"
 
 
 def test_a_case_that_is_named_is_looked_at_alone(synthetic: Synthetic, folder: Path) -> None:
     outcomes = {(0, 0): Outcome.MISMATCH}
     assert seen(synthetic, folder, outcomes, label="matmul/1/exact").state is State.PASSED
-    assert look_at(folder, cases=("matmul/1/exact",)).case == "matmul/0/exact", "the first of all where none fails"
+    assert observe(folder, cases=("matmul/1/exact",)).case == "matmul/0/exact", "the first of all where none fails"
 
 
 def test_causes_rest_on_experiments_only_where_they_may(synthetic: Synthetic, folder: Path) -> None:
@@ -58,29 +63,29 @@ def test_causes_rest_on_experiments_only_where_they_may(synthetic: Synthetic, fo
     writer = RecordWriter(folder, 0)
     for attempt in (again, again, *[replace(again, outcome=Outcome.PASS, mismatches=[])] * 2):
         writer.result(attempt)
-    assert look_at(folder).failures[0].cause == "undetermined"
-    assert look_at(folder, experiments=True).failures[0].cause == "decided anew in each process"
+    assert observe(folder).failures[0].cause == "undetermined"
+    assert observe(folder, experiments=True).failures[0].cause == "decided anew in each process"
 
 
 def test_several_ways_at_once(synthetic: Synthetic, folder: Path) -> None:
-    look = seen(synthetic, folder, {(0, 0): Outcome.MISMATCH, (0, 1): Outcome.CRASH})
-    assert look.words == "undetermined: wrong output, rank 0; crash, rank 1"
+    observation = seen(synthetic, folder, {(0, 0): Outcome.MISMATCH, (0, 1): Outcome.CRASH})
+    assert observation.words == "undetermined: wrong output, rank 0; crash, rank 1"
 
 
 def test_ranks_that_disagree_fail_though_each_passed(synthetic: Synthetic, folder: Path) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
     other = synthetic.record(plan, 0, 1, digests={"y": "other"})
-    look = seen(synthetic, folder, {(0, 1): other}, cases=1)
-    assert look.words == "ranks disagree on equal inputs and kernels, ranks 0, 1"
+    observation = seen(synthetic, folder, {(0, 1): other}, cases=1)
+    assert observation.words == "ranks disagree on equal inputs and kernels, ranks 0, 1"
 
 
 def test_a_failure_that_the_scenario_expects_is_a_failure_all_the_same(synthetic: Synthetic, folder: Path) -> None:
     plan = synthetic.plan(cases=1)
     plan = replace(plan, steps=(replace(plan.steps[0], expect=ExpectedFailure()),))
     synthetic.write(folder, synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
-    assert look_at(folder).words == "undetermined: wrong output, rank 0"
+    assert observe(folder).words == "undetermined: wrong output, rank 0"
     synthetic.write(folder.with_name("passes"), synthetic.run(plan))
-    assert look_at(folder.with_name("passes")).state is State.PASSED
+    assert observe(folder.with_name("passes")).state is State.PASSED
 
 
 @pytest.mark.parametrize(
@@ -93,8 +98,10 @@ def test_a_failure_that_the_scenario_expects_is_a_failure_all_the_same(synthetic
 )
 def test_no_answer(synthetic: Synthetic, folder: Path, outcome: Outcome, state: State, words: str) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
-    look = seen(synthetic, folder, {(0, 1): synthetic.record(plan, 0, 1, outcome, message="needs Triton 9")}, cases=1)
-    assert (look.state, look.words) == (state, words)
+    observation = seen(
+        synthetic, folder, {(0, 1): synthetic.record(plan, 0, 1, outcome, message="needs Triton 9")}, cases=1
+    )
+    assert (observation.state, observation.words) == (state, words)
 
 
 def raised_on_import(synthetic: Synthetic) -> Record:
@@ -105,9 +112,11 @@ def raised_on_import(synthetic: Synthetic) -> Record:
 
 
 def test_a_library_that_cannot_be_imported(synthetic: Synthetic, folder: Path) -> None:
-    look = seen(synthetic, folder, {(0, 0): raised_on_import(synthetic)}, cases=1, ranks=1)
-    assert look.state is State.UNBUILDABLE
-    assert look.words == "not buildable: the library cannot be imported: SyntaxError: invalid syntax (x.py, line 1)"
+    observation = seen(synthetic, folder, {(0, 0): raised_on_import(synthetic)}, cases=1, ranks=1)
+    assert observation.state is State.UNBUILDABLE
+    assert (
+        observation.words == "not buildable: the library cannot be imported: SyntaxError: invalid syntax (x.py, line 1)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +128,7 @@ def test_a_library_that_cannot_be_imported(synthetic: Synthetic, folder: Path) -
 )
 def test_a_run_that_proves_nothing(synthetic: Synthetic, folder: Path, ending: dict[str, Any], words: str) -> None:
     synthetic.write(folder, synthetic.run(synthetic.plan(), **ending))
-    assert look_at(folder).words == words
+    assert observe(folder).words == words
 
 
 def test_a_run_without_the_case(synthetic: Synthetic, folder: Path) -> None:
@@ -128,16 +137,16 @@ def test_a_run_without_the_case(synthetic: Synthetic, folder: Path) -> None:
 
 def test_equal_outputs_have_equal_bits(synthetic: Synthetic, folder: Path) -> None:
     plan = synthetic.plan(cases=1)
-    looks = []
+    observations = []
     for name, digest, inputs in (("a", "d", "i"), ("b", "d", "i"), ("c", "e", "i"), ("d", "d", "j")):
         record = synthetic.record(plan, 0, 0, digests={"y": digest}, inputs=inputs)
         synthetic.write(folder / name, synthetic.run(plan, {(0, 0): record}))
-        looks.append(look_at(folder / name))
-    a, b, c, d = looks
+        observations.append(observe(folder / name))
+    a, b, c, d = observations
     assert a.bits == b.bits == d.bits != c.bits
     assert a.inputs == b.inputs == c.inputs != d.inputs
 
 
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run folder"):
-        look_at(tmp_path)
+        observe(tmp_path)

@@ -17,7 +17,7 @@ import pytest
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import write_json
 from gpucheck.tools.bisect import run_once
-from gpucheck.tools.bisect.observation import Look, State
+from gpucheck.tools.bisect.observation import Observation, State
 from gpucheck.tools.bisect.run_once import Prepared, environment, take
 from gpucheck.tools.bisect.target import Target
 from tests.processes import alive, naming, wait_until
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from tests.conftest import Synthetic
 
 CASE = "topk/bf16/m1-e13-top4/exact"
-Run = Callable[..., Look]
+Run = Callable[..., Observation]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, library: Path, tmp_path: Path) -> Run:
     """Takes a step whose command runs this code instead, with the run folder in ``out``."""
 
-    def run(code: str, library: Path = library) -> Look:
+    def run(code: str, library: Path = library) -> Observation:
         program = "import json, os, pathlib, sys, time\nout = pathlib.Path(sys.argv[1])\n" + textwrap.dedent(code)
         monkeypatch.setattr(Target, "command", lambda _, root, folder: [sys.executable, "-c", program, str(folder)])
         return take(Target("smoke", (CASE,), "cpu", timeout=1), Prepared(library), tmp_path / "0001")
@@ -43,9 +43,13 @@ def run(monkeypatch: pytest.MonkeyPatch, library: Path, tmp_path: Path) -> Run:
 
 def test_the_run_folder_says_what_was_seen(run: Run, synthetic: Synthetic, tmp_path: Path) -> None:
     synthetic.write(tmp_path / "made", synthetic.run(synthetic.plan(), {(0, 0): Outcome.MISMATCH}))
-    look = run("os.rename(out.parent / 'made', out); sys.exit(1)")
-    assert (look.state, look.words, look.folder) == (State.FAILED, "undetermined: wrong output, rank 0", "0001")
-    assert look.seconds > 0
+    observation = run("os.rename(out.parent / 'made', out); sys.exit(1)")
+    assert (observation.state, observation.words, observation.folder) == (
+        State.FAILED,
+        "undetermined: wrong output, rank 0",
+        "0001",
+    )
+    assert observation.seconds > 0
 
 
 def test_each_run_has_a_triton_cache_of_its_own_and_leaves_none(run: Run, tmp_path: Path) -> None:
@@ -69,30 +73,30 @@ def test_each_run_has_a_triton_cache_of_its_own_and_leaves_none(run: Run, tmp_pa
     ],
 )
 def test_a_run_that_leaves_nothing_is_no_answer(run: Run, code: str, words: str) -> None:
-    look = run(code)
-    assert (look.state, look.reason) == (State.BROKEN, words)
+    observation = run(code)
+    assert (observation.state, observation.reason) == (State.BROKEN, words)
 
 
 def test_the_deadline(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Also for one that does not listen."""
     monkeypatch.setattr(run_once, "STARTUP", 0.0)
     monkeypatch.setattr(run_once, "GRACE", 0.3)
-    look = run(
+    observation = run(
         """
         import signal
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
         """
     )
-    assert (look.state, look.reason) == (State.BROKEN, "the run did not end within 1 s and was killed")
+    assert (observation.state, observation.reason) == (State.BROKEN, "the run did not end within 1 s and was killed")
     assert not naming(tmp_path)
 
 
 def test_a_folder_without_a_usable_library_is_not_run(run: Run, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    look = run("raise AssertionError", tmp_path / "nothing")
-    assert look.state is State.UNBUILDABLE and "no genuine copy of triton_kernels" in look.reason
-    assert look.folder == "" and not (tmp_path / "0001.log").exists()
+    observation = run("raise AssertionError", tmp_path / "nothing")
+    assert observation.state is State.UNBUILDABLE and "no genuine copy of triton_kernels" in observation.reason
+    assert observation.folder == "" and not (tmp_path / "0001.log").exists()
 
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -131,5 +135,5 @@ def test_a_run_never_outlives_its_search(library: Path, tmp_path: Path, number: 
 
 def test_a_damaged_run_is_no_answer(run: Run, tmp_path: Path) -> None:
     write_json(tmp_path / "plan.json", {"schema": 1})
-    look = run("out.mkdir(); os.rename(out.parent / 'plan.json', out / 'plan.json')")
-    assert look.state is State.BROKEN and json.loads((tmp_path / "0001" / "plan.json").read_text())
+    observation = run("out.mkdir(); os.rename(out.parent / 'plan.json', out / 'plan.json')")
+    assert observation.state is State.BROKEN and json.loads((tmp_path / "0001" / "plan.json").read_text())

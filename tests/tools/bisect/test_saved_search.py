@@ -23,8 +23,10 @@ def test_a_state_survives_its_plain_form(world: World) -> None:
         again = load(path)
         assert (again.work, again.source, again.target) == (state.work, state.source, state.target)
         assert (again.find, again.bits, again.repeat) == (Find.FIX, True, 3)
-        assert (again.candidates, again.looks) == (state.candidates, state.looks)
+        assert (again.candidates, again.observations) == (state.candidates, state.observations)
     assert sorted(path.name for path in world.work.iterdir()) == [FILE], "nothing is left of the writing"
+    (world.work / FILE).write_text((world.work / FILE).read_text().replace('"observations"', '"looks"'))
+    assert load(world.work).observations == state.observations, "a search that an earlier version began goes on"
 
 
 @pytest.mark.parametrize(
@@ -33,8 +35,8 @@ def test_a_state_survives_its_plain_form(world: World) -> None:
         ("{", "cannot be read"),
         ("[]", "is not the state of a search"),
         ('{"schema": 1}', "is not the state of a search"),
-        ('{"schema": 99, "looks": {}}', "has schema 99, this gpucheck reads up to 1"),
-        ('{"schema": 1, "looks": {}}', "is damaged"),
+        ('{"schema": 99, "observations": {}}', "has schema 99, this gpucheck reads up to 1"),
+        ('{"schema": 1, "observations": {}}', "is damaged"),
     ],
 )
 def test_what_is_no_state(world: World, content: str, words: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpucheck.tools.bisect.engine import hunt
+from gpucheck.tools.bisect.engine import run_search
 from gpucheck.tools.bisect.repeats import Rate, estimate
 from gpucheck.tools.bisect.saved_search import Find
 from gpucheck.tools.bisect.search_text import rate_words, report
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def told(world: World, letters: str, find: Find = Find.BAD, **changes: object) -> str:
     state = world.state(letters, find, **changes)
     return re.sub(
-        r"(runs), \d+ s$", r"\1, 0 s", "\n".join(report(state, hunt(world.session(state)))), flags=re.MULTILINE
+        r"(runs), \d+ s$", r"\1, 0 s", "\n".join(report(state, run_search(world.session(state)))), flags=re.MULTILINE
     )
 
 
@@ -43,9 +43,11 @@ def test_the_rate(rate: Rate, words: str) -> None:
 @pytest.mark.parametrize("find", list(Find))
 def test_where_the_runs_lie(world: World, find: Find) -> None:
     state = world.state("gb" if find is Find.BAD else "bg", find)
-    outcome = hunt(world.session(state))
-    for number, looks in enumerate(state.looks.values()):
-        looks[:] = [type(look)(**{**vars(look), "folder": f"000{number}"}) for look in looks]
+    outcome = run_search(world.session(state))
+    for number, observations in enumerate(state.observations.values()):
+        observations[:] = [
+            type(observation)(**{**vars(observation), "folder": f"000{number}"}) for observation in observations
+        ]
     lines = report(state, outcome)
     assert [line.split()[-1] for line in lines if "gpucheck report" in line] == [
         str(state.work / "runs" / f"000{number}") for number in range(2)

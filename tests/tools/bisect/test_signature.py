@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from gpucheck.tools.bisect.observation import Failure, Look, State
+from gpucheck.tools.bisect.observation import Failure, Observation, State
 from gpucheck.tools.bisect.session import decide
 from gpucheck.tools.bisect.signature import Answer, Seen, Signature
 from tests.tools.bisect.conftest import BROKEN, FAILED, OTHER, PASSED, UNBUILDABLE, WRONG
 
 
-def failing(*failures: Failure) -> Look:
+def failing(*failures: Failure) -> Observation:
     return replace(FAILED, failures=failures)
 
 
@@ -20,8 +20,8 @@ ON_BOTH = replace(WRONG, ranks=(0, 1))
 
 def test_what_a_run_shows() -> None:
     signature = Signature.of(FAILED)
-    looks = [PASSED, FAILED, OTHER, UNBUILDABLE, BROKEN]
-    assert [signature.seen(look) for look in looks] == [
+    observations = [PASSED, FAILED, OTHER, UNBUILDABLE, BROKEN]
+    assert [signature.seen(observation) for observation in observations] == [
         Seen.GOOD,
         Seen.BAD,
         Seen.OTHER,
@@ -92,5 +92,12 @@ def test_from_runs_to_an_answer(seen: list[Seen], answer: Answer | None) -> None
 
 
 def test_a_look_survives_its_plain_form() -> None:
-    for look in (PASSED, FAILED, OTHER, UNBUILDABLE, BROKEN, Look(State.FAILED, "c", (ON_1, WRONG), seconds=1.5)):
-        assert Look.from_json(look.to_json()) == look
+    for observation in (
+        PASSED,
+        FAILED,
+        OTHER,
+        UNBUILDABLE,
+        BROKEN,
+        Observation(State.FAILED, "c", (ON_1, WRONG), seconds=1.5),
+    ):
+        assert Observation.from_json(observation.to_json()) == observation

@@ -12,8 +12,8 @@ import pytest
 
 from gpucheck.library.copies import PACKAGE
 from gpucheck.model.errors import UsageError
-from gpucheck.tools.bisect.engine import Outcome, hunt
-from gpucheck.tools.bisect.observation import Look
+from gpucheck.tools.bisect.engine import Outcome, run_search
+from gpucheck.tools.bisect.observation import Observation
 from gpucheck.tools.bisect.run_once import Prepared
 from gpucheck.tools.bisect.saved_search import Find, State, load
 from gpucheck.tools.bisect.search_text import report
@@ -47,12 +47,12 @@ def write_patch(path: Path, old: str, new: str) -> None:
 
 
 def searched(
-    work: Path, source: Patches, green: Callable[[set[int]], bool], find: Find = Find.FIX, bad: Look = FAILED
+    work: Path, source: Patches, green: Callable[[set[int]], bool], find: Find = Find.FIX, bad: Observation = FAILED
 ) -> tuple[Outcome, State, list[set[int]]]:
     """Searches; a library is green where the lines that are set make it so."""
     runs = []
 
-    def take(target: Target, prepared: Prepared, folder: Path) -> Look:
+    def take(target: Target, prepared: Prepared, folder: Path) -> Observation:
         text = (prepared.library / PACKAGE / "target_info.py").read_text()
         lines = {n for n in range(6) if f"line{n} = 1" in text}
         runs.append(lines)
@@ -60,7 +60,7 @@ def searched(
 
     work.mkdir(exist_ok=True)
     state = State(work, source, Target("smoke", (CASE,), "cpu"), find, repeat=1)
-    outcome = hunt(Session(state, take, Teller()))
+    outcome = run_search(Session(state, take, Teller()))
     return outcome, state, runs
 
 
@@ -102,13 +102,13 @@ def test_parts_that_do_not_apply_are_skipped(series: Patches, tmp_path: Path) ->
 
 
 def test_another_failure_is_not_green(series: Patches, tmp_path: Path) -> None:
-    def take(target: Target, prepared: Prepared, folder: Path) -> Look:
+    def take(target: Target, prepared: Prepared, folder: Path) -> Observation:
         text = (prepared.library / PACKAGE / "target_info.py").read_text()
         return PASSED if text.count("= 1") == 6 else OTHER if "line2 = 1" in text else FAILED
 
     (tmp_path / "w").mkdir()
     state = State(tmp_path / "w", series, Target("smoke", (CASE,), "cpu"), Find.FIX, repeat=1)
-    assert len(names(hunt(Session(state, take, Teller())))) == 6
+    assert len(names(run_search(Session(state, take, Teller())))) == 6
 
 
 def test_which_patch_breaks_the_case(series: Patches, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_it_goes_on_after_an_interruption(series: Patches, tmp_path: Path) -> No
     outcome, state, runs = searched(tmp_path / "w", series, lambda lines: {1, 4} <= lines)
     again = load(tmp_path / "w")
 
-    def take(target: Target, prepared: Prepared, folder: Path) -> Look:
+    def take(target: Target, prepared: Prepared, folder: Path) -> Observation:
         raise AssertionError("everything is known")
 
-    assert hunt(Session(again, take, Teller())) == outcome
+    assert run_search(Session(again, take, Teller())) == outcome
