@@ -7,7 +7,7 @@ import math
 from gpucheck.diagnose.answers import Answers, answers, steady
 from gpucheck.diagnose.causes import common
 from gpucheck.diagnose.causes.common import Evidence, error_summary
-from gpucheck.diagnose.chance import CONFIDENCE, EVERY_TIME, share_at_least
+from gpucheck.diagnose.chance import CONFIDENCE, EVERY_TIME, LEAST_SHARE, share_at_least
 from gpucheck.diagnose.finding_cases import Key
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import rank_list
@@ -18,9 +18,9 @@ from gpucheck.records.run_folder import Run
 KERNEL_BUG = Cause(
     "kernel bug",
     means="The code computes the wrong thing: every rank gives the same wrong bits from the same inputs.",
-    shows="A row of the matrix fails, with equal digests on all ranks and in all repeats, in 90 fresh processes or "
-    "more: with 99% confidence at least 95% of processes fail, so what each process decides anew is ruled out as "
-    "far as it spares one process in 20.",
+    shows="A row of the matrix fails, with equal digests on all ranks and in all repeats. It is said once "
+    f"{EVERY_TIME} processes failed so and none did not: with {CONFIDENCE:.0%} confidence at least {LEAST_SHARE:.0%} "
+    "of processes fail. The finding says how many were tried and what share of processes that proves.",
     confirm="Run the case on the CPU (--device cpu): wrong there too is the source, right there is the compiler or "
     "a code path that only the GPU takes.",
     fix="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "

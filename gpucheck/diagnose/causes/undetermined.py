@@ -75,7 +75,7 @@ def _every_time(run: Run, record: Record, seen: Answers) -> str:
     if all(other.bits == record.bits for other in others) and 0 < made < EVERY_TIME:
         share = math.ceil(100 * (1 - share_at_least(made)))
         return (
-            f"{MORE}: a fault that spares {share}% of processes can look the same after {made} processes that failed "
-            f"alike; {EVERY_TIME} leave the kernel"
+            f"{MORE}: all {made} processes failed alike, which does not rule out a fault that spares {share}% of "
+            f"processes; {EVERY_TIME} of {EVERY_TIME} show a kernel bug"
         )
     return "no changed condition made it right; run it on other ranks and nodes, and bisect the library"

@@ -93,8 +93,8 @@ class TestKernelBug:
         finding = matrix.finding()
         assert finding.cause == "undetermined"
         wanted = {
-            5: "a fault that spares 32% of processes can look the same after 12 processes that failed alike; 90 leave",
-            43: "a fault that spares 6% of processes can look the same after 88 processes that failed alike; 90 leave",
+            5: "all 12 processes failed alike, which does not rule out a fault that spares 32% of processes; 90 of 90",
+            43: "all 88 processes failed alike, which does not rule out a fault that spares 6% of processes; 90 of 90",
         }
         assert wanted.get(of, "gpucheck run with --experiments 60") in finding.fix
         assert ("the same wrong bits in all 88 processes of ranks 0, 1: at least 94.9%" in told(finding)) == (of == 43)
