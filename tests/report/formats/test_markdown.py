@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -12,6 +14,7 @@ from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.escape import one_line
 from gpucheck.report.formats.markdown import render
+from tests.report.formats.test_text import FAILED, PASSED
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -36,50 +39,12 @@ def cells(text: str) -> list[list[str]]:
     return rows
 
 
-def test_a_pass_from_top_to_bottom(synthetic: Synthetic) -> None:
-    run = synthetic.run(synthetic.plan(cases=2, ranks=2))
-    assert render(blocks.build(run, conclude(run))).splitlines() == [
-        "## PASS: 2 cases on 2 ranks",
-        "",
-        r"smoke · 2 x NVIDIA H200 · torch 2.0 · triton 3.0 · triton\_kernels B (path, ffffffff) · seed 0 · 12.5 s",
-        "",
-        "| check | cases | 0 | 1 |",
-        "| --- | ---: | :---: | :---: |",
-        "| matmul row0 | 1 | ok | ok |",
-        "| matmul row1 | 1 | ok | ok |",
-        "",
-        "- Run: `runs/x`",
-    ]
-
-
-def test_a_finding_is_folded_and_holds_what_it_says(synthetic: Synthetic) -> None:
-    run = synthetic.run(synthetic.plan(cases=1, ranks=3), {(0, 1): Outcome.MISMATCH, (0, 2): Outcome.MISMATCH})
-    text = render(blocks.build(run, conclude(run)))
-    begin = text.index("<details open>")
-    assert text[begin : text.index("</details>")].splitlines() == [
-        "<details open>",
-        "<summary>1 · <b>undetermined: wrong output</b> · ranks 1, 2 · matmul row0 (1 case)</summary>",
-        "",
-        "`matmul/0/exact`",
-        "",
-        "```text",
-        "y: row 1 of 2",
-        "1 of 4 elements wrong (25.00%), first at (1, 0); worst at (1, 0): expected 1, got 2, 3 ulp "
-        "(exact data: no error allowed)",
-        "rank 0 clean",
-        "```",
-        "",
-        "Replay:",
-        "",
-        "```sh",
-        "gpucheck replay runs/x matmul/0/exact --rank 1",
-        "```",
-        "",
-        "Fix: next: gpucheck run with --experiments 60, which repeats the case under changed conditions",
-        "",
-        "Explain: `gpucheck explain 'undetermined'`",
-        "",
-    ]
+@pytest.mark.parametrize("outcomes", [PASSED, FAILED], ids=["pass", "failure"])
+def test_a_report_from_top_to_bottom(
+    synthetic: Synthetic, snapshot: Callable[[str], None], outcomes: dict[tuple[int, int], Outcome]
+) -> None:
+    run = synthetic.run(synthetic.plan(cases=2, ranks=3), outcomes)
+    snapshot(render(blocks.build(run, conclude(run))))
 
 
 def test_the_matrix_is_a_table_of_its_own_width(busy: Report, hostile: Report) -> None:

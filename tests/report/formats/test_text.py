@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,37 +29,15 @@ def text_of(run: Run, **options: Any) -> list[str]:
     return plain(report_of(run), **options).splitlines()
 
 
-def test_a_pass_from_top_to_bottom(synthetic: Synthetic) -> None:
-    assert text_of(synthetic.run(synthetic.plan(cases=2, ranks=2))) == [
-        "PASS  2 cases on 2 ranks",
-        "smoke · 2 x NVIDIA H200 · torch 2.0 · triton 3.0 · triton_kernels B (path, ffffffff) · seed 0 · 12.5 s",
-        "",
-        "check        cases   0  1",
-        "matmul row0      1  ok ok",
-        "matmul row1      1  ok ok",
-        "",
-        "run   runs/x",
-    ]
+PASSED: dict[tuple[int, int], Outcome] = {}
+FAILED = {(0, 1): Outcome.MISMATCH, (0, 2): Outcome.MISMATCH, (1, 0): Outcome.LOST}
 
 
-def test_a_failure_from_top_to_bottom(synthetic: Synthetic) -> None:
-    outcomes = {(0, rank): Outcome.MISMATCH for rank in (1, 2)} | {(1, 0): Outcome.LOST}
-    text = text_of(synthetic.run(synthetic.plan(cases=2, ranks=3), outcomes))
-    assert text[0] == "FAIL  1 finding, 1 open question"
-    assert text[4:7] == ["matmul row0      1  ok XX XX", "matmul row1      1  LO ok ok", "XX wrong output  LO lost"]
-    found = text.index("1  undetermined: wrong output   ranks 1, 2   matmul row0 (1 case)")
-    assert text[found + 1 : found + 5] == [
-        "   case    matmul/0/exact",
-        "           y: row 1 of 2",
-        "           1 of 4 elements wrong (25.00%), first at (1, 0); worst at (1, 0): expected 1, got 2, 3 ulp"
-        " (exact data: no error allowed)",
-        "           rank 0 clean",
-    ]
-    assert text[found + 5] == "   replay  gpucheck replay runs/x matmul/0/exact --rank 1"
-    assert text[found + 6].startswith("   fix     next: gpucheck run with --experiments")
-    assert text[found + 7] == "   explain gpucheck explain 'undetermined'"
-    assert any(line.startswith("2  lost   rank 0   matmul row1 (1 case)") for line in text)
-    assert any(line.startswith("   fix     look at the rank's log") for line in text)
+@pytest.mark.parametrize("outcomes", [PASSED, FAILED], ids=["pass", "failure"])
+def test_a_report_from_top_to_bottom(
+    synthetic: Synthetic, snapshot: Callable[[str], None], outcomes: dict[tuple[int, int], Outcome]
+) -> None:
+    snapshot(plain(report_of(synthetic.run(synthetic.plan(cases=2, ranks=3), outcomes))))
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
