@@ -145,7 +145,6 @@ class TestProcessGroup:
             matrix.repeats(rank).tried(rank, no_group=RIGHT, other_rank=WRONG)
         finding = matrix.finding()
         assert (finding.cause, finding.ranks) == ("dependence on the process group", [0, 1])
-        assert "right without a process group" in told(finding)
 
     def test_a_twin_in_the_plan_says_nothing_of_a_failure_that_may_not_come_again(self, synthetic: Synthetic) -> None:
         plan = synthetic.plan(cases=1, ranks=2)
@@ -186,8 +185,6 @@ def test_one_changed_condition_that_makes_it_right(
     matrix = Matrix(synthetic, **conditions).fails(2).repeats(2).tried(2, **answers)
     finding = matrix.finding()
     assert (finding.cause, finding.ranks) == (cause, [2])
-    assert "wrong in 5 of 5 fresh processes, the same bits in each call" in told(finding)
-    assert "ranks 0, 1, 3 clean" in finding.cases[0].lines
     matrix.run.experiments[(0, 2)].pop("repeat")
     assert matrix.finding().cause == "undetermined", "one failure that nobody repeated proves nothing"
     assert "--experiments" in matrix.finding().fix
@@ -197,7 +194,6 @@ def test_a_failure_that_did_not_come_again_is_never_the_gpus(synthetic: Syntheti
     matrix = Matrix(synthetic).fails(2).repeats(2, wrong=0)
     finding = matrix.tried(2, other_rank=RIGHT, other_device=RIGHT, alone=RIGHT).finding()
     assert finding.cause == "undetermined" and "repeat = 200" in finding.fix
-    assert "right in all of 5 fresh processes" in told(finding)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +223,6 @@ def test_every_second_process_is_no_interference_and_no_environment(synthetic: S
         matrix.tried(2, repeat=(outcome, {"asked": 8, "processes": 1}))
     finding = matrix.tried(2, alone=(RIGHT, {"processes": 1}), other_rank=(RIGHT, {"processes": 1})).finding()
     assert finding.cause == "decided anew in each process"
-    assert "wrong in 2 of 5 fresh processes, all calls of a process alike" in told(finding)
 
 
 def test_more_calls_are_not_held_against_fewer(synthetic: Synthetic) -> None:
@@ -280,7 +275,6 @@ def test_the_same_calls_wrong_in_each_process_are_state(synthetic: Synthetic, ca
         matrix.tried(rank, repeat=(WRONG, found))
     finding = matrix.finding()
     assert finding.title == "state kept between calls: by the number of the call"
-    assert any("in each fresh process" in line for line in finding.cases[0].lines)
 
 
 def test_a_further_call_that_differs_in_each_process_is_state(synthetic: Synthetic) -> None:
@@ -314,7 +308,6 @@ def test_a_case_that_spoils_another_is_named(synthetic: Synthetic, processes: in
         assert finding.title == f"state kept between calls: spoiled by {spoiler}"
         words = f"wrong in 8 of 8 processes after {spoiler}; right in 5 of 5 alone"
         assert words in finding.cases[0].lines
-        assert "after the cases that its process ran before (2), in the same order: wrong again" in told(finding)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +405,6 @@ def test_an_error_under_one_cache_only(synthetic: Synthetic) -> None:
     matrix.tried(1, repeat=(Outcome.ERROR, {"message": "KeyError: 'shared'", "processes": 5}), fresh_cache=RIGHT)
     finding = matrix.finding()
     assert finding.cause == "stale or mixed kernel cache"
-    assert "wrong in 5 of 5 fresh processes: KeyError: 'shared'" in told(finding)
 
 
 def test_a_cold_cache_that_is_right_when_filled_by_one(synthetic: Synthetic) -> None:
@@ -491,7 +483,6 @@ class TestAutotuned:
         finding = self.matrix(synthetic, {"violations": [self.TUNING], "bad_calls": [0]}).finding()
         assert finding.title == "autotuned on live tensors: wrong in the first call alone"
         assert "restore_value" in finding.fix
-        assert "in the first call of each, the one that was tuned, and in no other" in told(finding)
 
     def test_what_later_calls_lack_is_named(self, synthetic: Synthetic) -> None:
         later = {"violations": [self.TUNING], "bad_calls": [1, 2, 3, 4, 5]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,17 +66,11 @@ def corrupted(rank: int) -> dict[str, Any]:
     return {**violated(rank), "outcome": Outcome.MISMATCH, "wrong": 10, "repeats": 10}
 
 
-def test_corrupted_outputs_are_told_with_launch_tensors_source_and_repeats(synthetic: Synthetic) -> None:
+def test_corrupted_outputs_are_told_with_their_case(synthetic: Synthetic) -> None:
     finding = Bench(synthetic).finding({1: corrupted(1)})
     assert (finding.title, finding.cause, finding.ranks, finding.fails) == (f"{CAUSE}: corrupted", CAUSE, [1], True)
     (failed_case,) = finding.cases
     assert failed_case.case == "matmul/0/exact (peer)" and failed_case.replay.endswith("matmul/0/exact --rank 1")
-    assert failed_case.lines[:2] == [
-        "10 of 10 repeats wrong",
-        "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)",
-    ]
-    assert "y: row 1 of 2" in failed_case.lines and failed_case.lines[-1] == "ranks 0, 2, 3 clean"
-    assert "torch.cuda.device(x.device)" in finding.fix
 
 
 def test_a_lost_device_is_told_with_what_was_wrong_before(synthetic: Synthetic) -> None:
@@ -92,17 +86,25 @@ def test_a_lost_device_is_told_with_what_was_wrong_before(synthetic: Synthetic) 
 def test_many_ranks_are_one_finding_of_few_lines(synthetic: Synthetic) -> None:
     changes = {rank: corrupted(rank) for rank in range(1, 8)}
     finding = Bench(synthetic, ranks=8).finding(changes)
-    assert finding.ranks == list(range(1, 8))
-    (failed_case,) = finding.cases
-    assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1-7 (matmul_ogs.py:467)" in failed_case.lines
-    assert "rank 1: y: row 1 of 2" in failed_case.lines and failed_case.lines[-1] == "rank 0 clean"
-    assert len(failed_case.lines) <= 6
+    assert finding.ranks == list(range(1, 8)) and len(finding.cases[0].lines) <= 6
 
 
-def test_many_kernels_are_not_all_told(synthetic: Synthetic) -> None:
-    launches = [launch(0, "cuda:1", kernel=f"k{n}") for n in range(5)]
-    lines = Bench(synthetic).finding({1: {**corrupted(1), "launches": launches}}).cases[0].lines
-    assert [line.split()[0] for line in lines[1:5]] == ["k0", "k1", "k2", "and"] and "and 2 more kernels alike" in lines
+@pytest.mark.parametrize(
+    ("ranks", "changes"),
+    [
+        (4, {1: corrupted(1)}),
+        (8, {rank: corrupted(rank) for rank in range(1, 8)}),
+        (2, {1: {**corrupted(1), "launches": [launch(0, "cuda:1", kernel=f"k{n}") for n in range(5)]}}),
+        (2, {1: {**violated(1), "launches": away(1, context=1)}}),
+        (2, {1: {"outcome": Outcome.ERROR, "message": POINTER, "launches": away(1, refused=POINTER)}}),
+    ],
+    ids=["one rank", "many ranks", "many kernels", "right by luck", "refused"],
+)
+def test_what_is_told(
+    synthetic: Synthetic, snapshot: Callable[[str], None], ranks: int, changes: dict[int, dict[str, Any]]
+) -> None:
+    finding = Bench(synthetic, ranks=ranks).finding(changes)
+    snapshot("\n".join([finding.title, *finding.cases[0].lines, finding.fix]))
 
 
 def test_right_outputs_are_latent_and_still_fail(synthetic: Synthetic) -> None:
@@ -111,8 +113,7 @@ def test_right_outputs_are_latent_and_still_fail(synthetic: Synthetic) -> None:
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.FAIL
     assert (finding.title, finding.cause) == (f"{CAUSE}: latent, right by luck", CAUSE)
-    assert "outputs are right" in finding.cases[0].lines
-    assert "the driver's context happened to be the one of the tensors" in finding.cases[0].lines
+    assert any("context" in line for line in finding.cases[0].lines)
     lines = bench.finding({1: violated(1)}).cases[0].lines
     assert not [line for line in lines if "context" in line], "the driver's context was that of the launch device"
     lines = bench.finding({1: {**violated(1), "launches": away(1, context=None)}}).cases[0].lines
@@ -132,9 +133,6 @@ def test_refused_launches(synthetic: Synthetic, placement: str, launches: list[L
     refused = {"outcome": Outcome.ERROR, "message": POINTER, "launches": launches}
     finding = Bench(synthetic, placement).finding({1: refused})
     assert (finding.title, finding.cause, finding.ranks) == (f"{CAUSE}: launch refused", CAUSE, [1])
-    assert finding.cases[0].lines[0] == POINTER and finding.cases[0].lines[-1] == "ranks 0, 2, 3 clean"
-    if launches:
-        assert "_matmul_ogs launched on cuda:0, its tensors on cuda:1 (matmul_ogs.py:467)" in finding.cases[0].lines
 
 
 @pytest.mark.parametrize(
