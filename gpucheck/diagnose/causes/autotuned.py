@@ -12,9 +12,9 @@ from gpucheck.records.run_folder import Run
 
 AUTOTUNED = Cause(
     "autotuned on live tensors",
-    means="The first launch of an autotuned kernel runs each of its configurations on the tensors of the call. "
-    "What one adds in place is added several times then; what the chosen one does not write, another one "
-    "wrote in that call alone.",
+    means="The first launch of an autotuned kernel runs each of its configurations on the tensors of the call. A "
+    "kernel that adds in place then adds several times, and elements that the chosen configuration does not "
+    "write come from another one, in that call only.",
     shows="The first call of a process gives other bits than all later ones, in every process.",
     confirm="The launches of the first call: one for each configuration and measurement. With one configuration "
     "the first call is like all others.",

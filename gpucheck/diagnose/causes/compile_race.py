@@ -11,8 +11,8 @@ from gpucheck.records.run_folder import Run
 
 COMPILE_RACE = Cause(
     "compile race",
-    means="Several processes compiled the same kernel into one empty cache at the same time, and one read what "
-    "another had not finished to write.",
+    means="Several processes compiled the same kernel into one empty cache at the same time, and one read a file that "
+    "another had not finished writing.",
     shows="Wrong or raising on some ranks with a cold cache, right when a rank fills a cache of its own.",
     confirm="gpucheck run cache-race, several times.",
     fix="Let one process fill the cache before the others start, or give each rank its own TRITON_CACHE_DIR; keep "

@@ -14,13 +14,13 @@ from gpucheck.records.run_folder import Run
 
 CRASH = Cause(
     "crash",
-    means="The process that owns the device died, or a kernel did something that its CUDA context did not "
-    "survive: an access to memory that is nobody's, a failed assertion. Every later CUDA call of that process "
-    "fails, whatever it is; gpucheck goes on with a fresh one.",
-    shows="CR in the matrix, on the case that did it alone; the finding names the kernel once a run with launches "
-    "that are waited for has pinned it, since a GPU tells of such an error at some later call.",
-    confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; "
-    "an Xid message of the driver, where its log can be read, stands in the finding.",
+    means="The process that owns the device died, or a kernel destroyed its CUDA context, by an access to memory that "
+    "is not allocated or a failed assertion. Every later CUDA call of that process fails; gpucheck continues "
+    "with a fresh process.",
+    shows="CR in the matrix, only on the case that did it. A GPU reports such an error at a later call, so the finding"
+    " names the kernel only after a run that waits for each launch.",
+    confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; the "
+    "finding shows the driver's Xid message if its log can be read.",
     fix="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "
     "its rank in the run folder's logs/.",
 )

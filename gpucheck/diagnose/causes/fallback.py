@@ -28,7 +28,7 @@ OTHER_CONFIGURATION = Cause(
     "not the configuration asked for",
     means="The case asks for a configuration of the kernel (split-k, the persistent kernel, rows of a tile, parts "
     "of the epilogue, pipeline stages), and the library launched another one without saying that it cannot.",
-    shows="Right numbers from other code than the case is there to test.",
+    shows="Right numbers, but from other code than the case is there to test.",
     confirm="The finding names what was asked for and what was launched; each launch of a record has its "
     "configuration.",
     fix="Make the library take the constraint or raise InapplicableConstraint; look at who overwrites its "

@@ -15,11 +15,11 @@ from gpucheck.records.run_folder import Run
 HANG = Cause(
     "hang",
     means="A case gave no result before its deadline.",
-    shows="HG in the matrix; the record holds the Python stacks of the process from before it was killed. The "
-    "finding names the kernel where a launch never ended.",
+    shows="HG in the matrix; the record holds the Python stacks of the process from just before it was killed. The "
+    "finding names the kernel if a launch never ended.",
     confirm="gpucheck run SCENARIO --case ID --case-timeout 600: a case that ends then is slow and does not hang.",
-    fix="In a kernel, look at loops whose end comes from memory, and at waits for other blocks; in host code, "
-    "at the place on top of the stack.",
+    fix="In a kernel, look at loops whose end depends on memory, and at waits for other blocks; in host code, at the "
+    "place on top of the stack.",
 )
 CAUSES = (HANG,)
 

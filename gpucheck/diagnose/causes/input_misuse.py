@@ -11,8 +11,8 @@ from gpucheck.records.run_folder import Run
 
 NOT_FROM_INPUTS = Cause(
     "answer not from its inputs",
-    means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or that it "
-    "finds by where its inputs lie instead of by what they hold.",
+    means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or one that it"
+    " looks up by the address of its inputs instead of by their content.",
     shows="Other inputs, in other memory or in the same, get the answer of the call before; a second call with "
     "equal inputs launches no kernel; a later call gets another answer than a fresh process gives.",
     confirm="The finding says which call got whose answer; call it twice with different inputs of one shape.",
@@ -22,26 +22,26 @@ CHANGES_INPUTS = Cause(
     "changes its inputs",
     means="The call writes to the tensors it was given to read: inputs, weights, scales, routing tables.",
     shows="The answer may be right; whoever uses an input again gets other results.",
-    confirm="The finding names the tensor, how many of its elements changed, the first of them, and, where it was "
-    "one of several calls of the library, which. Where the reference changes the same tensor, nothing is said.",
-    fix="Write to memory of the call's own, or say in its name that it works in place.",
+    confirm="The finding names the tensor, how many of its elements changed, the first of them, and the call of the "
+    "library that did it, if there are several. A tensor that the reference changes too is not reported.",
+    fix="Write to newly allocated memory, or say in the name of the function that it works in place.",
 )
 ALIASED = Cause(
     "output in the memory of an input",
     means="The output lies in the memory of an input or weight.",
     shows="The numbers are right until someone writes to the one and so changes the other.",
     confirm="The finding names both.",
-    fix="Return memory of the call's own.",
+    fix="Return newly allocated memory.",
 )
 SETTINGS = Cause(
     "leaves settings changed",
-    means="The call leaves a setting of its thread or process otherwise than it was: the default dtype or device, "
-    "a random state, the current device or stream, gradient mode, flags of determinism or precision, environment "
+    means="The call changes a setting of its thread or process and does not restore it: the default dtype or device, a"
+    " random state, the current device or stream, gradient mode, flags of determinism or precision, environment "
     "variables, the working directory.",
     shows="The numbers are right; what runs next in the process computes something else, or on another device. "
     "gpucheck puts the setting back after each call, so later cases do not show it.",
     confirm="The finding names the setting with its value before and after.",
-    fix="Put the setting back (try ... finally), or use the context manager that torch has for it.",
+    fix="Restore the setting (try ... finally), or use the context manager that torch has for it.",
 )
 NOT_AS_ASKED = Cause(
     "output not as asked",

@@ -13,8 +13,8 @@ INTERFERENCE = Cause(
     "interference between ranks",
     means="A rank fails only while other ranks of its node run: they share something that only one may use, or one "
     "of them faulted on the GPU of this one.",
-    shows="Right with the other ranks at rest, wrong with them, every time; or a crash or hang that does not come "
-    "again, on a GPU where the driver (Xid) names the process of another rank as the one at fault.",
+    shows="Right with the other ranks idle, wrong with them running, every time; or a crash or hang that does not "
+    "happen again, on a GPU where the driver (Xid) names the process of another rank as the one at fault.",
     confirm="gpucheck run SCENARIO --nproc 1 with the same case, then with all ranks.",
     fix="Look for what the ranks share: a file, a port, shared memory, a device they all use. Where another rank "
     "is named, fix that one first.",

@@ -21,8 +21,8 @@ KERNEL_BUG = Cause(
     shows="A row of the matrix fails, with equal digests on all ranks and in all repeats. It is said once "
     f"{EVERY_TIME} processes failed so and none did not: with {CONFIDENCE:.0%} confidence at least {LEAST_SHARE:.0%} "
     "of processes fail. The finding says how many were tried and what share of processes that proves.",
-    confirm="Run the case on the CPU (--device cpu): wrong there too is the source, right there is the compiler or "
-    "a code path that only the GPU takes.",
+    confirm="Run the case on the CPU (--device cpu). If it is wrong there too, the source is wrong; if it is right "
+    "there, look at the compiler or at a code path that only the GPU takes.",
     fix="The title says what is wrong; gpucheck explain has a page for each. Bisect releases or commits of the "
     "library, then of Triton.",
 )

@@ -15,10 +15,11 @@ from gpucheck.records.run_folder import Run
 
 OUT_OF_MEMORY = Cause(
     "out of memory",
-    means="Memory ran out: an allocation on the GPU failed, or the kernel of the host ended the process for want "
-    "of memory. Neither harms the GPU, and the next case gets a fresh process.",
+    means="Memory ran out: an allocation on the GPU failed, or the operating system killed the process because host "
+    "memory ran out. Neither harms the GPU, and the next case gets a fresh process.",
     shows="torch.OutOfMemoryError, MemoryError, or SIGKILL while the counter of the out-of-memory killer rose.",
-    confirm="The case alone in a fresh process (--case, --isolate case): right there means others held memory.",
+    confirm="Run the case alone in a fresh process (--case, --isolate case): if it is right there, others held the "
+    "memory.",
     fix="End what else holds the memory (nvidia-smi lists processes), take smaller shapes, or grant the "
     "container more host memory.",
 )

@@ -11,8 +11,8 @@ from gpucheck.records.run_folder import Run
 
 OVERWRITTEN = Cause(
     "output overwritten by a later call",
-    means="The output lies in memory that the library keeps and uses again: the next call on other data writes "
-    "over it before its reader has come.",
+    means="The output lies in memory that the library keeps and uses again: the next call on other data overwrites it "
+    "before the caller has read it.",
     shows="Right when outputs are read at once, another call's numbers when they are read after it.",
     confirm="gpucheck run order: the cases with a delayed consumer.",
     fix="Return fresh memory, or copy the output out of the scratch buffer before the call returns.",

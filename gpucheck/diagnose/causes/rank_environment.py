@@ -14,7 +14,7 @@ RANK_ENVIRONMENT = Cause(
     means="The failure follows the environment of a rank (RANK, LOCAL_RANK and what is derived from them), not the "
     "GPU it runs on.",
     shows="Wrong on one rank; right there with another rank's environment, wrong with its own on another GPU.",
-    confirm="Compare the environment variables of the ranks, and what host code reads of them.",
+    confirm="Compare the environment variables of the ranks, and look at what host code does with them.",
     fix="Fix the code that reads the variable, or the launcher that sets it differently on this rank.",
 )
 CAUSES = (RANK_ENVIRONMENT,)

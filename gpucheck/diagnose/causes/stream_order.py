@@ -15,10 +15,11 @@ from gpucheck.records.run_folder import Run
 
 STREAM_ORDER = Cause(
     "missing stream order",
-    means="A kernel runs on a stream that does not wait for the stream its inputs are produced on, or whose end "
-    "nobody waits for before the outputs are read.",
+    means="A kernel runs on a stream that does not wait for the stream on which its inputs are produced, or nobody "
+    "waits for its end before the outputs are read.",
     shows="Right when every launch is waited for, wrong otherwise; NaN or old numbers where the input came late.",
-    confirm="gpucheck run order; the same case with synchronised = true in its scenario is right.",
+    confirm="gpucheck run order; the same case is right where every launch is waited for (synchronised = true in its "
+    "scenario, or --debug).",
     fix="Launch on torch.cuda.current_stream() of the tensors' device, or make the streams wait for each other "
     "with events (stream.wait_stream) on both sides of the launch.",
 )

@@ -14,8 +14,8 @@ SUSPECT_GPU = Cause(
     means="The failure follows the GPU: fresh processes fail on it again and again, whatever rank they are, and "
     "are right on another GPU.",
     shows="One column of the matrix fails, often by one bit, at different places or always at the same one.",
-    confirm="Repeat with --repeat 100; nvidia-smi -q shows ECC counters and Xid errors; dcgmi diag -r 3; swap the "
-    "GPU's rank by CUDA_VISIBLE_DEVICES and see the failure move along.",
+    confirm="Repeat with --repeat 100; nvidia-smi -q shows ECC counters and Xid errors; dcgmi diag -r 3; give the GPU "
+    "to another rank with CUDA_VISIBLE_DEVICES and see whether the failure moves with it.",
     fix="Take the GPU out of service; nothing computed on it since the last good run can be trusted.",
 )
 CAUSES = (SUSPECT_GPU,)

@@ -13,7 +13,7 @@ THREADS = Cause(
     "state shared by threads",
     means="Host code of the library or the caller keeps state that several threads of a process share without a "
     "lock: a scratch buffer, an option flag, a half-filled cache, the current allocator.",
-    shows="Right with one thread, wrong now and then with several, other launches each time.",
+    shows="Right with one thread, wrong now and then with several, at other launches each time.",
     confirm="gpucheck run flaky: the same launches by one thread and by many; gpucheck audit lists module state.",
     fix="Give each thread its own state, or take a lock around what is shared; in the caller, launch from one "
     "thread until that is done.",

@@ -23,7 +23,7 @@ UNDETERMINED = Cause(
     means="The evidence of the run fits more than one cause.",
     shows="The finding says which observations contradict each other or what was not tried.",
     confirm="Run the experiment that the finding names.",
-    fix="Nothing yet: what is fixed without a cause comes back.",
+    fix="Nothing yet: a fault that is fixed without a known cause comes back.",
 )
 CAUSES = (UNDETERMINED,)
 
