@@ -168,7 +168,7 @@ def _require_whole(kind: type[Check], where: str) -> None:
     missing = sorted(kind.__abstractmethods__) if isabstract(kind) else []
     missing += [name for name in ("spec", "late_inputs") if not hasattr(kind, name)]
     if missing:
-        raise UsageError(f"{where}: {kind.__name__} is no whole check: it lacks {', '.join(missing)}")
+        raise UsageError(f"{where}: {kind.__name__} is not a complete check: it lacks {', '.join(missing)}")
     if not isinstance(kind.spec, CheckSpec):
         raise UsageError(f"{where}: {kind.__name__}.spec is a {type(kind.spec).__name__}, expected a CheckSpec")
 

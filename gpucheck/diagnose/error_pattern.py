@@ -145,29 +145,31 @@ _PAGES = (
         "0 instead of 1",
         means="Outputs that are 0 or 1, flags or truth values, are 0 where they should be 1.",
         shows="The region of the finding; every wrong element is 0.",
-        confirm="What the flag says of the inputs of those rows: it may be right of a wrong intermediate result.",
+        confirm="Compute the flag for the inputs of those rows: it may be right for an intermediate result that is "
+        "wrong.",
         fix="Look at the comparison that makes the flag, and at what it compares.",
     ),
     Page(
         "1 instead of 0",
         means="Outputs that are 0 or 1, flags or truth values, are 1 where they should be 0.",
         shows="The region of the finding; every wrong element is 1.",
-        confirm="What the flag says of the inputs of those rows: it may be right of a wrong intermediate result.",
+        confirm="Compute the flag for the inputs of those rows: it may be right for an intermediate result that is "
+        "wrong.",
         fix="Look at the comparison that makes the flag, and at what it compares.",
     ),
     Page(
         "0 and 1 exchanged",
         means="Outputs that are 0 or 1, flags or truth values, are wrong in both directions.",
         shows="The region of the finding.",
-        confirm="All elements wrong points at a negation; some of them at rows that stand in each other's places.",
+        confirm="If all elements are wrong, look for a negation; if some are, for rows that changed places.",
         fix="Look at the comparison that makes the flag, and at the index that it is stored at.",
     ),
     Page(
         "off by one",
         means="Integers (ids, counts, places in a table) are one too large or one too small.",
         shows="The finding says in which direction where all share it.",
-        confirm="Counts: whether a bound is inclusive; ids: what the first one is called; places: cdiv against floor "
-        "division.",
+        confirm="Counts: is a bound inclusive? Ids: does the first one have the number 0 or 1? Places: cdiv or floor "
+        "division?",
         fix="Look at the comparison or rounding that the number comes from.",
     ),
     Page(
@@ -196,8 +198,8 @@ _PAGES = (
         "Inf",
         means="Wrong elements are infinite.",
         shows="The finding says where they start and how many there are.",
-        confirm="Only where the right values are large: overflow of an intermediate format; elsewhere a division by "
-        "zero.",
+        confirm="If only where the right values are large, an intermediate format overflows; elsewhere look for a "
+        "division by zero.",
         fix="Look at the dtype of accumulators and at the order of scaling.",
     ),
     Page(
@@ -209,7 +211,7 @@ _PAGES = (
     ),
     Page(
         "rows permuted",
-        means="Rows of the output are right, but stand in each other's places.",
+        means="Rows of the output are right, but each is in the place of another one.",
         shows="Every wrong row equals the reference of another row, often at a fixed distance.",
         confirm="The finding says how many rows moved, and how far where they moved alike.",
         fix="Look at the gather or scatter index and at the order of a token's experts.",
@@ -232,8 +234,8 @@ _PAGES = (
         "zero instead of the result",
         means="Nearly all wrong elements are zero.",
         shows="Whole experts, tiles or rows of zeros.",
-        confirm="The region of the finding; zeros are what memory holds that was cleared and never written, and what a "
-        "sum over no terms gives.",
+        confirm="The region of the finding; memory that was cleared and never written holds zeros, and a sum of no "
+        "terms is zero.",
         fix="Look at what is left out: an expert that this rank does not hold, a tile outside of the grid, a mask.",
     ),
     Page(
@@ -247,15 +249,16 @@ _PAGES = (
         "part of each sum missing or counted twice",
         means="Outputs resemble the right ones, but terms of each sum are missing or double.",
         shows="All elements off, by a share of their size that is about the square root of the missing part.",
-        confirm="Vary k: multiples of the block size right, others wrong points at the tail.",
+        confirm="Vary k: if multiples of the block size are right and others wrong, the last block is at fault.",
         fix="Look at the loop over k (cdiv against floor division) and at the mask of its last block.",
     ),
     Page(
         "lower precision than asked",
-        means="Outputs are right but for lost digits: accumulated, stored or multiplied in a smaller format.",
+        means="Outputs are right except for lost digits: they were accumulated, stored or multiplied in a smaller "
+        "format.",
         shows="Small errors everywhere, beyond what the asked precision allows.",
         confirm="TF32 loses 13 bits of each operand, an fp16 accumulator 13 bits of the sum, a bf16 partial sum 16.",
-        fix="allow_tf32, the accumulator's dtype, the dtype of split-k scratch.",
+        fix="Look at allow_tf32, at the accumulator's dtype and at the dtype of split-k scratch.",
     ),
     Page(
         "rounded toward zero",

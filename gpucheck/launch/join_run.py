@@ -67,8 +67,8 @@ def join(
         client = RecordClient.connect((host, port), rendezvous.id, rendezvous.node_rank, known, WAIT_FOR_NODE_0)
     except TimeoutError:
         raise InfrastructureError(
-            f"node 0 did not answer at {host}:{port} in {WAIT_FOR_NODE_0:g} s: is gpucheck run --node-rank 0 under way "
-            "there, and is the port after that of --rdzv-endpoint open?"
+            f"node 0 did not answer at {host}:{port} in {WAIT_FOR_NODE_0:g} s: is gpucheck run --node-rank 0 running "
+            "there, and is the port after the one of --rdzv-endpoint open?"
         ) from None
     plan = Plan.from_json(client.plan)
     if plan.nproc != choice.nproc:

@@ -82,8 +82,8 @@ class RecordServer:
             self._listener = socket.create_server(("", port), family=family, backlog=nodes, dualstack_ipv6=both)
         except OSError as error:
             raise InfrastructureError(
-                f"port {port}, on which records of other nodes come back, cannot be listened on: {error.strerror}; "
-                "it is the one after that of --rdzv-endpoint: choose another endpoint"
+                f"cannot listen on port {port}, where records of other nodes arrive: {error.strerror}; it is "
+                "the port after the one of --rdzv-endpoint: choose another endpoint"
             ) from None
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]

@@ -30,7 +30,7 @@ def find_recorded(library: PlannedLibrary, run: Path, source: Source | None = No
         if copy.content != library["content"]:
             raise UsageError(
                 f"--library {source} has content {copy.content[:12]}, the run had {library['content'][:12]} "
-                f"({library['origin']}): a replay takes the very same one; see gpucheck run for another"
+                f"({library['origin']}): a replay needs the same content; use gpucheck run to test another"
             )
         return copy
     looked = []

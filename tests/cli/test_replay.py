@@ -122,7 +122,7 @@ def test_another_library_is_told(gpucheck: Command, stored: Path, again: dict[st
     answer = gpucheck("replay", "run", CASE)
     assert answer.code == 3 and f"{package}: its content is" in answer.message
     answer = gpucheck("replay", "run", CASE, "--library", library)
-    assert answer.code == 2 and "a replay takes the very same one" in answer.message
+    assert answer.code == 2 and "a replay needs the same content" in answer.message
 
 
 def test_a_run_folder_may_move(gpucheck: Command, stored: Path, again: dict[str, Any], here: Path) -> None:

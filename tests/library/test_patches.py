@@ -79,7 +79,7 @@ def test_one_patch_builds_on_the_other(package: Path, tmp_path: Path) -> None:
     first = patch(tmp_path, diff(NUMBERS, middle, "triton_kernels/a.py"), "1.patch")
     second = patch(tmp_path, diff(middle, end, "triton_kernels/a.py"), "2.patch")
     assert patched_files(package, [first, second]) == {"a.py": end}
-    with pytest.raises(UsageError, match=r"2.patch does not apply: a.py has nowhere the 7 lines from 'line 1'"):
+    with pytest.raises(UsageError, match=r"2.patch does not apply: a.py does not contain the 7 lines from 'line 1'"):
         patched_files(package, [second, first])
 
 
@@ -105,7 +105,7 @@ def test_ends_of_lines_and_of_files_are_kept(package: Path, tmp_path: Path) -> N
         ("--- a/x\n+++ b/x\n", "holds no change"),
         (diff(NUMBERS, "x\n" + NUMBERS, "triton_kernels/gone.py"), "gone.py does not exist in this copy"),
         ("--- /dev/null\n+++ b/triton_kernels/a.py\n@@ -0,0 +1 @@\n+x\n", "a.py exists already in this copy"),
-        (diff("strange\n", "x\n", "triton_kernels/a.py"), "has nowhere the 1 lines from 'strange' .* near line 1"),
+        (diff("strange\n", "x\n", "triton_kernels/a.py"), "does not contain the 1 lines from 'strange' .* near line 1"),
         (
             "--- a/triton_kernels/a.py\n+++ b/triton_kernels/a.py\n@@ -1,3 +1,3 @@\n line 0\n",
             "breaks off within a hunk",

@@ -79,5 +79,5 @@ def test_a_copy_that_is_named_must_be_the_very_same(package: Path, tmp_path: Pat
     source = parse_source(f"path:{other}")
     assert find_recorded(library, tmp_path / "run", source).package == other
     (other / "numerics.py").write_text("changed\n")
-    with pytest.raises(UsageError, match="a replay takes the very same one"):
+    with pytest.raises(UsageError, match="a replay needs the same content"):
         find_recorded(library, tmp_path / "run", source)

@@ -84,7 +84,7 @@ def _cores(machine: Machine) -> list[Line]:
     lines = []
     quota = cpu_quota(machine)
     if quota is not None and quota < cores:
-        advice = "programs start a thread a core and are then held back: set OMP_NUM_THREADS, or raise the CPU limit"
+        advice = "programs with a thread for each core are throttled: set OMP_NUM_THREADS, or raise the CPU limit"
         lines.append(warn("CPU quota", f"{quota:g} of the {cores} cores this process may use", advice))
         cores = max(1, int(quota))
     if gpus and cores < 2 * gpus:
@@ -142,7 +142,7 @@ def _threads(machine: Machine) -> list[Line]:
     if not value.isdigit() or int(value) < 1:
         return [warn("threads", f"OMP_NUM_THREADS={value}", "expected a number above 0: unset it")]
     if int(value) > machine.cores():
-        advice = f"more threads than the {machine.cores()} cores hold each other up: unset it"
+        advice = f"more threads than the {machine.cores()} cores slow each other down: unset it"
         return [warn("threads", f"OMP_NUM_THREADS={value}", advice)]
     if value == "1" and machine.cores() > 2:
         return [warn("threads", "OMP_NUM_THREADS=1", "references are computed on one core a rank: unset it")]

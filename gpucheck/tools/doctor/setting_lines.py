@@ -34,13 +34,11 @@ SETTINGS = (
     Setting("TRITON_KERNEL_OVERRIDE", "compiled kernels are replaced from a folder", "unset it", Status.FAIL),
     Setting("TRITON_ALWAYS_COMPILE", "every process compiles every kernel again", "unset it: runs become slow"),
     Setting("TRITON_DEFAULT_BACKEND", "chooses Triton's backend", "unset it", harmless=("", "nvidia", "amd")),
-    Setting(
-        "CUDA_LAUNCH_BLOCKING", "every launch is waited for: hides races", "unset it for a run that shall find them"
-    ),
+    Setting("CUDA_LAUNCH_BLOCKING", "every launch is waited for: hides races", "unset it to find races"),
     Setting(
         "CUDA_DEVICE_MAX_CONNECTIONS",
         "changes how streams overlap",
-        "know that races may show differently",
+        "races may show differently with it",
         harmless=("", "8"),
     ),
     Setting("PYTORCH_NO_CUDA_MEMORY_CACHING", "every allocation asks the driver", "unset it: runs become slow"),
@@ -50,9 +48,7 @@ SETTINGS = (
         "a crash of one process fails all that share its GPU",
         harmless=("",),
     ),
-    Setting(
-        "LD_PRELOAD", "puts libraries into every process", "know that it may change what is tested", harmless=("",)
-    ),
+    Setting("LD_PRELOAD", "puts libraries into every process", "it may change what is tested", harmless=("",)),
 )
 
 
