@@ -156,7 +156,7 @@ def _apply(diff: _FileDiff, text: str | None, patch: Path) -> str | None:
             wanted = next((line.strip() for line in hunk.old if line.strip()), "")
             raise UsageError(
                 f"--patch {patch} does not apply: {diff.path} does not contain the {len(hunk.old)} lines "
-                f"from {wanted!r} that it changes near line {hunk.start + 1}; was it made for another release of {PACKAGE}?"
+                f"from {wanted!r} that it changes near line {hunk.start + 1}; is it for another release of {PACKAGE}?"
             )
         lines[start : start + len(hunk.old)] = hunk.new
         shift = start - hunk.start + len(hunk.new) - len(hunk.old)
