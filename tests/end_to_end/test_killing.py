@@ -99,7 +99,7 @@ def strike(lab: Lab, victim: str, number: signal.Signals, turn: int) -> None:
         code, text = finish(running)
     finally:
         running.process.kill()
-        running.process.communicate()
+        running.process.wait()
     wait_until(lambda: not naming(running.folder))
     if not (running.folder / "plan.json").exists():
         assert victim == "command" and not hit.results, f"{told}\n{text}"
