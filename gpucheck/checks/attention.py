@@ -71,7 +71,7 @@ class Attention(Check):
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         if case.data == "wide":
             return _wide(_normal(case, generator), generator)
-        return _retrieval(case, generator) if case.data == "exact" else _normal(case, generator)
+        return _onehot(case, generator) if case.data == "exact" else _normal(case, generator)
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         import torch
@@ -269,7 +269,7 @@ def normal_sinks(q_heads: int, keys: int, generator: torch.Generator) -> Tensor:
     return torch.randn(q_heads, generator=generator) + math.log(keys) + DEVIATION**2 / 2
 
 
-def _retrieval(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+def _onehot(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
     """Exact data: see :mod:`gpucheck.checks.onehot_attention`."""
     import torch
 

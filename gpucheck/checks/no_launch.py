@@ -28,7 +28,7 @@ class CompileRuntime:
         """Nothing is launched that one would wait for."""
 
     def report_violation(self, kind: ViolationKind, detail: str) -> None:
-        """Conduct is for runs to judge."""
+        """Violations are for runs to judge."""
 
     def note(self, text: str) -> None:
         """Nothing is told of how outputs came to be."""

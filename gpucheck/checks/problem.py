@@ -76,7 +76,7 @@ class Problem(CandidateCheck):
         """What ``Model`` does itself."""
         from gpucheck.checks import torch_model
 
-        return torch_model.conduct(module_of(self.source, 0), inputs, case.input_seed, runtime.device)
+        return torch_model.side_effects(module_of(self.source, 0), inputs, case.input_seed, runtime.device)
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = prepared.answer()

@@ -151,7 +151,7 @@ def _numpy_state(seed: int | None = None, state: Any = None) -> Any:
 
 
 @torch.no_grad()
-def conduct(module: ModuleType, inputs: Mapping[str, Tensor], seed: int, device: torch.device) -> Allowed:
+def side_effects(module: ModuleType, inputs: Mapping[str, Tensor], seed: int, device: torch.device) -> Allowed:
     """What two calls of ``Model`` do beside answering: which inputs and state they change, where their outputs lie.
 
     Args:

@@ -33,7 +33,7 @@ def again(failure: Record, attempt: Record) -> bool:
 
 
 def absent(failure: Record, attempt: Record) -> bool:
-    """Whether an attempt came to its end without the failure, be it beside another fault of its conduct."""
+    """Whether an attempt came to its end without the failure, with or without a violation of another kind."""
     return (
         attempt.outcome in JUDGED
         and not again(failure, attempt)

@@ -19,7 +19,7 @@ class Symptom:
 
 BY_OUTCOME = {
     Outcome.MISMATCH: Symptom("wrong output"),
-    Outcome.VIOLATION: Symptom("right output, wrong conduct"),
+    Outcome.VIOLATION: Symptom("right output with a violation"),
     Outcome.ERROR: Symptom("the library or kernel raised"),
     Outcome.CRASH: Symptom("crash"),
     Outcome.HANG: Symptom("hang"),

@@ -58,7 +58,7 @@ class ViolationKind(Vocabulary):
     CALLS_DIFFER = "calls differ"  # one of them got a wrong answer, though that to the case is right
     ORDER = "order"  # the answer is right only where the GPU is waited for
     IDLE = "idle"  # the answer stays right when the candidate's kernels do nothing, or something else
-    CONDUCT = "conduct"  # the process ends, or does not return, when the candidate's kernels do nothing
+    PROCESS = "process"  # the process ends, or does not return, when the candidate's kernels do nothing
 
 
 class ExperimentName(Vocabulary):

@@ -11,7 +11,7 @@ from torch import nn
 
 from gpucheck.checks.base import Allowed
 from gpucheck.checks.candidate import Candidate
-from gpucheck.checks.torch_model import Reference, conduct, draw, draw_inputs
+from gpucheck.checks.torch_model import Reference, draw, draw_inputs, side_effects
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.tools.compile.compile_process import CompileRuntime
 
@@ -107,10 +107,10 @@ def test_what_a_model_does_itself_is_allowed() -> None:
     )
     inputs = draw(module, 3)
     before = {name: value.clone() for name, value in inputs.items()}
-    allowed = conduct(module, inputs, 3, torch.device("cpu"))
+    allowed = side_effects(module, inputs, 3, torch.device("cpu"))
     assert allowed == Allowed(frozenset({"input0", "state.calls"}), frozenset({"out0", "out1"}), frozenset({"out1"}))
     assert all(torch.equal(value, inputs[name]) for name, value in before.items())
-    assert conduct(module_of(Model), draw(module_of(Model), 3), 3, torch.device("cpu")) == Allowed()
+    assert side_effects(module_of(Model), draw(module_of(Model), 3), 3, torch.device("cpu")) == Allowed()
 
 
 def test_another_call_has_other_inputs_and_the_same_weights() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RANKS, SEED = 4, 6
 POINTER = "ValueError: Pointer argument (at -1) cannot be accessed from Triton (cpu tensor?)"
-CONDUCT = ("fallback", "idle", "cached", "inputs", "alias", "settings", "launches", "output", "layout", "reused")
+VIOLATIONS = ("fallback", "idle", "cached", "inputs", "alias", "settings", "launches", "output", "layout", "reused")
 ERRORS = {
     "shared memory": "ResourceLimit: _k needs 1,049,600 bytes of shared memory, a block may use 232,448",
     "grid": "GridLimit: _k was launched with 65,536 blocks on axis 1, at most 65,535; its grid is 1 x 65,536",
@@ -40,7 +40,7 @@ def test_a_fault_that_experiments_tell_apart(
     snapshot(plain(blocks.build(run, conclude(run))))
 
 
-@pytest.mark.parametrize("kind", CONDUCT)
+@pytest.mark.parametrize("kind", VIOLATIONS)
 def test_conduct(synthetic: Synthetic, snapshot: Callable[[str], None], kind: str) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
     found = [Violation(kind, "where")]

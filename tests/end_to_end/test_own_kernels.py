@@ -114,7 +114,7 @@ def kinds(run: Finished, case: str) -> set[str]:
         ("writes_nothing", "mismatch", {"passes differ"}, "undetermined: output not written"),
         ("patches_judge", "violation", {"idle"}, "fallback: answer not made by the kernels launched"),
         ("checks_its_kernel", "violation", {"idle"}, "fallback: answer not made by the kernels launched"),
-        ("exits_without_kernels", "violation", {"conduct"}, "right output, wrong conduct"),
+        ("exits_without_kernels", "violation", {"process"}, "right output with a violation"),
         ("forges_reply", "crash", set(), "crash"),
         ("swaps_inputs", "mismatch", set(), "undetermined: zero instead of the result"),
         ("reads_reference", "mismatch", set(), "undetermined: zero instead of the result"),

@@ -37,7 +37,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     seen = answers(run, record)
     if not record.mismatches or not seen.deterministic or any(map(seen.right, seen.tried)):
         return None
-    judged = _witnesses(run, record.step)
+    judged = _judged_ranks(run, record.step)
     alike = all(other.mismatches and (other.bits == record.bits or other.inputs != record.inputs) for other in judged)
     enough = len(judged) > 1 or run.plan.device == "cpu"
     return (
@@ -56,7 +56,7 @@ def counted(run: Run, record: Record) -> list[str]:
     if count < 2:
         return []
     share = math.floor(1000 * share_at_least(count)) / 10
-    ranks = rank_list(other.rank for other in _witnesses(run, record.step))
+    ranks = rank_list(other.rank for other in _judged_ranks(run, record.step))
     return [
         f"the same wrong bits in all {count} processes of {ranks}: "
         f"at least {share:.1f}% of processes fail ({CONFIDENCE:.0%} confidence)"
@@ -66,7 +66,7 @@ def counted(run: Run, record: Record) -> list[str]:
 def processes(run: Run, seen: Answers) -> int:
     """In how many processes the case gave the same wrong bits; 0 where one gave others, or the right ones."""
     step, count = seen.failure.step, 0
-    for other in _witnesses(run, step):
+    for other in _judged_ranks(run, step):
         if other.inputs != seen.failure.inputs:
             continue
         made = [each for attempts in run.experiments.get((step, other.rank), {}).values() for each in attempts]
@@ -77,7 +77,7 @@ def processes(run: Run, seen: Answers) -> int:
     return count
 
 
-def _witnesses(run: Run, step: int) -> list[Record]:
-    """The records of ranks that say whether a case is right: one whose conduct alone was wrong has another fault."""
+def _judged_ranks(run: Run, step: int) -> list[Record]:
+    """The records that say whether a case is right on a rank: one with a violation alone has another fault."""
     judged = (run.records[(step, rank)] for rank in run.ranks)
     return [other for other in judged if other.outcome in (Outcome.MISMATCH, Outcome.PASS)]

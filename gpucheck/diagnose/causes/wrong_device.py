@@ -163,7 +163,7 @@ def _result(state: State, record: Record) -> str:
     if record.mismatches:
         words = f"{record.wrong} of {record.repeats} repeats wrong" if record.repeats > 1 else "wrong output"
         return words + (f"; {record.message}" if record.message else "")
-    return record.message or "right output, wrong conduct"
+    return record.message or "right output with a violation"
 
 
 def _beside(record: Record) -> list[str]:

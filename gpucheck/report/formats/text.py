@@ -26,7 +26,7 @@ MARKS = {
 EXPECTED = ("xf", "green")
 MEANING = {
     "XX": "wrong output",
-    "!!": "wrong conduct",
+    "!!": "violation",
     "ER": "raised",
     "CR": "crashed",
     "HG": "hung",

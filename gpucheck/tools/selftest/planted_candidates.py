@@ -1,4 +1,4 @@
-"""A problem for candidates, an honest one, and ones that cheat: one for each kind of conduct that must not pass."""
+"""A problem for candidates, an honest one, and dishonest ones: one for each kind of cheat that must not pass."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ class CaseExecutor:
         reply.guards += self.arena.broken_guards()
         reply.calls += watch.calls
         if watched:
-            with timed(reply, "conduct"):
+            with timed(reply, "side effects"):
                 self._side_effects(work, prepared[0], inputs, reply)
         self._last = work, prepared[0]
         return prepared[0], outputs

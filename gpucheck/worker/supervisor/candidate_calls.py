@@ -221,7 +221,7 @@ class _Calls:
         if ended is None or not (ended.outcome is Outcome.HANG or "exit code" in ended.message):
             return []
         words = "in a call whose kernels did nothing: whether its answer comes from them cannot be seen"
-        return [Violation(ViolationKind.CONDUCT, f"{ended.message} {words}")]
+        return [Violation(ViolationKind.PROCESS, f"{ended.message} {words}")]
 
 
 @dataclass(frozen=True)

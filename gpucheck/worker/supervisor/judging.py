@@ -1,4 +1,4 @@
-"""From what a child answered to a record: outputs against references, conduct, digests; all of it on the CPU."""
+"""From what a child answered to a record: outputs against references, violations, digests; all of it on the CPU."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def violated(kind: str, **more: Any) -> dict[str, Any]:
     [
         ("calls differ", "answer not from its inputs"),
         ("order", "missing stream order: launches on a stream that nobody waits for"),
-        ("conduct", "right output, wrong conduct"),
+        ("process", "right output with a violation"),
     ],
 )
 def test_what_a_supervisor_saw_names_the_finding(synthetic: Synthetic, kind: str, title: str) -> None:
@@ -73,7 +73,7 @@ def test_a_candidate_is_timed_apart(synthetic: Synthetic) -> None:
 BY_ITSELF_NO_CAUSE = {
     ViolationKind.TUNING_DIFFERS,  # takes a fresh process that shows it again
     ViolationKind.NO_REFERENCE,  # the check is at fault
-    ViolationKind.CONDUCT,  # what the process did cannot be seen
+    ViolationKind.PROCESS,  # what the process did cannot be seen
     ViolationKind("of a check of one's own"),
 }
 

@@ -118,7 +118,7 @@ class TestKernelBug:
         assert [finding.cause for finding in matrix.findings()] == ["kernel bug", ""]
 
     def test_a_store_outside_on_one_rank_leaves_it_to_the_others(self, synthetic: Synthetic) -> None:
-        """With a right output that rank is no witness; with the same wrong one it has both faults."""
+        """With a right output that rank proves nothing; with the same wrong one it has both faults."""
         guard = [Violation("guard", "2 bytes written")]
         for outcome, ranks in ((Outcome.VIOLATION, [1, 2, 3]), (WRONG, [0, 1, 2, 3])):
             matrix = Matrix(synthetic).fails(1, 2, 3).fails(0, outcome=outcome, violations=guard)

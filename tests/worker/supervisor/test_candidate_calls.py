@@ -230,7 +230,7 @@ def test_a_process_that_ends_itself_where_kernels_do_nothing_is_told(examine: An
 
         examined, _ = examine(breaks_off)
         (violation,) = examined.violations
-        assert violation.kind == "conduct" and "whether its answer comes from them cannot be seen" in violation.detail
+        assert violation.kind == "process" and "whether its answer comes from them cannot be seen" in violation.detail
         assert examined.timings == {}
 
 
