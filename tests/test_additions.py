@@ -324,16 +324,16 @@ def test_a_rank_makes_a_new_experiment_in_processes_of_its_own(
 ) -> None:
     pytest.importorskip("torch", reason="needs torch")
     from gpucheck.worker.supervisor import judging
-    from tests.worker.supervisor.test_experiments import Bench, work
+    from tests.worker.supervisor.test_experiments import FakeRank, work
 
     monkeypatch.setattr(judging, "finished", lambda store, attempt: attempt)
     added(alone=alone)
-    bench, plan = Bench(), synthetic.plan(cases=1, ranks=2, device="cpu", experiments=30.0)
-    names = work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
-    first, step = names.index(NEW), next(words for _, name, words in bench.ran if name == NEW)
+    fake, plan = FakeRank(), synthetic.plan(cases=1, ranks=2, device="cpu", experiments=30.0)
+    names = work(fake, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)])
+    first, step = names.index(NEW), next(words for _, name, words in fake.ran if name == NEW)
     assert step.startswith("late") and "repeat" in names[:first]
-    begin = bench.events.index(f"begin 0 {NEW}")
-    assert bench.events[begin - 1] == "retire" and ("alone" in bench.events[:begin]) == alone
+    begin = fake.events.index(f"begin 0 {NEW}")
+    assert fake.events[begin - 1] == "retire" and ("alone" in fake.events[:begin]) == alone
 
 
 CAUSE = '''"""Calls that a toy disturbs."""

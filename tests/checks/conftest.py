@@ -46,7 +46,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Bench:
+class CheckRunner:
     """Runs a case as the child of a rank does: inputs and outputs between guards, in filled memory."""
 
     def case(self, check: Check, data: str, params: dict[str, Any], seed: int = 7) -> Case:
@@ -62,30 +62,30 @@ class Bench:
     def run(self, check: Check, case: Case, inputs: dict[str, Tensor] | None = None, fill: int = 0xFF) -> Seen:
         import torch
 
-        from gpucheck.tools.compile.compile_process import Bench as HostOnly
+        from gpucheck.tools.compile.compile_process import CompileRuntime
         from gpucheck.verify.judge import judge
-        from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
+        from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
 
         inputs = self.inputs(check, case) if inputs is None else inputs
-        arena = Arena(torch.device("cpu"))
-        arena.reset(fill)
-        runtime = HostOnly("", "")
-        runtime.place = arena.place  # type: ignore[method-assign]
-        prepared = check.prepare(case, {name: arena.place(value) for name, value in inputs.items()}, runtime)
-        with WatchedAllocation(arena):
+        memory = GuardedMemory(torch.device("cpu"))
+        memory.reset(fill)
+        runtime = CompileRuntime("", "")
+        runtime.place = memory.place  # type: ignore[method-assign]
+        prepared = check.prepare(case, {name: memory.place(value) for name, value in inputs.items()}, runtime)
+        with WatchedAllocation(memory):
             outputs = check.launch(case, prepared, runtime)
         found = judge(outputs, check.reference(case, inputs), check.axes(case, inputs))
         return Seen(
             {mismatch.output: mismatch for mismatch in found.mismatches},
             [violation.detail for violation in found.violations],
-            arena.broken_guards(),
+            memory.broken_guards(),
             outputs,
         )
 
 
 @pytest.fixture
-def bench(interpreter: None) -> Bench:
-    return Bench()
+def runner(interpreter: None) -> CheckRunner:
+    return CheckRunner()
 
 
 Twin = Callable[..., None]

@@ -13,15 +13,15 @@ from torch import Tensor
 from gpucheck.checks import attention
 from gpucheck.checks.attention import MOST_EXACT_KEYS, Attention, block_rows, visible
 from gpucheck.model.case import Case
-from gpucheck.tools.compile.compile_process import Bench as HostOnly
+from gpucheck.tools.compile.compile_process import CompileRuntime
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
 
 if TYPE_CHECKING:
-    from tests.checks.conftest import Bench, Twin
+    from tests.checks.conftest import CheckRunner, Twin
 
 CHECK = Attention()
-RUNTIME = HostOnly("", "")
+RUNTIME = CompileRuntime("", "")
 SMALL: dict[str, Any] = {"q_heads": 4, "kv_heads": 2, "q_len": 33, "k_len": 95}
 WINDOW: dict[str, Any] = {**SMALL, "mask": "window", "window": 20}
 
@@ -109,20 +109,20 @@ def test_wrong_twin_is_caught(data: str, params: dict[str, Any], right: str, wro
 STORE = "tl.store(out_ptrs, out.to(out_ptr.dtype.element_ty), mask=rows[:, None] < q_len"
 
 
-def test_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
+def test_tile_never_stored_still_holds_the_poison(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import flash_attention_kernel as flash_attention
 
     twin(flash_attention, STORE, STORE + " // BLOCK_M * BLOCK_M")
-    found = bench.run(CHECK, case_of("exact", q_heads=1, q_len=150)).mismatches["o"]
+    found = runner.run(CHECK, case_of("exact", q_heads=1, q_len=150)).mismatches["o"]
     assert found.region == "the only batch, the only head, queries 128-149 of 150, all 64 dimensions, tile (1,) of 2"
     assert found.poison == found.wrong == 22 * 64
 
 
-def test_store_past_the_end_breaks_a_guard(bench: Bench, twin: Twin) -> None:
+def test_store_past_the_end_breaks_a_guard(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import flash_attention_kernel as flash_attention
 
     twin(flash_attention, STORE, STORE + " + 1")
-    seen = bench.run(CHECK, case_of("exact", q_heads=1, q_len=33))
+    seen = runner.run(CHECK, case_of("exact", q_heads=1, q_len=33))
     assert seen.guards == ["128 bytes written after the bfloat16 tensor of shape (1, 1, 33, 64), nearest 1 off"]
 
 

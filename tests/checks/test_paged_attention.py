@@ -10,7 +10,7 @@ import torch
 from gpucheck.checks.paged_attention import PagedAttention
 
 if TYPE_CHECKING:
-    from tests.checks.conftest import Bench, Twin
+    from tests.checks.conftest import CheckRunner, Twin
 
 CHECK = PagedAttention()
 GROUPED: dict[str, Any] = {"q_heads": 4, "kv_heads": 2}
@@ -33,9 +33,9 @@ DOT = 'accumulator += tl.dot(weights.to(v.dtype), v, input_precision="ieee")'
     ],
     ids=lambda params: "-".join(f"{key}{value}" for key, value in params.items()) or "small",
 )
-def test_kernel_is_right(params: dict[str, Any], data: str, bench: Bench) -> None:
-    case = bench.case(CHECK, data, params)
-    first, second = (bench.run(CHECK, case, fill=fill) for fill in (0xFF, 0x00))
+def test_kernel_is_right(params: dict[str, Any], data: str, runner: CheckRunner) -> None:
+    case = runner.case(CHECK, data, params)
+    first, second = (runner.run(CHECK, case, fill=fill) for fill in (0xFF, 0x00))
     assert first.right, first
     assert torch.equal(first.outputs["o"], second.outputs["o"])
 
@@ -56,51 +56,51 @@ def test_kernel_is_right(params: dict[str, Any], data: str, bench: Bench) -> Non
     ],
 )  # fmt: skip
 def test_wrong_twin_is_caught(
-    data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
+    data: str, params: dict[str, Any], right: str, wrong: str, region: str, runner: CheckRunner, twin: Twin
 ) -> None:
     from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
-    case = bench.case(CHECK, data, params)
-    assert bench.run(CHECK, case).right
+    case = runner.case(CHECK, data, params)
+    assert runner.run(CHECK, case).right
     twin(paged_attention, right, wrong)
-    assert region in bench.run(CHECK, case).mismatches["o"].region
+    assert region in runner.run(CHECK, case).mismatches["o"].region
 
 
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [("seen = keys < length", "seen = keys <= length"), ("mask=seen[:, None]", "mask=(keys < length + PAGE)[:, None]")],
 )
-def test_nan_beyond_a_sequence_leaks_into_its_output(right: str, wrong: str, bench: Bench, twin: Twin) -> None:
+def test_nan_beyond_a_sequence_leaks_into_its_output(right: str, wrong: str, runner: CheckRunner, twin: Twin) -> None:
     """A weight of zero does not undo the NaN it is multiplied with."""
     from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
     twin(paged_attention, right, wrong)
-    found = bench.run(CHECK, bench.case(CHECK, "normal", {})).mismatches["o"]
+    found = runner.run(CHECK, runner.case(CHECK, "normal", {})).mismatches["o"]
     assert found.nan == found.wrong == found.total and found.first_nonfinite == [0, 0, 0]
 
 
-def test_head_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
+def test_head_never_stored_still_holds_the_poison(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
     stored = "tl.store(out_rows + dims[None, :], out.to(out_ptr.dtype.element_ty), mask=inside[:, None]"
     twin(paged_attention, stored, stored.replace("inside[:, None]", "(group < heads_per_group - 1)[:, None]"))
-    found = bench.run(CHECK, bench.case(CHECK, "exact", GROUPED)).mismatches["o"]
+    found = runner.run(CHECK, runner.case(CHECK, "exact", GROUPED)).mismatches["o"]
     assert found.region == "all 4 sequences, 2 of 4 heads (1, 3), all 64 dimensions"
     assert found.poison == found.wrong
 
 
-def test_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
+def test_store_mask_too_wide_breaks_a_guard(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import paged_attention_kernel as paged_attention
 
     stored = "element_ty), mask=inside[:, None]"
     twin(paged_attention, stored, stored.replace("inside[:, None]", "(group <= heads_per_group)[:, None]"))
-    seen = bench.run(CHECK, bench.case(CHECK, "exact", GROUPED))
+    seen = runner.run(CHECK, runner.case(CHECK, "exact", GROUPED))
     assert "128 bytes written after the bfloat16 tensor of shape (4, 4, 64), nearest 1 off" in seen.guards
 
 
-def test_cache_is_what_a_server_makes_of_it(bench: Bench) -> None:
-    case = bench.case(CHECK, "normal", {"batch": 8, "k_len": 100, "page": 16})
-    inputs = bench.inputs(CHECK, case)
+def test_cache_is_what_a_server_makes_of_it(runner: CheckRunner) -> None:
+    case = runner.case(CHECK, "normal", {"batch": 8, "k_len": 100, "page": 16})
+    inputs = runner.inputs(CHECK, case)
     lengths, table = inputs["lengths"].tolist(), inputs["table"]
     assert lengths[:5] == [100, 1, 96, 97, 0]
     owned = [table[row, : -(-length // 16)].tolist() for row, length in enumerate(lengths)]
@@ -114,9 +114,9 @@ def test_cache_is_what_a_server_makes_of_it(bench: Bench) -> None:
     assert not cache[owned[3][-1]][:1].isnan().any() and cache[owned[3][-1]][1:].isnan().all()
 
 
-def test_reference_agrees_with_sdpa(bench: Bench) -> None:
-    case = bench.case(CHECK, "normal", {**GROUPED, "batch": 5, "k_len": 70})
-    inputs = bench.inputs(CHECK, case)
+def test_reference_agrees_with_sdpa(runner: CheckRunner) -> None:
+    case = runner.case(CHECK, "normal", {**GROUPED, "batch": 5, "k_len": 70})
+    inputs = runner.inputs(CHECK, case)
     value = CHECK.reference(case, inputs)["o"].estimate.value
     for row, length in enumerate(inputs["lengths"].tolist()):
         keys = [divmod(key, 16) for key in range(length)]

@@ -10,7 +10,7 @@ import torch
 from gpucheck.checks.selection_attention import SelectionAttention, pieces, visible
 
 if TYPE_CHECKING:
-    from tests.checks.conftest import Bench, Twin
+    from tests.checks.conftest import CheckRunner, Twin
 
 CHECK = SelectionAttention()
 DENSE: dict[str, Any] = {"q_len": 10, "k_len": 300}
@@ -33,9 +33,9 @@ DOT = 'accumulator += tl.dot(weights.to(v.dtype), v, input_precision="ieee")'
     ],
     ids=lambda params: "-".join(f"{key}{value}" for key, value in params.items()),
 )
-def test_kernel_is_right(params: dict[str, Any], data: str, bench: Bench) -> None:
-    case = bench.case(CHECK, data, params)
-    first, second = (bench.run(CHECK, case, fill=fill) for fill in (0xFF, 0x00))
+def test_kernel_is_right(params: dict[str, Any], data: str, runner: CheckRunner) -> None:
+    case = runner.case(CHECK, data, params)
+    first, second = (runner.run(CHECK, case, fill=fill) for fill in (0xFF, 0x00))
     assert first.right, first
     assert torch.equal(first.outputs["o"], second.outputs["o"])
 
@@ -59,42 +59,44 @@ def test_kernel_is_right(params: dict[str, Any], data: str, bench: Bench) -> Non
     ],
 )  # fmt: skip
 def test_wrong_twin_is_caught(
-    data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
+    data: str, params: dict[str, Any], right: str, wrong: str, region: str, runner: CheckRunner, twin: Twin
 ) -> None:
     from gpucheck.checks.kernels import selection_attention_kernel as selection_attention
 
-    case = bench.case(CHECK, data, params)
-    assert bench.run(CHECK, case).right
+    case = runner.case(CHECK, data, params)
+    assert runner.run(CHECK, case).right
     twin(selection_attention, right, wrong)
-    assert region in bench.run(CHECK, case).mismatches["o"].region
+    assert region in runner.run(CHECK, case).mismatches["o"].region
 
 
-def test_empty_selection_that_is_not_left_out_shows_as_nan(bench: Bench, twin: Twin) -> None:
+def test_empty_selection_that_is_not_left_out_shows_as_nan(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import selection_attention_kernel as selection_attention
 
-    case = bench.case(CHECK, "normal", {**DENSE, "q_len": 40, "k_len": 100})
-    ranges = bench.inputs(CHECK, case)["ranges"]
+    case = runner.case(CHECK, "normal", {**DENSE, "q_len": 40, "k_len": 100})
+    ranges = runner.inputs(CHECK, case)["ranges"]
     empty = (ranges[..., 0] == ranges[..., 1]).all((1, 2))
     assert 0 < empty.sum() < 20
     twin(selection_attention, "range(begin, end, BLOCK_L)", "range(begin, tl.maximum(end, begin + 1), BLOCK_L)")
-    found = bench.run(CHECK, case).mismatches["o"]
+    found = runner.run(CHECK, case).mismatches["o"]
     assert found.nan >= int(empty.sum()) * 4 * 64 and found.first_nonfinite is not None
 
 
-def test_query_of_no_sequence_writes_past_the_end(bench: Bench, twin: Twin) -> None:
+def test_query_of_no_sequence_writes_past_the_end(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import selection_attention_kernel as selection_attention
 
-    case = bench.case(CHECK, "normal", VARIABLE)
+    case = runner.case(CHECK, "normal", VARIABLE)
     twin(selection_attention, "+ 1) - first_query:", "+ 1) - first_query + 1:")
-    seen = bench.run(CHECK, case)
+    seen = runner.run(CHECK, case)
     assert [line for line in seen.guards if "bytes written after the bfloat16 tensor" in line and "1 off" in line]
 
 
 @pytest.mark.parametrize("data", ["exact", "normal"])
 @pytest.mark.parametrize("params", [{**DENSE, "batch": 2}, {**VARIABLE, "q_heads": 4, "kv_heads": 2}])
-def test_reference_agrees_with_sdpa_under_the_equivalent_mask(params: dict[str, Any], data: str, bench: Bench) -> None:
-    case = bench.case(CHECK, data, params)
-    inputs = bench.inputs(CHECK, case)
+def test_reference_agrees_with_sdpa_under_the_equivalent_mask(
+    params: dict[str, Any], data: str, runner: CheckRunner
+) -> None:
+    case = runner.case(CHECK, data, params)
+    inputs = runner.inputs(CHECK, case)
     value = CHECK.reference(case, inputs)["o"].estimate.value
     group = case["q_heads"] // case["kv_heads"]
     for q_part, k_part in pieces(inputs):
@@ -113,9 +115,9 @@ def test_reference_agrees_with_sdpa_under_the_equivalent_mask(params: dict[str, 
         torch.testing.assert_close(value[q_part], wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_selections_are_what_a_kernel_must_bear(bench: Bench) -> None:
-    case = bench.case(CHECK, "normal", {"q_len": 300, "k_len": 600, "slots": 4})
-    ranges = bench.inputs(CHECK, case)["ranges"][:, 0].long()
+def test_selections_are_what_a_kernel_must_bear(runner: CheckRunner) -> None:
+    case = runner.case(CHECK, "normal", {"q_len": 300, "k_len": 600, "slots": 4})
+    ranges = runner.inputs(CHECK, case)["ranges"][:, 0].long()
     begin, end = ranges[..., 0], ranges[..., 1]
     position = torch.arange(300) + 300
     filled = begin < end
@@ -132,8 +134,8 @@ def test_selections_are_what_a_kernel_must_bear(bench: Bench) -> None:
     assert first_empty.any()
 
 
-def test_sequences_of_variable_length(bench: Bench) -> None:
-    inputs = bench.inputs(CHECK, bench.case(CHECK, "exact", {**VARIABLE, "batch": 6}))
+def test_sequences_of_variable_length(runner: CheckRunner) -> None:
+    inputs = runner.inputs(CHECK, runner.case(CHECK, "exact", {**VARIABLE, "batch": 6}))
     lengths = [(q.stop - q.start, k.stop - k.start) for q, k in pieces(inputs)]
     assert lengths[0] == (12, 260) and len(set(lengths)) > 3
     assert inputs["q"].shape[0] == sum(q for q, _ in lengths) and inputs["k"].shape[0] == sum(k for _, k in lengths)

@@ -13,7 +13,7 @@ from gpucheck.checks.weighted_matmul import WeightedMatmul
 from gpucheck.verify import bounds
 
 if TYPE_CHECKING:
-    from tests.checks.conftest import Bench, Twin
+    from tests.checks.conftest import CheckRunner, Twin
 
 SOFTMAX, WEIGHTED = Softmax(), WeightedMatmul()
 PARTS = "total = tl.zeros([BLOCK_M], tl.float32)\n    for start in range(0, columns"
@@ -44,23 +44,23 @@ TOWARD_ZERO = ".to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True
     ],
     ids=lambda value: "-".join(f"{key}{item}" for key, item in value.items()) if isinstance(value, dict) else "",
 )
-def test_kernels_are_right(check: Check, params: dict[str, Any], data: str, bench: Bench) -> None:
-    case = bench.case(check, data, params)
-    first, second = (bench.run(check, case, fill=fill) for fill in (0xFF, 0x00))
+def test_kernels_are_right(check: Check, params: dict[str, Any], data: str, runner: CheckRunner) -> None:
+    case = runner.case(check, data, params)
+    first, second = (runner.run(check, case, fill=fill) for fill in (0xFF, 0x00))
     assert first.right, first
     assert all(torch.equal(first.outputs[name], second.outputs[name]) for name in first.outputs)
 
 
-def test_last_columns_that_are_not_summed_show_in_exact_data(bench: Bench, twin: Twin) -> None:
+def test_last_columns_that_are_not_summed_show_in_exact_data(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import softmax_kernel
 
     twin(softmax_kernel, PARTS, PARTS + " // BLOCK_N * BLOCK_N")
-    found = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 33, "n": 1100})).mismatches["y"]
+    found = runner.run(SOFTMAX, runner.case(SOFTMAX, "exact", {"m": 33, "n": 1100})).mismatches["y"]
     assert found.method == "exact" and found.bias == 1.0
     assert 0 < found.wrong < found.total / 100  # weights of rows that have some of their largest logits there
 
 
-def test_softmax_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
+def test_softmax_tile_never_stored_still_holds_the_poison(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import softmax_kernel
 
     twin(
@@ -68,50 +68,50 @@ def test_softmax_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Tw
         "total)\n    for start in range(0, columns",
         "total)\n    for start in range(0, columns - BLOCK_N",
     )
-    found = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 10, "n": 1100})).mismatches["y"]
+    found = runner.run(SOFTMAX, runner.case(SOFTMAX, "exact", {"m": 10, "n": 1100})).mismatches["y"]
     assert found.region == "all 10 rows, columns 1024-1099 of 1100, 3 of 6 tiles"
     assert found.poison == found.wrong == 760
 
 
-def test_softmax_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
+def test_softmax_store_mask_too_wide_breaks_a_guard(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import softmax_kernel
 
     twin(softmax_kernel, "element_ty), mask=mask)", "element_ty), mask=inside & (column[None, :] <= columns))")
-    seen = bench.run(SOFTMAX, bench.case(SOFTMAX, "exact", {"m": 9, "n": 40}))
+    seen = runner.run(SOFTMAX, runner.case(SOFTMAX, "exact", {"m": 9, "n": 40}))
     assert seen.guards == ["4 bytes written after the float32 tensor of shape (9, 40), nearest 1 off"]
 
 
-def test_rows_of_nothing_but_inf_show_a_missing_anchor(bench: Bench, twin: Twin) -> None:
+def test_rows_of_nothing_but_inf_show_a_missing_anchor(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import softmax_kernel
 
-    case = bench.case(SOFTMAX, "normal", {"m": 9, "n": 40, "masked": True})
-    x = bench.inputs(SOFTMAX, case)["x"]
+    case = runner.case(SOFTMAX, "normal", {"m": 9, "n": 40, "masked": True})
+    x = runner.inputs(SOFTMAX, case)["x"]
     hidden = x.isneginf().all(1)
     assert hidden[0] and not hidden.all()
     twin(softmax_kernel, ANCHOR, "anchor = raised")
-    found = bench.run(SOFTMAX, case).mismatches["y"]
+    found = runner.run(SOFTMAX, case).mismatches["y"]
     assert found.nan == found.wrong == 40 * int(hidden.sum()) and found.first_nonfinite == [0, 0]
 
 
-def test_nan_row_that_leaks_into_the_rows_of_its_tile(bench: Bench, twin: Twin) -> None:
+def test_nan_row_that_leaks_into_the_rows_of_its_tile(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import softmax_kernel
 
-    case = bench.case(SOFTMAX, "normal", {"m": 40, "n": 40, "masked": True})
+    case = runner.case(SOFTMAX, "normal", {"m": 40, "n": 40, "masked": True})
     twin(softmax_kernel, ANCHOR, "anchor = raised", DIVISOR, "divisor = total + 0.0 * tl.sum(total, 0)")
-    found = bench.run(SOFTMAX, case).mismatches["y"]
+    found = runner.run(SOFTMAX, case).mismatches["y"]
     assert found.first_nonfinite == [0, 0] and found.nan >= 32 * 40
 
 
-def test_lost_precision_shows(bench: Bench, twin: Twin) -> None:
+def test_lost_precision_shows(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import softmax_kernel
 
     twin(softmax_kernel, SUM, SUM.replace("total = ", "total = (") + ").to(tl.float16).to(tl.float32)")
-    found = bench.run(SOFTMAX, bench.case(SOFTMAX, "normal", {"m": 9, "n": 40})).mismatches["y"]
+    found = runner.run(SOFTMAX, runner.case(SOFTMAX, "normal", {"m": 9, "n": 40})).mismatches["y"]
     assert found.method == "bound" and found.wrong > 300
 
 
 @pytest.mark.parametrize("check", [SOFTMAX, WEIGHTED], ids=lambda check: check.spec.name)
-def test_rounding_toward_zero_hits_half_of_the_elements(check: Check, bench: Bench, twin: Twin) -> None:
+def test_rounding_toward_zero_hits_half_of_the_elements(check: Check, runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import softmax_kernel
     from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
@@ -120,7 +120,7 @@ def test_rounding_toward_zero_hits_half_of_the_elements(check: Check, bench: Ben
     else:
         stored = ".to(out_ptr.dtype.element_ty)\n    out_rows"
         twin(weighted_matmul, "out = accumulator" + stored, f"out = (accumulator{TOWARD_ZERO}{stored}")
-    found = bench.run(check, bench.case(check, "normal", {"dtype": "bf16"})).mismatches
+    found = runner.run(check, runner.case(check, "normal", {"dtype": "bf16"})).mismatches
     mismatch = found["y" if check is SOFTMAX else "o"]
     assert 0.35 < mismatch.wrong / mismatch.total < 0.65
     assert mismatch.bias < -0.9 if check is SOFTMAX else abs(mismatch.bias) < 0.3  # weights are all positive
@@ -137,47 +137,47 @@ def test_rounding_toward_zero_hits_half_of_the_elements(check: Check, bench: Ben
     ],
 )
 def test_wrong_product_is_caught(
-    data: str, params: dict[str, Any], right: str, wrong: str, region: str, bench: Bench, twin: Twin
+    data: str, params: dict[str, Any], right: str, wrong: str, region: str, runner: CheckRunner, twin: Twin
 ) -> None:
     from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
-    case = bench.case(WEIGHTED, data, params)
-    assert bench.run(WEIGHTED, case).right
+    case = runner.case(WEIGHTED, data, params)
+    assert runner.run(WEIGHTED, case).right
     twin(weighted_matmul, right, wrong)
-    found = bench.run(WEIGHTED, case).mismatches
+    found = runner.run(WEIGHTED, case).mismatches
     assert set(found) == {"o"}
     assert region in found["o"].region
 
 
-def test_product_tile_never_stored_still_holds_the_poison(bench: Bench, twin: Twin) -> None:
+def test_product_tile_never_stored_still_holds_the_poison(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
     twin(weighted_matmul, STORED, STORED[:-1] + " & (tl.program_id(0) < 1))")
-    found = bench.run(WEIGHTED, bench.case(WEIGHTED, "exact", {"batch": 2, "m": 70})).mismatches["o"]
+    found = runner.run(WEIGHTED, runner.case(WEIGHTED, "exact", {"batch": 2, "m": 70})).mismatches["o"]
     assert found.region == "all 2 batches, queries 64-69 of 70, all 32 columns, tile (1, 0) of 2"
     assert found.poison == found.wrong == 2 * 6 * 32
 
 
-def test_product_store_mask_too_wide_breaks_a_guard(bench: Bench, twin: Twin) -> None:
+def test_product_store_mask_too_wide_breaks_a_guard(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
     twin(weighted_matmul, STORED, STORED.replace("< columns", "<= columns"))
-    seen = bench.run(WEIGHTED, bench.case(WEIGHTED, "exact", {"n": 31}))
+    seen = runner.run(WEIGHTED, runner.case(WEIGHTED, "exact", {"n": 31}))
     assert seen.guards == ["4 bytes written after the float32 tensor of shape (1, 32, 31), nearest 1 off"]
 
 
-def test_values_read_past_the_end_make_fills_differ(bench: Bench, twin: Twin) -> None:
+def test_values_read_past_the_end_make_fills_differ(runner: CheckRunner, twin: Twin) -> None:
     from gpucheck.checks.kernels import weighted_matmul_kernel as weighted_matmul
 
-    case = bench.case(WEIGHTED, "normal", {"k": 75})
+    case = runner.case(WEIGHTED, "normal", {"k": 75})
     twin(weighted_matmul, "(key[:, None] < keys) & (column", "(key[:, None] < keys + BLOCK_K) & (column")
-    first, second = (bench.run(WEIGHTED, case, fill=fill) for fill in (0xFF, 0x00))
+    first, second = (runner.run(WEIGHTED, case, fill=fill) for fill in (0xFF, 0x00))
     assert first.mismatches["o"].nan == 32 * 32 and second.right
 
 
-def test_exact_logits_give_negative_powers_of_two(bench: Bench) -> None:
-    case = bench.case(SOFTMAX, "exact", {"m": 200, "n": 50, "masked": True})
-    inputs = bench.inputs(SOFTMAX, case)
+def test_exact_logits_give_negative_powers_of_two(runner: CheckRunner) -> None:
+    case = runner.case(SOFTMAX, "exact", {"m": 200, "n": 50, "masked": True})
+    inputs = runner.inputs(SOFTMAX, case)
     estimate = SOFTMAX.reference(case, inputs)["y"].estimate
     assert estimate.exact and set(estimate.value.unique().tolist()) == {0.0, *(2.0**-n for n in range(5))}
     assert torch.equal(inputs["x"].bfloat16().float(), inputs["x"])
@@ -186,8 +186,8 @@ def test_exact_logits_give_negative_powers_of_two(bench: Bench) -> None:
     assert torch.equal(estimate.value.sum(1) == 0, hidden.all(1))
 
 
-def test_masks_come_in_every_kind(bench: Bench) -> None:
-    hidden = bench.inputs(SOFTMAX, bench.case(SOFTMAX, "normal", {"m": 200, "n": 50, "masked": True}))["x"].isneginf()
+def test_masks_come_in_every_kind(runner: CheckRunner) -> None:
+    hidden = runner.inputs(SOFTMAX, runner.case(SOFTMAX, "normal", {"m": 200, "n": 50, "masked": True}))["x"].isneginf()
     changes = (hidden[:, 1:] != hidden[:, :-1]).sum(1)
     assert hidden.all(1).sum() > 30  # whole rows
     assert (hidden[:, 0] & (changes == 1)).sum() > 20  # the first columns
@@ -196,9 +196,9 @@ def test_masks_come_in_every_kind(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("data", ["exact", "normal"])
-def test_references_agree_with_torch(data: str, bench: Bench) -> None:
-    case = bench.case(WEIGHTED, data, {"batch": 2, "m": 20, "k": 75, "n": 9})
-    inputs = bench.inputs(WEIGHTED, case)
+def test_references_agree_with_torch(data: str, runner: CheckRunner) -> None:
+    case = runner.case(WEIGHTED, data, {"batch": 2, "m": 20, "k": 75, "n": 9})
+    inputs = runner.inputs(WEIGHTED, case)
     found = WEIGHTED.reference(case, inputs)
     weights = torch.softmax(inputs["scores"].double(), -1)
     torch.testing.assert_close(found["weights"].estimate.value, weights, rtol=1e-12, atol=1e-40)

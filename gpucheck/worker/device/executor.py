@@ -29,7 +29,7 @@ from gpucheck.verify.views import to_device
 from gpucheck.worker.device import stream_stress
 from gpucheck.worker.device.benchmark import Stopwatch, steady
 from gpucheck.worker.device.case_inspection import inspect
-from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
+from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
 from gpucheck.worker.device.launch_observer import Observer, kernel_clock
 from gpucheck.worker.device.placements import Binding
 from gpucheck.worker.device.process_settings import kept
@@ -91,9 +91,11 @@ class CaseExecutor:
         self.binding, self.device, self.observer = binding, device, observer
         self.behind = False  # each launch comes after one on other data: what threads share is then not the same
         self.library = library
-        self.arena = Arena(device)
+        self.memory = GuardedMemory(device)
         self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
-        self._suspect: int | None = None  # number in the arena of the tensor around which something was read last
+        self._suspect: int | None = (
+            None  # number in the guarded memory of the tensor around which something was read last
+        )
         self._last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self._repeats: RepeatedCalls | None = None  # of the outputs that the case gave first
         self._returned: list[Place] = []  # by the calls of the last pass; alive, so that no later call gets its memory
@@ -203,7 +205,7 @@ class CaseExecutor:
         self, check: Check, case: Case, prepared: Any, outputs: Outputs, reply: Reply, conditions: Conditions
     ) -> None:
         """Lets the check look for more than wrong numbers; what it launches for that is not the case's own."""
-        watched = WatchedAllocation(self.arena)  # memory nobody writes stays the same in each call
+        watched = WatchedAllocation(self.memory)  # memory nobody writes stays the same in each call
         with self.observer.aside(), watched, self._guard(conditions):
             check.inspect(case, prepared, outputs, DeviceRuntime(self, reply))
         self.synchronize()
@@ -231,7 +233,7 @@ class CaseExecutor:
         def changes(*odd: int) -> bool:
             return self._digest(check, case, inputs, odd, conditions) != baseline
 
-        suspects = list(range(len(self.arena)))
+        suspects = list(range(len(self.memory)))
         if self._suspect in suspects and changes(self._suspect):
             suspects = [self._suspect]
         while len(suspects) > 1:
@@ -242,7 +244,7 @@ class CaseExecutor:
         if not suspects or changes() or not changes(*suspects):  # what comes and goes is not the fill's doing
             return ""
         (self._suspect,) = suspects
-        return self.arena.words(self._suspect)
+        return self.memory.words(self._suspect)
 
     def _fill_further(self, check: Check, case: Case, inputs: Any, reply: Reply, request: Request) -> None:
         """Keeps the outputs of one more pass, in memory filled with a third byte; they are not judged."""
@@ -287,8 +289,8 @@ class CaseExecutor:
         runtime = DeviceRuntime(self, reply, watch)
         with timed(reply, "prepare"):
             self._last = None
-            self.arena.reset(fill, odd)
-            placed = {name: self.arena.place(value) for name, value in inputs.items()}
+            self.memory.reset(fill, odd)
+            placed = {name: self.memory.place(value) for name, value in inputs.items()}
             work = _Pass(check, case, runtime, conditions, placed, watch)
             with self._guard(conditions):
                 prepared = [check.prepare(case, placed, runtime)]
@@ -321,7 +323,7 @@ class CaseExecutor:
         _add(reply, "compile", compiled)
         _add(reply, "launch", time.perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
-        reply.guards += self.arena.broken_guards()
+        reply.guards += self.memory.broken_guards()
         reply.calls += watch.calls
         if watched:
             with timed(reply, "side effects"):
@@ -348,7 +350,7 @@ class CaseExecutor:
     def _call(self, work: _Pass, prepared: Any) -> Outputs:
         """Calls the code under test once."""
         shared = work.conditions.concurrency > 1 or work.conditions.placed.threads
-        kept_settings, watched = self._same_settings(work, shared=shared), WatchedAllocation(self.arena)
+        kept_settings, watched = self._same_settings(work, shared=shared), WatchedAllocation(self.memory)
         with kept_settings, watched, self._guard(work.conditions), work.watch.watching():
             outputs: Outputs = work.check.launch(work.case, prepared, work.runtime)
         work.watch.outputs(outputs)
@@ -370,7 +372,7 @@ class CaseExecutor:
         if conditions.late or conditions.consumer == "prompt":  # nothing may be left to compile or fill
             rehearsed = self._call(work, prepared)
             self.synchronize()
-            self.arena.reserve()
+            self.memory.reserve()
             if conditions.consumer == "prompt":
                 read = stream_stress.reader(rehearsed)
             if conditions.late:
@@ -392,7 +394,7 @@ class CaseExecutor:
         """The case prepared with other data."""
         case = replace(work.case, seed=work.case.seed + OTHER_SEED)
         inputs = work.check.inputs(case, torch.Generator().manual_seed(case.input_seed))
-        placed = {name: self.arena.place(value) for name, value in inputs.items()}
+        placed = {name: self.memory.place(value) for name, value in inputs.items()}
         with self._guard(work.conditions):
             prepared = work.check.prepare(case, placed, work.runtime)
         self.synchronize()
@@ -426,7 +428,7 @@ class CaseExecutor:
         first = CaseExecutor(self.binding, self.binding.enter(0), self.library, self.observer)
         try:
             first.one_pass(check, case, inputs, Reply("ran"), FILLS[0], Conditions(guarded=conditions.guarded))
-            first.arena.reset(FILLS[0])
+            first.memory.reset(FILLS[0])
         finally:
             self.binding.settle(self.device)
         self.observer.start()
@@ -456,7 +458,7 @@ class DeviceRuntime:
     def __init__(self, executor: CaseExecutor, reply: Reply, watch: CallWatch | None = None) -> None:
         self._executor, self._reply, self._watch = executor, reply, watch
         self.device = executor.device
-        self.place = executor.arena.place
+        self.place = executor.memory.place
         self.synchronize = executor.synchronize
 
     def report_violation(self, kind: ViolationKind, detail: str) -> None:

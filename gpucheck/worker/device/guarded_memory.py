@@ -55,7 +55,7 @@ class _Slot:
         return math.prod(n for n, s in zip(size, stride, strict=True) if s) != extent(size, stride)
 
 
-class Arena:
+class GuardedMemory:
     """Hands out guarded memory on one device.
 
     Each tensor owns its memory, so what the library keeps beyond a launch (scratch buffers, descriptors) stays valid.
@@ -124,7 +124,7 @@ class Arena:
         return held.as_strided(size, stride, held.storage_offset())
 
     def place(self, tensor: Tensor) -> Tensor:
-        """A copy of ``tensor`` between guards on the arena's device; gaps between its elements are full of the fill.
+        """A copy of ``tensor`` between guards on the device; gaps between its elements hold the fill.
 
         Strides are kept, and how far behind an aligned address it starts.
         """
@@ -166,11 +166,11 @@ class Arena:
 
 
 class WatchedAllocation(TorchDispatchMode):
-    """While active, tensors that are newly made on the arena's device, uninitialised or filled, lie in the arena."""
+    """While active, tensors that are newly made on its device, uninitialised or filled, lie in the guarded memory."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, memory: GuardedMemory) -> None:
         super().__init__()
-        self.arena = arena
+        self.memory = memory
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -179,8 +179,8 @@ class WatchedAllocation(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _EMPTY and result.device == self.arena.device and result.numel():
-            return self.arena.empty(tuple(result.shape), result.stride(), result.dtype)
-        if func in _FILLED and result.device == self.arena.device:
-            return self.arena.place(result)
+        if func in _EMPTY and result.device == self.memory.device and result.numel():
+            return self.memory.empty(tuple(result.shape), result.stride(), result.dtype)
+        if func in _FILLED and result.device == self.memory.device:
+            return self.memory.place(result)
         return result

@@ -81,7 +81,13 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
     """What makes a call. The first one prepares the candidate, when launches already do what the process is for."""
     timed, ordered, place = _timing(executor.device), _ordering(executor), _placing(executor.device)
     synchronize, stream = executor.synchronize, executor.current_stream
-    choose, count, load, watched, arena = launches.choose, launches.count, torch.load, WatchedAllocation, executor.arena
+    choose, count, load, watched, memory = (
+        launches.choose,
+        launches.count,
+        torch.load,
+        WatchedAllocation,
+        executor.memory,
+    )
     check: Any = None
     prepared: Any = None
     before: tuple[Outputs, Outputs] = {}, {}  # inputs and outputs of the last call
@@ -90,17 +96,17 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
         nonlocal check, prepared, before
         if check is None:
             check = checks.load(case.check)
-            arena.reset(FILLS[0])
-            inputs = {name: arena.place(value) for name, value in load(given, weights_only=True).items()}
+            memory.reset(FILLS[0])
+            inputs = {name: memory.place(value) for name, value in load(given, weights_only=True).items()}
             prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(executor, reply))
-        arena.reset(FILLS[0])  # the same in each call: what nobody writes is no other answer
+        memory.reset(FILLS[0])  # the same in each call: what nobody writes is no other answer
         values = place(held, before[0] if asked.in_place else {})
         synchronize()
         reply.stream, begun = stream(), count()
         choose(asked.launches)
 
         def in_watched_memory() -> Outputs:
-            with watched(arena):
+            with watched(memory):
                 outputs: Outputs = check.call(prepared, values)
                 return outputs
 
@@ -164,7 +170,7 @@ def _ordering(executor: CaseExecutor) -> Callable[[Callable[[], Outputs], Output
         stream_stress.hold_back,
         stream_stress.reader,
         executor.synchronize,
-        executor.arena.reserve,
+        executor.memory.reserve,
     )
 
     def ordered(call: Callable[[], Outputs], inputs: Outputs, asked: Call) -> Outputs:

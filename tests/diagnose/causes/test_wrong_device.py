@@ -33,7 +33,7 @@ def away(rank: int, **changes: Any) -> list[Launch]:
     return [launch(0, f"cuda:{rank}", **changes)]
 
 
-class Bench:
+class PlacedRun:
     """A run of one case under one placement; ranks that nothing is said of pass at home."""
 
     def __init__(self, synthetic: Synthetic, placement: str = "peer", ranks: int = 4, **step: Any) -> None:
@@ -67,7 +67,7 @@ def corrupted(rank: int) -> dict[str, Any]:
 
 
 def test_corrupted_outputs_are_told_with_their_case(synthetic: Synthetic) -> None:
-    finding = Bench(synthetic).finding({1: corrupted(1)})
+    finding = PlacedRun(synthetic).finding({1: corrupted(1)})
     assert (finding.title, finding.cause, finding.ranks, finding.fails) == (f"{CAUSE}: corrupted", CAUSE, [1], True)
     (failed_case,) = finding.cases
     assert failed_case.case == "matmul/0/exact (peer)" and failed_case.replay.endswith("matmul/0/exact --rank 1")
@@ -78,14 +78,14 @@ def test_a_lost_device_is_told_with_what_was_wrong_before(synthetic: Synthetic) 
         "AcceleratorError: CUDA error: an illegal memory access was encountered; first wrong at step 0, layer 0, qkv"
     )
     crash = {"outcome": Outcome.CRASH, "sticky": True, "launches": away(1), "message": words}
-    finding = Bench(synthetic).finding({1: crash})
+    finding = PlacedRun(synthetic).finding({1: crash})
     assert (finding.title, finding.ranks) == (f"{CAUSE}: corrupted", [1])
     assert finding.cases[0].lines[0] == words
 
 
 def test_many_ranks_are_one_finding_of_few_lines(synthetic: Synthetic) -> None:
     changes = {rank: corrupted(rank) for rank in range(1, 8)}
-    finding = Bench(synthetic, ranks=8).finding(changes)
+    finding = PlacedRun(synthetic, ranks=8).finding(changes)
     assert finding.ranks == list(range(1, 8)) and len(finding.cases[0].lines) <= 6
 
 
@@ -103,20 +103,20 @@ def test_many_ranks_are_one_finding_of_few_lines(synthetic: Synthetic) -> None:
 def test_what_is_told(
     synthetic: Synthetic, snapshot: Callable[[str], None], ranks: int, changes: dict[int, dict[str, Any]]
 ) -> None:
-    finding = Bench(synthetic, ranks=ranks).finding(changes)
+    finding = PlacedRun(synthetic, ranks=ranks).finding(changes)
     snapshot("\n".join([finding.title, *finding.cases[0].lines, finding.fix]))
 
 
 def test_right_outputs_are_latent_and_still_fail(synthetic: Synthetic) -> None:
-    bench = Bench(synthetic, "unpinned")
-    conclusion = bench.conclude({1: {**violated(1), "launches": away(1, context=1)}})
+    placed = PlacedRun(synthetic, "unpinned")
+    conclusion = placed.conclude({1: {**violated(1), "launches": away(1, context=1)}})
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.FAIL
     assert (finding.title, finding.cause) == (f"{CAUSE}: latent, right by luck", CAUSE)
     assert any("context" in line for line in finding.cases[0].lines)
-    lines = bench.finding({1: violated(1)}).cases[0].lines
+    lines = placed.finding({1: violated(1)}).cases[0].lines
     assert not [line for line in lines if "context" in line], "the driver's context was that of the launch device"
-    lines = bench.finding({1: {**violated(1), "launches": away(1, context=None)}}).cases[0].lines
+    lines = placed.finding({1: {**violated(1), "launches": away(1, context=None)}}).cases[0].lines
     assert not [line for line in lines if "context" in line], "nothing is known of the context"
 
 
@@ -131,7 +131,7 @@ def test_right_outputs_are_latent_and_still_fail(synthetic: Synthetic) -> None:
 )
 def test_refused_launches(synthetic: Synthetic, placement: str, launches: list[Launch]) -> None:
     refused = {"outcome": Outcome.ERROR, "message": POINTER, "launches": launches}
-    finding = Bench(synthetic, placement).finding({1: refused})
+    finding = PlacedRun(synthetic, placement).finding({1: refused})
     assert (finding.title, finding.cause, finding.ranks) == (f"{CAUSE}: launch refused", CAUSE, [1])
 
 
@@ -151,32 +151,32 @@ def test_errors_that_are_not_the_devices(
     synthetic: Synthetic, placement: str, rank: int, message: str, launches: list[Launch]
 ) -> None:
     error = {"outcome": Outcome.ERROR, "message": message, "launches": launches}
-    finding = Bench(synthetic, placement).finding({rank: error})
+    finding = PlacedRun(synthetic, placement).finding({rank: error})
     refused = "CompilationError" in message
     named = ("compile error on this Triton",) * 2 if refused else ("the library or kernel raised", "")
     assert (finding.title, finding.cause) == named
 
 
 def test_wrong_outputs_of_launches_at_home_are_not_the_devices(synthetic: Synthetic) -> None:
-    finding = Bench(synthetic).finding({1: {"outcome": Outcome.MISMATCH}})
+    finding = PlacedRun(synthetic).finding({1: {"outcome": Outcome.MISMATCH}})
     assert (finding.title, finding.cause) == ("undetermined: wrong output", "undetermined")
 
 
 def test_an_error_after_a_launch_elsewhere_is_its_doing(synthetic: Synthetic) -> None:
     message = "AcceleratorError: an illegal memory access was encountered"
-    finding = Bench(synthetic).finding({1: {"outcome": Outcome.ERROR, "message": message, "launches": away(1)}})
+    finding = PlacedRun(synthetic).finding({1: {"outcome": Outcome.ERROR, "message": message, "launches": away(1)}})
     assert finding.title == f"{CAUSE}: corrupted" and finding.cases[0].lines[0] == message
 
 
 def test_outputs_that_change_are_corrupted_though_right_once(synthetic: Synthetic) -> None:
-    finding = Bench(synthetic).finding({2: violated(2, "repeats differ")})
+    finding = PlacedRun(synthetic).finding({2: violated(2, "repeats differ")})
     assert finding.title == f"{CAUSE}: corrupted" and "repeats differ: d" in finding.cases[0].lines
 
 
 def test_ranks_that_fail_at_home_too_leave_the_cause_undetermined(synthetic: Synthetic) -> None:
     """The kernel may be wrong by itself; the next experiment is named."""
-    bench = Bench(synthetic)
-    conclusion = bench.conclude({0: {"outcome": Outcome.MISMATCH}, 1: corrupted(1)})
+    placed = PlacedRun(synthetic)
+    conclusion = placed.conclude({0: {"outcome": Outcome.MISMATCH}, 1: corrupted(1)})
     assert {(f.title, f.cause, tuple(f.ranks)) for f in conclusion.findings} == {
         ("undetermined: launched on another device than its tensors, but ranks that were not fail too",)
         + ("undetermined", (1,)),
@@ -228,4 +228,4 @@ def test_the_three_faces_are_three_findings_of_one_cause(synthetic: Synthetic) -
 
 
 def test_passing_records_are_evidence_of_nothing(synthetic: Synthetic) -> None:
-    assert Bench(synthetic).conclude({}).verdict is Verdict.PASS
+    assert PlacedRun(synthetic).conclude({}).verdict is Verdict.PASS

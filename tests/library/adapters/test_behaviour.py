@@ -11,7 +11,7 @@ import torch
 
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
 from gpucheck.model.errors import Inapplicable
-from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
+from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
 DTYPES = {
@@ -219,7 +219,7 @@ def test_rows_of_experts_that_other_ranks_hold_are_left_out(
     routing = adapter.routed(ids, gates, experts, partial=True)
     served = int(routing.histogram.sum())
     x, w = integers(tokens if gather else tokens * per_token, 64), integers(experts, 64, 40)
-    with WatchedAllocation(Arena(torch.device("cpu"))):  # what is not written is NaN
+    with WatchedAllocation(GuardedMemory(torch.device("cpu"))):  # what is not written is NaN
         output = adapter.matmul(
             x.bfloat16(),
             dense_weight(adapter, "bf16", w),

@@ -10,7 +10,7 @@ import torch
 from gpucheck.checks.experts import BLOCK_SIZES, SCHEDULE, tables, whole
 from gpucheck.library.adapters.base import Adapter, Routing
 from gpucheck.model.errors import Inapplicable
-from gpucheck.worker.device.guarded_memory import Arena, WatchedAllocation
+from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_products_use_the_routing_as_the_library_returned_it(adapter: Adapter, m
     right = adapter.matmul(x, weight, out_dtype=torch.float32, routing=routing, gather=True)
     for table in _block_maps(routing.native):
         table[table == 2] = 3  # the first block of expert 2 becomes one of expert 3
-    with WatchedAllocation(Arena(torch.device("cpu"))):  # what is not written is NaN
+    with WatchedAllocation(GuardedMemory(torch.device("cpu"))):  # what is not written is NaN
         wrong = adapter.matmul(x, weight, out_dtype=torch.float32, routing=routing, gather=True)
     rows = torch.repeat_interleave(torch.arange(experts), routing.histogram.long()) == 2
     assert torch.equal(right[~rows], wrong[~rows]) and bool(wrong[rows].isnan().all())

@@ -1,4 +1,4 @@
-"""A bench for shell presets: stand-ins for gpucheck and for the commands of a cluster, which write down their calls."""
+"""Runs shell presets with stand-ins for gpucheck and for the commands of a cluster, which write down their calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ with open({calls!r}, "a") as file:
 
 
 @dataclass(frozen=True)
-class Bench:
+class StandIns:
     """A folder with stand-ins on PATH."""
 
     folder: Path
@@ -58,8 +58,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def stand_ins(tmp_path: Path) -> StandIns:
     """With a logger, so that nothing reaches the machine's own log."""
-    bench = Bench(tmp_path)
-    bench.stand_in("logger")
-    return bench
+    stand_ins = StandIns(tmp_path)
+    stand_ins.stand_in("logger")
+    return stand_ins

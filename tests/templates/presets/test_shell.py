@@ -13,7 +13,7 @@ import pytest
 from tests.templates.presets.test_files import KUBERNETES, containers
 
 if TYPE_CHECKING:
-    from tests.templates.presets.conftest import Bench
+    from tests.templates.presets.conftest import StandIns
 
 REPORT = "ok  matmul/dense  0.1 s\nFAIL  1 finding\nquick · 2 x H200\n\n1  wrong output   rank 1\n"
 
@@ -45,94 +45,100 @@ def understood(arguments: list[str]) -> None:
         (2, {}, 2),
     ],
 )
-def test_the_prolog_ends_as_the_run_does(bench: Bench, code: int, environ: dict[str, str], ends: int) -> None:
-    bench.gpucheck(code, REPORT)
-    done = bench.run("slurm-prolog", SLURM_JOB_ID="42", SLURM_JOB_GPUS="2,3", **environ)
+def test_the_prolog_ends_as_the_run_does(stand_ins: StandIns, code: int, environ: dict[str, str], ends: int) -> None:
+    stand_ins.gpucheck(code, REPORT)
+    done = stand_ins.run("slurm-prolog", SLURM_JOB_ID="42", SLURM_JOB_GPUS="2,3", **environ)
     assert done.returncode == ends, done.stderr
-    (call,) = bench.calls("gpucheck")
+    (call,) = stand_ins.calls("gpucheck")
     assert call[:8] == ["run", "quick", "--device", "cuda", "--expect-gpus", "2", "--timeout", "45"]
     understood(call)
-    kept = list((bench.folder / "state/runs").glob("job-42-*.txt"))
-    assert len(kept) == (code != 0) == len(bench.calls("logger"))
+    kept = list((stand_ins.folder / "state/runs").glob("job-42-*.txt"))
+    assert len(kept) == (code != 0) == len(stand_ins.calls("logger"))
     assert all(file.read_text() == REPORT + "\n" for file in kept)
 
 
-def test_the_prolog_tests_the_gpus_of_the_job(bench: Bench) -> None:
-    bench.stand_in("gpucheck", "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['TRITON_CACHE_DIR'])\nsys.exit(1)")
-    bench.run("slurm-prolog", SLURM_JOB_GPUS="2,3", LIBRARY="path:/a b")
-    (said,) = (bench.folder / "state/runs").glob("*.txt")
-    assert said.read_text() == f"2,3 {bench.folder}/state/triton\n"
-    (call,) = bench.calls("gpucheck")
+def test_the_prolog_tests_the_gpus_of_the_job(stand_ins: StandIns) -> None:
+    stand_ins.stand_in(
+        "gpucheck", "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['TRITON_CACHE_DIR'])\nsys.exit(1)"
+    )
+    stand_ins.run("slurm-prolog", SLURM_JOB_GPUS="2,3", LIBRARY="path:/a b")
+    (said,) = (stand_ins.folder / "state/runs").glob("*.txt")
+    assert said.read_text() == f"2,3 {stand_ins.folder}/state/triton\n"
+    (call,) = stand_ins.calls("gpucheck")
     assert call[call.index("--library") + 1] == "path:/a b"
-    assert (bench.folder / "state/runs").stat().st_mode & 0o077 == 0
+    assert (stand_ins.folder / "state/runs").stat().st_mode & 0o077 == 0
 
 
-def test_a_job_without_gpus_is_not_held_up(bench: Bench) -> None:
-    bench.gpucheck(1)
-    assert bench.run("slurm-prolog", SLURM_JOB_ID="42").returncode == 0
-    assert bench.calls("gpucheck") == []
+def test_a_job_without_gpus_is_not_held_up(stand_ins: StandIns) -> None:
+    stand_ins.gpucheck(1)
+    assert stand_ins.run("slurm-prolog", SLURM_JOB_ID="42").returncode == 0
+    assert stand_ins.calls("gpucheck") == []
 
 
-def health(bench: Bench, code: int, *, smi: str = "", said: str = REPORT, **environ: str) -> int:
-    bench.stand_in("scontrol")
-    bench.stand_in("nvidia-smi", smi)
-    bench.gpucheck(code, said)
-    return bench.run("slurm-health", SLURMD_NODENAME="n7", **environ).returncode
+def health(stand_ins: StandIns, code: int, *, smi: str = "", said: str = REPORT, **environ: str) -> int:
+    stand_ins.stand_in("scontrol")
+    stand_ins.stand_in("nvidia-smi", smi)
+    stand_ins.gpucheck(code, said)
+    return stand_ins.run("slurm-health", SLURMD_NODENAME="n7", **environ).returncode
 
 
-def test_the_health_check_drains_a_node_that_computes_wrong(bench: Bench) -> None:
-    assert health(bench, 1) == 1
-    (call,) = bench.calls("gpucheck")
+def test_the_health_check_drains_a_node_that_computes_wrong(stand_ins: StandIns) -> None:
+    assert health(stand_ins, 1) == 1
+    (call,) = stand_ins.calls("gpucheck")
     understood(call)
     assert float(call[call.index("--timeout") + 1]) <= 45
-    (drain,) = bench.calls("scontrol")
+    (drain,) = stand_ins.calls("scontrol")
     assert drain[:3] == ["update", "NodeName=n7", "State=DRAIN"]
     assert drain[3].startswith("Reason=gpucheck: FAIL  1 finding, see /")
 
 
-def test_a_healthy_node_stays_and_keeps_nothing(bench: Bench) -> None:
-    assert health(bench, 0) == 0
-    assert bench.calls("scontrol") == [] and list((bench.folder / "state/runs").iterdir()) == []
+def test_a_healthy_node_stays_and_keeps_nothing(stand_ins: StandIns) -> None:
+    assert health(stand_ins, 0) == 0
+    assert stand_ins.calls("scontrol") == [] and list((stand_ins.folder / "state/runs").iterdir()) == []
 
 
-def test_no_verdict_drains_nothing(bench: Bench) -> None:
-    assert health(bench, 3) == 3
-    assert bench.calls("scontrol") == [] and len(bench.calls("logger")) == 1
+def test_no_verdict_drains_nothing(stand_ins: StandIns) -> None:
+    assert health(stand_ins, 3) == 3
+    assert stand_ins.calls("scontrol") == [] and len(stand_ins.calls("logger")) == 1
 
 
-def test_a_node_at_work_is_left_alone(bench: Bench) -> None:
-    assert health(bench, 1, smi="print(4711)") == 0
-    assert bench.calls("gpucheck") == [] and bench.calls("scontrol") == []
+def test_a_node_at_work_is_left_alone(stand_ins: StandIns) -> None:
+    assert health(stand_ins, 1, smi="print(4711)") == 0
+    assert stand_ins.calls("gpucheck") == [] and stand_ins.calls("scontrol") == []
 
 
-def test_a_node_whose_driver_is_broken_is_drained(bench: Bench) -> None:
-    assert health(bench, 0, smi="sys.exit(9)") == 1
-    ((*_, reason),) = bench.calls("scontrol")
-    assert reason == "Reason=gpucheck: nvidia-smi does not answer" and bench.calls("gpucheck") == []
+def test_a_node_whose_driver_is_broken_is_drained(stand_ins: StandIns) -> None:
+    assert health(stand_ins, 0, smi="sys.exit(9)") == 1
+    ((*_, reason),) = stand_ins.calls("scontrol")
+    assert reason == "Reason=gpucheck: nvidia-smi does not answer" and stand_ins.calls("gpucheck") == []
 
 
-def test_a_node_with_other_gpus_than_it_should_have_is_drained(bench: Bench) -> None:
+def test_a_node_with_other_gpus_than_it_should_have_is_drained(stand_ins: StandIns) -> None:
     said = "gpucheck: --device cuda: --expect-gpus 8, 7 can be used; nothing was checked"
-    assert health(bench, 3, said=said, GPUS="8") == 3
-    (call,) = bench.calls("gpucheck")
+    assert health(stand_ins, 3, said=said, GPUS="8") == 3
+    (call,) = stand_ins.calls("gpucheck")
     assert call[call.index("--expect-gpus") + 1] == "8"
     understood(call)
-    ((*_, reason),) = bench.calls("scontrol")
+    ((*_, reason),) = stand_ins.calls("scontrol")
     assert reason == "Reason=gpucheck: --expect-gpus 8, 7 can be used; nothing was checked"
 
 
-def test_a_node_without_the_drivers_tool_is_left_alone_only_without_gpus(bench: Bench) -> None:
-    bench.stand_in("scontrol")
-    bench.gpucheck(1)
-    devices = bench.folder / "pci" / "0000:3b:00.0"
+def test_a_node_without_the_drivers_tool_is_left_alone_only_without_gpus(stand_ins: StandIns) -> None:
+    stand_ins.stand_in("scontrol")
+    stand_ins.gpucheck(1)
+    devices = stand_ins.folder / "pci" / "0000:3b:00.0"
     devices.mkdir(parents=True)
     (devices / "vendor").write_text("0x8086\n")
-    known = {"PCI": str(bench.folder / "pci"), "SLURMD_NODENAME": "n7", "PATH": f"{bench.folder / 'bin'}:/usr/bin:/bin"}
-    assert bench.run("slurm-health", **known).returncode == 0 and bench.calls("scontrol") == []
+    known = {
+        "PCI": str(stand_ins.folder / "pci"),
+        "SLURMD_NODENAME": "n7",
+        "PATH": f"{stand_ins.folder / 'bin'}:/usr/bin:/bin",
+    }
+    assert stand_ins.run("slurm-health", **known).returncode == 0 and stand_ins.calls("scontrol") == []
     (devices / "vendor").write_text("0x10de\n")
-    assert bench.run("slurm-health", **known).returncode == 1
-    ((*_, reason),) = bench.calls("scontrol")
-    assert reason == "Reason=gpucheck: there is no nvidia-smi" and bench.calls("gpucheck") == []
+    assert stand_ins.run("slurm-health", **known).returncode == 1
+    ((*_, reason),) = stand_ins.calls("scontrol")
+    assert reason == "Reason=gpucheck: there is no nvidia-smi" and stand_ins.calls("gpucheck") == []
 
 
 SRUN = """\
@@ -145,12 +151,12 @@ sys.exit(code)
 """
 
 
-def test_the_job_runs_every_node_with_its_number(bench: Bench) -> None:
-    bench.stand_in("scontrol", "print('n1\\nn2\\nn3')")
-    bench.stand_in("srun", SRUN)
-    bench.stand_in("gpucheck", "sys.exit(1)")
-    out = str(bench.folder / "o")
-    done = bench.run(
+def test_the_job_runs_every_node_with_its_number(stand_ins: StandIns) -> None:
+    stand_ins.stand_in("scontrol", "print('n1\\nn2\\nn3')")
+    stand_ins.stand_in("srun", SRUN)
+    stand_ins.stand_in("gpucheck", "sys.exit(1)")
+    out = str(stand_ins.folder / "o")
+    done = stand_ins.run(
         "slurm-job",
         "--seed",
         "7",
@@ -161,7 +167,7 @@ def test_the_job_runs_every_node_with_its_number(bench: Bench) -> None:
         OUT=out,
     )
     assert done.returncode == 1, done.stderr
-    calls = bench.calls("gpucheck")
+    calls = stand_ins.calls("gpucheck")
     for node, call in enumerate(calls):
         expected = [
             "run",
@@ -182,43 +188,43 @@ def test_the_job_runs_every_node_with_its_number(bench: Bench) -> None:
         assert call == [*expected, "--rdzv-id", "gpucheck-9", "--seed", "7"]
         understood(call)
     assert len(calls) == 3
-    assert bench.calls("scontrol") == [["show", "hostnames", "n[1-3]"]]
+    assert stand_ins.calls("scontrol") == [["show", "hostnames", "n[1-3]"]]
 
 
-def test_torchrun_without_a_scheduler(bench: Bench) -> None:
-    bench.stand_in("gpucheck", "sys.exit(3)")
+def test_torchrun_without_a_scheduler(stand_ins: StandIns) -> None:
+    stand_ins.stand_in("gpucheck", "sys.exit(3)")
     known = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "n1", "OUT": "/shared/run"}
-    assert bench.run("torchrun", "--nproc", "4", GPUS="4", **known).returncode == 3
-    (call,) = bench.calls("gpucheck")
+    assert stand_ins.run("torchrun", "--nproc", "4", GPUS="4", **known).returncode == 3
+    (call,) = stand_ins.calls("gpucheck")
     assert call[call.index("--expect-gpus") + 1] == "4"
     assert call[-4:] == ["--rdzv-endpoint", "n1:29500", "--nproc", "4"]
     understood(call)
     for missing in known:
-        done = bench.run("torchrun", **{name: value for name, value in known.items() if name != missing})
+        done = stand_ins.run("torchrun", **{name: value for name, value in known.items() if name != missing})
         assert done.returncode not in (0, 3) and missing in done.stderr
-    assert len(bench.calls("gpucheck")) == 1
+    assert len(stand_ins.calls("gpucheck")) == 1
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
 @pytest.mark.parametrize(
     ("code", "said"), [(0, REPORT.replace("FAIL", "PASS")), (1, REPORT), (3, "gpucheck: no GPU\n")]
 )
-def test_the_pod_ends_as_the_run_does_and_leaves_its_head(bench: Bench, name: str, code: int, said: str) -> None:
-    bench.stand_in("python3", f"print({said!r}, end='')\nsys.exit({code})")
+def test_the_pod_ends_as_the_run_does_and_leaves_its_head(stand_ins: StandIns, name: str, code: int, said: str) -> None:
+    stand_ins.stand_in("python3", f"print({said!r}, end='')\nsys.exit({code})")
     (gate,) = [container for container in containers(name) if container["name"] == "gate"]
-    (bench.folder / "scratch").mkdir()
-    script = gate["command"][2].replace("/scratch", str(bench.folder / "scratch"))
-    script = script.replace("/dev/termination-log", str(bench.folder / "message"))
+    (stand_ins.folder / "scratch").mkdir()
+    script = gate["command"][2].replace("/scratch", str(stand_ins.folder / "scratch"))
+    script = script.replace("/dev/termination-log", str(stand_ins.folder / "message"))
     done = subprocess.run(
         ["/bin/sh", "-c", script, *gate["command"][3:], *gate["args"]],
-        env={"PATH": f"{bench.folder / 'bin'}:/usr/bin:/bin"},
+        env={"PATH": f"{stand_ins.folder / 'bin'}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == code, done.stderr
     assert done.stdout == said
-    head = Path(bench.folder, "message").read_text()
+    head = Path(stand_ins.folder, "message").read_text()
     assert head == said.replace("ok  matmul/dense  0.1 s\n", "") and len(head) <= 2048
-    (call,) = bench.calls("python3")
-    assert call[0] == "/carried/gpucheck.pyz" and call[-2:] == ["--out", f"{bench.folder}/scratch/run"]
+    (call,) = stand_ins.calls("python3")
+    assert call[0] == "/carried/gpucheck.pyz" and call[-2:] == ["--out", f"{stand_ins.folder}/scratch/run"]
     understood(call[1:])

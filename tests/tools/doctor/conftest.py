@@ -99,7 +99,7 @@ def _tree(items: Sequence[tuple[list[str], str]]) -> str:
     return text
 
 
-class Bench:
+class FakeMachine:
     """A stand-in machine: files in a folder, and a nvidia-smi that answers as told."""
 
     def __init__(self, folder: Path) -> None:
@@ -159,9 +159,9 @@ def _roomy(_: str) -> os.statvfs_result:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def fake(tmp_path: Path) -> FakeMachine:
     """A healthy machine without a GPU."""
-    return Bench(tmp_path / "machine")
+    return FakeMachine(tmp_path / "machine")
 
 
 Only = Callable[..., Line]

@@ -17,7 +17,7 @@ from gpucheck.tools.doctor.perform import try_all
 from tests.processes import naming, wait_until
 
 if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import Bench, Only
+    from tests.tools.doctor.conftest import FakeMachine, Only
 
 H200 = {
     "name": "NVIDIA H200",
@@ -127,25 +127,25 @@ def test_cuda_that_does_not_show_what_it_should(only: Only, change: dict[str, An
     assert line.status is Status.FAIL and value in line.value
 
 
-def test_a_torch_that_does_not_load(bench: Bench, tmp_path: Path) -> None:
+def test_a_torch_that_does_not_load(fake: FakeMachine, tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open')")
-    bench.environ["PYTHONPATH"] = str(tmp_path)
-    (line,) = device_lines.lines(device_lines.ask(bench.machine), 0, 60)
+    fake.environ["PYTHONPATH"] = str(tmp_path)
+    (line,) = device_lines.lines(device_lines.ask(fake.machine), 0, 60)
     assert line.status is Status.FAIL and "installation" in line.advice
     assert line.value == "the process that loads torch ended with exit code 1: OSError: libcudart.so.13: cannot open"
 
 
 @pytest.fixture
-def real(bench: Bench) -> Bench:
+def real(fake: FakeMachine) -> FakeMachine:
     """A machine with this Python's torch."""
     pytest.importorskip("torch")
-    bench.environ["PYTHONPATH"] = ":".join(path for path in sys.path if path)
-    bench.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return bench
+    fake.environ["PYTHONPATH"] = ":".join(path for path in sys.path if path)
+    fake.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return fake
 
 
-def test_the_real_thing_on_the_cpu(real: Bench, only: Only) -> None:
+def test_the_real_thing_on_the_cpu(real: FakeMachine, only: Only) -> None:
     lines = device_lines.look(real.machine)
     assert [(line.fact, line.subject, line.status) for line in lines] == [
         ("count", "", Status.WARN),
@@ -169,7 +169,7 @@ def test_a_machine_on_which_everything_hangs_has_an_end(monkeypatch: pytest.Monk
     assert all(line.status is Status.FAIL and "hung: no answer within 0.2 s" in line.value for line in lines)
 
 
-def test_nothing_outlives_doctor(real: Bench, tmp_path: Path) -> None:
+def test_nothing_outlives_doctor(real: FakeMachine, tmp_path: Path) -> None:
     script = (
         "from gpucheck.tools.doctor import device_lines as devices, machine; import os\n"
         "devices.ask(machine.Machine(environ=os.environ))"
@@ -184,10 +184,10 @@ def test_nothing_outlives_doctor(real: Bench, tmp_path: Path) -> None:
         doctor.kill()
 
 
-def test_without_torch_nothing_is_tried(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_nothing_is_tried(fake: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_lines, "folder_of", lambda name: None)
     monkeypatch.setattr(device_lines, "ask", lambda machine: pytest.fail("started a process"))
-    assert device_lines.look(bench.machine) == []
+    assert device_lines.look(fake.machine) == []
 
 
 def test_everything_is_tried_on_each_device_and_pair(monkeypatch: pytest.MonkeyPatch) -> None:

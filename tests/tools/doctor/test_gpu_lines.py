@@ -10,7 +10,7 @@ from gpucheck.tools.doctor import gpu_lines
 from gpucheck.tools.doctor.line import Status
 
 if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import Bench, Only
+    from tests.tools.doctor.conftest import FakeMachine, Only
 
 FACTS = (
     "identity", "answers", "memory", "processes", "clocks", "temperature", "ecc", "repairs", "mig", "compute mode",
@@ -18,16 +18,16 @@ FACTS = (
 )  # fmt: skip
 
 
-def test_a_healthy_node_is_well_in_everything(bench: Bench) -> None:
-    bench.gpus(8)
-    lines = gpu_lines.look(bench.machine)
+def test_a_healthy_node_is_well_in_everything(fake: FakeMachine) -> None:
+    fake.gpus(8)
+    lines = gpu_lines.look(fake.machine)
     assert [(line.fact, line.subject) for line in lines] == [(fact, str(n)) for fact in FACTS for n in range(8)]
     assert {line.status for line in lines} == {Status.OK}
     assert lines[3].value == "NVIDIA H200, GPU-00000003-1111-2222-3333-444444444444, 00000000:03:00.0"
 
 
-def test_no_gpu_no_line(bench: Bench) -> None:
-    assert gpu_lines.look(bench.machine) == []
+def test_no_gpu_no_line(fake: FakeMachine) -> None:
+    assert gpu_lines.look(fake.machine) == []
 
 
 PROCESS = (
@@ -92,10 +92,10 @@ PROCESS = (
     ],
 )
 def test_what_is_not_well_names_the_gpu_and_the_fix(
-    bench: Bench, only: Only, fact: str, changes: dict[str, str], status: Status, value: str, advice: str
+    fake: FakeMachine, only: Only, fact: str, changes: dict[str, str], status: Status, value: str, advice: str
 ) -> None:
-    bench.gpus(4, {2: changes})
-    lines = gpu_lines.look(bench.machine)
+    fake.gpus(4, {2: changes})
+    lines = gpu_lines.look(fake.machine)
     line = only(lines, fact, "2")
     assert line.status is status and value in line.value and advice in line.advice
     others = [line for line in lines if line.subject != "2" or line.fact != fact]

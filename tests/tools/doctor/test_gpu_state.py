@@ -11,7 +11,7 @@ from gpucheck.host.nvidia_smi import Answer
 from tests.tools.doctor.conftest import HEALTHY, OLD, report
 
 if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import Bench
+    from tests.tools.doctor.conftest import FakeMachine
 
 
 def one(changes: dict[str, str], base: dict[str, str] = HEALTHY):  # type: ignore[no-untyped-def]
@@ -78,12 +78,12 @@ def test_a_report_that_breaks_off_is_not_readable() -> None:
         assert not found.readable and found.gpus == ()
 
 
-def test_a_tool_that_hangs_is_left_at_its_limit(bench: Bench) -> None:
-    bench.nvidia_smi(report(1), seconds=600)
-    assert snapshot(bench.environ, limit=0.3).answer.reply is Reply.SILENT
+def test_a_tool_that_hangs_is_left_at_its_limit(fake: FakeMachine) -> None:
+    fake.nvidia_smi(report(1), seconds=600)
+    assert snapshot(fake.environ, limit=0.3).answer.reply is Reply.SILENT
 
 
-def test_a_tool_that_refuses_and_one_that_is_not_there(bench: Bench) -> None:
-    assert snapshot(bench.environ).answer.reply is Reply.ABSENT
-    bench.nvidia_smi("no driver\n", code=9)
-    assert snapshot(bench.environ).answer == Answer(Reply.REFUSED, "no driver", 9)
+def test_a_tool_that_refuses_and_one_that_is_not_there(fake: FakeMachine) -> None:
+    assert snapshot(fake.environ).answer.reply is Reply.ABSENT
+    fake.nvidia_smi("no driver\n", code=9)
+    assert snapshot(fake.environ).answer == Answer(Reply.REFUSED, "no driver", 9)

@@ -11,7 +11,7 @@ from gpucheck.tools.doctor import kernel_log_lines
 from gpucheck.tools.doctor.line import Status
 
 if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import Bench
+    from tests.tools.doctor.conftest import FakeMachine
 
 LOG = """\
 6,1,0,-;Linux version 6.18
@@ -23,9 +23,9 @@ LOG = """\
 """
 
 
-def test_errors_are_grouped_by_gpu_and_number(bench: Bench) -> None:
-    bench.write("dev/kmsg", LOG)
-    software, hardware, unknown = kernel_log_lines.look(bench.machine)
+def test_errors_are_grouped_by_gpu_and_number(fake: FakeMachine) -> None:
+    fake.write("dev/kmsg", LOG)
+    software, hardware, unknown = kernel_log_lines.look(fake.machine)
     assert software.status is Status.WARN and software.subject == "31-0000:03:00"
     assert software.value.startswith("2 x Xid 31 on 0000:03:00: a kernel accessed memory")
     assert software.value.endswith("MMU Fault: the last")
@@ -33,20 +33,20 @@ def test_errors_are_grouped_by_gpu_and_number(bench: Bench) -> None:
     assert unknown.status is Status.WARN and "list of Xid errors" in unknown.value
 
 
-def test_a_clean_log_is_well(bench: Bench) -> None:
-    bench.write("dev/kmsg", "6,1,0,-;Linux version 6.18\n")
-    (line,) = kernel_log_lines.look(bench.machine)
+def test_a_clean_log_is_well(fake: FakeMachine) -> None:
+    fake.write("dev/kmsg", "6,1,0,-;Linux version 6.18\n")
+    (line,) = kernel_log_lines.look(fake.machine)
     assert line.status is Status.OK
 
 
-def test_a_log_that_cannot_be_read_matters_where_there_are_gpus(bench: Bench) -> None:
-    assert kernel_log_lines.look(bench.machine) == []
-    bench.gpus(1)
-    (line,) = kernel_log_lines.look(bench.machine)
+def test_a_log_that_cannot_be_read_matters_where_there_are_gpus(fake: FakeMachine) -> None:
+    assert kernel_log_lines.look(fake.machine) == []
+    fake.gpus(1)
+    (line,) = kernel_log_lines.look(fake.machine)
     assert line.status is Status.WARN and not line.looked and "dmesg" in line.advice
 
 
-def test_a_log_longer_than_the_limit_is_read_up_to_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_longer_than_the_limit_is_read_up_to_it(fake: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xid, "LARGEST", 1)
-    found = xid.xids(bench.write("dev/kmsg", "x\n" * (1 << 17) + LOG))
+    found = xid.xids(fake.write("dev/kmsg", "x\n" * (1 << 17) + LOG))
     assert found == []

@@ -75,9 +75,9 @@ def test_library_tensors_reach_the_kernel_as_torch_tensors(seen: list[Any]) -> N
 
 
 def test_stores_past_the_end_reach_the_neighbouring_memory() -> None:
-    arena = torch.zeros(8)
-    fill_kernel[(1,)](arena[2:4], 1.0, 4)
-    assert arena.tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    whole = torch.zeros(8)
+    fill_kernel[(1,)](whole[2:4], 1.0, 4)
+    assert whole.tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
 
 
 def test_specialised_kernel_binds_constants_and_tuples_and_keeps_its_name(seen: list[Any]) -> None:

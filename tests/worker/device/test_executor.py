@@ -20,7 +20,7 @@ from gpucheck.verify import digest
 from gpucheck.worker.device import executor as executing
 from gpucheck.worker.device import stream_stress
 from gpucheck.worker.device.executor import CaseExecutor, Library, kernel_cache
-from gpucheck.worker.device.guarded_memory import Arena
+from gpucheck.worker.device.guarded_memory import GuardedMemory
 from gpucheck.worker.device.launch_observer import Observer
 from gpucheck.worker.device.placements import BINDINGS
 from gpucheck.worker.launch_journal import Journal, read
@@ -472,7 +472,7 @@ def test_a_kernel_that_does_not_wait_reads_nan(
     _, (outputs,) = executor.one_pass(check, CASE, {"x": RIGHT}, reply, 0xFF, Conditions("cpu", late=True))
     assert check.launches == 2, "one rehearsal, so that nothing is left to compile"
     assert torch.equal(outputs["y"], RIGHT) if waits else bool(outputs["y"].isnan().all())
-    assert reply.guards == [] and len(executor.arena) == 3, "x, and y of both launches, stay watched"
+    assert reply.guards == [] and len(executor.memory) == 3, "x, and y of both launches, stay watched"
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -567,20 +567,20 @@ def threads_end() -> Iterator[None]:
 
 
 def test_memory_of_the_second_launch_is_filled_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    arena = Arena(torch.device("cpu"))
-    arena.reset(0xFF)
+    memory = GuardedMemory(torch.device("cpu"))
+    memory.reset(0xFF)
     forms = [((4,), (1,), torch.float32), ((2, 2), (2, 1), torch.int32), ((4,), (1,), torch.float32)]
-    first = [arena.empty(*form) for form in forms]
-    arena.reserve()
+    first = [memory.empty(*form) for form in forms]
+    memory.reserve()
     monkeypatch.setattr(torch, "full", None)  # no further filling
-    again = [arena.empty(*form) for form in (forms[1], forms[0], forms[2])]
+    again = [memory.empty(*form) for form in (forms[1], forms[0], forms[2])]
     assert len({tensor.data_ptr() for tensor in (*first, *again)}) == 6
     assert all(bool((tensor.view(torch.int32) == -1).all()) for tensor in again)
     monkeypatch.undo()
-    assert arena.empty(*forms[0]).shape == (4,), "a form that was not rehearsed is made on the spot"
-    arena.reserve()
-    arena.reset(0x00)
-    assert bool((arena.empty(*forms[0]) == 0).all()), "a reset forgets what is reserved"
+    assert memory.empty(*forms[0]).shape == (4,), "a form that was not rehearsed is made on the spot"
+    memory.reserve()
+    memory.reset(0x00)
+    assert bool((memory.empty(*forms[0]) == 0).all()), "a reset forgets what is reserved"
 
 
 class Watch:

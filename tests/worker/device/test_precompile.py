@@ -36,7 +36,7 @@ from gpucheck.worker.protocol import Ahead
 cuda_driver.gpu = lambda number: cuda_driver.Gpu("H", (9, 0), 132, 227 << 10)
 compiled = []
 launch = precompile._launch
-precompile._launch = lambda case, bench: compiled.append(case.row) or launch(case, bench)
+precompile._launch = lambda case, runtime: compiled.append(case.row) or launch(case, runtime)
 cases = [checks.load(check).spec.case(params, "normal", 0) for check, params in (
     ("matmul", {"m": 4, "n": 8, "k": 32}),  # there is no library here
     ("softmax", {"m": 4, "n": 64}),

@@ -13,7 +13,7 @@ import torch
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.worker.device import single_calls
-from gpucheck.worker.device.guarded_memory import Arena
+from gpucheck.worker.device.guarded_memory import GuardedMemory
 from gpucheck.worker.device.launch_modes import Launches
 from gpucheck.worker.device.launch_observer import Observer
 from gpucheck.worker.protocol import IDLE, RUN, Call, Reply, Request
@@ -68,7 +68,7 @@ def ask(tmp_path: Path, log: list[str], made: Twice) -> Ask:
     """Asks a process for a call; its first one makes the candidate."""
     executor: Any = SimpleNamespace(
         device=CPU,
-        arena=Arena(CPU),
+        memory=GuardedMemory(CPU),
         observer=Observer(),
         device_name="cpu",
         synchronize=lambda: None,

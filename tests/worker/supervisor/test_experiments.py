@@ -26,7 +26,7 @@ RIGHT = {"outcome": Outcome.PASS, "mismatches": [], "digests": {"y": "right"}}
 WRONG = {"outcome": Outcome.MISMATCH, "mismatches": [make_mismatch()], "digests": {"y": "bad"}, "inputs": "i"}
 
 
-class Bench:
+class FakeRank:
     """A runner, a writer and a node that take down what they are asked for."""
 
     def __init__(self, *, quiet: bool = True) -> None:
@@ -121,10 +121,10 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "finished", lambda files, attempt: attempt)
 
 
-def work(bench: Bench, plan: Plan, failed: Sequence[Record]) -> list[str]:
-    runner: Any = bench
+def work(fake: FakeRank, plan: Plan, failed: Sequence[Record]) -> list[str]:
+    runner: Any = fake
     Experiments(plan, runner, runner, failed).work()
-    return bench.names
+    return fake.names
 
 
 @pytest.fixture
@@ -149,49 +149,49 @@ SWAPPED = ["other rank", "other device"]
 
 
 def test_what_is_wrong_every_time_is_tried_once_under_each_condition(plan: Plan, wrong: Any) -> None:
-    bench = Bench()
+    fake = FakeRank()
     plan = replace(
         plan, steps=tuple(replace(step, case=replace(step.case, row=str(n))) for n, step in enumerate(plan.steps))
     )
-    tried = work(bench, plan, [wrong(2), wrong(0)])
+    tried = work(fake, plan, [wrong(2), wrong(0)])
     assert tried == [*ALONE * 2, *["other rank"] * 2, *["other device"] * 2, "alone", "alone"]
-    assert [number for number, *_ in bench.ran][::REPEATS][:2] == [0, 2], "no case waits for all the answers to another"
-    assert bench.events[:3] == ["retire", "begin 0 repeat", "result repeat"], "each has a process of its own"
-    assert bench.events[-1] == "leave"
-    first_alone = bench.events.index("alone")
-    assert bench.events[first_alone - 1] == "retire", "an idle process is no company"
+    assert [number for number, *_ in fake.ran][::REPEATS][:2] == [0, 2], "no case waits for all the answers to another"
+    assert fake.events[:3] == ["retire", "begin 0 repeat", "result repeat"], "each has a process of its own"
+    assert fake.events[-1] == "leave"
+    first_alone = fake.events.index("alone")
+    assert fake.events[first_alone - 1] == "retire", "an idle process is no company"
 
 
 def test_a_condition_that_helps_is_tried_until_it_is_no_luck_and_held_against_one_more_repeat(
     plan: Plan, wrong: Any
 ) -> None:
-    bench = Bench()
-    bench.answers = {"other rank": RIGHT}
-    assert work(bench, plan, [wrong()]) == [*ALONE, *["other rank"] * 8, "repeat", "other device", "alone"]
-    bench = Bench()
-    bench.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
-    assert work(bench, plan, [wrong()]) == [*ALONE, *["other rank"] * 3, "other device", "alone"], "it was luck"
+    fake = FakeRank()
+    fake.answers = {"other rank": RIGHT}
+    assert work(fake, plan, [wrong()]) == [*ALONE, *["other rank"] * 8, "repeat", "other device", "alone"]
+    fake = FakeRank()
+    fake.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+    assert work(fake, plan, [wrong()]) == [*ALONE, *["other rank"] * 3, "other device", "alone"], "it was luck"
 
 
 def test_all_processes_that_are_compared_make_as_many_calls(plan: Plan, wrong: Any) -> None:
-    bench = Bench()
-    work(bench, plan, [wrong()])
-    often = [words for _, _, words in bench.ran]
+    fake = FakeRank()
+    work(fake, plan, [wrong()])
+    often = [words for _, _, words in fake.ran]
     assert often[0] == "x8", "the first shows how calls differ"
     assert {words.split(", ")[-1] for words in often[1:]} == {"x4"}
-    bench = Bench()
-    bench.answers = {"repeat": {"outcome": Outcome.CRASH, "mismatches": []}, "alone": RIGHT}
-    work(bench, plan, [replace(wrong(mismatches=[]), outcome=Outcome.CRASH)])
-    assert {words.split(", ")[-1] for _, _, words in bench.ran} == {"x8"}, "nobody knows which call it was"
+    fake = FakeRank()
+    fake.answers = {"repeat": {"outcome": Outcome.CRASH, "mismatches": []}, "alone": RIGHT}
+    work(fake, plan, [replace(wrong(mismatches=[]), outcome=Outcome.CRASH)])
+    assert {words.split(", ")[-1] for _, _, words in fake.ran} == {"x8"}, "nobody knows which call it was"
 
 
 def test_ranks_swap_with_those_that_got_the_case_right(plan: Plan, wrong: Any) -> None:
     def lenders(clean: set[int]) -> list[int | None]:
-        bench = Bench()
-        bench.local_ranks, bench.local_rank, bench.clean = 4, 2, clean
-        bench.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
-        work(bench, plan, [wrong()])
-        return [partner for name, partner in zip(bench.names, bench.partners, strict=True) if name == "other rank"]
+        fake = FakeRank()
+        fake.local_ranks, fake.local_rank, fake.clean = 4, 2, clean
+        fake.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+        work(fake, plan, [wrong()])
+        return [partner for name, partner in zip(fake.names, fake.partners, strict=True) if name == "other rank"]
 
     assert lenders({0}) == [0, 0, 0] and lenders({1, 3}) == [3, 1, 3]
     assert lenders(set()) == [3, 0, 1], "where none is right, all others"
@@ -200,21 +200,21 @@ def test_ranks_swap_with_those_that_got_the_case_right(plan: Plan, wrong: Any) -
 def test_what_fails_on_every_rank_alike_is_repeated_until_a_fault_of_most_processes_is_ruled_out(
     plan: Plan, wrong: Any
 ) -> None:
-    bench = Bench()
-    bench.same = True
-    names = work(bench, plan, [wrong()])
+    fake = FakeRank()
+    fake.same = True
+    names = work(fake, plan, [wrong()])
     assert names.count("repeat") == 44, "2 ranks: 90 processes with the two that failed"
-    assert Counter(map(str, bench.known))["{'y': 'bad'}"] == 44 - REPEATS, "one call is enough for more of the same"
-    bench = Bench()
-    bench.same, bench.answers = True, {"repeat": lambda count: RIGHT if count == REPEATS + 2 else WRONG}
-    assert work(bench, plan, [wrong()]).count("repeat") == REPEATS + 2, "each process decides: more tell no more"
-    bench = Bench()
-    bench.same, bench.answers = True, {"other rank": RIGHT}
-    assert work(bench, plan, [wrong()]).count("repeat") == REPEATS + 1, "something helps"
+    assert Counter(map(str, fake.known))["{'y': 'bad'}"] == 44 - REPEATS, "one call is enough for more of the same"
+    fake = FakeRank()
+    fake.same, fake.answers = True, {"repeat": lambda count: RIGHT if count == REPEATS + 2 else WRONG}
+    assert work(fake, plan, [wrong()]).count("repeat") == REPEATS + 2, "each process decides: more tell no more"
+    fake = FakeRank()
+    fake.same, fake.answers = True, {"other rank": RIGHT}
+    assert work(fake, plan, [wrong()]).count("repeat") == REPEATS + 1, "something helps"
 
 
 def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(plan: Plan, wrong: Any) -> None:
-    first, second, seldom = Bench(), Bench(), Bench()
+    first, second, seldom = FakeRank(), FakeRank(), FakeRank()
     second.taken = seldom.taken = first.taken
     first.taken.add("other-device")  # by a third one
     assert work(first, plan, [wrong()]) == [*ALONE, "other rank", "alone"]
@@ -224,69 +224,69 @@ def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(plan: Plan, wr
 
 
 def test_ranks_with_bits_of_their_own_make_all_of_them(plan: Plan, wrong: Any) -> None:
-    bench = Bench()
-    bench.taken = {"other-rank", "other-device", "alone"}
-    bench.answers = dict.fromkeys(["repeat", *SWAPPED, "alone"], {"digests": {}})
-    assert work(bench, plan, [wrong(digests={})]) == [*ALONE, *SWAPPED, "alone"], "what left no outputs is like nothing"
+    fake = FakeRank()
+    fake.taken = {"other-rank", "other-device", "alone"}
+    fake.answers = dict.fromkeys(["repeat", *SWAPPED, "alone"], {"digests": {}})
+    assert work(fake, plan, [wrong(digests={})]) == [*ALONE, *SWAPPED, "alone"], "what left no outputs is like nothing"
 
 
 def test_no_failure_no_experiment(plan: Plan) -> None:
-    bench = Bench()
-    assert work(bench, plan, []) == [] and bench.events[-1] == "leave"
+    fake = FakeRank()
+    assert work(fake, plan, []) == [] and fake.events[-1] == "leave"
 
 
 def test_ranks_that_never_rest_are_not_waited_for_longer_than_granted(plan: Plan, wrong: Any) -> None:
-    assert "alone" not in work(Bench(quiet=False), plan, [wrong()])
+    assert "alone" not in work(FakeRank(quiet=False), plan, [wrong()])
 
 
 class TestHistory:
     EARLIER = (5, 4, 3, 2, 1)  # steps, in the order in which they ran
 
-    def history(self, bench: Bench, plan: Plan, record: Record) -> list[tuple[int, ...]]:
+    def history(self, fake: FakeRank, plan: Plan, record: Record) -> list[tuple[int, ...]]:
         """The other steps before the case in each process."""
         made: list[tuple[int, ...]] = []
-        spoilt = bench.spoilt
-        bench.earlier, bench.answers["repeat"] = self.EARLIER, RIGHT
+        spoilt = fake.spoilt
+        fake.earlier, fake.answers["repeat"] = self.EARLIER, RIGHT
 
         def note(after: tuple[int, ...]) -> bool:
             made.append(after)
             return spoilt(after)
 
-        bench.spoilt = note
-        assert set(work(bench, replace(plan, steps=plan.steps * 2), [record])) <= {"repeat", "history"}
+        fake.spoilt = note
+        assert set(work(fake, replace(plan, steps=plan.steps * 2), [record])) <= {"repeat", "history"}
         return made
 
     def test_the_case_that_spoils_it_is_found_by_halves(self, plan: Plan, wrong: Any) -> None:
-        bench = Bench()
-        bench.spoilt = lambda after: 4 in after
-        made = self.history(bench, plan, wrong())
+        fake = FakeRank()
+        fake.spoilt = lambda after: 4 in after
+        made = self.history(fake, plan, wrong())
         assert made[0] == self.EARLIER and made[-1] == (4,)
         assert made.count((4,)) == SPOILING and len(made) == SPOILING + 3
 
     def test_calls_that_add_up_are_told_from_one_case(self, plan: Plan, wrong: Any) -> None:
-        bench = Bench()
-        bench.spoilt = lambda after: len(after) >= 3
-        made = self.history(bench, plan, wrong())
+        fake = FakeRank()
+        fake.spoilt = lambda after: len(after) >= 3
+        made = self.history(fake, plan, wrong())
         assert made[-1] == (3, 2, 1) and made.count((3, 2, 1)) == SPOILING
 
     def test_what_does_not_come_again_is_tried_once_with_all_of_them(self, plan: Plan, wrong: Any) -> None:
-        assert self.history(Bench(), plan, wrong()) == [self.EARLIER]
+        assert self.history(FakeRank(), plan, wrong()) == [self.EARLIER]
 
     def test_a_case_that_fails_alone_needs_no_history(self, plan: Plan, wrong: Any) -> None:
-        bench = Bench()
-        bench.earlier = self.EARLIER
-        assert "history" not in work(bench, plan, [wrong()])
+        fake = FakeRank()
+        fake.earlier = self.EARLIER
+        assert "history" not in work(fake, plan, [wrong()])
 
 
 @pytest.mark.parametrize(("seconds", "made"), [(0.0, 0), (25.0, 3)])
 def test_the_time_granted_bounds_the_experiments(
     synthetic: Synthetic, plan: Plan, monkeypatch: pytest.MonkeyPatch, seconds: float, made: int
 ) -> None:
-    bench = Bench()
-    bench.seconds = 10.0
-    monkeypatch.setattr("gpucheck.worker.supervisor.experiments.time", SimpleNamespace(monotonic=lambda: bench.now))
+    fake = FakeRank()
+    fake.seconds = 10.0
+    monkeypatch.setattr("gpucheck.worker.supervisor.experiments.time", SimpleNamespace(monotonic=lambda: fake.now))
     failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in range(3)]
-    assert len(work(bench, replace(plan, experiments=seconds), failed)) == made
+    assert len(work(fake, replace(plan, experiments=seconds), failed)) == made
 
 
 def test_one_case_stands_for_those_of_its_row_that_fail_alike(synthetic: Synthetic) -> None:
@@ -319,24 +319,24 @@ def test_many_failing_rows_are_bounded(synthetic: Synthetic) -> None:
 @pytest.mark.parametrize(("bad", "asked"), [([3], "x10"), ([1, 2, 3, 5, 6], "x8")])
 def test_what_fails_in_some_calls_only_gets_more_of_them(plan: Plan, wrong: Any, bad: list[int], asked: str) -> None:
     """So many that a failure of the rate seen so far shows in nine of ten processes."""
-    bench = Bench()
+    fake = FakeRank()
     calls = ["b" if call in bad else "a" for call in range(8)]
-    bench.answers = {"repeat": lambda count: {**WRONG, "calls": calls[count % 8 :] + ["a"], "bad_calls": bad}}
-    work(bench, plan, [wrong()])
-    assert [words for _, name, words in bench.ran if name == "repeat"][:3] == ["x8", asked, asked]
+    fake.answers = {"repeat": lambda count: {**WRONG, "calls": calls[count % 8 :] + ["a"], "bad_calls": bad}}
+    work(fake, plan, [wrong()])
+    assert [words for _, name, words in fake.ran if name == "repeat"][:3] == ["x8", asked, asked]
 
 
 def test_what_did_not_come_again_is_tried_no_further(plan: Plan, wrong: Any) -> None:
-    bench = Bench()
-    bench.answers = {"repeat": RIGHT}
-    assert work(bench, plan, [wrong()]) == ALONE
+    fake = FakeRank()
+    fake.answers = {"repeat": RIGHT}
+    assert work(fake, plan, [wrong()]) == ALONE
 
 
 def test_what_is_explained_is_tried_no_further(plan: Plan, wrong: Any) -> None:
-    bench = Bench()
+    fake = FakeRank()
     step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
-    bench.answers = {"no group": RIGHT}
-    tried = work(bench, replace(plan, steps=(step,)), [wrong()])
+    fake.answers = {"no group": RIGHT}
+    tried = work(fake, replace(plan, steps=(step,)), [wrong()])
     assert tried == [*ALONE, *["no group"] * 8, "repeat"]
 
 
@@ -345,9 +345,9 @@ def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_i
     group = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
 
     def tried(step: Any, **changes: Any) -> list[str]:
-        bench = Bench()
-        bench.answers = dict.fromkeys(EXPERIMENTS, read)
-        return work(bench, replace(plan, steps=(step,)), [wrong(**read, **changes)])
+        fake = FakeRank()
+        fake.answers = dict.fromkeys(EXPERIMENTS, read)
+        return work(fake, replace(plan, steps=(step,)), [wrong(**read, **changes)])
 
     assert tried(plan.steps[0]) == ["repeat"] * 2, "whether it follows the fill again"
     assert tried(group) == [*ALONE, "no group"]
@@ -356,14 +356,14 @@ def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_i
 
 
 def test_only_what_fails_every_time_can_be_disturbed_by_others(plan: Plan, wrong: Any) -> None:
-    bench = Bench()
-    bench.answers = {"repeat": lambda count: RIGHT if count == 2 else WRONG}
-    assert "alone" not in work(bench, plan, [wrong()])
+    fake = FakeRank()
+    fake.answers = {"repeat": lambda count: RIGHT if count == 2 else WRONG}
+    assert "alone" not in work(fake, plan, [wrong()])
 
 
 def test_what_has_no_place_is_pinned_first_and_once(synthetic: Synthetic, plan: Plan) -> None:
     """Every case, not only one of a row: each may end in another kernel."""
-    bench, gpus = Bench(), replace(plan, device="cuda", case_timeout=60.0)
+    fake, gpus = FakeRank(), replace(plan, device="cuda", case_timeout=60.0)
     row = gpus.steps[0].case.row
     gpus = replace(gpus, steps=tuple(replace(step, case=replace(step.case, row=row)) for step in gpus.steps))
     launched = Underway("k", "m.py:1", 2)
@@ -372,23 +372,23 @@ def test_what_has_no_place_is_pinned_first_and_once(synthetic: Synthetic, plan: 
         synthetic.record(gpus, 1, 1, Outcome.CRASH, sticky=True),
         synthetic.record(gpus, 2, 1, Outcome.CRASH, sticky=True),
     ]
-    work(bench, gpus, failed)
-    assert bench.ran[:3] == [(number, "synchronised", "synchronised") for number in (1, 2, 0)], "hangs cost most"
-    assert bench.deadlines[:3] == [PIN_SECONDS] * 3 and bench.deadlines[3:] == [None] * len(bench.ran[3:])
-    assert len([1 for number, name, _ in bench.ran if (number, name) == (1, "synchronised")]) == 1
+    work(fake, gpus, failed)
+    assert fake.ran[:3] == [(number, "synchronised", "synchronised") for number in (1, 2, 0)], "hangs cost most"
+    assert fake.deadlines[:3] == [PIN_SECONDS] * 3 and fake.deadlines[3:] == [None] * len(fake.ran[3:])
+    assert len([1 for number, name, _ in fake.ran if (number, name) == (1, "synchronised")]) == 1
 
 
 @pytest.mark.parametrize("change", ["cpu", "debug", "host", "no time"])
 def test_what_has_a_place_already_is_not_pinned(synthetic: Synthetic, plan: Plan, change: str) -> None:
-    bench = Bench()
+    fake = FakeRank()
     changes: dict[str, Any] = {"debug": {"debug": True}, "no time": {"experiments": 0.0}, "cpu": {"device": "cpu"}}
     gpus = replace(plan, **{"device": "cuda", **changes.get(change, {})})
     underway = None if change == "host" else Underway("k", "", 1)
-    work(bench, gpus, [synthetic.record(gpus, 0, 1, Outcome.HANG, underway=underway)])
-    assert "synchronised" not in [name for _, name, _ in bench.ran]
+    work(fake, gpus, [synthetic.record(gpus, 0, 1, Outcome.HANG, underway=underway)])
+    assert "synchronised" not in [name for _, name, _ in fake.ran]
 
 
 def test_a_rank_that_is_stuck_tries_nothing(synthetic: Synthetic, plan: Plan) -> None:
-    bench = Bench()
-    bench.stuck = "process 7 did not end"
-    assert work(bench, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == []
+    fake = FakeRank()
+    fake.stuck = "process 7 did not end"
+    assert work(fake, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == []
