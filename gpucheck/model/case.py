@@ -11,9 +11,9 @@ from typing import Any
 Scalar = int | float | bool | str
 
 DATA_KINDS = ("exact", "normal", "wide")
-"""Sums that cannot round; standard normal values; values at the ends of their formats, NaN and Inf among them."""
+"""exact: sums cannot round; normal: standard normal values; wide: the ends of the formats, NaN and Inf."""
 USUAL_DATA = ("exact", "normal")
-"""What a scenario that names no data asks for."""
+"""The data kinds of a scenario that names none."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class CheckSpec:
 
     @property
     def usual_data(self) -> tuple[str, ...]:
-        """The kinds of data that a scenario gets without naming any."""
+        """The data kinds that a scenario gets if it names none."""
         return tuple(kind for kind in self.data_kinds if kind in USUAL_DATA)
 
     def case(self, params: Mapping[str, Scalar], data: str, seed: int) -> Case:

@@ -1,4 +1,4 @@
-"""What a case runs under: how processes hold their GPUs, and what is done to order, threads and caches."""
+"""What a case runs under: placement of its process, and what is changed in order, threads and caches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from gpucheck.model.placement_table import Placement, placement_named
 
 FILLS = (0xFF, 0x00)
-"""Bytes that memory holds before a pass of a case, which has one with each at least: FF 00 00 FF 00 FF FF 00 ..."""
+"""Bytes that memory is filled with before a pass. Each case has at least one pass with each: FF 00 00 FF 00 FF ..."""
 
 PROCESS_GROUPS = ("none", "initialised")
 CONSUMERS = ("waits", "prompt", "delayed")
@@ -23,7 +23,7 @@ C = TypeVar("C")
 
 
 def of_process(default: Any, words: str) -> Any:
-    """A condition that a process has for life: a case under another one needs another process.
+    """A condition that a process keeps for life: a case under another value needs another process.
 
     Args:
         words: how a report names what is unusual; ``{}`` stands for the value.
@@ -32,15 +32,15 @@ def of_process(default: Any, words: str) -> Any:
 
 
 def of_case(default: Any, words: str) -> Any:
-    """A condition that each case of a process has anew; ``words`` as in :func:`of_process`."""
+    """A condition that may change from case to case in one process; ``words`` as in :func:`of_process`."""
     return field(default=default, metadata={OF_PROCESS: False, WORDS: words})
 
 
 def stated(kind: type[C]) -> type[C]:
-    """The same dataclass, whose fields all say what they belong to and how a report names them.
+    """Returns the dataclass, after a check that each field was made by :func:`of_process` or :func:`of_case`.
 
     Raises:
-        TypeError: one does not: processes would be reused under wrong conditions, and reports would not show it.
+        TypeError: one was not: processes would be reused under wrong conditions, and reports would not show it.
     """
     silent = [each.name for each in fields(kind) if not {OF_PROCESS, WORDS} <= each.metadata.keys()]  # type: ignore[arg-type]
     if silent:
@@ -53,8 +53,8 @@ def stated(kind: type[C]) -> type[C]:
 class Conditions:
     """How a case runs; the defaults are how a server runs a kernel.
 
-    A prompt consumer reads outputs right behind a launch that is held back, a delayed one only after a second launch
-    on other data.
+    A prompt consumer reads the outputs at once, while the launch is still held back; a delayed one reads them only
+    after a second launch on other data.
     """
 
     placement: str = of_process("pinned", "{}")  # name of a Placement; "cpu" once bound to a machine without GPUs

@@ -17,7 +17,7 @@ STRAGGLER = 1.25
 
 @dataclass(frozen=True)
 class ExpectedFailure:
-    """What a scenario says must go wrong; a case that passes all the same fails the run."""
+    """The failure that a scenario expects of a case; if the case passes, the run fails."""
 
     cause: str = ""  # "" takes any
     ranks: str = "all"  # one of EXPECTED_RANKS; "others": every rank but the first of each node, which must be clean
@@ -33,13 +33,13 @@ class Step:
 
     case: Case
     conditions: Conditions = Conditions()
-    optional: bool = False  # library or machine may lack what it needs without making the run inconclusive
+    optional: bool = False  # if library or machine lack what it needs, the run is still conclusive
     expect: ExpectedFailure | None = None  # None: it must pass
     inapplicable: str = ""  # why the machine at hand cannot run it; such a step is recorded and never run
 
     @property
     def key(self) -> tuple[Conditions, str]:
-        """What tells steps apart."""
+        """Conditions and case id, unique in a plan."""
         return (self.conditions, self.case.id)
 
     @property
@@ -79,9 +79,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Replay:
-    """Makes a plan the repetition of one step of another run, by the ranks of one of its nodes, for a close look."""
+    """Says that a plan repeats one step of another run, on the ranks of one of its nodes, for a closer look."""
 
-    rank: int  # of that run, looked at closely
+    rank: int  # of that run: the one to look at
     save: bool  # its tensors and the calls it makes are kept
 
 
@@ -109,7 +109,7 @@ NO_LIBRARY: PlannedLibrary = {
     "generation": "",
     "patches": [],
 }
-"""What a plan says of the library where no case needs one, so that none is looked up."""
+"""The library of a plan in which no case needs one; then none is looked up."""
 
 
 class Environment(TypedDict, total=False):
@@ -138,15 +138,15 @@ class Plan:
     experiments: float  # s each rank may spend on trying failed cases under other conditions
     library: PlannedLibrary  # the copy under test, or NO_LIBRARY
     environment: Environment
-    command: list[str]  # what makes this run again, without --case
+    command: list[str]  # the command that repeats this run, without --case
     steps: tuple[Step, ...]
     check_sources: tuple[CheckSource, ...] = ()  # of checks that are not gpucheck's own
-    bench: bool = False  # speed is measured at length, and beside plain torch and the GPUs' ceilings
-    straggler: float = STRAGGLER  # so many times as slow as the median of its peers is worth a warning
-    compile_ahead: bool = False  # idle processors compile what the ranks will launch, where these run on GPUs
-    isolate: str = "rank"  # one of ISOLATION: what has a process of its own, each rank or each case on each rank
-    debug: bool = False  # launches are waited for, and assertions inside of kernels are compiled in
-    duration: float = 0.0  # s that ranks go through the steps again and again; 0: once
+    bench: bool = False  # speed is also measured against plain torch and the GPU's ceilings
+    straggler: float = STRAGGLER  # a rank this many times slower than the median of its peers gets a warning
+    compile_ahead: bool = False  # on GPUs: idle processors compile kernels before the ranks launch them
+    isolate: str = "rank"  # one of ISOLATION: one process for each rank, or for each case on each rank
+    debug: bool = False  # every launch is waited for, and assertions inside kernels are compiled
+    duration: float = 0.0  # s for which ranks repeat the steps; 0: once
     replay: Replay | None = None
 
     @property
@@ -160,13 +160,13 @@ class Plan:
 
     @property
     def candidates(self) -> frozenset[str]:
-        """The checks whose code under test was handed in to be judged."""
+        """Names of the checks made of ``--problem`` and ``--candidate``."""
         problems = [source for source in self.check_sources if source.kind is SourceKind.PROBLEM]
         return frozenset(name for source in problems for name in source.checks)
 
     @property
     def must_fail(self) -> frozenset[int]:
-        """The steps of which the scenario, or the canary, expects a failure."""
+        """Numbers of the steps that must fail: by the scenario, or as the canary."""
         return frozenset(number for number, step in enumerate(self.steps) if step.expect is not None)
 
     def local_rank(self, rank: int) -> int:

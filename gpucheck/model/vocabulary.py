@@ -1,4 +1,4 @@
-"""The closed vocabularies of records: the words that one part of gpucheck writes and others act on."""
+"""The closed vocabularies of records: words that one part of gpucheck writes and other parts act on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 
 class Vocabulary(str, Enum):
-    """Words that are known by a member each, and written as plain strings.
+    """An enum whose members are written as plain strings, and which accepts unknown words.
 
-    A word that is none of them stays as it was written, so that records of another version can be read, and checks of
-    users can name something of their own; nothing acts on such a word.
+    An unknown word is kept as it was written and nothing acts on it: so records of another version can be read, and
+    checks of users can report kinds of their own.
     """
 
     @classmethod
@@ -29,23 +29,23 @@ class Vocabulary(str, Enum):
     def __str__(self) -> str:
         return str(self.value)
 
-    def __format__(self, spec: str) -> str:  # which is not the same in all versions of Python
+    def __format__(self, spec: str) -> str:  # Python versions differ in it
         return format(str(self.value), spec)
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # as little
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # and in this
         return type(self), (self.value,)
 
 
 class ViolationKind(Vocabulary):
-    """What is wrong beside the numbers."""
+    """What is wrong, other than the numbers."""
 
     GUARD = "guard"  # memory around a tensor was written to
-    PASSES_DIFFER = "passes differ"  # outputs change with what memory held that is no part of the inputs
+    PASSES_DIFFER = "passes differ"  # outputs depend on memory that is not part of the inputs
     REPEATS_DIFFER = "repeats differ"  # equal inputs in equal memory gave other bits
-    TUNING_DIFFERS = "tuning differs"  # a call that an autotuner used gave other bits than those after it
+    TUNING_DIFFERS = "tuning differs"  # the call that the autotuner measured gave other bits than later calls
     FALLBACK = "fallback"  # no kernel under test was launched
     LAUNCHES = "launches"  # fewer kernels under test were launched than the calls need
-    CONFIGURATION = "configuration"  # a kernel was launched in another one than the case asks for
+    CONFIGURATION = "configuration"  # a kernel was launched in another configuration than the case asks for
     DEVICE = "device"  # a kernel was launched on another GPU than the one of its tensors
     INPUTS = "inputs"  # a call changed what it was given
     ALIAS = "alias"  # an output shares the memory of an input
@@ -54,9 +54,9 @@ class ViolationKind(Vocabulary):
     OUTPUT = "output"  # an output is missing, or has another shape, dtype, device or place than asked for
     LAYOUT = "layout"  # an output has gaps, or its elements share memory
     NO_REFERENCE = "no reference"  # the check names no output to judge
-    CACHED = "cached"  # a candidate's answer is kept from an earlier call; this and what follows show in further calls
-    CALLS_DIFFER = "calls differ"  # one of them got a wrong answer, though that to the case is right
-    ORDER = "order"  # the answer is right only where the GPU is waited for
+    CACHED = "cached"  # a candidate's answer is kept from an earlier call; this and the next ones show in further calls
+    CALLS_DIFFER = "calls differ"  # a further call got a wrong answer, though the answer to the case is right
+    ORDER = "order"  # the answer is right only if the caller waits for the GPU
     IDLE = "idle"  # the answer stays right when the candidate's kernels do nothing, or something else
     PROCESS = "process"  # the process ends, or does not return, when the candidate's kernels do nothing
 
