@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 OPERANDS = ("bf16", "fp16", "fp32")
-"""What kernels of our own take."""
+"""Dtypes that kernels of our own take."""
 
 
 class Runtime(Protocol):
-    """What a check may use on the device under test. Whoever runs checks gives them one, and types hold it to this."""
+    """What a check may use on the device under test. What runs checks implements it; static types hold it to this."""
 
     @property
     def device(self) -> torch.device: ...
@@ -57,7 +57,7 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a call may do beside returning new, dense memory, since what it is held against does so too."""
+    """Side effects that are no violation, since the reference has them too."""
 
     writes: frozenset[str] = frozenset()  # names of the inputs, or of parts of what was prepared, that it changes
     shares: frozenset[str] = frozenset()  # outputs that lie in memory of those, or in what an earlier call returned
@@ -65,13 +65,13 @@ class Allowed:
 
 
 ANY_KERNEL = "any Triton kernel"
-"""What :meth:`Check.kernels` says where a launch of whatever kernel is enough."""
+"""Returned by :meth:`Check.kernels` where the launch of any Triton kernel is enough."""
 OUTPUTS = "outputs"
 """Attribute of an error with the outputs that were there before it."""
 
 
 def leave_outputs(error: Exception, make: Callable[[], dict[str, Tensor]]) -> None:
-    """Lets an error out of a launch carry what was computed before it, where the device still gives that away."""
+    """Attaches the outputs that were computed before an error to it, if the device can still be read."""
     with suppress(Exception):
         setattr(error, OUTPUTS, make())
 
@@ -81,9 +81,9 @@ class Check(ABC):
 
     spec: ClassVar[CheckSpec]
     needs_library: ClassVar[bool] = True
-    """False where no kernel of the library takes part."""
+    """False: the check launches no kernel of the library."""
     usual: ClassVar[tuple[Mapping[str, Scalar], ...]] = ({},)
-    """Parameters of the cases that run where no scenario says which; what is missing takes its default."""
+    """Parameters of the cases that run without a scenario; missing ones take their defaults."""
     late_inputs: ClassVar[tuple[str, ...]]
     """Inputs that the kernel under test reads itself: those that come late where a scenario asks for late inputs."""
 
@@ -104,11 +104,11 @@ class Check(ABC):
         return inputs
 
     def operands(self, case: Case, prepared: Any) -> Any:
-        """What of ``prepared`` a launch may read and not write: every tensor that can be reached from it."""
+        """The part of ``prepared`` that a launch may read but not write, with every tensor reachable from it."""
         return prepared
 
     def allowed(self, case: Case, prepared: Any, inputs: dict[str, Tensor], runtime: Runtime) -> Allowed:
-        """What a launch may do beside answering; asked only where it did something of the kind.
+        """The side effects that a launch may have; asked only if it had some.
 
         Args:
             inputs: on the device, as they were before the launch.
@@ -136,21 +136,21 @@ class Check(ABC):
         return (NeededLaunches(kernels),) if kernels else ()
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
-        """What one call has to do at least; None where nobody has worked it out. ``inputs`` are on the CPU."""
+        """The least work of one call; None: not known. ``inputs`` are on the CPU."""
         return None
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Any] | None:
-        """The same work in plain torch, to be timed and not to judge by; None where there is no such thing worth it.
+        """The same work in plain torch, which is timed and never judged by; None: there is none worth timing.
 
         Args:
-            inputs: on the device under test; what is made of them here and not in the call takes no time.
+            inputs: on the device under test; what is done here, outside of the returned call, is not timed.
         """
         return None
 
     def references_given_outputs(
         self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
     ) -> dict[str, Expected]:
-        """The references where outputs follow from each other, each computed from those of the launch under judgement.
+        """The references of outputs that depend on other outputs, computed from the outputs under judgement.
 
         ``expected`` are those of :meth:`reference`. Outputs may be missing and have any shape and dtype.
         """
@@ -159,7 +159,7 @@ class Check(ABC):
     def order_mismatches(
         self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
     ) -> tuple[list[Mismatch], str]:
-        """Mismatches in the order they came about, and words for where the first is; "" where nothing orders them."""
+        """Mismatches in the order in which they arose, and where the first one is; "" if they have no order."""
         return mismatches, ""
 
     @abstractmethod
@@ -170,8 +170,8 @@ class Check(ABC):
 class CandidateCheck(Check):
     """A check of code that was handed in to be judged.
 
-    Its process gets inputs and weights and nothing else: no file that it can open holds the answer before it has
-    answered, and what it does beside answering is decided by its supervisor, which asks it for further calls.
+    Its process gets inputs and weights only: no file that it can open holds the answer before it has answered. Its
+    supervisor finds out by further calls what it does beside answering.
     """
 
     @abstractmethod

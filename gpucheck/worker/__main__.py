@@ -19,7 +19,7 @@ def start(run: Path) -> None:
     """Works through the plan of a run folder as the rank that the environment names."""
 
     def died(how: str) -> None:
-        """Writes down the death of the supervisor behind its records."""
+        """Appends the death of the supervisor to its records."""
         with suppress(OSError):
             logs = log_excerpt.ends(log_excerpt.marks())
             said, log = log_excerpt.printed(logs), log_excerpt.paths(logs, run)
