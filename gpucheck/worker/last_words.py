@@ -13,7 +13,7 @@ MOST_CAUSES = 3
 
 
 def raised_from(error: BaseException) -> str:
-    """The exceptions that led to one, as Python's own traceback tells them; "" where there are none."""
+    """The exceptions that led to this one, as in Python's own traceback; "" if there are none."""
     told = [f"{type(cause).__name__}: {str(cause).strip() or 'no message'}" for cause in _causes(error)]
     return "".join(f"; raised from {line.splitlines()[0]}" for line in told)
 
@@ -30,7 +30,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def keep_what_is_printed() -> None:
-    """Lines leave this process and its forks when printed; code that ends one by ``os._exit`` says where, save ours."""
+    """Flushes each printed line, and makes code under test that calls ``os._exit`` print where; also in forks."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     end = os._exit

@@ -1,4 +1,4 @@
-"""What a child is about to do, in a small file that outlives it: the last word of a process that died or hung."""
+"""A small file that outlives the child and holds its last launch: it tells where a process died or hung."""
 
 from __future__ import annotations
 

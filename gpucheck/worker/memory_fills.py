@@ -1,6 +1,6 @@
-"""How often a case runs in the child, in memory filled with what, and what it means that launches differ.
+"""How often a case runs in the child, with which fill of memory, and what it means if launches differ.
 
-The fills follow no period: what comes again with every second or every fourth call is never taken for what memory held.
+The fills follow no period: so a fault of every second or every fourth call is never taken for one of memory content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def fill_of(number: int) -> int:
 
 
 def wants_another_pass(repeat: int, passes: int, digests: Sequence[str], fills: Sequence[int]) -> bool:
-    """Whether a case is to run again after so many passes whose launches have these digests, in memory filled so."""
+    """Whether a case must run again, after ``passes`` passes with these digests and fills."""
     if passes < max(repeat, len(FILLS)):
         return True
     if len(set(digests)) == 1:
@@ -29,7 +29,7 @@ def wants_another_pass(repeat: int, passes: int, digests: Sequence[str], fills: 
 
 
 def depends_on_fill(digests: Sequence[str], fills: Sequence[int]) -> bool:
-    """Whether outputs differ, and all with the same fill agree; tells nothing before so many launches that it is sure.
+    """Whether outputs differ by the fill alone: those with equal fills agree. False before there are SURE launches.
 
     Args:
         digests: of the outputs, launch by launch.

@@ -1,4 +1,4 @@
-"""What a supervisor and its child say to each other."""
+"""The messages between a supervisor and its child: Setup, then Requests, each answered by Replies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARGUMENT = "argument-{}.pt"  # file with an argument of a recorded call, see ``I
 class Setup:
     """Everything a child needs before its first case; cases whose setups are equal share a child."""
 
-    conditions: Conditions  # those that a process has for life, see :attr:`Conditions.lifelong`
+    conditions: Conditions  # those that a process keeps for life, see :attr:`Conditions.lifelong`
     device: str  # "cuda" or "cpu"
     local_rank: int
     local_ranks: int
@@ -30,20 +30,20 @@ class Setup:
     world_size: int
     library_root: str
     generation: str
-    stacks: str  # file to write the stacks to when asked for them
-    journal: str  # file to write down each launch in
-    attempt: str = ""  # the experiment it is for: each gets a process of its own
-    cache: str = ""  # folder of Triton's kernel cache; "" leaves it where it is
+    stacks: str  # file for its Python stacks, written on a signal
+    journal: str  # file in which it notes each launch
+    attempt: str = ""  # the experiment that it is for: each one has its own process
+    cache: str = ""  # folder of Triton's kernel cache; "": the usual one
     meeting: str = ""  # file where the ranks of a process group meet
-    candidate: str = ""  # the one that it runs: what one does to its process touches no other
-    calls: str = ""  # what it is there for, where it answers single calls: one of CANDIDATE, BASELINE
+    candidate: str = ""  # name of the candidate that it runs: each one has its own process
+    calls: str = ""  # for a process that answers single calls: CANDIDATE or BASELINE
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
     partner: int = -1  # the local rank whose environment or device it gets; -1: the next one
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """In place of a setup: what a process needs that compiles ahead of the ranks and answers nothing."""
+    """Sent instead of a Setup: the process compiles these cases ahead of the ranks, and answers nothing."""
 
     cases: tuple[Case, ...]
     device: int  # number of the GPU to compile for
@@ -54,7 +54,7 @@ class Ahead:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What to find out about a case in place of its result."""
+    """What to find out about a case, instead of its result."""
 
     device: int  # which one of the process, see ``Request.outputs``
     calls: str = ""  # folder that the calls of the launch are written to
@@ -62,19 +62,19 @@ class Inspection:
 
 
 RUN, IDLE, CHANGED, DELAYED = "run", "idle", "changed", "delayed"
-"""What Triton launches do in a call of a candidate: run, do nothing, leave other values behind, or begin late."""
+"""What Triton launches do in a call of a candidate: run, do nothing, write other values, or start late."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a candidate that its supervisor asks for beside those of the case."""
+    """One further call of a candidate, that its supervisor asks for."""
 
     inputs: str  # file with the inputs of this call
     launches: str = RUN
-    in_place: bool = False  # they are put where those of the call before lie
-    late: bool = False  # they are produced on the device right before the call, behind a delay
-    prompt: bool = False  # outputs are read on the caller's stream right behind the call, which nobody waits for
-    timed: bool = False  # the GPU's time for it is taken, and no memory is watched
+    in_place: bool = False  # inputs are put into the memory of the call before
+    late: bool = False  # inputs are produced on the device right before the call, after a delay
+    prompt: bool = False  # outputs are read on the caller's stream right after the call, without waiting
+    timed: bool = False  # its time on the GPU is measured; memory is not watched
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Allowance:
     """How long a call may be timed once it has run."""
 
     repeats: int  # at most
-    seconds: float  # about so long, of the host
-    thorough: bool = False  # plain torch and the ceilings of the GPU are measured too, each as long
+    seconds: float  # of the host, about
+    thorough: bool = False  # plain torch and the GPU's ceilings are measured too, each for as long
 
 
 ALWAYS = Allowance(repeats=5, seconds=0.02)
@@ -91,10 +91,10 @@ BENCH = Allowance(repeats=30, seconds=0.2, thorough=True)
 
 
 def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
-    """How long the call of a step may be timed; None where its time would tell nothing.
+    """How long the call of a step may be timed; None: its time would mean nothing.
 
-    That is so without a GPU, in experiments, where every launch is waited for, and under conditions that are to put
-    stress on the code under test. A candidate is timed apart, with inputs that no call had before.
+    That is so without a GPU, in experiments, if every launch is waited for, and under conditions that stress the code
+    under test. A candidate is timed apart, with inputs that no call had before.
     """
     if (
         plan.device != "cuda"
@@ -128,15 +128,17 @@ def outputs_file(outputs: str, number: int) -> str:
 
 @dataclass
 class Reply:
-    """What running one case on one device gave; outputs lie in the request's files."""
+    """The answer to a Request from one device; the outputs are in the files that the Request names."""
 
     status: str  # "ran", "inapplicable", "error", or "harness": files that gpucheck itself needs failed
     message: str = ""
     traceback: str = ""
     digests: list[str] = field(default_factory=list)  # of all outputs, one a launch
     fills: list[int] = field(default_factory=list)  # what memory was filled with, one a launch
-    tuned: int = 0  # how many of the first of these an autotuner tried configurations for
-    saved: list[str] = field(default_factory=list)  # the digests whose outputs were written, in the order of files
+    tuned: int = 0  # how many of the first ones were measured by an autotuner
+    saved: list[str] = field(
+        default_factory=list
+    )  # digests of the outputs that were written, in the order of their files
     by_fill: dict[int, int] = field(default_factory=dict)  # fill -> number of the file of outputs made in such memory
     guards: list[str] = field(default_factory=list)  # broken guard bands
     blamed: list[tuple[ViolationKind, str]] = field(default_factory=list)  # with details; what the check saw among them

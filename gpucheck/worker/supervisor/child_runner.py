@@ -1,4 +1,4 @@
-"""Runs single attempts in a child of this rank, which it starts, reuses, watches and replaces."""
+"""Runs attempts in the child of this rank: starts the child, reuses it, watches it and replaces it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from gpucheck.worker.supervisor.node_sync import Node
 
 STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
-STOPPED = 10.0  # s that a child which a signal stopped has to go on
-GLANCE = 1.0  # s between two looks at whether a signal has stopped it
+STOPPED = 10.0  # s within which a child that a signal stopped must continue
+GLANCE = 1.0  # s between two checks whether a signal has stopped it
 MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
 BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt of a case; complete as it is unless there is a reply to judge."""
+    """One attempt of a case. Without a reply its record is complete; with one, the outputs are still to be judged."""
 
     step: Step
     key: str  # of its inputs and references among the case files
@@ -50,15 +50,15 @@ class Attempt:
     deadline: float | None = None  # s; None takes the plan's
     inspection: Inspection | None = None
     known: dict[str, str] = field(default_factory=dict)  # digests of outputs; a first call that gives these is the last
-    call: Call | None = None  # a single one, in place of the passes of a case
+    call: Call | None = None  # a single call, instead of the passes of a case
     process: str = ""  # name of the process that answers it; "" the usual one
-    role: str = ""  # what that process holds, see ``Setup.calls``
+    role: str = ""  # what that process runs, see ``Setup.calls``
     launches: str = "run"  # what launches do there from the start
-    examined: Examined | None = None  # what further calls showed, where the code under test is a candidate
+    examined: Examined | None = None  # what further calls of a candidate showed
 
     @property
     def output_bytes(self) -> int:
-        """What its outputs take in memory until they are judged."""
+        """Bytes of its outputs, which stay in memory until they are judged."""
         from gpucheck.worker.protocol import outputs_file
 
         total = 0
@@ -71,7 +71,7 @@ class Attempt:
 
 
 class ChildRunner:
-    """The child of a rank and everything around it."""
+    """Starts, watches and replaces the child of a rank."""
 
     def __init__(
         self, plan: Plan, node: Node, files: CaseFiles, forkserver: Forkserver, rank: int, host: str, run: Path
@@ -80,7 +80,7 @@ class ChildRunner:
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
         self.children = 0
-        self.stuck = ""  # why no further case can run: a process that does not die still holds the device
+        self.stuck = ""  # why no further case can run: a process that cannot be killed holds the device
         self._ran: list[int] = []  # steps, by the child at hand
         self._places: dict[
             int, tuple[int, Sequence[int], int]
@@ -105,16 +105,16 @@ class ChildRunner:
         own: bool = False,
         known: Mapping[str, str] | None = None,
     ) -> Attempt:
-        """One attempt on this rank.
+        """Makes one attempt on this rank.
 
-        Whatever goes wrong here is written down: a supervisor that ends early loses the cases to come.
+        Every error becomes a record: a supervisor that ended early would lose the cases to come.
 
         Args:
             round: number of the pass over the plan.
-            deadline: seconds, where they are not to be those of the plan.
-            partner: the local rank whose environment or device the process gets, where it gets one.
-            own: the case's files are not shared with other ranks, and go with :meth:`forget`.
-            known: digests of outputs; a process whose first call gives these makes no further one.
+            deadline: seconds; None: those of the plan.
+            partner: the local rank whose environment or device the process gets; None: its own.
+            own: the case's files are not shared with other ranks; :meth:`forget` removes them.
+            known: digests of outputs; if the first call gives these, no further one is made.
         """
         lent = -1 if partner is None else partner
         attempt = self._attempt(number, step, experiment, round)
@@ -134,7 +134,7 @@ class ChildRunner:
         return replace(done, reply=replies[0] if replies else None)
 
     def examined(self, attempt: Attempt) -> Attempt:
-        """The attempt of a candidate with what further calls of it show, where it gave an answer to begin with."""
+        """The attempt of a candidate, with what further calls of it show if it gave an answer at all."""
         from gpucheck.worker.supervisor.candidate_calls import Examination
 
         if attempt.reply is None or attempt.reply.status != "ran":
@@ -147,7 +147,7 @@ class ChildRunner:
     def before(self, record: Record) -> Sequence[int]:
         """The steps that the process of a failed record had run before it.
 
-        To be asked soon after the failure; nothing is known where another rank's process ran the case.
+        Ask soon after the failure; nothing is known if another rank's process ran the case.
         """
         round, ran, place = self._places.get(record.step, (record.round, (), 0))
         if round == record.round:
