@@ -168,7 +168,7 @@ def test_a_placement_of_another_version_is_read_and_shown_but_not_run(synthetic:
 
 def test_a_process_takes_the_form_of_a_new_placement(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs torch")
-    from gpucheck.worker.device import gpu_process, placements
+    from gpucheck.worker.device import child, gpu_process, placements
     from gpucheck.worker.protocol import Setup
 
     class Cpu(placements.Cpu):
@@ -185,7 +185,7 @@ def test_a_process_takes_the_form_of_a_new_placement(toy: Any, tmp_path: Path, m
     }
     for form, properties in forms.items():
         toy(**properties)
-        process = gpu_process.start(setup)
+        process = child.start(setup)
         assert type(process) is form
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import ANY_KERNEL, Allowed, CandidateCheck, Runtime
-from gpucheck.checks.sources import module_of, top_level
+from gpucheck.checks.source_files import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.check_source import CheckSource
 from gpucheck.model.errors import UsageError

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module, metadata
@@ -14,15 +12,14 @@ from pathlib import Path
 from types import ModuleType
 
 from gpucheck.checks.base import Check
+from gpucheck.checks.problem import Problem
+from gpucheck.checks.source_files import error_line, module_of, read_as_planned, top_level
 from gpucheck.model.case import CheckSpec
-from gpucheck.model.check_source import CheckSource, SourceKind, content_hash, source_of
+from gpucheck.model.check_source import CheckSource, SourceKind, source_of
 from gpucheck.model.errors import UsageError
 
 GROUP = "gpucheck.checks"
 """Entry points of packages that offer checks."""
-
-_lock = threading.RLock()  # two threads of a process may ask for the same module
-_modules: dict[tuple[str, str], ModuleType] = {}
 
 PROBLEM_NAMES = ("Model", "get_inputs", "get_init_inputs")
 MODULES = ("nn.Module", "torch.nn.Module", "Module")  # bases that have no forward of their own
@@ -65,8 +62,6 @@ def make(source: CheckSource, name: str) -> Check:
         UsageError: a file is not what it was when the run was planned, or cannot be loaded.
     """
     if source.kind is SourceKind.PROBLEM:
-        from gpucheck.checks.problem import Problem
-
         return Problem(name, source)
     if source.kind is SourceKind.ENTRY_POINT:
         read_as_planned(source, 0)
@@ -78,65 +73,7 @@ def _made(kind: type[Check], path: str) -> Check:
     try:
         return kind()
     except Exception as error:
-        raise UsageError(f"{path}: {kind.__name__} cannot be made without arguments: {_words(error)}") from error
-
-
-def module_of(source: CheckSource, number: int) -> ModuleType:
-    """The module of one of a source's files, executed once per process from the bytes that were planned.
-
-    Raises:
-        UsageError: the file is not what it was, or raises when it is executed.
-    """
-    content = read_as_planned(source, number)
-    return _module(source.files[number], source.hashes[number], content)
-
-
-def read_as_planned(source: CheckSource, number: int) -> bytes:
-    """The content of one of a source's files.
-
-    Raises:
-        UsageError: it is not what it was when the run was planned.
-    """
-    path = source.files[number]
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}, where a check comes from, cannot be read: {error.strerror}") from None
-    if content_hash(content) != source.hashes[number]:
-        raise UsageError(
-            f"{path} changed since the run was planned: its SHA-256 was {source.hashes[number][:12]}, is "
-            f"{content_hash(content)[:12]}; start a new run"
-        )
-    return content
-
-
-def _module(path: str, planned: str, content: bytes) -> ModuleType:
-    """Runs a file as a module, once; its neighbours can be imported by name."""
-    with _lock:
-        if (path, planned) not in _modules:
-            _modules[path, planned] = _executed(path, f"gpucheck_{Path(path).stem}_{planned[:8]}", content)
-        return _modules[path, planned]
-
-
-def _executed(path: str, name: str, content: bytes) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(Path(path).parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    sys.modules[name] = module
-    try:
-        exec(compile(content, path, "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UsageError(f"{path} cannot be loaded: {_words(error)}") from error
-    return module
-
-
-def _words(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0]
-    return type(error).__name__ + (f": {text}" if text else "")
+        raise UsageError(f"{path}: {kind.__name__} cannot be made without arguments: {error_line(error)}") from error
 
 
 def _file(path: Path) -> CheckSource:
@@ -200,31 +137,6 @@ def _require_forward(model: ast.AST | None, where: str) -> None:
         raise UsageError(f"{where}: {model.name} has no forward")
 
 
-def top_level(path: Path) -> dict[str, ast.AST | None]:
-    """The names that a Python file binds outside of functions and classes, with the value or class where it shows.
-
-    Raises:
-        UsageError: the file is not Python.
-    """
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{path} is not Python: {_words(error)}") from None
-    bound: dict[str, ast.AST | None] = {}
-    nodes: list[ast.AST] = list(tree.body)
-    for node in nodes:  # grows by what stands in branches
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            bound[node.name] = node
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            bound.update({alias.asname or alias.name: None for alias in node.names})
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            bound.update({target.id: node.value for target in targets if isinstance(target, ast.Name)})
-        elif isinstance(node, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
-            nodes += ast.iter_child_nodes(node)
-    return bound
-
-
 def _offered() -> list[CheckSource]:
     """The checks of installed packages, none of which is imported."""
     sources = []
@@ -259,7 +171,7 @@ def _offered_class(target: str, name: str) -> type[Check]:
     try:
         found = getattr(import_module(module), attribute)
     except Exception as error:
-        raise UsageError(f"{where} cannot be loaded: {_words(error)}") from error
+        raise UsageError(f"{where} cannot be loaded: {error_line(error)}") from error
     if not isinstance(found, type) or not issubclass(found, Check):
         raise UsageError(f"{where} is no class derived from gpucheck.checks.base.Check")
     if found.spec.name != name:

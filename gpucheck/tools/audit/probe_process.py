@@ -28,6 +28,7 @@ def _answers(asked: dict[str, Any]) -> list[tuple[bool | None, str]]:
     interpreter.install()
     before = set(sys.modules)
     adapter = load(Path(asked["root"]), asked["generation"])
-    from gpucheck.tools.audit.probes import Probing
+    from gpucheck.tools.audit.probes.base import Probing
+    from gpucheck.tools.audit.probes.probe_table import PROBES
 
-    return Probing(adapter, Path(asked["package"]), asked["hazards"], before).answers()
+    return Probing(adapter, Path(asked["package"]), asked["hazards"], before, PROBES).answers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,7 +13,11 @@ from gpucheck.worker import hang_stacks
 from gpucheck.worker.protocol import Ahead
 
 if TYPE_CHECKING:
+    from gpucheck.worker.device.gpu_process import Process
     from gpucheck.worker.protocol import Request, Setup
+
+DEVICE = "GPUCHECK_DEVICE"
+"""Environment variable that tells code in a child which GPU of the node it was given, or stands for on the CPU."""
 
 
 def serve(connection: Connection) -> None:
@@ -31,9 +36,7 @@ def serve(connection: Connection) -> None:
             return
         hang_stacks.register(Path(setup.stacks))
         try:
-            from gpucheck.worker.device import gpu_process
-
-            process = gpu_process.start(setup)
+            process = start(setup)
         except Exception as error:
             connection.send(f"{type(error).__name__}: {error}")
             raise
@@ -43,3 +46,50 @@ def serve(connection: Connection) -> None:
             connection.send(process.run(request))
     except (EOFError, ConnectionResetError):
         return
+
+
+def start(setup: Setup) -> Process:
+    """Makes this fresh process what the setup asks for."""
+    from gpucheck.worker.device import gpu_process
+
+    _environment(setup)
+    if setup.device == "cpu":
+        from gpucheck.triton_hooks import interpreter
+
+        interpreter.install()
+    if setup.conditions.process_group == "initialised":
+        _join_group(setup)
+    maker = gpu_process.Maker(setup)
+    if setup.calls:
+        from gpucheck.worker.device.single_calls import SingleCalls
+
+        return SingleCalls(setup, maker)
+    placed = setup.conditions.placed
+    if not placed.whole_node:
+        return gpu_process.OneDevice(setup, maker)
+    return (gpu_process.ThreadPerDevice if placed.threads else gpu_process.DeviceByDevice)(setup, maker)
+
+
+def _environment(setup: Setup) -> None:
+    """Sets what CUDA, Triton and host code read from the environment; nothing has read it yet."""
+    from gpucheck.worker.device.gpu_process import other_local_rank, own_device
+
+    os.environ[DEVICE] = "" if setup.conditions.whole_node else str(own_device(setup))
+    if setup.conditions.synchronised:
+        os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+    if setup.cache:
+        os.environ["TRITON_CACHE_DIR"] = setup.cache
+    if setup.conditions.swap == "rank":
+        other = other_local_rank(setup)
+        os.environ["LOCAL_RANK"] = str(other)
+        os.environ["RANK"] = str(setup.rank - setup.local_rank + other)
+
+
+def _join_group(setup: Setup) -> None:
+    """Initialises ``torch.distributed`` without waiting for the other ranks: connections are made when first used."""
+    from torch import distributed
+
+    os.environ["TORCH_GLOO_LAZY_INIT"] = "1"
+    store = distributed.FileStore(setup.meeting, setup.world_size)  # type: ignore[attr-defined]
+    backend = "gloo" if setup.device == "cpu" else "nccl"
+    distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=setup.world_size)

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from gpucheck.worker.device.launch_observer import Observer
     from gpucheck.worker.device.placements import Binding
 
-DEVICE = "GPUCHECK_DEVICE"
-"""Environment variable that tells code in a child which GPU of the node it was given, or stands for on the CPU."""
-
 
 class Process(ABC):
     """Answers requests on one GPU or more."""
@@ -115,26 +112,6 @@ class Maker:
         return CaseExecutor(self.binding, device, self.library, self.observer)
 
 
-def start(setup: Setup) -> Process:
-    """Makes this fresh process what the setup asks for."""
-    _environment(setup)
-    if setup.device == "cpu":
-        from gpucheck.triton_hooks import interpreter
-
-        interpreter.install()
-    if setup.conditions.process_group == "initialised":
-        _join_group(setup)
-    maker = Maker(setup)
-    if setup.calls:
-        from gpucheck.worker.device.single_calls import SingleCalls
-
-        return SingleCalls(setup, maker)
-    placed = setup.conditions.placed
-    if not placed.whole_node:
-        return OneDevice(setup, maker)
-    return ThreadPerDevice(setup, maker) if placed.threads else DeviceByDevice(setup, maker)
-
-
 def own_device(setup: Setup) -> int:
     """The GPU of a process that holds one, by its number on the node."""
     return other_local_rank(setup) if setup.conditions.swap == "device" else setup.local_rank
@@ -143,26 +120,3 @@ def own_device(setup: Setup) -> int:
 def other_local_rank(setup: Setup) -> int:
     """The rank that one swaps with."""
     return setup.partner if setup.partner >= 0 else (setup.local_rank + 1) % setup.local_ranks
-
-
-def _environment(setup: Setup) -> None:
-    """Sets what CUDA, Triton and host code read from the environment; nothing has read it yet."""
-    os.environ[DEVICE] = "" if setup.conditions.whole_node else str(own_device(setup))
-    if setup.conditions.synchronised:
-        os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
-    if setup.cache:
-        os.environ["TRITON_CACHE_DIR"] = setup.cache
-    if setup.conditions.swap == "rank":
-        other = other_local_rank(setup)
-        os.environ["LOCAL_RANK"] = str(other)
-        os.environ["RANK"] = str(setup.rank - setup.local_rank + other)
-
-
-def _join_group(setup: Setup) -> None:
-    """Initialises ``torch.distributed`` without waiting for the other ranks: connections are made when first used."""
-    from torch import distributed
-
-    os.environ["TORCH_GLOO_LAZY_INIT"] = "1"
-    store = distributed.FileStore(setup.meeting, setup.world_size)  # type: ignore[attr-defined]
-    backend = "gloo" if setup.device == "cpu" else "nccl"
-    distributed.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=setup.world_size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,11 @@ from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import digest
 from gpucheck.worker.protocol import BASELINE, CANDIDATE, CHANGED, DELAYED, IDLE, RUN, Call
+from gpucheck.worker.supervisor.attempt import Attempt, Doubt, Examined, harness_failed
 
 if TYPE_CHECKING:
     from gpucheck.worker.protocol import Reply
-    from gpucheck.worker.supervisor.child_runner import Attempt, ChildRunner
+    from gpucheck.worker.supervisor.child_runner import ChildRunner
 
 WARM_UP = 2  # calls before those whose time counts; like those they get inputs of their own
 TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
@@ -55,24 +56,14 @@ class Answer:
         return any(digest.differing(value, value[:1].expand_as(value)) for value in flat)
 
 
-@dataclass(frozen=True)
-class Doubt:
-    """Outputs that must be held against a reference to know what they mean."""
-
-    outputs: Inputs
-    inputs: Inputs = field(default_factory=dict)  # of that call; {}: those of the case
-    right: Violation | None = None  # what it is where they are right
-    wrong: Violation | None = None  # what it is where they are wrong
-
-
-@dataclass(frozen=True)
-class Examined:
-    """What further calls showed."""
-
-    violations: tuple[Violation, ...] = ()
-    doubts: tuple[Doubt, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call
-    failed: Record | None = None  # of the call that gave no answer though its kernels ran
+def examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
+    """The attempt of a candidate, with what further calls of it show if it gave an answer at all."""
+    if attempt.reply is None or attempt.reply.status != "ran":
+        return attempt
+    try:
+        return replace(attempt, examined=Examination(runner, attempt).examine())
+    except Exception as error:
+        return replace(harness_failed(attempt, error), reply=None)
 
 
 class Unanswered(Exception):

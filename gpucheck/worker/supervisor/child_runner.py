@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +21,11 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.model.vocabulary import Attempted, file_name
 from gpucheck.worker import launch_journal
-from gpucheck.worker.last_words import raised_from
+from gpucheck.worker.supervisor.attempt import Attempt, ended, harness_failed, remove_outputs
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Child, Forkserver
-    from gpucheck.worker.protocol import Call, Inspection, Reply, Setup
-    from gpucheck.worker.supervisor.candidate_calls import Examined
+    from gpucheck.worker.protocol import Inspection, Reply, Setup
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.node_sync import Node
 
@@ -36,38 +34,6 @@ STOPPED = 10.0  # s within which a child that a signal stopped must continue
 GLANCE = 1.0  # s between two checks whether a signal has stopped it
 MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
 BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt of a case. Without a reply its record is complete; with one, the outputs are still to be judged."""
-
-    step: Step
-    key: str  # of its inputs and references among the case files
-    record: Record
-    outputs: str  # file of the first outputs
-    reply: Reply | None = None
-    deadline: float | None = None  # s; None takes the plan's
-    inspection: Inspection | None = None
-    known: dict[str, str] = field(default_factory=dict)  # digests of outputs; a first call that gives these is the last
-    call: Call | None = None  # a single call, instead of the passes of a case
-    process: str = ""  # name of the process that answers it; "" the usual one
-    role: str = ""  # what that process runs, see ``Setup.calls``
-    launches: str = "run"  # what launches do there from the start
-    examined: Examined | None = None  # what further calls of a candidate showed
-
-    @property
-    def output_bytes(self) -> int:
-        """Bytes of its outputs, which stay in memory until they are judged."""
-        from gpucheck.worker.protocol import outputs_file
-
-        total = 0
-        for number in range(len(self.reply.saved) if self.reply else 0):
-            with suppress(OSError):  # a process that died wrote less than it said
-                total += os.path.getsize(outputs_file(self.outputs, number))
-        return total
-
-    partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
 
 
 class ChildRunner:
@@ -122,7 +88,7 @@ class ChildRunner:
         if own:
             attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
         if step.inapplicable:
-            return _ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
+            return ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
         done = self._started(attempt)
         if self.plan.isolate == "case":
             self.retire()
@@ -132,17 +98,6 @@ class ChildRunner:
         """A single call, in the process that the attempt names."""
         done, replies = self._run(attempt, [attempt.outputs])
         return replace(done, reply=replies[0] if replies else None)
-
-    def examined(self, attempt: Attempt) -> Attempt:
-        """The attempt of a candidate, with what further calls of it show if it gave an answer at all."""
-        from gpucheck.worker.supervisor.candidate_calls import Examination
-
-        if attempt.reply is None or attempt.reply.status != "ran":
-            return attempt
-        try:
-            return replace(attempt, examined=Examination(self, attempt).examine())
-        except Exception as error:
-            return replace(_harness(attempt, error), reply=None)
 
     def before(self, record: Record) -> Sequence[int]:
         """The steps that the process of a failed record had run before it.
@@ -223,8 +178,8 @@ class ChildRunner:
         answer = self.node.collect(attempt.key, 0)
         if answer is None:
             words = "the first rank of the node, whose process holds all GPUs, has ended"
-            ended = _ended(attempt, Outcome.HARNESS, words)
-            return replace(ended, record=replace(ended.record, victim_of=self.rank - self.node.local_rank))
+            lost = ended(attempt, Outcome.HARNESS, words)
+            return replace(lost, record=replace(lost.record, victim_of=self.rank - self.node.local_rank))
         record, reply = answer
         return replace(attempt, record=replace(record, rank=self.rank), reply=reply)
 
@@ -236,20 +191,20 @@ class ChildRunner:
             waited = time.perf_counter() - begin
             child = self._ready(attempt)
         except Exception as error:
-            return _harness(attempt, error), []
+            return harness_failed(attempt, error), []
         seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
         attempt = replace(attempt, record=replace(record, seconds=seconds))
         if isinstance(child, str):
             if UnusableGpu.__name__ in child:
-                return _ended(attempt, Outcome.HARNESS, child), []
-            return self._with_output(_ended(attempt, Outcome.CRASH, child)), []
+                return ended(attempt, Outcome.HARNESS, child), []
+            return self._with_output(ended(attempt, Outcome.CRASH, child)), []
         try:
             if step.conditions.cache == "cold" and not record.experiment:
                 self.node.barrier(attempt.key, BARRIER_TIMEOUT)
             return self._execute(attempt, child, inputs, outputs)
         except Exception as error:
             self._child = None
-            return _harness(attempt, error), []
+            return harness_failed(attempt, error), []
 
     def _execute(
         self, attempt: Attempt, child: Child, inputs: Path, outputs: Sequence[str]
@@ -284,10 +239,10 @@ class ChildRunner:
         except NoReply as refused:
             self.retire()
             message = f"the process that owns the device sent something else than a reply: {refused}"
-            return _ended(attempt, Outcome.CRASH, message), []
+            return ended(attempt, Outcome.CRASH, message), []
         except (EOFError, OSError):
             self._child = None
-            return self._last_words(_ended(attempt, Outcome.CRASH, self._death(child))), []
+            return self._last_words(ended(attempt, Outcome.CRASH, self._death(child))), []
         if attempt.known and all(len(reply.digests) == 1 for reply in replies):
             attempt = replace(attempt, record=replace(attempt.record, asked=1))
         if any(reply.fatal for reply in replies):
@@ -307,7 +262,7 @@ class ChildRunner:
         if stopped:
             words = "the process that owns the device was stopped by a signal and did not go on"
         message = f"{words}; {self.stuck or 'the process was killed'}"
-        return _ended(attempt, Outcome.HANG, message, text)
+        return ended(attempt, Outcome.HANG, message, text)
 
     def _last_words(self, attempt: Attempt) -> Attempt:
         """The attempt with what its child wrote down before it died, hung or lost its device."""
@@ -414,21 +369,6 @@ class ChildRunner:
         return str(folder / "process-group")
 
 
-def remove_outputs(attempt: Attempt) -> None:
-    """Removes the files that the outputs of an attempt were written to."""
-    outputs = Path(attempt.outputs)
-    for path in (outputs, *outputs.parent.glob(f"{outputs.name}.*")):
-        path.unlink(missing_ok=True)
-
-
-def _ended(attempt: Attempt, outcome: Outcome, message: str, traceback: str = "") -> Attempt:
-    return replace(attempt, record=replace(attempt.record, outcome=outcome, message=message, traceback=traceback))
-
-
-def _harness(attempt: Attempt, error: Exception) -> Attempt:
-    return _ended(attempt, Outcome.HARNESS, words(error), traceback.format_exc())
-
-
 def _answers(child: Child, seconds: float) -> bool:
     """Whether a child answers within a time; one that stays stopped by a signal is not waited for as long.
 
@@ -450,8 +390,3 @@ def _answers(child: Child, seconds: float) -> bool:
 def _of_round(number: int, round: int) -> str:
     """What tells the files of a step in one pass over the plan from those in others."""
     return f"{number}-round{round}" if round else str(number)
-
-
-def words(error: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {error}{raised_from(error)}"

@@ -263,7 +263,9 @@ class Experiments:
         )
         candidate = process.step.case.check in self.plan.candidates
         if candidate and _seen_by_further_calls(self._failures[process.number]):
-            attempt = self.runner.examined(attempt)
+            from gpucheck.worker.supervisor.candidate_calls import examined
+
+            attempt = examined(self.runner, attempt)
         record = replace(finished(self.runner.files, attempt), after=list(process.after), partner=partner)
         if process.own:
             self.runner.forget(attempt)

@@ -20,9 +20,8 @@ from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
 from gpucheck.worker.protocol import Reply, outputs_file
-from gpucheck.worker.supervisor.candidate_calls import Doubt, Examined
+from gpucheck.worker.supervisor.attempt import Attempt, Doubt, Examined, remove_outputs, words
 from gpucheck.worker.supervisor.case_files import CaseFiles
-from gpucheck.worker.supervisor.child_runner import Attempt, remove_outputs, words
 from gpucheck.worker.supervisor.violations import observed_violations
 
 AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data

@@ -26,7 +26,8 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
-from gpucheck.worker.supervisor.child_runner import Attempt, ChildRunner
+from gpucheck.worker.supervisor.attempt import Attempt
+from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.gpu_snapshot import Adders, Gpus
 
 if TYPE_CHECKING:
@@ -201,7 +202,9 @@ class Supervisor:
                 self.writer.begin(number, round=round)
                 attempt = self.runner.run(number, self.plan.steps[number], round=round)
                 if not round and number in self._examined:
-                    attempt = self.runner.examined(attempt)
+                    from gpucheck.worker.supervisor.candidate_calls import examined
+
+                    attempt = examined(self.runner, attempt)
                 size = attempt.output_bytes  # before the judge removes them
                 pending[judges.submit(self._finish, attempt)] = size
             _collect(pending, ALL_COMPLETED)

@@ -14,8 +14,8 @@ import pytest
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UnusableGpu
+from gpucheck.worker.device import child, gpu_process
 from gpucheck.worker.device import executor as executor_module
-from gpucheck.worker.device import gpu_process
 from gpucheck.worker.device.placements import BINDINGS
 from gpucheck.worker.protocol import Request, Setup
 
@@ -39,7 +39,7 @@ def setup(tmp_path: Path, **conditions: Any) -> Setup:
 
 
 def test_the_environment_of_a_usual_process(tmp_path: Path) -> None:
-    gpu_process._environment(setup(tmp_path))
+    child._environment(setup(tmp_path))
     assert [os.environ.get(name) for name in NAMES] == ["1", None, None, "5", "1", None]
 
 
@@ -53,26 +53,26 @@ def test_the_environment_of_a_usual_process(tmp_path: Path) -> None:
     ],
 )
 def test_conditions_change_the_environment(tmp_path: Path, conditions: dict[str, Any], changes: dict[str, str]) -> None:
-    gpu_process._environment(setup(tmp_path, **conditions))
+    child._environment(setup(tmp_path, **conditions))
     usual = dict(zip(NAMES, ["1", None, None, "5", "1", None], strict=True))
     assert {name: os.environ.get(name) for name in NAMES} == {**usual, **changes}
 
 
 def test_the_last_rank_swaps_with_the_first(tmp_path: Path) -> None:
     last = replace(setup(tmp_path, swap="rank"), local_rank=3, rank=7)
-    gpu_process._environment(last)
+    child._environment(last)
     assert (os.environ["RANK"], os.environ["LOCAL_RANK"]) == ("4", "0")
 
 
 def test_a_cache_of_its_own(tmp_path: Path) -> None:
-    gpu_process._environment(replace(setup(tmp_path), cache="/c"))
+    child._environment(replace(setup(tmp_path), cache="/c"))
     assert os.environ["TRITON_CACHE_DIR"] == "/c"
 
 
 def test_a_process_group_exists_without_the_other_ranks(tmp_path: Path) -> None:
     from torch import distributed
 
-    gpu_process._join_group(setup(tmp_path))
+    child._join_group(setup(tmp_path))
     try:
         assert distributed.is_initialized()
         assert (distributed.get_rank(), distributed.get_world_size()) == (5, 8)
@@ -134,7 +134,7 @@ def test_devices_take_turns_in_the_main_thread(tmp_path: Path) -> None:
 def test_each_placement_has_its_form_of_process(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_process, "Maker", lambda setup: maker([]))
     monkeypatch.setattr("gpucheck.triton_hooks.interpreter.install", lambda: None)
-    process = gpu_process.start(setup(tmp_path, placement=name))
+    process = child.start(setup(tmp_path, placement=name))
     forms = {"threads": gpu_process.ThreadPerDevice, "sequential": gpu_process.DeviceByDevice}
     assert type(process) is forms.get(name.removesuffix("-unpinned"), gpu_process.OneDevice)
 

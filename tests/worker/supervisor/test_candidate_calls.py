@@ -18,8 +18,8 @@ from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 from gpucheck.worker.protocol import BASELINE, CHANGED, DELAYED, IDLE, RUN, Reply
 from gpucheck.worker.supervisor import candidate_calls, judging
-from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Doubt, Examination, Seen
-from gpucheck.worker.supervisor.child_runner import Attempt
+from gpucheck.worker.supervisor.attempt import Attempt, Doubt
+from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Examination, Seen
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic

@@ -28,7 +28,6 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches, Outcome, Record
 from gpucheck.records.run_folder import read_run, write_json
 from gpucheck.worker.device import child as child_module
-from gpucheck.worker.device import gpu_process
 from gpucheck.worker.memory_fills import fill_of
 from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file
 from gpucheck.worker.supervisor import child_runner, supervisor
@@ -622,7 +621,7 @@ def test_child_answers_what_is_wrong_with_its_setup(monkeypatch: pytest.MonkeyPa
     def fail(setup: Setup) -> Any:
         raise RuntimeError("no such device")
 
-    monkeypatch.setattr(gpu_process, "start", fail)
+    monkeypatch.setattr(child_module, "start", fail)
     monkeypatch.setattr(child_module.faulthandler, "enable", lambda *_: None)
     monkeypatch.setattr(child_module.hang_stacks, "register", lambda *_: None)
     ours, theirs = Pipe()

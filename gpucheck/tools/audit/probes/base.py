@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,14 +14,25 @@ from gpucheck.tools.audit.hazard import Kind
 Answer = tuple["bool | None", str]
 """Whether the hazard is real, or None where that stayed open, and what was seen."""
 
+Probe = Callable[["Probing", dict[str, Any]], Answer]
+"""Asks about one hazard."""
+
 
 class Probing:
     """The library in this process and the hazards to ask about."""
 
-    def __init__(self, adapter: Adapter, package: Path, hazards: list[dict[str, Any]], before: set[str]) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        package: Path,
+        hazards: list[dict[str, Any]],
+        before: set[str],
+        probes: Mapping[Kind, Probe],
+    ) -> None:
         self.adapter = adapter
         self.package = package.resolve()
         self.hazards = hazards
+        self.probes = probes
         self.before = before  # names in sys.modules before the library was imported
         self.memo: dict[str, Any] = {}  # for probes that observe once for many hazards
 
@@ -60,34 +71,10 @@ class Probing:
                 setattr(self.module(hazard), hazard["expression"], None)
 
     def _answer(self, hazard: dict[str, Any]) -> Answer:
-        probe = _probes().get(Kind(hazard["kind"]))
+        probe = self.probes.get(Kind(hazard["kind"]))
         if probe is None:
             return None, "not probed: read from the source"
         try:
             return probe(self, hazard)
         except Exception as error:
             return None, f"not probed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-Probe = Callable[[Probing, dict[str, Any]], Answer]
-
-
-def _probes() -> dict[Kind, Probe]:
-    from gpucheck.tools.audit.probes import probe_launches, probe_queries, probe_state
-
-    return {
-        Kind.FIXED_DEVICE: probe_queries.fixed,
-        Kind.FIXED_DEVICE_USER: probe_queries.fixed,
-        Kind.CURRENT_DEVICE: probe_queries.current,
-        Kind.CAPABILITY_CACHE: probe_queries.cached,
-        Kind.KERNEL_CACHE: probe_state.kernel_cache,
-        Kind.MODULE_REGISTRATION: probe_state.module_registration,
-        Kind.PROCESS_OPTION: probe_state.option,
-        Kind.METADATA_SWITCH: probe_state.option,
-        Kind.ALLOCATOR: probe_state.allocator,
-        Kind.SCRATCH_CACHE: probe_state.scratch,
-        Kind.DISTRIBUTED_SINGLETON: probe_state.singleton,
-        Kind.GLOBAL_RNG: probe_state.global_rng,
-        Kind.NO_DEVICE_GUARD: probe_launches.guard,
-        Kind.ALLOCATION: probe_launches.allocation,
-    }

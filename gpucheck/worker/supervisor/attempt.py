@@ -1,0 +1,92 @@
+"""One attempt of a case, and what further calls of a candidate showed beside it."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucheck.model.plan import Step
+from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.worker.last_words import raised_from
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gpucheck.worker.protocol import Call, Inspection, Reply
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Outputs that must be held against a reference to know what they mean."""
+
+    outputs: dict[str, Tensor]
+    inputs: dict[str, Tensor] = field(default_factory=dict)  # of that call; {}: those of the case
+    right: Violation | None = None  # what it is where they are right
+    wrong: Violation | None = None  # what it is where they are wrong
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What further calls showed."""
+
+    violations: tuple[Violation, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call
+    failed: Record | None = None  # of the call that gave no answer though its kernels ran
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a case. Without a reply its record is complete; with one, the outputs are still to be judged."""
+
+    step: Step
+    key: str  # of its inputs and references among the case files
+    record: Record
+    outputs: str  # file of the first outputs
+    reply: Reply | None = None
+    partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
+    deadline: float | None = None  # s; None takes the plan's
+    inspection: Inspection | None = None
+    known: dict[str, str] = field(default_factory=dict)  # digests of outputs; a first call that gives these is the last
+    call: Call | None = None  # a single call, instead of the passes of a case
+    process: str = ""  # name of the process that answers it; "" the usual one
+    role: str = ""  # what that process runs, see ``Setup.calls``
+    launches: str = "run"  # what launches do there from the start
+    examined: Examined | None = None  # what further calls of a candidate showed
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of its outputs, which stay in memory until they are judged."""
+        from gpucheck.worker.protocol import outputs_file
+
+        total = 0
+        for number in range(len(self.reply.saved) if self.reply else 0):
+            with suppress(OSError):  # a process that died wrote less than it said
+                total += os.path.getsize(outputs_file(self.outputs, number))
+        return total
+
+
+def remove_outputs(attempt: Attempt) -> None:
+    """Removes the files that the outputs of an attempt were written to."""
+    outputs = Path(attempt.outputs)
+    for path in (outputs, *outputs.parent.glob(f"{outputs.name}.*")):
+        path.unlink(missing_ok=True)
+
+
+def ended(attempt: Attempt, outcome: Outcome, message: str, traceback: str = "") -> Attempt:
+    """The attempt with how it ended."""
+    return replace(attempt, record=replace(attempt.record, outcome=outcome, message=message, traceback=traceback))
+
+
+def harness_failed(attempt: Attempt, error: Exception) -> Attempt:
+    """The attempt as one that gpucheck itself could not finish."""
+    return ended(attempt, Outcome.HARNESS, words(error), traceback.format_exc())
+
+
+def words(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {error}{raised_from(error)}"
