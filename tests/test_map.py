@@ -77,6 +77,14 @@ def test_each_field_of_a_record_has_a_row_that_says_where_it_is_made() -> None:
     assert sorted(named) == sorted(field.name for field in fields(Record))
 
 
+def test_the_order_of_imports_is_the_one_that_holds() -> None:
+    """import-linter holds the layers in pyproject.toml; the map says the same ones."""
+    layers = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)
+    assert layers
+    held = "; ".join(re.findall('"(.*)"', layers[1])).replace(" | ", ", ")
+    assert f"Imports run down only: {held}." in MAP
+
+
 def test_each_loop_is_a_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {cell.strip("`").removeprefix("make ") for cell in first_cells("Loops")}
