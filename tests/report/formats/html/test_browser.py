@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpucheck.host.processes import children_of
 from gpucheck.report.blocks import Report
 from gpucheck.report.formats.html import render
 
@@ -81,12 +81,16 @@ def open_page(browser: Any, page: Path, width: int = DESK, scheme: str = "light"
 
 def processor_seconds(pid: int) -> float:
     """What a process and those that it has started have taken of a processor."""
-    try:
-        user, system = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[11:13]
-    except OSError:
-        return 0.0
-    own = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-    return own + sum(map(processor_seconds, children_of(pid)))
+    ticks, parents = {}, {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            facts = (entry / "stat").read_text().rpartition(")")[2].split()
+            parents[int(entry.name)], ticks[int(entry.name)] = int(facts[1]), int(facts[11]) + int(facts[12])
+    family, found = {pid}, {pid}
+    while found:
+        found = {child for child, parent in parents.items() if parent in found}
+        family |= found
+    return sum(ticks[member] for member in family) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("name", ["busy", "scattered"])
