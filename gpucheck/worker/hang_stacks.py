@@ -9,8 +9,10 @@ import signal
 import time
 from pathlib import Path
 
+from gpucheck.host.processes import starved, state_of
+
 SIGNAL = signal.SIGRTMIN + 4  # LLVM, once it has compiled something, has taken over SIGUSR1 and others
-_WAIT = 5.0  # s for the stacks to appear
+_WAIT = 5.0  # s for the stacks to appear; as long again where the process waits for a processor meanwhile
 _MAIN = "Current thread"  # begins the part that comes last, all of it line by line
 _FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
 
@@ -22,10 +24,9 @@ def register(path: Path) -> None:
 
 def collect(pid: int, path: Path) -> str:
     """The stacks of the process, the most recent call first; "" where it does not answer."""
+    begin, before, text = time.monotonic(), starved(pid), ""
     os.kill(pid, SIGNAL)
-    deadline = time.monotonic() + _WAIT
-    text = ""
-    while time.monotonic() < deadline:
+    while time.monotonic() - begin < _WAIT + min(_WAIT, starved(pid) - before) and state_of(pid) not in ("Z", "gone"):
         time.sleep(0.05)
         seen, text = text, path.read_text(errors="replace")
         if text == seen and _FRAME.search(text.rpartition(_MAIN)[2]) and _MAIN in text:

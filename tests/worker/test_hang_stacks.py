@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -122,7 +121,6 @@ def test_stacks_that_are_written_slowly_are_waited_for(tmp_path: Path) -> None:
 
 def test_process_that_does_not_answer(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    begin = time.monotonic()
     try:
         file = tmp_path / "stacks"
         file.touch()
@@ -130,7 +128,6 @@ def test_process_that_does_not_answer(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert time.monotonic() - begin < 120
 
 
 def test_no_frame_no_place() -> None:
