@@ -13,7 +13,7 @@ from gpucheck.model.record import Outcome, Record
 
 @dataclass
 class Traces:
-    """What a rank has left behind beside results."""
+    """What the lines of a rank tell, other than results."""
 
     started: bool = False
     ended: bool = False
@@ -48,7 +48,7 @@ class Traces:
 
     @property
     def died(self) -> bool:
-        """Whether the rank ended by a fault of its own, as far as can be known."""
+        """Whether the rank died by itself, as far as the records tell."""
         return not self.ended and not self.stop
 
 

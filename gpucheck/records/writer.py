@@ -17,7 +17,7 @@ LONGEST_BEGIN = 512  # bytes
 class RecordWriter:
     """Appends to ``records/rank-NNNNN.jsonl``; usable from several threads.
 
-    A line that cannot be written whole, on a full disk say, is taken back, so that the ones before and after it stand.
+    A line that cannot be written whole (full disk) is removed again: the lines before and after it stay readable.
     """
 
     def __init__(self, run: Path, rank: int) -> None:
@@ -42,7 +42,7 @@ class RecordWriter:
         self._write({**record.to_json(), "time": time.time()})
 
     def skip(self, reason: str) -> None:
-        """The rank runs none of its further cases; where the disk is full, this takes the place of the last begun."""
+        """The rank runs no further case; on a full disk this line replaces the last begin line."""
         while True:
             try:
                 self._write({"event": "skip", "reason": reason})  # no time: it must be no longer than a begin
@@ -52,7 +52,7 @@ class RecordWriter:
                     raise
 
     def gpu(self, rank: int, **facts: Any) -> None:
-        """What the driver says of the GPU of a rank, which need not be this one."""
+        """State of the GPU of a rank, as the driver reports it; the rank may be another one."""
         self._write({"event": "gpu", "rank": rank, "time": time.time(), **facts})
 
     def end(self, **facts: Any) -> None:
@@ -64,7 +64,7 @@ class RecordWriter:
         self._write({"event": "death", "how": how, "time": time.time(), **facts})
 
     def stop(self, number: int) -> None:
-        """The rank ends since it got a signal; called by the signal's handler, in the middle of whatever."""
+        """The rank ends after a signal; the signal handler calls this, possibly in the middle of a write."""
         line = json.dumps({"event": "stop", "signal": number, "time": time.time()})
         torn = "\n" if self._lock.locked() else ""
         os.write(self._fd, f"{torn}{line}\n".encode())

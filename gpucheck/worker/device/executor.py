@@ -1,4 +1,4 @@
-"""One device with the library and watched memory on it: runs a case there and takes down how it went."""
+"""Runs a case on one device, with the library under test and in guarded memory, and fills a Reply."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Outputs = dict[str, Tensor]
 
 
 class Unusable(Exception):
-    """A file that gpucheck itself needs cannot be read or written, which says nothing about the device."""
+    """A file of gpucheck itself cannot be read or written; this says nothing about the device."""
 
 
 class Library:
@@ -102,9 +102,9 @@ class CaseExecutor:
         self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
     def run(self, request: Request) -> Reply:
-        """Runs a case in memory filled with 0xFF and with 0x00, where the outputs differ more often.
+        """Runs a case in memory filled with 0xFF and in memory filled with 0x00; more often if the outputs differ.
 
-        A case that is repeated runs at least as often as asked for; see :mod:`gpucheck.worker.memory_fills`.
+        A case with ``repeat`` runs at least that often; see :mod:`gpucheck.worker.memory_fills`.
         """
         reply = Reply("ran", device=self.device_name)
         self.observer.start()
@@ -163,7 +163,7 @@ class CaseExecutor:
             self._time(held, request.timed, reply)
 
     def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
-        """Times the call of the last pass again and again; none of that counts as launched."""
+        """Times further calls of the last pass; their launches are not counted."""
         assert self._last is not None
         work, prepared = self._last
         assert self._repeats is not None
@@ -176,9 +176,9 @@ class CaseExecutor:
             reply.blamed += [(ViolationKind.REPEATS_DIFFER, words) for words in repeats.differences(before)]
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
-        """Takes down the digest of one launch, and its outputs where they are to be judged; gives copies of these.
+        """Notes the digest of one launch, writes its outputs if they must be judged, and returns copies of them.
 
-        Outputs of the very bits that came first stay on the device: of them nothing more is to be known.
+        Outputs with the same bits as the first ones stay on the device: they would be judged the same.
         """
         if self._repeats is not None and self._repeats.same(outputs):
             self._take_down(reply.saved[0], reply, fill)
@@ -204,14 +204,14 @@ class CaseExecutor:
     def _inspect(
         self, check: Check, case: Case, prepared: Any, outputs: Outputs, reply: Reply, conditions: Conditions
     ) -> None:
-        """Lets the check look for more than wrong numbers; what it launches for that is not the case's own."""
+        """Lets the check look for more than wrong numbers; its launches for that are not counted."""
         watched = WatchedAllocation(self.memory)  # memory nobody writes stays the same in each call
         with self.observer.aside(), watched, self._guard(conditions):
             check.inspect(case, prepared, outputs, DeviceRuntime(self, reply))
         self.synchronize()
 
     def _salvage(self, error: Exception, reply: Reply, request: Request) -> None:
-        """Writes the outputs that an error left, which say where things went wrong before it was raised."""
+        """Writes the outputs that an error left: they show what was wrong before it was raised."""
         left: Outputs = getattr(error, OUTPUTS, {})
         on_the_host = all(value.device.type == "cpu" for value in left.values())
         if left and not reply.saved and (on_the_host or not reply.fatal):
@@ -220,10 +220,10 @@ class CaseExecutor:
             reply.saved.append(digest.whole(*held.values()))
 
     def _sensitive(self, check: Check, case: Case, inputs: Any, baseline: str, conditions: Conditions) -> str:
-        """A tensor in or around whose memory the fill changes the outputs, found by filling some otherwise.
+        """Finds the tensor in or around which the fill of memory changes the outputs, by filling some otherwise.
 
-        Looks where the last such case was sensitive, since cases alike place alike, and else in one half of the tensors
-        after the other: in the later ones first, since what was made from the inputs is what kernels read.
+        Tries the tensor of the last such case first, since similar cases place tensors alike, and then halves the
+        tensors: the later half first, since kernels read what was made from the inputs.
 
         Args:
             baseline: digest of the outputs where everything is filled with the second of ``FILLS``.

@@ -1,4 +1,4 @@
-"""Experiments with the cases that failed on a rank: each again, in fresh processes, under one changed condition."""
+"""Runs failed cases of a rank again, in fresh processes, each time under one changed condition."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Way = tuple[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class ExperimentProcess:
-    """A process that an experiment starts for one case, and what it runs."""
+    """One process of an experiment, and the case that it runs."""
 
     number: int
     step: Step  # under the changed conditions
@@ -58,7 +58,7 @@ class Experiments:
         self._deadline = 0.0
 
     def work(self) -> None:
-        """Tries what can tell causes apart: first what ranks can do side by side, then what each must do alone."""
+        """Makes the experiments: first those that ranks can make side by side, then those that need an idle node."""
         self._deadline = time.monotonic() + self.plan.experiments
         pinned = set()
         for process in self._pinning():
@@ -78,7 +78,7 @@ class Experiments:
         return time.monotonic() < self._deadline and not self.runner.stuck
 
     def _pinning(self) -> Iterator[ExperimentProcess]:
-        """A run with launches that are waited for, of each case that ended in a way no one knows the place of."""
+        """Runs each case whose failing launch is not known again, and waits for each launch."""
         blind = (record for record in self.failed if needs_pinning(record, self.plan))
         for record in sorted(blind, key=lambda record: (not record.sticky, record.step))[:MOST_PINNED]:
             step = self.plan.steps[record.step]
@@ -87,7 +87,7 @@ class Experiments:
             yield ExperimentProcess(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
 
     def _side_by_side(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
-        """Experiment by experiment, so that each case gets what tells most before any gets the rest."""
+        """Makes one experiment with all cases before the next one, so that each case gets the most telling ones."""
         for name in EXPERIMENTS:
             if name == HISTORY:
                 for record in chosen:
@@ -99,7 +99,7 @@ class Experiments:
             self._side_by_side(seldom_right, pinned)
 
     def _unlike(self, chosen: Sequence[Record]) -> list[Record]:
-        """Failures of which one process shows that the answers of the case that stood for them are none of theirs."""
+        """Failures that one process shows to differ from the case that was tried in their place."""
         kinds = {way_to_fail(self.plan, record): record for record in chosen}
         found = []
         for record in self.failed:
@@ -123,10 +123,10 @@ class Experiments:
                     self.runner.retire()
 
     def _series(self, records: Sequence[Record], name: ExperimentName, claimed: Container[int] = ()) -> None:
-        """One experiment with some cases: process by process until the answer to each is no luck.
+        """Makes one experiment with some cases, process by process, until no answer can be luck.
 
         Args:
-            claimed: steps whose experiment is known to fall to this rank.
+            claimed: steps whose experiment this rank has already claimed.
         """
         ours = {record.step for record in records if record.step in claimed}
         for turn in itertools.count():
@@ -140,10 +140,10 @@ class Experiments:
         self._once_each(control, REPEAT, 0)
 
     def _once_each(self, records: Sequence[Record], name: ExperimentName, turn: int, *, known: bool = False) -> None:
-        """One more process of an experiment for each case.
+        """Runs one more process of an experiment for each case.
 
-        Cases that fail every time share it, each one first at its turn; others are repeated alone, so that nothing
-        that ran before can be what decides.
+        Cases that fail every time share a process, and each one is the first at its turn. Others run alone, so that
+        nothing that ran before can matter.
 
         Args:
             known: one call is enough where it gives the wrong bits that all before gave.
@@ -163,7 +163,7 @@ class Experiments:
         return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
 
     def _repeat_further(self, chosen: Sequence[Record]) -> list[Record]:
-        """Repeats what all ranks of the node get wrong alike, until a fault of most processes would have spared one.
+        """Repeats what all ranks of the node get wrong alike, until a fault of most processes is ruled out.
 
         Returns:
             The failures that did not come again every time.
@@ -183,7 +183,7 @@ class Experiments:
     def _replay_history(self, record: Record) -> None:
         """Finds the fewest cases after which a case fails that is right by itself.
 
-        With all that its process had run before it first, then with ever fewer of the last, then with one alone.
+        First with all that its process had run before it, then with fewer and fewer of the last ones, then with one.
         """
         before = tuple(self.runner.before(record))
         if HISTORY not in self._possible(record) or not self._seen(record).never or not before:
@@ -223,9 +223,9 @@ class Experiments:
         return name in possible and worth_a_process(name, self._seen(record), frozenset(possible))
 
     def _falls_to_us(self, record: Record, name: ExperimentName) -> bool:
-        """Whether this rank makes an experiment: ranks that gave the same wrong bits make each of them once.
+        """Whether this rank makes an experiment: of ranks with the same wrong bits only one makes it.
 
-        Whether they come every time each rank sees for itself; only then do the answers of others hold for it.
+        Each rank finds out by itself whether the bits come every time; only then do answers of others hold for it.
         """
         if name == REPEAT or not record.bits or not self._seen(record).deterministic:
             return True
@@ -240,7 +240,7 @@ class Experiments:
         return ExperimentProcess(record.step, replace(step, conditions=conditions), name, after=after)
 
     def _try(self, process: ExperimentProcess, *, fresh: bool = True) -> Record | None:
-        """One process, or the one at hand; None where what it had to run before ended it."""
+        """Runs one process, fresh or the present one; None: a case that had to run before ended it."""
         from gpucheck.worker.supervisor.judging import finished
 
         if fresh:
@@ -274,7 +274,7 @@ class Experiments:
         return record
 
     def _partner(self, process: ExperimentProcess) -> int | None:
-        """The local rank that lends its environment or device: those that were right by turns, else all others."""
+        """The local rank that lends its environment or device: in turn those that were right, else all others."""
         if not process.step.conditions.swap:
             return None
         node, seen = self.runner.node, self._seen(self._failures[process.number])
@@ -283,7 +283,7 @@ class Experiments:
 
 
 def _seen_by_further_calls(failure: Record) -> bool:
-    """Whether it was a further call of a candidate that gave other bits, and none of the case's own."""
+    """Whether a further call of a candidate gave other bits, and no call of the case itself."""
     return failure.outcome is Outcome.VIOLATION and ViolationKind.REPEATS_DIFFER in kinds(failure) and not failure.calls
 
 
