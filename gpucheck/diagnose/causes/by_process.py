@@ -11,8 +11,8 @@ from gpucheck.records.run_folder import Run
 BY_PROCESS = Cause(
     "decided anew in each process",
     means="Equal inputs give one result in some processes and another one in others, while all calls of one process "
-    "agree. Something that each process takes once decides, such as an address, a random seed, a hash order, the"
-    " autotuner's choice, or what other processes left behind or do at that moment.",
+    "agree. Something that each process takes once decides, such as an address, a random seed, a hash order, the "
+    "autotuner's choice, or what other processes left behind or do at that moment.",
     shows="Some fresh processes fail in every call, the others in none, without any change.",
     confirm="Run the case in many processes (--isolate case and repeat in the scenario) with PYTHONHASHSEED=0, "
     "without address randomisation (setarch -R), and with the autotuner's choice fixed, one at a time.",

@@ -17,8 +17,8 @@ CRASH = Cause(
     means="The process that owns the device died, or a kernel destroyed its CUDA context, by an access to memory that "
     "is not allocated or a failed assertion. Every later CUDA call of that process fails; gpucheck continues "
     "with a fresh process.",
-    shows="CR in the matrix, only on the case that did it. A GPU reports such an error at a later call, so the finding"
-    " names the kernel only after a run that waits for each launch.",
+    shows="CR in the matrix, only on the case that did it. A GPU reports such an error at a later call, so the finding "
+    "names the kernel only after a run that waits for each launch.",
     confirm="gpucheck run SCENARIO --case ID --debug; compute-sanitizer --tool memcheck names the instruction; the "
     "finding shows the driver's Xid message if its log can be read.",
     fix="Look at the masks and offsets of the named kernel; in a process that died in host code, at the log of "

@@ -11,8 +11,8 @@ from gpucheck.records.run_folder import Run
 
 NOT_FROM_INPUTS = Cause(
     "answer not from its inputs",
-    means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or one that it"
-    " looks up by the address of its inputs instead of by their content.",
+    means="The call gave an answer that belongs to other inputs: one that it kept from an earlier call, or one that it "
+    "looks up by the address of its inputs instead of by their content.",
     shows="Other inputs, in other memory or in the same, get the answer of the call before; a second call with "
     "equal inputs launches no kernel; a later call gets another answer than a fresh process gives.",
     confirm="The finding says which call got whose answer; call it twice with different inputs of one shape.",
@@ -35,8 +35,8 @@ ALIASED = Cause(
 )
 SETTINGS = Cause(
     "leaves settings changed",
-    means="The call changes a setting of its thread or process and does not restore it: the default dtype or device, a"
-    " random state, the current device or stream, gradient mode, flags of determinism or precision, environment "
+    means="The call changes a setting of its thread or process and does not restore it: the default dtype or device, a "
+    "random state, the current device or stream, gradient mode, flags of determinism or precision, environment "
     "variables, the working directory.",
     shows="The numbers are right; what runs next in the process computes something else, or on another device. "
     "gpucheck puts the setting back after each call, so later cases do not show it.",

@@ -21,14 +21,14 @@ from gpucheck.records.run_folder import Run
 WRONG_DEVICE = Cause(
     "wrong device context",
     means="A kernel was launched while the current device was another GPU than the one that holds its tensors. Triton "
-    "launches on the current device and never looks at where the tensors are; a rank that allocates on cuda:RANK"
-    " without making it current launches on cuda:0. On rank 0 both are the same, so rank 0 is right.",
+    "launches on the current device and never looks at where the tensors are; a rank that allocates on cuda:RANK "
+    "without making it current launches on cuda:0. On rank 0 both are the same, so rank 0 is right.",
     shows="In three ways, depending on what the process did before. If nothing ever touched device 0, the result is "
     "right by luck, since the driver's context is still the one of the tensors (latent). If device 0 has a "
     "context, Triton refuses with 'Pointer argument cannot be accessed from Triton (cpu tensor?)', though no "
     "tensor is on the CPU. If peer access is on, as after any copy between the two GPUs, the kernel runs on GPU "
-    "0, on a stream that does not wait for the tensors' stream, and silently computes from whatever is in memory"
-    " at that moment.",
+    "0, on a stream that does not wait for the tensors' stream, and silently computes from whatever is in memory "
+    "at that moment.",
     confirm="gpucheck run device-context: the launch records name launch device, argument devices and source line; "
     "the same cases under --placement pinned and visible are right.",
     fix="In the library: with torch.cuda.device(x.device): around the launch. In the caller: "
