@@ -182,13 +182,13 @@ def _changes(plan: Plan, copy: LibraryCopy | None) -> list[str]:
     for name in ("python", "torch", "triton"):
         before, after = was.get(name), now.get(name)
         if before and before != after:
-            notes.append(f"{name} is not as in the run: was {_words(before)}, is {_words(after)}")
+            notes.append(f"{name} is not as in the run: was {_version_text(before)}, is {_version_text(after)}")
     if "variables" not in plan.environment:
         notes.append("the run holds no environment variables; those of this process were used")
     return notes
 
 
-def _words(found: Any) -> str:
+def _version_text(found: Any) -> str:
     if isinstance(found, dict):
         return f"{found.get('version')} with fingerprint {found.get('fingerprint')}"
     return str(found or "not installed")

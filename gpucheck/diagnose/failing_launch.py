@@ -24,16 +24,16 @@ def place(run: Run, record: Record) -> Place:
     that are waited for.
     """
     if not needs_pinning(record, run.plan):
-        return _seen(record, "")
+        return _known_place(record, "")
     again = next(iter(run.experiments.get((record.step, record.rank), {}).get(BLOCKING, ())), None)
     if again is None:
         return Place("", f"{_last(record.underway)}; next: --experiments 60 waits for each launch and so names the one")
     if not again.outcome.failed:
         return Place("", f"{_last(record.underway)}; it did not happen again when each launch was waited for")
-    return _seen(again, "when each launch was waited for, ")
+    return _known_place(again, "when each launch was waited for, ")
 
 
-def _seen(record: Record, how: str) -> Place:
+def _known_place(record: Record, how: str) -> Place:
     """The place in a record whose launches were waited for, or ran on the CPU."""
     underway = record.underway
     if underway is not None and (underway.open or record.sticky):

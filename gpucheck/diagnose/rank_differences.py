@@ -118,12 +118,12 @@ def _kernel(launch: Launch) -> Kernel:
 def _against_most(groups: dict[frozenset[Kernel], list[Record]]) -> Iterator[str]:
     (usual, most), *others = sorted(groups.items(), key=lambda group: -len(group[1]))
     for kernels, records in others:
-        mine, theirs = _words(kernels - usual, usual), _words(usual - kernels, kernels)
+        mine, theirs = _kernel_names(kernels - usual, usual), _kernel_names(usual - kernels, kernels)
         here, there = (rank_list(record.rank for record in each) for each in (records, most))
         yield f"{here} launched {mine or 'less'}, {there} {theirs or 'less'}, and all are right"
 
 
-def _words(kernels: Iterable[Kernel], others: Iterable[Kernel]) -> str:
+def _kernel_names(kernels: Iterable[Kernel], others: Iterable[Kernel]) -> str:
     """Kernels with the part of their configuration that others of their name do not have."""
     parts = []
     for name, digest, configuration in sorted(kernels):

@@ -99,15 +99,15 @@ def choose(device: str, nproc: int | None, *, expected: int | None = None, made_
     asked = "--device cuda: " if device == "cuda" else ""
     if found.problem:
         counted = "" if expected is None else f"--expect-gpus {expected}, 0 can be used: "
-        raise InfrastructureError(_told(f"{asked}{counted}{found.problem}; nothing was checked", found))
+        raise InfrastructureError(_error_text(f"{asked}{counted}{found.problem}; nothing was checked", found))
     if expected is not None and expected != len(found.gpus):
         words = f"{asked}--expect-gpus {expected}, {len(found.gpus)} can be used; nothing was checked"
-        raise InfrastructureError(_told(words, found, "give the node or container its GPUs, see gpucheck doctor"))
+        raise InfrastructureError(_error_text(words, found, "give the node or container its GPUs, see gpucheck doctor"))
     if not found.gpus:
         none = f"{VARIABLE} hides every GPU" if found.hidden else "no GPU is visible and nothing here speaks of one"
         if asked or made_for_gpus:
             subject = asked or f"scenario {made_for_gpus} is made for GPUs: "
-            raise InfrastructureError(_told(f"{subject}{none}; nothing was checked", found))
+            raise InfrastructureError(_error_text(f"{subject}{none}; nothing was checked", found))
         return Choice("cpu", nproc or 1, none)
     if nproc and nproc > len(found.gpus):
         raise InfrastructureError(
@@ -158,7 +158,7 @@ def _problem(answer: Answer, listing: Listing, left: Visible, build: TorchBuild 
     return "", ""
 
 
-def _told(problem: str, found: Found, advice: str = "") -> str:
+def _error_text(problem: str, found: Found, advice: str = "") -> str:
     """A message: what is wrong, what was seen, what to do."""
     do = [advice or found.advice, ON_CPU]
     seen = [line for line in found.seen if line not in problem]

@@ -26,9 +26,9 @@ def announce(report: Report) -> None:
     """
     summary, log = os.environ.get("GITHUB_STEP_SUMMARY"), os.environ.get("GPUCHECK_TERMINATION_LOG")
     if summary:
-        _told("the step summary", Path(summary), lambda path: _append(report, path))
+        _write("the step summary", Path(summary), lambda path: _append(report, path))
     if log or (log is None and os.access(MOUNTED_LOG, os.W_OK)):
-        _told("the termination log", Path(log or MOUNTED_LOG), lambda path: _terminate(report, path))
+        _write("the termination log", Path(log or MOUNTED_LOG), lambda path: _terminate(report, path))
 
 
 def _append(report: Report, path: Path) -> None:
@@ -48,7 +48,7 @@ def _terminate(report: Report, path: Path) -> None:
     path.write_text(termination.render(report), encoding="utf-8")  # a mount cannot be replaced, only written
 
 
-def _told(what: str, path: Path, write: Callable[[Path], None]) -> None:
+def _write(what: str, path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(path)
     except OSError as error:

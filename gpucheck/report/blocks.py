@@ -148,7 +148,7 @@ class Report:
         """Ranks that worked on a GPU."""
         return sum(place.device not in ("", "cpu") for place in self.places)
 
-    def told(self) -> dict[tuple[str, int], list[tuple[Finding, FailedCase]]]:
+    def findings_by_result(self) -> dict[tuple[str, int], list[tuple[Finding, FailedCase]]]:
         """The findings about each case on each rank, by label and rank of a result."""
         found: dict[tuple[str, int], list[tuple[Finding, FailedCase]]] = {}
         for finding in self.findings:

@@ -37,7 +37,7 @@ def lines(comparison: Comparison, names: tuple[str, str], *, verbose: bool = Fal
     yield ""
     yield from _environment(comparison)
     for change in (*SHOWN, *(QUIET if verbose else ())):
-        yield from _listed(change.value, [(row, _words(row)) for row in comparison.of(change)], limit)
+        yield from _listed(change.value, [(row, _change_text(row)) for row in comparison.of(change)], limit)
     inexact = [(row, "{1:.1%} of its bound, was {0:.1%}".format(*row.tightness or ())) for row in comparison.less_exact]
     yield from _listed("right, but warns: uses at least ten times as much of its error bound", inexact, limit)
     changed = [(row, ", ".join(row.bits)) for row in comparison.rows if row.bits]
@@ -86,7 +86,7 @@ def _environment(comparison: Comparison) -> Iterator[str]:
         yield f"  {'same':<{width}}  {', '.join(same)}"
 
 
-def _words(row: Row) -> str:
+def _change_text(row: Row) -> str:
     first, second = row.first, row.second
     if row.change is Change.FIXED:
         return f"was {first.words}"

@@ -63,7 +63,7 @@ def install() -> None:
             load(kernel)
         except OutOfResources as error:
             needs = f"needs {error.required:,} of {error.name}, the GPU has {error.limit:,}"
-            raise ResourceLimit(error.required, error.limit, error.name, _words(kernel, needs)) from error
+            raise ResourceLimit(error.required, error.limit, error.name, _needs_text(kernel, needs)) from error
 
     CompiledKernel._init_handles = load_checked
 
@@ -80,10 +80,10 @@ def check(kernel: Any) -> None:
     properties = driver.active.utils.get_device_properties(driver.active.get_current_device())
     found = excess(kernel.metadata, Limits(properties["max_shared_mem"]))
     if found:
-        raise ResourceLimit(found.needed, found.available, found.resource, _words(kernel, str(found)))
+        raise ResourceLimit(found.needed, found.available, found.resource, _needs_text(kernel, str(found)))
 
 
-def _words(kernel: Any, needs: str) -> str:
+def _needs_text(kernel: Any, needs: str) -> str:
     metadata = kernel.metadata
     config = in_words(constants(kernel.src), metadata.num_warps, getattr(metadata, "num_stages", None))
     return f"{kernel.name} {needs}; compiled with {config}"

@@ -108,7 +108,7 @@ def _in_argument(
                 beyond = reached.offsets >= limit
                 explained = not bool((touched & ~beyond).any()) and int(touched.sum()) >= ENOUGH * int(beyond.sum())
                 if explained and bool(touched.any()) and not bool(beyond.all()):
-                    yield _words(touched, beyond, reached, axes.names[axis], stride, tensor, unit)
+                    yield _overflow_text(touched, beyond, reached, axes.names[axis], stride, tensor, unit)
 
 
 def _reached(
@@ -138,7 +138,7 @@ def _limits(itemsize: int) -> list[tuple[str, int]]:
     return [*found, ("2^31 bytes", math.ceil(LIMIT / itemsize))] if itemsize > 1 else found
 
 
-def _words(
+def _overflow_text(
     touched: Tensor, beyond: Tensor, reached: _Reached, word: str, stride: int, tensor: LargeTensor, unit: str
 ) -> str:
     numbers = touched.nonzero().flatten().tolist()

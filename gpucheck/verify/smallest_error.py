@@ -23,16 +23,16 @@ def least_uniform_error(expected: dict[str, Expected]) -> float:
 
 def _of_output(expected: Expected) -> float:
     part = _most_sensitive(expected)
-    if not part.estimate.value.numel() or not _seen(part, LARGEST):
+    if not part.estimate.value.numel() or not _detected(part, LARGEST):
         return torch.inf
     low, high = LEAST, LARGEST
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
-        low, high = (low, middle) if _seen(part, middle) else (middle, high)
+        low, high = (low, middle) if _detected(part, middle) else (middle, high)
     return high
 
 
-def _seen(expected: Expected, error: float) -> bool:
+def _detected(expected: Expected, error: float) -> bool:
     stored = round_to(expected.dtype, expected.estimate.value * (1 + error)).to(expected.dtype)
     return bool(closest(stored, expected)[1].any())
 

@@ -14,8 +14,8 @@ MOST_CAUSES = 3
 
 def raised_from(error: BaseException) -> str:
     """The exceptions that led to this one, as in Python's own traceback; "" if there are none."""
-    told = [f"{type(cause).__name__}: {str(cause).strip() or 'no message'}" for cause in _causes(error)]
-    return "".join(f"; raised from {line.splitlines()[0]}" for line in told)
+    lines = [f"{type(cause).__name__}: {str(cause).strip() or 'no message'}" for cause in _causes(error)]
+    return "".join(f"; raised from {line.splitlines()[0]}" for line in lines)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -35,13 +35,13 @@ def keep_what_is_printed() -> None:
         sys.stdout.reconfigure(line_buffering=True)
     end = os._exit
 
-    def told(status: int) -> NoReturn:
+    def reported_exit(status: int) -> NoReturn:
         code, line = sys._getframe(1).f_code, sys._getframe(1).f_lineno
         if not code.co_filename.startswith(PACKAGE):
             _say(f"os._exit({status}) at {Path(code.co_filename).name}:{line} in {code.co_name}")
         end(status)
 
-    os._exit = told
+    os._exit = reported_exit
 
 
 def _say(line: str) -> None:

@@ -69,7 +69,7 @@ def test_without_times_no_time_is_shown(synthetic: Synthetic) -> None:
 
 
 def test_what_findings_say_is_found_by_case_and_rank(busy: Report) -> None:
-    told = busy.told()
+    told = busy.findings_by_result()
     for result in busy.results:
         found = told.get((result.label, result.record.rank), [])
         quiet = result.record.outcome is Outcome.PASS or result.expected

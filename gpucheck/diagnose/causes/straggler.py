@@ -132,10 +132,10 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
 def _failed_case(run: Run, compared: _Comparison, rank: int) -> FailedCase:
     """A slow case with the command that measures it again, on all ranks; a replay measures no speed."""
     step = compared.record.step
-    return FailedCase(run.plan.steps[step].label, [rank], [_words(compared)], run_command(run, step))
+    return FailedCase(run.plan.steps[step].label, [rank], [_slowdown_text(compared)], run_command(run, step))
 
 
-def _words(comparison: _Comparison) -> str:
+def _slowdown_text(comparison: _Comparison) -> str:
     times = f"{took(comparison.seconds)} a call, its peers {took(comparison.typical)}"
     return f"{times}: {comparison.factor:.2f} times as slow"
 

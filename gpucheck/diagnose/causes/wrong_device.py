@@ -147,7 +147,7 @@ def _fails_at_home(run: Run, record: Record) -> bool:
 def _lines(run: Run, state: State, step: int, ranks: list[int]) -> list[str]:
     records = [run.records[(step, rank)] for rank in ranks]
     lines = merged_lines(records, lambda record: [_result(state, record)])
-    lines += _seen([launch for record in records for launch in record.launches if launch.away])
+    lines += _launch_lines([launch for record in records for launch in record.launches if launch.away])
     if state is State.LATENT:
         lines += merged_lines(records, _luck)
     elif state is not State.REFUSED:
@@ -183,7 +183,7 @@ def _at_tensors(record: Record) -> bool:
     return all([f"cuda:{launch.context}"] == launch.away for launch in record.launches if launch.away)
 
 
-def _seen(launches: list[Launch]) -> list[str]:
+def _launch_lines(launches: list[Launch]) -> list[str]:
     """``KERNEL launched on cuda:0, its tensors on cuda:1 (file:line)``, each kernel and place once for all ranks."""
     devices: dict[tuple[str, str, int | None], set[str]] = {}
     for launch in launches:

@@ -26,7 +26,7 @@ def render(report: Report) -> str:
     suites: dict[str, list[Result]] = {}
     for result in report.results:
         suites.setdefault(result.row, []).append(result)
-    told = report.told()
+    told = report.findings_by_result()
     name = f"gpucheck {report.plan.scenario}" + (f": {NO_GPU_CHECKED}" if not report.gpus_checked else "")
     root = Element("testsuites", name=one_line(name))
     for row, results in suites.items():
@@ -58,7 +58,7 @@ def _test(result: Result, told: list[tuple[Finding, FailedCase]]) -> Element:
     test = _named(f"{result.label} [rank {record.rank}]", result.row, result.seconds)
     red, warnings = ([pair for pair in told if pair[0].warns is warns] for warns in (False, True))
     if red:
-        lines = [line for finding, failed_case in red for line in _words(finding, failed_case)]
+        lines = [line for finding, failed_case in red for line in _case_lines(finding, failed_case)]
         kind = "failure" if record.outcome in _JUDGED else "error"
         _red(test, kind, record.outcome.value, red[0], [*lines, *record.traceback.splitlines()])
     elif record.outcome is Outcome.INAPPLICABLE:
@@ -66,7 +66,7 @@ def _test(result: Result, told: list[tuple[Finding, FailedCase]]) -> Element:
     elif result.expected:
         _out(test, ["failed as the scenario expects", *lines_of(record)])
     if warnings:
-        _out(test, [line for finding, failed_case in warnings for line in _words(finding, failed_case)])
+        _out(test, [line for finding, failed_case in warnings for line in _case_lines(finding, failed_case)])
     return test
 
 
@@ -79,7 +79,7 @@ def _whole(report: Report, red: bool) -> list[Element]:
             (failed_case.case, rank) in shown for failed_case in seen for rank in failed_case.ranks
         ):
             tests.append(_named(finding.title, WHOLE, 0.0))
-            lines = [line for failed_case in seen for line in _words(finding, failed_case)]
+            lines = [line for failed_case in seen for line in _case_lines(finding, failed_case)]
             _red(tests[-1], "failure" if finding.fails else "error", "finding", (finding, seen[0]), lines)
     if report.verdict != Verdict.PASS.value and not red and not tests:
         tests.append(_named("verdict", WHOLE, 0.0))
@@ -101,7 +101,7 @@ def _red(test: Element, tag: str, kind: str, first: tuple[Finding, FailedCase], 
     SubElement(test, tag, type=kind, message=one_line(message)).text = visible("\n".join(lines))
 
 
-def _words(finding: Finding, failed_case: FailedCase) -> list[str]:
+def _case_lines(finding: Finding, failed_case: FailedCase) -> list[str]:
     """What a finding says of one case, with what to do."""
     lines = [heading(finding) + (f", {rank_list(failed_case.ranks)}" if failed_case.ranks else ""), *failed_case.lines]
     lines += [f"tried: {line}" for line in finding.evidence]

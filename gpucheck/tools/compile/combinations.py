@@ -24,7 +24,7 @@ from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource
 from gpucheck.tools.compile.hints import hint
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Combination, Kernel, Kind, Problem, Result
-from gpucheck.tools.compile.result_cache import Store
+from gpucheck.tools.compile.result_cache import ResultCache
 from gpucheck.tools.compile.tritons import Triton
 from gpucheck.triton_hooks.targets import Target
 
@@ -110,19 +110,19 @@ def _job(job: Job, servers: _Servers, stop: threading.Event) -> Result:
         result.inapplicable = triton_problem(job.library.generation, job.triton.version) or ""
         if result.inapplicable:
             return result
-    store = Store.of(job.triton, job.library.content if job.library else "", job.target)
+    cache = ResultCache.of(job.triton, job.library.content if job.library else "", job.target)
     foreign = {name for source in job.sources for name in source.checks}  # may import anything: never kept
     ours = tuple(case for case in job.cases if case.check not in foreign)
-    missing = store.load(ours, result) + [case for case in job.cases if case not in ours]
+    missing = cache.load(ours, result) + [case for case in job.cases if case not in ours]
     if missing:
-        seen = _compile(job, missing, result, store, servers, stop)
-        store.save([case for case in seen if case in ours], result)
+        seen = _compile(job, missing, result, cache, servers, stop)
+        cache.save([case for case in seen if case in ours], result)
     result.seconds = time.perf_counter() - begin
     return result
 
 
 def _compile(
-    job: Job, cases: list[Case], result: Result, store: Store, servers: _Servers, stop: threading.Event
+    job: Job, cases: list[Case], result: Result, cache: ResultCache, servers: _Servers, stop: threading.Event
 ) -> list[Case]:
     """Runs children until every case has a result; a kernel that takes its process down is not tried again.
 
@@ -133,7 +133,7 @@ def _compile(
     deadly: dict[str, Kernel] = {}
     while cases and not stop.is_set():
         with tempfile.TemporaryDirectory(prefix="gpucheck-compile-") as folder:
-            process = _Process(job, cases, deadly, Path(folder), store.kernels)
+            process = _Process(job, cases, deadly, Path(folder), cache.kernels)
             process.run(servers.of(job.triton), stop)
         result.compiled_now += process.compiled
         result.kernels |= process.kernels

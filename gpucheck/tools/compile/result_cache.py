@@ -27,14 +27,14 @@ OURS = ("checks", "library", "model", "tools/compile", "triton_hooks")  # of our
 
 
 @dataclass(frozen=True)
-class Store:
+class ResultCache:
     """The kept results of one combination; whatever may change a result is part of the file's name."""
 
     file: Path
     kernels: Path  # Triton's own cache of compiled kernels; shared by all libraries and targets of one Triton
 
     @classmethod
-    def of(cls, triton: Triton, content: str, target: Target) -> Store:
+    def of(cls, triton: Triton, content: str, target: Target) -> ResultCache:
         """The store of a combination.
 
         Args:

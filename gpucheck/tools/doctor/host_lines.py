@@ -109,18 +109,18 @@ def _limits(machine: Machine) -> list[Line]:
     core, _ = machine.rlimit(resource.RLIMIT_CORE)
     lines = []
     if _least(files, FILES_WANTED):
-        lines.append(ok("open files", _words(files)))
+        lines.append(ok("open files", _limit_text(files)))
     else:
-        lines.append(warn("open files", _words(files), "ranks and their caches open more: ulimit -n 65536"))
+        lines.append(warn("open files", _limit_text(files), "ranks and their caches open more: ulimit -n 65536"))
     if _least(locked, UNLIMITED) or not (machine.dev / "infiniband").exists():
-        lines.append(ok("locked memory", _words(locked, "bytes")))
+        lines.append(ok("locked memory", _limit_text(locked, "bytes")))
     else:
         advice = "NCCL pins buffers for the InfiniBand here: ulimit -l unlimited"
-        lines.append(warn("locked memory", _words(locked, "bytes"), advice))
+        lines.append(warn("locked memory", _limit_text(locked, "bytes"), advice))
     if not _least(core, 1):
         return [*lines, ok("core files", "off")]
     advice = "a crashed rank may write a file as large as its memory: ulimit -c 0"
-    return [*lines, warn("core files", _words(core, "bytes"), advice)]
+    return [*lines, warn("core files", _limit_text(core, "bytes"), advice)]
 
 
 def _least(limit: int, needed: int) -> bool:
@@ -128,7 +128,7 @@ def _least(limit: int, needed: int) -> bool:
     return limit == resource.RLIM_INFINITY or limit >= needed
 
 
-def _words(limit: int, unit: str = "") -> str:
+def _limit_text(limit: int, unit: str = "") -> str:
     if limit == resource.RLIM_INFINITY:
         return "unlimited"
     return amount(limit) if unit else str(limit)

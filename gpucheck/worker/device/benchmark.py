@@ -36,7 +36,7 @@ COPIED = 512 << 20  # bytes; of the copy that is the ceiling of memory
 TRIES = 10  # of each, the quickest counts
 
 Call = Callable[[], Any]
-Look = Callable[[Any], None]
+OnReturn = Callable[[Any], None]
 """Takes what a call returned, at no time of the device that counts."""
 
 
@@ -91,22 +91,24 @@ class CudaClock:
         return time.perf_counter()
 
 
-def seconds_of(call: Call, clock: Clock, allowed: Allowance, look: Look | None = None) -> float:
+def seconds_of(call: Call, clock: Clock, allowed: Allowance, on_return: OnReturn | None = None) -> float:
     """Median time of a call on the device, in s.
 
     The first call does not count: memory may still have to be had in it. The second one always does.
     """
-    launching, first = _batch(call, clock, 1, 0.0, look)
-    again, took = _batch(call, clock, 1, launching, look)
+    launching, first = _batch(call, clock, 1, 0.0, on_return)
+    again, took = _batch(call, clock, 1, launching, on_return)
     launching = max(min(launching, again), 1e-6)  # a host that stumbled once says nothing
     repeats = min(allowed.repeats, int(allowed.seconds / (launching + min(*first, *took))) - 1)
     batch = max(1, min(BATCH, int(HELD / launching)))
     while len(took) < repeats:
-        took += _batch(call, clock, min(batch, repeats - len(took)), launching, look)[1]
+        took += _batch(call, clock, min(batch, repeats - len(took)), launching, on_return)[1]
     return median(took)
 
 
-def _batch(call: Call, clock: Clock, count: int, launching: float, look: Look | None) -> tuple[float, list[float]]:
+def _batch(
+    call: Call, clock: Clock, count: int, launching: float, on_return: OnReturn | None
+) -> tuple[float, list[float]]:
     """What the host took to launch so many calls, and the device for each.
 
     Args:
@@ -114,19 +116,19 @@ def _batch(call: Call, clock: Clock, count: int, launching: float, look: Look | 
     """
     clock.hold(AHEAD * launching * count)
     begin = clock.host()
-    marks = [_timed(call, clock, look) for _ in range(count)]
+    marks = [_timed(call, clock, on_return) for _ in range(count)]
     launched = clock.host() - begin
     clock.wait()
     return launched, [clock.between(*pair) for pair in marks]
 
 
-def _timed(call: Call, clock: Clock, look: Look | None = None) -> tuple[Any, Any]:
+def _timed(call: Call, clock: Clock, on_return: OnReturn | None = None) -> tuple[Any, Any]:
     clock.flush()
     first = clock.mark()
     returned = call()
     last = clock.mark()
-    if look is not None:
-        look(returned)
+    if on_return is not None:
+        on_return(returned)
     return first, last
 
 
@@ -166,7 +168,7 @@ class Stopwatch:
     def time(
         self,
         call: Call,
-        look: Look,
+        on_return: OnReturn,
         check: Check,
         case: Case,
         inputs: Any,
@@ -180,7 +182,7 @@ class Stopwatch:
 
         Args:
             call: the call under test, on operands that are prepared.
-            look: is given what each call returned.
+            on_return: is given what each call returned.
             inputs: of the case, on the CPU.
             placed: the same on the device.
 
@@ -191,7 +193,7 @@ class Stopwatch:
             with self._optional(reply, under_test=True):
                 known = reply.seconds.get("kernel", 0.0)
                 long = known > LONG * allowed.seconds
-                reply.timings["call"] = known if long else seconds_of(call, self._ready(), allowed, look)
+                reply.timings["call"] = known if long else seconds_of(call, self._ready(), allowed, on_return)
                 reply.cost = check.cost(case, inputs)
             if not allowed.thorough or "call" not in reply.timings:
                 return

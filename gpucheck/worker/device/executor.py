@@ -32,7 +32,7 @@ from gpucheck.worker.device.case_inspection import inspect
 from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
 from gpucheck.worker.device.launch_observer import Observer, kernel_clock
 from gpucheck.worker.device.placements import Binding
-from gpucheck.worker.device.process_settings import kept
+from gpucheck.worker.device.process_settings import restored_settings
 from gpucheck.worker.device.repeated_calls import RepeatedCalls
 from gpucheck.worker.device.side_effects import CallWatch, Place
 from gpucheck.worker.device.threads_together import at_once
@@ -335,7 +335,7 @@ class CaseExecutor:
         """Takes down what the calls of a pass did beside answering, but for what the check allows."""
         work.watch.compare()
         self._returned = work.watch.returned
-        found = work.watch.found()
+        found = work.watch.side_effects()
         if not found:
             return
         allowed = work.check.allowed(work.case, prepared, inputs, work.runtime)
@@ -358,7 +358,7 @@ class CaseExecutor:
 
     def _same_settings(self, work: _Pass, *, shared: bool) -> AbstractContextManager[None]:
         report = partial(work.runtime.report_violation, ViolationKind.SETTINGS)
-        return kept(self.device, report, shared=shared)
+        return restored_settings(self.device, report, shared=shared)
 
     def _guard(self, conditions: Conditions) -> AbstractContextManager[None]:
         """Around every call into the code under test, so that a device guard holds in all of them."""

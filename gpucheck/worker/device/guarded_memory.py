@@ -145,7 +145,7 @@ class GuardedMemory:
         fills = torch.tensor([slot.fill for slot in self._slots for _ in range(2)], device=self.device)[:, None]
         wrong = (torch.cat(bands).view(len(bands), self.guard) != fills).any(1).nonzero().flatten().tolist()
         lines = [
-            self._words(self._slots[number // 2], bands[number], "after" if number % 2 else "before")
+            self._broken_band(self._slots[number // 2], bands[number], "after" if number % 2 else "before")
             for number in wrong
         ]
         return lines + [line for slot in self._slots if slot.gaps and (line := self._written_gaps(slot))]
@@ -159,7 +159,7 @@ class GuardedMemory:
         count = int(((elements != slot.fill) & unused[:, None]).sum())
         return f"{count} bytes written between the elements of the {slot.tensor}" if count else ""
 
-    def _words(self, slot: _Slot, band: Tensor, side: str) -> str:
+    def _broken_band(self, slot: _Slot, band: Tensor, side: str) -> str:
         places = (band != slot.fill).nonzero().flatten()
         distance = self.guard - int(places[-1]) if side == "before" else int(places[0]) + 1
         return f"{len(places)} bytes written {side} the {slot.tensor}, nearest {distance} off"

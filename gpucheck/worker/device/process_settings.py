@@ -42,11 +42,11 @@ class Setting:
     get: Callable[[], Any]
     put: Callable[[Any], None]
     of_thread: bool = False  # each thread has its own
-    told: bool = True  # its values say something to a reader
+    shown: bool = True  # its values say something to a reader
 
 
 @contextmanager
-def kept(device: torch.device, tell: Callable[[str], None], *, shared: bool) -> Iterator[None]:
+def restored_settings(device: torch.device, tell: Callable[[str], None], *, shared: bool) -> Iterator[None]:
     """Tells which settings differ after what runs inside, in words, and puts them back: later cases are not to blame.
 
     Args:
@@ -61,7 +61,7 @@ def kept(device: torch.device, tell: Callable[[str], None], *, shared: bool) -> 
         for setting, old in zip(settings, before, strict=True):
             new = _read(setting)
             if new != old:
-                tell(_words(setting, old, new))
+                tell(_change_text(setting, old, new))
                 with suppress(Exception):  # the rest of the settings is put back all the same
                     setting.put(old)
 
@@ -73,7 +73,7 @@ def _read(setting: Setting) -> Any:
         return type(error).__name__
 
 
-def _words(setting: Setting, old: Any, new: Any) -> str:
+def _change_text(setting: Setting, old: Any, new: Any) -> str:
     if isinstance(old, dict) and isinstance(new, dict):  # values of environment variables may be secrets
         added, gone = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
         other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
@@ -81,7 +81,7 @@ def _words(setting: Setting, old: Any, new: Any) -> str:
         return "; ".join(
             f"{setting.name} {word}: {', '.join(map(os.fsdecode, names))}" for names, word in parts if names
         )
-    if not setting.told:
+    if not setting.shown:
         return f"{setting.name} is another one than before the call"
     return f"{setting.name} was {str(old)[:MOST_WORDS]} before the call and is {str(new)[:MOST_WORDS]} after it"
 
@@ -99,14 +99,14 @@ def _settings(device: torch.device) -> Iterator[Setting]:
     yield Setting("number of torch's threads", torch.get_num_threads, torch.set_num_threads)
     yield Setting("environment variable", _environment, _put_environment)
     yield Setting("working directory", os.getcwd, os.chdir)
-    yield Setting("random state of Python", random.getstate, random.setstate, told=False)
-    yield Setting("random state of torch on the CPU", _cpu_state, _put_cpu_state, told=False)
+    yield Setting("random state of Python", random.getstate, random.setstate, shown=False)
+    yield Setting("random state of torch on the CPU", _cpu_state, _put_cpu_state, shown=False)
     if "numpy" in sys.modules:
-        yield Setting("random state of numpy", _numpy_state, _put_numpy_state, told=False)
+        yield Setting("random state of numpy", _numpy_state, _put_numpy_state, shown=False)
     if device.type == "cuda":
         yield Setting("current device", torch.cuda.current_device, torch.cuda.set_device, of_thread=True)
         yield Setting(f"current stream of {device}", *_stream(device), of_thread=True)
-        yield Setting(f"random state of {device}", *_gpu_state(device), told=False)
+        yield Setting(f"random state of {device}", *_gpu_state(device), shown=False)
 
 
 def _getter(owner: Any, attribute: str) -> Callable[[], Any]:

@@ -108,7 +108,7 @@ class _Search:
                 if seen.launches > 1 or (seen.counts_programs and not cpu):
                     return kernel
                 place = [self._first(kernel, axis, size, number) for axis, size in enumerate(seen.grid)]
-                return f"{kernel} {_words(place)} of {_words(seen.grid)}"
+                return f"{kernel} {_program_id(place)} of {_program_id(seen.grid)}"
         except TimeoutError:
             return ""
         return ELSEWHERE if kernels else ""
@@ -145,7 +145,7 @@ class _Search:
         return list(zip(*passes, strict=True))
 
 
-def _words(place: Sequence[int]) -> str:
+def _program_id(place: Sequence[int]) -> str:
     return f"({', '.join(map(str, place))})"
 
 

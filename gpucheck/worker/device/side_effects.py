@@ -231,7 +231,7 @@ class CallWatch:
         self._looks += [_Look(watched.held, who, comparison) for comparison in found]
         return bool(found)
 
-    def found(self) -> list[SideEffect]:
+    def side_effects(self) -> list[SideEffect]:
         """What was seen, the first of a kind for each input or output."""
         flags = [look.comparison.any.to(self.device) for look in self._looks]
         differ = torch.stack(flags).tolist() if flags else []

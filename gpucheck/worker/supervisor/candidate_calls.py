@@ -261,7 +261,7 @@ class Seen:
         else:
             found += [Violation(ViolationKind.ORDER, words) for words in self._unordered()][:1]
         if self.first.varies:
-            found += [Violation(ViolationKind.CACHED, words) for words in self._kept()][:1]
+            found += [Violation(ViolationKind.CACHED, words) for words in self._signs_of_cache()][:1]
             found += [violation for answer, violation in self._without() if answer.digest == self.first.digest][:1]
         return found
 
@@ -274,7 +274,7 @@ class Seen:
             doubts += [Doubt(answer.outputs, right=violation) for answer, violation in others]
         return doubts
 
-    def _kept(self) -> Iterable[str]:
+    def _signs_of_cache(self) -> Iterable[str]:
         """Signs of an answer that is kept from an earlier call, the plainest first."""
         if self.first.digest == self.before.digest:
             yield "the answer is bit for bit the one that other inputs got a call before"

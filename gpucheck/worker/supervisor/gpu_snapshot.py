@@ -76,10 +76,10 @@ class Adders:
 
         with self._lock:
             if self._found is None:
-                self._found = arithmetic(["interpreter"] if self._interpreted else self._told() or [UNTOLD])
+                self._found = arithmetic(["interpreter"] if self._interpreted else self._architectures() or [UNTOLD])
             return self._found
 
-    def _told(self) -> list[str]:
+    def _architectures(self) -> list[str]:
         deadline = time.monotonic() + self._limit
         while not self._file.exists() and time.monotonic() < deadline:
             time.sleep(0.01)

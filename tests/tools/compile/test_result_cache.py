@@ -7,7 +7,7 @@ import pytest
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.compile import result_cache as storing
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Combination, Result
-from gpucheck.tools.compile.result_cache import Store
+from gpucheck.tools.compile.result_cache import ResultCache
 from gpucheck.tools.compile.tritons import Triton
 from gpucheck.triton_hooks.targets import TARGETS
 from tests.tools.compile.conftest import make_case, make_kernel
@@ -40,53 +40,53 @@ def filled() -> Result:
 
 
 def test_results_come_back_as_they_were(cache: Path, triton: Triton) -> None:
-    store = Store.of(triton, "f" * 64, TARGETS["sm_90"])
+    cache = ResultCache.of(triton, "f" * 64, TARGETS["sm_90"])
     a, b, new = make_case("swiglu/a"), make_case("swiglu/b"), make_case("swiglu/new")
-    store.save([a, b], filled())
+    cache.save([a, b], filled())
     again = Result(WHERE)
-    assert store.load((a, b, new), again) == [new]
+    assert cache.load((a, b, new), again) == [new]
     assert again.cases == filled().cases and again.kernels == filled().kernels
 
 
 def test_only_the_kernels_of_the_cases_asked_for_come_back(cache: Path, triton: Triton) -> None:
-    store = Store.of(triton, "", TARGETS["sm_90"])
-    store.save([make_case("swiglu/a")], filled())
-    store.save([make_case("swiglu/b")], filled())  # adds to what is there
+    cache = ResultCache.of(triton, "", TARGETS["sm_90"])
+    cache.save([make_case("swiglu/a")], filled())
+    cache.save([make_case("swiglu/b")], filled())  # adds to what is there
     again = Result(WHERE)
-    assert store.load((make_case("swiglu/b"),), again) == []
+    assert cache.load((make_case("swiglu/b"),), again) == []
     assert list(again.kernels) == ["k3"]
 
 
 def test_another_seed_is_another_case(cache: Path, triton: Triton) -> None:
-    store = Store.of(triton, "", TARGETS["sm_90"])
-    store.save([make_case("swiglu/a")], filled())
+    cache = ResultCache.of(triton, "", TARGETS["sm_90"])
+    cache.save([make_case("swiglu/a")], filled())
     other = make_case("swiglu/a", seed=1)
-    assert store.load((other,), Result(WHERE)) == [other]
+    assert cache.load((other,), Result(WHERE)) == [other]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"cases": {"swiglu/a seed 0": {}}, "kernels": {}}', '{"cases": 1}'])
 def test_a_damaged_file_is_as_good_as_none(cache: Path, triton: Triton, damage: str) -> None:
-    store = Store.of(triton, "", TARGETS["sm_90"])
+    cache = ResultCache.of(triton, "", TARGETS["sm_90"])
     case = make_case("swiglu/a")
-    store.save([case], filled())
-    store.file.write_text(damage)
-    assert store.load((case,), Result(WHERE)) == [case]
-    store.save([case], filled())
-    assert store.load((case,), Result(WHERE)) == []
+    cache.save([case], filled())
+    cache.file.write_text(damage)
+    assert cache.load((case,), Result(WHERE)) == [case]
+    cache.save([case], filled())
+    assert cache.load((case,), Result(WHERE)) == []
 
 
 def test_whatever_may_change_a_result_has_a_file_of_its_own(
     cache: Path, triton: Triton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {Store.of(triton, "f" * 64, TARGETS["sm_90"]).file}
-    files.add(Store.of(triton, "e" * 64, TARGETS["sm_90"]).file)
-    files.add(Store.of(triton, "f" * 64, TARGETS["sm_80"]).file)
-    before = Store.of(triton, "f" * 64, TARGETS["sm_90"]).kernels
+    files = {ResultCache.of(triton, "f" * 64, TARGETS["sm_90"]).file}
+    files.add(ResultCache.of(triton, "e" * 64, TARGETS["sm_90"]).file)
+    files.add(ResultCache.of(triton, "f" * 64, TARGETS["sm_80"]).file)
+    before = ResultCache.of(triton, "f" * 64, TARGETS["sm_90"]).kernels
     (triton.package / "more.py").write_text("x = 1\n")
-    rebuilt = Store.of(triton, "f" * 64, TARGETS["sm_90"])
+    rebuilt = ResultCache.of(triton, "f" * 64, TARGETS["sm_90"])
     files.add(rebuilt.file)
     monkeypatch.setattr(storing, "AMD_LINKERS", [__file__])  # one that exists
-    files.add(Store.of(triton, "f" * 64, TARGETS["sm_90"]).file)
+    files.add(ResultCache.of(triton, "f" * 64, TARGETS["sm_90"]).file)
     assert len(files) == 5 and rebuilt.kernels != before
     assert all(cache in file.parents for file in files)
 
@@ -95,4 +95,4 @@ def test_a_cache_that_cannot_be_written_says_so(cache: Path, triton: Triton) -> 
     cache.mkdir()
     (cache / "compile").write_text("in the way")
     with pytest.raises(InfrastructureError, match="cannot write the cache"):
-        Store.of(triton, "", TARGETS["sm_90"]).save([make_case("swiglu/a")], filled())
+        ResultCache.of(triton, "", TARGETS["sm_90"]).save([make_case("swiglu/a")], filled())

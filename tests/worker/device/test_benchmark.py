@@ -65,12 +65,12 @@ class Device:
 def test_each_call_is_looked_at_and_that_takes_no_time_of_its_own() -> None:
     device, seen = Device(call=1e-5, launching=4e-4), []
 
-    def look(returned: Any) -> None:
+    def on_return(returned: Any) -> None:
         seen.append(returned)
         device.work(1.0)
 
     allowed = Allowance(repeats=5, seconds=60.0)
-    assert seconds_of(lambda: device.call() or device.calls, device, allowed, look) == pytest.approx(1e-5)
+    assert seconds_of(lambda: device.call() or device.calls, device, allowed, on_return) == pytest.approx(1e-5)
     assert seen == list(range(1, 2 + allowed.repeats)), "the one that does not count as well"
 
 

@@ -591,13 +591,13 @@ class Watch:
         self.told: list[Any] = []
 
     def time(
-        self, call: Any, look: Any, check: Any, case: Any, inputs: Any, placed: Any, allowed: Any, reply: Reply
+        self, call: Any, on_return: Any, check: Any, case: Any, inputs: Any, placed: Any, allowed: Any, reply: Reply
     ) -> None:
         returned = call()
         self.told = [returned["y"], inputs["x"], placed["x"], allowed]
         if self.error:
             raise self.error
-        look(returned)
+        on_return(returned)
         reply.timings["call"] = 0.5
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gpucheck.worker.device import process_settings
-from gpucheck.worker.device.process_settings import TORCHS_OWN, kept
+from gpucheck.worker.device.process_settings import TORCHS_OWN, restored_settings
 
 CPU = torch.device("cpu")
 
@@ -21,10 +21,10 @@ CPU = torch.device("cpu")
 def told(change: Callable[[], Any], *, shared: bool = False, device: Any = CPU) -> list[str]:
     """What is told of a change, and that nothing is left of it."""
     words: list[str] = []
-    with kept(device, words.append, shared=shared):
+    with restored_settings(device, words.append, shared=shared):
         change()
     again: list[str] = []
-    with kept(device, again.append, shared=shared):
+    with restored_settings(device, again.append, shared=shared):
         pass
     assert again == []
     return words
@@ -83,7 +83,7 @@ def test_among_threads_only_what_each_thread_has_for_itself_is_told() -> None:
 
 def test_what_a_call_that_raises_leaves_is_put_back_as_well() -> None:
     words: list[str] = []
-    with pytest.raises(ValueError), kept(CPU, words.append, shared=False):
+    with pytest.raises(ValueError), restored_settings(CPU, words.append, shared=False):
         torch.set_default_dtype(torch.float64)
         raise ValueError
     assert torch.get_default_dtype() is torch.float32 and len(words) == 1

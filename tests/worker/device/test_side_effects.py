@@ -23,7 +23,7 @@ def watch_of(*given: Any) -> CallWatch:
 
 def seen(watch: CallWatch) -> list[tuple[str, str]]:
     watch.compare()
-    return [(effect.kind, effect.words) for effect in watch.found()]
+    return [(effect.kind, effect.words) for effect in watch.side_effects()]
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float8_e4m3fn, torch.bfloat16, torch.float64])
@@ -93,7 +93,7 @@ def test_outputs_are_of_their_own_memory() -> None:
     x, weight = torch.zeros(4, 4), torch.zeros(2, 4)
     watch = watch_of({"x": x}, {"w": weight})
     watch.outputs({"y": x[1:, 1], "z": weight.T, "fine": torch.zeros(4), "none": x[:0]})
-    kinds = {(effect.kind, effect.name): effect.words for effect in watch.found()}
+    kinds = {(effect.kind, effect.name): effect.words for effect in watch.side_effects()}
     assert set(kinds) == {("alias", "y"), ("layout", "y"), ("alias", "z")}
     assert kinds["alias", "z"] == "z, as the call returned it, shares the memory of w"
 
@@ -102,13 +102,13 @@ def test_memory_that_an_earlier_call_returned_is_not_handed_out_again() -> None:
     buffer = torch.zeros(8)
     watch = CallWatch(CPU)
     watch.outputs({"y": buffer[:4]})
-    assert watch.found() == []
+    assert watch.side_effects() == []
     watch.outputs({"y": buffer[2:6]})
-    (effect,) = watch.found()
+    (effect,) = watch.side_effects()
     assert effect.kind == "reused" and "lies in memory that an earlier call returned" in effect.words
     after = CallWatch(CPU, watch.returned)
     after.outputs({"y": buffer[:1]})
-    assert [effect.kind for effect in after.found()] == ["reused"], "by a call of the pass before"
+    assert [effect.kind for effect in after.side_effects()] == ["reused"], "by a call of the pass before"
 
 
 def test_a_buffer_that_is_there_before_the_call_is_not_returned_but_may_be_written_to() -> None:
@@ -118,7 +118,7 @@ def test_a_buffer_that_is_there_before_the_call_is_not_returned_but_may_be_writt
     model.scratch += 1
     assert seen(watch) == []
     watch.outputs({"y": model.scratch[1:3]})
-    (effect,) = watch.found()
+    (effect,) = watch.side_effects()
     assert (effect.kind, effect.name) == ("reused", "y") and "lies in scratch, which was there before" in effect.words
 
 
@@ -136,13 +136,15 @@ def test_a_buffer_that_is_there_before_the_call_is_not_returned_but_may_be_writt
 def test_outputs_are_dense(output: Any, words: str) -> None:
     watch = CallWatch(CPU)
     watch.outputs({"y": output})
-    assert [(e.kind, e.words) for e in watch.found()] == ([("layout", f"the call returned y {words}")] if words else [])
+    assert [(e.kind, e.words) for e in watch.side_effects()] == (
+        [("layout", f"the call returned y {words}")] if words else []
+    )
 
 
 def test_outputs_lie_on_the_device_under_test() -> None:
     watch = CallWatch(torch.device("cuda", 1))
     watch.outputs({"y": torch.zeros(2)})
-    assert watch.found() == [SideEffect("output", "y", "the call returned y on cpu, expected cuda:1")]
+    assert watch.side_effects() == [SideEffect("output", "y", "the call returned y on cpu, expected cuda:1")]
 
 
 class Library:
@@ -164,11 +166,11 @@ def call(deed: Any, x: Any, *, active: bool = True) -> tuple[Any, list[SideEffec
     library = watch.library(Library(deed))
     assert library.generation == "v0"
     if not active:
-        return library.matmul(x, weight), watch.found()
+        return library.matmul(x, weight), watch.side_effects()
     with watch.watching():
         y = library.matmul(x, weight, bias=None)
     watch.outputs({"y": y})
-    return y, watch.found()
+    return y, watch.side_effects()
 
 
 def test_a_call_of_the_library_is_blamed_for_what_it_does_to_numbers_between_calls() -> None:

@@ -161,9 +161,13 @@ def environment(report: Report) -> Html:
     limits = f"{plan.timeout:g} s for the run, {plan.case_timeout:g} s for a case"
     facts = {"scenario": f"{plan.scenario}: {plan.title}", "started": created, "limits": limits}
     facts |= {"command": shlex.join(plan.command), "folder": report.folder}
-    facts |= {f"library {key}": _words(value) for key, value in plan.library.items() if value}
+    facts |= {f"library {key}": _fact_text(value) for key, value in plan.library.items() if value}
     for key, value in plan.environment.items():
-        facts |= {name: _words(of) for name, of in value.items()} if isinstance(value, dict) else {key: _words(value)}
+        facts |= (
+            {name: _fact_text(of) for name, of in value.items()}
+            if isinstance(value, dict)
+            else {key: _fact_text(value)}
+        )
     listed = (item for key, value in facts.items() for item in (tag("dt", key), tag("dd", value)))
     rows = (
         tag("tr", tag("th", str(place.rank), scope="row"), tag("td", place.host or "–"), tag("td", place.device or "–"))
@@ -225,12 +229,12 @@ def _bar(seconds: float, longest: float) -> Html:
     return tag("td", f"{seconds:.2f}", style=f"--part:{seconds / longest:.1%}")
 
 
-def _words(value: Any) -> str:
+def _fact_text(value: Any) -> str:
     """A fact of the environment, version first."""
     if isinstance(value, dict):
         value = [part for _, part in sorted(value.items(), key=lambda item: item[0] != "version")]
     if isinstance(value, list):
-        return ", ".join(map(_words, value))
+        return ", ".join(map(_fact_text, value))
     return "not installed" if value is None else str(value)
 
 

@@ -26,12 +26,12 @@ Devices = dict[tuple[str, int], set[int]]
 
 def guard(probing: Probing, hazard: dict[str, Any]) -> Answer:
     """Whether the launch happened on device 0."""
-    return _answer(_seen(probing).launches, hazard, "launched")
+    return _answer(_observed(probing).launches, hazard, "launched")
 
 
 def allocation(probing: Probing, hazard: dict[str, Any]) -> Answer:
     """Whether the memory lies on device 0."""
-    return _answer(_seen(probing).allocations, hazard, "allocated")
+    return _answer(_observed(probing).allocations, hazard, "allocated")
 
 
 def _answer(seen: Devices, hazard: dict[str, Any], done: str) -> Answer:
@@ -43,7 +43,7 @@ def _answer(seen: Devices, hazard: dict[str, Any], done: str) -> Answer:
     return False, f"{done} on the tensors' device"
 
 
-class _Seen:
+class _Observed:
     """Devices of what each line of the library launched and allocated."""
 
     def __init__(self) -> None:
@@ -62,15 +62,15 @@ class _Allocations(TorchFunctionMode):
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         if name == "cuda":
             given = [*args[1:2], kwargs.get("device"), "cuda"]
-            self._told(next(device for device in given if device is not None))
+            self._note_gpu(next(device for device in given if device is not None))
             return args[0]
-        if self._told(kwargs.get("device")):
+        if self._note_gpu(kwargs.get("device")):
             kwargs["device"] = "cpu"
-        elif name == "to" and self._told(args[1] if len(args) > 1 else None):
+        elif name == "to" and self._note_gpu(args[1] if len(args) > 1 else None):
             args = (args[0], "cpu", *args[2:])
         return func(*args, **kwargs)
 
-    def _told(self, device: Any) -> bool:
+    def _note_gpu(self, device: Any) -> bool:
         """Whether this names a GPU, which is then noted."""
         if isinstance(device, bool) or not isinstance(device, (int, str, torch.device)):
             return False
@@ -81,16 +81,16 @@ class _Allocations(TorchFunctionMode):
         return True
 
 
-def _seen(probing: Probing) -> _Seen:
+def _observed(probing: Probing) -> _Observed:
     if "seen" not in probing.memo:
         probing.memo["seen"] = _observe(probing)
-    seen: _Seen = probing.memo["seen"]
+    seen: _Observed = probing.memo["seen"]
     return seen
 
 
-def _observe(probing: Probing) -> _Seen:
+def _observe(probing: Probing) -> _Observed:
     """Runs what the library offers."""
-    seen = _Seen()
+    seen = _Observed()
 
     def note(devices: Devices, device: int) -> None:
         place = _calling_line(probing.package)

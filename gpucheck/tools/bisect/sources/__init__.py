@@ -9,7 +9,7 @@ from typing import Any
 
 from gpucheck.library.library_option import Source, SourceKind, resolve
 from gpucheck.library.patches import write_patched
-from gpucheck.tools.bisect.sources.base import kept
+from gpucheck.tools.bisect.sources.base import cached_folder
 from gpucheck.tools.bisect.sources.commits import Commits
 from gpucheck.tools.bisect.sources.packages import Packages
 from gpucheck.tools.bisect.sources.patch_series import Patches
@@ -44,4 +44,4 @@ def own_library(source: AnySource, work: Path) -> AnySource:
     if not isinstance(source, (Packages, Patches)) or not source.library:
         return source
     copy = resolve(Source(SourceKind.PATH, path=Path(source.library)))
-    return replace(source, library=str(kept(work, "base", lambda folder: write_patched(copy, {}, folder))))
+    return replace(source, library=str(cached_folder(work, "base", lambda folder: write_patched(copy, {}, folder))))

@@ -64,7 +64,7 @@ def stretches(keys: Sequence[str]) -> list[range]:
     return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True)]
 
 
-def kept(work: Path, key: str, write: Callable[[Path], object]) -> Path:
+def cached_folder(work: Path, key: str, write: Callable[[Path], object]) -> Path:
     """A folder below ``work`` for the content with this key: written once, and there complete or not at all."""
     folder = work / "libraries" / key[:12]
     if not folder.is_dir():

@@ -19,7 +19,7 @@ from typing import ClassVar
 from gpucheck.library.copies import GENUINE_FILES, PACKAGE, PLACES
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.tools.bisect.run_once import Prepared
-from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, kept, stretches
+from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, cached_folder, stretches
 
 MISSING = "missing"  # key of commits without the library
 
@@ -72,7 +72,7 @@ class Commits:
         """See :class:`gpucheck.tools.bisect.sources.base.Source`."""
         if candidate.lacks:
             raise Unbuildable(candidate.lacks)
-        yield Prepared(kept(work, candidate.key, lambda folder: self._export(candidate.key, folder / PACKAGE)))
+        yield Prepared(cached_folder(work, candidate.key, lambda folder: self._export(candidate.key, folder / PACKAGE)))
 
     def details(self, candidate: Candidate) -> list[str]:
         """Full hash, author, date, and how to look inside a merge."""

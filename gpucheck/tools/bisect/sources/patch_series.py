@@ -16,7 +16,7 @@ from gpucheck.library.patches import patched_files, write_patched
 from gpucheck.model.errors import UsageError
 from gpucheck.tools.bisect.minimise import Part
 from gpucheck.tools.bisect.run_once import Prepared
-from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, kept
+from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, cached_folder
 
 SUFFIXES = (".patch", ".diff")
 
@@ -62,7 +62,7 @@ class Patches:
         if candidate.lacks:
             raise Unbuildable(candidate.lacks)
         texts = self._texts(candidate.patches)
-        yield Prepared(kept(work, candidate.key, lambda folder: write_patched(self._copy(), texts, folder)))
+        yield Prepared(cached_folder(work, candidate.key, lambda folder: write_patched(self._copy(), texts, folder)))
 
     def details(self, candidate: Candidate) -> list[str]:
         """Where the patches lie."""

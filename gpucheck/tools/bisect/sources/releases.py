@@ -14,7 +14,7 @@ from gpucheck.library.fetch import fetch
 from gpucheck.library.patches import write_patched
 from gpucheck.model.errors import UsageError
 from gpucheck.tools.bisect.run_once import Prepared
-from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, kept, stretches
+from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, cached_folder, stretches
 from gpucheck.tools.bisect.sources.versions import between, range_words
 
 AT_ONCE = 8  # releases fetched
@@ -59,7 +59,7 @@ class Releases:
         if candidate.lacks:
             raise Unbuildable(candidate.lacks)
         copy = fetch(self.name, candidate.name)
-        yield Prepared(kept(work, candidate.key, lambda folder: write_patched(copy, {}, folder)))
+        yield Prepared(cached_folder(work, candidate.key, lambda folder: write_patched(copy, {}, folder)))
 
     def details(self, candidate: Candidate) -> list[str]:
         """The release as ``--library`` takes it."""

@@ -190,7 +190,7 @@ def test_tracebacks_are_folded_and_whole(page: Node) -> None:
 
 def test_a_known_cause_is_explained_for_who_has_no_command_line(page: Node) -> None:
     text = page.one("article").text
-    assert "Triton launches on the current device and never looks at where the tensors live" in text
+    assert "Triton launches on the current device and never looks at where the tensors are" in text
 
 
 def test_environment(page: Node) -> None:

@@ -8,7 +8,7 @@ from gpucheck.library.copies import PACKAGE
 from gpucheck.model.errors import UsageError
 from gpucheck.tools.bisect import sources
 from gpucheck.tools.bisect.sources import Commits, Packages, Patches, Releases, own_library
-from gpucheck.tools.bisect.sources.base import Unbuildable, kept
+from gpucheck.tools.bisect.sources.base import Unbuildable, cached_folder
 
 EDIT = "--- a/{name}.py\n+++ b/{name}.py\n@@ -1 +1 @@\n-raise RuntimeError('imported')\n+{text}\n"
 
@@ -49,7 +49,7 @@ def test_parts_that_make_the_same_are_equal(folder: Path, library: Path) -> None
 def test_a_part_that_does_not_apply(folder: Path, library: Path, tmp_path: Path) -> None:
     source = Patches.in_folder(folder, library)
     clash = source.candidate((0, 2))
-    assert "03-same.patch does not apply: testing.py has nowhere" in clash.lacks
+    assert "03-same.patch does not apply: testing.py does not" in clash.lacks
     with pytest.raises(Unbuildable, match="does not apply"), source.prepared(clash, tmp_path):
         pass
 
@@ -79,10 +79,10 @@ def test_a_copy_appears_complete_or_not_at_all(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept(tmp_path, "key", breaks_off)
+        cached_folder(tmp_path, "key", breaks_off)
     assert list((tmp_path / "libraries").iterdir()) == []
-    folder = kept(tmp_path, "key", lambda folder: (folder / "whole").write_text(""))
-    assert kept(tmp_path, "key", breaks_off) == folder and (folder / "whole").exists()
+    folder = cached_folder(tmp_path, "key", lambda folder: (folder / "whole").write_text(""))
+    assert cached_folder(tmp_path, "key", breaks_off) == folder and (folder / "whole").exists()
 
 
 @pytest.mark.parametrize(
