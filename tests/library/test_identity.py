@@ -49,7 +49,7 @@ def test_the_unrelated_plugin_over_our_files_is_reported(tmp_path: Path) -> None
     )
 
 
-def test_it_is_cheap(tmp_path: Path) -> None:
+def test_it_is_cheap(tmp_path: Path, slowness: Callable[[], float]) -> None:
     for number in range(500):
         (tmp_path / f"package{number}-1.0.dist-info").mkdir()
     seconds = []
@@ -57,7 +57,7 @@ def test_it_is_cheap(tmp_path: Path) -> None:
         start = time.process_time()
         check_identity(tmp_path / "gpucheck")
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.02
+    assert min(seconds) < 0.02 * slowness()
 
 
 def test_unrelated_installed_library(site: Path, make_library: Callable[..., Path]) -> None:

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import timeit
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,10 +103,10 @@ def test_the_error_survives_being_copied() -> None:
         assert (type(other), str(other), other.required, other.limit) == (ResourceLimit, "words", 3, 2)
 
 
-def test_a_loaded_kernel_costs_less_than_a_microsecond(load: Any, kernel: Any) -> None:
+def test_a_loaded_kernel_costs_less_than_a_microsecond(load: Any, kernel: Any, slowness: Callable[[], float]) -> None:
     kernel.module = object()
     best = min(timeit.repeat(lambda: load(kernel), number=100, repeat=100)) / 100
-    assert best < 1e-6, f"{best * 1e6:.2f} us"
+    assert best < 1e-6 * slowness(), f"{best * 1e6:.2f} us"
 
 
 INVALID = RuntimeError("Triton Error [CUDA]: invalid argument")

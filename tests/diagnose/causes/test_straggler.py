@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from statistics import median
@@ -75,10 +76,11 @@ def test_the_median_of_the_others(values: list[float]) -> None:
         assert _median_without(values, value) == median(values[:number] + values[number + 1 :])
 
 
-def test_hundreds_of_ranks_take_no_time(synthetic: Synthetic) -> None:
+def test_hundreds_of_ranks_take_no_time(synthetic: Synthetic, slowness: Callable[[], float]) -> None:
     times = Times(synthetic, cases=20, ranks=512).scaled(77, 2.0)
     begin = time.process_time()
-    assert [finding.ranks for finding in times.found()] == [[77]] and time.process_time() - begin < 2
+    assert [finding.ranks for finding in times.found()] == [[77]]
+    assert time.process_time() - begin < 2 * slowness()
 
 
 def test_the_worst_cases_come_first(synthetic: Synthetic) -> None:

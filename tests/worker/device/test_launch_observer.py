@@ -279,8 +279,8 @@ def test_the_place_in_the_library_that_raised() -> None:
 def test_seeing_a_launch_takes_less_than_20_microseconds(observer: Observer, slowness: Callable[[], float]) -> None:
     arguments = [torch.empty(2), 1, 2.0, None, (3, torch.empty(1))] * 4
     run("k", *arguments)
-    limit = 20e-6 * slowness()
     for _ in range(10):  # until nobody else on this machine disturbs
+        limit = 20e-6 * slowness()
         best = min(timeit.repeat(lambda: run("k", *arguments), timer=time.process_time, number=20, repeat=200)) / 20
         if best < limit:
             return
