@@ -59,7 +59,7 @@ def _of(mismatch: Mismatch) -> str:
     if mismatch.zeros >= MOST * mismatch.wrong:
         return ZERO
     if _factor(mismatch):
-        return SIGN if mismatch.ratio == -1 else SCALE
+        return SIGN if mismatch.ratio is not None and abs(mismatch.ratio + 1) <= SMALL else SCALE
     if mismatch.step is not None:
         return OFF
     if related is None or mismatch.relative is None:

@@ -91,6 +91,7 @@ def to_bf16(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
         (bit(30), "exact", "one bit flipped"),
         (lambda y, x, w: flips(y, 40, 13), "exact", "one bit flipped"),
         (lambda y, x, w: -y, "exact", "wrong sign"),
+        (lambda y, x, w: -y, "normal", "wrong sign"),
         (lambda y, x, w: y.abs(), "exact", "wrong sign"),
         (lambda y, x, w: y + 3, "exact", "off by the same number"),
         (fill(slice(2, 5), float("inf")), "exact", "Inf"),
