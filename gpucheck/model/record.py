@@ -229,7 +229,7 @@ class Record:
     asked: int = 0  # calls that were to be made, all in one process; 0: not known
     before: int = -1  # cases that its process had run before; -1: not known
     after: list[int] = field(default_factory=list)  # the steps its process ran before, where an experiment chose them
-    partner: int | None = None  # the rank whose environment or device an experiment lent
+    partner: int | None = None  # the local rank whose environment or device an experiment lent
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     arithmetic: str = ""  # the GPU architectures that the bounds hold for; "": not known
     bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck
