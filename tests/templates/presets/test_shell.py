@@ -169,23 +169,9 @@ def test_the_job_runs_every_node_with_its_number(stand_ins: StandIns) -> None:
     assert done.returncode == 1, done.stderr
     calls = stand_ins.calls("gpucheck")
     for node, call in enumerate(calls):
-        expected = [
-            "run",
-            "gate",
-            "--device",
-            "cuda",
-            "--out",
-            out,
-            "--expect-gpus",
-            "8",
-            "--nnodes",
-            "3",
-            "--node-rank",
-            str(node),
-            "--rdzv-endpoint",
-            "n1:29500",
-        ]
-        assert call == [*expected, "--rdzv-id", "gpucheck-9", "--seed", "7"]
+        expected = f"run gate --device cuda --out {out} --expect-gpus 8 --nnodes 3 --node-rank {node}"
+        expected += " --rdzv-endpoint n1:29500 --rdzv-id gpucheck-9 --seed 7"
+        assert call == shlex.split(expected)
         understood(call)
     assert len(calls) == 3
     assert stand_ins.calls("scontrol") == [["show", "hostnames", "n[1-3]"]]
