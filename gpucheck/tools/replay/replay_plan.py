@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
+from gpucheck import checks
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement_table import PLACEMENTS
-from gpucheck.model.plan import Plan, Replay
+from gpucheck.model.plan import Plan, Replay, Step
 from gpucheck.records.run_folder import Run
 
 
@@ -68,6 +69,12 @@ def repeated(plan: Plan, step: int, rank: int, copy: LibraryCopy | None, *, save
         experiments=0.0,
         bench=False,
         library=library,
-        steps=(plan.steps[step],),
+        steps=(_whole(plan.steps[step]),),
         replay=Replay(rank, save),
     )
+
+
+def _whole(step: Step) -> Step:
+    """The step with parameters that its check did not have when the run was planned, at their defaults."""
+    params = {**checks.load(step.case.check).spec.defaults, **step.case.params}
+    return replace(step, case=replace(step.case, params=params))

@@ -18,7 +18,7 @@ from gpucheck.worker.protocol import ARGUMENT, Inspection
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.safetensors import save
 
-INSPECTION = ExperimentName("a closer look")  # which has a process of its own, as experiments do, and no record
+INSPECTION = ExperimentName("inspection")  # which has a process of its own, as experiments do, and no record
 
 
 class ReplayCapture:

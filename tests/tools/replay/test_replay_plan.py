@@ -56,9 +56,17 @@ def test_the_rank_asked_for_or_the_first_that_failed(synthetic: Synthetic) -> No
 def test_a_replay_has_one_step_no_experiments_and_keeps_what_defines_it(synthetic: Synthetic) -> None:
     plan = replace(twice(synthetic), experiments=30.0)
     again = repeated(plan, 1, 1, COPY, save=True, timeout=None)
-    assert again.steps == (plan.steps[1],) and again.experiments == 0
+    (step,) = again.steps
+    assert replace(step, case=plan.steps[1].case) == plan.steps[1] and again.experiments == 0
     assert again.replay is not None and (again.replay.rank, again.replay.save) == (1, True)
     assert again.library == {**plan.library, "root": "/new", "package": "/new/triton_kernels"}
     assert (again.seed, again.nproc, again.timeout) == (plan.seed, plan.nproc, plan.timeout)
     assert Plan.from_json(again.to_json()) == again
     assert repeated(plan, 1, 1, COPY, save=False, timeout=3.0).timeout == 3.0
+
+
+def test_a_parameter_that_came_after_the_run_takes_its_default(synthetic: Synthetic) -> None:
+    plan = synthetic.plan()
+    known = replace(plan.steps[0], case=replace(plan.steps[0].case, params={"m": 33}))
+    (step,) = repeated(replace(plan, steps=(known,)), 0, 0, COPY, save=False, timeout=None).steps
+    assert (step.case["m"], step.case["operands"]) == (33, "dense") and step.case.id == known.case.id
