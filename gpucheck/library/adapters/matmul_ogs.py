@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from gpucheck.library.adapters.base import Routing
-from gpucheck.library.adapters.matmul import MatmulAdapter
+from gpucheck.library.adapters.matmul_adapter import MatmulAdapter
 
 PRODUCTS = ("_matmul_ogs", "_p_matmul_ogs")
 """Names of the product's kernels."""

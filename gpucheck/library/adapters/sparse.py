@@ -16,7 +16,7 @@ import torch
 
 from gpucheck.library.adapters.base import Routing, Schedule, TopK
 from gpucheck.library.adapters.common import ascending_experts, bit_matrix, require, require_power_of_two
-from gpucheck.library.adapters.matmul import MatmulAdapter
+from gpucheck.library.adapters.matmul_adapter import MatmulAdapter
 
 MAX_EXPERTS = 32736  # the kernel keeps expert ids in 15 bits, padded to whole tiles of 32
 ROUTING_KERNELS = ("_bitmatrix_metadata_compute_stage2",)

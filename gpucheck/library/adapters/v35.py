@@ -17,7 +17,7 @@ from gpucheck.library.adapters.common import (
     require,
     require_power_of_two,
 )
-from gpucheck.library.adapters.matmul import SHARED_KERNELS
+from gpucheck.library.adapters.matmul_adapter import SHARED_KERNELS
 from gpucheck.library.adapters.matmul_ogs import PRODUCTS, MatmulOgsAdapter
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from gpucheck.library.adapters.base import Rounding, Routing
-from gpucheck.library.adapters.matmul import SHARED_KERNELS
+from gpucheck.library.adapters.matmul_adapter import SHARED_KERNELS
 from gpucheck.library.adapters.matmul_ogs import PRODUCTS, MatmulOgsAdapter
 from gpucheck.library.adapters.sparse import ROUTING_KERNELS, SparseRoutingAdapter
 

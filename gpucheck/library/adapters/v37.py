@@ -12,7 +12,7 @@ import torch
 
 from gpucheck.library.adapters.base import Rounding, Routing
 from gpucheck.library.adapters.common import require
-from gpucheck.library.adapters.matmul import SHARED_KERNELS
+from gpucheck.library.adapters.matmul_adapter import SHARED_KERNELS
 from gpucheck.library.adapters.sparse import ROUTING_KERNELS, SparseRoutingAdapter
 
 MX_AXIS = -2  # K counted from the end, as the layouts of this generation want it
