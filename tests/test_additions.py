@@ -178,6 +178,7 @@ def test_a_process_takes_the_form_of_a_new_placement(toy: Any, tmp_path: Path, m
     monkeypatch.setitem(placements.BINDINGS, "toy", Cpu)
     monkeypatch.setattr("gpucheck.worker.device.launch_observer.Observer.install_compiled", lambda self: None)
     monkeypatch.setattr("gpucheck.triton_hooks.resource_limits.install", lambda: None)
+    monkeypatch.setenv(child.DEVICE, "")  # which a child sets for itself, and tests after this one would inherit
     setup = Setup(TOY, "cuda", 0, 2, 0, 2, str(tmp_path), "v3.5", "", str(tmp_path / "journal"))
     forms = {
         gpu_process.OneDevice: {},
