@@ -35,7 +35,11 @@ def collect(pid: int, path: Path) -> str:
 
 
 def innermost(text: str) -> str:
-    """``file.py:12 in function`` of the thread that took the signal, the main one; "" where there is none."""
+    """``file.py:12 in function`` of the thread that took the signal, the main one; "" where there is none.
+
+    Code without a file, such as the ``__init__`` of a dataclass, tells a reader nothing: its caller is named.
+    """
     _, _, current = text.rpartition(_MAIN)
-    frame = _FRAME.search(current)
+    frames = list(_FRAME.finditer(current))
+    frame = next((each for each in frames if not each["file"].startswith("<")), frames[0] if frames else None)
     return f"{Path(frame['file']).name}:{frame['line']} in {frame['function']}" if frame else ""

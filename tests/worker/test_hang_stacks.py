@@ -131,5 +131,9 @@ def test_process_that_does_not_answer(tmp_path: Path) -> None:
 
 
 def test_no_frame_no_place() -> None:
+    made = '  File "<string>", line 5 in __init__\n'
+    called = f'Current thread 0x01 (most recent call first):\n{made}  File "/a/b.py", line 2 in f\n'
+    assert hang_stacks.innermost(called) == "b.py:2 in f", "code without a file is named by its caller"
+    assert hang_stacks.innermost(f"Current thread 0x01 (most recent call first):\n{made}") == "<string>:5 in __init__"
     assert hang_stacks.innermost("") == ""
     assert hang_stacks.innermost("Current thread 0x01 (most recent call first):\n  <no Python frame>") == ""
