@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpucheck.diagnose.answers import answers
@@ -94,3 +94,17 @@ def error_summary(record: Record) -> str:
     if words or not record.violations:
         return words or record.outcome.value
     return ", ".join(dict.fromkeys(violation.kind for violation in record.violations))
+
+
+def launched_unlike(cases: Iterable[tuple[Record, Sequence[Record]]]) -> list[str]:
+    """A line on the cases in which a rank launched other kernels than each of its peers; none where there are none.
+
+    Args:
+        cases: the record of the rank and those of its peers, case by case.
+    """
+
+    def kernels(record: Record) -> set[tuple[str, str]]:
+        return {(launch.kernel, launch.hash) for launch in record.launches}
+
+    unlike = sum(kernels(record) not in [kernels(peer) for peer in peers] for record, peers in cases)
+    return [f"in {unlike} of them it launched other kernels than each of its peers"] if unlike else []

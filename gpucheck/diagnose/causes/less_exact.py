@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
+from gpucheck.diagnose.causes.common import launched_unlike
 from gpucheck.diagnose.finding_cases import run_command
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import rank_list
@@ -77,9 +78,7 @@ def _finding(run: Run, rank: int, cases: list[_Excess]) -> Finding:
     lines = [
         f"in {len(cases)} case(s) it uses at least {FACTOR:g} times as much of the bound as the median of {others}"
     ]
-    unlike = sum(_kernels(each.record) not in [_kernels(peer) for peer in each.peers] for each in cases)
-    if unlike:
-        lines.append(f"in {unlike} of them it launched other kernels than each of its peers")
+    lines += launched_unlike((each.record, each.peers) for each in cases)
     return Finding(
         title=f"{LESS_EXACT.title}: up to {worst[0].record.tightness:.0%} of a bound used",
         fails=False,
@@ -97,7 +96,3 @@ def _failed_case(run: Run, each: _Excess, rank: int) -> FailedCase:
     step = each.record.step
     words = f"uses {each.record.tightness:.1%} of its error bound, its peers {each.typical:.1%}"
     return FailedCase(run.plan.steps[step].label, [rank], [words], run_command(run, step))
-
-
-def _kernels(record: Record) -> list[tuple[str, str]]:
-    return sorted((launch.kernel, launch.hash) for launch in record.launches)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpucheck.diagnose.causes.common import launched_unlike
 from gpucheck.diagnose.finding_cases import run_command
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.speeds import call_seconds, geometric_mean
@@ -113,9 +114,7 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
         f"{len(slow)} of {len(told)} cases at least {run.plan.straggler:g} times as slow as the median of {others}; "
         f"geometric mean {factor:.2f}"
     ]
-    unlike = sum(_kernels(each.record) not in [_kernels(other) for other in each.peers] for each in slow)
-    if unlike:
-        lines.append(f"in {unlike} of them it launched other kernels than each of its peers")
+    lines += launched_unlike((each.record, each.peers) for each in slow)
     return Finding(
         title=f"{STRAGGLER.title}: {factor:.2f} times as slow as its peers",
         fails=False,
@@ -138,10 +137,6 @@ def _failed_case(run: Run, compared: _Comparison, rank: int) -> FailedCase:
 def _slowdown_text(comparison: _Comparison) -> str:
     times = f"{took(comparison.seconds)} a call, its peers {took(comparison.typical)}"
     return f"{times}: {comparison.factor:.2f} times as slow"
-
-
-def _kernels(record: Record) -> set[tuple[str, str]]:
-    return {(launch.kernel, launch.hash) for launch in record.launches}
 
 
 def _gpu_lines(run: Run, rank: int) -> list[str]:
