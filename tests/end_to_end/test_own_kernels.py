@@ -17,8 +17,22 @@ if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab
 
 DATA = Path(__file__).parents[1] / "data"
-PROBLEMS = ("matmul", "softmax", "layernorm", "conv2d", "attention")
-PROBLEMS += ("cumsum", "gelu", "maxpool", "rmsnorm", "cross_entropy")
+WRONG = {
+    "matmul": ("range(0, terms, BLOCK_K)", "range(0, terms // BLOCK_K * BLOCK_K, BLOCK_K)"),  # last terms left out
+    "softmax": ('float("-inf")', "0.0"),  # columns that only fill the block up count as zeros
+    "layernorm": ("centred, 0) / columns", "centred, 0) / (columns - 1)"),  # the variance is that of a sample
+    "conv2d": (" & (from_column >= 0)", ""),  # at the left edge the end of the row above is seen
+    "attention": ("out * carried[:, None] + tl.dot", "out + tl.dot"),  # earlier keys keep their scale
+    "cumsum": ("carried += ", "carried = "),  # only the sum of the block before is carried on
+    "gelu": (
+        "0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))",
+        "x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))",  # approximated by a tanh
+    ),
+    "maxpool": ('seen, other=float("-inf")', "seen, other=0.0"),  # the padding counts as zeros
+    "rmsnorm": ("tl.sqrt(tl.sum(x * x, 0) / columns + epsilon)", "(tl.sqrt(tl.sum(x * x, 0) / columns) + epsilon)"),
+    "cross_entropy": ("- right, 0.0)", "- right, 1.0)"),  # rows that only fill the block up add a loss
+}
+"""Problem -> what its right candidate says, and what a wrong one says instead."""
 QUICK = ("--experiments", "0")
 NOT_ON_CPU = ("cheat_kernels", "graph_replayed", "stream_half_ordered", "stream_ordered", "stream_unwaited")
 CHEATS = sorted(path for path in (DATA / "cheats").glob("*.py") if path.stem not in NOT_ON_CPU)
@@ -29,14 +43,25 @@ def pairs(*found: tuple[Path, Path]) -> list[str]:
     return [word for problem, path in found for word in ("--problem", str(problem), "--candidate", str(path))]
 
 
-def candidate(problem: str, kind: str) -> tuple[Path, Path]:
+def right_candidate(problem: str) -> tuple[Path, Path]:
     folder = DATA / "problems"
-    return folder / f"{problem}.py", folder / f"{problem}_{kind}.py"
+    return folder / f"{problem}.py", folder / f"{problem}_right.py"
+
+
+def wrong_candidate(problem: str, folder: Path) -> tuple[Path, Path]:
+    """The problem, and its right candidate with one thing wrong, written into a folder."""
+    model, source = right_candidate(problem)
+    text, instead = source.read_text(), WRONG[problem]
+    assert text.count(instead[0]) == 1
+    twin = folder / f"{problem}_wrong.py"
+    twin.write_text(text.replace(*instead))
+    return model, twin
 
 
 @pytest.fixture(scope="module")
 def problems(lab: Lab) -> Finished:
-    options = pairs(*(candidate(name, kind) for name in PROBLEMS for kind in ("right", "wrong")))
+    folder = lab.new_folder()
+    options = pairs(*(pair for name in WRONG for pair in (right_candidate(name), wrong_candidate(name, folder))))
     finished: Finished = lab.finish(*options, *QUICK, scenario=None)
     return finished
 
@@ -50,7 +75,7 @@ def cheats(lab: Lab) -> Finished:
     return finished
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", WRONG)
 def test_right_and_wrong_candidates_get_their_verdict_on_every_rank(problems: Finished, name: str) -> None:
     assert problems.code == 1, problems.text
     for trial in (1, 2, 3):
@@ -88,7 +113,7 @@ def test_kernels_of_ones_own_need_neither_library_nor_network(lab: Lab, monkeypa
     monkeypatch.setenv("GPUCHECK_CACHE_DIR", str(lab.new_folder()))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    run = lab.finish(*pairs(candidate("gelu", "wrong")), *QUICK, scenario=None, library=None, nproc=1)
+    run = lab.finish(*pairs(wrong_candidate("gelu", lab.new_folder())), *QUICK, scenario=None, library=None, nproc=1)
     assert run.code == 1 and "no library checked (no case needs one)" in run.text, run.text
     assert run.report["plan"]["library"]["origin"] == "none"
     replay = shlex.split(run.finding("gelu_wrong/trial1")["failed_case"]["replay"])
@@ -192,7 +217,7 @@ def line_of(path: Path, text: str) -> int:
 
 def test_file_that_changes_after_planning_is_not_loaded(lab: Lab) -> None:
     """The problem adds a line to itself when it is first executed, which planning does not do."""
-    problem, path = lab.new_folder() / "moving.py", DATA / "problems" / "gelu_right.py"
+    problem, (_, path) = lab.new_folder() / "moving.py", right_candidate("gelu")
     code = "\nwith open(__file__, 'a') as file:\n    file.write('# more\\n')\n"
     problem.write_text((DATA / "problems" / "gelu.py").read_text() + code)
     run = lab.finish(*pairs((problem, path)), scenario=None, nproc=1)
@@ -204,10 +229,10 @@ def test_file_that_changes_after_planning_is_not_loaded(lab: Lab) -> None:
 
 def test_plan_holds_what_the_ranks_load(problems: Finished) -> None:
     plan: dict[str, Any] = json.loads((problems.folder / "plan.json").read_text())
-    assert len(plan["check_sources"]) == 2 * len(PROBLEMS)
+    assert len(plan["check_sources"]) == 2 * len(WRONG)
     source = plan["check_sources"][0]
     assert source["kind"] == "problem" and source["checks"] == ["matmul_right"]
-    assert source["files"] == [str(path) for path in candidate("matmul", "right")]
+    assert source["files"] == [str(path) for path in right_candidate("matmul")]
     assert all(len(value) == 64 for value in source["hashes"])
 
 
