@@ -195,13 +195,20 @@ def make_record(plan: Plan, step: int, rank: int, outcome: Outcome = Outcome.PAS
     return Record(step, plan.steps[step].case.id, rank, outcome, **{**known, **changes})
 
 
-def make_run(plan: Plan, outcomes: Mapping[tuple[int, int], Outcome | Record] | None = None, **outcome: Any) -> Run:
-    """A run in which every case passes except where ``outcomes`` (step, rank) says otherwise."""
-    records = {}
-    for step in range(len(plan.steps)):
-        for rank in range(plan.world_size):
-            other = (outcomes or {}).get((step, rank), Outcome.PASS)
-            records[(step, rank)] = other if isinstance(other, Record) else make_record(plan, step, rank, other)
+Ends = Mapping[tuple[int, int], Outcome | Record | Mapping[str, Any]]
+"""Step and rank -> how that ended: an outcome, a whole record, or what differs from the record of a pass."""
+
+
+def make_run(plan: Plan, ends: Ends | None = None, **outcome: Any) -> Run:
+    """A run in which every case passes except where ``ends`` says otherwise."""
+    records = {
+        (step, rank): make_record(plan, step, rank)
+        for step in range(len(plan.steps))
+        for rank in range(plan.world_size)
+    }
+    for (step, rank), end in (ends or {}).items():
+        changes = {"outcome": end} if isinstance(end, Outcome) else end
+        records[(step, rank)] = changes if isinstance(changes, Record) else make_record(plan, step, rank, **changes)
     return Run(Path("runs/x"), plan, records, outcome={**WELL, **outcome})
 
 

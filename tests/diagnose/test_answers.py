@@ -31,11 +31,19 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("hits", "trials", "low", "high"),
-    [(0, 5, 0.0, 0.4345), (5, 5, 0.5655, 1.0), (1, 2, 0.0945, 0.9055), (30, 100, 0.2189, 0.3959)],
+    ("hits", "trials", "limits", "words"),
+    [
+        (0, 5, (0.0, 0.4345), "rate 0.00%, 95% interval 0.00% to 43.45%"),
+        (5, 5, (0.5655, 1.0), "rate 100%, 95% interval 57% to 100%"),
+        (1, 2, (0.0945, 0.9055), "rate 50%, 95% interval 9% to 91%"),
+        (30, 100, (0.2189, 0.3959), "rate 30%, 95% interval 22% to 40%"),
+        (0, 100, (0.0, 0.0370), "rate 0.00%, 95% interval 0.00% to 3.70%"),
+        (3, 412, (0.0025, 0.0212), "rate 0.73%, 95% interval 0.25% to 2.12%"),
+    ],
 )
-def test_interval_of_a_rate(hits: int, trials: int, low: float, high: float) -> None:
-    assert interval(hits, trials) == pytest.approx((low, high), abs=1e-4)
+def test_the_interval_of_a_rate_and_its_words(hits: int, trials: int, limits: tuple[float, float], words: str) -> None:
+    assert interval(hits, trials) == pytest.approx(limits, abs=1e-4)
+    assert rate_words(hits, trials) == words
 
 
 def names(synthetic: Synthetic, outcome: Outcome, device: str = "cuda", ranks: int = 2, **changes: Any) -> list[str]:
@@ -47,20 +55,10 @@ def names(synthetic: Synthetic, outcome: Outcome, device: str = "cuda", ranks: i
 def test_experiments_of_a_wrong_output(synthetic: Synthetic) -> None:
     usual = ["repeat", "history", "other rank", "other device", "synchronised", "visible", "fresh cache", "alone"]
     assert names(synthetic, Outcome.MISMATCH) == usual
-    assert names(synthetic, Outcome.MISMATCH, ranks=1) == [
-        "repeat",
-        "history",
-        "synchronised",
-        "visible",
-        "fresh cache",
-    ]
-    assert names(synthetic, Outcome.MISMATCH, device="cpu") == [
-        "repeat",
-        "history",
-        "other rank",
-        "other device",
-        "alone",
-    ]
+    single = {"other rank", "other device", "alone"}
+    assert names(synthetic, Outcome.MISMATCH, ranks=1) == [name for name in usual if name not in single]
+    gpus = {"synchronised", "visible", "fresh cache"}
+    assert names(synthetic, Outcome.MISMATCH, device="cpu") == [name for name in usual if name not in gpus]
     group = {"process_group": "initialised", "concurrency": 4}
     assert names(synthetic, Outcome.MISMATCH, conditions=group)[:4] == ["repeat", "history", "no group", "one thread"]
     peer = names(synthetic, Outcome.MISMATCH, conditions={"placement": "peer"})
@@ -73,15 +71,11 @@ def test_experiments_that_would_tell_nothing_are_not_made(synthetic: Synthetic) 
     assert names(synthetic, Outcome.HANG) == ["alone"]
     assert names(synthetic, Outcome.LOST) == names(synthetic, Outcome.INAPPLICABLE) == []
     located = [Violation("passes differ", "read outside")]
-    assert names(synthetic, Outcome.VIOLATION, violations=located) == ["repeat"], (
-        "it may have followed the fill by luck"
-    )
+    by_luck = "it may have followed the fill by luck"
+    assert names(synthetic, Outcome.VIOLATION, violations=located) == ["repeat"], by_luck
     assert names(synthetic, Outcome.VIOLATION, violations=[Violation("guard", "2 bytes")]) == []
-    away = [Violation("device", "away")]
-    assert names(synthetic, Outcome.VIOLATION, violations=away, conditions={"placement": "peer"}) == [
-        "guarded",
-        "visible",
-    ]
+    away = {"violations": [Violation("device", "away")], "conditions": {"placement": "peer"}}
+    assert names(synthetic, Outcome.VIOLATION, **away) == ["guarded", "visible"]
 
 
 @pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {REPEAT, HISTORY}))
@@ -140,19 +134,6 @@ def test_a_retest_is_classified(synthetic: Synthetic, processes: list[Any], word
     plan = synthetic.plan()
     alone = [synthetic.record(plan, 0, 0, outcome, **changes) for outcome, changes in processes]
     assert words in repeated(synthetic.record(plan, 0, 0, BAD), alone)
-
-
-@pytest.mark.parametrize(
-    ("hits", "trials", "words"),
-    [
-        (0, 100, "rate 0.00%, 95% interval 0.00% to 3.70%"),
-        (3, 412, "rate 0.73%, 95% interval 0.25% to 2.12%"),
-        (30, 100, "rate 30%, 95% interval 22% to 40%"),
-        (5, 5, "rate 100%, 95% interval 57% to 100%"),
-    ],
-)
-def test_rates_in_words(hits: int, trials: int, words: str) -> None:
-    assert rate_words(hits, trials) == words
 
 
 @pytest.mark.parametrize("third", ["d", "other", "seldom"])

@@ -11,7 +11,7 @@ from gpucheck.diagnose.compare import Change, Comparison, Standing, compare
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
-from gpucheck.model.record import Outcome, Record, Verdict
+from gpucheck.model.record import Outcome, Verdict
 
 if TYPE_CHECKING:
     from gpucheck.records.run_folder import Run
@@ -54,9 +54,7 @@ def test_every_pair(synthetic: Synthetic, first: Outcome, second: Outcome, chang
 
 
 def test_the_titles_and_reasons_of_both_sides(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    lacking = synthetic.record(plan, 0, 0, I, message="needs Triton 9")
-    (row,) = compared(synthetic, M, lacking).rows
+    (row,) = compared(synthetic, M, {"outcome": I, "message": "needs Triton 9"}).rows
     assert (row.first.standing, row.first.words) == (Standing.WRONG, "undetermined: wrong output")
     assert (row.second.standing, row.second.words) == (Standing.INAPPLICABLE, "needs Triton 9")
 
@@ -82,8 +80,7 @@ def test_a_failure_that_the_scenario_expects_is_right(synthetic: Synthetic) -> N
 
 def test_ranks_that_disagree_are_wrong_though_they_passed(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
-    other = synthetic.record(plan, 0, 1, digests={"y": "other"})
-    comparison = compare(synthetic.run(plan), synthetic.run(plan, {(0, 1): other}))
+    comparison = compare(synthetic.run(plan), synthetic.run(plan, {(0, 1): {"digests": {"y": "other"}}}))
     assert [row.rank for row in comparison.regressions] == [0, 1]
     assert comparison.regressions[0].second.words == "ranks disagree on equal inputs and kernels"
 
@@ -125,28 +122,23 @@ def test_conditions_tell_cases_apart_but_for_the_device(synthetic: Synthetic) ->
 
 
 def test_other_bits_are_named_and_no_regression(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    first = synthetic.record(plan, 0, 0, digests={"y": "a", "scale": "s"})
-    changed = replace(first, digests={"y": "b", "scale": "s", "more": "m"})
+    first, changed = {"digests": {"y": "a", "scale": "s"}}, {"digests": {"y": "b", "scale": "s", "more": "m"}}
     comparison = compared(synthetic, first, changed)
     assert comparison.rows[0].bits == ("y",) and comparison.regressions == []
-    for other in (replace(changed, inputs="others"), replace(changed, inputs="")):
-        assert compared(synthetic, first, other).rows[0].bits == ()
-    assert compared(synthetic, first, replace(changed, outcome=M)).rows[0].bits == (), "wrong outputs differ anyway"
+    for other in ({"inputs": "others"}, {"inputs": ""}, {"outcome": M}):  # wrong outputs differ anyway
+        assert compared(synthetic, first, {**changed, **other}).rows[0].bits == ()
 
 
 def test_ratios_of_time_and_error(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=2, ranks=3)
 
     def run(kernel: float, tightness: float) -> Run:
-        records = {
-            (step, rank): synthetic.record(
-                plan, step, rank, seconds={"kernel": kernel * (rank + 1)}, tightness=tightness * step * (rank + 1)
-            )
+        ends = {
+            (step, rank): {"seconds": {"kernel": kernel * (rank + 1)}, "tightness": tightness * step * (rank + 1)}
             for step in range(2)
             for rank in range(3)
         }
-        return synthetic.run(plan, records)
+        return synthetic.run(plan, ends)
 
     comparison = compare(run(0.1, 0.2), run(0.3, 0.1))
     assert comparison.time_ratios == pytest.approx({"matmul/0/exact": 3, "matmul/1/exact": 3})
@@ -155,11 +147,8 @@ def test_ratios_of_time_and_error(synthetic: Synthetic) -> None:
 
 
 def test_a_case_that_uses_ten_times_as_much_of_the_same_bound_warns(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-
-    def run(tightness: float, **changes: Any) -> Record:
-        record = synthetic.record(plan, 0, 0, tightness=tightness, arithmetic="sm_90", inputs="i")
-        return replace(record, **changes)
+    def run(tightness: float, **changes: Any) -> dict[str, Any]:
+        return {"tightness": tightness, "arithmetic": "sm_90", **changes}
 
     (row,) = compared(synthetic, run(0.02), run(0.4)).less_exact
     assert row.excess == pytest.approx(20) and row.change is Change.SAME
@@ -170,11 +159,8 @@ def test_a_case_that_uses_ten_times_as_much_of_the_same_bound_warns(synthetic: S
 
 
 def test_how_wrong_a_place_is_in_both_runs(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-
-    def wrong(*counts: int) -> Record:
-        mismatches = [synthetic.mismatch(wrong=count, total=8) for count in counts]
-        return synthetic.record(plan, 0, 0, M, mismatches=mismatches)
+    def wrong(*counts: int) -> dict[str, Any]:
+        return {"outcome": M, "mismatches": [synthetic.mismatch(wrong=count, total=8) for count in counts]}
 
     assert compared(synthetic, wrong(1, 4), wrong(2)).rows[0].wrong == (0.5, 0.25)
     assert compared(synthetic, wrong(1), Outcome.CRASH).rows[0].wrong is None
@@ -195,8 +181,8 @@ def test_the_environment(synthetic: Synthetic) -> None:
         scenario="gate",
         check_sources=(CheckSource(SourceKind.FILE, ("mine", "other"), ("/mine.py",), ("c" * 64,)),),
     )
-    record = synthetic.record(newer, 0, 0, device="NVIDIA H100", host="pod-7")
-    environment = compare(synthetic.run(plan), synthetic.run(newer, {(0, 0): record})).environment
+    elsewhere = {(0, 0): {"device": "NVIDIA H100", "host": "pod-7"}}
+    environment = compare(synthetic.run(plan), synthetic.run(newer, elsewhere)).environment
     assert environment["scenario"] == ("smoke", "gate")
     assert environment["GPU"] == ("NVIDIA H200", "NVIDIA H100") and environment["host"] == ("", "pod-7")
     assert environment["torch"] == ("2.0", "2.1") and environment["driver"] == ("", "570.1")

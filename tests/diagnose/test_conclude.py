@@ -13,7 +13,7 @@ from gpucheck.diagnose.finding_cases import replay_command, run_command
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
-from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
+from gpucheck.model.record import Launch, Outcome, Verdict, Violation
 from gpucheck.records.run_folder import Run, Tally, read_run
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def test_nothing_ran(synthetic: Synthetic) -> None:
 def test_optional_cases_may_be_inapplicable_and_say_so(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=3, ranks=2, optional=[1, 2])
     reason = "needs Triton 3.7"
-    outcomes = {(1, r): synthetic.record(plan, 1, r, Outcome.INAPPLICABLE, message=reason) for r in range(2)}
-    conclusion = conclude(synthetic.run(plan, outcomes))
+    refused = {"outcome": Outcome.INAPPLICABLE, "message": reason}
+    conclusion = conclude(synthetic.run(plan, {(1, 0): refused, (1, 1): refused}))
     assert conclusion.verdict is PASS and conclusion.findings == []
     assert conclusion.notes == [f"1 optional case(s) inapplicable: {reason} (matmul/1/exact)"]
 
@@ -184,13 +184,10 @@ def test_open_findings_of_several_rows_are_told_once(synthetic: Synthetic) -> No
 
 def test_lines_that_only_some_ranks_say_are_led_by_them(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=4)
-    outcomes: dict[tuple[int, int], Outcome | Record] = {
-        (0, rank): synthetic.record(
-            plan, 0, rank, Outcome.VIOLATION, violations=[Violation("guard", "both"), *([Violation("x", "y")] * extra)]
-        )
-        for rank, extra in ((1, 0), (2, 1), (3, 1))
-    }
-    (finding,) = conclude(synthetic.run(plan, outcomes)).findings
+    one = [Violation("guard", "both")]
+    found = {1: one, 2: [*one, Violation("x", "y")], 3: [*one, Violation("x", "y")]}
+    ends = {(0, rank): {"outcome": Outcome.VIOLATION, "violations": each} for rank, each in found.items()}
+    (finding,) = conclude(synthetic.run(plan, ends)).findings
     assert finding.cases[0].lines == ["guard: both", "ranks 2, 3: x: y", "rank 0 clean"]
 
 
@@ -201,42 +198,31 @@ def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
     assert conclude(run).findings[0].cases[0].case == "matmul/0/exact (visible)"
 
 
-def test_replay_quotes_what_a_shell_would_split(synthetic: Synthetic) -> None:
-    run = replace(synthetic.run(synthetic.plan()), folder=Path("my runs/x"))
-    assert replay_command(run, 1, 3) == "gpucheck replay 'my runs/x' matmul/1/exact --rank 3"
-
-
-def test_a_check_that_cannot_be_used_is_no_fault_of_gpucheck(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    record = synthetic.record(plan, 0, 0, Outcome.HARNESS, message="UsageError: hard.py changed")
-    conclusion = conclude(synthetic.run(plan, {(0, 0): record}))
-    assert conclusion.verdict is Verdict.INCONCLUSIVE
-    assert [finding.title for finding in conclusion.findings] == ["check that cannot be used"]
-
-
-def test_a_gpu_that_torch_cannot_use_leaves_the_verdict_open_under_its_own_name(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    words = "the device could not be set up: UnusableGpu: torch cannot use GPU 0: RuntimeError: driver too old"
-    conclusion = conclude(synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.HARNESS, message=words)}))
-    assert conclusion.verdict is Verdict.INCONCLUSIVE
+@pytest.mark.parametrize(
+    ("message", "title", "fix"),
+    [
+        ("UsageError: hard.py changed", "check that cannot be used", "check"),
+        ("no device: UnusableGpu: torch cannot use GPU 0: old", "a GPU that torch cannot use", "gpucheck doctor"),
+    ],
+)
+def test_what_hinders_gpucheck_leaves_the_verdict_open_under_a_name_of_its_own(
+    synthetic: Synthetic, message: str, title: str, fix: str
+) -> None:
+    end = {"outcome": Outcome.HARNESS, "message": message}
+    conclusion = conclude(synthetic.run(synthetic.plan(cases=1), {(0, 0): end}))
     (finding,) = conclusion.findings
-    assert finding.title == "a GPU that torch cannot use" and "gpucheck doctor" in finding.fix
-    assert words in finding.cases[0].lines
+    assert (conclusion.verdict, finding.title) == (OPEN, title)
+    assert fix in finding.fix and message in finding.cases[0].lines
 
 
 def test_a_case_that_passed_on_the_cpu_in_a_run_on_gpus_leaves_the_verdict_open(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1, ranks=2, device="cuda")
-    record = synthetic.record(plan, 0, 1, Outcome.PASS, device="cpu")
-    conclusion = conclude(synthetic.run(plan, {(0, 1): record}))
-    assert conclusion.verdict is Verdict.INCONCLUSIVE and conclusion.findings[0].ranks == [1]
+    conclusion = conclude(synthetic.run(synthetic.plan(cases=1, ranks=2, device="cuda"), {(0, 1): {"device": "cpu"}}))
+    assert conclusion.verdict is OPEN and conclusion.findings[0].ranks == [1]
 
 
 def test_what_a_process_printed_and_its_log_are_told(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    record = synthetic.record(
-        plan, 0, 0, Outcome.CRASH, message="ended with exit code 7", said=["why"], log="logs/0/stderr.log"
-    )
-    lines = conclude(synthetic.run(plan, {(0, 0): record})).findings[0].cases[0].lines
+    end = {"outcome": Outcome.CRASH, "message": "ended with exit code 7", "said": ["why"], "log": "logs/0/stderr.log"}
+    lines = conclude(synthetic.run(synthetic.plan(cases=1), {(0, 0): end})).findings[0].cases[0].lines
     assert lines[:3] == ["ended with exit code 7", "printed  why", "log      logs/0/stderr.log"]
 
 
@@ -251,10 +237,8 @@ def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic)
     plan = synthetic.plan(cases=1, ranks=4)
     speeds = [{"candidate": 0.001, "reference": 0.003}, {"candidate": 0.002, "reference": 0.008}]
     speeds += [{"candidate": 0.009, "reference": 0.004}, {}]
-    records = {
-        (0, rank): synthetic.record(plan, 0, rank, Outcome.PASS, timings=speed) for rank, speed in enumerate(speeds)
-    }
-    (note,) = conclude(synthetic.run(plan, records)).notes
+    ends = {(0, rank): {"timings": speed} for rank, speed in enumerate(speeds)}
+    (note,) = conclude(synthetic.run(plan, ends)).notes
     assert note == "matmul: 2.000 ms a call, Model in torch 4.000 ms: 2.0 times as fast (median of 3)"
 
 
@@ -263,6 +247,8 @@ def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synt
     steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("peer", late=True)))
     run = synthetic.run(synthetic.plan(steps=steps[1:]))
     assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+    moved = replace(run, folder=Path("my runs/x"))
+    assert replay_command(moved, 0, 3) == "gpucheck replay 'my runs/x' matmul/0/exact --rank 3"
     run = synthetic.run(synthetic.plan(steps=steps))
     assert replay_command(run, 1, 1) == "gpucheck replay runs/x 'matmul/0/exact (peer, late)' --rank 1"
     assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
@@ -298,12 +284,12 @@ def test_torn_lines_are_noted(synthetic: Synthetic) -> None:
 
 def test_victims_are_told_apart_from_the_rank_that_took_them_down(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=3)
-    outcomes: dict[tuple[int, int], Outcome | Record] = {
-        (0, 0): synthetic.record(plan, 0, 0, Outcome.LOST, message="torchrun ended it", victim_of=1),
+    ends = {
+        (0, 0): {"outcome": Outcome.LOST, "message": "torchrun ended it", "victim_of": 1},
         (0, 1): Outcome.LOST,
-        (0, 2): synthetic.record(plan, 0, 2, Outcome.HARNESS, message="the first rank has ended", victim_of=1),
+        (0, 2): {"outcome": Outcome.HARNESS, "message": "the first rank has ended", "victim_of": 1},
     }
-    conclusion = conclude(synthetic.run(plan, outcomes, code=1))
+    conclusion = conclude(synthetic.run(plan, ends, code=1))
     assert conclusion.verdict is OPEN
     assert [(f.title, f.ranks) for f in conclusion.findings[:2]] == [("victim of another rank", [0, 2]), ("lost", [1])]
 
@@ -330,9 +316,8 @@ class TestDriver:
 
     def test_of_memory_that_ran_out(self, synthetic: Synthetic) -> None:
         killed = {"rank": None, "text": "Out of memory: Killed process 7 (python3)"}
-        plan = synthetic.plan(cases=1, ranks=2)
-        record = synthetic.record(plan, 0, 1, Outcome.ERROR, message="MemoryError: no message")
-        (finding,) = self.conclude(synthetic, {(0, 1): record}, killed).findings
+        ended = {"outcome": Outcome.ERROR, "message": "MemoryError: no message"}
+        (finding,) = self.conclude(synthetic, {(0, 1): ended}, killed).findings
         assert finding.driver == [killed["text"]]
         assert self.conclude(synthetic, {(0, 1): Outcome.MISMATCH}, killed).findings[0].driver == []
 
@@ -348,16 +333,19 @@ class TestSoak:
         run.ends = {rank: {} for rank in (0, 1) if ended or rank == 0}
         return run
 
-    def test_a_flaky_case_is_never_green(self, synthetic: Synthetic) -> None:
-        conclusion = conclude(self.run(synthetic, {(1, 1): Tally(400, 3)}))
-        assert conclusion.verdict is FAIL
+    @pytest.mark.parametrize(
+        ("tally", "words"),
+        [
+            (Tally(400, 3), "failed in 3 of 400 passes; rate 0.75%, 95% interval 0.26% to 2.18%: intermittent"),
+            (Tally(40, 40), "failed in 40 of 40 passes"),
+        ],
+    )
+    def test_a_case_that_failed_in_some_pass_is_never_green(
+        self, synthetic: Synthetic, tally: Tally, words: str
+    ) -> None:
+        conclusion = conclude(self.run(synthetic, {(1, 1): tally}))
         (finding,) = conclusion.findings
-        words = "rank 1: failed in 3 of 400 passes; rate 0.75%, 95% interval 0.26% to 2.18%: intermittent"
-        assert words in finding.cases[0].lines
-
-    def test_a_case_that_fails_in_every_pass_is_not_called_intermittent(self, synthetic: Synthetic) -> None:
-        lines = conclude(self.run(synthetic, {(1, 1): Tally(40, 40)})).findings[0].cases[0].lines
-        assert "rank 1: failed in 40 of 40 passes" in lines
+        assert conclusion.verdict is FAIL and f"rank 1: {words}" in finding.cases[0].lines
 
     def test_a_rank_that_ended_early_leaves_the_verdict_open(self, synthetic: Synthetic) -> None:
         assert conclude(self.run(synthetic, {})).verdict is PASS
@@ -370,34 +358,29 @@ class TestDisagreement:
     """Passing ranks that computed different bits."""
 
     def run(self, synthetic: Synthetic, changes: Mapping[int, dict[str, Any]], ranks: int) -> list[Finding]:
-        plan = synthetic.plan(cases=2, ranks=ranks)
-        outcomes = {(1, rank): synthetic.record(plan, 1, rank, **change) for rank, change in changes.items()}
-        conclusion = conclude(synthetic.run(plan, outcomes))
+        ends = {(1, rank): change for rank, change in changes.items()}
+        conclusion = conclude(synthetic.run(synthetic.plan(cases=2, ranks=ranks), ends))
         assert (conclusion.verdict is FAIL) == bool(conclusion.findings)
         return conclusion.findings
 
-    def test_of_two_ranks_both_are_named(self, synthetic: Synthetic) -> None:
-        (finding,) = self.run(synthetic, {1: {"digests": {"y": "other"}}}, 2)
-        assert finding.fails and finding.ranks == [0, 1]
-        assert "rank 0 against rank 1" in finding.cases[0].lines[0]
-
-    @pytest.mark.parametrize("outlier", [0, 5, 7])
-    def test_of_eight_ranks_the_outlier_is_named(self, synthetic: Synthetic, outlier: int) -> None:
-        (finding,) = self.run(synthetic, {outlier: {"digests": {"y": "other"}}}, 8)
-        assert finding.ranks == [outlier] and finding.cases[0].ranks == [outlier]
-        assert finding.cases[0].lines[0].endswith(f"against rank {outlier}")
-        assert finding.cases[0].case == "matmul/1/exact"
-
-    def test_two_halves_name_everyone(self, synthetic: Synthetic) -> None:
-        (finding,) = self.run(synthetic, {rank: {"digests": {"y": "other"}} for rank in (2, 3)}, 4)
-        assert finding.ranks == [0, 1, 2, 3] and "ranks 0, 1 against ranks 2, 3" in finding.cases[0].lines[0]
-
-    def test_a_majority_names_all_others(self, synthetic: Synthetic) -> None:
-        (finding,) = self.run(synthetic, {1: {"digests": {"y": "a"}}, 2: {"digests": {"y": "b"}}}, 5)
-        assert finding.ranks == [1, 2]
-
-    def test_an_output_that_only_one_rank_has_counts(self, synthetic: Synthetic) -> None:
-        assert self.run(synthetic, {1: {"digests": {"y": "d", "z": "e"}}}, 3)[0].ranks == [1]
+    @pytest.mark.parametrize(
+        ("ranks", "digests", "named", "words"),
+        [
+            (2, {1: {"y": "e"}}, [0, 1], "rank 0 against rank 1"),
+            (8, {0: {"y": "e"}}, [0], "ranks 1-7 against rank 0"),
+            (8, {5: {"y": "e"}}, [5], "against rank 5"),
+            (8, {7: {"y": "e"}}, [7], "against rank 7"),
+            (4, {2: {"y": "e"}, 3: {"y": "e"}}, [0, 1, 2, 3], "ranks 0, 1 against ranks 2, 3"),
+            (5, {1: {"y": "a"}, 2: {"y": "b"}}, [1, 2], "ranks 0, 3, 4 against rank 1"),
+            (3, {1: {"y": "d", "z": "e"}}, [1], "against rank 1"),  # an output that others do not have
+        ],
+    )
+    def test_those_apart_from_a_majority_are_named_or_all(
+        self, synthetic: Synthetic, ranks: int, digests: Mapping[int, Any], named: list[int], words: str
+    ) -> None:
+        (finding,) = self.run(synthetic, {rank: {"digests": each} for rank, each in digests.items()}, ranks)
+        assert finding.fails and finding.ranks == finding.cases[0].ranks == named
+        assert words in finding.cases[0].lines[0] and finding.cases[0].case == "matmul/1/exact"
 
     @pytest.mark.parametrize(
         "changes",
@@ -410,22 +393,16 @@ class TestDisagreement:
     )
     def test_ranks_that_did_not_do_the_same_need_not_agree(self, synthetic: Synthetic, changes: dict[str, Any]) -> None:
         plan = synthetic.plan(cases=2, ranks=2, optional=[1])
-        record = synthetic.record(plan, 1, 1, **{"digests": {"y": "other"}, **changes})
-        assert conclude(synthetic.run(plan, {(1, 1): record})).findings == []
+        assert conclude(synthetic.run(plan, {(1, 1): {"digests": {"y": "other"}, **changes}})).findings == []
 
     def test_a_failing_rank_is_not_reported_twice(self, synthetic: Synthetic) -> None:
         findings = self.run(synthetic, {1: {"outcome": Outcome.MISMATCH, "digests": {"y": "other"}}}, 2)
         assert titles(findings) == ["undetermined: wrong output"]
 
     def test_the_differing_tiles_are_listed(self, synthetic: Synthetic) -> None:
-        plan = synthetic.plan(cases=1, ranks=3)
-        outcomes: dict[tuple[int, int], Outcome | Record] = {
-            (0, rank): synthetic.record(
-                plan, 0, rank, digests={"y": str(rank == 1)}, tiles={"y": ["a", "b", "x" if rank == 1 else "c"]}
-            )
-            for rank in range(3)
-        }
-        (finding,) = conclude(synthetic.run(plan, outcomes)).findings
+        tiles = {0: ["a", "b", "c"], 1: ["a", "b", "x"], 2: ["a", "b", "c"]}
+        ends = {(0, rank): {"digests": {"y": each[-1]}, "tiles": {"y": each}} for rank, each in tiles.items()}
+        (finding,) = conclude(synthetic.run(synthetic.plan(cases=1, ranks=3), ends)).findings
         assert finding.cases[0].lines[1] == "y: 1 of 3 tiles differ, in row order: 2"
 
 
@@ -455,7 +432,7 @@ def test_a_node_that_did_not_end_well_leaves_the_verdict_open(
     assert conclude(run).verdict is Verdict.PASS
     run = synthetic.run(synthetic.plan(), nodes=[{**NODE, **changes}], code=None)
     conclusion = conclude(run)
-    assert conclusion.verdict is Verdict.INCONCLUSIVE
+    assert conclusion.verdict is OPEN
     assert conclusion.findings[0].cases[0].lines == [words]
 
 

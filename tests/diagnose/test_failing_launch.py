@@ -27,7 +27,7 @@ class Failed:
     def __init__(self, synthetic: Synthetic, outcome: Outcome, device: str = "cuda", **changes: Any) -> None:
         self.synthetic = synthetic
         plan = synthetic.plan(cases=1, ranks=2, device=device)
-        self.run: Run = synthetic.run(plan, {(0, 1): synthetic.record(plan, 0, 1, outcome, **changes)})
+        self.run: Run = synthetic.run(plan, {(0, 1): {"outcome": outcome, **changes}})
 
     def again(self, outcome: Outcome, **changes: Any) -> Failed:
         record = self.synthetic.record(self.run.plan, 0, 1, outcome, experiment="synchronised", **changes)
@@ -101,8 +101,8 @@ def test_kernels_that_fail_alike_are_findings_of_their_own(synthetic: Synthetic)
     plan = synthetic.plan(cases=2, ranks=1)
     row = plan.steps[0].case.row
     plan = replace(plan, steps=tuple(replace(step, case=replace(step.case, row=row)) for step in plan.steps))
-    lost = {"sticky": True, "message": "CUDA error: device-side assert triggered"}
-    run = synthetic.run(plan, {(n, 0): synthetic.record(plan, n, 0, Outcome.CRASH, **lost) for n in (0, 1)})
+    lost = {"outcome": Outcome.CRASH, "sticky": True, "message": "CUDA error: device-side assert triggered"}
+    run = synthetic.run(plan, {(0, 0): lost, (1, 0): lost})
     for number, kernel in enumerate(("_a", "_b")):
         again = synthetic.record(plan, number, 0, Outcome.CRASH, sticky=True, underway=Underway(kernel, "", 1))
         run.experiments[(number, 0)] = {"synchronised": [again]}

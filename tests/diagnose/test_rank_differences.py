@@ -20,8 +20,7 @@ REFUSED = "the library does not implement this: no"
 def concluded(synthetic: Synthetic, ranks: int, changes: dict[int, dict[str, Any]], **outcome: Any) -> Conclusion:
     """Two cases of which the second is optional, and its records but for these ranks right."""
     plan = synthetic.plan(cases=2, ranks=ranks, optional=[1])
-    records = {(1, rank): synthetic.record(plan, 1, rank, **change) for rank, change in changes.items()}
-    return conclude(synthetic.run(plan, records, **outcome))
+    return conclude(synthetic.run(plan, {(1, rank): change for rank, change in changes.items()}, **outcome))
 
 
 def inapplicable(**more: Any) -> dict[str, Any]:
@@ -61,15 +60,13 @@ def test_what_a_library_or_a_kind_of_gpu_does_not_offer_says_nothing_of_ranks(
 def test_nodes_with_other_software_are_of_another_kind(synthetic: Synthetic) -> None:
     nodes = [{"number": 1, "host": "b", "state": "ended", "code": 0, "software": {"torch": {"version": "3"}}}]
     plan = replace(synthetic.plan(cases=2, ranks=1, nnodes=2, optional=[1]))
-    records = {(1, 1): synthetic.record(plan, 1, 1, **inapplicable())}
-    assert conclude(synthetic.run(plan, records, nodes=nodes)).findings == []
-    assert conclude(synthetic.run(plan, records)).findings != []
+    assert conclude(synthetic.run(plan, {(1, 1): inapplicable()}, nodes=nodes)).findings == []
+    assert conclude(synthetic.run(plan, {(1, 1): inapplicable()})).findings != []
 
 
 def test_a_rank_that_judges_nothing_says_why(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=2, ranks=2, optional=[0, 1])
-    records = {(step, 1): synthetic.record(plan, step, 1, **inapplicable()) for step in (0, 1)}
-    (finding,) = conclude(synthetic.run(plan, records)).findings
+    (finding,) = conclude(synthetic.run(plan, {(0, 1): inapplicable(), (1, 1): inapplicable()})).findings
     assert (finding.title, finding.ranks) == ("nothing was judged on a rank", [1])
     assert finding.cases[0].lines[1:] == [REFUSED]
 

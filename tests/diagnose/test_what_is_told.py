@@ -42,16 +42,13 @@ def test_a_fault_that_experiments_tell_apart(
 
 @pytest.mark.parametrize("kind", VIOLATIONS)
 def test_conduct(synthetic: Synthetic, snapshot: Callable[[str], None], kind: str) -> None:
-    plan = synthetic.plan(cases=1, ranks=2)
-    found = [Violation(kind, "where")]
-    records = {(0, rank): synthetic.record(plan, 0, rank, Outcome.VIOLATION, violations=found) for rank in (0, 1)}
-    run = synthetic.run(plan, records)
+    end = {"outcome": Outcome.VIOLATION, "violations": [Violation(kind, "where")]}
+    run = synthetic.run(synthetic.plan(cases=1, ranks=2), {(0, 0): end, (0, 1): end})
     snapshot(plain(blocks.build(run, conclude(run))))
 
 
 @pytest.mark.parametrize("message", ERRORS.values(), ids=ERRORS)
 def test_errors(synthetic: Synthetic, snapshot: Callable[[str], None], message: str) -> None:
-    plan = synthetic.plan(cases=1, ranks=2)
-    error = synthetic.record(plan, 0, 1, Outcome.ERROR, message=message, source="mine.py:12")
-    run = synthetic.run(plan, {(0, 1): error})
+    end = {"outcome": Outcome.ERROR, "message": message, "source": "mine.py:12"}
+    run = synthetic.run(synthetic.plan(cases=1, ranks=2), {(0, 1): end})
     snapshot(plain(blocks.build(run, conclude(run))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.diagnose.conclude import conclude
@@ -17,10 +16,10 @@ MISSING = [Violation("fallback", "none of _matmul was launched; launched: none")
 def lines(synthetic: Synthetic, ranks: int, fallen: dict[int, dict[str, Any]], others: Any = None) -> list[str]:
     """What the finding says of a case that falls back on some ranks."""
     plan = synthetic.plan(cases=1, ranks=ranks)
-    records = {(0, rank): synthetic.record(plan, 0, rank, **(others or {})) for rank in range(ranks)}
+    ends = {(0, rank): others or {} for rank in range(ranks)}
     for rank, changes in fallen.items():
-        records[(0, rank)] = synthetic.record(plan, 0, rank, Outcome.VIOLATION, violations=MISSING, **changes)
-    (finding,) = (f for f in conclude(synthetic.run(plan, records)).findings if f.cause == "fallback")
+        ends[(0, rank)] = {"outcome": Outcome.VIOLATION, "violations": MISSING, **changes}
+    (finding,) = (f for f in conclude(synthetic.run(plan, ends)).findings if f.cause == "fallback")
     return finding.cases[0].lines
 
 
@@ -45,11 +44,7 @@ def test_nothing_is_said_where_nothing_was_timed(synthetic: Synthetic) -> None:
 
 
 def test_a_time_of_another_kind_of_gpu_is_no_comparison(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1, ranks=2)
-    fast = synthetic.record(plan, 0, 0, timings={"call": 1e-3}, device="NVIDIA B200")
-    slow = synthetic.record(plan, 0, 1, Outcome.VIOLATION, violations=MISSING, timings={"call": 4e-3})
-    run = synthetic.run(plan, {(0, 0): fast, (0, 1): slow})
-    (finding,) = conclude(run).findings
-    assert not [line for line in finding.cases[0].lines if "with the kernel" in line]
-    run.records[(0, 0)] = replace(fast, device=slow.device)
-    assert [line for line in conclude(run).findings[0].cases[0].lines if "with the kernel" in line]
+    slow = {1: {"timings": {"call": 4e-3}}}
+    for device, told in (("NVIDIA B200", False), ("NVIDIA H200", True)):
+        found = lines(synthetic, 2, slow, {"timings": {"call": 1e-3}, "device": device})
+        assert any("with the kernel" in line for line in found) is told

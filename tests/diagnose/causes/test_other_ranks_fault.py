@@ -22,11 +22,9 @@ def hang_of_rank_0(
 ) -> Finding:
     """The finding about a hang of rank 0, while process 9047 of rank 1 crashed and the driver blamed ``pid``."""
     plan = synthetic.plan(cases=2, ranks=2)
-    outcomes = {
-        (0, 0): synthetic.record(plan, 0, 0, Outcome.HANG, pid=8000, host="a", message="no result within 60 s"),
-        (1, 1): synthetic.record(plan, 1, 1, Outcome.CRASH, pid=9047, host=host, message="killed by SIGABRT"),
-    }
-    run = synthetic.run(plan, outcomes)
+    hung = {"outcome": Outcome.HANG, "pid": 8000, "host": "a", "message": "no result within 60 s"}
+    crashed = {"outcome": Outcome.CRASH, "pid": 9047, "host": host, "message": "killed by SIGABRT"}
+    run = synthetic.run(plan, {(0, 0): hung, (1, 1): crashed})
     run.driver = [{"rank": gpu, "text": XID.format(pid)}]
     if again:
         run.experiments[(0, 0)] = {"alone": [synthetic.record(plan, 0, 0, again, experiment="alone")]}

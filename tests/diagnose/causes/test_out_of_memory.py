@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -29,10 +29,8 @@ KILLED = "the process that owns the device was killed by SIGKILL"
     ],
 )
 def test_what_ran_out(synthetic: Synthetic, outcome: Outcome, message: str, title: str) -> None:
-    plan = synthetic.plan(cases=1, ranks=2)
-    known: dict[str, Any] = {"message": message, "kernels": ["_k"], "source": "m.py:3"}
-    run = synthetic.run(plan, {(0, 1): synthetic.record(plan, 0, 1, outcome, **known)})
-    (finding,) = conclude(run).findings
+    end = {"outcome": outcome, "message": message, "kernels": ["_k"], "source": "m.py:3"}
+    (finding,) = conclude(synthetic.run(synthetic.plan(cases=1, ranks=2), {(0, 1): end})).findings
     assert (finding.title, finding.ranks) == (title, [1]) and message in finding.cases[0].lines
     if finding.cause == "out of memory":
         assert "asked for at m.py:3; under test: _k" in finding.cases[0].lines
@@ -40,8 +38,7 @@ def test_what_ran_out(synthetic: Synthetic, outcome: Outcome, message: str, titl
 
 def test_memory_that_others_held(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
-    message = "OutOfMemoryError: CUDA out of memory."
-    run = synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.ERROR, message=message)})
+    run = synthetic.run(plan, {(0, 0): {"outcome": Outcome.ERROR, "message": "OutOfMemoryError: CUDA out of memory."}})
     run.experiments[(0, 0)] = {"repeat": [synthetic.record(plan, 0, 0, experiment="repeat")]}
     (finding,) = conclude(run).findings
     assert finding.cause == "out of memory" and finding.fix == HELD

@@ -11,7 +11,7 @@ import pytest
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, Finding
-from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
+from gpucheck.model.record import Launch, Outcome, Verdict, Violation
 
 if TYPE_CHECKING:
     from tests.conftest import Synthetic
@@ -42,15 +42,10 @@ class PlacedRun:
         self.plan = replace(plan, steps=(replace(plan.steps[0], conditions=Conditions(placement), **step),))
 
     def conclude(self, changes: Mapping[int, dict[str, Any]]) -> Conclusion:
-        records: dict[tuple[int, int], Record] = {}
-        for rank in range(self.plan.world_size):
-            known = {
-                "placement": self.plan.steps[0].conditions.placement,
-                "launches": home(rank),
-                **changes.get(rank, {}),
-            }
-            records[(0, rank)] = self.synthetic.record(self.plan, 0, rank, **known)
-        return conclude(self.synthetic.run(self.plan, records))
+        known = {"placement": self.plan.steps[0].conditions.placement}
+        ranks = range(self.plan.world_size)
+        ends = {(0, rank): {**known, "launches": home(rank), **changes.get(rank, {})} for rank in ranks}
+        return conclude(self.synthetic.run(self.plan, ends))
 
     def finding(self, changes: Mapping[int, dict[str, Any]]) -> Finding:
         (finding,) = self.conclude(changes).findings
@@ -73,12 +68,11 @@ def test_corrupted_outputs_are_told_with_their_case(synthetic: Synthetic) -> Non
     assert failed_case.case == "matmul/0/exact (peer)" and failed_case.replay.endswith("matmul/0/exact --rank 1")
 
 
-def test_a_lost_device_is_told_with_what_was_wrong_before(synthetic: Synthetic) -> None:
-    words = (
-        "AcceleratorError: CUDA error: an illegal memory access was encountered; first wrong at step 0, layer 0, qkv"
-    )
-    crash = {"outcome": Outcome.CRASH, "sticky": True, "launches": away(1), "message": words}
-    finding = PlacedRun(synthetic).finding({1: crash})
+@pytest.mark.parametrize("outcome", [Outcome.CRASH, Outcome.ERROR])
+def test_an_error_after_a_launch_elsewhere_is_its_doing(synthetic: Synthetic, outcome: Outcome) -> None:
+    words = "AcceleratorError: an illegal memory access was encountered; first wrong at step 0, layer 0, qkv"
+    lost = {"outcome": outcome, "sticky": outcome is Outcome.CRASH, "launches": away(1), "message": words}
+    finding = PlacedRun(synthetic).finding({1: lost})
     assert (finding.title, finding.ranks) == (f"{CAUSE}: corrupted", [1])
     assert finding.cases[0].lines[0] == words
 
@@ -162,12 +156,6 @@ def test_wrong_outputs_of_launches_at_home_are_not_the_devices(synthetic: Synthe
     assert (finding.title, finding.cause) == ("undetermined: wrong output", "undetermined")
 
 
-def test_an_error_after_a_launch_elsewhere_is_its_doing(synthetic: Synthetic) -> None:
-    message = "AcceleratorError: an illegal memory access was encountered"
-    finding = PlacedRun(synthetic).finding({1: {"outcome": Outcome.ERROR, "message": message, "launches": away(1)}})
-    assert finding.title == f"{CAUSE}: corrupted" and finding.cases[0].lines[0] == message
-
-
 def test_outputs_that_change_are_corrupted_though_right_once(synthetic: Synthetic) -> None:
     finding = PlacedRun(synthetic).finding({2: violated(2, "repeats differ")})
     assert finding.title == f"{CAUSE}: corrupted" and "repeats differ: d" in finding.cases[0].lines
@@ -190,14 +178,14 @@ def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -
     plan = synthetic.plan(cases=1, ranks=2)
     (step,) = plan.steps
     plan = replace(plan, steps=(step, replace(step, conditions=Conditions("peer"))))
-    records: dict[tuple[int, int], Outcome | Record] = {
-        (0, 1): synthetic.record(plan, 0, 1, Outcome.MISMATCH, launches=home(1)),
-        (1, 1): synthetic.record(plan, 1, 1, placement="peer", **corrupted(1)),
+    ends = {
+        (0, 1): {"outcome": Outcome.MISMATCH, "launches": home(1)},
+        (1, 1): {"placement": "peer", **corrupted(1)},
     }
-    causes = {finding.cause for finding in conclude(synthetic.run(plan, records)).findings}
+    causes = {finding.cause for finding in conclude(synthetic.run(plan, ends)).findings}
     assert causes == {"undetermined"}
-    records[(0, 1)] = synthetic.record(plan, 0, 1, Outcome.CRASH, launches=home(1))
-    causes = {finding.cause for finding in conclude(synthetic.run(plan, records)).findings}
+    ends[(0, 1)]["outcome"] = Outcome.CRASH
+    causes = {finding.cause for finding in conclude(synthetic.run(plan, ends)).findings}
     assert causes == {CAUSE, "crash"}, "a failure of another kind says nothing about this one"
 
 
@@ -209,14 +197,7 @@ def test_the_three_faces_are_three_findings_of_one_cause(synthetic: Synthetic) -
     )
     plan = replace(plan, steps=steps)
     refused = {"outcome": Outcome.ERROR, "message": POINTER, "placement": "context0"}
-    run = synthetic.run(
-        plan,
-        {
-            (0, 1): synthetic.record(plan, 0, 1, **violated(1)),
-            (1, 1): synthetic.record(plan, 1, 1, **refused),
-            (2, 1): synthetic.record(plan, 2, 1, **corrupted(1)),
-        },
-    )
+    run = synthetic.run(plan, {(0, 1): violated(1), (1, 1): refused, (2, 1): corrupted(1)})
     findings = conclude(run).findings
     assert [finding.title.partition(": ")[2] for finding in findings] == [
         "corrupted",
