@@ -25,6 +25,12 @@ def scenario(here: Path) -> str:
 
 
 @pytest.fixture
+def run(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str) -> Command:
+    """Runs the scenario on stand-in ranks, with a stand-in library."""
+    return lambda *options: gpucheck("run", scenario, "--library", library, *options)
+
+
+@pytest.fixture
 def untouched(here: Path, scenario: str) -> Any:
     """Fails the test if the command made or removed a file."""
     (here / "occupied").mkdir()
@@ -199,25 +205,18 @@ def test_a_folder_that_cannot_be_made_after_all(
     ],
 )
 def test_exit_codes_follow_the_verdict(
-    gpucheck: Command,
-    ranks: FakeRanks,
-    scenario: str,
-    library: str,
-    outcome: Outcome,
-    ending: dict[str, Any],
-    code: int,
-    verdict: str,
+    run: Command, gpucheck: Command, ranks: FakeRanks, outcome: Outcome, ending: dict[str, Any], code: int, verdict: str
 ) -> None:
     ranks.outcomes, ranks.ending = {(1, 1): outcome}, ending
-    answer = gpucheck("run", scenario, "--library", library, "--nproc", "2", "--out", "run")
+    answer = run("--nproc", "2", "--out", "run")
     assert answer.code == code and f"\n{verdict}  " in "\n" + answer.out and answer.err == ""
     expected_code = code if code < 128 else 3
     assert gpucheck("report", "run").code == expected_code
 
 
-def test_nothing_applicable_is_nothing_ran(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str) -> None:
+def test_nothing_applicable_is_nothing_ran(run: Command, ranks: FakeRanks) -> None:
     ranks.outcomes = {(step, 0): Outcome.INAPPLICABLE for step in (0, 1)}
-    answer = gpucheck("run", scenario, "--library", library)
+    answer = run()
     assert answer.code == 5 and "NOTHING RAN" in answer.out
 
 
@@ -249,10 +248,8 @@ def test_the_recorded_command_makes_the_same_plan_elsewhere(
     assert (again.nproc, again.device, again.seed) == (2, "cpu", 3)
 
 
-def test_a_placement_for_all_cases_is_part_of_the_recorded_command(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
-) -> None:
-    assert gpucheck("run", scenario, "--library", library, "--placement", "peer", "-q").code == 0
+def test_a_placement_for_all_cases_is_part_of_the_recorded_command(run: Command, ranks: FakeRanks) -> None:
+    assert run("--placement", "peer", "-q").code == 0
     (plan,) = ranks.plans
     assert {(step.conditions.placement, step.inapplicable) for step in plan.steps} == {
         ("peer", "placement peer needs GPUs")
@@ -261,13 +258,13 @@ def test_a_placement_for_all_cases_is_part_of_the_recorded_command(
 
 
 def test_speed_is_measured_at_length_where_asked_for(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+    run: Command, gpucheck: Command, ranks: FakeRanks, library: str, here: Path
 ) -> None:
-    asked = gpucheck("run", scenario, "--library", library, "--bench")
+    asked = run("--bench")
     assert asked.code == 0 and "speed is measured on GPUs only" in asked.out and "GB/s" not in asked.out
     (here / "long.toml").write_text("bench = true\nstraggler = 1.5\n" + SCENARIO)
     gpucheck("run", "long.toml", "--library", library)
-    plain = gpucheck("run", scenario, "--library", library)
+    plain = run()
     assert plain.code == 0 and "speed is measured" not in plain.out
     assert [(plan.bench, plan.straggler) for plan in ranks.plans] == [(True, 1.25), (True, 1.5), (False, 1.25)]
     assert ["--bench" in plan.command for plan in ranks.plans] == [True, False, False]
@@ -284,7 +281,7 @@ PATCH = """\
 
 
 def test_a_patched_copy_is_tested_and_the_library_left_alone(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
+    run: Command, gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
 ) -> None:
     (here / "a.patch").write_text(PATCH)
     further = PATCH.replace("+    guarded", "     guarded = True\n+    also").replace("1,2 +1,3", "1,3 +1,4")
@@ -301,7 +298,7 @@ def test_a_patched_copy_is_tested_and_the_library_left_alone(
     assert (copy / "triton_kernels" / "matmul.py").read_text().endswith("    guarded = True\n    also = True\n")
     assert {path: path.read_text() for path in package.iterdir()} == before
     assert plan.command[-4:] == ["--patch", str(here / "a.patch"), "--patch", str(here / "b.patch")]
-    assert gpucheck("run", scenario, "--library", library, "--out", "s").code == 0
+    assert run("--out", "s").code == 0
     assert ranks.plans[1].library["content"] != plan.library["content"]
     assert ranks.plans[1].library["patches"] == []
 
@@ -315,20 +312,18 @@ def test_a_patch_that_does_not_apply_leaves_nothing_behind(
 
 
 def test_two_runs_in_a_second_have_folders_of_their_own(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.strftime", lambda _: "1121-120000")
     for _ in range(3):
-        assert gpucheck("run", scenario, "--library", library, "-q").code == 0
+        assert run("-q").code == 0
     assert len(list((here / "runs").iterdir())) == 3
 
 
-def test_options_of_containment_are_in_the_plan_and_in_the_replay(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
-) -> None:
+def test_options_of_containment_are_in_the_plan_and_in_the_replay(run: Command, ranks: FakeRanks) -> None:
     options = ["--repeat", "7", "--case-timeout", "2.5", "--isolate", "case", "--debug"]
-    assert gpucheck("run", scenario, "--library", library, *options, "-q").code == 0
-    assert gpucheck("run", scenario, "--library", library, "-q").code == 0
+    assert run(*options, "-q").code == 0
+    assert run("-q").code == 0
     plan, usual = ranks.plans
     assert {step.conditions.repeat for step in plan.steps} == {7}
     assert (plan.case_timeout, plan.isolate, plan.debug, plan.duration) == (2.5, "case", True, 0.0)
@@ -348,26 +343,26 @@ def test_repeating_keeps_what_is_expected_of_a_case(
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0)])
 def test_a_soak_has_its_time_beside_that_of_the_scenario(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, text: str, seconds: float
+    run: Command, ranks: FakeRanks, text: str, seconds: float
 ) -> None:
-    assert gpucheck("run", scenario, "--library", library, "--duration", text, "-q").code == 0
+    assert run("--duration", text, "-q").code == 0
     (plan,) = ranks.plans
     assert (plan.duration, plan.timeout) == (seconds, 600.0 + seconds)
     assert "--duration" not in plan.command, "a replay runs its case once"
 
 
 def test_of_two_runs_in_one_folder_one_is_refused(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, ranks: FakeRanks, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both saw it empty; the other was quicker."""
     monkeypatch.setattr("gpucheck.cli.run.check_out", lambda out: (here / "r" / "records").mkdir(parents=True))
-    answer = gpucheck("run", scenario, "--library", library, "--out", "r")
+    answer = run("--out", "r")
     assert answer.code == 2 and "was taken by another run just now; give another with --out" in answer.message
     assert not ranks.plans and [path.name for path in (here / "r").iterdir()] == ["records"]
 
 
 def test_the_report_is_shown_though_the_end_of_the_run_cannot_be_written(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, gpucheck: Command, ranks: FakeRanks, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gpucheck.records import run_folder as folder
 
@@ -380,57 +375,49 @@ def test_the_report_is_shown_though_the_end_of_the_run_cannot_be_written(
 
     monkeypatch.setattr(folder, "write_json", full)
     ranks.outcomes = {(0, 0): Outcome.MISMATCH}
-    answer = gpucheck("run", scenario, "--library", library, "--out", "r")
+    answer = run("--out", "r")
     assert answer.code == 1 and "outcome.json cannot be written: Read-only file system" in answer.err
     assert "FAIL  1 finding" in answer.out and "XX" in answer.out
     ranks.outcomes = {}
-    assert gpucheck("run", scenario, "--library", library, "--out", "s").code == 3, "an end that nobody saw is no pass"
+    assert run("--out", "s").code == 3, "an end that nobody saw is no pass"
 
 
-def test_quiet_prints_one_line(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path) -> None:
-    answer = gpucheck("run", scenario, "--library", library, "--out", "r", "--quiet")
+def test_quiet_prints_one_line(run: Command, here: Path) -> None:
+    answer = run("--out", "r", "--quiet")
     assert (answer.out, answer.err) == (f"PASS  {here / 'r'}  no GPU was checked\n", "")
 
 
-def test_an_empty_folder_may_be_used(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
-) -> None:
+def test_an_empty_folder_may_be_used(run: Command, here: Path) -> None:
     (here / "r").mkdir()
-    assert gpucheck("run", scenario, "--library", library, "--out", "r").code == 0
+    assert run("--out", "r").code == 0
 
 
-def test_json_goes_to_stdout_alone(gpucheck: Command, ranks: FakeRanks, scenario: str, library: str) -> None:
+def test_json_goes_to_stdout_alone(run: Command, ranks: FakeRanks) -> None:
     ranks.outcomes = {(0, 0): Outcome.MISMATCH}
-    answer = gpucheck("run", scenario, "--library", library, "--json", "-")
+    answer = run("--json", "-")
     item = json.loads(answer.out)
     assert answer.code == 1 and item["verdict"] == "FAIL" and "FAIL  1 finding" in answer.err
 
 
-def test_json_may_lie_in_the_run_folder(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
-) -> None:
-    answer = gpucheck("run", scenario, "--library", library, "--out", "new/r", "--json", "new/r/report.json", "-q")
+def test_json_may_lie_in_the_run_folder(run: Command, here: Path) -> None:
+    answer = run("--out", "new/r", "--json", "new/r/report.json", "-q")
     assert answer.code == 0 and json.loads((here / "new" / "r" / "report.json").read_text())["verdict"] == "PASS"
 
 
-def test_reports_are_written_in_the_format_of_their_suffix(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path
-) -> None:
+def test_reports_are_written_in_the_format_of_their_suffix(run: Command, ranks: FakeRanks, here: Path) -> None:
     ranks.outcomes = {(0, 0): Outcome.MISMATCH}
     files = ["--write", "r.html", "--write", "new/r/report.xml", "--json", "r.json"]
-    answer = gpucheck("run", scenario, "--library", library, "--out", "new/r", *files)
+    answer = run("--out", "new/r", *files)
     assert answer.code == 1 and "\nXX  topk" in answer.out and answer.err == ""
     assert "<h1>" in (here / "r.html").read_text() and 'failures="1"' in (here / "new/r/report.xml").read_text()
     assert json.loads((here / "r.json").read_text())["verdict"] == "FAIL"
 
 
-def test_changed_software_is_told(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_software_is_told(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([{"torch": 1}, {"torch": 2}])
     monkeypatch.setattr("gpucheck.host.software.software", lambda _: next(answers))
     monkeypatch.setattr("gpucheck.report.blocks._headline", lambda _: [])
-    answer = gpucheck("run", scenario, "--library", library)
+    answer = run()
     assert answer.code == 3 and "torch changed during the run: was 1, is 2" in answer.out
 
 
@@ -461,11 +448,9 @@ def test_a_canary_comes_where_the_scenario_or_an_option_asks_for_it(
     assert canaries("gate", "--no-canary") == canaries("mine.toml") == 0
 
 
-def test_the_command_of_a_run_says_what_was_asked_of_the_canary(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str
-) -> None:
-    gpucheck("run", scenario, "--library", library, "--canary")
-    gpucheck("run", scenario, "--library", library)
+def test_the_command_of_a_run_says_what_was_asked_of_the_canary(run: Command, ranks: FakeRanks) -> None:
+    run("--canary")
+    run()
     assert ["--canary" in plan.command for plan in ranks.plans] == [True, False]
 
 
@@ -482,12 +467,12 @@ NO_GPU = "no GPU was checked"
 
 
 def test_a_run_on_the_cpu_says_in_every_report_that_no_gpu_was_checked(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, gpucheck: Command, ranks: FakeRanks, scenario: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GPUCHECK_TERMINATION_LOG", str(here / "log"))
     names = ["r.json", "r.xml", "r.md", "r.prom", "r.html"]
     write = [part for name in names for part in ("--write", name)]
-    answer = gpucheck("run", scenario, "--library", library, "--device", "cpu", *write)
+    answer = run("--device", "cpu", *write)
     lines = answer.out.splitlines()
     assert lines[0].startswith("no GPU is checked by this run (--device cpu)") and lines[-1].startswith(NO_GPU)
     assert f"PASS  2 cases on 1 rank, {NO_GPU}" in lines and answer.code == 0
@@ -497,21 +482,19 @@ def test_a_run_on_the_cpu_says_in_every_report_that_no_gpu_was_checked(
     assert NO_GPU in gpucheck("report", str(ranks.folders[-1])).out
 
 
-def test_a_run_on_gpus_says_nothing_of_that(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_on_gpus_says_nothing_of_that(run: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("NVIDIA H200",) * 2))
-    answer = gpucheck("run", scenario, "--library", library, "--expect-gpus", "2", "--json", "r.json")
+    answer = run("--expect-gpus", "2", "--json", "r.json")
     assert answer.code == 0 and "no GPU" not in answer.out
     assert json.loads((here / "r.json").read_text())["gpus_checked"] == 2
 
 
 def test_a_rank_that_worked_on_the_cpu_in_a_run_on_gpus_is_no_pass(
-    gpucheck: Command, ranks: FakeRanks, scenario: str, library: str, monkeypatch: pytest.MonkeyPatch
+    run: Command, ranks: FakeRanks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpucheck.launch.gpus.find", lambda: Found(("NVIDIA H200",) * 2))
     ranks.on_cpu = {1}
-    answer = gpucheck("run", scenario, "--library", library)
+    answer = run()
     assert answer.code == 3 and "a rank worked on the CPU" in answer.out and "rank 1" in answer.out
 
 
