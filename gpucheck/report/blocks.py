@@ -20,6 +20,7 @@ STAGES = (
     "prepare",
     "compile",
     "launch",
+    "side effects",
     "copy",
     "inspect",
     "locate",
