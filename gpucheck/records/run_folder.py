@@ -53,8 +53,13 @@ class Run:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file as :func:`write_text` does; for floats that JSON cannot hold see :func:`finite`."""
-    write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
+    """Writes a JSON file as :func:`write_text` does."""
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """JSON as gpucheck writes it into files; for floats that JSON cannot hold see :func:`finite`."""
+    return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,7 +93,8 @@ def read_plan(folder: Path) -> Plan:
     """Reads ``plan.json``.
 
     Raises:
-        UsageError: the folder is no run folder, or one of a newer gpucheck.
+        UsageError: the folder is no run folder, or one of a newer gpucheck, whose cases run under conditions that
+            are unknown here: without them they would be other cases.
     """
     path = folder / "plan.json"
     try:
@@ -106,9 +112,19 @@ def read_plan(folder: Path) -> Plan:
             f"{path} has schema {item['schema']}, this gpucheck reads up to {SCHEMA}: use a newer gpucheck"
         )
     try:
-        return Plan.from_json(item)
+        plan = Plan.from_json(item)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} is damaged: {error!r}") from None
+    for step, known in zip(item["steps"], plan.steps, strict=True):
+        unknown = sorted(step.keys() - known.to_json().keys())
+        if unknown:
+            raise UsageError(
+                f"{path}: {known.case.id} is to run under a condition that this gpucheck does not know.\n"
+                f"  found     {', '.join(f'{name} = {json.dumps(step[name])}' for name in unknown)}\n"
+                f"  expected  {', '.join(known.to_json())}\n"
+                "  try       the gpucheck that made this plan, or a newer one"
+            )
+    return plan
 
 
 def read_run(folder: Path) -> Run:

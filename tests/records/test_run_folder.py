@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import finite, read_plan, read_run, write_json
@@ -180,6 +181,19 @@ def test_plans_that_cannot_be_used(tmp_path: Path, content: str, words: str) -> 
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(UsageError, match=words):
         read_plan(tmp_path)
+
+
+def test_a_condition_that_is_unknown_is_refused_and_one_that_an_older_plan_lacks_is_not(run_dir: Path) -> None:
+    path = run_dir / "plan.json"
+    item = json.loads(path.read_text())
+    del item["steps"][1]["swap"]
+    path.write_text(json.dumps(item))
+    assert read_plan(run_dir).steps[1].conditions == Conditions()
+    item["steps"][1]["graph"] = "captured"
+    path.write_text(json.dumps(item))
+    words = r'matmul/1/exact is to run under .*\n  found     graph = "captured"\n  expected  placement, .*\n  try  '
+    with pytest.raises(UsageError, match=words):
+        read_plan(run_dir)
 
 
 def test_a_plan_of_bytes_or_a_folder(tmp_path: Path) -> None:
