@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from gpucheck.cli.options import CandidateOption, CheckFileOption, LibraryOption, ProblemOption
+from gpucheck.cli.options import (
+    CandidateOption,
+    CheckFileOption,
+    LibraryOption,
+    ProblemOption,
+    check_folder,
+    check_seconds,
+    check_sources,
+)
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -107,6 +115,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _begin(given: dict[str, Any]) -> State:
     """The state of a new search; nothing is written before it is known that it can begin."""
     from gpucheck.launch.gpus import choose
+    from gpucheck.plan.bind import needing_library
     from gpucheck.tools.bisect.saved_search import Find, State
     from gpucheck.tools.bisect.sources import own_library
 
@@ -119,10 +128,12 @@ def _begin(given: dict[str, Any]) -> State:
     _check_options(kinds[0], given)
     target = _target(given)
     scenario = _scenario(target)
-    choose(target.device, target.nproc, made_for_gpus=scenario.made_for_gpus)
+    device = choose(target.device, target.nproc, made_for_gpus=scenario.made_for_gpus).device
     target = replace(target, timeout=given.get("timeout", scenario.timeout))
-    work = _folder(given.get("out"))
-    source, candidates = _source(kinds[0], given, Find(find))
+    out = given.get("out") or Path("runs") / time.strftime("bisect-%m%d-%H%M%S")
+    check_folder("--out", out)
+    work = out.absolute()
+    source, candidates = _source(kinds[0], given, Find(find), needs_library=bool(needing_library(scenario, device)))
     work.mkdir(parents=True, exist_ok=True)
     state = State(work, own_library(source, work), target, Find(find), "bits" in given, given.get("repeat"), candidates)
     state.save()
@@ -149,7 +160,6 @@ def _check_options(kind: str, given: dict[str, Any]) -> None:
 def _target(given: dict[str, Any]) -> Target:
     """What each step runs: as the stored run did, changed by what the options say."""
     from gpucheck.launch.gpus import DEVICES, choose
-    from gpucheck.plan.scenario import LONGEST
     from gpucheck.tools.bisect.target import SOURCE_OPTIONS, Target, from_run
 
     cases, bits = given.get("case", []), "bits" in given
@@ -162,12 +172,8 @@ def _target(given: dict[str, Any]) -> Target:
         )
     if given.get("device", "auto") not in DEVICES:
         raise UsageError(f"--device is {given['device']!r}, expected auto, cuda or cpu")
-    if "timeout" in given and not 0 < given["timeout"] <= LONGEST:
-        raise UsageError(f"--timeout is {given['timeout']:g}, expected seconds above 0, at most {LONGEST:g}")
-    if not 0 <= given.get("experiments", 0) <= LONGEST:
-        raise UsageError(
-            f"--experiments is {given['experiments']:g}, expected seconds, 0 for none, at most {LONGEST:g}"
-        )
+    check_seconds("--timeout", given.get("timeout"))
+    check_seconds("--experiments", given.get("experiments"), none=True)
     if "run_dir" in given:
         stored = from_run(given["run_dir"], cases, bits=bits, experiments=given.get("experiments", 0.0))
         return replace(stored, **options)
@@ -182,7 +188,6 @@ def _target(given: dict[str, Any]) -> Target:
 
 def _scenario(target: Target) -> Scenario:
     """The cases as every run selects them; raises where no run could be made."""
-    from gpucheck.cli.options import check_sources
     from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
@@ -195,7 +200,12 @@ def _scenario(target: Target) -> Scenario:
     return select(cases, [], target.cases, target.placement, target.process_group)
 
 
-def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, list[Candidate]]:
+def _source(kind: str, given: dict[str, Any], find: Find, *, needs_library: bool) -> tuple[AnySource, list[Candidate]]:
+    """What is searched in, and its candidates.
+
+    Args:
+        needs_library: a case of the search calls the library.
+    """
     from gpucheck.tools.bisect.engine import check_ends
     from gpucheck.tools.bisect.sources import Commits, Patches
 
@@ -204,24 +214,25 @@ def _source(kind: str, given: dict[str, Any], find: Find) -> tuple[AnySource, li
         old, new = _commit_ends(given, find)
         series = Commits(os.path.abspath(given["repo"]), given.get("path", "").strip("/").removeprefix("./"), old, new)
     elif kind != "patches":
-        series = _versions(given[kind], kind, given)
+        series = _versions(given[kind], kind, given, needs_library=needs_library)
     else:
-        library = _library(given)
+        library = _library(given, needs_library=needs_library)
         if library is None:
-            raise UsageError(f"no case of {given['run_dir']} needs a library that patches could change")
+            cases = given.get("run_dir") or ", ".join(given["case"])
+            raise UsageError(f"no case of {cases} needs a library that patches could change")
         return Patches.in_folder(given["patches"], library), []
     candidates = series.candidates()
     check_ends(candidates)
     return series, candidates
 
 
-def _versions(name: str, kind: str, given: dict[str, Any]) -> Releases | Packages:
+def _versions(name: str, kind: str, given: dict[str, Any], *, needs_library: bool) -> Releases | Packages:
     """Releases of a distribution that carries the library, else versions of a package that runs import."""
     from gpucheck.tools.bisect.sources import Packages, Releases
 
     releases = Releases(name, given["first"], given["last"])
     if kind == "package" or not releases.carries():
-        return Packages(name, releases.old, releases.new, str(_library(given) or ""))
+        return Packages(name, releases.old, releases.new, str(_library(given, needs_library=needs_library) or ""))
     if "library" in given:
         raise UsageError(OWN_LIBRARY.format(f"a release of {name}"))
     return releases
@@ -235,13 +246,15 @@ def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:
     return given[old], given.get(new, "HEAD")
 
 
-def _library(given: dict[str, Any]) -> Path | None:
-    """The library that patches change, or that runs with each version of a package; None where a run needed none."""
+def _library(given: dict[str, Any], *, needs_library: bool) -> Path | None:
+    """The library that patches change, or that runs with each version of a package; None where no case needs one."""
     from gpucheck.library.library_option import parse_source, resolve
     from gpucheck.records.run_folder import read_plan
 
-    if "library" in given or "run_dir" not in given:
+    if "library" in given or ("run_dir" not in given and needs_library):
         return resolve(parse_source(given.get("library"))).root
+    if "run_dir" not in given:
+        return None
     plan = read_plan(given["run_dir"])
     if not plan.has_library:
         return None
@@ -250,14 +263,6 @@ def _library(given: dict[str, Any]) -> Path | None:
     if copy.content != tested["content"]:
         raise UsageError(f"{copy.package} is no longer what {given['run_dir']} tested; name a copy with --library")
     return copy.root
-
-
-def _folder(out: Path | None) -> Path:
-    """Where the search goes."""
-    folder = (out or Path("runs") / time.strftime("bisect-%m%d-%H%M%S")).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {folder} exists and is not an empty folder; a search needs one of its own")
-    return folder
 
 
 def _search(state: State) -> NoReturn:

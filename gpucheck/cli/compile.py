@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,13 +14,16 @@ import typer
 
 from gpucheck.cli.options import (
     CandidateOption,
+    CaseOption,
     CheckFileOption,
+    ChecksOption,
     JsonOption,
     ProblemOption,
     check_sources,
+    require,
     split,
 )
-from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
+from gpucheck.model.errors import ExitCode, UsageError
 from gpucheck.triton_hooks.targets import DEFAULT
 
 if TYPE_CHECKING:
@@ -62,8 +64,8 @@ def compile_(
             show_default="the installed one, else wheel:vllm==0.33.0",
         ),
     ] = None,
-    checks: Annotated[list[str] | None, typer.Option(help="Only these checks (comma-separated or repeated).")] = None,
-    case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
+    checks: ChecksOption = None,
+    case: CaseOption = None,
     check_file: CheckFileOption = None,
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
@@ -80,10 +82,11 @@ def compile_(
     """Build every kernel that a scenario would launch, for GPUs that are not here. Needs no GPU; runs no kernel."""
     from rich.console import Console
 
-    from gpucheck.cli.present import check_files, exit_code, write_file
+    from gpucheck.cli.present import check_files, exit_code, put_json, write_file
     from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.select import select
+    from gpucheck.records.run_folder import json_text
     from gpucheck.report.formats.markdown import render
     from gpucheck.report.terminal import show
     from gpucheck.tools.compile import tritons
@@ -97,7 +100,7 @@ def compile_(
     unselected = implied(given, None) if given and not scenario else load(find(scenario or SCENARIO))
     chosen = select(unselected, _named("--checks", checks), case or [])
     check_files(json_file, write or [], known=FORMATS)
-    _require_torch()
+    require("torch")  # the host code of the library needs it
     begin = time.perf_counter()
     found_tritons = {text: tritons.resolve(text) for text in wanted}
     _tell_apart(found_tritons)
@@ -116,11 +119,9 @@ def compile_(
     summary = summarise(results)
     if json_file != "-":
         show(sheet(results, summary, request, verbose=verbose), Console(), verbose=verbose)
-    as_json = json.dumps(to_json(results, summary, request), indent=1) + "\n"
-    if json_file == "-":
-        typer.echo(as_json, nl=False)
-    elif json_file:
-        write_file("--json", json_file, as_json)
+    as_json = json_text(to_json(results, summary, request))
+    if json_file:
+        put_json(json_file, as_json)
     for name in write or []:
         whole = sheet(results, summary, request, verbose=True)
         write_file("--write", name, as_json if Path(name).suffix == ".json" else render(whole))
@@ -146,16 +147,6 @@ def _tell_apart(tritons: Mapping[str, Triton]) -> None:
         first = seen.setdefault(found.version, text)
         if tritons[first].package != found.package:
             raise UsageError(f"--triton {first} and {text} both say that they are {found.version}: name one at a time")
-
-
-def _require_torch() -> None:
-    from gpucheck.host.software import missing_packages
-
-    if "torch" in missing_packages():
-        raise InfrastructureError(
-            f"{sys.executable} has no torch, which the library's host code needs: run gpucheck with the Python that "
-            "serves the model, or install the CPU set from a checkout with pip install '.[cpu]'"
-        )
 
 
 def _cases(scenario: Scenario) -> tuple[tuple[Case, ...], tuple[Case, ...]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -90,18 +87,14 @@ def _cases(name: str | None, given: list[CheckSource]) -> None:
 
 
 def _power(name: str, json_file: str | None) -> None:
-    from gpucheck.cli.present import check_files
+    from gpucheck.cli.present import check_files, put_json
     from gpucheck.plan import detection_power as power
     from gpucheck.plan import scenario as scenarios
-    from gpucheck.records.run_folder import write_json
+    from gpucheck.records.run_folder import json_text
 
     check_files(json_file, [])
     found = power.of(scenarios.load(scenarios.find(name)))
-    content: dict[str, Any] = found.to_json()
-    if json_file == "-":
-        json.dump(content, sys.stdout, indent=1)
-        print()
-        return
-    typer.echo("\n".join(found.lines()))
+    if json_file != "-":
+        typer.echo("\n".join(found.lines()))
     if json_file:
-        write_json(Path(json_file), content)
+        put_json(json_file, json_text(found.to_json()))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpucheck.model.errors import UsageError
+from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.report.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -40,6 +43,12 @@ ExpectGpusOption = Annotated[
     ),
 ]
 """What ranks run on; read with :func:`gpucheck.launch.gpus.choose`."""
+
+ChecksOption = Annotated[
+    list[str] | None, typer.Option("--checks", help="Only these checks (comma-separated or repeated).")
+]
+CaseOption = Annotated[list[str] | None, typer.Option("--case", metavar="ID", help="Only this case; repeatable.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")]
 
 JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")]
 
@@ -84,14 +93,53 @@ def split(values: list[str] | None) -> list[str]:
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
 
 
-def time_span(option: str, text: str, longest: float) -> float:
+def check_seconds(option: str, value: float | None, *, none: bool = False) -> None:
+    """Raises UsageError where an option is no time that can be waited for; 0 is one only with ``none``."""
+    from gpucheck.plan.scenario import LONGEST
+
+    if value is not None and not (0 < value <= LONGEST or (none and value == 0)):
+        least = "seconds, 0 for none," if none else "seconds above 0,"
+        raise UsageError(f"{option} is {value:g}, expected {least} at most {LONGEST:g}")
+
+
+def time_span(option: str, text: str) -> float:
     """Seconds of a time like ``90s``, ``10m``, ``1.5h`` or ``45``.
 
     Raises:
         UsageError: no such time, or not above 0.
     """
+    from gpucheck.plan.scenario import LONGEST
+
     match = re.fullmatch(r"(\d+(?:\.\d*)?)([smh]?)", text.strip())
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if not 0 < seconds <= longest:
-        raise UsageError(f"{option} is {text!r}, expected a time like 90s, 10m or 2h, at most {longest / 3600:g}h")
+    if not 0 < seconds <= LONGEST:
+        raise UsageError(f"{option} is {text!r}, expected a time like 90s, 10m or 2h, at most {LONGEST / 3600:g}h")
     return seconds
+
+
+def check_folder(option: str, path: Path, *, new: bool = True) -> None:
+    """Raises UsageError where a folder could not be made, before anything costs time or leaves a trace.
+
+    Args:
+        new: it must not hold anything yet.
+    """
+    folder = path.absolute()
+    existing = next(each for each in (folder, *folder.parents) if each.exists() or each.is_symlink())
+    if not existing.is_dir():
+        raise UsageError(f"{option} {path} cannot be made: {existing} is no folder; give another with {option}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path} cannot be made: {existing} is not writable; give another with {option}")
+    if new and existing == folder and any(folder.iterdir()):
+        raise UsageError(f"{option} {path} is not empty, expected a folder that is new or empty")
+
+
+def require(*packages: str) -> None:
+    """Raises InfrastructureError where this Python has not all of these packages."""
+    from gpucheck.host.software import missing_packages
+
+    missing = [name for name in missing_packages() if name in packages]
+    if missing:
+        raise InfrastructureError(
+            f"{sys.executable} has no {' and no '.join(missing)}: run gpucheck with the Python that serves the model, "
+            "or install the CPU set from a checkout with pip install '.[cpu]'"
+        )

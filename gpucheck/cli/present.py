@@ -98,20 +98,26 @@ def present(
         from gpucheck.report.announce import announce
 
         announce(report)
-    if json_file == "-":
-        sys.stdout.write(render(report, ".json"))
-    elif json_file:
-        write_file("--json", json_file, render(report, ".json"))
+    if json_file:
+        put_json(json_file, render(report, ".json"))
     for name in write:
         write_file("--write", name, render(report, Path(name).suffix))
     return conclusion, report
+
+
+def put_json(json_file: str, text: str) -> None:
+    """Writes what ``--json`` asks for: to a file, or to stdout for ``-``."""
+    if json_file == "-":
+        sys.stdout.write(text)
+    else:
+        write_file("--json", json_file, text)
 
 
 def write_file(option: str, name: str, text: str) -> None:
     """Writes what an option asks for.
 
     Raises:
-        UsageError: the file cannot be written.
+        InfrastructureError: the file cannot be written.
     """
     try:
         write_text(Path(name), text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpucheck.cli.options import LibraryOption
+from gpucheck.cli.options import LibraryOption, check_folder, check_seconds, require
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 from gpucheck.model.record import Outcome
 
@@ -51,20 +51,18 @@ def replay(
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.library_option import parse_source
     from gpucheck.library.recorded import find_recorded
-    from gpucheck.plan.scenario import LONGEST
     from gpucheck.records.run_folder import read_run, write_json
     from gpucheck.tools.replay.closeup import show
     from gpucheck.tools.replay.replay_plan import find_rank, find_step, repeated
 
-    if timeout is not None and not 0 < timeout <= LONGEST:
-        raise UsageError(f"--timeout is {timeout:g}, expected seconds above 0, at most {LONGEST:g}")
+    check_seconds("--timeout", timeout)
     run = read_run(run_dir)
     if rank is not None:
         find_rank(run, 0, rank)
     step = find_step(run, case, rank)
     chosen = find_rank(run, step, rank)
     if save:
-        _check_save(save)
+        check_folder("--save", save)
     checks.activate(run.plan.check_sources)
     _restore_environment(run.plan)
     _require_machine(run.plan)
@@ -104,16 +102,6 @@ def exit_code(closeup: Closeup) -> ExitCode:
     return ExitCode.FAIL if closeup.now.outcome.failed else ExitCode.INCONCLUSIVE
 
 
-def _check_save(save: Path) -> None:
-    folder = save.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        state = "is not empty" if folder.is_dir() else "is a file"
-        raise UsageError(f"--save {save} {state}, expected a folder that is new or empty")
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"--save {save} cannot be made: {existing} is not a folder that can be written to")
-
-
 def _restore_environment(plan: Plan) -> None:
     from gpucheck.host.env_vars import restore
 
@@ -124,12 +112,9 @@ def _restore_environment(plan: Plan) -> None:
 
 def _require_machine(plan: Plan) -> None:
     """Raises InfrastructureError where this machine cannot hold the ranks of a node of the run."""
-    from gpucheck.host.software import missing_packages
     from gpucheck.launch import gpus
 
-    missing = missing_packages()
-    if missing:
-        raise InfrastructureError(f"{sys.executable} has no {' and no '.join(missing)}; the run needs both")
+    require("torch", "triton")
     if plan.device == "cpu":
         return
     found = gpus.find()

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from gpucheck.cli.options import JsonOption, WriteOption
+from gpucheck.cli.options import JsonOption, VerboseOption, WriteOption
 from gpucheck.model.errors import UsageError
 
 
 def report(
     run_dir: Annotated[Path | None, typer.Argument(help="The folder of a run.", show_default=False)] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
+    verbose: VerboseOption = False,
     json_file: JsonOption = None,
     write: WriteOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the JSON report.")] = False,

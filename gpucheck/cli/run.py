@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,20 @@ import typer
 
 from gpucheck.cli.options import (
     CandidateOption,
+    CaseOption,
     CheckFileOption,
+    ChecksOption,
     DeviceOption,
     ExpectGpusOption,
     JsonOption,
     LibraryOption,
     ProblemOption,
+    VerboseOption,
     WriteOption,
+    check_folder,
+    check_seconds,
     check_sources,
+    require,
     split,
     time_span,
 )
@@ -48,8 +53,8 @@ def run(
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Ranks on this node.", show_default="one a GPU; 1 without GPUs")
     ] = None,
-    checks: Annotated[list[str] | None, typer.Option(help="Only these checks (comma-separated or repeated).")] = None,
-    case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
+    checks: ChecksOption = None,
+    case: CaseOption = None,
     placement: Annotated[
         str | None,
         typer.Option(
@@ -120,7 +125,7 @@ def run(
     json_file: JsonOption = None,
     write: WriteOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every case of every finding.")] = False,
+    verbose: VerboseOption = False,
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Exit codes for `git bisect run`: 0, 1, 125 if not buildable, else 128.")
     ] = False,
@@ -144,7 +149,7 @@ def run(
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.model.plan import ISOLATION
     from gpucheck.plan.default_cases import implied
-    from gpucheck.plan.scenario import LONGEST, find, load
+    from gpucheck.plan.scenario import find, load
     from gpucheck.plan.scenario_conditions import MOST_REPEATS
     from gpucheck.plan.select import select
     from gpucheck.records.live import Follower
@@ -153,18 +158,16 @@ def run(
 
     rendezvous = Rendezvous(nnodes, node_rank, rdzv_endpoint, rdzv_id, rdzv_backend)
     rendezvous.check()
-    for name, value in (("--timeout", timeout), ("--case-timeout", case_timeout)):
-        if value is not None and not 0 < value <= LONGEST:
-            raise UsageError(f"{name} is {value:g}, expected seconds above 0, at most {LONGEST:g}")
-    soak = time_span("--duration", duration, LONGEST) if duration is not None else 0.0
+    check_seconds("--timeout", timeout)
+    check_seconds("--case-timeout", case_timeout)
+    check_seconds("--experiments", experiments, none=True)
+    soak = time_span("--duration", duration) if duration is not None else 0.0
     if timeout is not None and timeout <= soak:
         raise UsageError(f"--timeout {timeout:g} ends the run before --duration {duration} is up; leave --timeout out")
     if isolate not in ISOLATION:
         raise UsageError(f"--isolate is {isolate!r}, expected one of {', '.join(ISOLATION)}")
     if repeat is not None and not 1 <= repeat <= MOST_REPEATS:
         raise UsageError(f"--repeat is {repeat}, expected 1 to {MOST_REPEATS}")
-    if experiments is not None and not 0 <= experiments <= LONGEST:
-        raise UsageError(f"--experiments is {experiments:g}, expected seconds, 0 for none, at most {LONGEST:g}")
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     source = parse_source(library)
@@ -185,8 +188,8 @@ def run(
         return
     if node_rank == 0:
         check_files(json_file, write or [], out)
-        check_out(out)
-    require_torch()
+        check_folder("--out", out or Path("runs"), new=out is not None)
+    require("torch", "triton")
     console = Console(stderr=json_file == "-")
     copy = _library(source, chosen, kind, given, named=bool(library or patches), for_git=bisect)
     if node_rank:
@@ -301,17 +304,6 @@ def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None
     typer.echo(f"{len(steps)} cases of {scenario.name} on {ranks} rank(s), {device}, seed {scenario.seed}")
 
 
-def require_torch() -> None:
-    from gpucheck.host.software import missing_packages
-
-    missing = missing_packages()
-    if missing:
-        raise InfrastructureError(
-            f"{sys.executable} has no {' and no '.join(missing)}: run gpucheck with the Python that serves the model, "
-            "or install the CPU set from a checkout with pip install '.[cpu]'"
-        )
-
-
 def _command(
     scenario: Scenario,
     given: list[CheckSource],
@@ -357,21 +349,9 @@ def _plan(scenario: Scenario, copy: LibraryCopy | None, **options: Any) -> Plan:
     return build(scenario, copy, environment=environment, **options)
 
 
-def check_out(out: Path | None) -> None:
-    """Raises UsageError where the run folder could not be made, before anything costs time or leaves a trace."""
-    folder = (out or Path("runs")).absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
-    if not existing.is_dir():
-        raise UsageError(f"run folder {folder} cannot be made: {existing} is no folder; give another with --out")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"run folder {folder} cannot be made: {existing} is not writable; give another with --out")
-    if out is not None and existing == folder and any(folder.iterdir()):
-        raise UsageError(f"--out {out} is not empty; a run needs a folder of its own")
-
-
 def _fresh_folder(out: Path | None) -> Path:
     """Makes the run folder of a further node, which is not the one of node 0."""
-    check_out(out)
+    check_folder("--out", out or Path("runs"), new=out is not None)
     return _new_folder(out)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpucheck.cli.options import DeviceOption, LibraryOption, split
+from gpucheck.cli.options import DeviceOption, JsonOption, LibraryOption, check_folder, require, split
 from gpucheck.model.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -30,18 +28,16 @@ def selftest(
         Path | None,
         typer.Option(metavar="DIR", help="New folder for the runs.", show_default="runs/selftest-MMDD-HHMMSS"),
     ] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE|-", help="Write the findings as JSON.")
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Plant every fault that this machine can show, on each rank in turn, and check that the reports find it."""
-    from gpucheck.cli.present import check_files
-    from gpucheck.cli.run import check_out, require_torch
+    from gpucheck.cli.present import check_files, put_json
     from gpucheck.launch import gpus
     from gpucheck.library.library_option import parse_source, resolve
+    from gpucheck.records.run_folder import json_text
     from gpucheck.tools.selftest.catalogue import choose
     from gpucheck.tools.selftest.planted_runs import SelfTest, Summary
-    from gpucheck.tools.selftest.summary import figures, lines
+    from gpucheck.tools.selftest.summary import figures, lines, to_json
 
     chosen = choose(split(faults))
     if faults is not None and not split(faults):
@@ -52,8 +48,8 @@ def selftest(
         count = 2
     check_files(json_file, [], out)
     folder = (out or Path("runs") / time.strftime("selftest-%m%d-%H%M%S")).absolute()
-    check_out(folder)
-    require_torch()
+    check_folder("--out", folder)
+    require("torch", "triton")
     copy = resolve(parse_source(library))
     folder.mkdir(parents=True, exist_ok=True)
     test = SelfTest(chosen, copy.package, kind, count, folder)
@@ -62,7 +58,8 @@ def selftest(
     received = _work(test, summary, quiet=json_file == "-")
     for line in lines(summary) if json_file != "-" else figures(summary):
         typer.echo(line, err=json_file == "-")
-    _write(summary, json_file)
+    if json_file:
+        put_json(json_file, json_text(to_json(summary)))
     if received:
         raise typer.Exit(128 + received)
     if not summary.cells and not summary.problems and not summary.alarms:
@@ -101,14 +98,3 @@ def _work(test: SelfTest, summary: Summary, *, quiet: bool) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return received[0] if received else 0
-
-
-def _write(summary: Summary, json_file: str | None) -> None:
-    from gpucheck.records.run_folder import write_json
-    from gpucheck.tools.selftest.summary import to_json
-
-    if json_file == "-":
-        json.dump(to_json(summary), sys.stdout, indent=1)
-        print()
-    elif json_file:
-        write_json(Path(json_file), to_json(summary))

@@ -9,7 +9,6 @@ from typing import Any
 
 from gpucheck.diagnose.compare import Change, Comparison, Row, Standing
 from gpucheck.diagnose.wording import rank_list
-from gpucheck.records.run_folder import finite
 
 COMPARISON_SCHEMA = 1
 SHOWN = (Change.BROKEN, Change.MISSING, Change.APPEARED, Change.FIXED, Change.STILL, Change.GONE)
@@ -49,25 +48,21 @@ def lines(comparison: Comparison, names: tuple[str, str], *, verbose: bool = Fal
 
 def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
     """The comparison for machines: one row for each case and rank."""
-    content: dict[str, Any] = finite(
-        {
-            "schema": COMPARISON_SCHEMA,
-            "runs": [
-                {"folder": name, "verdict": verdict.value}
-                for name, verdict in zip(names, comparison.verdicts, strict=True)
-            ],
-            "regressions": len(comparison.regressions),
-            "counts": {change.value: len(comparison.of(change)) for change in COUNTED},
-            "environment": {name: list(values) for name, values in comparison.environment.items()},
-            "rows": [
-                {**asdict(row), "change": row.change.value, "first": _plain(row, 0), "second": _plain(row, 1)}
-                for row in comparison.rows
-            ],
-            "time_ratios": comparison.time_ratios,
-            "error_ratios": comparison.error_ratios,
-        }
-    )
-    return content
+    return {
+        "schema": COMPARISON_SCHEMA,
+        "runs": [
+            {"folder": name, "verdict": verdict.value} for name, verdict in zip(names, comparison.verdicts, strict=True)
+        ],
+        "regressions": len(comparison.regressions),
+        "counts": {change.value: len(comparison.of(change)) for change in COUNTED},
+        "environment": {name: list(values) for name, values in comparison.environment.items()},
+        "rows": [
+            {**asdict(row), "change": row.change.value, "first": _plain(row, 0), "second": _plain(row, 1)}
+            for row in comparison.rows
+        ],
+        "time_ratios": comparison.time_ratios,
+        "error_ratios": comparison.error_ratios,
+    }
 
 
 def _plain(row: Row, number: int) -> dict[str, str]:

@@ -12,8 +12,11 @@ import pytest
 
 from gpucheck.library.library_option import resolve
 from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Outcome
 from gpucheck.tools.bisect.observation import Failure, Observation, State
+from gpucheck.tools.bisect.sources.base import Candidate
+from gpucheck.tools.bisect.sources.packages import Packages
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
@@ -132,7 +135,7 @@ GIVEN = ["--scenario", "smoke", "--case", CASE, "--device", "cpu"]
         (["--patches", "series", *GIVEN, "--check-file", "mine.py"], 2, "--check-file"),
         (["--patches", "series", "--scenario", "empty.toml", "--case", CASE], 2, "has no case"),
         (["--patches", "series", *GIVEN, "--timeout", "0"], 2, "--timeout is 0, expected seconds above 0"),
-        (["--patches", "series", *GIVEN, "--out", "occupied"], 2, "exists and is not an empty folder"),
+        (["--patches", "series", *GIVEN, "--out", "occupied"], 2, "is not empty, expected a folder that is new"),
         (["--patches", "series", "occupied"], 2, "occupied is no run folder"),
         (["--resume", "gone"], 2, "--resume gone: cannot be read"),
         (["--resume", "gone", "--seed", "0"], 2, "--resume continues a search as it was started"),
@@ -180,3 +183,21 @@ def test_a_repository_whose_ends_are_equal(gpucheck: Command, here: Path, librar
     answer = gpucheck("bisect", "--repo", "checkout", "--good", "HEAD~1", *GIVEN)
     assert answer.code == 2 and "nothing changes between the ends" in answer.message
     assert not (here / "runs").exists()
+
+
+def test_a_case_that_needs_no_library_has_none_looked_up(
+    gpucheck: Command, here: Path, patches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own.toml").write_text('[[cases]]\ncheck = "softmax"\n')
+    case = gpucheck("run", "own.toml", "--device", "cpu", "--dry-run").out.splitlines()[0]
+    own = ["--scenario", "own.toml", "--case", case, "--device", "cpu"]
+    monkeypatch.setattr("gpucheck.library.library_option.resolve", lambda _: pytest.fail("looked up"))
+    answer = gpucheck("bisect", "--patches", "series", *own)
+    assert answer.code == 2 and answer.message == f"no case of {case} needs a library that patches could change"
+
+    def candidates(self: Packages) -> list[Candidate]:
+        raise UsageError(f"runs with the library {self.library!r}")
+
+    monkeypatch.setattr(Packages, "candidates", candidates)
+    answer = gpucheck("bisect", "--package", "triton", "--from", "1", "--to", "2", *own)
+    assert answer.message == "runs with the library ''"

@@ -105,7 +105,7 @@ def test_exit_codes(
         (["run", CASE, "--rank", "2"], "--rank 2: the run in run has rank 0 to 1"),
         (["run", CASE, "--timeout", "0"], "--timeout is 0"),
         (["run", CASE, "--save", "run"], "--save run is not empty"),
-        (["run", CASE, "--save", "run/plan.json"], "--save run/plan.json is a file"),
+        (["run", CASE, "--save", "run/plan.json"], "--save run/plan.json cannot be made: "),
         (["run", CASE, "--library", "path:nowhere"], "there is no such folder"),
     ],
 )

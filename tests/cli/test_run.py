@@ -355,7 +355,7 @@ def test_of_two_runs_in_one_folder_one_is_refused(
     run: Command, ranks: FakeRanks, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both saw it empty; the other was quicker."""
-    monkeypatch.setattr("gpucheck.cli.run.check_out", lambda out: (here / "r" / "records").mkdir(parents=True))
+    monkeypatch.setattr("gpucheck.cli.run.check_folder", lambda *_, **__: (here / "r" / "records").mkdir(parents=True))
     answer = run("--out", "r")
     assert answer.code == 2 and "was taken by another run just now; give another with --out" in answer.message
     assert not ranks.plans and [path.name for path in (here / "r").iterdir()] == ["records"]
