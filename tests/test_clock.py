@@ -1,4 +1,4 @@
-"""A clock that jumps: wall time is for people to read, and decides nothing."""
+"""A clock that jumps: wall time is for people to read, and decides nothing but whether a fault is still accepted."""
 
 from __future__ import annotations
 

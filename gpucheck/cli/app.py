@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("run", "run"),
     "list": ("listing", "list_"),
     "report": ("report", "report"),
+    "accept": ("accept", "accept"),
     "replay": ("replay", "replay"),
     "bisect": ("bisect", "bisect"),
     "diff": ("diff", "diff"),

@@ -61,6 +61,14 @@ WriteOption = Annotated[
     ),
 ]
 
+AcceptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept", metavar="FILE", help="Faults that do not fail the run, see `gpucheck accept`; repeatable."
+    ),
+]
+"""``--accept``; read with :func:`gpucheck.plan.accepted_file.read_files`."""
+
 CheckFileOption = Annotated[
     list[str] | None,
     typer.Option("--check-file", metavar="FILE", help="Python file with checks of your own; repeatable."),

@@ -19,6 +19,7 @@ from gpucheck.report.formats import FORMATS, render
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gpucheck.model.accepted import AcceptedFault
     from gpucheck.report.blocks import Report
 
 _EXIT_CODES = {
@@ -74,6 +75,7 @@ def present(
     json_file: str | None,
     write: Sequence[str] = (),
     announced: bool = False,
+    accepted: Sequence[AcceptedFault] = (),
 ) -> tuple[Conclusion, Report]:
     """Concludes a run folder and shows it.
 
@@ -81,13 +83,14 @@ def present(
         json_file: path to write the report to as JSON, ``-`` for stdout.
         write: paths to write the report to, each in the format of its suffix.
         announced: whether to tell the place this runs in, as :func:`gpucheck.report.announce.announce` does.
+        accepted: faults to accept beside those that the run was told of.
 
     Raises:
         UsageError: no run folder, or a file that could never be written.
         InfrastructureError: a file cannot be written after all.
     """
     check_files(json_file, write)
-    run = read_run(run_dir)
+    run = read_run(run_dir, accepted)
     conclusion = conclude(run)
     report = blocks.build(run, conclusion)
     if not quiet:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from gpucheck.cli.options import JsonOption, VerboseOption, WriteOption
+from gpucheck.cli.options import AcceptOption, JsonOption, VerboseOption, WriteOption
 from gpucheck.model.errors import UsageError
 
 
 def report(
     run_dir: Annotated[Path | None, typer.Argument(help="The folder of a run.", show_default=False)] = None,
+    accept: AcceptOption = None,
     verbose: VerboseOption = False,
     json_file: JsonOption = None,
     write: WriteOption = None,
@@ -32,7 +33,17 @@ def report(
     from rich.console import Console
 
     from gpucheck.cli.present import exit_code, present
+    from gpucheck.plan.accepted_file import read_files
 
     quiet = json_file == "-"
-    conclusion, _ = present(run_dir, Console(), quiet=quiet, verbose=verbose, json_file=json_file, write=write or [])
+    accepted = read_files(accept or [])
+    conclusion, _ = present(
+        run_dir,
+        Console(),
+        quiet=quiet,
+        verbose=verbose,
+        json_file=json_file,
+        write=write or [],
+        accepted=accepted,
+    )
     raise typer.Exit(exit_code(conclusion.verdict))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpucheck.cli.options import (
+    AcceptOption,
     CandidateOption,
     CaseOption,
     CheckFileOption,
@@ -119,6 +120,7 @@ def run(
             show_default="the scenario's",
         ),
     ] = None,
+    accept: AcceptOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
@@ -148,6 +150,7 @@ def run(
     from gpucheck.library.library_option import parse_source
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.model.plan import ISOLATION
+    from gpucheck.plan.accepted_file import read_files
     from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.scenario_conditions import MOST_REPEATS
@@ -170,6 +173,7 @@ def run(
         raise UsageError(f"--repeat is {repeat}, expected 1 to {MOST_REPEATS}")
     if checks and not split(checks):
         raise UsageError("--checks names no check")
+    accepted = read_files(accept or [])
     source = parse_source(library)
     given, offered = check_sources(check_file, problem, candidate)
     unselected = load(find(scenario), seed) if scenario else implied(given, seed) if given else None
@@ -218,7 +222,7 @@ def run(
         device=kind,
         nproc=count,
         nnodes=nnodes,
-        command=_command(chosen, given, source, kind, count, again, patches),
+        command=_command(chosen, given, source, kind, count, again, patches, accept or []),
         timeout=timeout,
         case_timeout=case_timeout,
         experiments=experiments,
@@ -227,6 +231,7 @@ def run(
         debug=debug,
         patches=[str(patch) for patch in patches],
         check_sources=[*given, *offered],
+        accepted=accepted,
     )
     write_json(folder / "plan.json", plan.to_json())
     if kind == "cpu" and not quiet:
@@ -312,6 +317,7 @@ def _command(
     nproc: int,
     again: dict[str, str | None],
     patches: list[Path],
+    accept: list[str],
 ) -> list[str]:
     """What makes the run again, from any folder.
 
@@ -331,7 +337,8 @@ def _command(
         command += ["--device", "cpu"]
     for option, value in again.items():
         command += [option, *filter(None, [value])] if value is not None else []
-    return command + [part for patch in patches for part in ("--patch", str(patch))]
+    command += [part for patch in patches for part in ("--patch", str(patch))]
+    return command + [part for name in accept for part in ("--accept", os.path.abspath(name))]
 
 
 def _plan(scenario: Scenario, copy: LibraryCopy | None, **options: Any) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -23,6 +23,7 @@ class Standing(str, Enum):
 
     RIGHT = "right"  # passed, or failed just as its scenario says
     WRONG = "wrong"  # part of a finding that fails the run
+    ACCEPTED = "accepted"  # wrong as was accepted
     INAPPLICABLE = "inapplicable"
     UNJUDGED = "not judged"  # lost, or gpucheck failed
     ABSENT = "not run"  # not in the plan
@@ -35,6 +36,7 @@ class Change(str, Enum):
     MISSING = "missing"  # right in the first; not judged, inapplicable or absent in the second
     FIXED = "fixed"
     STILL = "still broken"
+    ACCEPTED = "newly broken, accepted"
     APPEARED = "broken, not right before"  # wrong in the second, and neither right nor wrong in the first
     GONE = "broken before, no answer now"
     SAME = "right in both"
@@ -143,13 +145,15 @@ def _sides(run: Run, conclusion: Conclusion) -> dict[Place, Side]:
     """Every planned place; it is wrong where a finding that fails the run shows it."""
     titles: dict[Place, list[str]] = {}
     for finding in conclusion.findings:
-        for failed_case in finding.cases if finding.fails else ():
+        for failed_case in finding.cases if finding.fails or finding.accepted else ():
             for rank in failed_case.ranks:
-                titles.setdefault((failed_case.case, rank), []).append(finding.title)
+                words = f"{finding.title} ({finding.accepted.words})" if finding.accepted else finding.title
+                titles.setdefault((failed_case.case, rank), []).append(words)
     found = {}
     for (step, rank), record in sorted(run.records.items()):
         place = (run.plan.steps[step].label, rank)
-        found[place] = _side(record, titles.get(place, []), (step, rank) in conclusion.expected)
+        side = _side(record, titles.get(place, []), (step, rank) in conclusion.expected)
+        found[place] = replace(side, standing=Standing.ACCEPTED) if (step, rank) in conclusion.accepted else side
     return found
 
 
@@ -168,9 +172,11 @@ def _change(before: Side, after: Side, *, strict: bool) -> Change:
     first, second = before.standing, after.standing
     if Standing.ABSENT in (first, second) and not (strict and second is Standing.ABSENT and first is Standing.RIGHT):
         return Change.LEFT_OUT
+    if second is Standing.ACCEPTED:
+        return Change.ACCEPTED if first is Standing.RIGHT else _change(before, Side(Standing.WRONG), strict=strict)
     if first is Standing.RIGHT:
         return {Standing.RIGHT: Change.SAME, Standing.WRONG: Change.BROKEN}.get(second, Change.MISSING)
-    if first is Standing.WRONG:
+    if first in (Standing.WRONG, Standing.ACCEPTED):
         return {Standing.RIGHT: Change.FIXED, Standing.WRONG: Change.STILL}.get(second, Change.GONE)
     return {Standing.WRONG: Change.APPEARED, Standing.RIGHT: Change.PROVEN}.get(second, Change.OPEN)
 

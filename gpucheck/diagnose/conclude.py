@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from gpucheck.diagnose import canary_verdict, causes
+from gpucheck.diagnose.acceptance import accept
 from gpucheck.diagnose.causes.out_of_memory import OUT_OF_MEMORY
 from gpucheck.diagnose.expectations import settle
 from gpucheck.diagnose.finding_cases import Key, failed_case, merged_lines
@@ -33,17 +34,19 @@ def conclude(run: Run) -> Conclusion:
     """The verdict of a run with all its findings.
 
     FAIL: the code under test failed where the scenario does not expect it, or did not fail where it must. PASS: every
-    planned case has a result on every rank, and passed, failed as expected, or was inapplicable where the scenario
-    allows that (on all ranks of a kind); at least one case passed on each rank; ranks of a machine had equal inputs;
-    the launcher ended well; the canary, if there is one, was caught on every rank. NOTHING RAN: every case was
-    inapplicable. All else is INCONCLUSIVE. Warnings change no verdict.
+    planned case has a result on every rank, and passed, failed as expected or as accepted, or was inapplicable where
+    the scenario allows that (on all ranks of a kind); at least one case passed on each rank; ranks of a machine
+    had equal inputs; the launcher ended well; the canary, if there is one, was caught on every rank. NOTHING
+    RAN: every case was inapplicable. All else is INCONCLUSIVE. Warnings, accepted faults among them, change no verdict.
     """
     caught = canary_verdict.caught(run.canary)
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_cut_short(run)]
     findings += [*nothing_judged(run), *judged_on_some_ranks(run), *other_inputs(run)]
     findings += [*canary_verdict.findings(run.canary, caught), *_warnings(run), *_off_the_gpus(run)]
-    passed = bool(expected) or any(record.outcome is Outcome.PASS for record in run.records.values())
+    accepted = accept(run, findings)
+    findings = accepted.findings
+    passed = bool(expected or accepted.keys) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
     elif not passed and all(record.outcome is Outcome.INAPPLICABLE for record in run.records.values()):
@@ -54,7 +57,7 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.PASS
     told = [_with_driver(run, finding) for finding in findings]
     notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
-    return Conclusion(verdict, told, notes, expected)
+    return Conclusion(verdict, told, [*accepted.notes, *notes], expected, accepted.keys)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:

@@ -18,6 +18,18 @@ class FailedCase:
 
 
 @dataclass(frozen=True)
+class Acceptance:
+    """That a team knows of a fault and lives with it."""
+
+    reason: str
+    until: str  # YYYY-MM-DD in UTC, the last day
+
+    @property
+    def words(self) -> str:
+        return f"accepted until {self.until}: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Finding:
     """Failures that belong together: one row of the matrix, one kind, one set of ranks."""
 
@@ -31,9 +43,11 @@ class Finding:
     cause: str = ""  # key for `gpucheck explain`; "" where only a symptom is known
     driver: list[str] = field(default_factory=list)  # messages of the kernel and the GPU driver during the run
     warns: bool = False  # worth a look, no influence on the verdict
+    accepted: Acceptance | None = None  # why a failure warns; None: nobody accepted it
 
     def __post_init__(self) -> None:
         assert not (self.fails and self.warns), "a warning has no influence on the verdict"
+        assert self.warns or self.accepted is None, "an accepted fault has no influence on the verdict"
 
 
 @dataclass(frozen=True)
@@ -44,3 +58,4 @@ class Conclusion:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # worth knowing, no influence on the verdict
     expected: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as the scenario says
+    accepted: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as was accepted

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
+from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
@@ -148,6 +149,7 @@ class Plan:
     debug: bool = False  # every launch is waited for, and assertions inside kernels are compiled
     duration: float = 0.0  # s for which ranks repeat the steps; 0: once
     replay: Replay | None = None
+    accepted: tuple[AcceptedFault, ...] = ()  # that do not fail the run if they show as they did
 
     @property
     def world_size(self) -> int:
@@ -180,6 +182,7 @@ class Plan:
             item["replay"] = asdict(self.replay)
         item["steps"] = [step.to_json() for step in self.steps]
         item["check_sources"] = [source.to_json() for source in self.check_sources]
+        item["accepted"] = [fault.to_json() for fault in self.accepted]
         return {"schema": SCHEMA, **item}
 
     @classmethod
@@ -189,5 +192,6 @@ class Plan:
         values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
         values["check_sources"] = tuple(CheckSource.from_json(source) for source in item.get("check_sources", []))
+        values["accepted"] = tuple(AcceptedFault.from_json(fault) for fault in item.get("accepted", []))
         values["replay"] = Replay(**item["replay"]) if item.get("replay") else None
         return cls(**values)

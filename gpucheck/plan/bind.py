@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model import canary
+from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.check_source import CheckSource
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import NO_LIBRARY, Environment, ExpectedFailure, Plan, PlannedLibrary, Step
@@ -94,6 +95,7 @@ def build(
     debug: bool = False,
     patches: Sequence[str] = (),
     check_sources: Sequence[CheckSource] = (),
+    accepted: Sequence[AcceptedFault] = (),
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
 
@@ -102,6 +104,7 @@ def build(
         timeout: for the whole run; by default the scenario's and, behind it, the time for which passes are begun.
         patches: the files of the patches that the library is a patched copy by.
         check_sources: those that are known; the plan holds those of its cases.
+        accepted: faults that do not fail the run.
     """
     steps = bound_steps(scenario, device)
     used = {step.case.check for step in steps}
@@ -128,4 +131,5 @@ def build(
         isolate=isolate,
         debug=debug,
         duration=duration,
+        accepted=tuple(accepted),
     )

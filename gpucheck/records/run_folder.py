@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.canary import CHECK
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import Plan
@@ -46,6 +47,9 @@ class Run:
     torn: int = 0  # lines that could not be read, or that belong to no case of the plan
     tallies: dict[tuple[int, int], Tally] = field(default_factory=dict)  # (step, rank)
     driver: list[dict[str, Any]] = field(default_factory=list)  # messages of the GPU driver: "rank" or None, "text"
+    further: dict[tuple[int, int], list[Record]] = field(
+        default_factory=dict
+    )  # (step, rank) -> failures in later passes; kept where faults are accepted: each must be the accepted one
 
     @property
     def ranks(self) -> range:
@@ -127,16 +131,20 @@ def read_plan(folder: Path) -> Plan:
     return plan
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, accepted: Sequence[AcceptedFault] = ()) -> Run:
     """Reads a run folder and adds a LOST record for every result that is missing.
 
     Of several results of a case on a rank the first failure counts, else the first result. A case whose last pass began
     and has no result is LOST, unless an earlier pass failed.
 
+    Args:
+        accepted: faults to accept beside those of the plan.
+
     Raises:
         UsageError: the folder is no run folder.
     """
-    run = Run(folder, read_plan(folder), {})
+    plan = read_plan(folder)
+    run = Run(folder, replace(plan, accepted=(*plan.accepted, *accepted)), {})
     traces = {rank: Traces() for rank in run.ranks}
     for rank, path in rank_files(folder):
         for item in _lines(path, run):
@@ -194,6 +202,8 @@ def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
     known = run.records.get((record.step, rank))
     if known is None or (record.outcome.failed and not known.outcome.failed):
         run.records[(record.step, rank)] = record
+    elif record.outcome.failed and run.plan.accepted:
+        run.further.setdefault((record.step, rank), []).append(record)
     tally = run.tallies.setdefault((record.step, rank), Tally())
     tally.runs += 1
     tally.failed += record.outcome.failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +39,11 @@ class Cell:
 
     counts: dict[str, int]  # outcome -> cases
     expected: int = 0  # cases that failed as the scenario expects; not in counts
+    accepted: int = 0  # cases that failed as was accepted; not in counts
 
     @property
     def worst(self) -> Outcome | None:
-        """The outcome that decides how the cell looks; None where every case failed as expected."""
+        """The outcome that decides how the cell looks; None where every case failed as expected or as accepted."""
         order = [
             Outcome.MISMATCH,
             Outcome.CRASH,
@@ -64,8 +66,14 @@ class Result:
     label: str  # the case with its conditions, as findings name it
     conditions: Conditions
     expected: bool  # it failed as the scenario expects
+    accepted: bool  # it failed as was accepted
     record: Record
     tally: Tally
+
+    @property
+    def failing(self) -> bool:
+        """Whether it failed, neither as expected nor as accepted."""
+        return self.record.outcome.failed and not (self.expected or self.accepted)
 
     @property
     def seconds(self) -> float:
@@ -137,10 +145,12 @@ class Report:
         """What was found, in a few words."""
         count, ranks = sum(cases for _, cases, _ in self.rows), len(self.ranks)
         failing = sum(finding.fails for finding in self.findings)
-        warning = sum(finding.warns for finding in self.findings)
-        open_count = len(self.findings) - failing - warning
+        accepted = sum(finding.accepted is not None for finding in self.findings)
+        warning = sum(finding.warns for finding in self.findings) - accepted
+        open_count = len(self.findings) - failing - warning - accepted
         words = counted(failing, "finding") if failing else f"{counted(count, 'case')} on {counted(ranks, 'rank')}"
         words += f", {counted(open_count, 'open question')}" if open_count else ""
+        words += f", {counted(accepted, 'accepted finding')}" if accepted else ""
         words += f", {counted(warning, 'warning')}" if warning else ""
         return words if self.gpus_checked else f"{words}, {NO_GPU_CHECKED}"
 
@@ -160,8 +170,9 @@ class Report:
 
 
 def heading(finding: Finding) -> str:
-    """The title of a finding, which says so where it is a warning."""
-    return f"warning: {finding.title}" if finding.warns else finding.title
+    """The title of a finding, which says so where it is accepted or a warning."""
+    word = "accepted: " if finding.accepted else "warning: " if finding.warns else ""
+    return word + finding.title
 
 
 def counted(count: int, word: str) -> str:
@@ -177,8 +188,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
     for number, step in numbered:
         rows.setdefault(step.row, []).append(number)
     table = [
-        (name, len(steps), [_cell(run, conclusion.expected, steps, rank) for rank in run.ranks])
-        for name, steps in rows.items()
+        (name, len(steps), [_cell(run, conclusion, steps, rank) for rank in run.ranks]) for name, steps in rows.items()
     ]
     stages = _stages(run)
     return Report(
@@ -196,7 +206,13 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         seconds=run.outcome.get("seconds"),
         results=[
             Result(
-                step.row, step.label, step.conditions, key in conclusion.expected, record, run.tallies.get(key, Tally())
+                row=step.row,
+                label=step.label,
+                conditions=step.conditions,
+                expected=key in conclusion.expected,
+                accepted=key in conclusion.accepted,
+                record=record,
+                tally=run.tallies.get(key, Tally()),
             )
             for key, record in sorted(run.records.items())
             for step in (run.plan.steps[record.step],)
@@ -231,13 +247,12 @@ def _bounds_used(run: Run) -> str:
     return f"right outputs used at most {tightest.tightness:.0%} of their error bounds ({tightest.case})"
 
 
-def _cell(run: Run, expected: frozenset[tuple[int, int]], steps: list[int], rank: int) -> Cell:
-    counts: dict[str, int] = {}
-    for step in steps:
-        if (step, rank) not in expected:
-            outcome = run.records[(step, rank)].outcome.value
-            counts[outcome] = counts.get(outcome, 0) + 1
-    return Cell(counts, len(steps) - sum(counts.values()))
+def _cell(run: Run, conclusion: Conclusion, steps: list[int], rank: int) -> Cell:
+    keys = [(step, rank) for step in steps]
+    told = conclusion.expected | conclusion.accepted
+    counts = Counter(run.records[key].outcome.value for key in keys if key not in told)
+    expected, accepted = (sum(key in known for key in keys) for known in (conclusion.expected, conclusion.accepted))
+    return Cell(dict(counts), expected, accepted)
 
 
 def _headline(run: Run) -> list[str]:

@@ -11,7 +11,7 @@ from gpucheck.diagnose.compare import Change, Comparison, Row, Standing
 from gpucheck.diagnose.wording import rank_list
 
 COMPARISON_SCHEMA = 1
-SHOWN = (Change.BROKEN, Change.MISSING, Change.APPEARED, Change.FIXED, Change.STILL, Change.GONE)
+SHOWN = (Change.BROKEN, Change.MISSING, Change.APPEARED, Change.ACCEPTED, Change.FIXED, Change.STILL, Change.GONE)
 """Changes whose cases are listed, in this order."""
 QUIET = (Change.PROVEN, Change.OPEN, Change.SAME)
 """Changes whose cases are only counted, unless verbose."""

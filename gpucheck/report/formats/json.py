@@ -11,7 +11,7 @@ from gpucheck.records.run_folder import finite
 from gpucheck.report.blocks import Cell, Report, Result
 
 SCHEMA = 2  # rises when a key goes, or changes its type or meaning; keys may come at any time
-EXPECTED = "failed as expected"  # counted beside the outcomes
+EXPECTED, ACCEPTED = "failed as expected", "failed as accepted"  # counted beside the outcomes
 _NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a line break that is not escaped
 
 
@@ -32,7 +32,7 @@ def document(report: Report) -> dict[str, Any]:
             "headline": report.headline,
             "ranks": report.ranks,
             "rows": [
-                {"row": name, "cases": cases, "ranks": [_counts(cell) for cell in cells]}
+                {"row": name, "cases": cases, "ranks": [counts(cell) for cell in cells]}
                 for name, cases, cells in report.rows
             ],
             "findings": [asdict(finding) for finding in report.findings],
@@ -51,8 +51,10 @@ def document(report: Report) -> dict[str, Any]:
     return item
 
 
-def _counts(cell: Cell) -> dict[str, int]:
-    return {**cell.counts, **({EXPECTED: cell.expected} if cell.expected else {})}
+def counts(cell: Cell) -> dict[str, int]:
+    """How many cases ended how; expected and accepted failures are no outcome."""
+    further = {EXPECTED: cell.expected, ACCEPTED: cell.accepted}
+    return {**cell.counts, **{name: count for name, count in further.items() if count}}
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def _result(result: Result) -> dict[str, Any]:
         "rank": record.rank,
         "outcome": record.outcome.value,
         "expected": result.expected,
+        "accepted": result.accepted,
         "message": record.message,
         "mismatches": [asdict(mismatch) for mismatch in record.mismatches],
         "violations": [asdict(violation) for violation in record.violations],

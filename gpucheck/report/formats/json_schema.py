@@ -14,7 +14,7 @@ from gpucheck.model.plan import Plan, PlannedLibrary
 from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
 from gpucheck.model.vocabulary import Vocabulary
 from gpucheck.report.blocks import Place
-from gpucheck.report.formats.json import EXPECTED, SCHEMA
+from gpucheck.report.formats.json import ACCEPTED, EXPECTED, SCHEMA
 from gpucheck.report.timings import Speed
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -38,7 +38,7 @@ def report_schema() -> dict[str, Any]:
             {
                 "type": "object",
                 "description": "One a rank: how many cases ended how.",
-                "propertyNames": {"enum": [*(outcome.value for outcome in Outcome), EXPECTED]},
+                "propertyNames": {"enum": [*(outcome.value for outcome in Outcome), EXPECTED, ACCEPTED]},
                 "additionalProperties": count,
             }
         ),
@@ -85,6 +85,7 @@ def _result() -> dict[str, Any]:
             "rank": int,
             "outcome": Outcome,
             "expected": bool,
+            "accepted": bool,
             "message": str,
             "mismatches": list[Mismatch],
             "violations": list[Violation],

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from datetime import date, datetime, time, timezone
 
+from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.record import Outcome, Verdict
 from gpucheck.report.blocks import Report
 from gpucheck.report.escape import visible
-from gpucheck.report.formats.json import EXPECTED
+from gpucheck.report.formats.json import counts
 
 Sample = tuple[Mapping[str, object], float]
 Family = tuple[str, str, Iterable[Sample]]  # name, help, samples
@@ -43,8 +46,11 @@ def _families(report: Report) -> Iterator[Family]:
     yield "verdict", "1 for the verdict of the run, 0 for the others.", verdicts
     findings = [({"fails": str(fails).lower()}, _findings(report, fails)) for fails in (True, False)]
     yield "findings", "Findings that fail the run, and those that leave its verdict open.", findings
-    warnings = sum(finding.warns for finding in report.findings)
+    warnings = sum(finding.warns and not finding.accepted for finding in report.findings)
     yield "warnings", "Findings that have no influence on the verdict.", [({}, float(warnings))]
+    accepted = sum(finding.accepted is not None for finding in report.findings)
+    yield "accepted_findings", "Failures that were accepted and do not fail the run.", [({}, float(accepted))]
+    yield "accepted_until_timestamp_seconds", "The end of the last day for which one is accepted.", _accepted(report)
     yield "cases", "Cases of a check on a rank, by how they ended.", _cases(report)
     yield from _ranks(report)
 
@@ -53,11 +59,19 @@ def _findings(report: Report, fails: bool) -> float:
     return float(sum(finding.fails is fails and not finding.warns for finding in report.findings))
 
 
+def _accepted(report: Report) -> Iterator[Sample]:
+    for number, finding in enumerate(report.findings, start=1):
+        if finding.accepted:
+            end = datetime.combine(date.fromisoformat(finding.accepted.until), time.max, timezone.utc)
+            labels = {"number": number, "finding": finding.title, "ranks": rank_list(finding.ranks)}
+            yield {**labels, **asdict(finding.accepted)}, end.timestamp()
+
+
 def _cases(report: Report) -> Iterator[Sample]:
     for name, _, cells in report.rows:
         for rank, cell in zip(report.ranks, cells, strict=True):
-            counts = {Outcome.PASS.value: 0, **cell.counts, **({EXPECTED: cell.expected} if cell.expected else {})}
-            yield from (({"check": name, "rank": rank, "outcome": key}, float(n)) for key, n in counts.items())
+            ended = {Outcome.PASS.value: 0, **counts(cell)}
+            yield from (({"check": name, "rank": rank, "outcome": key}, float(n)) for key, n in ended.items())
 
 
 def _ranks(report: Report) -> Iterator[Family]:
@@ -65,7 +79,7 @@ def _ranks(report: Report) -> Iterator[Family]:
     used: dict[int, float] = {}
     for result in report.results:
         record = result.record
-        failing[record.rank] += record.outcome.failed and not result.expected
+        failing[record.rank] += result.failing
         unproven[record.rank] += record.outcome in (Outcome.LOST, Outcome.HARNESS)
         if record.outcome is Outcome.PASS:
             used[record.rank] = max(used.get(record.rank, 0.0), record.tightness)

@@ -24,6 +24,7 @@ MARKS = {
     Outcome.LOST: ("LO", "yellow"),
 }
 EXPECTED = ("xf", "green")
+ACCEPTED = ("xa", "yellow")
 MEANING = {
     "XX": "wrong output",
     "!!": "violation",
@@ -34,6 +35,7 @@ MEANING = {
     "??": "not judged",
     "LO": "lost",
     "xf": "failed as expected",
+    "xa": "failed as accepted",
 }
 VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red"}
 SHOWN_CASES = 3  # of a finding, unless verbose
@@ -114,6 +116,8 @@ def legend(report: Report) -> list[str]:
 
 def mark(cell: Cell) -> tuple[str, str]:
     """How a cell shows: two letters and the name of a style."""
+    if cell.accepted and cell.worst in (None, Outcome.PASS, Outcome.INAPPLICABLE):
+        return ACCEPTED
     return MARKS[cell.worst] if cell.worst else EXPECTED
 
 
@@ -127,6 +131,8 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
     cases = len(finding.cases)
     style = "bold red" if finding.fails else "yellow" if finding.warns else "bold yellow"
     yield [(f"{number}  {heading(finding)}", style), ("".join(f"   {fact}" for fact in facts(finding)), "bold")]
+    if finding.accepted:
+        yield [(f"   {finding.accepted.words}", "yellow")]
     shown = finding.cases if limit is None else finding.cases[:limit]
     previous: list[str] = []
     for failed_case in shown:

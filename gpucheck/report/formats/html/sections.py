@@ -13,7 +13,8 @@ from gpucheck.report import timings
 from gpucheck.report.blocks import Report, Result, counted
 from gpucheck.report.formats.html.figures import error_to_bound, scale, strip
 from gpucheck.report.formats.html.markup import Html, joined, tag
-from gpucheck.report.formats.text import EXPECTED, MARKS, MEANING, legend, mark
+from gpucheck.report.formats.json import counts
+from gpucheck.report.formats.text import ACCEPTED, EXPECTED, MARKS, MEANING, legend, mark
 
 JUDGED = (Outcome.PASS, Outcome.MISMATCH, Outcome.VIOLATION)
 MOST_MARKS = 6000  # in the table of cases; beyond, it lists only those that did not pass everywhere
@@ -43,10 +44,10 @@ def matrix(report: Report) -> Html:
         marks = []
         for rank, cell in zip(report.ranks, cells, strict=True):
             shown, style = mark(cell)
-            words = ", ".join(f"{count} {outcome}" for outcome, count in cell.counts.items()) or MEANING[EXPECTED[0]]
+            words = ", ".join(f"{count} {outcome}" for outcome, count in counts(cell).items())
             marks.append(_mark(shown, style, f"rank {rank}: {words}", links.get((name, rank))))
         rows.append(tag("tr", tag("th", name, scope="row"), tag("td", str(cases), class_="cases"), *marks))
-    failing = Counter(r.record.rank for r in report.results if r.record.outcome.failed and not r.expected)
+    failing = Counter(result.record.rank for result in report.results if result.failing)
     totals = (tag("td", str(failing[rank] or "·"), class_="bad" if failing[rank] else "quiet") for rank in report.ranks)
     table = tag(
         "table",
@@ -189,7 +190,8 @@ def _links(report: Report, names: dict[str, str]) -> Links:
 
 
 def _result(result: Result, number: int | None) -> Html:
-    shown, style = EXPECTED if result.expected else MARKS[result.record.outcome]
+    known = EXPECTED if result.expected else ACCEPTED if result.accepted else None
+    shown, style = known or MARKS[result.record.outcome]
     words = MEANING.get(shown, "passed") + (f": {result.record.message}" if result.record.message else "")
     return _mark(shown, style, f"rank {result.record.rank}: {words}", number)
 
