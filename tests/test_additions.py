@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -37,9 +37,7 @@ from gpucheck.records.run_folder import read_run
 from gpucheck.report import blocks
 from gpucheck.tools.replay.bundle import not_repeated
 from gpucheck.tools.replay.replay_plan import repeated
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 SOURCES = Path(gpucheck.__file__).parent
 TOY = Conditions("toy")

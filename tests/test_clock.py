@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +14,7 @@ from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import read_run
 from gpucheck.report import blocks
 from gpucheck.report.formats.text import plain
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 PACKAGE = Path(gpucheck.__file__).parent
 WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "datetime.utcnow"}

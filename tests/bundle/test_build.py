@@ -9,15 +9,12 @@ import sys
 import venv
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.plan.scenario import builtin
 from gpucheck.templates.presets import presets
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 REPOSITORY = Path(__file__).parents[2]
 NO_PACKAGES = 3  # exit code of the build where pip gets nothing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +16,7 @@ from gpucheck.model.case import Case
 from gpucheck.tools.compile.compile_process import CompileRuntime
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
-
-if TYPE_CHECKING:
-    from tests.checks.conftest import CheckRunner, Twin
+from tests.checks.conftest import CheckRunner, Twin
 
 CHECK = Attention()
 RUNTIME = CompileRuntime("", "")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
 from gpucheck.checks.paged_attention import PagedAttention
-
-if TYPE_CHECKING:
-    from tests.checks.conftest import CheckRunner, Twin
+from tests.checks.conftest import CheckRunner, Twin
 
 CHECK = PagedAttention()
 GROUPED: dict[str, Any] = {"q_heads": 4, "kv_heads": 2}

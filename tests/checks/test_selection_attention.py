@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
 from gpucheck.checks.selection_attention import SelectionAttention, pieces, visible
-
-if TYPE_CHECKING:
-    from tests.checks.conftest import CheckRunner, Twin
+from tests.checks.conftest import CheckRunner, Twin
 
 CHECK = SelectionAttention()
 DENSE: dict[str, Any] = {"q_len": 10, "k_len": 300}

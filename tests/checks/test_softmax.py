@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +11,7 @@ from gpucheck.checks.base import Check
 from gpucheck.checks.softmax import Softmax
 from gpucheck.checks.weighted_matmul import WeightedMatmul
 from gpucheck.verify import bounds
-
-if TYPE_CHECKING:
-    from tests.checks.conftest import CheckRunner, Twin
+from tests.checks.conftest import CheckRunner, Twin
 
 SOFTMAX, WEIGHTED = Softmax(), WeightedMatmul()
 PARTS = "total = tl.zeros([BLOCK_M], tl.float32)\n    for start in range(0, columns"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.model.record import Outcome
 from gpucheck.report import announce
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Answer, Command, FakeRanks
-    from tests.conftest import Synthetic
+from tests.cli.conftest import Answer, Command, FakeRanks
+from tests.conftest import Synthetic
 
 
 @pytest.fixture

@@ -3,15 +3,12 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck import __version__
 from gpucheck.checks import CHECKS, NEEDS, installed
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+from tests.cli.conftest import Command
 
 
 def test_help_and_version(gpucheck: Command) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,10 +17,8 @@ from gpucheck.model.record import Outcome
 from gpucheck.tools.bisect.observation import Failure, Observation, State
 from gpucheck.tools.bisect.sources.base import Candidate
 from gpucheck.tools.bisect.sources.packages import Packages
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
-    from tests.conftest import Synthetic
+from tests.cli.conftest import Command
+from tests.conftest import Synthetic
 
 CASE = "topk/bf16/m1-e13-top4/exact"
 PASSED = Observation(State.PASSED, CASE)

@@ -8,17 +8,14 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.tools.compile.combinations import Job
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Kernel, Result
 from gpucheck.tools.compile.tritons import Triton
+from tests.cli.conftest import Command
 from tests.tools.compile.conftest import make_kernel
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
 
 FITS, FAILS = make_kernel(), make_kernel("k2", Built.FAILED)
 

@@ -5,16 +5,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.tools.doctor import examine
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
 from gpucheck.tools.doctor.machine import Machine
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+from tests.cli.conftest import Command
 
 
 @pytest.fixture

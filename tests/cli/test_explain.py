@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from gpucheck.diagnose.causes import CAUSES
 from gpucheck.diagnose.error_pattern import PATTERNS
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+from tests.cli.conftest import Command
 
 
 @pytest.mark.parametrize("cause", sorted({**CAUSES, **PATTERNS}))

@@ -6,14 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.model.record import Outcome
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command, FakeRanks
+from tests.cli.conftest import Command, FakeRanks
 
 
 @pytest.fixture

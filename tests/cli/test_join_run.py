@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,9 +14,7 @@ from gpucheck.launch.torchrun import Rendezvous
 from gpucheck.library.library_option import parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.model.plan import NO_LIBRARY
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.mark.parametrize(

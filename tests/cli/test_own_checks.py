@@ -7,15 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck import checks
 from gpucheck.model.plan import NO_LIBRARY
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command, FakeRanks
+from tests.cli.conftest import Command, FakeRanks
 
 DATA = Path(__file__).parents[1] / "data" / "problems"
 GELU = ("--problem", str(DATA / "gelu.py"), "--candidate", str(DATA / "gelu_right.py"))

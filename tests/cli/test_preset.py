@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gpucheck.templates.presets import presets
+from tests.cli.conftest import Command
 from tests.cli.test_startup import outcome
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
 
 
 def test_all_are_listed_with_what_they_are(gpucheck: Command) -> None:

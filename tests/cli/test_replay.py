@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,10 +16,8 @@ from gpucheck.library.copies import describe
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome
 from gpucheck.records.writer import RecordWriter
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command, FakeRanks
-    from tests.conftest import Synthetic
+from tests.cli.conftest import Command, FakeRanks
+from tests.conftest import Synthetic
 
 CASE = "matmul/0/exact"
 

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.model.record import Outcome
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
-    from tests.conftest import Synthetic
+from tests.cli.conftest import Command
+from tests.conftest import Synthetic
 
 
 @pytest.fixture

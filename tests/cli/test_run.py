@@ -4,16 +4,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.launch.gpus import Found
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.model.record import Outcome
-
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command, FakeRanks
+from tests.cli.conftest import Command, FakeRanks
 
 SCENARIO = '[[cases]]\ncheck = "topk"\nplacement = ["pinned", "visible"]\n'
 

@@ -7,14 +7,10 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpucheck.model.record import Outcome
 from gpucheck.report.formats import FORMATS
-from tests.conftest import cpu_seconds
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic, cpu_seconds
 
 WATCH = """
 import json, sys

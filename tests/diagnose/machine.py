@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpucheck.diagnose.causes.by_process import BY_PROCESS
 from gpucheck.diagnose.causes.crash import CRASH
@@ -32,9 +32,7 @@ from gpucheck.records.run_folder import Run
 from gpucheck.worker.memory_fills import depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.supervisor.experiments import Experiments, right_word
 from gpucheck.worker.supervisor.supervisor import rotated_order
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 CASES, FAULTY, SPOILER = 6, 4, 1
 """Steps of the plan, the one whose calls are wrong, and the one that spoils it where one does."""

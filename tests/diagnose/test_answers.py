@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,9 +25,7 @@ from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT, appl
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Violation
 from gpucheck.model.vocabulary import ExperimentName
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.mark.parametrize(

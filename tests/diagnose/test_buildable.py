@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.diagnose.buildable import unbuildable
 from gpucheck.model.record import Outcome
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 IN_LOAD = '  File "/x/gpucheck/library/adapters/__init__.py", line 67, in load\n'
 IN_CALL = '  File "/x/gpucheck/library/adapters/v35.py", line 67, in topk\n'

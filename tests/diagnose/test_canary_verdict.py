@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,9 +16,7 @@ from gpucheck.model.plan import ExpectedFailure, Plan, Step
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.records.run_folder import Run, read_run
 from gpucheck.report import blocks
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 LAUNCH = Launch("_flash_attention_forward", 1, 0, ["cuda:0"], 7, "abc", "sm_90", 0, 4, [1])
 CANARY = Step(Case("canary", PARAMS, "exact", "canary/exact", "canary", 0), expect=ExpectedFailure())

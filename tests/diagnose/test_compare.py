@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,10 +12,8 @@ from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Verdict
-
-if TYPE_CHECKING:
-    from gpucheck.records.run_folder import Run
-    from tests.conftest import Synthetic
+from gpucheck.records.run_folder import Run
+from tests.conftest import Synthetic
 
 P, M, I, L, H = Outcome.PASS, Outcome.MISMATCH, Outcome.INAPPLICABLE, Outcome.LOST, Outcome.HARNESS  # noqa: E741
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,9 +15,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Verdict, Violation
 from gpucheck.records.run_folder import Run, Tally, read_run
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 FAIL, OPEN, PASS = Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS
 

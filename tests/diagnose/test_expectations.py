@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +11,7 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Record, Verdict, Violation
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 CAUSE = "wrong device context"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,9 +12,7 @@ from gpucheck.diagnose.failing_launch import Place, place
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Underway
 from gpucheck.records.run_folder import Run
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 LAUNCHED = Underway("_second", "m.py:7", 2)
 BLOCKED = Underway("_first", "m.py:5", 1)

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,10 +18,8 @@ from gpucheck.diagnose.chance import CONFIDENCE, LEAST_SHARE
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Finding
 from gpucheck.worker.supervisor import judging
+from tests.conftest import Synthetic
 from tests.diagnose.machine import FAULTY, Fault, Machine, kinds, per_call, per_process
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
 
 SEED, DRAWS = 12, 1600
 COINS = 200  # runs with a coin that nearly always shows

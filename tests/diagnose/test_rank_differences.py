@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Launch, Outcome, Verdict
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 REFUSED = "the library does not implement this: no"
 

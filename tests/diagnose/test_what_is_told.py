@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,10 +12,8 @@ from gpucheck.model.record import Outcome, Violation
 from gpucheck.report import blocks
 from gpucheck.report.formats.text import plain
 from gpucheck.worker.supervisor import judging
+from tests.conftest import Synthetic
 from tests.diagnose.machine import Machine, kinds
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
 
 RANKS, SEED = 4, 6
 POINTER = "ValueError: Pointer argument (at -1) cannot be accessed from Triton (cpu tensor?)"

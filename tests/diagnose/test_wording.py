@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.diagnose.symptoms import BY_OUTCOME
 from gpucheck.diagnose.wording import lines_of, mismatch_lines, rank_list, worst_words
 from gpucheck.model.record import LargeTensor, Launch, Outcome, Violation
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.library.copies import PACKAGE
-from tests.end_to_end.conftest import PLANTS
+from tests.end_to_end.conftest import PLANTS, Edit, Lab
 from tests.end_to_end.warm import Warm
-from tests.library.conftest import index, make_wheel
+from tests.library.conftest import Index, index, make_wheel
 from tests.tools.bisect.sources.test_packages import wheel
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Edit, Lab
-    from tests.library.conftest import Index
 
 __all__ = ["index", "make_wheel"]  # fixtures
 

@@ -9,12 +9,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab
 
 CASES = ("dense/bf16/m33-n40-k96/", "routed/mxfp4/m24-n48-k96-e6-top2-scatter", "topk/fp32/m33")
 

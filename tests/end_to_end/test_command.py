@@ -10,16 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import read_run
+from tests.end_to_end.conftest import Lab, Running
 from tests.processes import naming, wait_until
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab, Running
 
 PROMPTLY = 300.0  # s; the run would go on for 600
 SLEEP = "\n\nif os.environ['RANK'] in {ranks!r}:\n    __import__('time').sleep(600)\n"

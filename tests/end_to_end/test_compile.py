@@ -7,14 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import DEADLINE, environment
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
+from tests.end_to_end.conftest import DEADLINE, Lab, environment
 
 CASE = "swiglu/bf16/m64-n5760/normal"
 PLANT = """

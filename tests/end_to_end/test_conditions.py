@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.tools.selftest.catalogue import choose
 from gpucheck.tools.selftest.catalogue.common import attention, dense
 from gpucheck.tools.selftest.injection import Planted
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab
 
 ONE = [Planted(fault, (1,)) for fault in choose(["bit-7", "bit-of-a-gpu"])]
 ALL = [

@@ -6,12 +6,10 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab
 
 KERNEL = "matmul_ogs_details/_matmul_ogs.py"
 HOST = "matmul_ogs.py"

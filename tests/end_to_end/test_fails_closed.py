@@ -7,14 +7,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.conftest import environment
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
+from tests.end_to_end.conftest import Lab, environment
 
 COMMAND = "import sys; from gpucheck.cli.app import main; sys.argv[0] = 'gpucheck'; main()"
 BLIND = f"from gpucheck.launch import gpus; gpus._torch = lambda: None; {COMMAND}"  # does not read what torch is for

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab
 
 SCENARIO = Path(__file__).parents[1] / "data" / "generation.toml"
 HOST = "matmul_ogs.py"

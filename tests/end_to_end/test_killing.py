@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.host.processes import children_of, state_of
 from gpucheck.launch.torchrun import AGENT
+from tests.end_to_end.conftest import Lab, Running
 from tests.processes import naming, wait_until
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab, Running
 
 SEED = os.environ["GPUCHECK_TEST_SEED"]  # see the head of pytest's output
 VICTIMS = ("child", "supervisor", "torchrun", "command")

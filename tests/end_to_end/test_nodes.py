@@ -11,14 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import DEADLINE, environment, free_ports
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
+from tests.end_to_end.conftest import DEADLINE, Lab, environment, free_ports
 
 FIRST_ONLY = """
 

@@ -9,12 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab
 
 DATA = Path(__file__).parents[1] / "data"
 WRONG = {

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.end_to_end.conftest import Lab
 from tests.guard_patch import guard_patch
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
 
 SCENARIO = """
 title = "one product, one routing"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,9 +17,7 @@ from gpucheck.tools.selftest.catalogue.common import attention, dense, routed
 from gpucheck.tools.selftest.fault import Session, Target
 from gpucheck.tools.selftest.injection import Planted
 from gpucheck.tools.selftest.schedule import FaultRun
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab
 
 TRIED = ("kernel bug", "race", "decided anew", "state", "dependence", "output overwritten")
 """How titles begin that name a cause which takes experiments: the self-test shows those."""

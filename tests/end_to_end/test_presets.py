@@ -7,13 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gpucheck.templates.presets import presets
-from tests.end_to_end.conftest import DEADLINE, environment, free_ports
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
+from tests.end_to_end.conftest import DEADLINE, Lab, environment, free_ports
 
 
 def test_two_nodes_one_report(lab: Lab, tmp_path: Path) -> None:

@@ -7,14 +7,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.conftest import environment
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab, environment
 
 KERNEL = "matmul_ogs_details/_matmul_ogs.py"
 EDITS = (

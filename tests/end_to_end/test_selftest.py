@@ -10,15 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import DEADLINE, REPOSITORY
+from tests.end_to_end.conftest import DEADLINE, REPOSITORY, Lab
 from tests.processes import naming
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
 
 FEW = "bit-7,killed"
 LIMIT = 280.0  # s for a self-test of a few faults on a busy machine

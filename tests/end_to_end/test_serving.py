@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.checks import installed
-
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab
 
 SCENARIO = Path(__file__).parents[1] / "data" / "serving.toml"
 HOST = "matmul_ogs.py"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
+from tests.end_to_end.conftest import Lab
 
 IMPORT = "import itertools\n"  # a line of the module with the matrix product
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.launch.gpus import gpu_names
-
-if TYPE_CHECKING:
-    from tests.gpu.conftest import Done
+from tests.gpu.conftest import Done
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
 

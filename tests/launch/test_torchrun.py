@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,10 +15,8 @@ from gpucheck.launch import scratch as scratch_module
 from gpucheck.launch import torchrun
 from gpucheck.launch.torchrun import Ending, Rendezvous, command, launch
 from gpucheck.model.errors import InfrastructureError, UsageError
+from tests.conftest import Synthetic
 from tests.processes import alive, wait_until
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
 
 ONE_NODE = Rendezvous()
 MEMORY = Path("/dev/shm")

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, get_type_hints
+from typing import get_type_hints
 
 from gpucheck.model.plan import Environment, Plan, PlannedLibrary
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def test_library_and_environment_are_plain_json_and_keys_of_another_version_stay(synthetic: Synthetic) -> None:

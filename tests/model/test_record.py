@@ -3,16 +3,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure, Plan, Step
 from gpucheck.model.record import Ceilings, Cost, Heat, Launch, Outcome, Record, Violation
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def full(synthetic: Synthetic) -> Record:

@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.model.record import Outcome
 from gpucheck.records.live import Follower
 from gpucheck.records.writer import RecordWriter
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.fixture

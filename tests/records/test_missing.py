@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import Run, read_run, write_json
 from gpucheck.records.writer import RecordWriter
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 class Ranks:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,9 +12,7 @@ from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import finite, read_plan, read_run, write_json
 from gpucheck.records.writer import RecordWriter
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.fixture

@@ -6,14 +6,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.records.writer import RecordWriter
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def test_every_event_is_on_disk_when_the_call_returns(synthetic: Synthetic, tmp_path: Path) -> None:

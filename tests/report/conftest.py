@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -17,9 +17,7 @@ from gpucheck.model.record import Heat, Launch, Mismatch, Outcome, Record, Viola
 from gpucheck.records.run_folder import Run, read_run
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 RANKS = 8
 HOSTILE = (

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,9 +10,7 @@ from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Cell, Report
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.mark.parametrize("outcome", sorted(set(Outcome) - {Outcome.PASS, Outcome.INAPPLICABLE}))

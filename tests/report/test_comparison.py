@@ -2,16 +2,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from gpucheck.diagnose.compare import compare
+from gpucheck.diagnose.compare import Comparison, compare
 from gpucheck.model.record import Outcome
+from gpucheck.records.run_folder import Run
 from gpucheck.report.comparison import COMPARISON_SCHEMA, MOST_LINES, lines, to_json
-
-if TYPE_CHECKING:
-    from gpucheck.diagnose.compare import Comparison
-    from gpucheck.records.run_folder import Run
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 NAMES = ("runs/a", "runs/b")
 

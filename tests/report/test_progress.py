@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -10,9 +9,7 @@ from gpucheck.model.record import Outcome
 from gpucheck.records.live import Follower
 from gpucheck.records.writer import RecordWriter
 from gpucheck.report.progress import Progress
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def test_off_a_terminal_one_line_a_case_once_every_rank_has_it(synthetic: Synthetic, tmp_path: Path) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.records.run_folder import Run, Tally
 from gpucheck.report import blocks
 from gpucheck.report.formats.text import plain
 from gpucheck.report.soak import MOST_CASES, soak_summary
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def soaked(synthetic: Synthetic, cases: int = 2) -> Run:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import jsonschema
@@ -18,11 +19,7 @@ from gpucheck.report.formats import markdown, termination
 from gpucheck.report.formats.json_schema import report_schema
 from gpucheck.report.formats.text import plain
 from gpucheck.report.timings import Pace, RankCeilings, Speed
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 BEST = Ceilings(flops=1e15, bytes=1e12)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -11,9 +11,7 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.record import Launch, Outcome, Verdict, Violation
 from gpucheck.model.vocabulary import ViolationKind
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 LAUNCH = Launch("twice", 1, 0, ["cuda:0"], 7, "h", "sm_90", 0, 4, [1])
 SOURCE = CheckSource(SourceKind.PROBLEM, ("matmul",), ("p.py", "c.py"), ("a", "b"))

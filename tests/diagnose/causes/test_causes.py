@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -14,9 +14,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Record, Verdict, Violation
 from gpucheck.records.run_folder import Run
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 WRONG, RIGHT = Outcome.MISMATCH, Outcome.PASS
 OUTSIDE = "access outside of tensors"

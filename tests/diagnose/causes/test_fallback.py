@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.record import Ceilings, Cost, Outcome, Violation
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 MISSING = [Violation("fallback", "none of _matmul was launched; launched: none")]
 

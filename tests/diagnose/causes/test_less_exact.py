@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -11,9 +11,7 @@ from gpucheck.diagnose.causes.less_exact import excess, warnings
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.record import Outcome, Verdict
 from gpucheck.records.run_folder import Run
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def used(synthetic: Synthetic, *shares: float, **others: Any) -> Run:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Verdict
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 XID = "NVRM: Xid (PCI:0000:00:06): 31, pid={}, name=python3, channel 0x0000001e, intr 00000000. MMU Fault"
 TITLE = "interference between ranks: stopped by a fault of rank 1 on its GPU"

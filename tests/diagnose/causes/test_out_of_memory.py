@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from gpucheck.diagnose.causes.out_of_memory import HELD
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.record import OOM_KILLER, Outcome
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 KILLED = "the process that owns the device was killed by SIGKILL"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,9 +16,7 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Launch, Outcome, Verdict
 from gpucheck.records.run_folder import Run
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 class Times:

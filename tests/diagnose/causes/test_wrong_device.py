@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,9 +12,7 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, Finding
 from gpucheck.model.record import Launch, Outcome, Verdict, Violation
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 POINTER = "ValueError: Pointer argument (at -1) cannot be accessed from Triton (cpu tensor?)"
 CAUSE = "wrong device context"

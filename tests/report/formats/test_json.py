@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.record import Outcome
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.formats.json import document, render
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def test_json_is_strict_and_whole(synthetic: Synthetic) -> None:

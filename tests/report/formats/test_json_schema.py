@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import pytest
@@ -15,9 +15,7 @@ from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.formats.json import SCHEMA, render
 from gpucheck.report.formats.json_schema import of_type, report_schema
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 DATA = Path(__file__).parents[2] / "data"
 STORED = DATA / f"report-schema-{SCHEMA}.json"

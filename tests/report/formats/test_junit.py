@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -14,9 +13,7 @@ from gpucheck.records.run_folder import Run
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.formats.junit import WHOLE, render
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 COUNTS = ("tests", "failures", "errors")
 RULES: dict[str, tuple[set[str], set[str], set[str]]] = {  # element -> attributes it must have, may have; children

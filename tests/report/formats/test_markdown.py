@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 from markdown_it import MarkdownIt
@@ -14,10 +13,8 @@ from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.escape import one_line
 from gpucheck.report.formats.markdown import render
+from tests.conftest import Synthetic
 from tests.report.formats.test_text import FAILED, PASSED
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
 
 PLAIN = {"text", "softbreak", "code_inline", "strong_open", "strong_close"}
 

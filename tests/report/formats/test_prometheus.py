@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,9 +11,7 @@ from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.escape import visible
 from gpucheck.report.formats.prometheus import render
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 Samples = list[tuple[dict[str, str], float]]
 

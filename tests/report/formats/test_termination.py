@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
 from gpucheck.report.formats.termination import LIMIT, render
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def test_the_line_says_what_is_wrong_and_where(busy: Report) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,9 +16,7 @@ from gpucheck.records.run_folder import Run
 from gpucheck.report import blocks
 from gpucheck.report.formats.text import MARKS, MEANING, lines, plain
 from gpucheck.report.terminal import show
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def report_of(run: Run) -> blocks.Report:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import shlex
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import pytest
 
+from tests.templates.presets.conftest import StandIns
 from tests.templates.presets.test_files import KUBERNETES, containers
-
-if TYPE_CHECKING:
-    from tests.templates.presets.conftest import StandIns
 
 REPORT = "ok  matmul/dense  0.1 s\nFAIL  1 finding\nquick · 2 x H200\n\n1  wrong output   rank 1\n"
 

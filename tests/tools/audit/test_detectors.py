@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-if TYPE_CHECKING:
-    from tests.tools.audit.conftest import Find
+from tests.tools.audit.conftest import Find
 
 HAZARDS = {
     "a literal device": (

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,10 +18,7 @@ from gpucheck.tools.bisect.saved_search import Find, State, load
 from gpucheck.tools.bisect.session import Session
 from gpucheck.tools.bisect.signature import Answer
 from gpucheck.tools.bisect.sources.base import Candidate
-from tests.tools.bisect.conftest import CASE, FAILED, OTHER, PASSED, WRONG
-
-if TYPE_CHECKING:
-    from tests.tools.bisect.conftest import World
+from tests.tools.bisect.conftest import CASE, FAILED, OTHER, PASSED, WRONG, World
 
 
 def found(outcome: Outcome) -> list[str]:

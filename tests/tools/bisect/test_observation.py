@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,9 +13,7 @@ from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
 from gpucheck.tools.bisect.observation import Observation, State, observe
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,10 +19,8 @@ from gpucheck.tools.bisect import run_once
 from gpucheck.tools.bisect.observation import Observation, State
 from gpucheck.tools.bisect.run_once import Prepared, environment, take
 from gpucheck.tools.bisect.target import Target
+from tests.conftest import Synthetic
 from tests.processes import alive, naming, wait_until
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
 
 CASE = "topk/bf16/m1-e13-top4/exact"
 Run = Callable[..., Observation]

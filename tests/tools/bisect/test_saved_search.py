@@ -2,16 +2,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.model.errors import UsageError
 from gpucheck.tools.bisect.saved_search import FILE, Find, load, made_with
-from tests.tools.bisect.conftest import FAILED, PASSED, WRONG
-
-if TYPE_CHECKING:
-    from tests.tools.bisect.conftest import World
+from tests.tools.bisect.conftest import FAILED, PASSED, WRONG, World
 
 
 def test_a_state_survives_its_plain_form(world: World) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +11,7 @@ from gpucheck.tools.bisect.engine import run_search
 from gpucheck.tools.bisect.repeats import Rate, estimate
 from gpucheck.tools.bisect.saved_search import Find
 from gpucheck.tools.bisect.search_text import rate_words, report
-
-if TYPE_CHECKING:
-    from tests.tools.bisect.conftest import World
+from tests.tools.bisect.conftest import World
 
 
 def told(world: World, letters: str, find: Find = Find.BAD, **changes: object) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,10 +13,8 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome
 from gpucheck.tools.bisect.observation import Failure
 from gpucheck.tools.bisect.target import Target, from_run
+from tests.conftest import Synthetic
 from tests.tools.bisect.conftest import WRONG
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
 
 COMMAND = ["gpucheck", "run", "/s/mine.toml", "--nproc", "2", "--seed", "7"]
 

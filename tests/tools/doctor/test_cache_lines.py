@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.tools.doctor import cache_lines
 from gpucheck.tools.doctor.line import Status
-from tests.tools.doctor.conftest import space
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
+from tests.tools.doctor.conftest import FakeMachine, Only, space
 
 
 @pytest.fixture

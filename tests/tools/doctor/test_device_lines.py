@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,9 +15,7 @@ from gpucheck.tools.doctor import device_lines, device_process
 from gpucheck.tools.doctor.line import Status
 from gpucheck.tools.doctor.perform import try_all
 from tests.processes import naming, wait_until
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
+from tests.tools.doctor.conftest import FakeMachine, Only
 
 H200 = {
     "name": "NVIDIA H200",

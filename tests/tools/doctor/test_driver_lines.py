@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from gpucheck.tools.doctor import driver_lines
 from gpucheck.tools.doctor.line import Status
-from tests.tools.doctor.conftest import report
+from tests.tools.doctor.conftest import FakeMachine, Only, report
 
 MIG = "MIG-56780000-aaaa-bbbb-cccc-000000000000"
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
 
 
 def test_a_healthy_node(fake: FakeMachine, only: Only) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.tools.doctor import examine, host_lines
 from gpucheck.tools.doctor.line import Line, Status, exit_code, fail, ok, warn
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine
+from tests.tools.doctor.conftest import FakeMachine
 
 BLIND = fail("x", "not seen", "report it", looked=False)
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from gpucheck.tools.doctor import gpu_lines
 from gpucheck.tools.doctor.line import Status
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
+from tests.tools.doctor.conftest import FakeMachine, Only
 
 FACTS = (
     "identity", "answers", "memory", "processes", "clocks", "temperature", "ecc", "repairs", "mig", "compute mode",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from gpucheck.host.gpu_state import Process, Reply, parse, snapshot
 from gpucheck.host.nvidia_smi import Answer
-from tests.tools.doctor.conftest import HEALTHY, OLD, report
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine
+from tests.tools.doctor.conftest import HEALTHY, OLD, FakeMachine, report
 
 
 def one(changes: dict[str, str], base: dict[str, str] = HEALTHY):  # type: ignore[no-untyped-def]

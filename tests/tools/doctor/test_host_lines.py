@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import resource
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.tools.doctor import host_lines
 from gpucheck.tools.doctor.line import Status
-from tests.tools.doctor.conftest import space
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
+from tests.tools.doctor.conftest import FakeMachine, Only, space
 
 
 def test_a_roomy_host(fake: FakeMachine, only: Only) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from gpucheck.host import xid
 from gpucheck.tools.doctor import kernel_log_lines
 from gpucheck.tools.doctor.line import Status
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine
+from tests.tools.doctor.conftest import FakeMachine
 
 LOG = """\
 6,1,0,-;Linux version 6.18

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,9 +10,7 @@ from gpucheck.library.cache import Damaged
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.tools.doctor import library_lines
 from gpucheck.tools.doctor.line import Status
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
+from tests.tools.doctor.conftest import FakeMachine, Only
 
 HAZARD = "import torch\n\ndef sms():\n    return torch.cuda.get_device_properties(0).multi_processor_count\n"
 

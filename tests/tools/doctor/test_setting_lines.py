@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gpucheck.tools.doctor import setting_lines
 from gpucheck.tools.doctor.line import Status
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
+from tests.tools.doctor.conftest import FakeMachine, Only
 
 
 def test_nothing_set_is_well(fake: FakeMachine) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from gpucheck.tools.doctor import software_lines
 from gpucheck.tools.doctor.line import Status
-
-if TYPE_CHECKING:
-    from tests.tools.doctor.conftest import FakeMachine, Only
+from tests.tools.doctor.conftest import FakeMachine, Only
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from gpucheck.model.record import Heat, Outcome, Record
 from gpucheck.tools.replay.closeup import Closeup, cells, headline, show
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 ELEMENT: dict[str, Any] = {
     "index": [128, 3],

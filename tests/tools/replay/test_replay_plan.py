@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +11,7 @@ from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome
 from gpucheck.tools.replay.replay_plan import find_rank, find_step, repeated
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 COPY = LibraryCopy(Path("/new"), Path("/new/triton_kernels"), "path", "f" * 64, "B", "v3.5")
 

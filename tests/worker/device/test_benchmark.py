@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +16,7 @@ from gpucheck.model.record import Ceilings, Cost
 from gpucheck.worker.device import benchmark
 from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady
 from gpucheck.worker.protocol import ALWAYS, BENCH, Allowance, Reply, allowance
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 class Device:

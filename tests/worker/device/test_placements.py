@@ -6,7 +6,7 @@ import ast
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +17,7 @@ from gpucheck.model.placement_table import PLACEMENTS
 from gpucheck.model.plan import Plan, Replay, Step
 from gpucheck.tools.replay import bundle
 from gpucheck.worker.device.placements import BINDINGS
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 @pytest.fixture

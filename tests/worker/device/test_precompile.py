@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,8 +23,7 @@ from gpucheck.worker.supervisor.supervisor import Supervisor
 
 pytest.importorskip("triton")
 
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 SCRIPT = """
 import sys

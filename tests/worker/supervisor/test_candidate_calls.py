@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +20,7 @@ from gpucheck.worker.protocol import BASELINE, CHANGED, DELAYED, IDLE, RUN, Repl
 from gpucheck.worker.supervisor import candidate_calls, judging
 from gpucheck.worker.supervisor.attempt import Attempt, Doubt
 from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Examination, Seen
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def answer(value: int, launched: int = 1, **changes: Any) -> Answer:

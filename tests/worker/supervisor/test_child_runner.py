@@ -8,7 +8,7 @@ from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -27,10 +27,7 @@ from gpucheck.worker.protocol import (
 from gpucheck.worker.supervisor import child_runner as runner_module
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.node_sync import Node
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
-
+from tests.conftest import Synthetic
 
 PID = 1 << 22  # more than Linux hands out
 

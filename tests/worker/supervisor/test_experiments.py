@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,11 +16,7 @@ from gpucheck.model.plan import ExpectedFailure, Plan
 from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
 from gpucheck.worker.supervisor import judging
 from gpucheck.worker.supervisor.experiments import MOST_CASES, PIN_SECONDS, SPOILING, Experiments, representatives
-from tests.conftest import make_mismatch
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
-
+from tests.conftest import Synthetic, make_mismatch
 
 RIGHT = {"outcome": Outcome.PASS, "mismatches": [], "digests": {"y": "right"}}
 WRONG = {"outcome": Outcome.MISMATCH, "mismatches": [make_mismatch()], "digests": {"y": "bad"}, "inputs": "i"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,9 +13,7 @@ from gpucheck.host.nvidia_smi import Answer, Reply
 from gpucheck.records.run_folder import read_run
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.gpu_snapshot import Adders, Gpus
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 FOUR = tuple(
     Gpu(n, "NVIDIA H200", f"GPU-{n}", "", sm_clock=1000 + n, sm_clock_max=1980, temperature=50 + n) for n in range(4)

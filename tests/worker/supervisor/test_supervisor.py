@@ -15,7 +15,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -34,9 +34,7 @@ from gpucheck.worker.supervisor import child_runner, supervisor
 from gpucheck.worker.supervisor.judging import finished
 from gpucheck.worker.supervisor.supervisor import Supervisor
 from gpucheck.worker.supervisor.violations import observed_violations
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 LAUNCH = {
     "kernel": "_matmul_ogs",

@@ -5,7 +5,6 @@ import math
 import re
 import struct
 import zlib
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,9 +21,7 @@ from gpucheck.report.formats.html.figures import (
     scale,
     strip,
 )
-
-if TYPE_CHECKING:
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 
 def opacities(uri: str) -> list[list[int]]:

@@ -4,9 +4,9 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,11 +19,7 @@ from gpucheck.report.escape import visible
 from gpucheck.report.formats.html import render
 from gpucheck.report.formats.html.findings import MOST_MAPS
 from gpucheck.report.formats.text import MARKS, legend, mark
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.conftest import Synthetic
+from tests.conftest import Synthetic
 
 EMPTY = ("meta", "link", "br")
 

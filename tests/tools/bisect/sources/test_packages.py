@@ -9,7 +9,6 @@ import sys
 import zipfile
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,9 +16,7 @@ from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.bisect.run_once import environment
 from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable
 from gpucheck.tools.bisect.sources.packages import Packages
-
-if TYPE_CHECKING:
-    from tests.library.conftest import Index
+from tests.library.conftest import Index
 
 
 def wheel(version: str, text: str = "") -> bytes:

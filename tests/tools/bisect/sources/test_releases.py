@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,10 +12,7 @@ from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.tools.bisect.sources.base import Unbuildable
 from gpucheck.tools.bisect.sources.releases import Releases
 from gpucheck.tools.bisect.sources.versions import between
-from tests.library.conftest import library_files
-
-if TYPE_CHECKING:
-    from tests.library.conftest import Index
+from tests.library.conftest import Index, library_files
 
 MakeWheel = Callable[..., bytes]
 
