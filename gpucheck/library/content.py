@@ -54,14 +54,15 @@ class Carrier:
     last: str
 
     def __str__(self) -> str:
-        return f"{self.distribution} {self.first} - {self.last}"
+        releases = self.first if self.first == self.last else f"{self.first} - {self.last}"
+        return f"{self.distribution} {releases}"
 
 
 @dataclass(frozen=True)
 class KnownContent:
     """A content met in public wheels."""
 
-    name: str  # "A" to "E"
+    name: str  # "A" to "F"
     generation: str
     content: str  # content_hash of the package
     carriers: tuple[Carrier, ...]
@@ -113,6 +114,13 @@ KNOWN: tuple[KnownContent, ...] = (
         "362adb5ac8ca0a22f4b7d06358ee19b7203fbd2984945fd28700675d1295b225",
         (Carrier("sglang-kernel", "0.4.9", "0.4.10"),),
         "sglang-kernel==0.4.10",
+    ),
+    KnownContent(
+        "F",
+        "v3.8",
+        "3b997c5662ec613fb3029aaadf392bfa48a04786f89a4ede1fbae90a8efe3bdc",
+        (Carrier("tokenspeed-triton-kernels", "1.0.0.post20260510", "1.0.0.post20260510"),),
+        "tokenspeed-triton-kernels==1.0.0.post20260510",
     ),
 )
 

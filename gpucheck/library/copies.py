@@ -31,7 +31,7 @@ class LibraryCopy:
     package: Path  # root / "triton_kernels"
     origin: str  # "installed", "installed (vllm 0.33.0)", "path" or "vllm 0.33.0"
     content: str  # SHA-256 of its Python files, see gpucheck.library.content.content_hash
-    name: str  # "A" to "E" for the known contents, else "unknown"
+    name: str  # "A" to "F" for the known contents, else "unknown"
     generation: str  # "v3.4" to "v3.8": which adapter speaks its API
     installed: bool = False  # root then belongs to the interpreter and holds unrelated packages too
 

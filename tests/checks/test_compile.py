@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 
 REPOSITORY = Path(__file__).parents[2]
 DEADLINE = 240.0  # s
-TRITONS = ["installed", "t3.1.0", "t3.2.0", "t3.4.0", "t3.5.1", "t3.6.0", "t3.7.1", "t3.9.0"]
+TRITONS = ["installed", "t3.1.0", "t3.2.0", "t3.4.0", "t3.5.1", "t3.6.0", "t3.7.1", "t3.8.0", "t3.9.0"]
 CASES = [
     "attention,mask=window,window=16,sinks=True,q_len=40",
     "softmax,m=9,n=70",

@@ -62,7 +62,7 @@ def test_list_shows_the_cache_and_what_is_wrong_with_it(cached: Path) -> None:
     assert "unusable" in text and "origin.json is missing" in text
 
     data = json.loads(run("list", "--json"))
-    assert [entry["name"] for entry in data["known"]] == list("ABCDE")
+    assert [entry["name"] for entry in data["known"]] == list("ABCDEF")
     assert {entry["root"]: entry.get("generation") for entry in data["cached"]} == {
         str(cached): "v3.7",
         str(broken): None,

@@ -12,18 +12,12 @@ from typing import Any
 
 import pytest
 
+from gpucheck.library.content import KNOWN, KnownContent
 from gpucheck.library.library_option import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.plan.scenario import load
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
-WHEELS = {  # generation -> a wheel that carries it
-    "v3.4": "sgl-kernel==0.3.18",
-    "v3.5": "vllm==0.33.0",
-    "v3.6": "vllm==0.21.0",
-    "v3.7": "sglang-kernel==0.4.8",
-    "v3.8": "sglang-kernel==0.4.10",
-}
 FILES = {  # file of the package -> its entry points
     "matmul_ogs.py": "matmul_ogs PrecisionConfig FlexCtx FnSpecs FusedActivation Epilogue "
     "GatherIndx ScatterIndx RoutingData",
@@ -210,13 +204,14 @@ def undecided(found: dict[str, list[str]]) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module", params=WHEELS)
+@pytest.fixture(scope="module", params=KNOWN, ids=lambda entry: entry.name)
 def package(request: pytest.FixtureRequest) -> Path:
+    entry: KnownContent = request.param
     try:
-        copy: LibraryCopy = resolve(parse_source(f"wheel:{WHEELS[request.param]}"))
+        copy: LibraryCopy = resolve(parse_source(f"wheel:{entry.example}"))
     except InfrastructureError as error:
-        pytest.skip(f"{WHEELS[request.param]} is neither cached nor to be had: {error}")
-    assert copy.generation == request.param
+        pytest.skip(f"{entry.example} is neither cached nor to be had: {error}")
+    assert (copy.name, copy.generation) == (entry.name, entry.generation)
     return copy.package
 
 

@@ -61,9 +61,10 @@ class AdapterV37(SparseRoutingAdapter):
 
     def require_readable(self, layout: Any, k: int) -> None:
         """Raises Inapplicable where the kernel does not read K values in this layout as they were written."""
-        # The layout interleaves 64 rows of K; this generation's kernel cuts the last, incomplete 64.
+        # The layout interleaves 64 rows of K; the kernel cuts the last, incomplete 64.
         whole = layout.name != "HOPPER_VALUE" or k % 64 == 0
-        require(whole, f"v3.7 reads Hopper's mxfp4 layout rightly only where K is a multiple of 64, not {k}")
+        generation = f"this copy of {self.generation}"
+        require(whole, f"{generation} reads Hopper's mxfp4 layout rightly only where K is a multiple of 64, not {k}")
 
     def product(
         self,

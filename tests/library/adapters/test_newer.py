@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing
+from gpucheck.library.library_option import LibraryCopy
 from gpucheck.model.errors import Inapplicable
 from gpucheck.triton_hooks.interpreter import launch
 
@@ -47,13 +48,18 @@ def test_codec_of_incomplete_blocks_is_inapplicable(adapter: Adapter) -> None:
         adapter.downcast(torch.ones(4, 48), "mxfp4", 1)
 
 
-def test_hopper_layout_that_v37_misreads_is_inapplicable(adapter: Adapter) -> None:
-    codes, scales = torch.zeros(48, 64, dtype=torch.uint8), torch.full((3, 64), 127, dtype=torch.uint8)
-    if adapter.generation == "v3.7" and torch.cuda.get_device_capability()[0] == 9:
+def test_hopper_layout_is_refused_where_the_copy_misreads_it_and_right_elsewhere(
+    adapter: Adapter, library_copy: LibraryCopy
+) -> None:
+    codes, scales = torch.full((48, 64), 0x22, dtype=torch.uint8), torch.full((3, 64), 127, dtype=torch.uint8)
+    if library_copy.name in "DF" and torch.cuda.get_device_capability()[0] == 9:
         with pytest.raises(Inapplicable, match="multiple of 64, not 96"):
             adapter.weight("mxfp4", codes, scales, "default", identity)
-    else:
-        assert adapter.weight("mxfp4", codes, scales, "default", identity).kind == "mxfp4"
+        return
+    weight = adapter.weight("mxfp4", codes, scales, "default", identity)  # every value is 1
+    x = torch.randint(-4, 5, (9, 96)).bfloat16()
+    output = adapter.matmul(x, weight, out_dtype=torch.float32)
+    assert torch.equal(output, x.float().sum(1, keepdim=True).expand(-1, 64))
 
 
 def test_constraints_of_the_caller_survive(adapter: Adapter) -> None:

@@ -1,7 +1,7 @@
 """Runs the tests of this folder for each pair of library content and Triton release that lies on this machine.
 
 A process holds one copy of the library and one Triton, so each pair gets a process of its own.
-``GPUCHECK_TEST_CONTENTS`` names a folder with a folder for each content, ``A`` to ``E``, that holds
+``GPUCHECK_TEST_CONTENTS`` names a folder with a folder for each content, ``A`` to ``F``, that holds
 ``triton_kernels``; ``GPUCHECK_TEST_TRITONS`` a folder with a folder for each Triton, ``t3.6.0`` for example, as
 ``pip install --no-deps --target`` makes it.
 """
@@ -27,8 +27,10 @@ PAIRS = [
     ("D", "t3.6.0", "8.0"),
     ("D", "t3.7.1", "8.0"),
     ("D", "t3.7.1", "9.0"),
-    ("E", "t3.9.0", "8.0"),
+    ("E", "t3.8.0", "8.0"),
     ("E", "t3.9.0", "9.0"),
+    ("F", "t3.8.0", "8.0"),
+    ("F", "t3.8.0", "9.0"),
 ]  # content, Triton, compute capability the stand-in device reports
 
 

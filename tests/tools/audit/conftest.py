@@ -20,6 +20,7 @@ RELEASES = {
     "C": ("vllm", "0.21.0"),
     "D": ("sglang-kernel", "0.4.8"),
     "E": ("sglang-kernel", "0.4.10"),
+    "F": ("tokenspeed-triton-kernels", "1.0.0.post20260510"),
 }
 
 Find = Callable[..., list[Hazard]]

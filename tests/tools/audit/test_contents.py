@@ -1,4 +1,4 @@
-"""The audit against what is known of the five released contents of the library, read by hand line by line."""
+"""The audit against what is known of the six released contents of the library, read by hand line by line."""
 
 from __future__ import annotations
 
@@ -124,6 +124,28 @@ allocation matmul.py 896
 allocation roofline.py 89 136 156 157 158
 allocation testing.py 247 249 251
 scratch-cache matmul_details/_p_matmul.py 793
+global-rng testing.py 242
+""",
+    "F": COMMON
+    + flags(NEW, "246", "120", "82 135", "11")
+    + """
+fixed-device target_info.py 74
+current-device matmul.py 291 431
+current-device matmul_details/opt_flags.py 225 230
+fixed-device-user matmul.py 494
+fixed-device-user tensor_details/layout_details/blackwell_scale.py 283 378
+fixed-device-user reduce.py 104
+kernel-cache matmul.py 81
+kernel-cache reduce.py 226 583
+kernel-cache specialize.py 188
+module-registration specialize.py 205
+process-option matmul_details/opt_flags.py 384 385
+process-option reduce.py 30
+allocator matmul.py 468
+allocation matmul.py 830
+allocation roofline.py 89 136 156 157 158
+allocation testing.py 247 249 251
+scratch-cache matmul_details/_p_matmul.py 716
 global-rng testing.py 242
 """,
 }

@@ -40,7 +40,7 @@ def patched(copy: LibraryCopy, folder: Path, edits: dict[str, tuple[str, str]]) 
     return replace(copy, root=folder, package=package)
 
 
-@pytest.mark.parametrize("name", "ABCDE")
+@pytest.mark.parametrize("name", "ABCDEF")
 def test_hazards_of_a_content_are_confirmed(content: Content, name: str) -> None:
     copy = runnable(content, name)
     probed = probe(copy, scan(copy.package))
