@@ -59,9 +59,9 @@ class Problem(CandidateCheck):
         return torch_model.draw(module_of(self.source, 0), case.input_seed)
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        from gpucheck.checks import torch_model
+        from gpucheck.checks import torch_reference
 
-        found = torch_model.Reference(module_of(self.source, 0), inputs, case.input_seed)
+        found = torch_reference.Reference(module_of(self.source, 0), inputs, case.input_seed)
         return found.expected(self.tolerance, self.bound)
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:

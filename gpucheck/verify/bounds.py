@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpucheck.verify.views import pieces
+
 EXACT_LIMIT = 2.0**24  # integers below this are exact in fp32
 EXACT_LIMIT_FP8 = 2.0**11  # what data may reach that is exact on every device, Ada's and Hopper's fp8 sums included
 HALF_ULP = 2.0**-24  # of fp32, relative
@@ -24,6 +26,7 @@ LARGEST_SQUARED = 2.0**50  # sums of squares of smaller numbers stay far within 
 SMALLEST_NORMAL = 2.0**-126  # of fp32; what is smaller may be flushed to zero
 ELEMENTARY = 2.0**-22  # one fast exponential and one fast division, a few fp32 ulps
 
+_EXPONENT = 0x7FF << 52  # its bits in a float64
 _SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}
 
 
@@ -157,9 +160,9 @@ def ulp(dtype: torch.dtype, magnitude: Tensor) -> Tensor:
     if dtype not in _SIGNIFICAND:
         raise ValueError(f"no ulp is known for {dtype}; known: {', '.join(str(d) for d in _SIGNIFICAND)}")
     bits, lowest = _SIGNIFICAND[dtype]
-    exponent = torch.frexp(magnitude)[1].to(torch.float64) - 1
-    exponent = exponent.masked_fill(magnitude == 0, lowest).clamp_min(lowest)
-    return torch.exp2(exponent - (bits - 1))
+    power = (magnitude.view(torch.int64) & _EXPONENT).view(torch.float64)  # of two, 0 where that is subnormal
+    power = power.masked_fill_(power == torch.inf, 0.5).clamp_min_(2.0**lowest)
+    return power.mul_(2.0 ** (1 - bits))
 
 
 def tolerance(dtype: torch.dtype, value: Tensor, error: Tensor) -> Tensor:
@@ -638,7 +641,7 @@ def rounding_deviation(dtype: torch.dtype) -> float:
     return float(2.0 ** -_SIGNIFICAND[dtype][0] / math.sqrt(3))
 
 
-def sampled(value: Tensor, runs: list[Tensor]) -> Estimate:
+def sampled(value: Tensor, squares: Tensor) -> Estimate:
     """The error of a computation from runs with errors drawn at random, see :mod:`gpucheck.verify.noise_model`.
 
     The error of a right result over the root mean square of n such differences follows Student's t with n degrees of
@@ -647,16 +650,32 @@ def sampled(value: Tensor, runs: list[Tensor]) -> Estimate:
 
     Args:
         value: float64, or whole numbers in it.
-        runs: SAMPLES of them, of the same shape.
+        squares: float64, of the same shape: :func:`add_square` over SAMPLES runs. The error takes its memory.
     """
-    if len(runs) != SAMPLES:
-        raise ValueError(f"expected {SAMPLES} runs, not {len(runs)}")
-    square = torch.zeros_like(value)
-    for run in runs:
-        square += torch.where(run == value, 0.0, run - value).square()  # equal infinities do not differ
-    if not bool(square.any()):
+    if not bool(squares.any()):
         return Estimate(value, None)
-    return Estimate(value, WIDTH * (square / SAMPLES).sqrt() + SMALLEST_NORMAL)
+    return Estimate(value, squares.div_(SAMPLES).sqrt_().mul_(WIDTH).add_(SMALLEST_NORMAL))
+
+
+def add_square(squares: Tensor, value: Tensor, run: Tensor) -> None:
+    """Adds the squared difference of a run, to which equal infinities add nothing."""
+    for piece in pieces(value.shape):
+        squares[piece].add_(_difference(run[piece].double(), value[piece]).square_())
+
+
+ALIKE = 2.0**-20  # of the squares of SAMPLES runs: a thousandth of a deviation and less, float64 rounds far finer
+
+
+def differs(value: Tensor, other: Tensor, squares: Tensor) -> bool:
+    """Whether two values of one computation differ by more than float64 may round, seen from the noise of its runs."""
+    return not all(
+        bool((_difference(other[piece], value[piece]).square_() <= ALIKE * squares[piece]).all())
+        for piece in pieces(value.shape)
+    )
+
+
+def _difference(run: Tensor, value: Tensor) -> Tensor:
+    return torch.where(run == value, 0.0, run - value)
 
 
 def stated(value: Tensor, *, absolute: float, relative: float) -> Estimate:

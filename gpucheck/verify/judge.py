@@ -17,6 +17,7 @@ from gpucheck.verify.digest import integers, raw
 from gpucheck.verify.error_statistics import character
 from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.verify.heatmap import heat_map
+from gpucheck.verify.views import pieces
 
 POISON = 0xFF  # fill of the memory that judged outputs are allocated in
 MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not
@@ -74,21 +75,38 @@ Beside = Mapping[int, Tensor | None]
 
 
 def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, beside: Beside, result: Judgement) -> None:
-    estimate, wrong, ratio = closest(output, reference)
-    if not bool(wrong.any()):
-        result.tightness = max(result.tightness, _used(output, estimate))
+    used = accepted(output, reference)
+    if used is not None:
+        result.tightness = max(result.tightness, used)
         return
+    estimate, wrong, ratio = closest(output, reference)
     mismatch = _mismatch(name, output, wrong, ratio, estimate, axes)
     result.mismatches.append(replace(mismatch, poison=_poisoned(output, wrong, beside)))
+
+
+def accepted(output: Tensor, reference: Expected) -> float | None:
+    """The largest share of its error bound that a right output used, see :func:`_used`; None of a wrong one."""
+    answers = (_used_of(output, reference, estimate) for estimate in (reference.estimate, *reference.alternatives))
+    return next((used for used in answers if used is not None), None)
+
+
+def _used_of(output: Tensor, reference: Expected, estimate: Estimate) -> float | None:
+    """As :func:`accepted`, of one accepted answer; ends at the first piece with a wrong element."""
+    used = 0.0
+    for piece in pieces(output.shape):
+        if bool(_compared(output, reference, estimate, piece)[0].any()):
+            return None
+        used = max(used, _used(output[piece], _part(estimate, piece)))
+    return used
 
 
 def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tensor]:
     """The accepted answer with the fewest wrong elements, these elements, and the ratios of :func:`compare`."""
     best: tuple[int, Estimate, Tensor, Tensor] | None = None
     for estimate in (reference.estimate, *reference.alternatives):
-        wrong, ratio = compare(output, estimate, reference.also)
-        if reference.unknown is not None:
-            wrong = wrong & ~reference.unknown
+        wrong, ratio = torch.empty(output.shape, dtype=torch.bool), torch.empty(output.shape, dtype=torch.float64)
+        for piece in pieces(output.shape):
+            wrong[piece], ratio[piece] = _compared(output, reference, estimate, piece)
         count = int(wrong.sum())
         if best is None or count < best[0]:
             best = (count, estimate, wrong, ratio)
@@ -96,6 +114,20 @@ def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tens
             break
     assert best is not None
     return best[1:]
+
+
+Piece = tuple[int | slice, ...]
+
+
+def _part(estimate: Estimate, piece: Piece) -> Estimate:
+    return Estimate(estimate.value[piece], None if estimate.error is None else estimate.error[piece], estimate.unit)
+
+
+def _compared(output: Tensor, reference: Expected, estimate: Estimate, piece: Piece) -> tuple[Tensor, Tensor]:
+    """:func:`compare` of a piece; what nothing can be said of is not wrong."""
+    also = None if reference.also is None else reference.also[piece]
+    wrong, ratio = compare(output[piece], _part(estimate, piece), also)
+    return wrong if reference.unknown is None else wrong & ~reference.unknown[piece], ratio
 
 
 def compare(output: Tensor, estimate: Estimate, also: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ product this comes to the bound of :func:`gpucheck.verify.bounds.product`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from gpucheck.verify import bounds
+from gpucheck.verify.normal_numbers import Normal
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 Arguments = Sequence[Any]
@@ -64,16 +65,17 @@ def rule_of(func: Any) -> Rule | None:
 
 
 class Wide(TorchDispatchMode):
-    """Inside, torch code computes in float64, whatever floating dtype it names; with a generator, with noise."""
+    """Inside, torch code computes in float64, whatever floating dtype it names; with a source of noise, with that."""
 
-    def __init__(self, dtype: torch.dtype, generator: torch.Generator | None = None) -> None:
+    def __init__(self, dtype: torch.dtype, noise: Normal | None = None) -> None:
         """Args:
         dtype: that the code would compute in by itself; each operation may round its result to it.
-        generator: of the noise; None for none.
+        noise: where its numbers come from; None for none.
         """
         super().__init__()
         self.longest = 1  # terms of the longest sum so far
-        self._generator = generator
+        self.written: set[int] = set()  # addresses of the memory that operations wrote to beside that of their results
+        self._noise = noise
         self._rounding = bounds.rounding_deviation(dtype)
 
     @classmethod
@@ -85,8 +87,10 @@ class Wide(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         narrow = [value for value in kwargs.values() if value in NARROW]
         kwargs = {key: torch.float64 if value in NARROW else value for key, value in kwargs.items()}
+        if func._schema.is_mutable:
+            self.written |= _written(func, args, kwargs)
         args = tree_map_only(Tensor, _widened, args)
-        if self._generator is None:
+        if self._noise is None:
             return tree_map_only(Tensor, _widened, func(*args, **kwargs))
         rule = rule_of(func)
         if rule is None:
@@ -108,22 +112,32 @@ class Wide(TorchDispatchMode):
             deviation = max(function, summing if number == rule.operand else 0.0)
             own = number == 0 and func._schema.is_mutable
             if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
-                given[number] = argument * (1 + self._draw(argument, deviation))
+                given[number] = self._draw(argument, 1, deviation).mul_(argument)
         result = func(*given, **kwargs)
         first = True
         for output in [result] if isinstance(result, Tensor) else result:
             if isinstance(output, Tensor) and output.is_floating_point():
                 self._disturb(output, max(self._rounding, function, summing))
                 if first and offset is not None:
-                    output.add_(offset * self._draw(output, max(function, summing)))
+                    output.add_(self._draw(output, 0, max(function, summing)).mul_(offset))
                 first = False
         return result
 
     def _disturb(self, tensor: Tensor, deviation: float) -> None:
-        tensor.mul_(1 + self._draw(tensor, deviation))
+        tensor.mul_(self._draw(tensor, 1, deviation))
 
-    def _draw(self, like: Tensor, deviation: float) -> Tensor:
-        return torch.randn(like.shape, generator=self._generator, dtype=torch.float64).mul_(deviation)
+    def _draw(self, like: Tensor, mean: float, deviation: float) -> Tensor:
+        assert self._noise is not None
+        return self._noise.draw(like.shape, mean, deviation)
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[int]:
+    """The addresses of the memory of those arguments that an operation writes to."""
+    named = {argument.name: argument for argument in func._schema.arguments}
+    given = {**dict(zip(named, args, strict=False)), **kwargs}
+    written = [value for name, value in given.items() if (alias := named[name].alias_info) and alias.is_write]
+    flat = (part for value in written for part in (value if isinstance(value, (list, tuple)) else [value]))
+    return {part.untyped_storage().data_ptr() for part in flat if isinstance(part, Tensor)}
 
 
 def _widened(tensor: Tensor) -> Tensor:

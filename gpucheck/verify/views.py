@@ -5,7 +5,8 @@ A view is part of what a kernel is given: one that takes its rows for neighbours
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +38,21 @@ def is_dense(tensor: Tensor) -> bool:
 def once(tensor: Tensor) -> Tensor:
     """A view of the first place along each axis of stride 0: torch writes to no view whose elements share memory."""
     return tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())]
+
+
+PIECE = 1 << 15  # elements, of which a dozen tensors fit into a core's cache
+
+
+def pieces(size: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
+    """Indices of the parts of a tensor, which need no copies: whatever is computed one by one stays in the cache."""
+    below = math.prod(size[1:])
+    if not size or not size[0] * below:
+        yield from [] if 0 in size else [()]
+    elif below <= PIECE:
+        step = PIECE // below
+        yield from ((slice(first, first + step),) for first in range(0, size[0], step))
+    else:
+        yield from ((row, *rest) for row in range(size[0]) for rest in pieces(size[1:]))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

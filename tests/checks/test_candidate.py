@@ -11,7 +11,8 @@ from torch import nn
 
 from gpucheck.checks.base import Allowed
 from gpucheck.checks.candidate import Candidate
-from gpucheck.checks.torch_model import Reference, draw, draw_inputs, side_effects
+from gpucheck.checks.torch_model import draw, draw_inputs, side_effects
+from gpucheck.checks.torch_reference import Reference
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.tools.compile.compile_process import CompileRuntime
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class CaseFiles:
         """The references of a case, made if they are not there yet; of a candidate's case ask when it has answered."""
         if isinstance(checks.load(case.check), CandidateCheck):
             if key not in self._of_candidates:
-                self._of_candidates[key] = self._reference(key, case)
+                with all_processors(self.local_ranks):
+                    self._of_candidates[key] = self._reference(key, case)
             return self._of_candidates[key]
         return _unpack(torch.load(self._reference_file(key, case), mmap=True, weights_only=True))
 
@@ -164,6 +166,17 @@ class CaseFiles:
                 partial.write_text(made) if isinstance(made, str) else torch.save(made, partial)
                 partial.rename(path)
         return True
+
+
+@contextmanager
+def all_processors(local_ranks: int) -> Iterator[None]:
+    """Inside, torch computes with this rank's share of the processors: references of whole problems are large."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def wait_for_room(files: CaseFiles, limit: int, stopped: Callable[[], bool]) -> None:

@@ -21,7 +21,7 @@ from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
 from gpucheck.worker.protocol import Reply, outputs_file
 from gpucheck.worker.supervisor.attempt import Attempt, Doubt, Examined, remove_outputs, words
-from gpucheck.worker.supervisor.case_files import CaseFiles
+from gpucheck.worker.supervisor.case_files import CaseFiles, all_processors
 from gpucheck.worker.supervisor.violations import observed_violations
 
 AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data
@@ -136,7 +136,8 @@ def _held_against_reference(
         failed = examined.failed
         return replace(failed, launches=record.launches, stream=record.stream, device=record.device)
     if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
-        violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
+        with all_processors(files.local_ranks):
+            violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
     conditions = attempt.step.conditions
     often = conditions.repeat > 1 or conditions.concurrency > 1

@@ -1,0 +1,257 @@
+"""The right outputs of a problem's torch code and their bounds, made on the CPU.
+
+Beside a call as it stands, ``Model`` is called in float64 without and, to derive a bound, SAMPLES times with errors
+drawn at random. Those calls cost most: of large problems they are made for a part of the rows or columns at a time,
+where that is shown to give the same values, so that what is between two operations fits into a cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gpucheck.checks.torch_model import build, draw_inputs, named, problems_own, process_lock, unpack, weights
+from gpucheck.model.errors import UsageError
+from gpucheck.verify import bounds
+from gpucheck.verify.expected import Expected
+from gpucheck.verify.judge import accepted, judge
+from gpucheck.verify.noise_model import NARROW, UnknownOperation, Wide
+from gpucheck.verify.normal_numbers import Normal
+
+MANY = 1 << 20  # numbers in inputs and outputs from which noise is taken from a stock and calls are made in parts
+PART = 1 << 20  # of these numbers in a call for a part
+
+Tensors = dict[str, Tensor]
+
+
+class Inseparable(Exception):
+    """Calls for parts of the inputs do not give the parts of the outputs."""
+
+
+class Reference:
+    """``Model`` on the CPU, in float64 whatever dtype it names itself."""
+
+    def __init__(self, module: ModuleType, inputs: Mapping[str, Tensor], seed: int) -> None:
+        self._inputs, self._others = inputs, draw_inputs(module, seed ^ 1)
+        self._model = build(module, inputs, seed)
+        self._model.load_state_dict(weights(inputs))
+        parts = [value.dtype for value in inputs.values() if value.is_floating_point()]
+        self._dtype = next((dtype for dtype in reversed(NARROW) if dtype in parts), torch.float32)
+        self._seed = seed
+        self._wide_weights: dict[int, Tensor] = {}  # by id of a parameter
+        self._writes_to_weights = False
+
+    def expected(self, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected]:
+        """The right outputs.
+
+        Args:
+            tolerance: as stated in the problem; None derives the bound.
+            bound: where the bound comes from, in words.
+
+        Raises:
+            UsageError: no bound can be had that tells right from wrong.
+        """
+        with process_lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            with problems_own("Model"):
+                own = named(self._fresh(self._inputs, wide=False)())
+            values = self._wide(self._inputs)
+            others = {name: value.to(own[name].dtype) for name, value in self._wide(self._others).items()}
+            if any(bool(value.isnan().any()) for value in values.values()):
+                raise UsageError("Model gives NaN: such outputs cannot be judged")
+            if tolerance is None:
+                estimates, longest = self._derived(values)
+                bound += f" ({bounds.SAMPLES} runs, {bounds.WIDTH} deviations, longest sum {longest})"
+            else:
+                estimates = {
+                    name: bounds.stated(
+                        value, absolute=tolerance.get("absolute", 0.0), relative=tolerance.get("relative", 0.0)
+                    )
+                    for name, value in values.items()
+                }
+            self._wide_weights.clear()
+        expected = {
+            name: Expected(estimate, own[name].dtype, basis=_exactly(bound, estimate))
+            for name, estimate in estimates.items()
+        }
+        _require_that_it_tells(expected, own, others)
+        return expected
+
+    def _derived(self, values: Tensors) -> tuple[dict[str, bounds.Estimate], int]:
+        """The estimates, and the terms of the longest sum."""
+        generator = torch.Generator().manual_seed(self._seed)
+        try:
+            squares, longest = self._squares(values, generator)
+        except UnknownOperation as error:
+            raise UsageError(
+                f"no bound can be derived: Model calls {error}, whose errors are not known; state tolerance = "
+                '{"absolute": ..., "relative": ...} in the problem'
+            ) from None
+        return {name: bounds.sampled(value, squares[name]) for name, value in values.items()}, longest
+
+    def _squares(self, values: Tensors, generator: torch.Generator) -> tuple[Tensors, int]:
+        """Of the differences that errors drawn at random make, and the terms of the longest sum."""
+        given = {name: value for name, value in self._inputs.items() if name.startswith("input")}
+        size = sum(value.numel() for value in (*given.values(), *values.values()))
+        if size <= MANY:
+            return self._noisy(values, self._inputs, Normal(generator))
+        for axis, names in _divisions(given, values):
+            with suppress(Inseparable):
+                return self._in_parts(values, generator, axis, names, size)
+        return self._noisy(values, self._inputs, Normal(generator, stocked=True))
+
+    def _in_parts(
+        self, values: Tensors, generator: torch.Generator, axis: int, names: Collection[str], size: int
+    ) -> tuple[Tensors, int]:
+        """As :meth:`_squares`, of parts along an axis of the outputs and of the inputs ``names``, each in a thread.
+
+        Raises:
+            Inseparable: a part has other values by itself than in the whole.
+        """
+        squares = {name: torch.zeros_like(value) for name, value in values.items()}
+        extent = next(iter(values.values())).shape[axis]
+        step = max(1, extent * PART // size)
+        begins = range(0, extent, step)
+        seeds = torch.randint(2**62, (len(begins),), generator=generator).tolist()
+        threads = torch.get_num_threads()
+
+        def part(begin: int, seed: int) -> int:
+            def cut(whole: Mapping[str, Tensor], cut_ones: Collection[str]) -> Tensors:
+                count = min(step, extent - begin)
+                return {k: v.narrow(axis, begin, count) if k in cut_ones else v for k, v in whole.items()}
+
+            noise = Normal(torch.Generator().manual_seed(seed), stocked=True)
+            with torch.no_grad():
+                return self._part(cut(values, values), cut(self._inputs, names), cut(squares, squares), noise)
+
+        try:
+            with ThreadPoolExecutor(threads, "reference", torch.set_num_threads, (1,)) as pool:
+                longest = max(_all_or_first_error(pool, part, begins, seeds))
+        finally:
+            torch.set_num_threads(threads)  # a thread that begins has as many as were set last
+        return squares, longest
+
+    def _part(self, values: Tensors, inputs: Mapping[str, Tensor], squares: Tensors, noise: Normal) -> int:
+        """Adds to the squares of a part, which has these values in the whole; gives the terms of the longest sum."""
+        if self._writes_to_weights:
+            raise Inseparable  # which parts share
+        try:
+            alone = self._wide(inputs)
+        except UsageError as error:
+            raise Inseparable from error
+        if any(name not in alone or alone[name].shape != value.shape for name, value in values.items()):
+            raise Inseparable
+        longest = self._add_squares(squares, values, inputs, noise)
+        if any(bounds.differs(value, alone[name], squares[name]) for name, value in values.items()):
+            raise Inseparable
+        return longest
+
+    def _noisy(self, values: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> tuple[Tensors, int]:
+        squares = {name: torch.zeros_like(value) for name, value in values.items()}
+        return squares, self._add_squares(squares, values, inputs, noise)
+
+    def _add_squares(self, squares: Tensors, values: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> int:
+        longest = 1
+        for _ in range(bounds.SAMPLES):
+            mode, result = self._call(inputs, noise)
+            longest = max(longest, mode.longest)
+            for name, value in result.items():
+                bounds.add_square(squares[name], values[name], value)
+        return longest
+
+    def _wide(self, inputs: Mapping[str, Tensor]) -> Tensors:
+        return {name: value.double() for name, value in self._call(inputs, None)[1].items()}
+
+    def _call(self, inputs: Mapping[str, Tensor], noise: Normal | None) -> tuple[Wide, Tensors]:
+        call = self._fresh(inputs, wide=True)
+        shared = [(weight, weight.data_ptr()) for weight in self._wide_weights.values()]
+        with Wide(self._dtype, noise) as mode:
+            result = named(call())
+        if any(place in mode.written or place != weight.data_ptr() for weight, place in shared):
+            self._writes_to_weights = True
+        return mode, result
+
+    def _fresh(self, inputs: Mapping[str, Tensor], *, wide: bool) -> Callable[[], Any]:
+        """A call of a fresh copy of the model with copies of its inputs, made now: that draws no roundings.
+
+        Copies share the memory of their float64 weights unless a call writes to them.
+        """
+        values = unpack("input", inputs)
+        if wide:
+            if self._writes_to_weights or not self._wide_weights:
+                self._wide_weights = {id(weight): _wide_weight(weight) for weight in self._model.parameters()}
+            model = copy.deepcopy(self._model, dict(self._wide_weights)).double()
+            values = [_widened(value) if isinstance(value, Tensor) else value for value in values]
+        else:
+            model = copy.deepcopy(self._model)
+            values = [value.clone() if isinstance(value, Tensor) else value for value in values]
+
+        def call() -> Any:
+            with problems_own("Model"):
+                return model(*values)
+
+        return call
+
+
+def _wide_weight(weight: torch.nn.Parameter) -> torch.nn.Parameter:
+    return torch.nn.Parameter(_widened(weight), weight.requires_grad)
+
+
+def _widened(value: Tensor) -> Tensor:
+    """A copy, in float64 of what is floating."""
+    return value.detach().to(torch.float64 if value.is_floating_point() else value.dtype, copy=True)
+
+
+def _all_or_first_error(pool: ThreadPoolExecutor, part: Callable[..., int], *arguments: Iterable[Any]) -> list[int]:
+    """What the parts give; after an error no further one begins."""
+    futures = [pool.submit(part, *each) for each in zip(*arguments, strict=True)]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _divisions(inputs: Mapping[str, Tensor], outputs: Tensors) -> Iterator[tuple[int, list[str]]]:
+    """Axes along which all outputs and some inputs are of one extent, and those inputs: together, then each alone."""
+    for axis in range(2):
+        extents = {value.shape[axis] if value.ndim > axis else 1 for value in outputs.values()}
+        (extent,) = extents if len(extents) == 1 else (1,)
+        fitting = [name for name, value in inputs.items() if value.ndim > axis and value.shape[axis] == extent]
+        if extent > 1 and fitting:
+            yield axis, fitting
+            yield from ((axis, [name]) for name in fitting if len(fitting) > 1)
+
+
+def _exactly(bound: str, estimate: bounds.Estimate) -> str:
+    return bound if estimate.error is not None else "derived from Model, which makes no rounding error: none allowed"
+
+
+def _require_that_it_tells(expected: dict[str, Expected], own: Tensors, others: Tensors) -> None:
+    """Raises UsageError where the bounds refuse Model itself, or accept the answer to other inputs.
+
+    own, others: of the dtypes of the outputs.
+    """
+    for name, item in expected.items():
+        if item.dtype.is_floating_point and item.dtype not in NARROW:
+            raise UsageError(f"{name} of Model is {item.dtype}: bounds are known for fp32, bf16 and fp16")
+    refused = judge(own, expected, {}).mismatches
+    if refused:
+        raise UsageError(
+            f"the bound refuses Model itself, computed in its own dtype on the CPU: {refused[0].output} is off by "
+            f"{abs((refused[0].got or 0.0) - refused[0].expected):.3g}, allowed {refused[0].bound:.3g}; state another "
+            "tolerance in the problem"
+        )
+    alike = all(others[name].shape == own[name].shape for name in own)
+    if alike and all(accepted(others[name], item) is not None for name, item in expected.items()):
+        raise UsageError(
+            "the bound accepts the answer to other inputs, so it cannot tell a right candidate from one that ignores "
+            "them: get_inputs must draw at random, and a stated tolerance must be small against the outputs"
+        )

@@ -1,0 +1,47 @@
+"""Normal numbers for noise: each drawn by itself, or, where billions are needed, taken from a stock of them.
+
+A number of the generator takes as long as a hundred multiplications. From a stock, a tensor is filled window by window,
+each from a place and with a sign drawn at random. The numbers within a window are independent, two windows are so
+unless they overlap, and two tensors hold the same numbers at an element once in millions: what is measured element by
+element over a few tensors, or over sums of their elements, is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+STOCK = 1 << 22  # numbers, 32 MiB of float64 for a process
+WINDOW = 1 << 14  # numbers that are neighbours in the stock too; a tensor takes two of them from one place rarely
+
+
+class Normal:
+    """A source of float64 numbers."""
+
+    def __init__(self, generator: torch.Generator, *, stocked: bool = False) -> None:
+        """``stocked``: takes them from the stock, at places of the generator's choice."""
+        self._generator = generator
+        self._stocked = stocked
+
+    def draw(self, shape: Sequence[int], mean: float, deviation: float) -> Tensor:
+        """Numbers of a mean and a standard deviation."""
+        if not self._stocked:
+            drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64)
+            return drawn.mul_(deviation).add_(mean)
+        drawn, middle = torch.empty(shape, dtype=torch.float64), torch.tensor(mean, dtype=torch.float64)
+        parts = drawn.view(-1).split(WINDOW)
+        chosen = torch.randint(2 * (STOCK - WINDOW), (len(parts),), generator=self._generator).tolist()
+        stock = _stock()
+        for part, number in zip(parts, chosen, strict=True):
+            place, sign = divmod(number, 2)
+            window = stock.narrow(0, place, part.numel())
+            torch.add(middle, window, alpha=deviation if sign else -deviation, out=part)
+        return drawn
+
+
+@cache
+def _stock() -> Tensor:
+    return torch.randn(STOCK, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -1,0 +1,171 @@
+"""References of large problems: made in parts, with the bounds that they have as a whole, and few passes over data."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gpucheck.checks import torch_reference
+from gpucheck.checks.torch_model import draw
+from gpucheck.checks.torch_reference import Inseparable, Reference
+from gpucheck.verify import bounds, judge
+from gpucheck.verify.expected import Expected
+from gpucheck.verify.views import PIECE
+
+EXTENT = 70  # of both axes, so that they are told apart by what depends on them alone
+
+
+class Stub(nn.Module):
+    """What ``forward`` does is handed in, the arguments are a square matrix or two."""
+
+    compute: Any = None
+    seen: list[int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(EXTENT, EXTENT))
+
+    def forward(self, *inputs: Any) -> Any:
+        self.seen.append(inputs[0].numel())
+        return type(self).compute(self, *inputs)
+
+
+def module_of(compute: Any, *, inputs: int = 1, extent: int = EXTENT) -> tuple[Any, list[int]]:
+    """A problem, and a list of how many numbers each call of its model is given."""
+    seen: list[int] = []
+    model = type("Model", (Stub,), {"compute": staticmethod(compute), "seen": seen})
+    given = lambda: [torch.randn(extent, extent) for _ in range(inputs)]  # noqa: E731
+    return SimpleNamespace(Model=model, get_inputs=given, get_init_inputs=list), seen
+
+
+def reference(module: Any) -> dict[str, Expected]:
+    return Reference(module, draw(module, 5), 5).expected(None, "derived")
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lets small problems count as large ones; the names of inputs that were cut, once a way that worked."""
+    worked: list[str] = []
+    original = Reference._in_parts
+
+    def noted(self: Any, values: Any, generator: Any, axis: int, names: Any, size: int) -> Any:
+        found = original(self, values, generator, axis, names, size)
+        worked.append(f"axis {axis} of {', '.join(names)}")
+        return found
+
+    monkeypatch.setattr(Reference, "_in_parts", noted)
+    monkeypatch.setattr(torch_reference, "MANY", 1000)
+    monkeypatch.setattr(torch_reference, "PART", 1500)
+    return worked
+
+
+def in_place(self: Any, x: Any) -> Any:
+    self.weight.mul_(2)
+    return x @ self.weight
+
+
+@pytest.mark.parametrize(
+    ("compute", "inputs", "way"),
+    [
+        (lambda self, x: 2.0 * x + 1.0, 1, "axis 0 of input0"),
+        (lambda self, x, y: F.gelu(x * y) - y.tanh(), 2, "axis 0 of input0, input1"),
+        (lambda self, x, y: x @ y, 2, "axis 0 of input0"),
+        (lambda self, x, y: x.T @ y, 2, "axis 1 of input1"),
+        (lambda self, x: F.layer_norm(x @ self.weight, (EXTENT,)), 1, "axis 0 of input0"),
+        (lambda self, x: torch.softmax(x, 0), 1, "axis 1 of input0"),
+        (lambda self, x: (x.sum(1), x * 3), 1, "axis 0 of input0"),
+        (lambda self, x: x.masked_fill(x > 1, -torch.inf) / 3, 1, "axis 0 of input0"),
+        (lambda self, x: x.relu_() * 3, 1, "axis 0 of input0"),
+        (lambda self, x: F.mse_loss(x, self.weight), 1, None),
+        (lambda self, x: torch.softmax(x, 0).cumsum(1), 1, None),
+        (lambda self, x: x.flip(0, 1) / 3, 1, None),
+        (lambda self, x: x / 3 + torch.arange(EXTENT) + torch.arange(EXTENT)[:, None], 1, None),
+        (in_place, 1, None),
+    ],
+)
+def test_a_large_problem_has_the_bounds_that_it_has_as_a_whole(
+    compute: Any, inputs: int, way: str | None, in_parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noise is another one, so errors agree as two samples of it do: closely in the mean."""
+    module, seen = module_of(compute, inputs=inputs)
+    parts = reference(module)
+    assert in_parts == ([way] if way else [])
+    monkeypatch.setattr(torch_reference, "MANY", 1 << 20)
+    whole = reference(module)
+    assert in_parts == ([way] if way else []) and seen
+    for name, item in whole.items():
+        assert torch.equal(item.estimate.value, parts[name].estimate.value)
+        error, other = item.estimate.error, parts[name].estimate.error
+        assert error is not None and other is not None and bool((other > 0).all())
+        few = 0.5 if error.numel() < 100 else 0.08
+        assert float((other.square().mean() / error.square().mean()).sqrt()) == pytest.approx(1, rel=few)
+
+
+def test_a_part_that_has_other_values_by_itself_is_never_taken(in_parts: list[str]) -> None:
+    module, _ = module_of(lambda self, x: x / 3 + x.mean() * 1e-6)
+    made = Reference(module, draw(module, 5), 5)
+    with torch.no_grad(), pytest.raises(Inseparable):
+        made._in_parts(made._wide(made._inputs), torch.Generator(), 0, ["input0"], 2 * EXTENT * EXTENT)
+    assert in_parts == []
+
+
+def test_numbers_from_the_stock_are_as_normal_and_independent_as_drawn_ones() -> None:
+    from gpucheck.verify.normal_numbers import WINDOW, Normal
+
+    source = Normal(torch.Generator().manual_seed(2), stocked=True)
+    runs = torch.stack([source.draw((8, WINDOW), 0, 2.0) for _ in range(bounds.SAMPLES)])
+    assert float(runs.mean()) == pytest.approx(0, abs=0.02) and float(runs.std()) == pytest.approx(2, rel=0.01)
+    assert float(runs.abs().gt(6).double().mean()) == pytest.approx(0.0027, rel=0.1)
+    tensors = runs.flatten(1)
+    assert float((tensors @ tensors.T / tensors.shape[1] - 4 * torch.eye(len(tensors))).abs().max()) < 0.1
+    sums = runs.sum(-1).flatten() / WINDOW**0.5  # of elements of equal weight, one a window
+    assert float(sums.square().mean().sqrt()) == pytest.approx(2, rel=0.25)
+
+
+def test_a_large_reference_takes_twenty_passes_over_the_data_and_draws_no_number_for_an_element(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One as it is, two in float64 for two inputs, one part by part to see that parts do, and one a run with noise."""
+    extent = 1100
+    module, seen = module_of(lambda self, x: 2.0 * x + 1.0, extent=extent)
+    inputs, drawn, original = draw(module, 5), [0], torch.randn
+
+    def counted(*size: Any, **options: Any) -> Any:
+        made = original(*size, **options)
+        drawn[0] += made.numel() * (options.get("dtype") is torch.float64)
+        return made
+
+    reference(module)  # fills the stock
+    monkeypatch.setattr(torch, "randn", counted)
+    made = Reference(module, inputs, 5)
+    seen.clear()
+    made.expected(None, "derived")
+    size = extent * extent
+    assert sum(seen) == size * (4 + bounds.SAMPLES) and drawn == [0]
+    assert seen[:3] == [size] * 3 and max(seen[3:]) <= torch_reference.PART // 2
+
+
+def test_a_right_output_is_gone_through_once_and_a_wrong_one_is_noticed_at_its_first_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared, original = [0], judge.compare
+
+    def counted(output: Any, *others: Any) -> Any:
+        compared[0] += output.numel()
+        assert output.numel() <= PIECE
+        return original(output, *others)
+
+    monkeypatch.setattr(judge, "compare", counted)
+    value = torch.randn(130, 1000, dtype=torch.float64)
+    expected = Expected(bounds.Estimate(value, value.abs() * 1e-6), torch.float32)
+    right = value.float()
+    assert judge.accepted(right, expected) is not None and compared == [value.numel()]
+    compared[0] = 0
+    right[0, 5] += 1
+    assert judge.accepted(right, expected) is None and compared[0] <= PIECE
+    assert [found.wrong for found in judge.judge({"out": right}, {"out": expected}, {}).mismatches] == [1]
