@@ -1,4 +1,4 @@
-"""``gpucheck explain``: what a cause means, how it shows, how to confirm and fix it; needs no torch."""
+"""``gpucheck explain``: what a cause or a known fault means, how it shows, what to do about it; needs no torch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ WIDTH = 100
 
 def explain(
     cause: Annotated[
-        list[str] | None, typer.Argument(help="A finding's cause or title; without one, all causes are listed.")
+        list[str] | None,
+        typer.Argument(help="A cause, title or known fault of a finding; without one, all are listed."),
     ] = None,
 ) -> None:
-    """Explain a cause that a finding names."""
+    """Explain a cause or a known fault that a finding names."""
     from gpucheck.diagnose.causes import CAUSES, described
     from gpucheck.diagnose.error_pattern import PATTERNS
+    from gpucheck.diagnose.known_faults import known_faults, page
 
     if not cause:
-        for name, known in CAUSES.items():
-            typer.echo(f"{name}\n{_indented(known.means.partition('. ')[0].rstrip('.') + '.', '  ')}")
+        for title, known in CAUSES.items():
+            typer.echo(f"{title}\n{_indented(known.means.partition('. ')[0].rstrip('.') + '.', '  ')}")
         typer.echo(f"what is wrong with an output\n{_indented(', '.join(PATTERNS), '  ')}")
+        typer.echo("known faults of public software")
+        for each in known_faults():
+            typer.echo(_indented(each.title, f"  {each.id}  "))
         return
     name = " ".join(cause)
-    found = described(name)
+    found = {title: about.parts for title, about in described(name).items()}
+    if fault := page(name):
+        found = {f"{fault.id}: {fault.title}": fault.parts}
     if not found:
-        raise UsageError(f"unknown cause {name!r}; known: {', '.join([*CAUSES, *PATTERNS])}")
-    for title, page in found.items():
-        typer.echo(title)
-        for part, text in page.parts.items():
+        titles = [*CAUSES, *PATTERNS, *(each.id for each in known_faults())]
+        raise UsageError(f"unknown cause {name!r}; known: {', '.join(titles)}")
+    for title, parts in found.items():
+        typer.echo(_indented(title, ""))
+        for part, text in parts.items():
             typer.echo(_indented(text, f"  {part:<8} "))
 
 

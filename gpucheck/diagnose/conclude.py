@@ -55,7 +55,7 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    told = [_with_driver(run, finding) for finding in findings]
+    told = _with_known(run, [_with_driver(run, finding) for finding in findings])
     notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
     return Conclusion(verdict, told, [*accepted.notes, *notes], expected, accepted.keys)
 
@@ -211,6 +211,15 @@ def _with_driver(run: Run, finding: Finding) -> Finding:
     """A failure with the driver messages about the GPUs of its ranks, or about memory that ran out."""
     lines = [item["text"] for item in run.driver if finding.fails and _about(item, finding)]
     return replace(finding, driver=lines) if lines else finding
+
+
+def _with_known(run: Run, findings: list[Finding]) -> list[Finding]:
+    """The findings, with the known faults that they are; a run without findings does not read the table of these."""
+    if not findings:
+        return []
+    from gpucheck.diagnose.known_match import with_known
+
+    return [with_known(run, finding) for finding in findings]
 
 
 def _about(item: dict[str, Any], finding: Finding) -> bool:

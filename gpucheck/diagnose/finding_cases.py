@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from gpucheck.diagnose.chance import rate_words
 from gpucheck.diagnose.wording import lines_of, rank_list
@@ -23,9 +23,18 @@ def replay_command(run: Run, step: int, rank: int) -> str:
     return shlex.join(["gpucheck", "replay", str(run.folder), case, "--rank", str(rank)])
 
 
-def run_command(run: Run, step: int) -> str:
-    """The command that runs one case of this run again, on the same ranks, inputs, library and placement."""
+def run_command(run: Run, step: int, options: Sequence[str] = ()) -> str:
+    """The command that runs one case of this run again, on the same ranks, inputs, library and placement.
+
+    Args:
+        options: names and values in turn, which take the place of the run's own.
+    """
     planned, command = run.plan.steps[step], list(run.plan.command)
+    given = options[::2]
+    for name in (*given, *(["--patch"] * ("--library" in given))):  # a patch fits its own library alone
+        while name in command:
+            del command[command.index(name) : command.index(name) + 2]
+    command += options
     if command[2:] and command[2].startswith("--"):  # no scenario that could name the other candidates
         for source in run.plan.check_sources:
             if planned.case.check not in source.checks:

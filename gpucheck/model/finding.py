@@ -30,6 +30,28 @@ class Acceptance:
 
 
 @dataclass(frozen=True)
+class ProofCommand:
+    """A command that shows on this machine what cures a known fault."""
+
+    shows: str  # in words
+    command: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """A fault of public software that cases of a finding are; it changes neither the verdict nor the exit code."""
+
+    id: str  # what `gpucheck explain` takes
+    title: str
+    alike: bool  # upstream has a fault of this kind, which need not be the same
+    cases: list[str]  # those of the finding that fit
+    upstream: list[str]  # "owner/name#number", or where it was published
+    good: list[str]  # first releases without it
+    workaround: str
+    proofs: list[ProofCommand]
+
+
+@dataclass(frozen=True)
 class Finding:
     """Failures that belong together: one row of the matrix, one kind, one set of ranks."""
 
@@ -44,6 +66,7 @@ class Finding:
     driver: list[str] = field(default_factory=list)  # messages of the kernel and the GPU driver during the run
     warns: bool = False  # worth a look, no influence on the verdict
     accepted: Acceptance | None = None  # why a failure warns; None: nobody accepted it
+    known: list[Known] = field(default_factory=list)  # known faults that its cases are
 
     def __post_init__(self) -> None:
         assert not (self.fails and self.warns), "a warning has no influence on the verdict"

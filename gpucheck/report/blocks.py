@@ -175,6 +175,25 @@ def heading(finding: Finding) -> str:
     return word + finding.title
 
 
+def known_lines(finding: Finding) -> list[Piece]:
+    """What is known of the faults that a finding is, each line with its label."""
+    lines: list[Piece] = []
+    for known in finding.known:
+        fitting, count = len(known.cases), len(finding.cases)
+        which = f"{fitting} of {count} cases" if fitting < count else f"all {count} cases" if count > 1 else ""
+        if known.alike:
+            words = f"{known.id}: of the kind of {', '.join(known.upstream)}: {known.title}"
+            lines.append((words + (f" ({which})" if which else ""), "known"))
+        else:
+            about = ", ".join(filter(None, [which, *known.upstream]))
+            lines.append((f"{known.id}: {known.title}" + (f" ({about})" if about else ""), "known"))
+            lines += [("; ".join(known.good), "good")] if known.good else []
+            lines.append((known.workaround, "instead"))
+        lines += [(f"{proof.shows}: {proof.command}", "prove") for proof in known.proofs]
+        lines.append((f"gpucheck explain {known.id}", "about"))
+    return lines
+
+
 def counted(count: int, word: str) -> str:
     """``1 case``, ``2 cases``."""
     return f"{count} {word}{'s' * (count != 1)}"

@@ -4,6 +4,7 @@ import pytest
 
 from gpucheck.diagnose.causes import CAUSES
 from gpucheck.diagnose.error_pattern import PATTERNS
+from gpucheck.diagnose.known_faults import known_faults, page
 from tests.cli.conftest import Command
 
 
@@ -25,8 +26,20 @@ def test_a_cause_is_found_without_quotes_and_in_any_case(gpucheck: Command) -> N
 def test_without_a_cause_all_are_listed(gpucheck: Command) -> None:
     answer = gpucheck("explain")
     titles = [line for line in answer.out.splitlines() if not line.startswith(" ")]
-    assert answer.code == 0 and titles == [*CAUSES, "what is wrong with an output"]
-    assert "wrong expert" in answer.out
+    assert answer.code == 0
+    assert titles == [*CAUSES, "what is wrong with an output", "known faults of public software"]
+    assert "wrong expert" in answer.out and all(f"\n  {fault.id}  " in answer.out for fault in known_faults())
+
+
+@pytest.mark.parametrize("fault", [fault.id for fault in known_faults()])
+def test_every_known_fault_is_explained_in_full(gpucheck: Command, fault: str) -> None:
+    answer = gpucheck("explain", fault.upper())
+    known = page(fault)
+    assert answer.code == 0 and known and answer.out.startswith(f"{fault}: ")
+    words = answer.out.split()
+    for part, text in known.parts.items():
+        assert [line for line in answer.out.splitlines() if line.startswith(f"  {part} ")]
+        assert not [word for word in text.split() if word not in words]
 
 
 def test_a_title_gives_the_pages_on_its_cause_and_on_what_is_wrong(gpucheck: Command) -> None:

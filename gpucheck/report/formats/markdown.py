@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from gpucheck.model.finding import Finding
-from gpucheck.report.blocks import Report, Sheet, Table, counted, heading
+from gpucheck.report.blocks import Report, Sheet, Table, counted, heading, known_lines
 from gpucheck.report.escape import one_line, visible
 from gpucheck.report.formats.text import SHOWN_CASES, facts, sheet
 
@@ -89,6 +89,9 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     for line in finding.driver:
         yield ""
         yield f"Driver: {_text(line)}"
+    for text, label in known_lines(finding):
+        yield ""
+        yield f"{label.capitalize()}: {_text(text)}"
     if finding.fix:
         yield ""
         yield f"Fix: {_text(finding.fix)}"

@@ -9,7 +9,7 @@ from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome
 from gpucheck.report import timings
-from gpucheck.report.blocks import Cell, Piece, Report, Sheet, Table, counted, heading
+from gpucheck.report.blocks import Cell, Piece, Report, Sheet, Table, counted, heading, known_lines
 from gpucheck.report.escape import visible
 
 MARKS = {
@@ -146,6 +146,7 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
     yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)
     yield from ([("   driver  ", "dim"), (line, "")] for line in finding.driver)
+    yield from ([(f"   {label:<7} ", "dim"), (text, "")] for text, label in known_lines(finding))
     if finding.fix:
         yield [("   fix     ", "dim"), (finding.fix, "")]
     if finding.cause:

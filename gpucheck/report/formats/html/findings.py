@@ -9,7 +9,7 @@ from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Mismatch, Record
-from gpucheck.report.blocks import Report, counted, heading
+from gpucheck.report.blocks import Report, counted, heading, known_lines
 from gpucheck.report.formats.html.figures import heat_figure
 from gpucheck.report.formats.html.markup import Html, joined, tag
 
@@ -67,6 +67,7 @@ def _finding(number: int, finding: Finding, records: Mapping[tuple[str, int], Re
         *([tag("p", tag("b", finding.accepted.words))] if finding.accepted else []),
         *(tag("p", tag("b", "Tried"), " ", line) for line in finding.evidence),
         *(tag("p", tag("b", "Driver"), " ", line) for line in finding.driver),
+        *(tag("p", tag("b", label.capitalize()), " ", text) for text, label in known_lines(finding)),
         *([tag("p", tag("b", "Fix"), " ", finding.fix)] if finding.fix else []),
         *parts[:SHOWN_CASES],
         *more,

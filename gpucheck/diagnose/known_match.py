@@ -1,0 +1,191 @@
+"""Which known faults the cases of a finding are, and with which commands that is proven here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from gpucheck.diagnose.error_pattern import error_pattern
+from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.known_faults import SIZE, Fingerprint, KnownFault, Proof, Scalar, known_faults
+from gpucheck.diagnose.version_range import in_range
+from gpucheck.model.finding import Finding, Known, ProofCommand
+from gpucheck.model.record import Outcome, Record
+from gpucheck.records.run_folder import Run
+
+COUNTS = {"expert": "experts", "batch": "batch"}
+"""Grouping of rows -> the parameter of a case that says how many groups there are."""
+
+
+def with_known(run: Run, finding: Finding) -> Finding:
+    """The finding, with the known faults that its cases fit; its verdict stays what it is."""
+    failed = _failed(run, finding)
+    if not failed:
+        return finding
+    known: list[Known] = []
+    for fault in sorted(known_faults(), key=lambda fault: fault.alike):
+        left = {label: records for label, records in failed.items() if not (fault.alike and _explained(known, label))}
+        labels = {label: records for label, records in left.items() if _is(run, finding, fault, records)}
+        if labels:
+            known.append(_told(run, fault, labels))
+    return replace(finding, known=known) if known else finding
+
+
+def _explained(known: list[Known], label: str) -> bool:
+    """Whether a case is a known fault already: then a likeness to others says nothing."""
+    return any(label in each.cases for each in known)
+
+
+def _failed(run: Run, finding: Finding) -> dict[str, list[Record]]:
+    """The failed records of each case of a finding, by its label."""
+    steps: dict[str, list[int]] = {}
+    for number, step in enumerate(run.plan.steps):
+        steps.setdefault(step.label, []).append(number)
+    found = {
+        each.case: [
+            record
+            for step in steps.get(each.case, [])
+            for rank in each.ranks
+            if (record := run.records[(step, rank)]).outcome.failed
+        ]
+        for each in finding.cases
+    }
+    return {label: records for label, records in found.items() if records}
+
+
+def _is(run: Run, finding: Finding, fault: KnownFault, records: list[Record]) -> bool:
+    """Whether a case is this fault on all its ranks; where its twin without the fault is wrong too, it is not."""
+    return all(
+        any(fits(run, finding.cause, record, fingerprint) for fingerprint in fault.fits)
+        and all(_twin_outcome(run, record, proof) is not Outcome.MISMATCH for proof in fault.proof)
+        for record in records
+    )
+
+
+def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
+    """Whether a failed record is what a fingerprint asks for."""
+    step = run.plan.steps[record.step]
+    params, conditions = step.case.params, step.conditions.to_json()
+    kinds = [violation.kind.value for violation in record.violations]
+    sizes = asked.shapes.fitting(params) if asked.shapes else []
+    return (
+        (not asked.causes or cause in asked.causes)
+        and (not asked.checks or step.case.check in asked.checks)
+        and (not asked.data or step.case.data in asked.data)
+        and _among(params, asked.params)
+        and _among(conditions, asked.conditions)
+        and (not asked.below or any(_less(params.get(name), bound) for name, bound in asked.below.items()))
+        and (not asked.shapes or bool(sizes))
+        and (
+            not asked.kernels or any(fnmatchcase(launch.kernel, k) for launch in record.launches for k in asked.kernels)
+        )
+        and (not asked.gpus or architectures(record) <= {*asked.gpus})
+        and (not asked.generations or run.plan.library.get("generation") in asked.generations)
+        and all(in_range(version_of(run, name), text) for name, text in asked.versions.items())
+        and all(
+            in_range(version, text) for name, text in asked.where_recorded.items() if (version := version_of(run, name))
+        )
+        and (not asked.outcomes or record.outcome.value in asked.outcomes)
+        and (not asked.patterns or error_pattern(record) in asked.patterns)
+        and (not asked.violations or any(kind in asked.violations for kind in kinds))
+        and not (asked.clean and kinds)
+        and _said([violation.detail for violation in record.violations], asked, sizes)
+        and (not asked.message or re.search(asked.message, record.message) is not None)
+        and all(_last_alone(record, name, params) for name in asked.groups)
+    )
+
+
+def architectures(record: Record) -> set[str]:
+    """The architectures that kernels of a record were launched on; those of its bounds where none is known."""
+    return {launch.arch for launch in record.launches if launch.arch} or {record.arithmetic}
+
+
+def version_of(run: Run, name: str) -> str:
+    """The version of software that a run stands on; "" where the run does not say."""
+    found = run.plan.environment.get("software", {}).get(name)
+    return str(found.get("version", "")) if isinstance(found, dict) else ""
+
+
+def _among(values: Mapping[str, object], asked: Mapping[str, tuple[Scalar, ...]]) -> bool:
+    return all(name in values and values[name] in allowed for name, allowed in asked.items())
+
+
+def _less(value: object, bound: int) -> bool:
+    return isinstance(value, int) and value < bound
+
+
+def _said(details: list[str], asked: Fingerprint, sizes: list[int]) -> bool:
+    """Whether one of the violations says what it must."""
+    block = asked.shapes.block if asked.shapes else 1
+    rounded = "|".join(str(-(-size // block) * block) for size in sizes)
+    wanted = asked.detail.replace(SIZE, f"(?:{rounded})")
+    return not wanted or any(re.search(wanted, detail) for detail in details)
+
+
+def _last_alone(record: Record, grouping: str, params: Mapping[str, Scalar]) -> bool:
+    """Whether no other group than the last has wrong rows of its own, where wrong rows are told by group at all."""
+    told = [each.exactly[grouping] for each in record.mismatches if grouping in each.exactly]
+    count = params.get(COUNTS.get(grouping, grouping))
+    return all(isinstance(count, int) and groups == [count - 1] for groups in told)
+
+
+def _told(run: Run, fault: KnownFault, labels: Mapping[str, list[Record]]) -> Known:
+    first = next(iter(labels.values()))[0]
+    proofs = (_proof(run, first, proof) for proof in fault.proof)
+    return Known(
+        id=fault.id,
+        title=fault.title,
+        alike=fault.alike,
+        cases=[*labels],
+        upstream=[*fault.upstream],
+        good=[*fault.good],
+        workaround=fault.workaround,
+        proofs=[proof for proof in proofs if proof],
+    )
+
+
+def _proof(run: Run, record: Record, proof: Proof) -> ProofCommand | None:
+    """The command of a proof for the case of a record; None where its twin is not planned."""
+    step, case = record.step, run.plan.steps[record.step].case
+    shows = proof.shows
+    if proof.twin:
+        twin = _twin(run, record, proof)
+        if twin is None:
+            return None
+        step = twin
+        if _twin_outcome(run, record, proof) is Outcome.PASS:
+            shows += ", as it is in this run"
+    if proof.bisect:
+        command = shlex.join(["gpucheck", "bisect", str(run.folder), "--case", case.id, *proof.bisect])
+    else:
+        command = run_command(run, step, proof.run)
+    lacking = [f"{name} {text}" for name, text in proof.needs.items() if not in_range(version_of(run, name), text)]
+    where = f" (in a Python with {' and '.join(lacking)})" if lacking else ""
+    return ProofCommand(shows + where, command)
+
+
+def _twin(run: Run, record: Record, proof: Proof) -> int | None:
+    """The step that differs from a record's by the parameters of a proof alone."""
+    own = run.plan.steps[record.step]
+    params = {**own.case.params, **proof.twin}
+    if params == own.case.params:
+        return None
+    return next(
+        (
+            number
+            for number, other in enumerate(run.plan.steps)
+            if other.case.check == own.case.check
+            and other.case.data == own.case.data
+            and other.case.params == params
+            and other.conditions == own.conditions
+        ),
+        None,
+    )
+
+
+def _twin_outcome(run: Run, record: Record, proof: Proof) -> Outcome | None:
+    twin = _twin(run, record, proof) if proof.twin else None
+    return None if twin is None else run.records[(twin, record.rank)].outcome
