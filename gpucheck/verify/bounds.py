@@ -216,13 +216,12 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
     terms = w.value.shape[-2]
     cores = _at_hand().cores(operands)
     if x.error is None and w.error is None:
-        largest = float(x.value.abs().max() * w.value.abs().max()) * terms if value.numel() and terms else 0.0
+        largest = _largest(x.value) * _largest(w.value) * terms if value.numel() else 0.0
         _require_exact(largest, x.unit * w.unit, min((each.exact for each in cores), default=EXACT_LIMIT))
         return Estimate(value, None, x.unit * w.unit)
     kept = _holds_squares(x.value, w.value)
-    wide = w.value.to(kept)
     lowest = torch.finfo(operands).tiny if cores and operands else 0.0
-    energy = torch.sqrt((_raised(x.value.to(kept), lowest).square() @ _raised(wide, lowest).square()).double())
+    energy = torch.sqrt((_squares(x.value, kept, lowest) @ _squares(w.value, kept, lowest)).double())
     size, alike = value.abs(), 1.0
     if terms > FEWEST_ORDERED and size.numel():
         if bool((size > min(UNLIKELY, 0.8 * math.sqrt(terms)) * energy).any()):
@@ -231,22 +230,29 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
             size = torch.maximum(size, PLATEAU * _partial(x.value, w.value))
     error = summing(terms, size, energy, cores, alike=alike, lean=_lean(x.value, w.value) if cores else None)
     if x.error is not None and bool(x.error.any()):
-        error = error + (x.error.to(kept) @ wide.abs()).double()
+        error = error + (x.error.to(kept) @ w.value.to(kept, copy=True).abs_()).double()
     return Estimate(value, error)
 
 
 def _holds_squares(*operands: Tensor) -> torch.dtype:
     """float32, which is fast, where it holds the squares of operands; else float64."""
-    largest = max((float(operand.abs().max()) for operand in operands if operand.numel()), default=0.0)
-    return torch.float32 if largest < LARGEST_SQUARED else torch.float64
+    return torch.float32 if max(map(_largest, operands)) < LARGEST_SQUARED else torch.float64
 
 
-def _raised(operand: Tensor, lowest: float) -> Tensor:
-    """Subnormal numbers as matrix units align them: as if they were the smallest normal one."""
-    if lowest < SMALLEST_NORMAL * 2:
-        return operand
-    size = operand.abs()
-    return torch.where((size > 0) & (size < lowest), lowest, size)
+def _largest(operand: Tensor) -> float:
+    """The largest magnitude, found without a copy of what may be a large weight; NaN where one is in it."""
+    if not operand.numel():
+        return 0.0
+    least, most = operand.aminmax()
+    return max(-float(least), float(most))
+
+
+def _squares(operand: Tensor, kept: torch.dtype, lowest: float) -> Tensor:
+    """The squares in a dtype; subnormal numbers as matrix units align them: as if they were the smallest normal one."""
+    size = operand.to(kept, copy=True)
+    if lowest >= SMALLEST_NORMAL * 2:
+        size = torch.where((size != 0) & (size.abs() < lowest), lowest, size)
+    return size.square_()
 
 
 FEWEST_ORDERED = 24  # terms from which a bound for random ones may not hold for others
@@ -369,7 +375,7 @@ def add(x: Estimate, term: Tensor) -> Estimate:
     """``x + term`` in fp32, where exact data adds whole units; cancellation keeps the error of the larger operand."""
     value = x.value + term
     if x.error is None:
-        _require_exact(float(value.abs().max()) if value.numel() else 0.0, x.unit)
+        _require_exact(_largest(value), x.unit)
         return Estimate(value, None, x.unit)
     return Estimate(value, x.error + 2.0**-24 * (x.value.abs() + term.abs() + value.abs()))
 
