@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from types import SimpleNamespace
+from types import CellType, FunctionType, SimpleNamespace
 from typing import Any
 
 _REVERSED = {
@@ -31,6 +31,7 @@ def install() -> None:
     _complete_constexpr(interpreter.tl.constexpr)
     _allow_casts_of_numbers(interpreter)
     _accept_plain_format_names(interpreter.TritonSemantic)
+    _keep_closures(interpreter.FunctionRewriter)
 
 
 def _patch_language_once(interpreter: Any) -> None:
@@ -96,3 +97,34 @@ def _accept_plain_format_names(semantic: Any) -> None:
         return original(self, a, a_scale, names[0], b, b_scale, names[1], *rest)
 
     semantic.dot_scaled = dot_scaled
+
+
+def _keep_closures(rewriter: Any) -> None:
+    """Gives a rewritten kernel the variables of the function that it is defined in, as the compiler gives it.
+
+    Triton rewrites a kernel as if it stood at the top of its module. The variables are read when it is rewritten, like
+    all that a kernel sees beside its arguments: they must not change once it was launched.
+    """
+    original = rewriter._compile_and_exec
+
+    def compile_and_exec(self: Any, tree: Any) -> Any:
+        made = original(self, tree)
+        kept = {
+            name: cell.cell_contents
+            for name, cell in zip(self.fn.__code__.co_freevars, self.fn.__closure__ or (), strict=True)
+            if holds(cell)
+        }
+        if not kept:
+            return made
+        closed = FunctionType(made.__code__, {**made.__globals__, **kept}, made.__name__, made.__defaults__)
+        closed.__kwdefaults__, closed.__annotations__ = made.__kwdefaults__, made.__annotations__
+        return closed
+
+    def holds(cell: CellType) -> bool:
+        try:
+            cell.cell_contents  # noqa: B018 - it raises where nothing was bound yet
+        except ValueError:
+            return False
+        return True
+
+    rewriter._compile_and_exec = compile_and_exec
