@@ -29,11 +29,15 @@ CHECKS = {
     "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
     "generation": "gpucheck.checks.generation:Generation",
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
+    "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",
 }
 """Those that gpucheck has itself."""
 UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
 """Those that no scenario asks for by name."""
-NEEDS = {"transformers_moe": ("transformers", "integrations/mxfp4.py")}
+NEEDS = {
+    "transformers_moe": ("transformers", "integrations/mxfp4.py"),
+    "vllm_moe": ("vllm", "model_executor/models/gpt_oss.py"),
+}
 """Checks of other software: its package and the file in it that they call."""
 
 

@@ -54,6 +54,9 @@ class Runtime(Protocol):
     def note(self, text: str, /) -> None:
         """Adds a line to the failure report."""
 
+    def engine_part(self, part: dict[str, Any], /) -> None:
+        """Says what part a serving engine has in the case; the record keeps it."""
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -84,6 +87,8 @@ class Check(ABC):
     """False: the check launches no kernel of the library."""
     usual: ClassVar[tuple[Mapping[str, Scalar], ...]] = ({},)
     """Parameters of the cases that run without a scenario; missing ones take their defaults."""
+    engine: ClassVar[str] = ""
+    """The engine whose own path it calls: its cases run in a process that has imported that; "": none."""
     late_inputs: ClassVar[tuple[str, ...]]
     """Inputs that the kernel under test reads itself: those that come late where a scenario asks for late inputs."""
 
@@ -146,6 +151,13 @@ class Check(ABC):
             inputs: on the device under test; what is done here, outside of the returned call, is not timed.
         """
         return None
+
+    def twins(self, case: Case) -> tuple[str, ...]:
+        """The library's products of the case, by operand types, layout and sizes.
+
+        Cases of several checks with a product in common show whether a fault of the library reaches a caller's path.
+        """
+        return ()
 
     def references_given_outputs(
         self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]

@@ -35,6 +35,11 @@ EXACT_TERMS = {  # largest k whose sums of exact data are sure not to round, wha
 }
 
 
+def twin(weight: str, k: int, n: int, experts: int, layout: str = "default") -> str:
+    """What a routed product of any check is called by its operands, see :meth:`gpucheck.checks.base.Check.twins`."""
+    return f"{weight} {layout} k{k}-n{n}-e{experts}"
+
+
 class Matmul(Check):
     """``x @ w`` through the library's entry point."""
 
@@ -320,6 +325,11 @@ class Matmul(Check):
             return (experts.in_token_order(y, inputs, case["top_k"]).sum(1) if case["scatter"] else y).to(out)
 
         return call
+
+    def twins(self, case: Case) -> tuple[str, ...]:
+        if case["mode"] != "routed":
+            return ()
+        return (twin(case["weight"], case["k"], case["n"], case["experts"], case["layout"]),)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts

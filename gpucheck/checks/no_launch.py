@@ -33,6 +33,9 @@ class CompileRuntime:
     def note(self, text: str) -> None:
         """Nothing is told of how outputs came to be."""
 
+    def engine_part(self, part: dict[str, Any]) -> None:
+        """Nothing is computed by an engine."""
+
     @property
     def library(self) -> Any:
         """The adapter, loaded at first use."""

@@ -45,12 +45,15 @@ def list_(
 
 def _overview() -> None:
     from gpucheck.checks import installed, load, names
+    from gpucheck.library.engines.engine_copy import installed_engines
     from gpucheck.model.placement_table import PLACEMENTS, scenario_placements
     from gpucheck.plan import scenario as scenarios
+    from gpucheck.plan.select import of_engines
 
+    at_hand = {copy.name for copy in installed_engines()}
     typer.echo("scenarios")
     for name, path in scenarios.builtin().items():
-        loaded = scenarios.load(path)
+        loaded = of_engines(scenarios.load(path), at_hand)
         typer.echo(f"  {name:<14} {len(loaded.steps):>4} cases  {loaded.title}")
     typer.echo("checks")
     for name in filter(installed, names()):
@@ -71,8 +74,10 @@ def _checks() -> None:
 
 
 def _cases(name: str | None, given: list[CheckSource]) -> None:
+    from gpucheck.library.engines.engine_copy import installed_engines
     from gpucheck.plan import scenario as scenarios
     from gpucheck.plan.default_cases import implied
+    from gpucheck.plan.select import of_engines
 
     if name:
         listed = [scenarios.load(scenarios.find(name))]
@@ -80,8 +85,9 @@ def _cases(name: str | None, given: list[CheckSource]) -> None:
         listed = [implied(given, None)]
     else:
         listed = [scenarios.load(path) for path in scenarios.builtin().values()]
+    at_hand = {copy.name for copy in installed_engines()}
     for loaded in listed:
-        for step in loaded.steps:
+        for step in of_engines(loaded, at_hand).steps:
             prefix = "" if len(listed) == 1 else f"{loaded.name}  "
             typer.echo(prefix + step.label)
 

@@ -28,6 +28,17 @@ LibraryOption = Annotated[
 """``--library``; read with :func:`gpucheck.library.library_option.parse_source`."""
 
 
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        metavar="SPEC",
+        help="The serving engine whose own path is tested too: installed, none, path:DIR or NAME==VERSION; repeatable.",
+        show_default="those installed",
+    ),
+]
+"""``--engine``; read with :func:`gpucheck.library.engines.engine_option.parse_engines`."""
+
 DeviceOption = Annotated[
     str,
     typer.Option(help="auto, cuda or cpu (Triton's interpreter). auto uses the CPU only without any sign of a GPU."),

@@ -17,6 +17,7 @@ from gpucheck.cli.options import (
     CheckFileOption,
     ChecksOption,
     DeviceOption,
+    EngineOption,
     ExpectGpusOption,
     JsonOption,
     LibraryOption,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from gpucheck.launch.torchrun import Ending
     from gpucheck.library.copies import LibraryCopy
+    from gpucheck.library.engines.engine_option import EngineSource
     from gpucheck.library.library_option import Source
     from gpucheck.model.check_source import CheckSource
     from gpucheck.model.plan import Environment, Plan
@@ -74,6 +76,7 @@ def run(
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
     library: LibraryOption = None,
+    engine: EngineOption = None,
     patch: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="Test a copy of the library with this diff; repeatable.")
     ] = None,
@@ -147,6 +150,7 @@ def run(
     from gpucheck.launch import join_run
     from gpucheck.launch.gpus import choose
     from gpucheck.launch.torchrun import Rendezvous, launch
+    from gpucheck.library.engines.engine_option import named_engines, parse_engines, resolve_engines, served_with
     from gpucheck.library.library_option import parse_source
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.model.plan import ISOLATION
@@ -154,7 +158,7 @@ def run(
     from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.scenario_conditions import MOST_REPEATS
-    from gpucheck.plan.select import select
+    from gpucheck.plan.select import of_engines, select
     from gpucheck.records.live import Follower
     from gpucheck.records.run_folder import write_json
     from gpucheck.report.progress import Progress
@@ -174,7 +178,7 @@ def run(
     if checks and not split(checks):
         raise UsageError("--checks names no check")
     accepted = read_files(accept or [])
-    source = parse_source(library)
+    source, engine_sources = parse_source(library), parse_engines(engine or [])
     given, offered = check_sources(check_file, problem, candidate)
     unselected = load(find(scenario), seed) if scenario else implied(given, seed) if given else None
     made_for_gpus = unselected.made_for_gpus if unselected else ""
@@ -183,7 +187,7 @@ def run(
     if unselected is None:
         unselected = load(find("gate" if kind == "cuda" else "smoke"), seed)
     chosen = select(unselected, split(checks), case or [], placement, process_group, repeat)
-    chosen = replace(chosen, bench=chosen.bench or bench)
+    chosen = replace(of_engines(chosen, named_engines(engine_sources)), bench=chosen.bench or bench)
     if canary is not None:
         chosen = replace(chosen, canary=canary)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
@@ -195,9 +199,13 @@ def run(
         check_folder("--out", out or Path("runs"), new=out is not None)
     require("torch", "triton")
     console = Console(stderr=json_file == "-")
-    copy = _library(source, chosen, kind, given, named=bool(library or patches), for_git=bisect)
+    engine_copies = resolve_engines(engine_sources) if any(step.conditions.engine for step in chosen.steps) else []
+    engines = [each.planned() for each in engine_copies]
+    copy = _library(
+        served_with(source, engine_copies), chosen, kind, given, named=bool(library or patches), for_git=bisect
+    )
     if node_rank:
-        joined = join_run.join(rendezvous, copy, patches, choice, out, _fresh_folder)
+        joined = join_run.join(rendezvous, copy, engines, patches, choice, out, _fresh_folder)
         ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.client.poll)
         joined.client.close(ending.code)
         raise typer.Exit(join_run.exit_code(joined, ending))
@@ -222,7 +230,7 @@ def run(
         device=kind,
         nproc=count,
         nnodes=nnodes,
-        command=_command(chosen, given, source, kind, count, again, patches, accept or []),
+        command=_command(chosen, given, source, engine_sources, kind, count, again, patches, accept or []),
         timeout=timeout,
         case_timeout=case_timeout,
         experiments=experiments,
@@ -232,6 +240,7 @@ def run(
         patches=[str(patch) for patch in patches],
         check_sources=[*given, *offered],
         accepted=accepted,
+        engines=engines,
     )
     write_json(folder / "plan.json", plan.to_json())
     if kind == "cpu" and not quiet:
@@ -313,6 +322,7 @@ def _command(
     scenario: Scenario,
     given: list[CheckSource],
     source: Source,
+    engines: list[EngineSource],
     device: str,
     nproc: int,
     again: dict[str, str | None],
@@ -333,6 +343,7 @@ def _command(
     command += ["--nproc", str(nproc), "--seed", str(scenario.seed)]
     if source.kind is not SourceKind.DEFAULT:
         command += ["--library", str(source)]
+    command += [word for engine in engines for word in ("--engine", engine.text)]
     if device == "cpu":
         command += ["--device", "cpu"]
     for option, value in again.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.model.errors import ExitCode, InfrastructureError
-from gpucheck.model.plan import Plan
+from gpucheck.model.plan import Plan, PlannedEngine
 
 if TYPE_CHECKING:
     from gpucheck.launch.gpus import Choice
@@ -41,6 +41,7 @@ class Joined:
 def join(
     rendezvous: Rendezvous,
     copy: LibraryCopy | None,
+    engines: Sequence[PlannedEngine],
     patches: Sequence[Path],
     choice: Choice,
     out: Path | None,
@@ -50,6 +51,7 @@ def join(
 
     Args:
         copy: the library on this node; None where no case needs one.
+        engines: those on this node.
         choice: what this node's ranks run on.
         out: as given to ``--out``.
         new_folder: makes a run folder of that name.
@@ -79,6 +81,7 @@ def join(
         raise InfrastructureError(
             f"node 0 runs on {plan.device}, this node on {choice.device}: give the same --device on every node"
         )
+    plan = replace(plan, engines=_own_engines(plan, engines))
     if out is not None and (out / "plan.json").is_file() and read_plan(out).id == plan.id:
         return Joined(plan, out.resolve(), client)
     folder = new_folder(out)
@@ -94,6 +97,18 @@ def join(
     write_json(folder / "plan.json", plan.to_json())
     client.follow(folder)
     return Joined(plan, folder, client)
+
+
+def _own_engines(plan: Plan, engines: Sequence[PlannedEngine]) -> tuple[PlannedEngine, ...]:
+    """The engines of the plan as this node has them."""
+    here = {f"{each['name']} {each['version']}": each for each in engines}
+    asked = [f"{each['name']} {each['version']}" for each in plan.engines]
+    if not here.keys() >= {*asked}:
+        found = " and ".join(here) or "none"
+        raise InfrastructureError(
+            f"node 0 tests {' and '.join(asked)}, this node has {found}: give the same --engine on every node"
+        )
+    return tuple(here[words] for words in asked)
 
 
 def exit_code(joined: Joined, ending: Ending) -> int:

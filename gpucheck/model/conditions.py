@@ -69,6 +69,7 @@ class Conditions:
     synchronised: bool = of_process(False, "synchronised")  # every launch is waited for
     guarded: bool = of_case(False, "guarded")  # the call is made with the device of its tensors current
     alone: bool = of_case(False, "alone")  # no other rank of the node runs anything meanwhile
+    engine: str = of_process("", "in {}")  # name of the engine that its process has imported; "": none
     swap: str = of_process("", "another {}")  # whose environment ("rank") or GPU ("device") of another rank it has
 
     @property
@@ -84,7 +85,7 @@ class Conditions:
     @property
     def timed(self) -> bool:
         """Whether calls may be timed: nothing is to put stress on the code under test, or waits for each launch."""
-        usual = Conditions(self.placement, self.process_group, repeat=self.repeat)
+        usual = Conditions(self.placement, self.process_group, repeat=self.repeat, engine=self.engine)
         return self == usual and self.placed.timed
 
     @property

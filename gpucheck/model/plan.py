@@ -46,14 +46,20 @@ class Step:
     @property
     def label(self) -> str:
         """The case id with what is unusual about the conditions."""
-        words = self.conditions.words
+        words = self._told.words
         return self.case.id + (f" ({words})" if words else "")
 
     @property
     def row(self) -> str:
         """The row of the report's matrix that the step counts in, however often it runs."""
-        words = replace(self.conditions, repeat=1).words
+        words = replace(self._told, repeat=1).words
         return self.case.row + (f" ({words})" if words else "")
+
+    @property
+    def _told(self) -> Conditions:
+        """The conditions without those that the name of the check says already."""
+        own = self.conditions.engine and self.case.check.startswith(f"{self.conditions.engine}_")
+        return replace(self.conditions, engine="") if own else self.conditions
 
     def to_json(self) -> dict[str, Any]:
         """An item of the steps in ``plan.json``."""
@@ -113,6 +119,17 @@ NO_LIBRARY: PlannedLibrary = {
 """The library of a plan in which no case needs one; then none is looked up."""
 
 
+class PlannedEngine(TypedDict):
+    """A serving engine whose own path is tested, as ``plan.json`` holds it."""
+
+    name: str  # of its package: "vllm"
+    version: str
+    root: str  # the folder to import from
+    packages: str  # a folder with third-party packages for it; "": those of the Python that runs
+    origin: str  # "installed", "path" or the file name of the wheel that its files were taken from
+    installed: bool  # in the Python that runs, with its compiled parts
+
+
 class Environment(TypedDict, total=False):
     """Software and machine that a run was started on, as ``plan.json`` holds it; plans of older versions say less."""
 
@@ -150,6 +167,11 @@ class Plan:
     duration: float = 0.0  # s for which ranks repeat the steps; 0: once
     replay: Replay | None = None
     accepted: tuple[AcceptedFault, ...] = ()  # that do not fail the run if they show as they did
+    engines: tuple[PlannedEngine, ...] = ()  # those at hand; a step under a condition ``engine`` runs in one of them
+
+    def engine(self, name: str) -> PlannedEngine | None:
+        """The engine of this name; None for "" and where it is not at hand."""
+        return next((engine for engine in self.engines if engine["name"] == name), None)
 
     @property
     def world_size(self) -> int:
@@ -191,6 +213,7 @@ class Plan:
         values = {key: value for key, value in item.items() if key in cls.__dataclass_fields__}
         values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
+        values["engines"] = tuple(item.get("engines", ()))
         values["check_sources"] = tuple(CheckSource.from_json(source) for source in item.get("check_sources", []))
         values["accepted"] = tuple(AcceptedFault.from_json(fault) for fault in item.get("accepted", []))
         values["replay"] = Replay(**item["replay"]) if item.get("replay") else None

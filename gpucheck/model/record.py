@@ -237,6 +237,8 @@ class Record:
     cost: Cost | None = None  # of a call; None: not timed, or not known
     ceilings: Ceilings | None = None  # measured right after this case
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
+    engine: dict[str, Any] = field(default_factory=dict)  # its part: name, version, depth, backend, stand-ins, ...
+    twins: list[str] = field(default_factory=list)  # products of the case: equal ones are computed from equal operands
     traceback: str = ""
     sticky: bool = False  # a CUDA error that no later call of the process survives
     kernels: list[str] = field(default_factory=list)  # under test; of attempts that gave no output

@@ -12,7 +12,7 @@ from gpucheck.model import canary
 from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.check_source import CheckSource
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import NO_LIBRARY, Environment, ExpectedFailure, Plan, PlannedLibrary, Step
+from gpucheck.model.plan import NO_LIBRARY, Environment, ExpectedFailure, Plan, PlannedEngine, PlannedLibrary, Step
 from gpucheck.plan.scenario import Scenario
 from gpucheck.plan.scenario_conditions import needs_gpus
 
@@ -96,6 +96,7 @@ def build(
     patches: Sequence[str] = (),
     check_sources: Sequence[CheckSource] = (),
     accepted: Sequence[AcceptedFault] = (),
+    engines: Sequence[PlannedEngine] = (),
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
 
@@ -105,6 +106,7 @@ def build(
         patches: the files of the patches that the library is a patched copy by.
         check_sources: those that are known; the plan holds those of its cases.
         accepted: faults that do not fail the run.
+        engines: those at hand; likewise.
     """
     steps = bound_steps(scenario, device)
     used = {step.case.check for step in steps}
@@ -132,4 +134,5 @@ def build(
         debug=debug,
         duration=duration,
         accepted=tuple(accepted),
+        engines=tuple(each for each in engines if any(step.conditions.engine == each["name"] for step in steps)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpucheck.model.check_source import CheckSource
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
 from gpucheck.plan.scenario import CASE_TIMEOUT, EXPERIMENTS, TIMEOUT, Scenario
 
@@ -21,7 +22,7 @@ def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
             params = {**check.spec.defaults, **usual}
             for data in check.spec.usual_data:
                 if check.validate(params, data) is None:
-                    step = Step(check.spec.case(params, data, seed or 0))
+                    step = Step(check.spec.case(params, data, seed or 0), Conditions(engine=check.engine))
                     steps[step.key] = step
     title = f"the usual cases of {', '.join(names)}"
     return Scenario(

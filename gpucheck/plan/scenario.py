@@ -179,10 +179,10 @@ def _type_words(key: str) -> str:
     return words.get(key, "seconds")
 
 
-def _order(conditions: Conditions) -> tuple[int, bool, bool]:
-    """Steps that can share a process come one after the other, the usual ones first."""
+def _order(conditions: Conditions) -> tuple[str, int, bool, bool]:
+    """Steps that can share a process come one after the other, the usual ones first, those of engines last."""
     place = list(PLACEMENTS).index(conditions.placement)
-    return place, conditions.process_group != "none", conditions.cache != "shared"
+    return conditions.engine, place, conditions.process_group != "none", conditions.cache != "shared"
 
 
 def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
@@ -210,6 +210,8 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
         for value in values:
             _check_value(spec, key, value, where)
     data_kinds = choices.pop("data", list(spec.usual_data))
+    if check.engine:
+        choices.setdefault("engine", [check.engine])
     conditions = _conditions({key: choices.pop(key) for key in KEYS if key in choices}, where)
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}

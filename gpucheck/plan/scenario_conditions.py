@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gpucheck.library.engines import MODULES
 from gpucheck.model.conditions import CACHES, CONSUMERS, PROCESS_GROUPS, STREAMS, Conditions
 from gpucheck.model.placement_table import PLACEMENTS, scenario_placements
 
@@ -39,6 +40,7 @@ KEYS: dict[str, Rule] = {
     "warm_up": TRUTH,
     "repeat": whole(1, MOST_REPEATS),
     "synchronised": TRUTH,
+    "engine": one_of(*MODULES),
 }
 """The keys of a group of cases that set a field of :class:`Conditions`."""
 
@@ -61,6 +63,9 @@ def conflict(conditions: Conditions) -> str:
         ),
         f"placement {conditions.placement} has one process for all ranks, so there is no group of ranks": (
             whole_node and conditions.process_group != "none"
+        ),
+        f"placement {conditions.placement} has one process for all ranks, and an engine has one for each": (
+            whole_node and conditions.engine != ""
         ),
         f"a warm-up on device 0 goes with placement {warming}": conditions.warm_up and not placed.warms_up,
     }

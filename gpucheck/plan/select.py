@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +60,26 @@ def select(
     if repeat is not None:
         steps = tuple(replace(step, conditions=replace(step.conditions, repeat=repeat)) for step in steps)
     return replace(scenario, steps=_moved(steps, placement=placement, process_group=process_group))
+
+
+def of_engines(scenario: Scenario, engines: Collection[str]) -> Scenario:
+    """The scenario without the optional cases of engines that are not at hand: these cost nothing and are not listed.
+
+    Raises:
+        NothingToRunError: nothing is left.
+    """
+    steps = tuple(
+        step
+        for step in scenario.steps
+        if not (step.optional and step.conditions.engine) or step.conditions.engine in engines
+    )
+    if scenario.steps and not steps:
+        lacking = ", ".join(dict.fromkeys(step.conditions.engine for step in scenario.steps))
+        raise NothingToRunError(
+            f"all cases chosen of scenario {scenario.name} are of {lacking}, which is not installed here.\n"
+            f"  do  install it, or name a release: --engine {scenario.steps[0].conditions.engine}==VERSION"
+        )
+    return replace(scenario, steps=steps)
 
 
 def _known(option: str, value: str | None, choices: Sequence[str]) -> None:

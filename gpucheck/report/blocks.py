@@ -285,7 +285,8 @@ def _headline(run: Run) -> list[str]:
     if plan.has_library:
         library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
         library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
-    facts = [plan.scenario, where, *versions, library, f"seed {plan.seed}"]
+    engines = [f"{engine['name']} {engine['version']}" for engine in plan.engines]
+    facts = [plan.scenario, where, *versions, library, *engines, f"seed {plan.seed}"]
     facts += ["debug: launches waited for, device assertions compiled in"] * plan.debug
     facts += ["a process for each case"] * (plan.isolate == "case")
     if "seconds" in run.outcome:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import Plan, Step
+from gpucheck.model.plan import Plan, PlannedEngine, Step
 from gpucheck.model.record import Ceilings, Cost, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 
@@ -39,6 +39,7 @@ class Setup:
     calls: str = ""  # for a process that answers single calls: CANDIDATE or BASELINE
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
     partner: int = -1  # the local rank whose environment or device it gets; -1: the next one
+    engine: PlannedEngine | None = None  # that it imports; None: none
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Reply:
     cost: Cost | None = None
     ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)  # its part in the case, see ``Record.engine``
     fatal: bool = False  # the process can no longer be used
     sticky: bool = False  # since its CUDA context is lost
     source: str = ""  # "file:line" of the library that raised

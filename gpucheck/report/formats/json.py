@@ -79,6 +79,8 @@ def _result(result: Result) -> dict[str, Any]:
         "bounds": record.bounds,
         "timings": record.timings,
         "cost": asdict(record.cost) if record.cost else None,
+        "engine": record.engine,
+        "twins": record.twins,
         "seconds": record.seconds,
         "traceback": record.traceback,
         "printed": record.said,

@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
-from gpucheck.model.plan import Plan, PlannedLibrary
+from gpucheck.model.plan import Plan, PlannedEngine, PlannedLibrary
 from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
 from gpucheck.model.vocabulary import Vocabulary
 from gpucheck.report.blocks import Place
@@ -72,6 +72,7 @@ def _plan() -> dict[str, Any]:
     told = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
     keys: dict[str, Any] = {name: hints[name] for name in told}
     keys["library"] = _object(library, "The copy of triton_kernels under test; origin none: no case needs one.")
+    keys["engines"] = _array(_object(get_type_hints(PlannedEngine), "An engine whose own path was tested."))
     keys["environment"] = _object({"software": dict[str, Any]}, "Software and machine that the run was started on.")
     return _object(keys, "What the run was asked to do, without its cases.")
 
@@ -98,6 +99,8 @@ def _result() -> dict[str, Any]:
             "bounds": dict[str, str],
             "timings": dict[str, float],
             "cost": Cost | None,
+            "engine": dict[str, Any],
+            "twins": list[str],
             "seconds": dict[str, float],
             "traceback": str,
             "printed": list[str],

@@ -7,7 +7,7 @@ import os
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpucheck.worker import hang_stacks
 from gpucheck.worker.protocol import Ahead
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 DEVICE = "GPUCHECK_DEVICE"
 """Environment variable that tells code in a child which GPU of the node it was given, or stands for on the CPU."""
+
+
+HOPPER: dict[str, Any] = {"capability": (9, 0), "sms": 132, "shared_memory": 232_448}
+"""The device that Triton's interpreter stands for in an engine's process: below it, engines take other kernels."""
 
 
 def serve(connection: Connection) -> None:
@@ -56,9 +60,13 @@ def start(setup: Setup) -> Process:
     if setup.device == "cpu":
         from gpucheck.triton_hooks import interpreter
 
-        interpreter.install()
+        interpreter.install(**(HOPPER if setup.engine else {}))
     if setup.conditions.process_group == "initialised":
         _join_group(setup)
+    if setup.engine:
+        from gpucheck.library import engines
+
+        engines.settle(setup.engine, setup.device)
     maker = gpu_process.Maker(setup)
     if setup.calls:
         from gpucheck.worker.device.single_calls import SingleCalls

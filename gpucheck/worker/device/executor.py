@@ -467,6 +467,9 @@ class DeviceRuntime:
     def note(self, text: str) -> None:
         self._reply.message = text
 
+    def engine_part(self, part: dict[str, Any]) -> None:
+        self._reply.engine = part
+
     @property
     def library(self) -> Any:
         adapter = self._executor.library()

@@ -85,6 +85,8 @@ class Maker:
         root, folders = Path(setup.library_root), checks.folders()
         if setup.library_root:
             folders.insert(0, root / "triton_kernels")
+        if setup.engine:
+            folders.append(Path(setup.engine["root"], setup.engine["name"]))
         self.binding: Binding = BINDINGS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
         self.library: Library = Library(root, setup.generation)
         self.observer: Observer = Observer(

@@ -347,6 +347,7 @@ class ChildRunner:
             cache=self._cache(attempt, conditions),
             meeting=self._meeting(conditions),
             partner=attempt.partner,
+            engine=self.plan.engine(conditions.engine),
         )
 
     def _cache(self, attempt: Attempt, conditions: Conditions) -> str:

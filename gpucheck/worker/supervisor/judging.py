@@ -102,6 +102,8 @@ def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | Non
     launches = [Launch(**launch) for launch in reply.launches]
     seconds = {**attempt.record.seconds, **reply.seconds}
     record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
+    twins = checks.load(attempt.step.case.check).twins(attempt.step.case)
+    record = replace(record, engine=reply.engine, twins=list(twins))
     if reply.status == "inapplicable":
         return replace(record, outcome=Outcome.INAPPLICABLE, message=reply.message)
     if reply.status in _RAISED:

@@ -1,0 +1,66 @@
+"""The expert block of gpt-oss through an engine's own loading and forward: what the checks of all engines share.
+
+An engine pads, swizzles, slices and patches before it calls the library, so the library can be wrong and the engine
+right, or the other way round. What it is given is what a checkpoint holds; memory around each buffer that a product
+reads is filled by gpucheck, after all of the engine's own loading.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.checks.base import Runtime
+from gpucheck.checks.gpt_oss_block import GptOssBlock
+from gpucheck.library.engines import load
+from gpucheck.library.engines.base import Sizes, State
+from gpucheck.model.case import Case
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class EngineBlock(GptOssBlock):
+    """A check of one engine names it as :attr:`engine` and has a spec."""
+
+    stored_biases = True
+
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        import torch
+
+        engine = load(runtime.library, runtime.device)
+        sizes = Sizes(case["hidden"], case["intermediate"], case["experts"], case["top_k"])
+        with torch.no_grad():
+            block = engine.expert_block(sizes, state_of(inputs), runtime.place)
+        planned = engine.planned
+        runtime.engine_part({"name": planned["name"], "version": planned["version"], **block.facts.to_json()})
+        return inputs["x"], block
+
+    def operands(self, case: Case, prepared: Any) -> Any:
+        x, block = prepared
+        return {"x": x, **block.operands()}
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        import torch
+
+        x, block = prepared
+        with torch.no_grad():
+            outputs: dict[str, Tensor] = block.forward(x)
+        return outputs
+
+
+def state_of(inputs: dict[str, Tensor]) -> State:
+    """The inputs as a checkpoint holds them."""
+    import torch
+
+    def blocks(name: str) -> Tensor:
+        return inputs[name].mT.unflatten(-1, (-1, 16)).contiguous()
+
+    return State(
+        router=inputs["router"],
+        up_blocks=blocks("up"),
+        up_scales=inputs["up_scale"].mT.contiguous(),
+        up_bias=inputs["up_bias"].to(torch.bfloat16),
+        down_blocks=blocks("down"),
+        down_scales=inputs["down_scale"].mT.contiguous(),
+        down_bias=inputs["down_bias"].to(torch.bfloat16),
+    )

@@ -1,0 +1,62 @@
+"""One adapter for each serving engine: its own loading and forward of an expert block, for checks to judge."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gpucheck.model.errors import Inapplicable, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpucheck.library.adapters.base import Adapter
+    from gpucheck.library.engines.base import Engine
+    from gpucheck.model.plan import PlannedEngine
+
+MODULES = {"vllm": "gpucheck.library.engines.vllm_engine:Vllm"}
+
+_planned: PlannedEngine | None = None
+_loaded: Engine | None = None
+
+
+def adapter_class(name: str) -> type[Engine]:
+    """The adapter of an engine; importing it imports neither torch nor the engine.
+
+    Raises:
+        UsageError: no engine has this name.
+    """
+    if name not in MODULES:
+        raise UsageError(f"no engine is called {name!r}; known are {', '.join(MODULES)}")
+    module, _, attribute = MODULES[name].partition(":")
+    adapter: type[Engine] = getattr(import_module(module), attribute)
+    return adapter
+
+
+def settle(planned: PlannedEngine, device: str) -> None:
+    """Makes this fresh process one of an engine: its environment and its search path. Nothing is imported yet.
+
+    Args:
+        device: "cuda" or "cpu".
+    """
+    global _planned
+    adapter_class(planned["name"]).settle(planned, device)
+    _planned = planned
+
+
+def load(library: Adapter, device: torch.device) -> Engine:
+    """The engine of this process, imported at the first call.
+
+    Args:
+        library: the one under test, already imported: the engine then finds it under its usual name, and no module
+            of it exists twice.
+
+    Raises:
+        Inapplicable: this process has no engine, or it does not import here.
+    """
+    global _loaded
+    if _planned is None:
+        raise Inapplicable("no engine is at hand: install one, or name one, for example --engine vllm==0.33.0")
+    if _loaded is None:
+        _loaded = adapter_class(_planned["name"])(_planned, library, device)
+    return _loaded

@@ -1,0 +1,191 @@
+"""The interface between checks and a serving engine: an expert block, loaded and computed as the engine does it.
+
+Checks speak only this language; each engine translates it in one file of its own, whatever its version. Nothing here
+judges or picks a device.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpucheck.library.adapters.base import Place
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gpucheck.library.adapters.base import Adapter
+    from gpucheck.model.plan import PlannedEngine
+
+DEPTHS = ("module", "method", "functions")
+"""How much of an engine's own code a block holds, the most first: the model's block with its loader and router; the
+quantization method with its loading and forward; the functions that swizzle and compute."""
+COMMON = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+"""Environment of every engine's process: what is loaded comes from the case and from nowhere else."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of an expert block."""
+
+    hidden: int  # width of a token
+    intermediate: int  # width between the two products
+    experts: int
+    top_k: int
+
+
+@dataclass(frozen=True)
+class State:
+    """The tensors of a block as a gpt-oss checkpoint holds them, on the device under test.
+
+    E experts, H the width of a token, I the width between the products. Columns of the first product alternate
+    between gate and up.
+    """
+
+    router: Tensor  # (E, H) bf16
+    up_blocks: Tensor  # (E, 2I, H/32, 16) uint8: two mxfp4 codes a byte
+    up_scales: Tensor  # (E, 2I, H/32) uint8: e8m0
+    up_bias: Tensor  # (E, 2I) bf16
+    down_blocks: Tensor  # (E, H, I/32, 16) uint8
+    down_scales: Tensor  # (E, H, I/32) uint8
+    down_bias: Tensor  # (E, H) bf16
+
+    def named(self) -> dict[str, Tensor]:
+        """The experts' tensors by the names that they have in a checkpoint."""
+        return {
+            "gate_up_proj_blocks": self.up_blocks,
+            "gate_up_proj_scales": self.up_scales,
+            "gate_up_proj_bias": self.up_bias,
+            "down_proj_blocks": self.down_blocks,
+            "down_proj_scales": self.down_scales,
+            "down_proj_bias": self.down_bias,
+        }
+
+
+@dataclass
+class Facts:
+    """What a record says of an engine's part in a case."""
+
+    depth: str = ""  # one of DEPTHS
+    backend: str = ""  # what the engine chose, in its own words
+    layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
+    stand_ins: list[str] = field(default_factory=list)  # what was not the engine's own; empty where it is installed
+    left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain form."""
+        return dict(vars(self))
+
+
+class ExpertBlock(ABC):
+    """One loaded expert block."""
+
+    facts: Facts
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """``router_logits`` (T, E) and ``y`` (T, H) of the tokens ``x`` (T, H), by the engine's own forward."""
+
+    @abstractmethod
+    def operands(self) -> dict[str, Tensor]:
+        """What a forward reads and may not write, by name."""
+
+
+class Engine(ABC):
+    """An engine that is imported in this process."""
+
+    name: ClassVar[str]  # import name
+    needed_file: ClassVar[str]  # in its package: without it, gpucheck cannot call this release
+    packages: ClassVar[tuple[str, ...]]  # distributions that are imported on the way to an expert block
+    further_text: ClassVar[frozenset[str]] = frozenset()  # suffixes of files beside Python's that it looks for
+    environment: ClassVar[Mapping[str, str]] = {}  # set before the import, on all devices
+    on_cpu: ClassVar[Mapping[str, str]] = {}  # likewise, where Triton's interpreter runs the kernels
+
+    def __init__(self, planned: PlannedEngine, library: Adapter, device: torch.device) -> None:
+        """Imports the engine.
+
+        Raises:
+            Inapplicable: it does not import with the software here.
+        """
+        self.planned, self.library, self.device = planned, library, device
+        self.stand_ins: list[str] = []
+
+    @classmethod
+    def settle(cls, planned: PlannedEngine, device: str) -> None:
+        """Prepares a fresh process for the import: environment and search path."""
+        os.environ.update({**COMMON, **cls.environment, **(cls.on_cpu if device == "cpu" else {})})
+        if not planned["installed"]:  # before what is installed, after nothing: a release of its own
+            sys.path[:0] = [planned["root"], *filter(None, [planned["packages"]])]
+
+    @classmethod
+    def own_library(cls, root: Path) -> str:
+        """The library that this release is served with, in the words of ``--library``; "" where it is not known."""
+        return ""
+
+    @abstractmethod
+    def expert_block(self, sizes: Sizes, state: State, place: Place) -> ExpertBlock:
+        """Loads a block through the deepest entry of the engine that works here.
+
+        Args:
+            place: applied, after all of the engine's own loading, to each buffer that a product reads.
+
+        Raises:
+            Inapplicable: the engine serves such a block by something else than the library under test.
+        """
+
+
+def first_module(*names: str) -> Any:
+    """The first of these modules that there is.
+
+    Raises:
+        ModuleNotFoundError: none is there.
+    """
+    for name in names:
+        with suppress(ModuleNotFoundError):
+            return import_module(name)
+    raise ModuleNotFoundError(f"none of {', '.join(names)}")
+
+
+CONSTRAINTS = ("triton_kernels.matmul_ogs_details.opt_flags", "triton_kernels.matmul_details.opt_flags")
+"""Modules of the library that keep what engines pin for all products of the process."""
+
+
+def constraints() -> dict[str, Any]:
+    """What stands pinned in the library now."""
+    module = next((sys.modules[name] for name in CONSTRAINTS if name in sys.modules), None)
+    held = getattr(module, "_opt_flags_constraints", {})
+    held = held.get() if hasattr(held, "get") and not isinstance(held, Mapping) else held
+    return dict(held or {})
+
+
+def library_functions() -> dict[str, Any]:
+    """Each function of the library's modules by where it is found, to see which of them an engine replaces."""
+    found: dict[str, Any] = {}
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "triton_kernels" and module is not None:
+            found |= {f"{name}.{key}": value for key, value in list(vars(module).items()) if callable(value)}
+    return found
+
+
+def replaced(before: Mapping[str, Any]) -> list[str]:
+    """Names in the library's modules that are bound to something else than they were."""
+    now = library_functions()
+    return sorted(name for name, value in before.items() if name in now and now[name] is not value)
+
+
+def layout_of(tensor: Any) -> str:
+    """``swizzled (8, 96, 640)``: the layout of one of the library's tensors, and the shape of its storage."""
+    layout = tensor.storage.layout
+    name = getattr(layout, "name", None) or type(layout).__name__
+    return f"{name} {tuple(tensor.storage.data.shape)}"

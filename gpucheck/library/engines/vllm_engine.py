@@ -1,0 +1,307 @@
+"""vLLM's expert block of gpt-oss: its model's own block, loader and forward, releases 0.12 to 0.33."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.library.engines import base
+from gpucheck.library.engines.absent_extensions import AbsentExtensions
+from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, Sizes, State
+from gpucheck.model.errors import Inapplicable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gpucheck.library.adapters.base import Adapter, Place
+    from gpucheck.model.plan import PlannedEngine
+
+ASKED = ("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8", "cutlass_group_gemm_supported")
+"""What modules ask of the compiled part while they are imported: whether it has fp8 kernels for a device."""
+ONE_LAYER = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "torch_dtype": "bfloat16",
+    "num_hidden_layers": 1,
+    "vocab_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 131072,
+    "initial_context_length": 4096,
+    "rope_theta": 150000,
+    "sliding_window": 128,
+    "layer_types": ["full_attention"],
+    "swiglu_limit": 7.0,
+    "quantization_config": {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
+    },
+}
+"""The config.json of a gpt-oss checkpoint, but for the sizes of its expert block."""
+MLP = "model.layers.0.mlp"
+
+
+class Vllm(Engine):
+    """One adapter serves all releases: the names that it calls are the same from 0.12 on."""
+
+    name = "vllm"
+    needed_file = "model_executor/models/gpt_oss.py"
+    packages = [
+        "packaging",
+        "regex",
+        "transformers",
+        "psutil",
+        "cachetools",
+        "cloudpickle",
+        "pydantic",
+        "einops",
+        "pyzmq",
+        "msgspec",
+        "cbor2",
+        "aiohttp",
+        "openai-harmony",
+        "openai",
+        "pillow",
+        "pybase64",
+        "uvloop",
+        "py-cpuinfo",
+        "prometheus_client",
+        "xgrammar",
+        "fastapi",
+        "partial-json-parser",
+        "llguidance",
+        "compressed-tensors",
+        "loguru",
+        "blake3",
+        "tqdm",
+        "requests",
+        "pyyaml",
+        "filelock",
+        "six",
+        "setuptools",
+    ]  # type: ignore[assignment]
+    environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    on_cpu = {
+        "CUDA_VISIBLE_DEVICES": "",  # vLLM then keeps Triton although none of Triton's own drivers is active
+        "VLLM_DISABLE_SHARED_EXPERTS_STREAM": "1",  # 0.16 makes a CUDA stream for them; gpt-oss has none
+    }
+
+    def __init__(self, planned: PlannedEngine, library: Adapter, device: torch.device) -> None:
+        super().__init__(planned, library, device)
+        os.environ.setdefault("VLLM_CACHE_ROOT", tempfile.mkdtemp(prefix="gpucheck-vllm-"))
+        self._before = base.library_functions()
+        root = Path(planned["root"])
+        try:
+            if not planned["installed"]:
+                AbsentExtensions(root, self.name, self.stand_ins).install()
+                self._answer_no()
+            self._import(root)
+        except (ImportError, AttributeError, RuntimeError) as error:
+            reason = f"vllm {planned['version']} does not import with the software here"
+            raise Inapplicable(f"{reason}: {type(error).__name__}: {error}") from error
+        self._joined = False
+
+    @classmethod
+    def own_library(cls, root: Path) -> str:
+        """Its wheel carries a copy."""
+        held = root / "vllm" / "third_party"
+        return f"path:{held}" if (held / "triton_kernels").is_dir() else ""
+
+    def _import(self, root: Path) -> None:
+        vllm = import_module("vllm")
+        place = Path(vllm.__file__ or "").resolve()
+        if root.resolve() not in place.parents:
+            raise ImportError(f"it was imported from {place}, expected from {root}")
+        if self.device.type == "cpu":
+            self._stand_in_platform()
+        if not import_module("vllm.triton_utils").HAS_TRITON:
+            raise RuntimeError("vLLM has put placeholders in place of Triton: its own kernels would not run")
+
+    def _stand_in_platform(self) -> None:
+        """Without a GPU: vLLM's own class of CUDA platforms, which asks torch.cuda, and so the stand-in there."""
+        platforms: Any = import_module("vllm.platforms")
+        platform = import_module("vllm.platforms.cuda").NonNvmlCudaPlatform()
+        platform.dispatch_key = "CPU"  # where tensors lie, and so where vLLM's own operators are registered
+        platforms._current_platform = platform
+        self.stand_ins.append("platform NonNvmlCudaPlatform with operators for CPU tensors")
+
+    def _answer_no(self) -> None:
+        """Says, for the compiled part that is absent, that it has no fp8 kernels; no other operator of it exists."""
+        import torch
+
+        for name in (name for name in ASKED if not hasattr(torch.ops._C, name)):
+            torch.library.define(f"_C::{name}", "(int cuda_device_capability) -> bool")
+            torch.library.impl(f"_C::{name}", "default", lambda capability: False)
+            self.stand_ins.append(f"torch.ops._C.{name} answers no")
+
+    def expert_block(self, sizes: Sizes, state: State, place: Place) -> ExpertBlock:
+        facts = Facts("module", stand_ins=self.stand_ins)
+        block = _ModelBlock(self, sizes, state, facts)
+        block.place(place)
+        pinned = [f"{name} pinned to {value}" for name, value in base.constraints().items()]
+        facts.left_behind = [*pinned, *(f"{name} replaced" for name in base.replaced(self._before))]
+        return block
+
+    @contextmanager
+    def configured(self, config: Any) -> Iterator[None]:
+        """Inside, ``config`` is vLLM's current one and bf16 torch's default, as while it loads a model."""
+        import torch
+
+        set_dtype = import_module("vllm.utils.torch_utils").set_default_torch_dtype
+        with ExitStack() as stack:
+            stack.enter_context(import_module("vllm.config").set_current_vllm_config(config))
+            stack.enter_context(set_dtype(torch.bfloat16))
+            self._join()
+            yield
+
+    def _join(self) -> None:
+        """vLLM's groups of ranks, once in a process: this rank is a replica, all of its groups have one member.
+
+        Where torch.distributed has a group already, vLLM makes its own beside it. They are made without waiting for
+        other ranks, so one that is late or gone stops nobody.
+        """
+        if self._joined:
+            return
+        import torch.distributed as distributed
+
+        state: Any = import_module("vllm.distributed.parallel_state")
+        if distributed.is_initialized():
+            rank = distributed.get_rank()
+            state._WORLD = state.init_world_group([rank], 0, "gloo")
+            state._NODE_COUNT = 1
+        else:
+            meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-vllm-"), "meeting")
+            state.init_distributed_environment(1, 0, f"file://{meeting}", 0, backend="gloo")
+        state.initialize_model_parallel(1, 1, backend="gloo")  # one rank never communicates, so gloo serves on GPUs
+        self._joined = True
+
+
+def _configuration(sizes: Sizes) -> Any:
+    """vLLM's configuration of a gpt-oss of these sizes, made from a config.json as a checkpoint has it."""
+    config = import_module("vllm.config")
+    model = import_module("vllm.model_executor.models.gpt_oss")
+    # Known beforehand, else vLLM asks a process of its own, which would lack what stands in here.
+    import_module("vllm.model_executor.models").ModelRegistry.register_model(
+        "GptOssForCausalLM", model.GptOssForCausalLM
+    )
+    with tempfile.TemporaryDirectory(prefix="gpucheck-vllm-") as folder:
+        sized = {
+            "hidden_size": sizes.hidden,
+            "intermediate_size": sizes.intermediate,
+            "num_local_experts": sizes.experts,
+            "num_experts_per_tok": sizes.top_k,
+        }
+        Path(folder, "config.json").write_text(json.dumps({**ONE_LAYER, **sized}), encoding="utf-8")
+        options = {"skip_tokenizer_init": True, "dtype": "bfloat16", "max_model_len": 4096}
+        return config.VllmConfig(model_config=config.ModelConfig(model=folder, tokenizer=folder, **options))
+
+
+class _ModelBlock(ExpertBlock):
+    """``MLPBlock`` of vLLM's gpt-oss: its router and its experts, loaded by the model's own loader."""
+
+    def __init__(self, engine: Vllm, sizes: Sizes, state: State, facts: Facts) -> None:
+        import torch
+
+        self.facts = facts
+        self.config = _configuration(sizes)
+        loading = import_module("vllm.model_executor.model_loader.utils")
+        gpt_oss = import_module("vllm.model_executor.models.gpt_oss")
+        with engine.configured(self.config):
+            with torch.device(engine.device):
+                model: Any = torch.nn.Module()
+                model.model = _one_block(gpt_oss, self.config)
+            zero = torch.zeros(sizes.experts, dtype=torch.bfloat16, device=engine.device)
+            weights = [
+                (f"{MLP}.router.weight", state.router),
+                (f"{MLP}.router.bias", zero),
+                *((f"{MLP}.experts.{name}", value) for name, value in state.named().items()),
+            ]
+            loader = import_module("vllm.model_executor.models.utils").AutoWeightsLoader(model)
+            loader.load_weights(weights, mapper=gpt_oss.GptOssForCausalLM.hf_to_vllm_mapper)
+            loading.process_weights_after_loading(model, self.config.model_config, torch.device(engine.device))
+        self.block = model.model.layers[0].mlp
+        self.experts = getattr(self.block.experts, "routed_experts", self.block.experts)
+        self.method = self.experts.quant_method
+        facts.backend = self._backend()
+
+    def _backend(self) -> str:
+        """What vLLM chose to compute the experts by.
+
+        Raises:
+            Inapplicable: something else than the library.
+        """
+        if not hasattr(self.method, "w13_precision_config"):
+            chosen = getattr(self.method, "mxfp4_backend", type(self.method).__name__)
+            raise Inapplicable(f"vllm computes these experts by {chosen} here, not by triton_kernels")
+        kernel = getattr(getattr(self.method, "moe_kernel", None), "fused_experts", self.method)
+        return f"{getattr(self.method, 'mxfp4_backend', '')} {type(kernel).__name__}".strip()
+
+    def place(self, place: Place) -> None:
+        """Moves what the products read into memory that is watched, once vLLM has swizzled it."""
+        for name, tensor in self._held().items():
+            tensor.storage.data = place(tensor.storage.data)
+            self.facts.layouts.append(f"{name}: {base.layout_of(tensor)}")
+        for bias in self._biases().values():
+            bias.data = place(bias.data)
+
+    def _held(self) -> dict[str, Any]:
+        """The library's tensors: weights, in the layer since 0.20 and in its method before, and scales."""
+        held = {}
+        for name, words in (("w13", "up"), ("w2", "down")):
+            weight = getattr(self.method, f"{name}_weight", None)
+            held[words] = getattr(self.experts, f"{name}_weight") if weight is None else weight
+            config = getattr(self.method, f"{name}_precision_config")
+            held[f"{words}_scale"] = config.b_mx_scale if hasattr(config, "b_mx_scale") else config.weight_scale
+        return held
+
+    def _biases(self) -> dict[str, Tensor]:
+        """As the products take them."""
+        config = self.method.moe_quant_config
+        found = {"up_bias": config.w1_bias, "down_bias": config.w2_bias}
+        return {name: bias for name, bias in found.items() if bias is not None}
+
+    def operands(self) -> dict[str, Tensor]:
+        held = {name: tensor.storage.data for name, tensor in self._held().items()}
+        return {**held, **self._biases(), "router": self.block.router.weight}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        forward = import_module("vllm.forward_context").set_forward_context
+        seen: list[Any] = []
+        hook = self.block.router.register_forward_hook(lambda module, args, output: seen.append(output))
+        try:
+            with forward(None, self.config, num_tokens=len(x)):
+                y = self.block(x)
+        finally:
+            hook.remove()
+        logits = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+        return {"router_logits": logits, "y": y}
+
+
+def _one_block(gpt_oss: Any, config: Any) -> Any:
+    """vLLM's gpt-oss model without what surrounds the block, so that the model's own ``load_weights`` loads it."""
+    import torch
+
+    class OneBlock(gpt_oss.GptOssModel):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            self.config = config.model_config.hf_config
+            self.quant_config = config.quant_config
+            self.parallel_config = config.parallel_config
+            layer = torch.nn.Module()
+            layer.mlp = gpt_oss.MLPBlock(config, 0, prefix=MLP)
+            self.layers = torch.nn.ModuleList([layer])
+
+    return OneBlock()

@@ -1,0 +1,51 @@
+"""Serving engines by their own loading and forward: releases that are right and wrong, told by real runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck.library.engines.engine_fetch import fetch_engine
+from gpucheck.model.errors import InfrastructureError
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Finished, Lab
+
+SCENARIO = Path(__file__).parents[1] / "data" / "engines.toml"
+CASE = "vllm_moe/m16-h320-i320-e8-top4/normal"
+
+
+def served(lab: Lab, name: str, version: str) -> Finished:
+    """A run with a released engine; skipped where it is neither cached nor to be had."""
+    pytest.importorskip("remotezip")
+    try:
+        fetch_engine(name, version)
+    except InfrastructureError as error:
+        pytest.skip(f"{name} {version} cannot be fetched: {str(error).splitlines()[0]}")
+    finished: Finished = lab.finish("--engine", f"{name}=={version}", scenario=SCENARIO, nproc=1)
+    return finished
+
+
+def test_a_release_whose_loader_pads_the_scales_is_right(lab: Lab) -> None:
+    finished = served(lab, "vllm", "0.33.0")
+    assert finished.code == 0, finished.text
+    assert "vllm 0.33.0" in finished.report["headline"], "what was tested is said"
+    record = finished.results(0)[CASE]
+    assert record["outcome"] == "pass" and not record["violations"]
+    part = record["engine"]
+    assert (part["name"], part["version"], part["depth"]) == ("vllm", "0.33.0", "module")
+    assert any("(8, 384, 24)" in layout for layout in part["layouts"]), "12 groups of scales, of which 10 are real"
+    assert "split_k pinned to 1" in part["left_behind"] and part["stand_ins"]
+    assert record["twins"] == ["mxfp4 default k320-n640-e8", "mxfp4 default k320-n320-e8"]
+    launched = {launch["kernel"]: launch["count"] for launch in record["launches"]}
+    assert launched["_matmul_ogs"] >= 2 and "_combined_routing_compute_pow2" in launched, "vLLM's own kernel too"
+
+
+def test_a_release_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(lab: Lab) -> None:
+    finished = served(lab, "vllm", "0.25.1")
+    assert finished.code == 1, finished.text
+    lines = finished.lines(CASE)
+    assert "exactly expert 7" in lines and "passes differ" in lines, lines
+    assert finished.finding(CASE)["cause"] == "access outside of tensors"
