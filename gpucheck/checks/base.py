@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpucheck.library.adapters.base import Adapter
-    from gpucheck.model.record import Mismatch
+    from gpucheck.model.record import EnginePart, Mismatch
     from gpucheck.verify.expected import Axes, Expected
 
 
@@ -54,7 +54,7 @@ class Runtime(Protocol):
     def note(self, text: str, /) -> None:
         """Adds a line to the failure report."""
 
-    def engine_part(self, part: dict[str, Any], /) -> None:
+    def engine_part(self, part: EnginePart, /) -> None:
         """Says what part a serving engine has in the case; the record keeps it."""
 
 

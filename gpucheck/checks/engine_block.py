@@ -14,6 +14,7 @@ from gpucheck.checks.gpt_oss_block import GptOssBlock
 from gpucheck.library.engines import load
 from gpucheck.library.engines.base import Sizes, State
 from gpucheck.model.case import Case
+from gpucheck.model.record import EnginePart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ class EngineBlock(GptOssBlock):
         with torch.no_grad():
             block = engine.expert_block(sizes, state_of(inputs), runtime.place)
         planned = engine.planned
-        runtime.engine_part({"name": planned["name"], "version": planned["version"], **block.facts.to_json()})
+        runtime.engine_part(EnginePart(planned["name"], planned["version"], **vars(block.facts)))
         return inputs["x"], block
 
     def operands(self, case: Case, prepared: Any) -> Any:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gpucheck.model.record import EnginePart
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks.targets import Target
 
@@ -33,7 +34,7 @@ class CompileRuntime:
     def note(self, text: str) -> None:
         """Nothing is told of how outputs came to be."""
 
-    def engine_part(self, part: dict[str, Any]) -> None:
+    def engine_part(self, part: EnginePart) -> None:
         """Nothing is computed by an engine."""
 
     @property

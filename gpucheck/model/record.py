@@ -199,6 +199,19 @@ class Ceilings:
 
 
 @dataclass(frozen=True)
+class EnginePart:
+    """What part a serving engine had in a case."""
+
+    name: str  # "vllm"
+    version: str
+    depth: str = ""  # how much of its own code ran: "module", "method" or "functions"
+    backend: str = ""  # what it chose to compute the experts by, in its own words
+    layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
+    stand_ins: list[str] = field(default_factory=list)  # what was not its own; empty where it is installed
+    left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls
+
+
+@dataclass(frozen=True)
 class Record:
     """The result line of one attempt of one case on one rank."""
 
@@ -237,7 +250,7 @@ class Record:
     cost: Cost | None = None  # of a call; None: not timed, or not known
     ceilings: Ceilings | None = None  # measured right after this case
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
-    engine: dict[str, Any] = field(default_factory=dict)  # its part: name, version, depth, backend, stand-ins, ...
+    engine: EnginePart | None = None  # None: the case is of no engine
     twins: list[str] = field(default_factory=list)  # products of the case: equal ones are computed from equal operands
     traceback: str = ""
     sticky: bool = False  # a CUDA error that no later call of the process survives
@@ -273,6 +286,9 @@ class Record:
         values["experiment"] = ExperimentName(values["experiment"]) if values.get("experiment") else ""
         if values.get("underway"):
             values["underway"] = Underway(**{name: values["underway"][name] for name in ("kernel", "source", "open")})
+        if part := values.get("engine"):
+            names = {f.name for f in fields(EnginePart)}
+            values["engine"] = EnginePart(**{name: value for name, value in part.items() if name in names})
         values["cost"] = _read(Cost, values.get("cost"))
         values["ceilings"] = _read(Ceilings, values.get("ceilings"))
         return cls(**values)

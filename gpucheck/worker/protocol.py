@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, PlannedEngine, Step
-from gpucheck.model.record import Ceilings, Cost, NeededLaunches
+from gpucheck.model.record import Ceilings, Cost, EnginePart, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 
 CANDIDATE, BASELINE = "candidate", "baseline"
@@ -155,7 +155,7 @@ class Reply:
     cost: Cost | None = None
     ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    engine: dict[str, Any] = field(default_factory=dict)  # its part in the case, see ``Record.engine``
+    engine: EnginePart | None = None
     fatal: bool = False  # the process can no longer be used
     sticky: bool = False  # since its CUDA context is lost
     source: str = ""  # "file:line" of the library that raised
@@ -181,7 +181,8 @@ class _OfReplies(pickle.Unpickler):
     """Makes replies and what they hold, and nothing else: code under test has the connection at hand too."""
 
     ALLOWED: ClassVar[dict[tuple[str, str], type]] = {
-        (kind.__module__, kind.__qualname__): kind for kind in (Reply, Cost, Ceilings, NeededLaunches, ViolationKind)
+        (kind.__module__, kind.__qualname__): kind
+        for kind in (Reply, Cost, Ceilings, EnginePart, NeededLaunches, ViolationKind)
     }
 
     def find_class(self, module: str, name: str) -> Any:

@@ -75,17 +75,13 @@ class State:
 
 @dataclass
 class Facts:
-    """What a record says of an engine's part in a case."""
+    """What a record says of an engine's part in a case, see :class:`gpucheck.model.record.EnginePart`."""
 
     depth: str = ""  # one of DEPTHS
     backend: str = ""  # what the engine chose, in its own words
     layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
     stand_ins: list[str] = field(default_factory=list)  # what was not the engine's own; empty where it is installed
     left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls
-
-    def to_json(self) -> dict[str, Any]:
-        """The plain form."""
-        return dict(vars(self))
 
 
 class ExpertBlock(ABC):

@@ -79,7 +79,7 @@ def _result(result: Result) -> dict[str, Any]:
         "bounds": record.bounds,
         "timings": record.timings,
         "cost": asdict(record.cost) if record.cost else None,
-        "engine": record.engine,
+        "engine": asdict(record.engine) if record.engine else None,
         "twins": record.twins,
         "seconds": record.seconds,
         "traceback": record.traceback,

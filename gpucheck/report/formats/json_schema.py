@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.plan import Plan, PlannedEngine, PlannedLibrary
-from gpucheck.model.record import Cost, Mismatch, Outcome, Verdict, Violation
+from gpucheck.model.record import Cost, EnginePart, Mismatch, Outcome, Verdict, Violation
 from gpucheck.model.vocabulary import Vocabulary
 from gpucheck.report.blocks import Place
 from gpucheck.report.formats.json import ACCEPTED, EXPECTED, SCHEMA
@@ -99,7 +99,7 @@ def _result() -> dict[str, Any]:
             "bounds": dict[str, str],
             "timings": dict[str, float],
             "cost": Cost | None,
-            "engine": dict[str, Any],
+            "engine": EnginePart | None,
             "twins": list[str],
             "seconds": dict[str, float],
             "traceback": str,

@@ -22,6 +22,7 @@ from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.record import EnginePart
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks import cache_damage
 from gpucheck.verify import digest
@@ -467,7 +468,7 @@ class DeviceRuntime:
     def note(self, text: str) -> None:
         self._reply.message = text
 
-    def engine_part(self, part: dict[str, Any]) -> None:
+    def engine_part(self, part: EnginePart) -> None:
         self._reply.engine = part
 
     @property
