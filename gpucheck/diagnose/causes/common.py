@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from gpucheck.diagnose.answers import answers
 from gpucheck.diagnose.error_pattern import error_pattern
-from gpucheck.diagnose.finding_cases import Key, clean_line, failed_case, merged_lines
+from gpucheck.diagnose.finding_cases import Key, clean_line, failed_case, merged_lines, run_command
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import raised_lines
-from gpucheck.model.finding import Finding
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Launch, Record
 from gpucheck.records.run_folder import Run
 
@@ -108,3 +108,29 @@ def launched_unlike(cases: Iterable[tuple[Record, Sequence[Record]]]) -> list[st
 
     unlike = sum(kernels(record) not in [kernels(peer) for peer in peers] for record, peers in cases)
     return [f"in {unlike} of them it launched other kernels than each of its peers"] if unlike else []
+
+
+def rank_warning(
+    run: Run, cause: Cause, shows: str, cases: Sequence[tuple[Record, str]], evidence: list[str]
+) -> Finding:
+    """A warning of a rank that is right, with the commands that run its cases again, on all ranks.
+
+    Args:
+        shows: completes the title.
+        cases: the rank's records and what is said of each, the worst first.
+    """
+    steps = [run.plan.steps[record.step] for record, _ in cases]
+    return Finding(
+        title=f"{cause.title}: {shows}",
+        fails=False,
+        warns=True,
+        ranks=[cases[0][0].rank],
+        rows=list(dict.fromkeys(step.case.row for step in steps)),
+        cases=[
+            FailedCase(step.label, [record.rank], [words], run_command(run, record.step))
+            for step, (record, words) in zip(steps, cases, strict=True)
+        ],
+        fix=cause.fix,
+        evidence=evidence,
+        cause=cause.title,
+    )

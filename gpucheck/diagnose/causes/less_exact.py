@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from gpucheck.diagnose.causes.common import launched_unlike
-from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.causes.common import launched_unlike, rank_warning
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import rank_list
-from gpucheck.model.finding import FailedCase, Finding
+from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
 
@@ -69,30 +68,18 @@ def warnings(run: Run) -> list[Finding]:
                 typical = median([other.tightness for other in peers]) if peers else record.tightness
                 if excess(record.tightness, typical):
                     found.setdefault(record.rank, []).append(_Excess(record, peers, typical))
-    return [_finding(run, rank, cases) for rank, cases in sorted(found.items())]
+    return [_finding(run, cases) for _, cases in sorted(found.items())]
 
 
-def _finding(run: Run, rank: int, cases: list[_Excess]) -> Finding:
+def _finding(run: Run, cases: list[_Excess]) -> Finding:
     worst = sorted(cases, key=lambda each: -each.record.tightness)
     others = rank_list(peer.rank for each in cases for peer in each.peers)
     lines = [
         f"in {len(cases)} case(s) it uses at least {FACTOR:g} times as much of the bound as the median of {others}"
     ]
     lines += launched_unlike((each.record, each.peers) for each in cases)
-    return Finding(
-        title=f"{LESS_EXACT.title}: up to {worst[0].record.tightness:.0%} of a bound used",
-        fails=False,
-        warns=True,
-        ranks=[rank],
-        rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
-        cases=[_failed_case(run, each, rank) for each in worst],
-        fix=LESS_EXACT.fix,
-        evidence=lines,
-        cause=LESS_EXACT.title,
-    )
-
-
-def _failed_case(run: Run, each: _Excess, rank: int) -> FailedCase:
-    step = each.record.step
-    words = f"uses {each.record.tightness:.1%} of its error bound, its peers {each.typical:.1%}"
-    return FailedCase(run.plan.steps[step].label, [rank], [words], run_command(run, step))
+    told = [
+        (each.record, f"uses {each.record.tightness:.1%} of its error bound, its peers {each.typical:.1%}")
+        for each in worst
+    ]
+    return rank_warning(run, LESS_EXACT, f"up to {worst[0].record.tightness:.0%} of a bound used", told, lines)

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpucheck.diagnose.causes.common import launched_unlike
-from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.causes.common import launched_unlike, rank_warning
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.speeds import call_seconds, geometric_mean
 from gpucheck.diagnose.wording import rank_list, took
-from gpucheck.model.finding import FailedCase, Finding
+from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
 
@@ -115,23 +114,13 @@ def _finding(run: Run, rank: int, factor: float, told: list[_Comparison], slow: 
         f"geometric mean {factor:.2f}"
     ]
     lines += launched_unlike((each.record, each.peers) for each in slow)
-    return Finding(
-        title=f"{STRAGGLER.title}: {factor:.2f} times as slow as its peers",
-        fails=False,
-        warns=True,
-        ranks=[rank],
-        rows=list(dict.fromkeys(run.plan.steps[each.record.step].case.row for each in worst)),
-        cases=[_failed_case(run, each, rank) for each in worst],
-        fix=STRAGGLER.fix,
-        evidence=lines + _gpu_lines(run, rank),
-        cause=STRAGGLER.title,
+    return rank_warning(
+        run,
+        STRAGGLER,
+        f"{factor:.2f} times as slow as its peers",
+        [(each.record, _slowdown_text(each)) for each in worst],
+        lines + _gpu_lines(run, rank),
     )
-
-
-def _failed_case(run: Run, compared: _Comparison, rank: int) -> FailedCase:
-    """A slow case with the command that measures it again, on all ranks; a replay measures no speed."""
-    step = compared.record.step
-    return FailedCase(run.plan.steps[step].label, [rank], [_slowdown_text(compared)], run_command(run, step))
 
 
 def _slowdown_text(comparison: _Comparison) -> str:
