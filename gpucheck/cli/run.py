@@ -177,7 +177,7 @@ def run(
         raise UsageError(f"--repeat is {repeat}, expected 1 to {MOST_REPEATS}")
     if checks and not split(checks):
         raise UsageError("--checks names no check")
-    accepted = read_files(accept or [])
+    accepted = read_files(accept or []) if node_rank == 0 else []
     source, engine_sources = parse_source(library), parse_engines(engine or [])
     given, offered = check_sources(check_file, problem, candidate)
     unselected = load(find(scenario), seed) if scenario else implied(given, seed) if given else None

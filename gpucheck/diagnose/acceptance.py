@@ -20,6 +20,7 @@ from gpucheck.diagnose.finding_cases import Key, replay_command
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.canary import CHECK
+from gpucheck.model.errors import UsageError
 from gpucheck.model.finding import Acceptance, FailedCase, Finding
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
@@ -67,7 +68,7 @@ def accept(run: Run, findings: Sequence[Finding]) -> Accepted:
         if index >= 0 and not told[index]:
             fitting[place] = usable[index]
         elif index >= 0:
-            words = f"accepted until {usable[index].until} ({usable[index].reason}), but this is another"
+            words = f"not as accepted until {usable[index].until} ({usable[index].reason})"
             changed[place] = f"{words}: {'; '.join(told[index])}"
     made = [part for number in range(len(findings)) for part in _parts(run, findings, number, fitting, changed, steps)]
     ordered = sorted(made, key=lambda finding: finding.accepted is not None)
@@ -111,8 +112,15 @@ def faults_of(run: Run, finding: Finding, failed_case: FailedCase, given: Accept
 
 
 def day_of(plan: Plan) -> str:
-    """The day on which a run began, in UTC: ``2026-11-29``."""
-    return datetime.fromtimestamp(plan.created, timezone.utc).date().isoformat()
+    """The day on which a run began, in UTC: ``2026-11-29``.
+
+    Raises:
+        UsageError: the plan names no time.
+    """
+    try:
+        return datetime.fromtimestamp(plan.created, timezone.utc).date().isoformat()
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise UsageError(f"plan.json is damaged: created is {plan.created!r}, expected seconds since 1970") from None
 
 
 def _failures(run: Run, findings: Sequence[Finding], steps: Mapping[str, int]) -> Iterator[Place]:
@@ -138,9 +146,9 @@ def _differences(run: Run, finding: Finding, place: Place, fault: AcceptedFault)
     for name, was in fault.content.items():
         if now.get(name) != was:
             found.append(f"{name} had the content {was[:12]}, has {now.get(name, 'none')[:12]}")
+    same_seed = run.plan.seed == fault.seed
     for record in (run.records[(step, rank)], *run.further.get((step, rank), ())):
-        same_seed = run.plan.seed == fault.seed
-        found += looks_other(record, fault) or lies_elsewhere(record, fault, same_seed=same_seed)
+        found += looks_other(record, fault, same_seed=same_seed) or lies_elsewhere(record, fault, same_seed=same_seed)
     return list(dict.fromkeys(found))
 
 
@@ -160,7 +168,7 @@ def _missing(
         return []
     judged = {r for r in fault.ranks if r in run.ranks and run.records[(step, r)].outcome not in UNJUDGED}
     away = judged - {rank for (_, _, rank), candidates in compared.items() if candidates.get(index) == []}
-    return [f"it was accepted on {rank_list(fault.ranks)}, and not so is it on {rank_list(away)}"] if away else []
+    return [f"it was accepted on {rank_list(fault.ranks)} and does not show so on {rank_list(away)}"] if away else []
 
 
 def _parts(
@@ -215,4 +223,4 @@ def _notes(run: Run, steps: dict[str, int]) -> list[str]:
     if names:
         shown = ", ".join(names[:MOST_NAMED]) + ", ..." * (len(names) > MOST_NAMED)
         notes.append(f"accepted faults of {len(names)} case(s) that this run does not have: {shown}")
-    return notes
+    return list(dict.fromkeys(notes))

@@ -1,10 +1,14 @@
 """What a failure looked like and where, as an accepted fault keeps it, and whether another is the same.
 
-- Region: the same outputs are wrong, in the same groups (``exactly expert 31``) or, where no whole groups are, in the
-  same rows, and in the same columns. Spans are compared in whole tiles, and the number of wrong elements may be twice
-  or half of what it was: random data is wrong in a few elements more or fewer. Under another seed the router gives an
-  expert other rows; there only the groups count, and not how many elements they have.
-- Violations: the same words, with numbers up to twice and down to half of what they were.
+Of the same inputs, a fault that shows every time shows the same:
+
+- The same outputs are wrong, in the same groups (``exactly expert 31``), in elements of the same number and within the
+  same rows and columns; violations have the same words.
+- Where random data is judged, which elements lie just beyond their bound depends on the GPU too: spans are the same
+  where they share at least half of what they cover together, and numbers where none is more than twice the other.
+
+Under another seed that is so for all data, and for the numbers in the words of violations. The router then gives an
+expert other rows: where whole groups are wrong, these are compared, and neither rows nor how many elements are wrong.
 """
 
 from __future__ import annotations
@@ -35,18 +39,8 @@ def shows(record: Record) -> list[str]:
 def regions(record: Record) -> list[Region]:
     """Where the outputs of a record are wrong."""
     return [
-        Region(mismatch.output, mismatch.exactly, _spans(mismatch), mismatch.wrong, mismatch.total)
+        Region(mismatch.output, mismatch.exactly, mismatch.box, mismatch.wrong, mismatch.total)
         for mismatch in record.mismatches
-    ]
-
-
-def _spans(mismatch: Mismatch) -> list[list[int]]:
-    """The wrong spans of each axis in whole tiles, as far as the record says how large tiles are."""
-    tile = [0] * max(0, len(mismatch.box) - 2) + (mismatch.heat.tile if mismatch.heat else [0, 0])
-    sizes = tile[-len(mismatch.box) :] if mismatch.box else []
-    return [
-        [first // size * size, last // size * size + size - 1] if size else [first, last]
-        for (first, last), size in zip(mismatch.box, sizes, strict=True)
     ]
 
 
@@ -60,14 +54,13 @@ def content(plan: Plan, step: int) -> dict[str, str]:
     return found
 
 
-def looks_other(record: Record, fault: AcceptedFault) -> list[str]:
+def looks_other(record: Record, fault: AcceptedFault, *, same_seed: bool) -> list[str]:
     """How a failure looks different from the accepted one; nothing where it looks the same."""
-    now = shows(record)
-    same = record.outcome.value == fault.outcome and len(now) == len(fault.shows)
-    if same and all(_like(word, was) for word, was in zip(now, fault.shows, strict=True)):
+    now, was = shows(record), fault.shows
+    like = now == was or (not same_seed and len(now) == len(was) and all(map(_like, now, was)))
+    if like and record.outcome.value == fault.outcome:
         return []
-    was = ", ".join(dict.fromkeys([fault.outcome, *fault.shows]))
-    return [f"it showed as {was}"]
+    return [f"it showed as {', '.join([fault.outcome, *was])}"]
 
 
 def _like(now: str, was: str) -> bool:
@@ -82,21 +75,38 @@ def _about(now: int, was: int) -> bool:
 
 def lies_elsewhere(record: Record, fault: AcceptedFault, *, same_seed: bool) -> list[str]:
     """How the wrong regions differ from the accepted ones."""
-    now = {region.output: region for region in regions(record)}
     was = {region.output: region for region in fault.regions}
-    if now.keys() != was.keys():
+    if {mismatch.output for mismatch in record.mismatches} != was.keys():
         return [f"wrong were {', '.join(was) or 'no outputs'}"]
-    found = []
-    for name, before in was.items():
-        after = now[name]
-        rows = 1 if before.exactly and after.exactly else 0  # rows of a group move with the inputs
-        if before.exactly != after.exactly:
-            found.append(f"{name} was wrong in {_groups(before)}")
-        elif before.spans[rows:] != after.spans[rows:]:
-            found.append(f"{name} was wrong in {_spans_words(before.spans)}, is in {_spans_words(after.spans)}")
-        elif (same_seed or not rows) and not _about(after.wrong * before.total, before.wrong * after.total):
-            found.append(f"{name} had {before.wrong} of {before.total} elements wrong, has {after.wrong}")
-    return found
+    differing = (
+        _elsewhere(mismatch, was[mismatch.output], same_seed=same_seed, equal=same_seed and mismatch.method != "bound")
+        for mismatch in record.mismatches
+    )
+    return [words for words in differing if words]
+
+
+def _elsewhere(now: Mismatch, was: Region, *, same_seed: bool, equal: bool) -> str:
+    """How a region differs; "" where it is the same.
+
+    Args:
+        same_seed: of the inputs.
+        equal: the same spans and numbers are asked for, not similar ones.
+    """
+    if now.exactly != was.exactly:
+        return f"{was.output} was wrong in {_groups(was)}"
+    moved = bool(was.exactly) and not same_seed  # the rows of its groups
+    spans = list(zip(now.box, was.spans, strict=False))[moved:]
+    if len(now.box) != len(was.spans) or not all(a == b or (not equal and _overlap(a, b)) for a, b in spans):
+        return f"{was.output} was wrong in {_words(was.spans)}, is in {_words(now.box)}"
+    shares = (now.wrong * was.total, was.wrong * now.total)
+    if not moved and not (shares[0] == shares[1] if equal else _about(*shares)):
+        return f"{was.output} had {was.wrong} of {was.total} elements wrong, has {now.wrong}"
+    return ""
+
+
+def _overlap(one: list[int], other: list[int]) -> bool:
+    shared = min(one[1], other[1]) - max(one[0], other[0]) + 1
+    return max(one[1], other[1]) - min(one[0], other[0]) + 1 <= ABOUT * shared
 
 
 def _groups(region: Region) -> str:
@@ -104,5 +114,5 @@ def _groups(region: Region) -> str:
     return " and ".join(named) or "no whole group"
 
 
-def _spans_words(spans: list[list[int]]) -> str:
+def _words(spans: list[list[int]]) -> str:
     return "(" + ", ".join(f"{first}-{last}" for first, last in spans) + ")"

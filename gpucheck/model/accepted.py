@@ -1,7 +1,7 @@
 """Accepted faults: failures that a team knows of and lives with until a day, each as it showed when it was accepted.
 
 Plain data, part of ``plan.json``: a run folder keeps what was accepted when it ran. What makes a fault the accepted one
-is decided in :mod:`gpucheck.diagnose.acceptance`.
+is decided in :mod:`gpucheck.diagnose.acceptance` and :mod:`gpucheck.diagnose.fault_signature`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Region:
     """Where an output was wrong."""
 
     output: str
-    exactly: dict[str, list[int]]  # grouping -> groups whose rows are the wrong ones; they stand for axis 0
-    spans: list[list[int]]  # per axis [first, last] wrong index, widened to whole tiles
+    exactly: dict[str, list[int]]  # grouping -> groups whose rows are the wrong ones
+    spans: list[list[int]]  # per axis [first, last] wrong index
     wrong: int  # elements
     total: int
 

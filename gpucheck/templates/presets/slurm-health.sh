@@ -11,6 +11,7 @@
 PYTHON=${PYTHON:-/usr/bin/python3}                     # has the torch and triton that jobs use
 GPUCHECK=${GPUCHECK:-/opt/gpucheck/gpucheck.pyz}       # from `make pyz`, or an installed gpucheck script
 LIBRARY=${LIBRARY:-}                                   # --library; without it the installed one
+ACCEPT=${ACCEPT:-}                                     # --accept: a file from `gpucheck accept`; empty: none
 SCENARIO=${SCENARIO:-quick}
 GPUS=${GPUS:-}                                         # how many a healthy node has; empty: any number
 SECONDS_LIMIT=${SECONDS_LIMIT:-40}                     # for the run; starting and reporting take a few more
@@ -44,7 +45,8 @@ export GPUCHECK_CACHE_DIR=$STATE/cache TRITON_CACHE_DIR=$STATE/triton
 run=$STATE/runs/health-$(date +%s)-$$
 
 timeout 55 "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda --timeout "$SECONDS_LIMIT" \
-    ${GPUS:+--expect-gpus "$GPUS"} ${LIBRARY:+--library "$LIBRARY"} --out "$run" > "$run.txt" 2>&1
+    ${GPUS:+--expect-gpus "$GPUS"} ${LIBRARY:+--library "$LIBRARY"} ${ACCEPT:+--accept "$ACCEPT"} \
+    --out "$run" > "$run.txt" 2>&1
 code=$?
 
 case $code in

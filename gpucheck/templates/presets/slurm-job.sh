@@ -1,7 +1,7 @@
 #!/bin/bash
 # A Slurm job that runs the gate on all GPUs of several nodes with srun, for one report.
 #
-#   sbatch --nodes=4 slurm-job.sh [further options of gpucheck run]
+#   sbatch --nodes=4 slurm-job.sh [further options of gpucheck run, such as --accept FILE]
 #
 #SBATCH --job-name=gpucheck
 #SBATCH --nodes=2

@@ -10,6 +10,7 @@
 PYTHON=${PYTHON:-/usr/bin/python3}                     # has the torch and triton that jobs use
 GPUCHECK=${GPUCHECK:-/opt/gpucheck/gpucheck.pyz}       # from `make pyz`, or an installed gpucheck script
 LIBRARY=${LIBRARY:-}                                   # --library; without it the installed one
+ACCEPT=${ACCEPT:-}                                     # --accept: a file from `gpucheck accept`; empty: none
 SCENARIO=${SCENARIO:-quick}
 SECONDS_LIMIT=${SECONDS_LIMIT:-45}                     # for the run; starting and reporting take a few more
 ON_INCONCLUSIVE=${ON_INCONCLUSIVE:-refuse}             # refuse or accept: no verdict in time, or no GPU found
@@ -29,7 +30,7 @@ count=$(printf '%s\n' "$gpus" | tr ',' '\n' | grep -c .)
 run=$STATE/runs/job-${SLURM_JOB_ID:-none}-$(date +%s)-$$
 
 timeout 58 "$PYTHON" "$GPUCHECK" run "$SCENARIO" --device cuda --expect-gpus "$count" --timeout "$SECONDS_LIMIT" \
-    ${LIBRARY:+--library "$LIBRARY"} --out "$run" > "$run.txt" 2>&1
+    ${LIBRARY:+--library "$LIBRARY"} ${ACCEPT:+--accept "$ACCEPT"} --out "$run" > "$run.txt" 2>&1
 code=$?
 [ "$code" -ne 124 ] || code=3 # ended from here: no verdict in time
 

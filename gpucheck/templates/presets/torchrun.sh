@@ -4,6 +4,8 @@
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node-a OUT=run-7 ./torchrun.sh [further options of gpucheck run]
 #   NNODES=2 NODE_RANK=1 MASTER_ADDR=node-a OUT=run-7 ./torchrun.sh
 #
+# Of --accept FILE, with faults from `gpucheck accept`, node 0 reads the file and no other node.
+#
 # Set in the environment, as torchrun's users do:
 NNODES=${NNODES:?number of nodes}
 NODE_RANK=${NODE_RANK:?number of this node, from 0}

@@ -66,6 +66,16 @@ def test_the_prolog_tests_the_gpus_of_the_job(stand_ins: StandIns) -> None:
     assert (stand_ins.folder / "state/runs").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize(("preset", "variables"), [("slurm-prolog", {"SLURM_JOB_GPUS": "2,3"}), ("slurm-health", {})])
+def test_faults_are_accepted_where_a_file_is_named(stand_ins: StandIns, preset: str, variables: dict[str, str]) -> None:
+    stand_ins.gpucheck(0)
+    stand_ins.stand_in("nvidia-smi")
+    stand_ins.run(preset, **variables, ACCEPT="/a b.toml")
+    stand_ins.run(preset, **variables)
+    named, unnamed = stand_ins.calls("gpucheck")
+    assert named[named.index("--accept") + 1] == "/a b.toml" and "--accept" not in unnamed
+
+
 def test_a_job_without_gpus_is_not_held_up(stand_ins: StandIns) -> None:
     stand_ins.gpucheck(1)
     assert stand_ins.run("slurm-prolog", SLURM_JOB_ID="42").returncode == 0
