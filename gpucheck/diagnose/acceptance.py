@@ -145,7 +145,7 @@ def _differences(run: Run, finding: Finding, place: Place, fault: AcceptedFault)
         found.append(f"its cause was {fault.cause}")
     for name, was in fault.content.items():
         if now.get(name) != was:
-            found.append(f"{name} had the content {was[:12]}, has {now.get(name, 'none')[:12]}")
+            found.append(f"the content of {name} was {was[:12]}, is {now.get(name, 'none')[:12]}")
     same_seed = run.plan.seed == fault.seed
     for record in (run.records[(step, rank)], *run.further.get((step, rank), ())):
         found += looks_other(record, fault, same_seed=same_seed) or lies_elsewhere(record, fault, same_seed=same_seed)

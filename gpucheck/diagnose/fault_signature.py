@@ -45,13 +45,14 @@ def regions(record: Record) -> list[Region]:
 
 
 def content(plan: Plan, step: int) -> dict[str, str]:
-    """Hashes of what a case tests: the library, and the files of a check that was brought along."""
+    """What a case tests: hashes of the library and of the files of a check of the user's, the version of an engine."""
     found = {"triton_kernels": plan.library["content"]} if plan.has_library else {}
     for source in plan.check_sources:
         if plan.steps[step].case.check in source.checks:
             names = (path.rpartition("/")[2] for path in source.files)
             found |= dict(zip(names, source.hashes, strict=True))
-    return found
+    engine = plan.engine(plan.steps[step].conditions.engine)
+    return {**found, engine["name"]: engine["version"]} if engine else found
 
 
 def looks_other(record: Record, fault: AcceptedFault, *, same_seed: bool) -> list[str]:

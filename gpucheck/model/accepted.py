@@ -33,7 +33,7 @@ class AcceptedFault:
     shows: list[str]  # what the wrong output looks like, violations, where it raised or broke
     regions: list[Region]  # one for each wrong output
     seed: int  # of the run it was seen in
-    content: dict[str, str]  # "triton_kernels" or file of a check -> hash of what was under test
+    content: dict[str, str]  # "triton_kernels" or file of a check -> its hash; name of an engine -> its version
     reason: str
     until: str  # YYYY-MM-DD in UTC; valid through the end of that day
     file: str = field(default="", compare=False)  # it was read from

@@ -226,7 +226,7 @@ def test_another_library_fails(runs: Runs) -> None:
     library: Any = {**runs.plan.library, "content": "e" * 64}
     answer = runs.report(runs.stored("second", library=library))
     assert answer.code == 1 and answer.out.startswith("FAIL  1 finding\n")
-    assert "): triton_kernels had the content ffffffffffff, has eeeeeeeeeeee" in answer.out
+    assert "): the content of triton_kernels was ffffffffffff, is eeeeeeeeeeee" in answer.out
 
 
 def test_another_file_of_the_check_fails(gpucheck: Command, here: Path, synthetic: Synthetic) -> None:
@@ -237,7 +237,21 @@ def test_another_file_of_the_check_fails(gpucheck: Command, here: Path, syntheti
     runs.accepted(runs.stored("first", check_sources=source("a")))
     assert runs.report(runs.stored("same", check_sources=source("a"))).code == 0
     answer = runs.report(runs.stored("other", check_sources=source("b")))
-    assert answer.code == 1 and "mine.py had the content aaaaaaaaaaaa, has bbbbbbbbbbbb" in answer.out
+    assert answer.code == 1 and "the content of mine.py was aaaaaaaaaaaa, is bbbbbbbbbbbb" in answer.out
+
+
+def test_another_version_of_the_engine_fails(gpucheck: Command, here: Path, synthetic: Synthetic) -> None:
+    def with_engine(version: str) -> dict[str, Any]:
+        engine = {"name": "vllm", "version": version, "root": "", "packages": "", "origin": "", "installed": True}
+        in_it = tuple(replace(step, conditions=replace(step.conditions, engine="vllm")) for step in plan.steps)
+        return {"engines": (engine,), "steps": in_it}
+
+    plan = synthetic.plan(cases=3, ranks=4)
+    runs = Runs(gpucheck, synthetic, plan)
+    runs.accepted(runs.stored("first", **with_engine("0.25.1")))
+    assert runs.report(runs.stored("same", **with_engine("0.25.1"))).code == 0
+    answer = runs.report(runs.stored("other", **with_engine("0.26.0")))
+    assert answer.code == 1 and "the content of vllm was 0.25.1, is 0.26.0" in answer.out
 
 
 def everywhere(runs: Runs) -> Ends:
