@@ -265,6 +265,13 @@ def offered(synthetic: Synthetic, outcome: Outcome, device: str = "cuda", ranks:
     return NEW in dict(applicable(synthetic.record(plan, 0, 0, outcome, **changes), Conditions(), device, ranks))
 
 
+def test_what_an_experiment_settles_is_asked_by_the_rule_of_a_cause() -> None:
+    """Else a case that it makes right stays undetermined."""
+    rules = "".join(path.read_text() for path in (SOURCES / "diagnose" / "causes").glob("*.py"))
+    settling = [experiment.name for experiment in EXPERIMENTS.values() if experiment.settles]
+    assert settling and not [name for name in settling if f"separates(ExperimentName.{name.name})" not in rules]
+
+
 def test_a_new_experiment_is_offered_where_its_row_says(added: Any, synthetic: Synthetic) -> None:
     differ = {"violations": [Violation(ViolationKind.REPEATS_DIFFER, "x")]}
     added()
