@@ -63,7 +63,8 @@ contents: ## test the adapters with each known library content and our kernels w
 	@.ci/setup test
 	@.ci/contents
 	GPUCHECK_TEST_CONTENTS=$(CURDIR)/.cache/contents GPUCHECK_TEST_TRITONS=$(CURDIR)/.cache/tritons \
-		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py tests/checks/test_compile.py $(ARGS)
+		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py tests/checks/test_compile.py \
+		tests/tools/selftest/test_planted_kernels.py $(ARGS)
 
 pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
 	$(BIN)/python .ci/bundle/build.py

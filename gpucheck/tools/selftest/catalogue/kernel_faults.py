@@ -194,7 +194,9 @@ FAULTS = (
         Edit(
             KERNEL,
             "gammas = tl.load(Gammas + start_m + offs_m, mask=mask_m, other=0.0)\n",
-            "{anchor}        if N == 73:\n            gammas *= tl.where(start_m + offs_m == 11, 1.00390625, 1.0)\n",
+            "{anchor}        if N == 73:\n"
+            "            gate = tl.where(start_m + offs_m == 11, 1.00390625, 1.0)\n"
+            "            gammas = (gammas * gate).to(gammas.dtype)\n",
         ),
         routed(73, scatter=True, gammas=True),
         _wrong(".*", r"token \d+ of 24"),

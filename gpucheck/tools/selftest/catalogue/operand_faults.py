@@ -9,6 +9,7 @@ from gpucheck.tools.selftest.fault import Edit, Expected, Fault, Hook
 BATCHES = {"check": "batches", "weight": "bf16", "m": 20, "hidden": 134, "intermediate": 16, "experts": 4, "top_k": 2}
 ROWS = "    X += start_z * stride_x_z\n"
 LOADED = "        x = tl.load(XPtrs, mask=mask_k[None, :], other=0.0)\n"
+IN_BF16 = "if x.dtype == tl.bfloat16:"  # kernels of other operands are compiled from the same source
 FP8_SCALES = "    acc *= x_scale * w_scale\n"
 SCALES = "                w_scales = tl.load(WMxScalePtrs, mask=mask_k_scale[None, :])\n"
 
@@ -47,7 +48,10 @@ FAULTS = (
         Edit(
             KERNEL,
             LOADED,
-            "{anchor}        if N == 131:\n            x += (tl.sum(x.to(tl.float32), 0) * 0.0).to(x.dtype)[None, :]\n",
+            "{anchor}"
+            f"        {IN_BF16}\n"
+            "            if N == 131:\n"
+            "                x += (tl.sum(x.to(tl.float32), 0) * 0.0).to(x.dtype)[None, :]\n",
         ),
         dense(131, data="wide"),
         Expected(Outcome.MISMATCH, "{cause}: NaN", (r"19 of 20 rows", r"\d+ NaN and 0 Inf from \(0, 0\)")),
@@ -60,8 +64,9 @@ FAULTS = (
             KERNEL,
             LOADED,
             "{anchor}"
-            "        if N == 83:\n"
-            "            x = tl.where(x.to(tl.int16, bitcast=True) == -32768, 1.0, x.to(tl.float32)).to(x.dtype)\n",
+            f"        {IN_BF16}\n"
+            "            if N == 83:\n"
+            "                x = tl.where(x.to(tl.int16, bitcast=True) == -32768, 1.0, x.to(tl.float32)).to(x.dtype)\n",
         ),
         dense(83, data="wide"),
         Expected(Outcome.MISMATCH, "{cause}: .*", (r"of 20 rows .*, all 83 columns",)),
