@@ -19,7 +19,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UnusableGpu
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
-from gpucheck.model.vocabulary import Attempted, file_name
+from gpucheck.model.vocabulary import Attempted, ExperimentName, file_name
 from gpucheck.worker import launch_journal
 from gpucheck.worker.supervisor.attempt import Attempt, ended, harness_failed, remove_outputs
 
@@ -351,13 +351,17 @@ class ChildRunner:
         )
 
     def _cache(self, attempt: Attempt, conditions: Conditions) -> str:
-        """The folder of Triton's kernel cache; "" is the usual one. An experiment never shares a cold one."""
+        """The folder of Triton's kernel cache; "" is the usual one. An experiment never shares a cold one.
+
+        All cases that a rank tries with a fresh cache have one together: what is in it was compiled for such a case,
+        and cases of one process need a kernel that several of them launch compiled once.
+        """
         if conditions.cache == "shared":
             return ""
         record = attempt.record
         own = conditions.cache == "fresh" or record.experiment
-        name = f"cache-{_of_round(record.step, record.round)}{file_name(record.experiment)}"
-        name += f"-{self.node.local_rank}" if own else ""
+        name = "" if record.experiment == ExperimentName.FRESH_CACHE else _of_round(record.step, record.round)
+        name = f"cache-{name}{file_name(record.experiment)}" + (f"-{self.node.local_rank}" if own else "")
         folder = self.files.folder / name
         folder.mkdir(exist_ok=True)
         return str(folder)

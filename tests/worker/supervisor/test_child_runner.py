@@ -17,6 +17,7 @@ from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Underway
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.worker.launch_journal import Journal
 from gpucheck.worker.protocol import (
     BENCH,
@@ -146,6 +147,17 @@ def test_caches(plan: Plan, tmp_path: Path) -> None:
     caches = [setup.cache for setup in children.setups[2:]]
     assert len({*caches, *cold}) == 4, "a folder for each, an experiment shares none"
     assert all(Path(cache).is_dir() for cache in caches)
+
+
+def test_cases_tried_with_a_fresh_cache_share_it_and_their_process(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    both = [make(plan, tmp_path / "s", children, rank) for rank in (0, 1)]
+    for runner in both:
+        for number in (0, 1):
+            runner.run(number, step(plan, cache="fresh"), ExperimentName.FRESH_CACHE)
+    both[0].run(0, step(plan, cache="fresh"))
+    caches = [setup.cache for setup in children.setups]
+    assert len(set(caches)) == len(caches) == 3, "one of each rank's experiment, and one of the case that asks for it"
 
 
 def test_ranks_wait_for_each_other_before_a_cold_cache(
