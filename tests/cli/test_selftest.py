@@ -12,10 +12,12 @@ import pytest
 from gpucheck.launch.gpus import Found
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.tools.selftest.assess import Assessment, Cell
+from gpucheck.tools.selftest.effort import Effort
 from gpucheck.tools.selftest.planted_runs import Done, SelfTest, Summary
 from gpucheck.tools.selftest.schedule import FaultRun
 from tests.cli.conftest import Command
 
+EFFORT = Effort({"cases": 9, "repeat": 3}, {"cases": 4.0, "repeat": 2.0}, processes=2, starting=1.0, compiling=1.0)
 Behaviour = Callable[[FaultRun], Assessment]
 
 
@@ -27,7 +29,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, here: Path) -> dict[str, Behaviour]
     def fault_run(self: SelfTest, number: int, fault_run: FaultRun, began: Callable[[FaultRun], None]) -> Done:
         began(fault_run)
         found = behaviour.get(fault_run.column, lambda _: Assessment(clean=4))(fault_run)
-        return Done(fault_run, 1.0, found)
+        return Done(fault_run, 1.0, found, EFFORT)
 
     copy = LibraryCopy(here, here / "triton_kernels", "path", "f" * 64, "B", "v3.5")
     copy.package.mkdir()
@@ -61,6 +63,21 @@ def test_all_found_as_planted_passes(gpucheck: Command, answers: dict[str, Behav
     assert "false alarms  0 in 12 cases without a fault" in lines
     found = json.loads((here / "found.json").read_text())
     assert (found["passed"], found["planted"], found["attributed"], found["clean"]) == (True, 4, 4, 12)
+    spent = "cases 4 s (9), repeat 2 s (3); 2 processes, 0.50 s each; compiling 1 s"
+    assert "time  each fault on one rank, turn 2: 1 s = " + spent in lines
+    assert [run["effort"]["processes"] for run in found["runs"]] == [2, 2, 2]
+
+
+def test_a_run_that_is_ended_early_tells_where_its_time_went(
+    gpucheck: Command, answers: dict[str, Behaviour], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(self: SelfTest, number: int, fault_run: FaultRun, began: object) -> None:
+        self.cut_short[fault_run.name] = EFFORT
+
+    monkeypatch.setattr(SelfTest, "_run_one", cut_short)
+    answer = gpucheck("selftest", "--faults", "bit-7", "--json", "found.json")
+    assert "INCOMPLETE  self-test" in answer.out and f"time  no fault: cut short, {EFFORT.words}" in answer.out
+    assert json.loads((here / "found.json").read_text())["cut_short"]["no fault"]["attempts"] == EFFORT.attempts
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,15 @@ from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.selftest import cache_faults
 from gpucheck.tools.selftest.assess import Assessment, Cell, assess, label_of
 from gpucheck.tools.selftest.catalogue.controls import OTHER_CONFIG
+from gpucheck.tools.selftest.effort import Effort, effort_of
 from gpucheck.tools.selftest.fault import CacheDamage, Fault, Session
 from gpucheck.tools.selftest.injection import Injector, Planted, reason_against, write_scenario
-from gpucheck.tools.selftest.schedule import FaultRun, fault_runs
+from gpucheck.tools.selftest.schedule import NO_STRAGGLER, FaultRun, fault_runs
 
 RUN_LIMIT = 900.0  # s for one run
 GRACE = 8.0  # s that a run has to end and to report after it was interrupted
 SIDE_BY_SIDE = 4  # runs without GPUs at a time, beside those with
-ON_GPUS = 2  # runs with GPUs at a time, where there are processors for them
-CPUS_PER_RANK = 4  # that two runs at a time need
+MOST_ON_GPUS = 12  # runs with GPUs at a time; as many as there are processors for, one a rank
 POLL = 0.1  # s
 
 
@@ -40,6 +40,7 @@ class Done:
     run: FaultRun
     seconds: float
     found: Assessment
+    effort: Effort = field(default_factory=Effort)
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Summary:
     done: list[Done] = field(default_factory=list)
     inapplicable: dict[str, str] = field(default_factory=dict)  # fault -> why it cannot be shown here
     planned: int = 0  # runs
+    cut_short: dict[str, Effort] = field(default_factory=dict)  # runs that were ended early, by name
+    at_once: int = 1  # runs
     seconds: float = 0.0
     folder: str = ""
 
@@ -109,13 +112,15 @@ class SelfTest:
             if (reason := fault.reason_against(device, ranks) or reason_against(fault, library))
         }
         able = [fault for fault in faults if fault.name not in self.inapplicable]
-        self.fault_runs = fault_runs(able, device, ranks) if able else []
+        self.at_once = at_once(device, ranks)
+        self.fault_runs = fault_runs(able, device, ranks, split=self.at_once > 1) if able else []
+        self.cut_short: dict[str, Effort] = {}  # runs that :meth:`stop` ended, by name
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = 0
 
     def run(self, summary: Summary, began: Callable[[FaultRun], None], ended: Callable[[Done], None]) -> None:
-        """Makes all runs, on the CPU of a machine without GPUs one at a time, and takes them down in a summary.
+        """Makes all runs, those that take longest first, and takes them down in a summary.
 
         Args:
             summary: gains each run as it ends.
@@ -123,13 +128,15 @@ class SelfTest:
             ended: called when it has been assessed, from this one.
         """
         summary.inapplicable |= self.inapplicable
-        summary.planned = len(self.fault_runs)
+        summary.planned, summary.at_once = len(self.fault_runs), self.at_once
+        summary.cut_short = self.cut_short
         beside = [run for run in self.fault_runs if run.device != self.device]
-        many = self.device == "cuda" and len(os.sched_getaffinity(0)) >= CPUS_PER_RANK * summary.ranks
-        with ThreadPoolExecutor(ON_GPUS if many else 1) as lane, ThreadPoolExecutor(SIDE_BY_SIDE) as side:
+        order = list(enumerate(self.fault_runs))
+        if self.at_once > 1:
+            order.sort(key=lambda item: item[1].size, reverse=True)
+        with ThreadPoolExecutor(self.at_once) as lane, ThreadPoolExecutor(SIDE_BY_SIDE) as side:
             pending: set[Future[Done | None]] = {
-                (side if run in beside else lane).submit(self._run_one, number, run, began)
-                for number, run in enumerate(self.fault_runs)
+                (side if run in beside else lane).submit(self._run_one, number, run, began) for number, run in order
             }
             try:
                 while pending:
@@ -160,7 +167,9 @@ class SelfTest:
         planted = [item for item in run.planted if self._can_be_planted(item)]
         injector = Injector(folder / "planted", self.library, run.ranks)
         scenario = folder / "scenario.toml"
-        write_scenario(scenario, run.groups, title=run.name, case_timeout=run.case_timeout, experiments=run.experiments)
+        limits = {"case_timeout": run.case_timeout, "experiments": run.experiments}
+        limits |= {"straggler": NO_STRAGGLER} if self.at_once > 1 else {}
+        write_scenario(scenario, run.groups, title=run.name, **limits)
         library, startup = injector.library_with(planted), injector.startup_with(planted)
         environment = _environment(startup, self.folder / "kernel-cache")
         if run.session is Session.CACHE:
@@ -169,10 +178,12 @@ class SelfTest:
             self._damage(run, folder)
         candidates = injector.candidates_with(planted)
         code, text = self._command(folder, run, scenario, library, environment, candidates)
+        effort = effort_of(folder / "run")
         if self._stopped:
+            self.cut_short[run.name] = effort
             return None
         found = assess(run, _report(folder, text), text, code)
-        return Done(run, time.monotonic() - begin, found)
+        return Done(run, time.monotonic() - begin, found, effort)
 
     def _can_be_planted(self, item: Planted) -> bool:
         """Whether the library has a place for it; the control that is none is left out elsewhere."""
@@ -219,6 +230,11 @@ class SelfTest:
             with self._lock:
                 self._running.discard(process)
         return code, log.read_text(errors="replace")
+
+
+def at_once(device: str, ranks: int) -> int:
+    """How many runs are made at a time: on the CPU one, since its processors are what runs take all of."""
+    return max(1, min(MOST_ON_GPUS, len(os.sched_getaffinity(0)) // ranks)) if device == "cuda" else 1
 
 
 def _environment(startup: Path | None, kernel_cache: Path) -> dict[str, str]:

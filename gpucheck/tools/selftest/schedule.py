@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,12 +12,14 @@ from gpucheck.model.errors import ExitCode
 from gpucheck.model.record import Outcome
 from gpucheck.tools.selftest.catalogue.common import HONEST, attention
 from gpucheck.tools.selftest.catalogue.controls import BYSTANDERS, CASES, OTHER_CONFIG
-from gpucheck.tools.selftest.fault import Fault, Session, Target
+from gpucheck.tools.selftest.fault import Edit, Fault, Session, Target
 from gpucheck.tools.selftest.injection import Planted
 
 EXPERIMENTS = {"cpu": 600.0, "cuda": 300.0}  # s at most that a rank spends on trying failed cases otherwise
 CASE_TIMEOUT = 60.0  # s
+NO_STRAGGLER = 1e6  # times as slow as its peers: runs that share GPUs slow each other down
 HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}  # s; the same where cases hang; kernels for GPUs are compiled within it
+MOST_PER_RANK = 16  # faults of a rank in a run, where several runs are made at once
 APART = 100  # output columns between the cases of one fault on two ranks
 FEW_CASES = tuple(attention(queries) for queries in (24, 28, 36, 40, 44))
 
@@ -36,6 +40,11 @@ class FaultRun:
     def wrong(self) -> list[Planted]:
         """What is planted and must be found; the rest must not."""
         return [item for item in self.planted if item.fault.expected.outcome is not Outcome.PASS]
+
+    @property
+    def size(self) -> int:
+        """Faults, counted on each rank: what makes a run last longer than another."""
+        return sum(len(item.ranks) for item in self.planted)
 
     @property
     def groups(self) -> list[Mapping[str, Any]]:
@@ -67,29 +76,34 @@ class FaultRun:
         return EXPERIMENTS[self.device] if self.session is not Session.LOST else 0.0
 
 
-def fault_runs(faults: Sequence[Fault], device: str, ranks: int) -> list[FaultRun]:
-    """The runs that show these faults, each on each of its targets, and the one without any."""
+def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool = False) -> list[FaultRun]:
+    """The runs that show these faults, each on each of its targets, and the one without any.
+
+    Args:
+        split: many faults go to several runs, which are made at once.
+    """
     made = [FaultRun("no fault", "controls", device, ranks, 0)]
     shared = sorted(_of(faults, Session.SHARED), key=lambda fault: fault.expected.outcome is not Outcome.MISMATCH)
     each = [fault for fault in shared if Target.EACH in fault.targets]
-    for turn in range(ranks if each else 0):
-        planted = [Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate([*each, OTHER_CONFIG])]
-        made.append(
-            FaultRun(f"each fault on one rank, turn {turn + 1}", "each", device, ranks, len(made), tuple(planted))
-        )
+    parts = _parts(each, ranks if split else 0)
+    for turn, (words, part) in itertools.product(range(ranks), parts):
+        beside = [OTHER_CONFIG] if part is parts[-1][1] else []
+        planted = tuple(Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate([*part, *beside]))
+        name = f"each fault on one rank, turn {turn + 1}{words}"
+        made.append(FaultRun(name, "each", device, ranks, len(made), planted))
     everywhere = [fault for fault in shared if fault not in each or (Target.ALL in fault.targets and ranks > 1)]
-    planted = [Planted(fault, shown_on(fault, ranks)) for fault in everywhere]
-    if planted:
-        made.append(FaultRun("each fault on all ranks", "all", device, ranks, len(made), tuple(planted)))
+    for words, part in _parts(everywhere, 1 if split else 0):
+        planted = tuple(Planted(fault, shown_on(fault, ranks)) for fault in part)
+        made.append(FaultRun(f"each fault on all ranks{words}", "all", device, ranks, len(made), planted))
     for name, session in (("hangs on each rank", Session.HANG), ("compile races on each rank", Session.RACE)):
-        planted = [Planted(apart(fault, rank), (rank,)) for fault in _of(faults, session) for rank in range(ranks)]
-        if planted:
-            made.append(FaultRun(name, "each", device, ranks, len(made), tuple(planted), session))
+        hung = tuple(Planted(apart(fault, rank), (rank,)) for fault in _of(faults, session) for rank in range(ranks))
+        if hung:
+            made.append(FaultRun(name, "each", device, ranks, len(made), hung, session))
     cheats = _of(faults, Session.CANDIDATES)
     for turn in range(ranks if cheats else 0):
         name = f"candidates that cheat, turn {turn + 1}"
-        planted = [Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate(cheats)]
-        made.append(FaultRun(name, "each", device, ranks, len(made), tuple(planted), Session.CANDIDATES))
+        planted = tuple(Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate(cheats))
+        made.append(FaultRun(name, "each", device, ranks, len(made), planted, Session.CANDIDATES))
     damaged = [Planted(fault, tuple(range(ranks))) for fault in _of(faults, Session.CACHE)]
     if damaged:
         name = "damage in the kernel cache"
@@ -100,6 +114,23 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int) -> list[FaultRu
             name = f"{fault.name} on rank {rank}"
             made.append(FaultRun(name, "each", "cpu", ranks, len(made), lost, Session.LOST))
     return made
+
+
+def _parts(faults: Sequence[Fault], sharing: int) -> list[tuple[str, Sequence[Fault]]]:
+    """Faults that share a run, with what the name of their run says of them.
+
+    Those that change source go apart from those that do not: all runs of the latter launch the same kernels, which
+    the kernel cache of the self-test then holds for all of them.
+
+    Args:
+        sharing: ranks that the faults of a run are spread over; 0: they all go to one run.
+    """
+    if not sharing:
+        return [("", faults)] if faults else []
+    kinds = [[fault for fault in faults if isinstance(fault.plant, Edit) is edits] for edits in (True, False)]
+    counts = [math.ceil(len(kind) / (sharing * MOST_PER_RANK)) for kind in kinds]
+    parts = [kind[first::count] for kind, count in zip(kinds, counts, strict=True) for first in range(count)]
+    return [(f", part {number} of {len(parts)}" * (len(parts) > 1), part) for number, part in enumerate(parts, 1)]
 
 
 def apart(fault: Fault, rank: int) -> Fault:

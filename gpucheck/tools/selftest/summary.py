@@ -12,6 +12,7 @@ from gpucheck.tools.selftest.planted_runs import Summary
 SCHEMA = 1
 MISSED, WRONG, RIGHT, NOT_PLANTED = "no", "??", "ok", "."
 LEGEND = "ok detected and rightly attributed  ?? detected, wrongly attributed  no missed  . not planted there"
+SHARES = "of each run what its slowest rank was at, and in brackets how often all ranks did that"
 MOST_LINES = 20  # of problems, and of false alarms
 
 
@@ -35,7 +36,9 @@ def lines(summary: Summary) -> Iterator[str]:
             by_reason.setdefault(reason, []).append(fault)
         yield from (f"inapplicable: {', '.join(faults)}: {reason}" for reason, faults in by_reason.items())
     yield ""
-    yield f"time  {summary.seconds:.0f} s: " + ", ".join(f"{d.run.name} {d.seconds:.0f} s" for d in summary.done)
+    yield f"time  {summary.seconds:.0f} s, {summary.at_once} run{'s' * (summary.at_once > 1)} at a time; {SHARES}"
+    yield from (f"time  {done.run.name}: {done.seconds:.0f} s = {done.effort.words}" for done in summary.done)
+    yield from (f"time  {name}: cut short, {effort.words}" for name, effort in summary.cut_short.items())
     yield f"runs  {summary.folder}"
 
 
@@ -65,7 +68,9 @@ def to_json(summary: Summary) -> dict[str, Any]:
         "clean": summary.clean,
         "false_alarms": summary.alarms,
         "problems": summary.problems,
-        "runs": [{"name": d.run.name, "seconds": d.seconds} for d in summary.done],
+        "runs": [{"name": d.run.name, "seconds": d.seconds, "effort": asdict(d.effort)} for d in summary.done],
+        "cut_short": {name: asdict(effort) for name, effort in summary.cut_short.items()},
+        "at_once": summary.at_once,
         "seconds": summary.seconds,
         "folder": summary.folder,
     }

@@ -7,14 +7,16 @@ import pytest
 from gpucheck.model.errors import ExitCode
 from gpucheck.tools.selftest.catalogue import FAULTS, choose
 from gpucheck.tools.selftest.catalogue.controls import OTHER_CONFIG
-from gpucheck.tools.selftest.fault import Hook, Session, Target
-from gpucheck.tools.selftest.schedule import fault_runs
+from gpucheck.tools.selftest.fault import Edit, Hook, Session, Target
+from gpucheck.tools.selftest.schedule import MOST_PER_RANK, fault_runs
 
 
-@pytest.mark.parametrize(("device", "ranks"), [("cpu", 1), ("cpu", 2), ("cuda", 2), ("cuda", 8)])
-def test_every_fault_that_shows_is_planted_on_each_of_its_targets(device: str, ranks: int) -> None:
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(("device", "ranks"), [("cpu", 1), ("cpu", 2), ("cuda", 1), ("cuda", 2), ("cuda", 8)])
+def test_every_fault_that_shows_is_planted_on_each_of_its_targets(device: str, ranks: int, split: bool) -> None:
     able = [fault for fault in FAULTS if not fault.reason_against(device, ranks)]
-    made = fault_runs(able, device, ranks)
+    made = fault_runs(able, device, ranks, split=split)
+    assert len({run.name for run in made}) == len(made)
     for fault in able:
         places = [(run.column, item.ranks) for run in made for item in run.planted if item.fault.name == fault.name]
         expected = []
@@ -31,6 +33,18 @@ def test_one_run_has_nothing_planted_and_comes_first() -> None:
     first, *others = fault_runs(choose(["bit-7"]), "cpu", 2)
     assert not first.planted and first.exit_code is ExitCode.PASS and first.column == "controls"
     assert all(run.planted and run.exit_code is ExitCode.FAIL for run in others)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_runs_that_are_made_at_once_hold_few_faults_and_share_kernels(ranks: int) -> None:
+    made = [run for run in fault_runs(FAULTS, "cuda", ranks, split=True) if run.session is Session.SHARED]
+    for run in made[1:]:
+        faults = [item.fault for item in run.planted]
+        places = [rank for item in run.planted for rank in item.ranks]
+        assert max(places.count(rank) for rank in range(ranks)) <= MOST_PER_RANK
+        assert len({isinstance(fault.plant, Edit) for fault in faults}) == 1, "source is changed in all or in none"
+        usual = [fault.name for fault in faults if "placement" not in fault.case]
+        assert "spoiled-by-bias" not in usual[1:], "its call with bias comes before others"
 
 
 def test_seeds_differ_between_runs() -> None:
