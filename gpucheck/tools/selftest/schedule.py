@@ -80,7 +80,7 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
     """The runs that show these faults, each on each of its targets, and the one without any.
 
     Args:
-        split: many faults go to several runs, which are made at once.
+        split: many faults go to several runs, which are made at once; their data are those of the one run.
     """
     made = [FaultRun("no fault", "controls", device, ranks, 0)]
     shared = sorted(_of(faults, Session.SHARED), key=lambda fault: fault.expected.outcome is not Outcome.MISMATCH)
@@ -90,11 +90,11 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
         beside = [OTHER_CONFIG] if part is parts[-1][1] else []
         planted = tuple(Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate([*part, *beside]))
         name = f"each fault on one rank, turn {turn + 1}{words}"
-        made.append(FaultRun(name, "each", device, ranks, len(made), planted))
+        made.append(FaultRun(name, "each", device, ranks, 1 + turn, planted))
     everywhere = [fault for fault in shared if fault not in each or (Target.ALL in fault.targets and ranks > 1)]
     for words, part in _parts(everywhere, 1 if split else 0):
         planted = tuple(Planted(fault, shown_on(fault, ranks)) for fault in part)
-        made.append(FaultRun(f"each fault on all ranks{words}", "all", device, ranks, len(made), planted))
+        made.append(FaultRun(f"each fault on all ranks{words}", "all", device, ranks, 1 + ranks, planted))
     for name, session in (("hangs on each rank", Session.HANG), ("compile races on each rank", Session.RACE)):
         hung = tuple(Planted(apart(fault, rank), (rank,)) for fault in _of(faults, session) for rank in range(ranks))
         if hung:

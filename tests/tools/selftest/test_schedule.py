@@ -47,6 +47,23 @@ def test_runs_that_are_made_at_once_hold_few_faults_and_share_kernels(ranks: int
         assert "spoiled-by-bias" not in usual[1:], "its call with bias comes before others"
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 8])
+def test_a_fault_has_the_same_data_whether_its_run_is_split_or_not(ranks: int) -> None:
+    whole, parts = (
+        {
+            (item.fault.name, item.ranks): run.seed
+            for run in made
+            if run.session is Session.SHARED
+            for item in run.planted
+        }
+        for made in (fault_runs(FAULTS, "cuda", ranks), fault_runs(FAULTS, "cuda", ranks, split=True))
+    )
+    for turn in range(ranks):
+        assert {fault for (fault, _), seed in whole.items() if seed == 1 + turn} == {
+            fault for (fault, _), seed in parts.items() if seed == 1 + turn
+        }
+
+
 def test_seeds_differ_between_runs() -> None:
     made = fault_runs(FAULTS, "cuda", 2)
     assert len({run.seed for run in made}) == len(made) == len({run.name for run in made})
