@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpucheck.model.record import EnginePart
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks.targets import Target
+
+if TYPE_CHECKING:
+    from gpucheck.triton_hooks.interpreter.stand_in_driver import StandInDevice
 
 
 class CompileRuntime:
@@ -69,6 +72,14 @@ def _form(tensor: Any) -> tuple[Any, ...]:
     return tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
+def stand_in_device(target: Target) -> StandInDevice:
+    """What stands in for a device of the target."""
+    from gpucheck.triton_hooks.interpreter.stand_in_driver import StandInDevice
+
+    amd = target.name if target.amd else ""
+    return StandInDevice(target.capability, target.sms, target.shared_memory, amd, target.card)
+
+
 @contextmanager
 def stand_in(target: Target) -> Iterator[None]:
     """The target as the only device of this process; memory that host code allocates is zero, so runs repeat."""
@@ -76,8 +87,7 @@ def stand_in(target: Target) -> Iterator[None]:
 
     from gpucheck.triton_hooks.interpreter import stand_in_driver
 
-    amd = target.name if target.amd else ""
-    device = stand_in_driver.StandInDevice(target.capability, target.sms, target.shared_memory, amd, target.card)
+    device = stand_in_device(target)
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (torch.Tensor, "new_empty")):
         setattr(owner, name, _zeroed(getattr(owner, name)))
     with stand_in_driver.watched_guards(stand_in_driver.install(device), home=0):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.model.versions import major_minor
 
 GENERATIONS = ("v3.4", "v3.5", "v3.6", "v3.7", "v3.8")
 
@@ -176,10 +177,9 @@ def triton_problem(generation: str, triton_version: str) -> str | None:
         triton_version: as in ``triton.__version__``, for example ``"3.6.0"`` or ``"3.7.0+git1234"``.
     """
     needed = TRITON_RANGES[generation]
-    match = re.match(r"(\d+)\.(\d+)", triton_version)
-    if match is None:
+    version = major_minor(triton_version)
+    if version is None:
         return f"cannot read the Triton version {triton_version!r}; triton_kernels {generation} needs Triton {needed}"
-    version = int(match[1]), int(match[2])
     if version >= needed.minimum and (needed.maximum is None or version <= needed.maximum):
         return None
     return f"triton_kernels {generation} needs Triton {needed} ({needed.need}); found Triton {triton_version}"

@@ -24,6 +24,7 @@ class Limits:
 
     shared_memory: int  # bytes
     threads: int = MOST_THREADS  # of a block
+    registers: int = 0  # of 32 bits; 0 where they are not looked at
     tensor_memory: int = 0  # columns; 0 where the GPU has none
     work_items: int = 0  # of a launch along its first axis; 0 where blocks alone count
 
@@ -32,7 +33,7 @@ class Limits:
 class Excess:
     """A resource of which a kernel needs more than there is."""
 
-    resource: str  # "bytes of shared memory", "threads" or "columns of tensor memory"
+    resource: str  # "bytes of shared memory", "threads", "registers" or "columns of tensor memory"
     needed: int
     available: int
 
@@ -48,12 +49,13 @@ class TooManyBlocks(Excess):
         return f"{self.needed:,} {self.resource}, at most {self.available:,}"
 
 
-def excess(metadata: Any, limits: Limits) -> Excess | None:
+def excess(metadata: Any, limits: Limits, registers: int | None = None) -> Excess | None:
     """The first resource of which a compiled kernel needs more than a block may use; None where it fits.
 
     Args:
         metadata: ``metadata`` of Triton's compiled kernel (Triton 3.1 or later).
         limits: of the device; ``shared_memory`` is what torch calls ``shared_memory_per_block_optin``.
+        registers: of a thread; None where they are not known.
     """
     threads = (getattr(metadata, "num_warps", 0) or 0) * warp_size(metadata)
     shared, columns = getattr(metadata, "shared", 0) or 0, getattr(metadata, "tmem_size", 0) or 0
@@ -61,6 +63,9 @@ def excess(metadata: Any, limits: Limits) -> Excess | None:
         return Excess("bytes of shared memory", shared, limits.shared_memory)
     if threads > limits.threads:
         return Excess("threads", threads, limits.threads)
+    needed = threads * (registers or 0)
+    if limits.registers and needed > limits.registers:
+        return Excess("registers", needed, limits.registers)
     if limits.tensor_memory and columns > limits.tensor_memory:
         return Excess("columns of tensor memory", columns, limits.tensor_memory)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpucheck.model.errors import UsageError
+from gpucheck.model.versions import major_minor
 from gpucheck.triton_hooks.compiled_kernel import MOST_WORK_ITEMS, Limits
 
 KIB = 1024
@@ -19,6 +20,8 @@ class Target:
     sms: int  # multiprocessors or compute units of the card; tiles, split-k and grids depend on it
     shared_memory: int  # bytes that one block may use
     card: str
+    first_triton: tuple[int, int] = (3, 1)  # the oldest release that compiles for it
+    registers: int = 65_536  # of 32 bits that one block may use
     tensor_memory: int = 0  # columns; 0 where there is none
 
     @property
@@ -29,7 +32,17 @@ class Target:
     def limits(self) -> Limits:
         """What a block and a launch may use of it."""
         work_items = MOST_WORK_ITEMS if self.amd else 0
-        return Limits(self.shared_memory, tensor_memory=self.tensor_memory, work_items=work_items)
+        return Limits(
+            self.shared_memory, registers=self.registers, tensor_memory=self.tensor_memory, work_items=work_items
+        )
+
+    def unknown_to(self, triton_version: str) -> str:
+        """That a Triton is older than the target, in words; "" where it compiles for it or does not say what it is."""
+        found = major_minor(triton_version)
+        if found is None or found >= self.first_triton:
+            return ""
+        first = "{}.{}".format(*self.first_triton)
+        return f"Triton {triton_version} does not know {self.name} ({self.card}): {first} is the first that does"
 
     def lacks(self, error: str) -> str:
         """What an error says that the hardware or this machine lacks, in words, or "": no kernel is to blame for it."""
@@ -40,9 +53,8 @@ class Target:
         return ""
 
 
-# Shared memory of NVIDIA GPUs: CUDA C++ Programming Guide, technical specifications per compute capability, "maximum
-# amount of shared memory per thread block". Of AMD GPUs: local data share of a workgroup, instruction set architecture
-# documents of CDNA 3 and CDNA 4. Tensor memory: PTX ISA, tcgen05.alloc.
+CDNA_REGISTERS = 4 * 512 * 64  # SIMDs of a compute unit, vector registers of each, lanes
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
@@ -50,12 +62,18 @@ TARGETS: dict[str, Target] = {
         Target("sm_86", (8, 6), 84, 99 * KIB, "A40"),
         Target("sm_89", (8, 9), 142, 99 * KIB, "L40S"),
         Target("sm_90", (9, 0), 132, 227 * KIB, "H100, H200"),
-        Target("sm_100", (10, 0), 148, 227 * KIB, "B200", tensor_memory=512),
-        Target("sm_120", (12, 0), 170, 99 * KIB, "RTX 5090"),
-        Target("gfx942", (9, 4), 304, 64 * KIB, "MI300X"),
-        Target("gfx950", (9, 5), 256, 160 * KIB, "MI355X"),
+        Target("sm_100", (10, 0), 148, 227 * KIB, "B200", (3, 3), tensor_memory=512),
+        Target("sm_120", (12, 0), 170, 99 * KIB, "RTX 5090", (3, 3)),
+        Target("sm_121", (12, 1), 48, 99 * KIB, "DGX Spark", (3, 6)),
+        Target("gfx942", (9, 4), 304, 64 * KIB, "MI300X", registers=CDNA_REGISTERS),
+        Target("gfx950", (9, 5), 256, 160 * KIB, "MI355X", (3, 3), registers=CDNA_REGISTERS),
     )
 }
+"""By name. Sources of shared memory and registers of NVIDIA GPUs: CUDA C++ Programming Guide, technical specifications
+per compute capability, "maximum amount of shared memory" and "maximum number of 32-bit registers per thread block". Of
+AMD GPUs: instruction set architecture documents of CDNA 3 and CDNA 4, local data share of a workgroup and vector
+registers of a SIMD, of which the waves of a workgroup take their shares. Of tensor memory: PTX ISA, tcgen05.alloc. Of
+the oldest Triton: ``tests/checks/test_compile.py`` compiles for each target with releases from 3.1 on."""
 DEFAULT = "sm_80,sm_90,sm_100,gfx942"
 
 

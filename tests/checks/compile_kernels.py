@@ -1,7 +1,7 @@
 """Builds the kernels of our own checks, as cases launch them, for a GPU that is not here.
 
-Run by ``test_compile`` in a process of its own: ``python compile_kernels.py CHECK,PARAMETER=VALUE,...`` for each case.
-Prints a line for each kernel built; a kernel that does not compile ends it with Triton's error.
+Run by ``test_compile`` in a process of its own: ``python compile_kernels.py TARGET,... CHECK,PARAMETER=VALUE,...`` with
+as many cases as are wanted. Prints a line for each kernel built; one that does not compile ends it with Triton's error.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from gpucheck.checks import load
+from gpucheck.checks.no_launch import stand_in_device
 from gpucheck.tools.compile.compile_process import CompileRuntime
+from gpucheck.triton_hooks.targets import TARGETS
 
-TARGET = GPUTarget("cuda", 90, 32)
 POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
@@ -30,7 +30,7 @@ def kind(value: Any) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
-def build(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+def build(targets: list[str], kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
     """Stands in for the launch of a kernel."""
     names = [param.name for param in kernel.params]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -43,12 +43,21 @@ def build(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> No
         source = ASTSource(kernel, signature, constants)
     else:  # up to Triton 3.2 a signature holds no constants
         source = ASTSource(kernel, {name: t for name, t in signature.items() if t != "constexpr"}, constants)
-    compiled = triton.compile(source, target=TARGET, options=given)
-    print(kernel.fn.__name__, compiled.metadata.shared, len(compiled.asm["cubin"]), triton.__version__, flush=True)
+    for target in targets:
+        try:
+            compiled = triton.compile(source, target=stand_in_device(TARGETS[target]).target, options=given)
+        except Exception as error:
+            lacking = TARGETS[target].lacks(str(error))
+            if not lacking:
+                raise
+            print(kernel.fn.__name__, target, "lacks", lacking, file=sys.stderr)
+            continue
+        binary = compiled.asm["hsaco" if TARGETS[target].amd else "cubin"]
+        print(kernel.fn.__name__, target, compiled.metadata.shared, len(binary), triton.__version__, flush=True)
 
 
-def main(cases: list[str]) -> None:
-    JITFunction.run = build
+def main(targets: list[str], cases: list[str]) -> None:
+    JITFunction.run = lambda *args, **kwargs: build(targets, *args, **kwargs)
     runtime = CompileRuntime("", "")
     for words in cases:
         name, *settings = words.split(",")
@@ -64,4 +73,4 @@ def main(cases: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1].split(","), sys.argv[2:])

@@ -40,6 +40,17 @@ def test_threads_are_warps_times_their_size() -> None:
     assert excess(metadata(num_warps=32, target=wide), TARGETS["gfx942"].limits) == Excess("threads", 2048, 1024)
 
 
+def test_registers_are_those_of_all_threads() -> None:
+    eight = metadata(num_warps=8)
+    assert excess(eight, HOPPER, registers=255) is None
+    assert excess(metadata(num_warps=16), HOPPER, registers=128) is None
+    assert excess(metadata(num_warps=16), HOPPER, registers=136) == Excess("registers", 69_632, 65_536)
+    wide = metadata(num_warps=8, warp_size=64)
+    assert excess(wide, TARGETS["gfx942"].limits, registers=256) is None
+    assert excess(wide, TARGETS["gfx942"].limits, registers=264) == Excess("registers", 135_168, 131_072)
+    assert excess(metadata(num_warps=16), Limits(1), registers=255) is None  # a driver does not say how many there are
+
+
 def test_tensor_memory_counts_where_the_gpu_has_some() -> None:
     blackwell = TARGETS["sm_100"].limits
     assert excess(metadata(tmem_size=512), blackwell) is None

@@ -177,7 +177,7 @@ class Capture:
 
     def _compiled(self, compiled: Any, src: Any, seconds: float | None, facts: dict[str, Any]) -> Kernel:
         metadata, used = compiled.metadata, registers.usage(compiled.asm, TOOLS)
-        too_much = excess(metadata, self._target.limits)
+        too_much = excess(metadata, self._target.limits, used.registers)
         actual = {  # the compiler may have changed what was asked for
             "warps": getattr(metadata, "num_warps", facts["warps"]),
             "stages": getattr(metadata, "num_stages", facts["stages"]),

@@ -106,10 +106,11 @@ class _Servers:
 def _job(job: Job, servers: _Servers, stop: threading.Event) -> Result:
     begin = time.perf_counter()
     result = Result(job.combination)
-    if job.library:
+    result.inapplicable = job.target.unknown_to(job.triton.version)
+    if job.library and not result.inapplicable:
         result.inapplicable = triton_problem(job.library.generation, job.triton.version) or ""
-        if result.inapplicable:
-            return result
+    if result.inapplicable:
+        return result
     cache = ResultCache.of(job.triton, job.library.content if job.library else "", job.target)
     foreign = {name for source in job.sources for name in source.checks}  # may import anything: never kept
     ours = tuple(case for case in job.cases if case.check not in foreign)

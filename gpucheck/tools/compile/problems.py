@@ -52,7 +52,7 @@ class Problems:
         """That a kernel asks for more than the target has."""
         place = self._sources.of_function(function.src)
         place = place or Place(function.fn.__code__.co_filename, _first_line(function))
-        advice = FEWER_WARPS if excess.resource == "threads" else SMALLER_TILES
+        advice = FEWER_WARPS if excess.resource in ("threads", "registers") else SMALLER_TILES
         error = f"{excess} on {self._target.name}"
         return Problem(Kind.RESOURCE, error, self._name(place), self._sources.code(place), advice)
 

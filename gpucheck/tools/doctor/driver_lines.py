@@ -100,9 +100,3 @@ def _order(machine: Machine, snapshot: Snapshot) -> list[Line]:
         return [ok("order", "unequal GPUs, counted in PCI order")]
     advice = "CUDA puts the fastest first, so its numbers are not nvidia-smi's: export CUDA_DEVICE_ORDER=PCI_BUS_ID"
     return [warn("order", f"unequal GPUs: {', '.join(names)}", advice)]
-
-
-def major_minor(version: str) -> tuple[int, int] | None:
-    """``"13.0"`` as numbers."""
-    match = re.match(r"(\d+)\.(\d+)", version)
-    return (int(match[1]), int(match[2])) if match else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpucheck.host.accelerators import assigned, torch_build
 from gpucheck.library.installed import find_spec, spec_folders
-from gpucheck.tools.doctor.driver_lines import major_minor
+from gpucheck.model.versions import major_minor
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
 from gpucheck.tools.doctor.machine import Machine
 

@@ -161,6 +161,12 @@ def test_a_library_that_does_not_go_with_the_triton_starts_no_process(triton: Tr
     assert "3.8" in found.inapplicable and not found.cases
 
 
+def test_a_target_that_the_triton_does_not_know_starts_no_process(triton: Triton) -> None:
+    found = result(job(replace(triton, version="3.5.1"), "before", target="sm_121"))
+    assert "Triton 3.5.1 does not know sm_121" in found.inapplicable and not found.cases
+    assert built(result(job(triton, "a", target="sm_121"))) == {"a": "compiled"}
+
+
 def test_who_stops_reading_leaves_no_process_behind(
     triton: Triton, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
