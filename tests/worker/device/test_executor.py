@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,13 +38,22 @@ CASE = Case("matmul", {}, "exact", "matmul/x", "matmul", 0)
 RIGHT = torch.arange(4.0)
 
 
+def copied(kernel: Kernel, x: torch.Tensor) -> Any:
+    return torch.empty(4).copy_(x)
+
+
 class Kernel:
-    """A check whose kernel copies its input; subclasses do it wrong."""
+    """A check whose kernel copies its input, or does otherwise.
+
+    Args:
+        answer: makes y, or all outputs, of this check and the input; its calls are counted in ``launches``, from 1.
+    """
 
     late_inputs = ("x", "absent")
     operands, allowed, needed_launches = Check.operands, Check.allowed, Check.needed_launches
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[Any, torch.Tensor], Any] = copied) -> None:
+        self.answer = answer
         self.launches = 0
         self.seeds: list[int] = []
 
@@ -60,7 +69,8 @@ class Kernel:
 
     def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
         self.launches += 1
-        return {"y": torch.empty(4).copy_(prepared["x"])}
+        made = self.answer(self, prepared["x"])
+        return made if isinstance(made, dict) else {"y": made}
 
     def inspect(self, case: Any, prepared: Any, outputs: dict[str, Any], runtime: Any) -> None:
         pass
@@ -80,12 +90,13 @@ def executor(observer: Observer) -> CaseExecutor:
 def run(executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a check under conditions; gives the reply and the outputs that were saved, in order."""
 
-    def run(check: Any, known: Any = None, **conditions: Any) -> tuple[Reply, list[Any]]:
+    def run(check: Any, known: Any = None, timed: Any = None, **conditions: Any) -> tuple[Reply, list[Any]]:
         monkeypatch.setattr(checks, "load", lambda name: check)
         torch.save({"x": RIGHT}, tmp_path / "inputs")
         outputs = str(tmp_path / "outputs")
         inputs = str(tmp_path / "inputs")
-        reply = executor.run(Request(CASE, Conditions("cpu", **conditions), inputs, (outputs,), known=known or {}))
+        asked = Request(CASE, Conditions("cpu", **conditions), inputs, (outputs,), timed, known=known or {})
+        reply = executor.run(asked)
         saved = [torch.load(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
         return reply, saved
 
@@ -102,13 +113,12 @@ def test_a_case_runs_twice_in_memory_filled_otherwise(run: Any) -> None:
 
 
 def test_a_store_outside_is_taken_down(run: Any) -> None:
-    class TooFar(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            y = torch.empty(4)
-            y.as_strided((5,), (1,)).view(torch.int32).fill_(0x01010101)
-            return {"y": y}
+    def too_far(kernel: Kernel, x: torch.Tensor) -> Any:
+        y = torch.empty(4)
+        y.as_strided((5,), (1,)).view(torch.int32).fill_(0x01010101)
+        return y
 
-    reply, _ = run(TooFar())
+    reply, _ = run(Kernel(too_far))
     assert reply.guards == ["4 bytes written after the float32 tensor of shape (4,), nearest 1 off"] * 2
 
 
@@ -125,10 +135,7 @@ def test_a_view_made_by_inputs_reaches_prepare_with_its_strides(
             self.strides = inputs["x"].stride()
             return inputs
 
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            return {"y": torch.empty(20).copy_(prepared["x"].as_strided((20,), (1,)))}
-
-    check = AssumesDense()
+    check = AssumesDense(lambda _, x: torch.empty(20).copy_(x.as_strided((20,), (1,))))
     monkeypatch.setattr(checks, "load", lambda name: check)
     torch.save({"x": view}, tmp_path / "inputs")
     reply = executor.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), (str(tmp_path / "outputs"),)))
@@ -140,23 +147,18 @@ def test_a_view_made_by_inputs_reaches_prepare_with_its_strides(
 
 
 def test_memory_that_is_read_before_it_is_written_is_named(run: Any) -> None:
-    class Unwritten(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            y = torch.empty(4)
-            y[:3] = prepared["x"][:3]
-            return {"y": y}
+    def unwritten(kernel: Kernel, x: torch.Tensor) -> Any:
+        y = torch.empty(4)
+        y[:3] = x[:3]
+        return y
 
-    reply, _ = run(Unwritten())
+    reply, _ = run(Kernel(unwritten))
     assert reply.fills == [fill_of(number) for number in range(SURE)]
     assert reply.sensitive == "in or outside of, before it was written, the float32 tensor of shape (4,)"
 
 
 def test_outputs_that_follow_the_fill_are_kept_for_three_fills(run: Any, tmp_path: Path) -> None:
-    class Unwritten(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            return {"y": torch.empty(4, dtype=torch.int32)}
-
-    reply, _ = run(Unwritten())
+    reply, _ = run(Kernel(lambda *_: torch.empty(4, dtype=torch.int32)))
     held = {
         fill: torch.load(outputs_file(str(tmp_path / "outputs"), number))["y"][0].item()
         for fill, number in reply.by_fill.items()
@@ -165,16 +167,14 @@ def test_outputs_that_follow_the_fill_are_kept_for_three_fills(run: Any, tmp_pat
 
 
 def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> None:
-    class Unwritten(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            self.launches += 1
-            first, *others = (torch.empty(size) for size in (4, 5, 6, 7))
-            first[:3] = prepared["x"][:3]
-            return {"y": first, **{f"y{number}": other.zero_() for number, other in enumerate(others)}}
+    def unwritten(kernel: Kernel, x: torch.Tensor) -> Any:
+        first, *others = (torch.empty(size) for size in (4, 5, 6, 7))
+        first[:3] = x[:3]
+        return {"y": first, **{f"y{number}": other.zero_() for number, other in enumerate(others)}}
 
     needed = []
     for _ in range(2):
-        check = Unwritten()
+        check = Kernel(unwritten)
         reply, _ = run(check)
         assert reply.sensitive.endswith("the float32 tensor of shape (4,)")
         needed.append(check.launches)
@@ -190,12 +190,8 @@ def test_outputs_with_the_bits_that_came_first_are_compared_where_they_lie(
         copied.append({name: value.clone() for name, value in outputs.items()})
         return copied[-1]
 
-    class Third(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            return {"y": super().launch(case, prepared, runtime)["y"] + (self.launches == 3)}
-
     monkeypatch.setattr(executing, "on_host", on_host)
-    reply, saved = run(Third(), repeat=6)
+    reply, saved = run(Kernel(lambda kernel, x: x + (kernel.launches == 3)), repeat=6)
     assert len(copied) == len(saved) == 2
     first, third = digest.whole(RIGHT), digest.whole(RIGHT + 1)
     assert reply.digests == [first, first, third, first, first, first]
@@ -203,36 +199,17 @@ def test_outputs_with_the_bits_that_came_first_are_compared_where_they_lie(
 
 
 def test_repeats_keep_each_distinct_output_once(run: Any) -> None:
-    class Drifting(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            self.launches += 1
-            return {"y": prepared["x"] + (self.launches == 3)}
-
-    reply, saved = run(Drifting(), repeat=4)
+    reply, saved = run(Kernel(lambda kernel, x: x + (kernel.launches == 3)), repeat=4)
     assert len(reply.digests) == 4 and len(reply.saved) == 2
     assert torch.equal(saved[0], RIGHT) and torch.equal(saved[1], RIGHT + 1)
 
 
 def test_a_first_call_with_bits_that_are_known_is_the_last(run: Any) -> None:
-    class Later(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            self.launches += 1
-            return {"y": prepared["x"] + (self.launches < 2)}
-
     known = {"y": digest.whole(RIGHT)}
     reply, (y,) = run(Kernel(), known, repeat=4)
     assert len(reply.digests) == 1 and torch.equal(y, RIGHT)
-    reply, _ = run(Later(), known, repeat=4)
+    reply, _ = run(Kernel(lambda kernel, x: x + (kernel.launches < 2)), known, repeat=4)
     assert len(reply.digests) == 4, "a process that begins otherwise shows all of its calls"
-
-
-class Scratch(Kernel):
-    """Returns its scratch memory, which the next call overwrites."""
-
-    scratch = torch.empty(4)
-
-    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-        return {"y": self.scratch.copy_(prepared["x"])}
 
 
 class Tuned(Kernel):
@@ -291,9 +268,10 @@ def test_a_delayed_consumer_sees_what_a_second_launch_overwrites(run: Any) -> No
     check = Kernel()
     reply, (y,) = run(check, consumer="delayed")
     assert torch.equal(y, RIGHT) and check.launches == 4 and set(check.seeds) == {1}, "other data, from another seed"
-    _, (y,) = run(Scratch(), consumer="delayed")
+    scratch = torch.empty(4)  # which the next call overwrites
+    _, (y,) = run(Kernel(lambda _, x: scratch.copy_(x)), consumer="delayed")
     assert torch.equal(y, RIGHT + 10)
-    _, (y,) = run(Scratch())
+    _, (y,) = run(Kernel(lambda _, x: scratch.copy_(x)))
     assert torch.equal(y, RIGHT), "nobody sees it otherwise"
 
 
@@ -393,17 +371,14 @@ def test_calls_under_stress_are_watched_too(run: Any, monkeypatch: pytest.Monkey
 
 
 def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: Observer) -> None:
-    class Racing(Kernel):
-        gate = threading.Barrier(4, timeout=120)  # breaks unless four threads are in here together
+    gate = threading.Barrier(4, timeout=120)  # breaks unless four threads are in here together
 
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
-            self.gate.wait()
-            if threading.current_thread().name.endswith("_2"):
-                return {"y": prepared["x"] + 1}
-            return super().launch(case, prepared, runtime)
+    def racing(kernel: Kernel, x: torch.Tensor) -> Any:
+        observer.add(("copy",), lambda: Launch("copy", 1, None, ["cpu"], None, "", "", 0, 0, []))
+        gate.wait()
+        return x + threading.current_thread().name.endswith("_2")
 
-    check = Racing()
+    check = Kernel(racing)
     reply, saved = run(check, concurrency=4)
     assert reply.fills == [fill_of(number // 2) for number in range(8)], "two of four are looked at, in each pass"
     assert {float(y[0]) for y in saved} == {0.0, 1.0} and set(check.seeds) == {1}
@@ -411,16 +386,15 @@ def test_launches_at_once_are_kept_and_observed_one_by_one(run: Any, observer: O
 
 
 def test_threads_that_mix_up_what_they_share_are_seen(run: Any) -> None:
-    class Mixing(Kernel):
-        gate = threading.Barrier(2, timeout=120)
+    gate, shared = threading.Barrier(2, timeout=120), SimpleNamespace()
 
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            if float(prepared["x"][0]) != 0:
-                self.operand = prepared["x"]
-            self.gate.wait()
-            return {"y": self.operand + 0}
+    def mixing(kernel: Kernel, x: torch.Tensor) -> Any:
+        if float(x[0]) != 0:
+            shared.operand = x
+        gate.wait()
+        return shared.operand + 0
 
-    _, (y,) = run(Mixing(), concurrency=2)
+    _, (y,) = run(Kernel(mixing), concurrency=2)
     assert torch.equal(y, RIGHT + 10), "another thread's data"
 
 
@@ -431,12 +405,17 @@ def test_a_bench_that_is_behind_has_other_data_first(run: Any, executor: CaseExe
     assert torch.equal(y, RIGHT) and check.launches == 4 and len(reply.digests) == 2 and set(check.seeds) == {1}
 
 
-def test_what_a_thread_raises_is_the_error_of_the_case(run: Any) -> None:
-    class Failing(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            raise RuntimeError("in a thread\nadvice")
+def failing(error: Exception) -> Kernel:
+    """A check whose kernel raises."""
 
-    reply, _ = run(Failing(), concurrency=2)
+    def fail(kernel: Kernel, x: torch.Tensor) -> Any:
+        raise error
+
+    return Kernel(fail)
+
+
+def test_what_a_thread_raises_is_the_error_of_the_case(run: Any) -> None:
+    reply, _ = run(failing(RuntimeError("in a thread\nadvice")), concurrency=2)
     assert (reply.status, reply.message, reply.fatal) == ("error", "RuntimeError: in a thread", False)
     assert "in launch" in reply.traceback
 
@@ -483,14 +462,12 @@ def test_a_prompt_consumer_reads_behind_a_launch_that_is_held_back(
     """A launch that went to another stream has written nothing yet when the consumer reads."""
     held = SimpleNamespace(back=False)
 
-    class Elsewhere(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            y = torch.empty(4)
-            return {"y": y if held.back and not ordered else y.copy_(prepared["x"])}
+    def elsewhere(kernel: Kernel, x: torch.Tensor) -> Any:
+        y = torch.empty(4)
+        return y if held.back and not ordered else y.copy_(x)
 
     monkeypatch.setattr(stream_stress, "delay_launches", lambda: setattr(held, "back", True))
-    check = Elsewhere()
-    _, (y, *_) = run(check, consumer="prompt")
+    _, (y, *_) = run(Kernel(elsewhere), consumer="prompt")
     assert torch.equal(y, RIGHT) if ordered else bool(y.isnan().all())
 
 
@@ -602,14 +579,16 @@ class Watch:
         reply.timings["call"] = 0.5
 
 
-def timed_run(
-    executor: CaseExecutor, check: Any, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Reply:
-    monkeypatch.setattr(checks, "load", lambda name: check)
-    monkeypatch.setattr(executor, "_stopwatch", watch)
-    torch.save({"x": RIGHT}, tmp_path / "inputs")
-    files = (str(tmp_path / "outputs"),)
-    return executor.run(Request(CASE, Conditions("cpu"), str(tmp_path / "inputs"), files, ALWAYS))
+@pytest.fixture
+def timed_run(run: Any, executor: CaseExecutor, monkeypatch: pytest.MonkeyPatch) -> Callable[[Kernel, Watch], Reply]:
+    """Runs a check whose calls a stand-in times."""
+
+    def timed(check: Kernel, watch: Watch) -> Reply:
+        monkeypatch.setattr(executor, "_stopwatch", watch)
+        reply, _ = run(check, timed=ALWAYS)
+        return reply  # type: ignore[no-any-return]
+
+    return timed
 
 
 class Launching(Kernel):
@@ -627,11 +606,11 @@ class Launching(Kernel):
 
 
 def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
-    executor: CaseExecutor, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    timed_run: Any, executor: CaseExecutor, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check, watch, settled = Launching(observer), Watch(), []
     monkeypatch.setattr(executor, "synchronize", lambda: settled.append(check.launches))
-    reply = timed_run(executor, check, watch, tmp_path, monkeypatch)
+    reply = timed_run(check, watch)
     assert reply.timings == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
     assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
     assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
@@ -639,46 +618,29 @@ def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
     assert settled[-1] == 3, "what is launched for the time has ended before the case has"
 
 
-def test_timed_calls_must_give_the_bits_that_were_judged(
-    executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class WrongLater(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            y = super().launch(case, prepared, runtime)["y"]
-            return {"y": y + (self.launches > 2)}
-
-    assert timed_run(executor, Kernel(), Watch(), tmp_path, monkeypatch).blamed == []
-    reply = timed_run(executor, WrongLater(), Watch(), tmp_path, monkeypatch)
+def test_timed_calls_must_give_the_bits_that_were_judged(timed_run: Any) -> None:
+    assert timed_run(Kernel(), Watch()).blamed == []
+    reply = timed_run(Kernel(lambda kernel, x: x + (kernel.launches > 2)), Watch())
     words = "call 3 of 3 with equal inputs gave other bits than those judged: y"
     assert len(set(reply.digests)) == 1 and reply.blamed == [("repeats differ", words)]
 
 
 def test_what_is_launched_for_the_time_does_not_hide_a_fallback(
-    executor: CaseExecutor, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    timed_run: Any, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch()
     monkeypatch.setattr(watch, "time", lambda *_: observer.add(("copy",), lambda: None))  # type: ignore[arg-type, return-value]
-    assert timed_run(executor, Kernel(), watch, tmp_path, monkeypatch).launches == []
+    assert timed_run(Kernel(), watch).launches == []
 
 
-def test_a_case_whose_passes_differ_is_not_timed(
-    executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Drifting(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            self.launches += 1
-            return {"y": prepared["x"] + self.launches}
-
+def test_a_case_whose_passes_differ_is_not_timed(timed_run: Any) -> None:
     watch = Watch()
-    reply = timed_run(executor, Drifting(), watch, tmp_path, monkeypatch)
+    reply = timed_run(Kernel(lambda kernel, x: x + kernel.launches), watch)
     assert reply.status == "ran" and not reply.timings and not watch.told
 
 
-def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(
-    executor: CaseExecutor, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watch = Watch(RuntimeError("an illegal memory access"))
-    reply = timed_run(executor, Launching(observer), watch, tmp_path, monkeypatch)
+def test_a_call_that_breaks_the_device_while_it_is_timed_is_an_error(timed_run: Any, observer: Observer) -> None:
+    reply = timed_run(Launching(observer), Watch(RuntimeError("an illegal memory access")))
     assert reply.status == "error" and "illegal memory access" in reply.message
     assert [launch["count"] for launch in reply.launches] == [2]
 
@@ -724,17 +686,6 @@ def test_outputs_that_cannot_be_had_do_not_hide_the_error() -> None:
     assert not hasattr(error, OUTPUTS)
 
 
-class Failing(Kernel):
-    """A check whose kernel raises."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-        raise self.error
-
-
 def test_files_that_cannot_be_written_are_no_failure_of_the_device(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     save = torch.save
 
@@ -763,26 +714,26 @@ def test_inputs_that_are_gone_are_no_failure_of_the_device(executor: CaseExecuto
     ],
 )
 def test_memory_that_ran_out_retires_the_process(run: Any, error: Exception, fatal: bool) -> None:
-    reply, _ = run(Failing(error))
+    reply, _ = run(failing(error))
     assert (reply.status, reply.fatal, reply.sticky) == ("error", fatal, False)
     assert reply.message.startswith(type(error).__name__) and reply.expected_kernels == ("copy",)
 
 
 def test_a_lost_context_is_told(run: Any, executor: CaseExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "poisoned_context", lambda: True)
-    reply, _ = run(Failing(RuntimeError("CUDA error: an illegal memory access was encountered")))
+    reply, _ = run(failing(RuntimeError("CUDA error: an illegal memory access was encountered")))
     assert (reply.status, reply.fatal, reply.sticky) == ("error", True, True)
 
 
 def test_the_journal_knows_the_kernels_under_test(run: Any, observer: Observer, tmp_path: Path) -> None:
-    class Waiting(Kernel):
-        def launch(self, case: Any, prepared: Any, runtime: Any) -> dict[str, Any]:
-            seen.append(read(tmp_path / "journal").kernels)
-            return super().launch(case, prepared, runtime)
-
     seen: list[tuple[str, ...]] = []
+
+    def noting(kernel: Kernel, x: torch.Tensor) -> Any:
+        seen.append(read(tmp_path / "journal").kernels)
+        return copied(kernel, x)
+
     observer.journal = Journal(tmp_path / "journal")
-    run(Waiting())
+    run(Kernel(noting))
     assert seen == [("copy",)] * 2
 
 
