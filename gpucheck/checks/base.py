@@ -42,8 +42,8 @@ class Runtime(Protocol):
             Inapplicable: the library does not run with this Triton.
         """
 
-    def place(self, tensor: Tensor, /) -> Tensor:
-        """The tensor between guard bands, strides kept."""
+    def place(self, tensor: Tensor, /, name: str = "") -> Tensor:
+        """The tensor between guard bands, strides kept; the name says what it holds."""
 
     def synchronize(self) -> None:
         """Waits for all that was launched, whatever GPU it went to."""

@@ -25,7 +25,7 @@ class CompileRuntime:
         self._root, self._generation = root, generation
         self._library: Any = None
 
-    def place(self, tensor: Any) -> Any:
+    def place(self, tensor: Any, name: str = "") -> Any:
         return tensor
 
     def synchronize(self) -> None:

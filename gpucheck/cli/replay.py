@@ -49,6 +49,7 @@ def replay(
 
     from gpucheck import checks
     from gpucheck.launch.torchrun import Rendezvous, launch
+    from gpucheck.library.engines.engine_option import found_again
     from gpucheck.library.library_option import parse_source
     from gpucheck.library.recorded import find_recorded
     from gpucheck.records.run_folder import read_run, write_json
@@ -70,7 +71,9 @@ def replay(
         raise UsageError(f"no case of {run_dir} needs a library, and it had none: leave --library out")
     source = parse_source(library) if library else None
     copy = find_recorded(run.plan.library, run_dir, source) if run.plan.has_library else None
-    plan = repeated(run.plan, step, chosen, copy, save=save is not None, timeout=timeout)
+    recorded = run.plan.engine(run.plan.steps[step].conditions.engine)
+    engine = found_again(recorded) if recorded else None
+    plan = repeated(run.plan, step, chosen, copy, save=save is not None, timeout=timeout, engine=engine)
     folder = Path(tempfile.mkdtemp(prefix="gpucheck-replay-"))
     kept = False
     try:

@@ -201,11 +201,11 @@ def run(
     console = Console(stderr=json_file == "-")
     engine_copies = resolve_engines(engine_sources) if any(step.conditions.engine for step in chosen.steps) else []
     engines = [each.planned() for each in engine_copies]
-    copy = _library(
-        served_with(source, engine_copies), chosen, kind, given, named=bool(library or patches), for_git=bisect
-    )
+    served, release = served_with(source, engine_copies)
+    copy = _library(served, chosen, kind, given, named=bool(library or patches), for_git=bisect)
+    copy = replace(copy, origin=release) if copy and release else copy
     if node_rank:
-        joined = join_run.join(rendezvous, copy, engines, patches, choice, out, _fresh_folder)
+        joined = join_run.join(rendezvous, copy, patches, choice, out, _fresh_folder, engines)
         ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.client.poll)
         joined.client.close(ending.code)
         raise typer.Exit(join_run.exit_code(joined, ending))

@@ -10,6 +10,7 @@ from typing import Any
 from gpucheck.diagnose import canary_verdict, causes
 from gpucheck.diagnose.acceptance import accept
 from gpucheck.diagnose.causes.out_of_memory import OUT_OF_MEMORY
+from gpucheck.diagnose.engine_parts import engine_parts
 from gpucheck.diagnose.expectations import settle
 from gpucheck.diagnose.finding_cases import Key, failed_case, merged_lines
 from gpucheck.diagnose.rank_differences import (
@@ -275,7 +276,7 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
         notes.append(
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
-    notes += [*_unlike(run), *other_kernels(run), *_widest_bounds(run)]
+    notes += [*engine_parts(run), *_unlike(run), *other_kernels(run), *_widest_bounds(run)]
     notes += _speeds(run)
     if run.plan.bench and run.plan.device == "cpu":
         notes.append("speed is measured on GPUs only: --bench has nothing to tell about a run on the CPU")

@@ -41,20 +41,20 @@ class Joined:
 def join(
     rendezvous: Rendezvous,
     copy: LibraryCopy | None,
-    engines: Sequence[PlannedEngine],
     patches: Sequence[Path],
     choice: Choice,
     out: Path | None,
     new_folder: Callable[[Path | None], Path],
+    engines: Sequence[PlannedEngine] = (),
 ) -> Joined:
     """Meets node 0 and takes its plan; the folder is node 0's where that is shared, else a new one.
 
     Args:
         copy: the library on this node; None where no case needs one.
-        engines: those on this node.
         choice: what this node's ranks run on.
         out: as given to ``--out``.
         new_folder: makes a run folder of that name.
+        engines: those on this node.
 
     Raises:
         InfrastructureError: node 0 is not to be reached, or this node is not like it.

@@ -136,11 +136,11 @@ def _publish(folder: Path, destination: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder of the cache; nodes that share the file system wait too, where it can lock."""
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Holds a lock of a folder of the cache; nodes that share the file system wait too, where it can lock."""
     import fcntl
 
-    with open(folder / ".lock", "w") as file:
+    with open(folder / name, "w") as file:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -55,3 +55,21 @@ def test_a_node_on_other_devices_or_with_other_ranks_is_refused(
     monkeypatch.setattr("gpucheck.host.software.software", lambda _: {})
     with pytest.raises(InfrastructureError, match=words):
         join_run.join(Rendezvous(2, 1, "h:1"), resolve(parse_source(library)), [], choice, None, lambda _: tmp_path)
+
+
+@pytest.mark.parametrize("version", ["0.9", "1.0", None])
+def test_a_node_tests_its_own_copy_of_the_engine_or_is_refused(
+    synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str | None
+) -> None:
+    there = {"name": "vllm", "root": "/there", "packages": "", "origin": "installed", "installed": True}
+    plan = replace(synthetic.plan(nproc=2, device="cuda"), library=NO_LIBRARY, engines=({**there, "version": "1.0"},))
+    met = SimpleNamespace(plan=plan.to_json(), follow=lambda folder: None)
+    monkeypatch.setattr("gpucheck.launch.node_channel.RecordClient.connect", lambda *_: met)
+    here = [{**there, "root": "/here", "version": version}] if version else []
+    options = (Rendezvous(2, 1, "h:1"), None, [], Choice("cuda", 2), None, lambda _: tmp_path, here)
+    if version == "1.0":
+        assert [engine["root"] for engine in join_run.join(*options).plan.engines] == ["/here"]
+        return
+    found = f"vllm {version}" if version else "none"
+    with pytest.raises(InfrastructureError, match=f"node 0 tests vllm 1.0, this node has {found}: give the same --eng"):
+        join_run.join(*options)

@@ -6,7 +6,7 @@ import pytest
 
 from gpucheck.model.errors import NothingToRunError, UsageError
 from gpucheck.plan.scenario import Scenario, find, load
-from gpucheck.plan.select import select
+from gpucheck.plan.select import of_engines, select
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +73,27 @@ def test_an_empty_scenario_has_nothing_to_run() -> None:
     with pytest.raises(NothingToRunError) as caught:
         select(empty)
     assert caught.value.exit_code == 5
+
+
+def test_cases_of_engines_are_planned_only_where_the_engine_is_at_hand(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        '[[cases]]\ncheck = "topk"\ndata = "exact"\n'
+        '[[cases]]\ncheck = "vllm_moe"\noptional = true\n'
+        '[[cases]]\ncheck = "vllm_moe"\noptional = true\nprocess_group = "initialised"\nm = 3\n'
+        '[[cases]]\ncheck = "topk"\ndata = "exact"\nengine = "vllm"\n'
+    )
+    loaded = load(tmp_path / "mine.toml")
+    assert [(step.case.check, step.conditions.engine) for step in loaded.steps] == [
+        ("topk", ""),
+        ("vllm_moe", "vllm"),  # by the check itself
+        ("topk", "vllm"),  # a library that an engine has changed, as the scenario asks
+        ("vllm_moe", "vllm"),
+    ]
+    rows = {step.row for step in loaded.steps}
+    assert rows == {"topk", "topk (in vllm)", "vllm_moe", "vllm_moe (process group)"}
+    assert of_engines(loaded, {"vllm"}) == loaded
+    left = of_engines(loaded, ()).steps
+    assert [step.row for step in left] == ["topk", "topk (in vllm)"], "what is not optional stays, and cannot pass"
+    with pytest.raises(NothingToRunError, match="vllm, which is not installed here") as caught:
+        of_engines(select(loaded, ["vllm_moe"]), ())
+    assert "--engine vllm==VERSION" in str(caught.value)

@@ -12,15 +12,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from gpucheck.model.record import NeededLaunches
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
 
-Place = Callable[["Tensor"], "Tensor"]
-"""Moves a tensor's bytes into memory the caller watches (guard bands) and returns a tensor of equal strides."""
+
+class Place(Protocol):
+    """Moves a tensor's bytes into memory the caller watches (guard bands) and returns a tensor of equal strides.
+
+    A name says what the tensor holds, for the words on memory that is read around it.
+    """
+
+    def __call__(self, tensor: Tensor, /, name: str = "") -> Tensor: ...
+
 
 Rounding = Literal["half-away", "even"]
 

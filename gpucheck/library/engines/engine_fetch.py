@@ -49,7 +49,7 @@ def fetch_engine(name: str, version: str, cache: Path | None = None) -> EngineCo
     folder = parent / f"{name}-{version.lower()}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent):  # runs that ask for one engine at once wait for the first
+        with locked(parent, f".lock-{folder.name}"):  # runs that ask for one engine at once wait for the first
             if damage := _damage(folder, name):
                 if folder.exists():
                     said = f"the cached engine {folder} is damaged ({damage}); fetching it again"

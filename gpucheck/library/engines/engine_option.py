@@ -11,6 +11,7 @@ from gpucheck.library.engines import MODULES, adapter_class
 from gpucheck.library.engines.engine_copy import EngineCopy, engine_in, installed_engines
 from gpucheck.library.library_option import Source, SourceKind, parse_source
 from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.model.plan import PlannedEngine
 
 FORMS = """\
   installed      the engines of this Python, as without the option
@@ -86,11 +87,41 @@ def named_engines(sources: Sequence[EngineSource]) -> set[str]:
     return names
 
 
-def served_with(source: Source, engines: Sequence[EngineCopy]) -> Source:
-    """The library that an engine is served with, where neither ``--library`` names one nor an engine is installed."""
-    own = [adapter_class(copy.name).own_library(copy.root) for copy in engines if not copy.installed]
-    named = next(filter(None, own), "")
-    return parse_source(named) if source.kind is SourceKind.DEFAULT and named else source
+def served_with(source: Source, engines: Sequence[EngineCopy]) -> tuple[Source, str]:
+    """The library that an engine is served with, where neither ``--library`` names one nor an engine is installed.
+
+    Returns:
+        Where to take the library from, and of which release it then is; "" where ``source`` stays.
+    """
+    if source.kind is SourceKind.DEFAULT:
+        for copy in engines:
+            own = "" if copy.installed else adapter_class(copy.name).own_library(copy.root)
+            if own:
+                return parse_source(own), copy.words if own.startswith("path:") else ""
+    return source, ""
+
+
+def found_again(planned: PlannedEngine) -> PlannedEngine:
+    """The engine of a stored run, as it is to be had now.
+
+    Raises:
+        InfrastructureError: it is not the one that the run had, or no longer found.
+    """
+    name, version = planned["name"], planned["version"]
+    needed = Path(planned["root"], name, adapter_class(name).needed_file)
+    if planned["installed"]:
+        here = next((copy for copy in installed_engines() if copy.name == name), None)
+        if here and here.version == version:
+            return here.planned()
+        found = f"{here.words} is installed" if here else "none is installed"
+        raise InfrastructureError(f"the run had {name} {version} installed, {found} here; install that one")
+    if planned["origin"].endswith(".whl"):
+        from gpucheck.library.engines.engine_fetch import fetch_engine
+
+        return fetch_engine(name, version).planned()
+    if not needed.is_file():
+        raise InfrastructureError(f"the engine of the run is no longer there: no {needed}; put it back, or run anew")
+    return planned
 
 
 def _resolved(source: EngineSource) -> list[EngineCopy]:

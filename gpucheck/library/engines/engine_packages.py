@@ -22,19 +22,23 @@ from gpucheck.model.errors import InfrastructureError
 
 KEPT = ("torch", "triton", "numpy")
 """Stay as they are installed, whatever an engine asks for: they are under test, or torch was built for them."""
+CARRIED = "packages"
 PIP_SECONDS = 1200.0  # of one call of pip
 RESOLVED = "resolved.json"  # in the folder: what is in it, and for which requirements
 
 
-def packages_for(name: str, root: Path, cache: Path | None = None) -> Path | None:
-    """The folder with the packages that the engine in ``root`` needs beside those of this Python; None: it needs none.
+def packages_for(name: str, root: Path, cache: Path | None = None) -> Path:
+    """The folder with the packages that the engine in ``root`` needs beside those of this Python.
 
-    pip resolves what the adapter of the engine names, by the versions in the engine's METADATA, against what is
-    installed here; what is missing or too old or new goes into the folder.
+    A folder ``packages`` in ``root`` is taken as it is: so a machine without an index is served. Else pip resolves what
+    the adapter of the engine names, by the versions in the engine's METADATA, against what is installed here; what is
+    missing or too old or new goes into the folder.
 
     Raises:
         InfrastructureError: pip is missing or failed, or the cache cannot be written.
     """
+    if (root / CARRIED).is_dir():
+        return root / CARRIED
     wanted = requirements(name, root)
     kept = {package: version for package in KEPT if (version := _version(package))}
     here = {line: _version(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in wanted}
@@ -42,7 +46,7 @@ def packages_for(name: str, root: Path, cache: Path | None = None) -> Path | Non
     parent = (cache or cache_root()) / "engines"
     folder = parent / f"packages-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     parent.mkdir(parents=True, exist_ok=True)
-    with locked(parent):
+    with locked(parent, f".lock-{folder.name}"):
         if not (folder / RESOLVED).is_file():
             _fill(folder, name, wanted, kept)
     return folder
@@ -102,7 +106,8 @@ def _pip(name: str, *arguments: str) -> None:
         raise InfrastructureError(
             f"the packages that {name} imports cannot be had.\n{why}\n"
             "  expected  a package index that pip can reach, with wheels for this Python\n"
-            "  do        run where pip reaches an index once (the cache keeps them), or with the engine installed"
+            "  do        run where pip reaches an index once (the cache keeps them), install the engine, or give\n"
+            f"            --engine path:DIR with the packages in DIR/{CARRIED}, as pip install --target makes it"
         )
 
 

@@ -9,7 +9,7 @@ from gpucheck import checks
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement_table import PLACEMENTS
-from gpucheck.model.plan import Plan, Replay, Step
+from gpucheck.model.plan import Plan, PlannedEngine, Replay, Step
 from gpucheck.records.run_folder import Run
 
 
@@ -51,7 +51,16 @@ def find_rank(run: Run, step: int, rank: int | None) -> int:
     return rank
 
 
-def repeated(plan: Plan, step: int, rank: int, copy: LibraryCopy | None, *, save: bool, timeout: float | None) -> Plan:
+def repeated(
+    plan: Plan,
+    step: int,
+    rank: int,
+    copy: LibraryCopy | None,
+    *,
+    save: bool,
+    timeout: float | None,
+    engine: PlannedEngine | None = None,
+) -> Plan:
     """The plan of a replay: the step alone, on the ranks of one node, without experiments.
 
     Raises:
@@ -71,6 +80,7 @@ def repeated(plan: Plan, step: int, rank: int, copy: LibraryCopy | None, *, save
         library=library,
         steps=(_whole(plan.steps[step]),),
         replay=Replay(rank, save),
+        engines=(engine,) if engine else (),
         accepted=(),  # it looks at what is wrong
     )
 

@@ -41,7 +41,8 @@ from gpucheck.worker.last_words import raised_from
 from gpucheck.worker.memory_fills import FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 
-LOCATE_SECONDS = 5.0  # spent on finding the tensor whose surroundings are read
+LOCATE_SECONDS = 5.0  # of processor spent on finding the tensor whose surroundings are read
+LOCATE_ENGINE_SECONDS = 30.0  # where an engine loads its weights anew each time
 OTHER_SEED = 1  # added to a case's seed for the data of a launch whose outputs nobody reads
 
 Outputs = dict[str, Tensor]
@@ -229,7 +230,7 @@ class CaseExecutor:
         Args:
             baseline: digest of the outputs where everything is filled with the second of ``FILLS``.
         """
-        deadline = time.perf_counter() + LOCATE_SECONDS
+        deadline = time.process_time() + (LOCATE_ENGINE_SECONDS if conditions.engine else LOCATE_SECONDS)
 
         def changes(*odd: int) -> bool:
             return self._digest(check, case, inputs, odd, conditions) != baseline
@@ -238,7 +239,7 @@ class CaseExecutor:
         if self._suspect in suspects and changes(self._suspect):
             suspects = [self._suspect]
         while len(suspects) > 1:
-            if time.perf_counter() > deadline:
+            if time.process_time() > deadline:
                 return ""
             middle = len(suspects) // 2
             suspects = suspects[middle:] if changes(*suspects[middle:]) else suspects[:middle]

@@ -41,12 +41,14 @@ class _Slot:
     form: Form
     placed: bool  # holds a copy of given data; else what is not written is fill
     fill: int
+    name: str = ""  # what it holds; "": not known
 
     @property
     def tensor(self) -> str:
-        """Its dtype and shape, in words."""
+        """Its dtype and shape, and what it holds where that is known, in words."""
         size, _, dtype = self.form
-        return f"{str(dtype).removeprefix('torch.')} tensor of shape {tuple(size)}"
+        held = f", {self.name}" if self.name else ""
+        return f"{str(dtype).removeprefix('torch.')} tensor of shape {tuple(size)}{held}"
 
     @property
     def gaps(self) -> bool:
@@ -110,7 +112,14 @@ class GuardedMemory:
         return self._slot(size, stride, dtype, placed=False)
 
     def _slot(
-        self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, *, placed: bool, past: int = 0
+        self,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        dtype: torch.dtype,
+        *,
+        placed: bool,
+        past: int = 0,
+        name: str = "",
     ) -> Tensor:
         """Memory for a tensor that starts ``past`` bytes behind an aligned address."""
         if not all(size):
@@ -119,19 +128,22 @@ class GuardedMemory:
         fill = 0xFF - self.fill if len(self._slots) in self._odd else self.fill
         memory = torch.full((2 * self.guard + count + ALIGNMENT,), fill, dtype=torch.uint8, device=self.device)
         start = self.guard + (past - memory.data_ptr() - self.guard) % ALIGNMENT
-        self._slots.append(_Slot(memory, start, start + count, (size, stride, dtype), placed, fill))
+        self._slots.append(_Slot(memory, start, start + count, (size, stride, dtype), placed, fill, name))
         held = memory[start : start + count].view(dtype)
         return held.as_strided(size, stride, held.storage_offset())
 
-    def place(self, tensor: Tensor) -> Tensor:
+    def place(self, tensor: Tensor, name: str = "") -> Tensor:
         """A copy of ``tensor`` between guards on the device; gaps between its elements hold the fill.
 
         Strides are kept, and how far behind an aligned address it starts.
+
+        Args:
+            name: what it holds, for the words on memory that was read around it.
         """
         if not tensor.numel():
             return tensor.to(self.device)
         past = int(tensor.storage_offset()) * tensor.element_size()
-        held = self._slot(tuple(tensor.shape), tensor.stride(), tensor.dtype, placed=True, past=past)
+        held = self._slot(tuple(tensor.shape), tensor.stride(), tensor.dtype, placed=True, past=past, name=name)
         once(held).copy_(once(tensor))
         return held
 

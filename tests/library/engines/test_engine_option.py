@@ -15,7 +15,13 @@ import pytest
 from gpucheck.library.engines import engine_packages
 from gpucheck.library.engines.engine_copy import installed_engines
 from gpucheck.library.engines.engine_fetch import fetch_engine
-from gpucheck.library.engines.engine_option import named_engines, parse_engines, resolve_engines, served_with
+from gpucheck.library.engines.engine_option import (
+    found_again,
+    named_engines,
+    parse_engines,
+    resolve_engines,
+    served_with,
+)
 from gpucheck.library.library_option import parse_source
 from gpucheck.model.errors import InfrastructureError, UsageError
 
@@ -135,7 +141,7 @@ def test_a_file_that_does_not_match_record_is_never_used(index: Any, tmp_path: P
     index.offer({WHEEL: wheel(altered=NEEDED)})
     with pytest.raises(InfrastructureError, match="does not match the wheel's RECORD"):
         fetch_engine("vllm", "0.9.9")
-    assert [path.name for path in (tmp_path / "cache/engines").iterdir()] == [".lock"]
+    assert all(path.name.startswith(".lock") for path in (tmp_path / "cache/engines").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "unrecorded"])
@@ -195,6 +201,9 @@ def test_a_folder_is_its_package_a_checkout_or_what_holds_it(tmp_path: Path, pip
         (found,) = resolve_engines(sources)
         assert (found.name, found.version, found.root) == ("vllm", "unknown", tmp_path)
         assert named_engines(sources) == {"vllm"}
+    assert found.packages != tmp_path / "packages" and pip
+    (tmp_path / "packages").mkdir()
+    assert resolve_engines(sources)[0].packages == tmp_path / "packages", "what was carried along is taken as it is"
     with pytest.raises(UsageError, match="more than once"):
         resolve_engines(parse_engines([f"path:{tmp_path}", f"path:{tmp_path / 'vllm'}"]))
 
@@ -205,7 +214,26 @@ def test_a_fetched_engine_comes_with_the_library_that_it_is_served_with(
     (tmp_path / NEEDED).parent.mkdir(parents=True)
     (tmp_path / NEEDED).touch()
     engines = resolve_engines(parse_engines([f"path:{tmp_path}"]))
-    assert str(served_with(parse_source(None), engines)) == "default"
+    assert served_with(parse_source(None), engines) == (parse_source(None), "")
     (tmp_path / "vllm/third_party/triton_kernels").mkdir(parents=True)
-    assert str(served_with(parse_source(None), engines)) == f"path:{tmp_path / 'vllm/third_party'}"
-    assert str(served_with(parse_source("wheel:vllm==0.33.0"), engines)) == "wheel:vllm==0.33.0", "what is named"
+    source, release = served_with(parse_source(None), engines)
+    assert (str(source), release) == (f"path:{tmp_path / 'vllm/third_party'}", "vllm unknown")
+    named = parse_source("wheel:vllm==0.33.0")
+    assert served_with(named, engines) == (named, ""), "what is named"
+
+
+def test_a_replay_finds_the_engine_of_the_run_or_says_what_is_gone(
+    index: Any, site: Path, tmp_path: Path, pip: list[Any]
+) -> None:
+    index.offer({WHEEL: wheel()})
+    fetched = fetch_engine("vllm", "0.9.9").planned()
+    assert found_again(fetched) == fetched
+    (tmp_path / NEEDED).parent.mkdir(parents=True)
+    (tmp_path / NEEDED).touch()
+    (from_folder,) = resolve_engines(parse_engines([f"path:{tmp_path}"]))
+    assert found_again(from_folder.planned()) == from_folder.planned()
+    (tmp_path / NEEDED).unlink()
+    with pytest.raises(InfrastructureError, match="no longer there"):
+        found_again(from_folder.planned())
+    with pytest.raises(InfrastructureError, match="none is installed here"):
+        found_again({**fetched, "installed": True})

@@ -149,5 +149,5 @@ def _calls(adapter: Adapter) -> Iterator[Callable[[], Any]]:
     yield lambda: matmul(routing=adapter.route(data(8, 2).float(), 2), scatter=True)()
 
 
-def _same(tensor: torch.Tensor) -> torch.Tensor:
+def _same(tensor: torch.Tensor, name: str = "") -> torch.Tensor:
     return tensor

@@ -1,0 +1,29 @@
+"""What serving engines had a part in, for the notes of a report: how deep, by what, and what was not their own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from gpucheck.model.record import EnginePart
+from gpucheck.records.run_folder import Run
+
+
+def engine_parts(run: Run) -> list[str]:
+    """One line for each engine, depth and backend."""
+    cases: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
+    parts: dict[tuple[str, str, str, str], EnginePart] = {}
+    for (step, _), record in sorted(run.records.items()):
+        if part := record.engine:
+            key = part.name, part.version, part.depth, part.backend
+            cases[key].add(step)
+            parts[key] = part
+    return [_line(part, len(cases[key])) for key, part in parts.items()]
+
+
+def _line(part: EnginePart, cases: int) -> str:
+    words = f"{part.name} {part.version}: {cases} case(s) by its own {part.depth}, which chose {part.backend}"
+    if part.left_behind:
+        words += f"; it leaves in the library: {', '.join(part.left_behind)}"
+    if part.stand_ins:
+        words += f"; without its compiled parts, so {len(part.stand_ins)} stand in: {', '.join(part.stand_ins)}"
+    return words
