@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pytest
 
 from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Mismatch, Outcome, Record
 from gpucheck.records.run_folder import Run, write_json
@@ -130,11 +131,30 @@ USUAL_SECONDS = 0.04  # of an undisturbed server core
 WELL = {"code": 0, "timed_out": False, "signal": 0, "seconds": 12.5, "changes": []}
 
 
-def make_plan(cases: int = 2, ranks: int = 1, optional: Sequence[int] = (), **changes: Any) -> Plan:
-    """A plan of cases ``matmul/0/exact``, ``matmul/1/exact``, ...; ``optional`` names the optional ones."""
+def make_plan(
+    cases: int = 2,
+    ranks: int = 1,
+    optional: Sequence[int] = (),
+    *,
+    under: Sequence[Conditions] = (Conditions(),),
+    one_row: bool = False,
+    **changes: Any,
+) -> Plan:
+    """A plan of cases ``matmul/0/exact``, ``matmul/1/exact``, ...
+
+    Args:
+        optional: numbers of the optional cases.
+        under: each case is planned under each of these, the last one changing fastest.
+        one_row: all cases are of one row of the matrix.
+    """
     steps = tuple(
-        Step(Case("matmul", {"m": n}, "exact", f"matmul/{n}/exact", f"matmul row{n}", 0), optional=n in optional)
+        Step(
+            Case("matmul", {"m": n}, "exact", f"matmul/{n}/exact", f"matmul row{0 if one_row else n}", 0),
+            conditions,
+            optional=n in optional,
+        )
         for n in range(cases)
+        for conditions in under
     )
     plan = Plan(
         id="0123456789ab",

@@ -110,10 +110,9 @@ def test_what_one_scenario_no_longer_runs_is_missing(synthetic: Synthetic) -> No
 
 
 def test_conditions_tell_cases_apart_but_for_the_device(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-
     def placed(placement: str) -> Run:
-        return synthetic.run(replace(plan, steps=(replace(plan.steps[0], conditions=Conditions(placement=placement)),)))
+        run: Run = synthetic.run(synthetic.plan(cases=1, under=[Conditions(placement)]))
+        return run
 
     assert compare(placed("pinned"), placed("cpu")).rows[0].change is Change.SAME
     assert len(compare(placed("pinned"), placed("visible")).rows) == 2

@@ -190,9 +190,9 @@ def test_lines_that_only_some_ranks_say_are_led_by_them(synthetic: Synthetic) ->
 
 
 def test_placements_show_in_the_case_of_a_finding(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("visible")))
-    run = synthetic.run(synthetic.plan(steps=steps), {(1, 0): Outcome.MISMATCH})
+    run = synthetic.run(
+        synthetic.plan(cases=1, under=[Conditions(), Conditions("visible")]), {(1, 0): Outcome.MISMATCH}
+    )
     assert conclude(run).findings[0].cases[0].case == "matmul/0/exact (visible)"
 
 
@@ -241,13 +241,12 @@ def test_speed_is_the_median_of_the_ranks_that_measured_it(synthetic: Synthetic)
 
 
 def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    steps = (plan.steps[0], replace(plan.steps[0], conditions=Conditions("peer", late=True)))
-    run = synthetic.run(synthetic.plan(steps=steps[1:]))
+    late = Conditions("peer", late=True)
+    run = synthetic.run(synthetic.plan(cases=1, under=[late]))
     assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
     moved = replace(run, folder=Path("my runs/x"))
     assert replay_command(moved, 0, 3) == "gpucheck replay 'my runs/x' matmul/0/exact --rank 3"
-    run = synthetic.run(synthetic.plan(steps=steps))
+    run = synthetic.run(synthetic.plan(cases=1, under=[Conditions(), late]))
     assert replay_command(run, 1, 1) == "gpucheck replay runs/x 'matmul/0/exact (peer, late)' --rank 1"
     assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
 
@@ -265,13 +264,10 @@ def test_a_run_of_a_case_leaves_out_the_candidates_of_other_checks(synthetic: Sy
 
 
 def test_a_run_of_a_case_names_an_unusual_placement_once(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1)
-    steps = (replace(plan.steps[0], conditions=Conditions("peer")),)
-    run = synthetic.run(synthetic.plan(steps=steps, command=["gpucheck", "run", "x"]))
-    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
-    asked = ["gpucheck", "run", "x", "--placement", "peer"]
-    run = synthetic.run(synthetic.plan(steps=steps, command=asked))
-    assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
+    for asked in ([], ["--placement", "peer"]):
+        command = ["gpucheck", "run", "x", *asked]
+        run = synthetic.run(synthetic.plan(cases=1, under=[Conditions("peer")], command=command))
+        assert run_command(run, 0) == "gpucheck run x --placement peer --case matmul/0/exact"
 
 
 def test_torn_lines_are_noted(synthetic: Synthetic) -> None:

@@ -96,9 +96,7 @@ def test_titles_name_what_and_where(synthetic: Synthetic) -> None:
 
 
 def test_kernels_that_fail_alike_are_findings_of_their_own(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=2, ranks=1)
-    row = plan.steps[0].case.row
-    plan = replace(plan, steps=tuple(replace(step, case=replace(step.case, row=row)) for step in plan.steps))
+    plan = synthetic.plan(cases=2, one_row=True)
     lost = {"outcome": Outcome.CRASH, "sticky": True, "message": "CUDA error: device-side assert triggered"}
     run = synthetic.run(plan, {(0, 0): lost, (1, 0): lost})
     for number, kernel in enumerate(("_a", "_b")):

@@ -29,9 +29,7 @@ class Matrix:
 
     def __init__(self, synthetic: Synthetic, ranks: int = 4, **conditions: Any) -> None:
         self.synthetic = synthetic
-        plan = synthetic.plan(cases=1, ranks=ranks)
-        step = replace(plan.steps[0], conditions=Conditions(**conditions))
-        self.run: Run = synthetic.run(replace(plan, steps=(step,)))
+        self.run: Run = synthetic.run(synthetic.plan(cases=1, ranks=ranks, under=[Conditions(**conditions)]))
 
     def fails(self, *ranks: int, outcome: Outcome = WRONG, **changes: Any) -> Matrix:
         bits = {"digests": {"y": changes.pop("bits", "bad")}, "wrong": 1} if outcome is WRONG else {}
@@ -146,11 +144,8 @@ class TestProcessGroup:
         assert (finding.cause, finding.ranks) == ("dependence on the process group", [0, 1])
 
     def test_a_twin_in_the_plan_says_nothing_of_a_failure_that_may_not_come_again(self, synthetic: Synthetic) -> None:
-        plan = synthetic.plan(cases=1, ranks=2)
-        (step,) = plan.steps
-        plan = replace(plan, steps=(step, replace(step, conditions=Conditions(process_group="initialised"))))
-        bad = synthetic.record(plan, 1, 1, WRONG, digests={"y": "bad"})
-        run = synthetic.run(plan, {(1, 1): bad})
+        plan = synthetic.plan(cases=1, ranks=2, under=[Conditions(), Conditions(process_group="initialised")])
+        run = synthetic.run(plan, {(1, 1): {"outcome": WRONG, "digests": {"y": "bad"}}})
         (finding,) = conclude(run).findings
         assert finding.cause == "undetermined"
         run.experiments[(1, 1)] = {"repeat": [synthetic.record(plan, 1, 1) for _ in range(5)]}
@@ -415,12 +410,9 @@ def test_a_kernel_that_did_not_wait_finds_what_memory_held_before(synthetic: Syn
 
 
 def test_answers_serve_cases_of_the_same_row_that_fail_alike(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=2, ranks=2)
-    first, second = plan.steps
-    row = replace(second, case=replace(second.case, row=first.case.row))
-    plan = replace(plan, steps=(first, row))
-    bad = {(n, 1): synthetic.record(plan, n, 1, WRONG, digests={"y": "bad"}, wrong=1) for n in (0, 1)}
-    run = synthetic.run(plan, bad)
+    plan = synthetic.plan(cases=2, ranks=2, one_row=True)
+    bad = {"outcome": WRONG, "digests": {"y": "bad"}, "wrong": 1}
+    run = synthetic.run(plan, {(0, 1): bad, (1, 1): bad})
     run.experiments[(0, 1)] = {
         "repeat": [synthetic.record(plan, 0, 1, WRONG, digests={"y": "bad"}) for _ in range(5)],
         "other rank": [synthetic.record(plan, 0, 1, RIGHT, partner=0) for _ in range(8)],

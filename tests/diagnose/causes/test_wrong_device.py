@@ -173,9 +173,7 @@ def test_ranks_that_fail_at_home_too_leave_the_cause_undetermined(synthetic: Syn
 
 
 def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=1, ranks=2)
-    (step,) = plan.steps
-    plan = replace(plan, steps=(step, replace(step, conditions=Conditions("peer"))))
+    plan = synthetic.plan(cases=1, ranks=2, under=[Conditions(), Conditions("peer")])
     ends = {
         (0, 1): {"outcome": Outcome.MISMATCH, "launches": home(1)},
         (1, 1): {"placement": "peer", **corrupted(1)},
@@ -188,12 +186,7 @@ def test_another_placement_of_the_case_counts_as_at_home(synthetic: Synthetic) -
 
 
 def test_the_three_faces_are_three_findings_of_one_cause(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=3, ranks=2)
-    steps = tuple(
-        replace(step, conditions=Conditions(placement))
-        for step, placement in zip(plan.steps, ("unpinned", "context0", "peer"), strict=True)
-    )
-    plan = replace(plan, steps=steps)
+    plan = synthetic.plan(cases=1, ranks=2, under=[Conditions(name) for name in ("unpinned", "context0", "peer")])
     refused = {"outcome": Outcome.ERROR, "message": POINTER, "placement": "context0"}
     run = synthetic.run(plan, {(0, 1): violated(1), (1, 1): refused, (2, 1): corrupted(1)})
     findings = conclude(run).findings
@@ -203,7 +196,7 @@ def test_the_three_faces_are_three_findings_of_one_cause(synthetic: Synthetic) -
         "latent, right by luck",
     ]
     assert {finding.cause for finding in findings} == {CAUSE} and {tuple(f.ranks) for f in findings} == {(1,)}
-    assert [finding.rows for finding in findings] == [["matmul row2"], ["matmul row1"], ["matmul row0"]]
+    assert [finding.cases[0].case.partition(" ")[2] for finding in findings] == ["(peer)", "(context0)", "(unpinned)"]
 
 
 def test_passing_records_are_evidence_of_nothing(synthetic: Synthetic) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
-from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome
 from gpucheck.tools.bisect.observation import Failure
 from gpucheck.tools.bisect.target import Target, from_run
@@ -40,10 +38,6 @@ def test_a_case_of_a_stored_run(synthetic: Synthetic, tmp_path: Path) -> None:
     assert both.cases == ("matmul/2/exact", "matmul/1/exact") and both.label == "matmul/1/exact"
 
 
-def placed(plan: Plan, placement: str) -> Plan:
-    return replace(plan, steps=tuple(replace(step, conditions=Conditions(placement=placement)) for step in plan.steps))
-
-
 @pytest.mark.parametrize(
     ("placement", "command", "wanted"),
     [("pinned", [], None), ("cpu", [], None), ("peer", [], "peer"), ("cpu", ["--placement", "visible"], "visible")],
@@ -51,7 +45,7 @@ def placed(plan: Plan, placement: str) -> Plan:
 def test_the_placement(
     synthetic: Synthetic, tmp_path: Path, placement: str, command: list[str], wanted: str | None
 ) -> None:
-    plan = placed(synthetic.plan(cases=1, command=[*COMMAND, *command]), placement)
+    plan = synthetic.plan(cases=1, under=[Conditions(placement)], command=[*COMMAND, *command])
     synthetic.write(tmp_path / "run", synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
     assert from_run(tmp_path / "run").placement == wanted
 
@@ -68,11 +62,10 @@ def test_the_placement(
 def test_the_process_group(
     synthetic: Synthetic, tmp_path: Path, group: str, command: list[str], wanted: str | None
 ) -> None:
-    plan = synthetic.plan(cases=1, command=[*COMMAND, *command])
-    steps = tuple(replace(step, conditions=Conditions(process_group=group)) for step in plan.steps)
-    synthetic.write(tmp_path / "run", synthetic.run(replace(plan, steps=steps), {(0, 0): Outcome.MISMATCH}))
+    plan = synthetic.plan(cases=1, under=[Conditions(process_group=group)], command=[*COMMAND, *command])
+    synthetic.write(tmp_path / "run", synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
     target = from_run(tmp_path / "run")
-    assert (target.process_group, target.label) == (wanted, steps[0].label)
+    assert (target.process_group, target.label) == (wanted, plan.steps[0].label)
 
 
 @pytest.mark.parametrize(

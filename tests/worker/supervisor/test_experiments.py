@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,26 +22,33 @@ RIGHT = {"outcome": Outcome.PASS, "mismatches": [], "digests": {"y": "right"}}
 WRONG = {"outcome": Outcome.MISMATCH, "mismatches": [make_mismatch()], "digests": {"y": "bad"}, "inputs": "i"}
 
 
+@dataclass
 class FakeRank:
     """A runner, a writer and a node that take down what they are asked for."""
 
-    def __init__(self, *, quiet: bool = True) -> None:
-        self.quiet = quiet  # whether the other ranks come to rest
-        self.ran: list[tuple[int, str, str]] = []
-        self.partners: list[int | None] = []
-        self.deadlines: list[float | None] = []
-        self.known: list[Any] = []  # digests after which one call is enough
-        self.events: list[str] = []
-        self.now = self.seconds = 0.0  # on the clock, and what each attempt takes
-        self.answers: dict[str, Any] = {}  # experiment -> what its records say, or a function of how many were made
-        self.earlier: tuple[int, ...] = ()  # steps that the process of the failure ran before it
-        self.spoilt: Callable[[tuple[int, ...]], bool] = lambda after: False  # by other steps before it
-        self.node, self.files = self, None
-        self.local_rank, self.local_ranks, self.stuck = 1, 2, ""
-        self.clean: set[int] = set()  # ranks that got every case right
-        self.same = False  # whether all ranks gave the same bits
-        self.taken: set[str] = set()  # tasks that a rank has claimed
-        self._before: list[int] = []  # steps in the process at hand
+    answers: dict[str, Any] = field(default_factory=dict)  # experiment -> what its records say, or makes it of a count
+    quiet: bool = True  # whether the other ranks come to rest
+    same: bool = False  # whether all ranks gave the same bits
+    clean: set[int] = field(default_factory=set)  # ranks that got every case right
+    taken: set[str] = field(default_factory=set)  # tasks that a rank has claimed
+    earlier: tuple[int, ...] = ()  # steps that the process of the failure ran before it
+    spoilt: Callable[[tuple[int, ...]], bool] = lambda after: False  # by other steps before it
+    stuck: str = ""
+    seconds: float = 0.0  # that each attempt takes
+    local_rank: int = 1
+    local_ranks: int = 2
+    files: None = None
+    now: float = 0.0  # on the clock
+    ran: list[tuple[int, str, str]] = field(default_factory=list)
+    partners: list[int | None] = field(default_factory=list)
+    deadlines: list[float | None] = field(default_factory=list)
+    known: list[Any] = field(default_factory=list)  # digests after which one call is enough
+    events: list[str] = field(default_factory=list)
+    _before: list[int] = field(default_factory=list)  # steps in the process at hand
+
+    @property
+    def node(self) -> FakeRank:
+        return self
 
     def run(
         self,
@@ -146,9 +153,6 @@ SWAPPED = ["other rank", "other device"]
 
 def test_what_is_wrong_every_time_is_tried_once_under_each_condition(plan: Plan, wrong: Any) -> None:
     fake = FakeRank()
-    plan = replace(
-        plan, steps=tuple(replace(step, case=replace(step.case, row=str(n))) for n, step in enumerate(plan.steps))
-    )
     tried = work(fake, plan, [wrong(2), wrong(0)])
     assert tried == [*ALONE * 2, *["other rank"] * 2, *["other device"] * 2, "alone", "alone"]
     assert [number for number, *_ in fake.ran][::REPEATS][:2] == [0, 2], "no case waits for all the answers to another"
@@ -161,11 +165,9 @@ def test_what_is_wrong_every_time_is_tried_once_under_each_condition(plan: Plan,
 def test_a_condition_that_helps_is_tried_until_it_is_no_luck_and_held_against_one_more_repeat(
     plan: Plan, wrong: Any
 ) -> None:
-    fake = FakeRank()
-    fake.answers = {"other rank": RIGHT}
+    fake = FakeRank({"other rank": RIGHT})
     assert work(fake, plan, [wrong()]) == [*ALONE, *["other rank"] * 8, "repeat", "other device", "alone"]
-    fake = FakeRank()
-    fake.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+    fake = FakeRank({"other rank": lambda count: RIGHT if count < 3 else WRONG})
     assert work(fake, plan, [wrong()]) == [*ALONE, *["other rank"] * 3, "other device", "alone"], "it was luck"
 
 
@@ -175,17 +177,15 @@ def test_all_processes_that_are_compared_make_as_many_calls(plan: Plan, wrong: A
     often = [words for _, _, words in fake.ran]
     assert often[0] == "x8", "the first shows how calls differ"
     assert {words.split(", ")[-1] for words in often[1:]} == {"x4"}
-    fake = FakeRank()
-    fake.answers = {"repeat": {"outcome": Outcome.CRASH, "mismatches": []}, "alone": RIGHT}
+    fake = FakeRank({"repeat": {"outcome": Outcome.CRASH, "mismatches": []}, "alone": RIGHT})
     work(fake, plan, [replace(wrong(mismatches=[]), outcome=Outcome.CRASH)])
     assert {words.split(", ")[-1] for _, _, words in fake.ran} == {"x8"}, "nobody knows which call it was"
 
 
 def test_ranks_swap_with_those_that_got_the_case_right(plan: Plan, wrong: Any) -> None:
     def lenders(clean: set[int]) -> list[int | None]:
-        fake = FakeRank()
-        fake.local_ranks, fake.local_rank, fake.clean = 4, 2, clean
-        fake.answers = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+        lent = {"other rank": lambda count: RIGHT if count < 3 else WRONG}
+        fake = FakeRank(lent, clean=clean, local_rank=2, local_ranks=4)
         work(fake, plan, [wrong()])
         return [partner for name, partner in zip(fake.names, fake.partners, strict=True) if name == "other rank"]
 
@@ -196,16 +196,13 @@ def test_ranks_swap_with_those_that_got_the_case_right(plan: Plan, wrong: Any) -
 def test_what_fails_on_every_rank_alike_is_repeated_until_a_fault_of_most_processes_is_ruled_out(
     plan: Plan, wrong: Any
 ) -> None:
-    fake = FakeRank()
-    fake.same = True
+    fake = FakeRank(same=True)
     names = work(fake, plan, [wrong()])
     assert names.count("repeat") == 44, "2 ranks: 90 processes with the two that failed"
     assert Counter(map(str, fake.known))["{'y': 'bad'}"] == 44 - REPEATS, "one call is enough for more of the same"
-    fake = FakeRank()
-    fake.same, fake.answers = True, {"repeat": lambda count: RIGHT if count == REPEATS + 2 else WRONG}
+    fake = FakeRank({"repeat": lambda count: RIGHT if count == REPEATS + 2 else WRONG}, same=True)
     assert work(fake, plan, [wrong()]).count("repeat") == REPEATS + 2, "each process decides: more tell no more"
-    fake = FakeRank()
-    fake.same, fake.answers = True, {"other rank": RIGHT}
+    fake = FakeRank({"other rank": RIGHT}, same=True)
     assert work(fake, plan, [wrong()]).count("repeat") == REPEATS + 1, "something helps"
 
 
@@ -220,9 +217,8 @@ def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(plan: Plan, wr
 
 
 def test_ranks_with_bits_of_their_own_make_all_of_them(plan: Plan, wrong: Any) -> None:
-    fake = FakeRank()
-    fake.taken = {"other-rank", "other-device", "alone"}
-    fake.answers = dict.fromkeys(["repeat", *SWAPPED, "alone"], {"digests": {}})
+    taken = {"other-rank", "other-device", "alone"}
+    fake = FakeRank(dict.fromkeys(["repeat", *SWAPPED, "alone"], {"digests": {}}), taken=taken)
     assert work(fake, plan, [wrong(digests={})]) == [*ALONE, *SWAPPED, "alone"], "what left no outputs is like nothing"
 
 
@@ -253,15 +249,13 @@ class TestHistory:
         return made
 
     def test_the_case_that_spoils_it_is_found_by_halves(self, plan: Plan, wrong: Any) -> None:
-        fake = FakeRank()
-        fake.spoilt = lambda after: 4 in after
+        fake = FakeRank(spoilt=lambda after: 4 in after)
         made = self.history(fake, plan, wrong())
         assert made[0] == self.EARLIER and made[-1] == (4,)
         assert made.count((4,)) == SPOILING and len(made) == SPOILING + 3
 
     def test_calls_that_add_up_are_told_from_one_case(self, plan: Plan, wrong: Any) -> None:
-        fake = FakeRank()
-        fake.spoilt = lambda after: len(after) >= 3
+        fake = FakeRank(spoilt=lambda after: len(after) >= 3)
         made = self.history(fake, plan, wrong())
         assert made[-1] == (3, 2, 1) and made.count((3, 2, 1)) == SPOILING
 
@@ -269,8 +263,7 @@ class TestHistory:
         assert self.history(FakeRank(), plan, wrong()) == [self.EARLIER]
 
     def test_a_case_that_fails_alone_needs_no_history(self, plan: Plan, wrong: Any) -> None:
-        fake = FakeRank()
-        fake.earlier = self.EARLIER
+        fake = FakeRank(earlier=self.EARLIER)
         assert "history" not in work(fake, plan, [wrong()])
 
 
@@ -278,18 +271,14 @@ class TestHistory:
 def test_the_time_granted_bounds_the_experiments(
     synthetic: Synthetic, plan: Plan, monkeypatch: pytest.MonkeyPatch, seconds: float, made: int
 ) -> None:
-    fake = FakeRank()
-    fake.seconds = 10.0
+    fake = FakeRank(seconds=10.0)
     monkeypatch.setattr("gpucheck.worker.supervisor.experiments.time", SimpleNamespace(monotonic=lambda: fake.now))
     failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in range(3)]
     assert len(work(fake, replace(plan, experiments=seconds), failed)) == made
 
 
 def test_one_case_stands_for_those_of_its_row_that_fail_alike(synthetic: Synthetic) -> None:
-    plan = synthetic.plan(cases=4, ranks=2)
-    row = plan.steps[0].case.row
-    steps = tuple(replace(step, case=replace(step.case, row=row)) for step in plan.steps)
-    plan = replace(plan, steps=steps)
+    plan = synthetic.plan(cases=4, ranks=2, one_row=True)
     failed = [
         synthetic.record(plan, 3, 1, Outcome.MISMATCH),
         synthetic.record(plan, 1, 1, Outcome.MISMATCH),
@@ -323,9 +312,7 @@ def test_what_fails_in_some_calls_only_gets_more_of_them(plan: Plan, wrong: Any,
 
 
 def test_what_did_not_come_again_is_tried_no_further(plan: Plan, wrong: Any) -> None:
-    fake = FakeRank()
-    fake.answers = {"repeat": RIGHT}
-    assert work(fake, plan, [wrong()]) == ALONE
+    assert work(FakeRank({"repeat": RIGHT}), plan, [wrong()]) == ALONE
 
 
 def test_what_is_explained_is_tried_no_further(plan: Plan, wrong: Any) -> None:
@@ -341,8 +328,7 @@ def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_i
     group = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
 
     def tried(step: Any, **changes: Any) -> list[str]:
-        fake = FakeRank()
-        fake.answers = dict.fromkeys(EXPERIMENTS, read)
+        fake = FakeRank(dict.fromkeys(EXPERIMENTS, read))
         return work(fake, replace(plan, steps=(step,)), [wrong(**read, **changes)])
 
     assert tried(plan.steps[0]) == ["repeat"] * 2, "whether it follows the fill again"
@@ -352,16 +338,13 @@ def test_an_access_outside_is_asked_nothing_that_cannot_change_what_is_said_of_i
 
 
 def test_only_what_fails_every_time_can_be_disturbed_by_others(plan: Plan, wrong: Any) -> None:
-    fake = FakeRank()
-    fake.answers = {"repeat": lambda count: RIGHT if count == 2 else WRONG}
+    fake = FakeRank({"repeat": lambda count: RIGHT if count == 2 else WRONG})
     assert "alone" not in work(fake, plan, [wrong()])
 
 
 def test_what_has_no_place_is_pinned_first_and_once(synthetic: Synthetic, plan: Plan) -> None:
     """Every case, not only one of a row: each may end in another kernel."""
-    fake, gpus = FakeRank(), replace(plan, device="cuda", case_timeout=60.0)
-    row = gpus.steps[0].case.row
-    gpus = replace(gpus, steps=tuple(replace(step, case=replace(step.case, row=row)) for step in gpus.steps))
+    fake, gpus = FakeRank(), synthetic.plan(cases=3, ranks=2, one_row=True, experiments=30.0)
     launched = Underway("k", "m.py:1", 2)
     failed = [
         synthetic.record(gpus, 0, 1, Outcome.HANG, underway=launched),
@@ -385,6 +368,5 @@ def test_what_has_a_place_already_is_not_pinned(synthetic: Synthetic, plan: Plan
 
 
 def test_a_rank_that_is_stuck_tries_nothing(synthetic: Synthetic, plan: Plan) -> None:
-    fake = FakeRank()
-    fake.stuck = "process 7 did not end"
+    fake = FakeRank(stuck="process 7 did not end")
     assert work(fake, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == []

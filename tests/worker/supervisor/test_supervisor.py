@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL
@@ -111,6 +112,19 @@ def on(columns: int, otherwise: Behaviour) -> Behaviour:
     return lambda request: otherwise(request) if request.case["n"] == columns else right(request)
 
 
+def changed(edit: Callable[[Tensor], object]) -> Behaviour:
+    """Answers as :func:`right` does, with an output that an edit in place has changed."""
+
+    def wrong(request: Request) -> Reply:
+        reply = right(request)
+        outputs = torch.load(request.outputs[0], weights_only=True)
+        edit(outputs["y"])
+        torch.save(outputs, request.outputs[0])
+        return reply
+
+    return wrong
+
+
 @pytest.fixture
 def plan(synthetic: Synthetic) -> Plan:
     """Three small products, of 8, 9 and 10 columns."""
@@ -120,14 +134,21 @@ def plan(synthetic: Synthetic) -> Plan:
     return replace(made, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
 
 
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of rank 0, alone on its node."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
+
+
 @pytest.fixture
 def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
-    """Works through the plan with a stand-in; gives the result lines."""
+    """Works as rank 1 through the plan with a stand-in; gives the result lines."""
 
     def work(forkserver: Any, kept: Collection[str] = (), **changes: Any) -> list[dict[str, Any]]:
-        for name, value in {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("LOCAL_RANK", "1")
         Supervisor(tmp_path, replace(plan, **changes), forkserver, 0.0).work()
         text = (tmp_path / "records" / "rank-00001.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
@@ -189,14 +210,7 @@ def test_what_a_call_took_is_part_of_the_record(supervise: Any) -> None:
 
 
 def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
-    def wrong(request: Request) -> Reply:
-        reply = right(request)
-        outputs = torch.load(request.outputs[0], weights_only=True)
-        outputs["y"].view(torch.int16)[2, 3] ^= 1
-        torch.save(outputs, request.outputs[0])
-        return reply
-
-    results = supervise(StandIn(on(9, wrong)))
+    results = supervise(StandIn(on(9, changed(lambda y: y.view(torch.int16)[2, 3].bitwise_xor_(1)))))
     assert outcomes(results) == ["pass", "mismatch", "pass"]
     (mismatch,) = results[1]["mismatches"]
     assert (mismatch["first"], mismatch["bits"]) == ([2, 3], [0])
@@ -207,10 +221,7 @@ def test_wrong_element_is_a_mismatch(supervise: Any) -> None:
 
 def test_wrong_rows_behind_an_offset_of_32_bits_are_told(supervise: Any) -> None:
     def wrong(request: Request) -> Reply:
-        reply = right(request)
-        outputs = torch.load(request.outputs[0], weights_only=True)
-        outputs["y"][2:] += 1
-        torch.save(outputs, request.outputs[0])
+        reply = changed(lambda y: y[2:].add_(1))(request)
         far = {"name": "x", "dtype": "bfloat16", "itemsize": 2, "shape": [4, 32], "stride": [1 << 30, 1]}
         return replace(reply, launches=[{**LAUNCH, "large": [far]}])
 
@@ -225,14 +236,7 @@ def test_the_first_case_of_the_plan_that_fails_its_way_is_kept_for_experiments(
 ) -> None:
     monkeypatch.setattr(supervisor, "rotated_order", lambda plan, local_rank, local_ranks: order)
 
-    def wrong(request: Request) -> Reply:
-        reply = right(request)
-        outputs = torch.load(request.outputs[0], weights_only=True)
-        outputs["y"] += 1
-        torch.save(outputs, request.outputs[0])
-        return reply
-
-    results = supervise(StandIn(wrong), kept={"0"}, experiments=30.0)
+    results = supervise(StandIn(changed(lambda y: y.add_(1))), kept={"0"}, experiments=30.0)
     assert set(outcomes(results)) == {"mismatch"}, "all fail alike"
 
 
@@ -389,9 +393,6 @@ class Soak:
     def run(self, forkserver: Any, passes: int = 4) -> list[dict[str, Any]]:
         ticks = itertools.count()  # the clock is looked at as the rank begins, and after each pass
         self.monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
-            self.monkeypatch.setenv(name, value)
-        self.monkeypatch.setenv("GPUCHECK_SCRATCH", str(self.folder / "scratch"))
         Supervisor(self.folder, replace(self.plan, duration=passes - 0.5), forkserver, 0.0).work()
         text = (self.folder / "records" / "rank-00000.jsonl").read_text()
         return [line for line in map(json.loads, text.splitlines()) if line["event"] == "result"]
@@ -431,13 +432,8 @@ def test_a_failure_in_some_pass_is_judged_and_told(soak: Soak) -> None:
     calls: list[int] = []
 
     def flaky(request: Request) -> Reply:
-        reply = right(request)
         calls.append(1)
-        if len(calls) == 2:
-            outputs = torch.load(request.outputs[0], weights_only=True)
-            torch.save({"y": outputs["y"] + 1}, request.outputs[0])
-            reply.digests = ["e", "e"]
-        return reply
+        return replace(changed(lambda y: y.add_(1))(request), digests=["e", "e"]) if len(calls) == 2 else right(request)
 
     results = soak.run(StandIn(on(9, flaky)))
     of_case = [line["outcome"] for line in results if line["step"] == 1]
@@ -472,9 +468,6 @@ def test_a_rank_with_a_process_that_does_not_die_is_skipped(
     forkserver = StandIn(on(9, hang))
     monkeypatch.setattr(forkserver, "kill", refuse)
     monkeypatch.setattr(hang_stacks, "collect", lambda pid, path: "")
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
     short = replace(plan, experiments=30.0)
     write_json(tmp_path / "plan.json", short.to_json())
     Supervisor(tmp_path, short, forkserver, 0.0).work()
@@ -683,9 +676,6 @@ def test_a_case_that_waits_for_its_reference_holds_up_no_other(
 def work_through(whole: Plan, tmp_path: Path, answer: Any, judged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank's way through a plan, all of which passes."""
     monkeypatch.setattr("gpucheck.worker.supervisor.judging.finished", judged)
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
     write_json(tmp_path / "plan.json", whole.to_json())
     Supervisor(tmp_path, whole, StandIn(answer), 0.0).work()
     assert {record.outcome for record in read_run(tmp_path).records.values()} == {Outcome.PASS}
