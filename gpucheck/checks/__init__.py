@@ -30,6 +30,7 @@ CHECKS = {
     "generation": "gpucheck.checks.generation:Generation",
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
     "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",
+    "sglang_moe": "gpucheck.checks.sglang_moe:SglangMoe",
 }
 """Those that gpucheck has itself."""
 UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
@@ -37,6 +38,7 @@ UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
 NEEDS = {
     "transformers_moe": ("transformers", "integrations/mxfp4.py"),
     "vllm_moe": ("vllm", "model_executor/models/gpt_oss.py"),
+    "sglang_moe": ("sglang", "srt/models/gpt_oss.py"),
 }
 """Checks of other software: its package and the file in it that they call."""
 

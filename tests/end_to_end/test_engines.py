@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpucheck.library.engines.engine_fetch import fetch_engine
+from gpucheck.library.engines.engine_option import served_with
+from gpucheck.library.library_option import parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 
 if TYPE_CHECKING:
@@ -15,16 +17,18 @@ if TYPE_CHECKING:
 
 SCENARIO = Path(__file__).parents[1] / "data" / "engines.toml"
 CASE = "vllm_moe/m16-h320-i320-e8-top4/normal"
+SGLANG = "sglang_moe/m4-h320-i128-e4-top2/normal"
 
 
 def served(lab: Lab, name: str, version: str) -> Finished:
     """A run with a released engine; skipped where it is neither cached nor to be had."""
     pytest.importorskip("remotezip")
     try:
-        fetch_engine(name, version)
+        copy = fetch_engine(name, version)
+        resolve(served_with(parse_source(None), [copy]))  # the library that it is served with
     except InfrastructureError as error:
         pytest.skip(f"{name} {version} cannot be fetched: {str(error).splitlines()[0]}")
-    finished: Finished = lab.finish("--engine", f"{name}=={version}", scenario=SCENARIO, nproc=1)
+    finished: Finished = lab.finish("--engine", f"{name}=={version}", scenario=SCENARIO, nproc=1, library=None)
     return finished
 
 
@@ -49,3 +53,27 @@ def test_a_release_that_reads_past_its_scales_is_wrong_in_exactly_the_last_exper
     lines = finished.lines(CASE)
     assert "exactly expert 7" in lines and "passes differ" in lines, lines
     assert finished.finding(CASE)["cause"] == "access outside of tensors"
+
+
+def test_sglang_with_padded_scales_is_right_and_says_what_stands_in_for_its_compiled_parts(lab: Lab) -> None:
+    finished = served(lab, "sglang", "0.5.19")
+    assert finished.code == 0, finished.text
+    record = finished.results(0)[SGLANG]
+    assert record["outcome"] == "pass" and not record["violations"]
+    part = record["engine"]
+    assert (part["name"], part["version"], part["depth"]) == ("sglang", "0.5.19", "module")
+    assert "TRITON_KERNELS" in part["backend"] and "split_k pinned to 1" in part["left_behind"]
+    assert any("up_scale" in layout and "(4, 384, 8)" in layout for layout in part["layouts"]), part["layouts"]
+    stand_ins = part["stand_ins"]
+    assert len(stand_ins) == len(set(stand_ins)), "each is said once, though every pass loads a block anew"
+    assert any("sgl_kernel" in words for words in stand_ins) and any("capability 9.0" in words for words in stand_ins)
+    launched = {launch["kernel"]: launch["count"] for launch in record["launches"]}
+    assert launched["_matmul"] >= 2 and launched["_topk_forward"], launched
+
+
+def test_sglang_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(lab: Lab) -> None:
+    finished = served(lab, "sglang", "0.5.18")
+    assert finished.code == 1, finished.text
+    lines = finished.lines(SGLANG)
+    assert "exactly expert 3" in lines and "passes differ" in lines, lines
+    assert finished.finding(SGLANG)["cause"] == "access outside of tensors"

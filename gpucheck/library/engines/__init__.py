@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from gpucheck.library.engines.base import Engine
     from gpucheck.model.plan import PlannedEngine
 
-MODULES = {"vllm": "gpucheck.library.engines.vllm_engine:Vllm"}
+MODULES = {
+    "vllm": "gpucheck.library.engines.vllm_engine:Vllm",
+    "sglang": "gpucheck.library.engines.sglang_engine:Sglang",
+}
 
 _planned: PlannedEngine | None = None
 _loaded: Engine | None = None

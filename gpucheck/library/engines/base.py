@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -98,6 +98,53 @@ class ExpertBlock(ABC):
         """What a forward reads and may not write, by name."""
 
 
+class ModelBlock(ExpertBlock):
+    """A block with a router module, tensors of the library and biases, such as the blocks of models are."""
+
+    router: Any  # the module that computes the router's logits
+
+    @abstractmethod
+    def held(self) -> dict[str, Any]:
+        """The library's tensors: weights and scales of both products, by name."""
+
+    @abstractmethod
+    def biases(self) -> dict[str, Any]:
+        """As the products take them, by name."""
+
+    def place(self, place: Place) -> None:
+        """Moves what the products read into memory that is watched, once the engine has swizzled it."""
+        for name, tensor in self.held().items():
+            tensor.storage.data = place(tensor.storage.data)
+            self.facts.layouts.append(f"{name}: {layout_of(tensor)}")
+        for bias in self.biases().values():
+            bias.data = place(bias.data)
+
+    def operands(self) -> dict[str, Tensor]:
+        held = {name: tensor.storage.data for name, tensor in self.held().items()}
+        return {**held, **self.biases(), "router": self.router.weight}
+
+    def observed(self, forward: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """What ``forward`` returns, and the logits that the router gave it."""
+        seen: list[Any] = []
+        hook = self.router.register_forward_hook(lambda module, args, output: seen.append(output))
+        try:
+            y = forward()
+        finally:
+            hook.remove()
+        logits = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+        return {"router_logits": logits, "y": y}
+
+
+def weights_and_scales(weights: Callable[[str], Any], method: Any) -> dict[str, Any]:
+    """The library's tensors of both products: ``weights`` by the engine's name of a product, scales of its method."""
+    found: dict[str, Any] = {}
+    for name, words in (("w13", "up"), ("w2", "down")):
+        config = getattr(method, f"{name}_precision_config")
+        scale = config.b_mx_scale if hasattr(config, "b_mx_scale") else config.weight_scale
+        found |= {words: weights(name), f"{words}_scale": scale}
+    return found
+
+
 class Engine(ABC):
     """An engine that is imported in this process."""
 
@@ -116,6 +163,12 @@ class Engine(ABC):
         """
         self.planned, self.library, self.device = planned, library, device
         self.stand_ins: list[str] = []
+        self._before = library_functions()
+
+    def left_behind(self) -> list[str]:
+        """What the engine has changed in the library so far, for all later calls of the process."""
+        pinned = [f"{name} pinned to {value}" for name, value in constraints().items()]
+        return [*pinned, *(f"{name} replaced" for name in replaced(self._before))]
 
     @classmethod
     def settle(cls, planned: PlannedEngine, device: str) -> None:
@@ -139,6 +192,12 @@ class Engine(ABC):
         Raises:
             Inapplicable: the engine serves such a block by something else than the library under test.
         """
+
+
+def say(said: list[str], words: str) -> None:
+    """Adds what was not said before."""
+    if words not in said:
+        said.append(words)
 
 
 def first_module(*names: str) -> Any:

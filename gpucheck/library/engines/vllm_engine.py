@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import base
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, Sizes, State
+from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
@@ -102,7 +102,6 @@ class Vllm(Engine):
     def __init__(self, planned: PlannedEngine, library: Adapter, device: torch.device) -> None:
         super().__init__(planned, library, device)
         os.environ.setdefault("VLLM_CACHE_ROOT", tempfile.mkdtemp(prefix="gpucheck-vllm-"))
-        self._before = base.library_functions()
         root = Path(planned["root"])
         try:
             if not planned["installed"]:
@@ -149,10 +148,9 @@ class Vllm(Engine):
 
     def expert_block(self, sizes: Sizes, state: State, place: Place) -> ExpertBlock:
         facts = Facts("module", stand_ins=self.stand_ins)
-        block = _ModelBlock(self, sizes, state, facts)
+        block = _MlpBlock(self, sizes, state, facts)
         block.place(place)
-        pinned = [f"{name} pinned to {value}" for name, value in base.constraints().items()]
-        facts.left_behind = [*pinned, *(f"{name} replaced" for name in base.replaced(self._before))]
+        facts.left_behind = self.left_behind()
         return block
 
     @contextmanager
@@ -209,7 +207,7 @@ def _configuration(sizes: Sizes) -> Any:
         return config.VllmConfig(model_config=config.ModelConfig(model=folder, tokenizer=folder, **options))
 
 
-class _ModelBlock(ExpertBlock):
+class _MlpBlock(ModelBlock):
     """``MLPBlock`` of vLLM's gpt-oss: its router and its experts, loaded by the model's own loader."""
 
     def __init__(self, engine: Vllm, sizes: Sizes, state: State, facts: Facts) -> None:
@@ -233,6 +231,7 @@ class _ModelBlock(ExpertBlock):
             loader.load_weights(weights, mapper=gpt_oss.GptOssForCausalLM.hf_to_vllm_mapper)
             loading.process_weights_after_loading(model, self.config.model_config, torch.device(engine.device))
         self.block = model.model.layers[0].mlp
+        self.router = self.block.router
         self.experts = getattr(self.block.experts, "routed_experts", self.block.experts)
         self.method = self.experts.quant_method
         facts.backend = self._backend()
@@ -249,45 +248,23 @@ class _ModelBlock(ExpertBlock):
         kernel = getattr(getattr(self.method, "moe_kernel", None), "fused_experts", self.method)
         return f"{getattr(self.method, 'mxfp4_backend', '')} {type(kernel).__name__}".strip()
 
-    def place(self, place: Place) -> None:
-        """Moves what the products read into memory that is watched, once vLLM has swizzled it."""
-        for name, tensor in self._held().items():
-            tensor.storage.data = place(tensor.storage.data)
-            self.facts.layouts.append(f"{name}: {base.layout_of(tensor)}")
-        for bias in self._biases().values():
-            bias.data = place(bias.data)
+    def held(self) -> dict[str, Any]:
+        """Weights lie in the layer since 0.20 and in its method before."""
 
-    def _held(self) -> dict[str, Any]:
-        """The library's tensors: weights, in the layer since 0.20 and in its method before, and scales."""
-        held = {}
-        for name, words in (("w13", "up"), ("w2", "down")):
-            weight = getattr(self.method, f"{name}_weight", None)
-            held[words] = getattr(self.experts, f"{name}_weight") if weight is None else weight
-            config = getattr(self.method, f"{name}_precision_config")
-            held[f"{words}_scale"] = config.b_mx_scale if hasattr(config, "b_mx_scale") else config.weight_scale
-        return held
+        def weight(name: str) -> Any:
+            held = getattr(self.method, f"{name}_weight", None)
+            return getattr(self.experts, f"{name}_weight") if held is None else held
 
-    def _biases(self) -> dict[str, Tensor]:
-        """As the products take them."""
+        return base.weights_and_scales(weight, self.method)
+
+    def biases(self) -> dict[str, Any]:
         config = self.method.moe_quant_config
         found = {"up_bias": config.w1_bias, "down_bias": config.w2_bias}
         return {name: bias for name, bias in found.items() if bias is not None}
 
-    def operands(self) -> dict[str, Tensor]:
-        held = {name: tensor.storage.data for name, tensor in self._held().items()}
-        return {**held, **self._biases(), "router": self.block.router.weight}
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        forward = import_module("vllm.forward_context").set_forward_context
-        seen: list[Any] = []
-        hook = self.block.router.register_forward_hook(lambda module, args, output: seen.append(output))
-        try:
-            with forward(None, self.config, num_tokens=len(x)):
-                y = self.block(x)
-        finally:
-            hook.remove()
-        logits = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
-        return {"router_logits": logits, "y": y}
+        with import_module("vllm.forward_context").set_forward_context(None, self.config, num_tokens=len(x)):
+            return self.observed(lambda: self.block(x))
 
 
 def _one_block(gpt_oss: Any, config: Any) -> Any:

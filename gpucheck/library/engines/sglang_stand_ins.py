@@ -1,0 +1,120 @@
+"""What stands for SGLang's compiled parts where its Python files were taken out of a wheel; no number comes from it.
+
+On a pod everything is installed, and nothing of this is used. Each stand-in is said in the record.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gpucheck.library.engines.base import say
+
+KERNELS = ("gelu_and_mul", "silu_and_mul")
+"""Names that the path of experts imports from ``sgl_kernel``; it calls them for experts without biases alone."""
+
+
+def kernels(said: list[str]) -> None:
+    """``sgl_kernel`` with the names that are imported from it; a call of one raises."""
+    if find_spec("sgl_kernel") is not None:
+        return
+
+    def absent(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("sgl_kernel is compiled and not here")
+
+    module = ModuleType("sgl_kernel", "a compiled package that is not here")
+    vars(module).update(dict.fromkeys(KERNELS, absent))
+    sys.modules["sgl_kernel"] = module
+    say(said, "sgl_kernel whose functions raise")
+
+
+def image_operators(said: list[str]) -> None:
+    """The names of torchvision's operators, which its Python part asks for: beside a torch for CPUs it has none."""
+    import torch
+
+    found = find_spec("torchvision")
+    if found is None or found.origin is None or torch.version.cuda is not None:
+        return
+    text = Path(found.origin).with_name("_meta_registrations.py").read_text(encoding="utf-8")
+    for name in sorted(set(re.findall(r'register_(?:meta|fake)\("(?:torchvision::)?(\w+)"', text))):
+        torch.library.define(f"torchvision::{name}", "(Tensor x) -> Tensor")
+    say(said, "torch.ops.torchvision without code")
+
+
+@contextmanager
+def without_cuda(said: list[str]) -> Iterator[None]:
+    """Inside, torch says that there is no GPU, where there is one and no flashinfer.
+
+    Modules of SGLang import flashinfer and much of sgl_kernel as soon as there is a GPU. What SGLang is to know of the
+    machine, :func:`machine` says.
+    """
+    import torch
+
+    if torch.version.cuda is None or find_spec("flashinfer") is not None:
+        yield
+        return
+    known, torch.cuda.is_available = torch.cuda.is_available, lambda: False
+    say(said, "torch.cuda.is_available answers no while sglang is imported")
+    try:
+        yield
+    finally:
+        torch.cuda.is_available = known
+
+
+def machine(capability: tuple[int, int], said: list[str]) -> None:
+    """What SGLang would find out about the GPU with a CUDA torch and flashinfer; by its own means for tests, if any.
+
+    It decides the layouts of weights and what is pinned in the library.
+    """
+    major, minor = capability
+    override = getattr(_module("sglang.srt.runtime_context"), "override_platform", None)
+    if override is not None:
+        override(
+            is_cuda=True,
+            is_sm90=major == 9,
+            is_sm100=major == 10,
+            is_sm120=major == 12,
+            is_blackwell=major in (10, 12),
+            device_capability=capability,
+            device_sm=10 * major + minor,
+        ).install()
+        say(said, f"override_platform: CUDA, capability {major}.{minor}")
+        return
+    answers = {"is_sm90_supported": major == 9, "is_sm100_supported": major == 10, "is_sm120_supported": major == 12}
+    for name, answer in answers.items():
+        for module in (_module("sglang.srt.utils.common"), _module("sglang.srt.utils")):
+            if hasattr(module, name):
+                setattr(module, name, _always(answer))
+        say(said, f"{name} answers {'yes' if answer else 'no'}")
+
+
+@contextmanager
+def copies_stay(said: list[str]) -> Iterator[None]:
+    """Inside, ``Tensor.cuda`` returns the tensor itself: the loader of 0.5.12 calls it on every weight."""
+    import torch
+
+    known = torch.Tensor.cuda
+    torch.Tensor.cuda = lambda tensor, *_, **__: tensor  # type: ignore[method-assign, assignment]
+    say(said, "Tensor.cuda leaves tensors where they are while weights are loaded")
+    try:
+        yield
+    finally:
+        torch.Tensor.cuda = known  # type: ignore[method-assign]
+
+
+def _always(answer: bool) -> Callable[..., bool]:
+    return lambda *_, **__: answer
+
+
+def _module(name: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        return None
