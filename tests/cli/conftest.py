@@ -15,6 +15,7 @@ from gpucheck.launch.torchrun import Ending
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.writer import RecordWriter
+from tests.library.conftest import library_files, write_files
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,4 @@ def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRanks:
 @pytest.fixture
 def library(tmp_path: Path) -> str:
     """``--library`` of a stand-in copy."""
-    package = tmp_path / "lib" / "triton_kernels"
-    package.mkdir(parents=True)
-    for name in ("__init__", "numerics", "specialize", "target_info", "tensor", "testing"):
-        (package / f"{name}.py").write_text("raise RuntimeError('imported')\n")
-    (package / "matmul.py").write_text("class PrecisionConfig:\n    b_mx_scale: object = None\n")
-    return f"path:{package.parent}"
+    return f"path:{write_files(tmp_path / 'lib' / 'triton_kernels', library_files('v3.7')).parent}"

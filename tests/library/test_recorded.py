@@ -10,16 +10,12 @@ from gpucheck.library.copies import describe
 from gpucheck.library.library_option import parse_source
 from gpucheck.library.recorded import find_recorded
 from gpucheck.model.errors import InfrastructureError, UsageError
+from tests.library.conftest import library_files, write_files
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    package = tmp_path / "lib" / "triton_kernels"
-    package.mkdir(parents=True)
-    for name in ("__init__", "numerics", "specialize", "target_info", "tensor", "testing"):
-        (package / f"{name}.py").write_text("raise RuntimeError('imported')\n")
-    (package / "matmul.py").write_text("class PrecisionConfig:\n    b_mx_scale: object = None\n")
-    return package
+    return write_files(tmp_path / "lib" / "triton_kernels", library_files("v3.7"))
 
 
 def recorded(package: Path, origin: str = "path") -> dict[str, Any]:

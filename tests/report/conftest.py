@@ -13,7 +13,7 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import ExpectedFailure, Plan, Step
-from gpucheck.model.record import Heat, Launch, Mismatch, Outcome, Record, Violation
+from gpucheck.model.record import Heat, Launch, Mismatch, Outcome, Violation
 from gpucheck.records.run_folder import Run, read_run
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
@@ -112,7 +112,7 @@ def wrong(synthetic: Synthetic, map_: Heat, **changes: Any) -> Mismatch:
 def busy_run(synthetic: Synthetic) -> Run:
     """Rank 5 is wrong in one tile of every product, the prefill kernel everywhere; and one of each other outcome."""
     plan, random = busy_plan(synthetic), Random(0)
-    outcomes: dict[tuple[int, int], Record] = {}
+    ends: dict[tuple[int, int], dict[str, Any]] = {}
     for step, planned in enumerate(plan.steps):
         for rank in range(RANKS):
             exact = planned.case.data == "exact"
@@ -121,24 +121,26 @@ def busy_run(synthetic: Synthetic) -> Run:
                 "seconds": {stage: value * random.uniform(0.5, 2.0) for stage, value in SECONDS.items()},
                 "tightness": 0.0 if exact else random.uniform(0.001, 0.08),
             }
-            outcome = Outcome.PASS
             bound = {} if exact else {"method": "bound", "bound": 0.5, "got": -250.0 + random.uniform(1, 90)}
             if planned.case.row == "attention prefill":
-                outcome = Outcome.MISMATCH
-                changes["mismatches"] = [wrong(synthetic, heat(random), output="o", **bound)]
+                changes |= {
+                    "outcome": Outcome.MISMATCH,
+                    "mismatches": [wrong(synthetic, heat(random), output="o", **bound)],
+                }
             elif rank == 5 and planned.case.check == "matmul":
-                outcome = Outcome.MISMATCH
-                changes["mismatches"] = [wrong(synthetic, heat(random, (1, 0)), **bound)]
-            outcomes[(step, rank)] = synthetic.record(plan, step, rank, outcome, **changes)
-    outcomes |= oddities(synthetic, plan, random)
-    run: Run = synthetic.run(plan, outcomes, seconds=41.7)
-    for (step, rank), record in outcomes.items():
+                changes |= {
+                    "outcome": Outcome.MISMATCH,
+                    "mismatches": [wrong(synthetic, heat(random, (1, 0)), **bound)],
+                }
+            ends[(step, rank)] = changes
+    run: Run = synthetic.run(plan, ends | oddities(synthetic, random), seconds=41.7)
+    for (step, rank), record in run.records.items():
         if plan.steps[step].case.row == "attention prefill" and record.outcome is Outcome.MISMATCH:
             run.experiments[(step, rank)] = {"repeat": [replace(record, experiment="repeat")] * EVERY_TIME}
     return run
 
 
-def oddities(synthetic: Synthetic, plan: Plan, random: Random) -> dict[tuple[int, int], Record]:
+def oddities(synthetic: Synthetic, random: Random) -> dict[tuple[int, int], dict[str, Any]]:
     """One of each further way to end."""
     raised = "RuntimeError: PassManager::run failed"
     trace = f'Traceback (most recent call last):\n  File "matmul_ogs.py", line 467, in matmul_ogs\n{raised}\n'
@@ -166,7 +168,7 @@ def oddities(synthetic: Synthetic, plan: Plan, random: Random) -> dict[tuple[int
         (18, 0): (Outcome.INAPPLICABLE, {"message": "needs a Triton with dot_scaled"}),
         **{(23, rank): (Outcome.MISMATCH, {}) for rank in range(RANKS) if rank % 4},
     }
-    return {key: synthetic.record(plan, *key, outcome, **changes) for key, (outcome, changes) in made.items()}
+    return {key: {"outcome": outcome, **changes} for key, (outcome, changes) in made.items()}
 
 
 @pytest.fixture(scope="session")
@@ -180,12 +182,12 @@ def busy(synthetic: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Repo
 def scattered(synthetic: Synthetic) -> Report:
     """60 cases on 8 ranks, all wrong, each in its own way."""
     plan, random = synthetic.plan(cases=60, ranks=RANKS), Random(1)
-    records = {}
+    ends = {}
     for step in range(60):
         for rank in range(RANKS):
             mismatch = wrong(synthetic, heat(random), region=f"row {rank} of {step}")
-            records[(step, rank)] = synthetic.record(plan, step, rank, Outcome.MISMATCH, mismatches=[mismatch])
-    run = synthetic.run(plan, records)
+            ends[(step, rank)] = {"outcome": Outcome.MISMATCH, "mismatches": [mismatch]}
+    run = synthetic.run(plan, ends)
     return blocks.build(run, conclude(run))
 
 
@@ -198,24 +200,17 @@ def hostile(synthetic: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> R
     everything = " ".join(HOSTILE)
     plan = synthetic.plan(steps=steps, ranks=2, scenario=everything, title=everything, command=["gpucheck", everything])
     plan = replace(plan, environment={"software": {everything: everything}, "host": everything})
-    outcomes = {
-        (step, 1): synthetic.record(
-            plan,
-            step,
-            1,
-            Outcome.MISMATCH if step % 2 else Outcome.ERROR,
-            message=text,
-            traceback=text,
-            mismatches=[
-                synthetic.mismatch(output=text, region=text, heat=Heat([2, 2], [1, 1], [1, 0], 2, [[0, 9]] * 2))
-            ],
-            violations=[Violation("dtype", text)],
-            host=text,
-            device=text,
-        )
+    spread = Heat([2, 2], [1, 1], [1, 0], 2, [[0, 9]] * 2)
+    ends = {
+        (step, 1): {
+            "outcome": Outcome.MISMATCH if step % 2 else Outcome.ERROR,
+            **dict.fromkeys(["message", "traceback", "host", "device"], text),
+            "mismatches": [synthetic.mismatch(output=text, region=text, heat=spread)],
+            "violations": [Violation("dtype", text)],
+        }
         for step, text in enumerate(HOSTILE)
     }
-    outcomes[(0, 0)] = synthetic.record(plan, 0, 0, Outcome.INAPPLICABLE, message=everything)
-    folder = synthetic.write(tmp_path_factory.mktemp("hostile") / "run", synthetic.run(plan, outcomes))
+    ends[(0, 0)] = {"outcome": Outcome.INAPPLICABLE, "message": everything}
+    folder = synthetic.write(tmp_path_factory.mktemp("hostile") / "run", synthetic.run(plan, ends))
     run = read_run(folder)
     return blocks.build(run, conclude(run))

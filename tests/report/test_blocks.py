@@ -51,8 +51,7 @@ def test_cells_without_a_bad_case() -> None:
 def test_time_is_split_and_adds_up(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=2, ranks=2)
     seconds = {"compile": 1.0, "launch": 0.5, "judge": 0.25}
-    records = {(s, r): synthetic.record(plan, s, r, seconds=seconds) for s in range(2) for r in range(2)}
-    run = synthetic.run(plan, records)
+    run = synthetic.run(plan, {(step, rank): {"seconds": seconds} for step in range(2) for rank in range(2)})
     run.starts = {0: {"import_seconds": 2.0}, 1: {"import_seconds": 1.5}}
     report = blocks.build(run, conclude(run))
     assert report.stages["compile"] == 2.0 and report.stages["judge"] == 0.5
@@ -77,8 +76,8 @@ def test_what_findings_say_is_found_by_case_and_rank(busy: Report) -> None:
 def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=2, ranks=2)
     seconds = {"compile": 1.0, "launch": 0.5, "kernel": 0.25, "tea": 0.125}
-    records = {(step, 0): synthetic.record(plan, step, 0, seconds=seconds) for step in range(2)}
-    run = synthetic.run(plan, {**records, (0, 1): Outcome.LOST, (1, 1): Outcome.LOST})
+    ends = {(step, 0): {"seconds": seconds} for step in range(2)}
+    run = synthetic.run(plan, {**ends, (0, 1): Outcome.LOST, (1, 1): Outcome.LOST})
     run.records = {key: replace(record, device="") if key[1] else record for key, record in run.records.items()}
     run.starts = {0: {"import_seconds": 2.0, "host": "a"}}
     report = blocks.build(run, conclude(run))

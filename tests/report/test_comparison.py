@@ -17,8 +17,8 @@ def made(synthetic: Synthetic) -> Comparison:
     plan = synthetic.plan(cases=6, ranks=2)
     before = {(1, 0): Outcome.MISMATCH, (1, 1): Outcome.MISMATCH, (2, 1): Outcome.CRASH, (4, 0): Outcome.LOST}
     after = {(0, 1): Outcome.MISMATCH, (2, 1): Outcome.MISMATCH, (3, 0): Outcome.LOST, (4, 0): Outcome.HANG}
-    changed = synthetic.record(plan, 5, 0, digests={"y": "other"})
-    both = {**after, (5, 0): changed, (5, 1): replace(changed, rank=1)}
+    changed = {"digests": {"y": "other"}}
+    both = {**after, (5, 0): changed, (5, 1): changed}
     return compare(synthetic.run(plan, before), synthetic.run(plan, both))
 
 
@@ -46,7 +46,7 @@ def test_the_whole_comparison(synthetic: Synthetic) -> None:
 def test_how_wrong_what_is_still_broken_is(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1)
     runs = [
-        synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.MISMATCH, mismatches=[mismatch])})
+        synthetic.run(plan, {(0, 0): {"outcome": Outcome.MISMATCH, "mismatches": [mismatch]}})
         for mismatch in (synthetic.mismatch(wrong=2, total=8), synthetic.mismatch(wrong=1, total=8))
     ]
     said = "  matmul/0/exact  rank 0  undetermined: wrong output"
@@ -58,11 +58,8 @@ def test_verbose_shows_every_case_with_its_ratios(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=1, ranks=2)
     runs = []
     for kernel, tightness in ((0.1, 0.2), (0.3, 0.1)):
-        records = {
-            (0, rank): synthetic.record(plan, 0, rank, seconds={"kernel": kernel}, tightness=tightness)
-            for rank in range(2)
-        }
-        runs.append(synthetic.run(plan, records))
+        end = {"seconds": {"kernel": kernel}, "tightness": tightness}
+        runs.append(synthetic.run(plan, {(0, 0): end, (0, 1): end}))
     text = list(lines(compare(*runs), NAMES, verbose=True))
     assert text[text.index("right in both (1)") + 1] == "  matmul/0/exact  ranks 0, 1  error x 0.50, time x 3.00"
     assert "right in both (1)" not in list(lines(compare(*runs), NAMES))
@@ -105,8 +102,7 @@ def test_what_became_less_exact_is_listed_and_is_no_regression(synthetic: Synthe
     plan = synthetic.plan(cases=1, ranks=2)
 
     def run(tightness: float) -> Run:
-        records = {(0, rank): synthetic.record(plan, 0, rank, tightness=tightness) for rank in range(2)}
-        return synthetic.run(plan, records)
+        return synthetic.run(plan, dict.fromkeys([(0, 0), (0, 1)], {"tightness": tightness}))
 
     text = "\n".join(lines(compare(run(0.01), run(0.25)), ("a", "b")))
     assert text.startswith("NO REGRESSION")
@@ -121,8 +117,7 @@ def test_times_name_the_extremes(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=3)
 
     def run(*times: float) -> Run:
-        records = {(n, 0): synthetic.record(plan, n, 0, seconds={"kernel": time}) for n, time in enumerate(times)}
-        return synthetic.run(plan, records)
+        return synthetic.run(plan, {(n, 0): {"seconds": {"kernel": time}} for n, time in enumerate(times)})
 
     (line,) = [line for line in lines(compare(run(1, 1, 1), run(1.0, 3.0, 0.5)), NAMES) if line.startswith("time")]
     assert line == (

@@ -6,6 +6,7 @@ import importlib.util
 import os
 
 import pytest
+import torch
 
 from gpucheck.library.adapters import load
 from gpucheck.library.adapters.base import Adapter
@@ -36,3 +37,20 @@ def adapter(library_copy: LibraryCopy) -> Adapter:
     """The adapter to :func:`library_copy`."""
     pytest.importorskip("triton", reason="needs triton")
     return load(library_copy.root, library_copy.generation)
+
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+"""The values of the 4-bit codes 0 to 7; 8 to 15 are the same, negative."""
+
+
+def decode_mxfp4(codes: torch.Tensor, scales: torch.Tensor, axis: int = -2) -> torch.Tensor:
+    """fp64 values of two codes a byte, the lower one first along the axis, times those of their blocks' scales."""
+    table = torch.cat([E2M1, -E2M1])
+    pairs = torch.stack([table[(codes & 15).long()], table[(codes >> 4).long()]], dim=axis % codes.ndim + 1)
+    values = pairs.flatten(axis % codes.ndim, axis % codes.ndim + 1)
+    return values * block_factors(scales, values.shape[axis], axis)
+
+
+def block_factors(scales: torch.Tensor, length: int, axis: int) -> torch.Tensor:
+    """The powers of two that scale bytes stand for, one for each of 32 values along the axis."""
+    return torch.pow(2.0, scales.double() - 127).repeat_interleave(32, axis).narrow(axis, 0, length)

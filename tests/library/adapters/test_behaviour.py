@@ -12,8 +12,8 @@ import torch
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
 from gpucheck.model.errors import Inapplicable
 from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
+from tests.library.adapters.conftest import block_factors, decode_mxfp4
 
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
 DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -79,17 +79,6 @@ def summed(rows: torch.Tensor, routing: Routing) -> torch.Tensor:
 def swiglu_reference(x: torch.Tensor) -> torch.Tensor:
     gate, linear = x[..., ::2].clamp(max=LIMIT), x[..., 1::2].clamp(-LIMIT, LIMIT)
     return gate * torch.sigmoid(ALPHA * gate) * (linear + 1)
-
-
-def decode_mxfp4(codes: torch.Tensor, scales: torch.Tensor, axis: int) -> torch.Tensor:
-    table = torch.cat([E2M1, -E2M1])
-    pairs = torch.stack([table[(codes & 15).long()], table[(codes >> 4).long()]], dim=axis % codes.ndim + 1)
-    values = pairs.flatten(axis % codes.ndim, axis % codes.ndim + 1)
-    return values * block_factors(scales, values.shape[axis], axis)
-
-
-def block_factors(scales: torch.Tensor, length: int, axis: int) -> torch.Tensor:
-    return torch.pow(2.0, scales.double() - 127).repeat_interleave(32, axis).narrow(axis, 0, length)
 
 
 def mx_weight(adapter: Adapter, kind: str, *shape: int, layout: str = "strided") -> tuple[Weight, torch.Tensor]:

@@ -7,24 +7,12 @@ import torch
 
 from gpucheck.library.adapters.base import Adapter
 from gpucheck.model.errors import Inapplicable
-
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+from tests.library.adapters.conftest import E2M1, block_factors, decode_mxfp4
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(1)
-
-
-def decode_mxfp4(codes: torch.Tensor, scales: torch.Tensor, axis: int) -> torch.Tensor:
-    table = torch.cat([E2M1, -E2M1])
-    pairs = torch.stack([table[(codes & 15).long()], table[(codes >> 4).long()]], dim=axis % codes.ndim + 1)
-    values = pairs.flatten(axis % codes.ndim, axis % codes.ndim + 1)
-    return values * block_factors(scales, values.shape[axis], axis)
-
-
-def block_factors(scales: torch.Tensor, length: int, axis: int) -> torch.Tensor:
-    return torch.pow(2.0, scales.double() - 127).repeat_interleave(32, axis).narrow(axis, 0, length)
 
 
 def encode_mxfp4(x: torch.Tensor, ties: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,9 +7,9 @@ import torch
 
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
 from gpucheck.model.errors import Inapplicable
+from tests.library.adapters.conftest import decode_mxfp4
 
 EXACT = torch.float32
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 TOKENS, EXPERTS, CHOSEN, K, N = 13, 6, 2, 96, 64
 
@@ -52,12 +52,6 @@ def expert_rows(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, ro
     """Each expert-sorted row of ``rows`` times its expert's weight, plus bias, in float64."""
     expert = torch.repeat_interleave(torch.arange(routing.experts), routing.histogram.long())
     return torch.einsum("rk,rkn->rn", rows.double(), weight.double()[expert]) + bias.double()[expert]
-
-
-def dequantised(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    *lead, half, n = codes.shape
-    nibbles = torch.stack([codes & 15, codes >> 4], dim=-2).reshape(*lead, 2 * half, n)
-    return E2M1[nibbles.long()] * 2.0 ** (scales.double() - 127).repeat_interleave(32, dim=-2)
 
 
 @pytest.mark.parametrize("kind", DTYPES)
@@ -147,7 +141,7 @@ def test_routed_mxfp4_reads_only_placed_buffers_and_survives_repeated_calls(
         return copy
 
     weight = adapter.weight("mxfp4", codes, scales, layout, place)
-    reference = expert_rows(x[(routing.to_flat // CHOSEN).long()], dequantised(codes, scales), bias, routing)
+    reference = expert_rows(x[(routing.to_flat // CHOSEN).long()], decode_mxfp4(codes, scales), bias, routing)
     codes.zero_()
     scales.zero_()
     for _ in range(2):

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from gpucheck.library.adapters.base import Adapter, Routing, Weight
-
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+from tests.library.adapters.conftest import decode_mxfp4
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,9 +20,7 @@ def swizzled(adapter: Adapter, k: int, n: int) -> tuple[Weight, torch.Tensor]:
     scales = torch.randint(126, 129, (-(-k // 32), n), dtype=torch.uint8)
     # The library reads up to two blocks past the scales where their number is not a multiple of 4.
     weight = adapter.weight("mxfp4", codes, scales, "default", padded_with_zeros)
-    table = torch.cat([E2M1, -E2M1])
-    values = torch.stack([table[(codes & 15).long()], table[(codes >> 4).long()]], dim=1).reshape(k, n)
-    return weight, values * torch.pow(2.0, scales.double() - 127).repeat_interleave(32, 0)[:k]
+    return weight, decode_mxfp4(codes, scales)
 
 
 def padded_with_zeros(tensor: torch.Tensor) -> torch.Tensor:

@@ -118,17 +118,15 @@ def test_hostile_names_neither_move_the_cursor_nor_stop_the_report(hostile: bloc
 
 def test_cpu_runs_say_so(synthetic: Synthetic) -> None:
     def cpu(ranks: int) -> str:
-        plan = synthetic.plan(cases=1, ranks=ranks, device="cpu")
-        records = {(0, rank): synthetic.record(plan, 0, rank, device="cpu") for rank in range(ranks)}
-        return text_of(synthetic.run(plan, records))[1]
+        ends = {(0, rank): {"device": "cpu"} for rank in range(ranks)}
+        return text_of(synthetic.run(synthetic.plan(cases=1, ranks=ranks, device="cpu"), ends))[1]
 
     assert "1 rank on the CPU" in cpu(1) and "2 ranks on the CPU" in cpu(2)
 
 
 def test_odd_numbers_do_not_stop_the_report(synthetic: Synthetic) -> None:
     mismatch = synthetic.mismatch(expected=math.inf, got=None, bound=math.nan, ulps=None, method="bound")
-    plan = synthetic.plan(cases=1)
-    run = synthetic.run(plan, {(0, 0): synthetic.record(plan, 0, 0, Outcome.MISMATCH, mismatches=[mismatch])})
+    run = synthetic.run(synthetic.plan(cases=1), {(0, 0): {"outcome": Outcome.MISMATCH, "mismatches": [mismatch]}})
     assert any("expected inf, got NaN (bound nan)" in line for line in text_of(run))
 
 

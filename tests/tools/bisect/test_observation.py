@@ -10,7 +10,7 @@ import pytest
 
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import ExpectedFailure
-from gpucheck.model.record import Outcome, Record
+from gpucheck.model.record import Outcome
 from gpucheck.records.writer import RecordWriter
 from gpucheck.tools.bisect.observation import Observation, State, observe
 from tests.conftest import Synthetic
@@ -71,9 +71,7 @@ def test_several_ways_at_once(synthetic: Synthetic, folder: Path) -> None:
 
 
 def test_ranks_that_disagree_fail_though_each_passed(synthetic: Synthetic, folder: Path) -> None:
-    plan = synthetic.plan(cases=1, ranks=2)
-    other = synthetic.record(plan, 0, 1, digests={"y": "other"})
-    observation = seen(synthetic, folder, {(0, 1): other}, cases=1)
+    observation = seen(synthetic, folder, {(0, 1): {"digests": {"y": "other"}}}, cases=1)
     assert observation.words == "ranks disagree on equal inputs and kernels, ranks 0, 1"
 
 
@@ -95,26 +93,17 @@ def test_a_failure_that_the_scenario_expects_is_a_failure_all_the_same(synthetic
     ],
 )
 def test_no_answer(synthetic: Synthetic, folder: Path, outcome: Outcome, state: State, words: str) -> None:
-    plan = synthetic.plan(cases=1, ranks=2)
-    observation = seen(
-        synthetic, folder, {(0, 1): synthetic.record(plan, 0, 1, outcome, message="needs Triton 9")}, cases=1
-    )
+    observation = seen(synthetic, folder, {(0, 1): {"outcome": outcome, "message": "needs Triton 9"}}, cases=1)
     assert (observation.state, observation.words) == (state, words)
 
 
-def raised_on_import(synthetic: Synthetic) -> Record:
-    frame = '  File "/x/gpucheck/library/adapters/__init__.py", line 67, in load\n    _import_library(root)\n'
-    return synthetic.record(
-        synthetic.plan(), 0, 0, Outcome.ERROR, message="SyntaxError: invalid syntax (x.py, line 1)", traceback=frame
-    )
-
-
 def test_a_library_that_cannot_be_imported(synthetic: Synthetic, folder: Path) -> None:
-    observation = seen(synthetic, folder, {(0, 0): raised_on_import(synthetic)}, cases=1, ranks=1)
+    frame = '  File "/x/gpucheck/library/adapters/__init__.py", line 67, in load\n    _import_library(root)\n'
+    error = "SyntaxError: invalid syntax (x.py, line 1)"
+    raised = {"outcome": Outcome.ERROR, "message": error, "traceback": frame}
+    observation = seen(synthetic, folder, {(0, 0): raised}, cases=1, ranks=1)
     assert observation.state is State.UNBUILDABLE
-    assert (
-        observation.words == "not buildable: the library cannot be imported: SyntaxError: invalid syntax (x.py, line 1)"
-    )
+    assert observation.words == f"not buildable: the library cannot be imported: {error}"
 
 
 @pytest.mark.parametrize(
@@ -137,8 +126,8 @@ def test_equal_outputs_have_equal_bits(synthetic: Synthetic, folder: Path) -> No
     plan = synthetic.plan(cases=1)
     observations = []
     for name, digest, inputs in (("a", "d", "i"), ("b", "d", "i"), ("c", "e", "i"), ("d", "d", "j")):
-        record = synthetic.record(plan, 0, 0, digests={"y": digest}, inputs=inputs)
-        synthetic.write(folder / name, synthetic.run(plan, {(0, 0): record}))
+        end = {"digests": {"y": digest}, "inputs": inputs}
+        synthetic.write(folder / name, synthetic.run(plan, {(0, 0): end}))
         observations.append(observe(folder / name))
     a, b, c, d = observations
     assert a.bits == b.bits == d.bits != c.bits
