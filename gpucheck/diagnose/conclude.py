@@ -217,10 +217,10 @@ def _with_driver(run: Run, finding: Finding) -> Finding:
 def _with_known(run: Run, findings: list[Finding]) -> list[Finding]:
     """The findings, with the known faults that they are; a run without findings does not read the table of these."""
     if not findings:
-        return []
+        return findings
     from gpucheck.diagnose.known_match import with_known
 
-    return [with_known(run, finding) for finding in findings]
+    return with_known(run, findings)
 
 
 def _about(item: dict[str, Any], finding: Finding) -> bool:

@@ -20,46 +20,40 @@ COUNTS = {"expert": "experts", "batch": "batch"}
 """Grouping of rows -> the parameter of a case that says how many groups there are."""
 
 
-def with_known(run: Run, finding: Finding) -> Finding:
-    """The finding, with the known faults that its cases fit; its verdict stays what it is."""
-    failed = _failed(run, finding)
-    if not failed:
-        return finding
+Failed = Mapping[str, list[Record]]
+"""Label of a case -> its failed records."""
+
+
+def with_known(run: Run, findings: list[Finding]) -> list[Finding]:
+    """The findings, each with the known faults that its cases are; what they say of the verdict stays as it is."""
+    failed: dict[str, list[Record]] = {}
+    for number, step in enumerate(run.plan.steps):
+        records = [record for rank in run.ranks if (record := run.records[(number, rank)]).outcome.failed]
+        if records:
+            failed.setdefault(step.label, []).extend(records)
+    return [_with_known(run, finding, failed) for finding in findings]
+
+
+def _with_known(run: Run, finding: Finding, failed: Failed) -> Finding:
+    cases = {each.case: [r for r in failed.get(each.case, []) if r.rank in each.ranks] for each in finding.cases}
+    cases = {label: records for label, records in cases.items() if records}
     known: list[Known] = []
     for fault in sorted(known_faults(), key=lambda fault: fault.alike):
-        left = {label: records for label, records in failed.items() if not (fault.alike and _explained(known, label))}
-        labels = {label: records for label, records in left.items() if _is(run, finding, fault, records)}
-        if labels:
-            known.append(_told(run, fault, labels))
+        explained = {label for each in known for label in each.cases} if fault.alike else ()
+        fitting = {
+            label: records
+            for label, records in cases.items()
+            if label not in explained and _is(run, finding.cause, fault, records)
+        }
+        if fitting:
+            known.append(_told(run, fault, fitting))
     return replace(finding, known=known) if known else finding
 
 
-def _explained(known: list[Known], label: str) -> bool:
-    """Whether a case is a known fault already: then a likeness to others says nothing."""
-    return any(label in each.cases for each in known)
-
-
-def _failed(run: Run, finding: Finding) -> dict[str, list[Record]]:
-    """The failed records of each case of a finding, by its label."""
-    steps: dict[str, list[int]] = {}
-    for number, step in enumerate(run.plan.steps):
-        steps.setdefault(step.label, []).append(number)
-    found = {
-        each.case: [
-            record
-            for step in steps.get(each.case, [])
-            for rank in each.ranks
-            if (record := run.records[(step, rank)]).outcome.failed
-        ]
-        for each in finding.cases
-    }
-    return {label: records for label, records in found.items() if records}
-
-
-def _is(run: Run, finding: Finding, fault: KnownFault, records: list[Record]) -> bool:
+def _is(run: Run, cause: str, fault: KnownFault, records: list[Record]) -> bool:
     """Whether a case is this fault on all its ranks; where its twin without the fault is wrong too, it is not."""
     return all(
-        any(fits(run, finding.cause, record, fingerprint) for fingerprint in fault.fits)
+        any(fits(run, cause, record, fingerprint) for fingerprint in fault.fits)
         and all(_twin_outcome(run, record, proof) is not Outcome.MISMATCH for proof in fault.proof)
         for record in records
     )
@@ -68,13 +62,13 @@ def _is(run: Run, finding: Finding, fault: KnownFault, records: list[Record]) ->
 def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
     """Whether a failed record is what a fingerprint asks for."""
     step = run.plan.steps[record.step]
+    if (asked.causes and cause not in asked.causes) or (asked.checks and step.case.check not in asked.checks):
+        return False
     params, conditions = step.case.params, step.conditions.to_json()
     kinds = [violation.kind.value for violation in record.violations]
     sizes = asked.shapes.fitting(params) if asked.shapes else []
     return (
-        (not asked.causes or cause in asked.causes)
-        and (not asked.checks or step.case.check in asked.checks)
-        and (not asked.data or step.case.data in asked.data)
+        (not asked.data or step.case.data in asked.data)
         and _among(params, asked.params)
         and _among(conditions, asked.conditions)
         and (not asked.below or any(_less(params.get(name), bound) for name, bound in asked.below.items()))
@@ -106,6 +100,8 @@ def architectures(record: Record) -> set[str]:
 def version_of(run: Run, name: str) -> str:
     """The version of software that a run stands on; "" where the run does not say."""
     found = run.plan.environment.get("software", {}).get(name)
+    engines = {engine["name"]: engine for engine in getattr(run.plan, "engines", ())}
+    found = found or engines.get(name)
     return str(found.get("version", "")) if isinstance(found, dict) else ""
 
 
@@ -132,14 +128,14 @@ def _last_alone(record: Record, grouping: str, params: Mapping[str, Scalar]) -> 
     return all(isinstance(count, int) and groups == [count - 1] for groups in told)
 
 
-def _told(run: Run, fault: KnownFault, labels: Mapping[str, list[Record]]) -> Known:
-    first = next(iter(labels.values()))[0]
+def _told(run: Run, fault: KnownFault, fitting: Failed) -> Known:
+    first = next(iter(fitting.values()))[0]
     proofs = (_proof(run, first, proof) for proof in fault.proof)
     return Known(
         id=fault.id,
         title=fault.title,
         alike=fault.alike,
-        cases=[*labels],
+        cases=[*fitting],
         upstream=[*fault.upstream],
         good=[*fault.good],
         workaround=fault.workaround,

@@ -175,12 +175,22 @@ def heading(finding: Finding) -> str:
     return word + finding.title
 
 
-def known_lines(finding: Finding) -> list[Piece]:
-    """What is known of the faults that a finding is, each line with its label."""
+def known_lines(finding: Finding, case: FailedCase | None = None) -> list[Piece]:
+    """What is known of the faults that a finding, or one case of it, is; each line with its label."""
     lines: list[Piece] = []
     for known in finding.known:
+        if case and case.case not in known.cases:
+            continue
         fitting, count = len(known.cases), len(finding.cases)
-        which = f"{fitting} of {count} cases" if fitting < count else f"all {count} cases" if count > 1 else ""
+        which = (
+            ""
+            if case
+            else f"{fitting} of {count} cases"
+            if fitting < count
+            else f"all {count} cases"
+            if count > 1
+            else ""
+        )
         if known.alike:
             words = f"{known.id}: of the kind of {', '.join(known.upstream)}: {known.title}"
             lines.append((words + (f" ({which})" if which else ""), "known"))

@@ -154,7 +154,7 @@ NEAR_MISSES: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "another layout": (SCALES, each_step(layout="strided")),
     "another format": (SCALES, each_step(weight="bf16", layout="strided")),
     "another GPU": (SCALES, each_record(on_another_gpu)),
-    "a library that masks the load": (SCALES, with_library("v3.8")),
+    "a library that leaves it out": (SCALES, with_library("v3.8")),
     "another expert": (SCALES, each_record(elsewhere)),
     "another tensor": (SCALES, each_record(of_another_tensor)),
     "the values, not the scales": (SCALES, each_record(of_the_values)),
@@ -191,6 +191,8 @@ def test_a_finding_says_which_of_its_cases_are_the_known_fault(synthetic: Synthe
     assert len(finding.cases) == 5 and len(each.cases) == 4
     words, label = blocks.known_lines(finding)[0]
     assert label == "known" and "(4 of 5 cases, " in words
+    other = next(case for case in finding.cases if case.case not in each.cases)
+    assert not blocks.known_lines(finding, other) and blocks.known_lines(finding, finding.cases[-1])
 
 
 # --- what is planted: every fault of the table, and what it is not ---------------------------------------------------
@@ -230,7 +232,8 @@ def is_known(synthetic: Synthetic, planted: Planted) -> list[str]:
     run = synthetic.run(plan, {(0, 0): record})
     seen = conclude(run).findings[0]
     finding = replace(seen, cause=planted.cause, known=[])
-    return [each.id for each in known_match.with_known(run, finding).known]
+    (told,) = known_match.with_known(run, [finding])
+    return [each.id for each in told.known]
 
 
 def names_here() -> tuple[str, ...]:
@@ -452,13 +455,17 @@ def test_a_proof_is_a_command_for_the_case_with_this_run_s_options(synthetic: Sy
     library, bisect = first_known(run, SCALES).proofs
     case = conclude(run).findings[0].known[0].cases[0]
     expected = f"gpucheck run smoke --seed 0 --library wheel:sglang-kernel==0.4.10 --case {case}"
-    assert library.command == expected and library.shows == "right with a library that masks the load"
+    assert (
+        library.command == expected and library.shows == "right with a library that leaves out what lies past the end"
+    )
     assert bisect.command.startswith(f"gpucheck bisect runs/x --case {case} --wheel sglang-kernel ")
 
 
 def test_a_proof_says_which_software_it_needs_where_this_run_had_another(synthetic: Synthetic) -> None:
     library, _ = first_known(stored(synthetic, GATE), SCALES).proofs
-    assert library.shows == "right with a library that masks the load (in a Python with triton >=3.8)"
+    assert (
+        library.shows == "right with a library that leaves out what lies past the end (in a Python with triton >=3.8)"
+    )
 
 
 def test_a_twin_that_the_run_has_proves_at_once(synthetic: Synthetic) -> None:

@@ -112,5 +112,5 @@ def _case_lines(finding: Finding, failed_case: FailedCase) -> list[str]:
     lines += [f"tried: {line}" for line in finding.evidence]
     lines += [f"driver: {line}" for line in finding.driver]
     lines += [f"replay: {failed_case.replay}"] if failed_case.replay else []
-    lines += [f"{label}: {text}" for text, label in known_lines(finding)]
+    lines += [f"{label}: {text}" for text, label in known_lines(finding, failed_case)]
     return lines + ([f"fix: {finding.fix}"] if finding.fix else [])
