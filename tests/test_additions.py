@@ -398,3 +398,52 @@ def test_each_file_of_causes_is_asked() -> None:
     assert files == {*causes.ASKED, *causes.WARNING} and len(causes.CAUSES) >= len(files) - 1
     for file in (*causes.RULES, *causes.WARNINGS):
         assert file.CAUSES and all(causes.CAUSES[cause.title] is cause for cause in file.CAUSES)
+
+
+KNOWN = """
+[[fault]]
+id = "toy-under-the-bed"
+title = "a toy rolls under the bed"
+means = "It is round."
+shows = "It is gone."
+workaround = "a box"
+upstream = ["toys/ball#7"]
+good = ["ball 2.0"]
+[[fault.fits]]
+message = "a toy lay"
+[[fault.proof]]
+shows = "right alone"
+run = ["--nproc", "1"]
+"""
+
+
+def test_a_new_known_fault_is_one_entry_and_every_report_tells_it(synthetic: Synthetic, tmp_path: Path) -> None:
+    shutil.copytree(SOURCES, tmp_path / "gpucheck", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(tmp_path / "gpucheck" / "diagnose" / "known_faults.toml", "a", encoding="utf-8") as table:
+        table.write(KNOWN)
+    plan = synthetic.plan(cases=2, ranks=2)
+    records = {
+        (0, 1): synthetic.record(plan, 0, 1, Outcome.ERROR, message="RuntimeError: a toy lay there"),
+        (1, 1): synthetic.record(plan, 1, 1, Outcome.ERROR, message="RuntimeError: a toy stood there"),
+    }
+    synthetic.write(tmp_path / "run", synthetic.run(plan, records))
+
+    def said(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "gpucheck", *arguments]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == (1 if arguments[0] == "report" else 0), done.stdout + done.stderr
+        return done.stdout
+
+    assert "\n  toy-under-the-bed  a toy rolls under the bed\n" in said("explain")
+    assert "It is round." in said("explain", "toy-under-the-bed")
+    files = [tmp_path / f"report.{suffix}" for suffix in ("json", "md", "html", "xml")]
+    text = said("report", "run", *(part for file in files for part in ("--write", str(file))))
+    assert "known   toy-under-the-bed: a toy rolls under the bed (toys/ball#7)" in text and "good    ball 2.0" in text
+    proof = "gpucheck run smoke --seed 0 --nproc 1 --case matmul/0/exact"
+    assert f"prove   right alone: {proof}" in text
+    findings = json.loads(files[0].read_text())["findings"]
+    assert [[known["id"] for known in finding["known"]] for finding in findings] == [["toy-under-the-bed"], []]
+    for file in files[1:]:
+        shown = file.read_text()
+        assert shown.count("toys/ball") == 1 and proof in shown.replace("\\", ""), file

@@ -88,6 +88,8 @@ def test_everything_that_needs_no_torch(pyz: Path, pod: Path, synthetic: Synthet
     assert shown.returncode == 0 and shown.stdout.startswith("PASS")
     printed = start(pod, pyz, "preset", "torchrun", cwd=tmp_path)
     assert printed.stdout == presets()["torchrun"].text
+    explained = start(pod, pyz, "explain", "hopper-scales-past-end", cwd=tmp_path)  # its table is no Python file
+    assert explained.returncode == 0 and "vllm-project/vllm#47303" in explained.stdout
     assert start(pod, pyz, "report", "nowhere", cwd=tmp_path).returncode == 2
 
 

@@ -43,6 +43,10 @@ def test_experts_sliced_by_rank_are_the_callers_fault(sliced: Finished) -> None:
     assert [finding["ranks"] for finding in findings] == [[0], [1]]
     assert all(finding["cause"] == "dependence on the process group" for finding in findings)
     assert findings[0]["title"] == "dependence on the process group: wrong expert"
+    for finding in findings:
+        (known,) = finding["known"]
+        assert known["id"] == "experts-sliced-by-local-rank" and "transformers 4.56.0" in known["good"]
+        assert "--process-group none" in known["proofs"][0]["command"]
     assert "exactly experts 4, 5, 6, 7" in "\n".join(findings[0]["failed_case"]["lines"]), "what rank 0 leaves out"
     outcomes = {item["conditions"]["process_group"]: item["outcome"] for item in sliced.report["results"]}
     assert outcomes == {"none": "pass", "initialised": "mismatch"}
