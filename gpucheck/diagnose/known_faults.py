@@ -80,6 +80,7 @@ class Proof:
 
     shows: str  # what it shows, in words
     run: tuple[str, ...] = ()  # options of ``gpucheck run`` with the case
+    whole: tuple[str, ...] = ()  # scenario and options of ``gpucheck run`` with cases of its own
     bisect: tuple[str, ...] = ()  # options of ``gpucheck bisect`` with the case
     twin: Mapping[str, Scalar] = field(default_factory=dict)  # parameters of a case without the fault, if it is planned
     needs: Mapping[str, str] = field(default_factory=dict)  # software -> range that the command needs

@@ -98,10 +98,8 @@ def architectures(record: Record) -> set[str]:
 
 
 def version_of(run: Run, name: str) -> str:
-    """The version of software that a run stands on; "" where the run does not say."""
-    found = run.plan.environment.get("software", {}).get(name)
-    engines = {engine["name"]: engine for engine in getattr(run.plan, "engines", ())}
-    found = found or engines.get(name)
+    """The version of software or of an engine that a run stands on; "" where the run does not say."""
+    found = run.plan.engine(name) or run.plan.environment.get("software", {}).get(name)
     return str(found.get("version", "")) if isinstance(found, dict) else ""
 
 
@@ -154,7 +152,10 @@ def _proof(run: Run, record: Record, proof: Proof) -> ProofCommand | None:
         step = twin
         if _twin_outcome(run, record, proof) is Outcome.PASS:
             shows += ", as it is in this run"
-    if proof.bisect:
+    if proof.whole:
+        here = [*proof.whole, "--nproc", str(run.plan.nproc), *(["--device", "cpu"] * (run.plan.device == "cpu"))]
+        command = shlex.join(["gpucheck", "run", *here])
+    elif proof.bisect:
         command = shlex.join(["gpucheck", "bisect", str(run.folder), "--case", case.id, *proof.bisect])
     else:
         command = run_command(run, step, proof.run)

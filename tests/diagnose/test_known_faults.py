@@ -17,10 +17,13 @@ from gpucheck.diagnose import known_match
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.known_faults import KnownFault, known_faults, parse
 from gpucheck.diagnose.version_range import in_range
+from gpucheck.library.engines import MODULES
+from gpucheck.library.engines.engine_option import parse_engines
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Known
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.plan import scenario
 from gpucheck.records.run_folder import Run
 from gpucheck.report import blocks
 from gpucheck.report.formats import junit, markdown
@@ -219,11 +222,14 @@ def is_known(synthetic: Synthetic, planted: Planted) -> list[str]:
     spec = load(planted.check if planted.check in names_here() else "transformers_moe").spec
     case = replace(spec.case(planted.params, planted.data, 0), check=planted.check)
     plan = synthetic.plan(steps=(Step(case, planted.conditions),))
-    software = {name: {"version": version} for name, version in {"triton": "3.6.0", **planted.versions}.items()}
+    known_engines = {name: version for name, version in planted.versions.items() if name in MODULES}
+    recorded = {"triton": "3.6.0", **planted.versions}
+    software = {name: {"version": version} for name, version in recorded.items() if name not in known_engines}
     plan = replace(
         plan,
         library={**plan.library, "generation": planted.generation},  # type: ignore[typeddict-item]
         environment={"software": software},
+        engines=tuple({"name": name, "version": version} for name, version in known_engines.items()),  # type: ignore[misc]
     )
     given: dict[str, Any] = {"arithmetic": "sm_90", **planted.record}
     if planted.outcome is Outcome.MISMATCH:
@@ -452,17 +458,19 @@ def first_known(run: Run, fault: str) -> Known:
 def test_a_proof_is_a_command_for_the_case_with_this_run_s_options(synthetic: Synthetic) -> None:
     run = stored(synthetic, GATE, with_triton("3.8.0"))
     run.plan = replace(run.plan, command=[*run.plan.command, "--library", "path:/mine", "--patch", "/a.patch"])
-    library, bisect = first_known(run, SCALES).proofs
+    library, engine, bisect = first_known(run, SCALES).proofs
     case = conclude(run).findings[0].known[0].cases[0]
     expected = f"gpucheck run smoke --seed 0 --library wheel:sglang-kernel==0.4.10 --case {case}"
     assert (
         library.command == expected and library.shows == "right with a library that leaves out what lies past the end"
     )
+    assert engine.command.startswith("gpucheck run serving --engine vllm==0.26.0 --case vllm_moe/")
+    assert engine.command.endswith(" --nproc 1")
     assert bisect.command.startswith(f"gpucheck bisect runs/x --case {case} --wheel sglang-kernel ")
 
 
 def test_a_proof_says_which_software_it_needs_where_this_run_had_another(synthetic: Synthetic) -> None:
-    library, _ = first_known(stored(synthetic, GATE), SCALES).proofs
+    library, *_ = first_known(stored(synthetic, GATE), SCALES).proofs
     assert (
         library.shows == "right with a library that leaves out what lies past the end (in a Python with triton >=3.8)"
     )
@@ -491,9 +499,14 @@ def test_the_options_of_every_proof_exist() -> None:
     group: Any = typer.main.get_command(app)
     for fault in known_faults():
         for proof in fault.proof:
-            for command, options in (("run", proof.run), ("bisect", proof.bisect)):
+            for command, options in (("run", proof.run), ("run", proof.whole[1:]), ("bisect", proof.bisect)):
                 known_options = {name for each in group.get_command(None, command).params for name in each.opts}
                 assert {*options[::2]} <= known_options and len(options) % 2 == 0, (fault.id, options)
+                given = dict(zip(options[::2], options[1::2], strict=True))
+                assert not parse_engines([given["--engine"]] if "--engine" in given else [])[1:]
+                if proof.whole and "--case" in given:
+                    cases = {step.case.id for step in scenario.load(scenario.find(proof.whole[0])).steps}
+                    assert given["--case"] in cases, (fault.id, "a case that its scenario has not")
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ def test_a_release_that_reads_past_its_scales_is_wrong_in_exactly_the_last_exper
     lines = finished.lines(CASE)
     assert "exactly expert 7" in lines and "passes differ" in lines, lines
     assert finished.finding(CASE)["cause"] == "access outside of tensors"
+    (known,) = finished.finding(CASE)["known"]
+    assert known["id"] == "vllm-unpadded-scales" and known["good"] == ["vllm 0.26.0"]
+    assert "--engine vllm==0.26.0" in known["proofs"][0]["command"]
+    assert "known   vllm-unpadded-scales: " in finished.text
 
 
 def test_sglang_with_padded_scales_is_right_and_says_what_stands_in_for_its_compiled_parts(lab: Lab) -> None:
@@ -77,3 +81,5 @@ def test_sglang_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(l
     lines = finished.lines(SGLANG)
     assert "exactly expert 3" in lines and "passes differ" in lines, lines
     assert finished.finding(SGLANG)["cause"] == "access outside of tensors"
+    (known,) = finished.finding(SGLANG)["known"]
+    assert known["id"] == "sglang-unpadded-scales" and "--engine sglang==0.5.19" in known["proofs"][0]["command"]
