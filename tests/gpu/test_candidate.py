@@ -60,20 +60,22 @@ def test_launches_that_nobody_waits_for_are_a_missing_stream_order_and_have_no_t
     assert not TIMES.search(done.text)
 
 
-def test_kept_answers_and_work_left_out_while_timed_are_caught_and_have_no_time(run: Run) -> None:
-    names = ("by_content", "idle_when_timed", "first_answer")
+@pytest.mark.parametrize(
+    ("names", "title", "kind"),
+    [
+        (("by_content", "idle_when_timed", "first_answer"), "answer not from its inputs", "cached"),
+        (
+            ("patches_judge", "checks_its_kernel", "idle_kernel"),
+            "fallback: answer not made by the kernels launched",
+            "idle",
+        ),
+    ],
+)
+def test_answers_kept_left_out_or_made_by_torch_are_caught_and_have_no_time(
+    run: Run, names: tuple[str, ...], title: str, kind: str
+) -> None:
     done = judge(run, *names)
     assert done.code == 1, done.text
     for name in names:
-        assert titles(done, name) == {"answer not from its inputs"}, done.text
-        assert "cached" in violations(done, name)
-    assert not TIMES.search(done.text)
-
-
-def test_torch_beside_a_kernel_is_caught_whoever_turns_the_judge_off(run: Run) -> None:
-    names = ("patches_judge", "checks_its_kernel", "idle_kernel")
-    done = judge(run, *names)
-    assert done.code == 1, done.text
-    for name in names:
-        assert titles(done, name) == {"fallback: answer not made by the kernels launched"}, done.text
+        assert titles(done, name) == {title} and kind in violations(done, name), done.text
     assert not TIMES.search(done.text)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gpucheck.library.adapters import load
-from gpucheck.library.adapters.base import Adapter
+from gpucheck.library.adapters.base import Adapter, Routing
 from gpucheck.library.library_option import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.triton_hooks import interpreter
@@ -54,3 +54,13 @@ def decode_mxfp4(codes: torch.Tensor, scales: torch.Tensor, axis: int = -2) -> t
 def block_factors(scales: torch.Tensor, length: int, axis: int) -> torch.Tensor:
     """The powers of two that scale bytes stand for, one for each of 32 values along the axis."""
     return torch.pow(2.0, scales.double() - 127).repeat_interleave(32, axis).narrow(axis, 0, length)
+
+
+def route_by(experts: torch.Tensor, count: int) -> Routing:
+    """Routing of (T, k) expert ids whose rows ascend, with gates of 1."""
+    flat = experts.flatten()
+    to_flat = torch.argsort(flat, stable=True).to(torch.int32)
+    to_sorted = torch.empty_like(to_flat)
+    to_sorted[to_flat.long()] = torch.arange(flat.numel(), dtype=torch.int32)
+    histogram = torch.bincount(flat, minlength=count).to(torch.int32)
+    return Routing(histogram, to_flat, to_sorted, torch.ones(flat.numel()), count, experts.shape[1])

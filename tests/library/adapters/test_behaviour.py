@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from gpucheck.library.adapters.base import Adapter, KernelConfig, Routing, Weight
 from gpucheck.model.errors import Inapplicable
 from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
-from tests.library.adapters.conftest import block_factors, decode_mxfp4
+from tests.library.adapters.conftest import block_factors, decode_mxfp4, route_by
 
 DTYPES = {
     "bf16": torch.bfloat16,
@@ -46,22 +47,12 @@ def dense_weight(adapter: Adapter, kind: str, values: torch.Tensor, scale: float
     return adapter.weight(kind, values.to(DTYPES[kind]), factor, "default", moved)
 
 
-def route_by(experts: torch.Tensor, count: int) -> Routing:
-    """Routing of (T, k) expert ids whose rows ascend, with gates that are powers of two."""
-    flat = experts.flatten()
-    to_flat = torch.argsort(flat, stable=True).to(torch.int32)
-    to_sorted = torch.empty_like(to_flat)
-    to_sorted[to_flat.long()] = torch.arange(flat.numel(), dtype=torch.int32)
-    gates = 2.0 ** torch.randint(-3, 2, (flat.numel(),))
-    histogram = torch.bincount(flat, minlength=count).to(torch.int32)
-    return Routing(histogram, to_flat, to_sorted, gates, count, experts.shape[1])
-
-
 def crowded_routing(tokens: int, per_token: int, experts: int) -> Routing:
     """Every token uses expert 1, none uses expert 2."""
     others = torch.tensor([e for e in range(experts) if e not in (1, 2)])
     rows = [torch.cat([torch.tensor([1]), others[torch.randperm(len(others))[: per_token - 1]]]) for _ in range(tokens)]
-    return route_by(torch.stack(rows).sort(dim=1).values, experts)
+    routing = route_by(torch.stack(rows).sort(dim=1).values, experts)
+    return replace(routing, gates=2.0 ** torch.randint(-3, 2, (tokens * per_token,)))
 
 
 def routed_reference(x: torch.Tensor, w: torch.Tensor, routing: Routing, gather: bool) -> torch.Tensor:

@@ -8,25 +8,15 @@ import pytest
 import torch
 
 from gpucheck.checks.experts import BLOCK_SIZES, SCHEDULE, tables, whole
-from gpucheck.library.adapters.base import Adapter, Routing
+from gpucheck.library.adapters.base import Adapter
 from gpucheck.model.errors import Inapplicable
 from gpucheck.worker.device.guarded_memory import GuardedMemory, WatchedAllocation
+from tests.library.adapters.conftest import route_by
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(1)
-
-
-def route_by(experts: torch.Tensor, count: int) -> Routing:
-    """Routing of (T, k) expert ids whose rows ascend, with gates of 1."""
-    flat = experts.flatten()
-    to_flat = torch.argsort(flat, stable=True).to(torch.int32)
-    to_sorted = torch.empty_like(to_flat)
-    to_sorted[to_flat.long()] = torch.arange(flat.numel(), dtype=torch.int32)
-    gates = torch.ones(flat.numel())
-    histogram = torch.bincount(flat, minlength=count).to(torch.int32)
-    return Routing(histogram, to_flat, to_sorted, gates, count, experts.shape[1])
 
 
 def chosen(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ import pytest
 
 from gpucheck.model.case import Case
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Combination, Kernel, Kind, Problem, Result
+from gpucheck.tools.compile.tritons import Triton
 
 PROBLEM = Problem(Kind.ERROR, "ValueError: sizes 32 and 64", "lib/k.py:7", "x + y", "a hint")
 
@@ -54,3 +55,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("GPUCHECK_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def triton(tmp_path: Path) -> Triton:
+    """One that says that it is 3.6.0, in a folder of its own."""
+    package = tmp_path / "side" / "triton"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '3.6.0'\n")
+    return Triton("3.6.0", package.parent, package)

@@ -29,14 +29,6 @@ def fake(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "STALL", 60.0)
 
 
-@pytest.fixture
-def triton(tmp_path: Path) -> Triton:
-    package = tmp_path / "side" / "triton"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("__version__ = '3.6.0'\n")
-    return Triton("3.6.0", package.parent, package)
-
-
 def job(triton: Triton, *cases: str, target: str = "sm_90", library: LibraryCopy | None = None) -> Job:
     combination = Combination("own" if library is None else "E", triton.version, target)
     return Job(combination, triton, library, TARGETS[target], tuple(make_case(name) for name in cases))

@@ -15,14 +15,6 @@ from tests.tools.compile.conftest import make_case, make_kernel
 WHERE = Combination("B", "3.6.0", "sm_90")
 
 
-@pytest.fixture
-def triton(tmp_path: Path) -> Triton:
-    package = tmp_path / "t" / "triton"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("__version__ = '3.6.0'\n")
-    return Triton("3.6.0", package.parent, package)
-
-
 def filled() -> Result:
     kernels = [
         make_kernel("k1", config={"BLOCK": 64, "even": True}),

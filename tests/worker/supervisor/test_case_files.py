@@ -19,6 +19,7 @@ from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 from gpucheck.worker.supervisor import case_files as module
 from gpucheck.worker.supervisor.case_files import CaseFiles, wait_for_room
+from tests.processes import wait_until
 
 CASE = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32}, "normal", seed=3)
 fork = multiprocessing.get_context("fork")
@@ -146,16 +147,20 @@ def test_two_ranks_at_once_make_it_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert not list(folder.glob("*.partial"))
 
 
+def slow_maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[Any]) -> Any:
+    """A rank's process that has begun to make inputs, and takes ten minutes for it."""
+    log, make = tmp_path / "log", module._make_inputs
+    monkeypatch.setattr(module, "_make_inputs", noted(log, 600, lambda: make(CASE)))
+    maker = start(processes, lambda: CaseFiles(tmp_path / "store", 2).inputs(0, CASE))
+    wait_until(log.exists)
+    return maker
+
+
 def test_next_rank_takes_over_from_a_maker_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[Any]
 ) -> None:
-    log, folder = tmp_path / "log", tmp_path / "store"
-    make = module._make_inputs
-    monkeypatch.setattr(module, "_make_inputs", noted(log, 600, lambda: make(CASE)))
-    maker = start(processes, lambda: CaseFiles(folder, 2).inputs(0, CASE))
-    deadline = time.monotonic() + 120
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    folder, make = tmp_path / "store", module._make_inputs
+    maker = slow_maker(tmp_path, monkeypatch, processes)
     monkeypatch.setattr(module, "_make_inputs", make)
     waiter = start(processes, lambda: CaseFiles(folder, 2).inputs(0, CASE))
     waiter.join(0.3)
@@ -169,13 +174,8 @@ def test_next_rank_takes_over_from_a_maker_that_was_killed(
 def test_make_ahead_does_not_wait_for_another_rank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: list[Any]
 ) -> None:
-    log, folder = tmp_path / "log", tmp_path / "store"
-    make = module._make_inputs
-    monkeypatch.setattr(module, "_make_inputs", noted(log, 600, lambda: make(CASE)))
-    start(processes, lambda: CaseFiles(folder, 2).inputs(0, CASE))
-    deadline = time.monotonic() + 120
-    while not log.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    folder = tmp_path / "store"
+    slow_maker(tmp_path, monkeypatch, processes)
     begin = time.monotonic()
     CaseFiles(folder, 2).make_ahead(0, CASE)
     assert time.monotonic() - begin < 60
