@@ -8,14 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import DEADLINE, REPOSITORY, Lab
-from tests.processes import naming
+from tests.end_to_end.conftest import REPOSITORY, Lab
+from tests.processes import naming, wait_until
 
 FEW = "bit-7,killed"
 LIMIT = 280.0  # s for a self-test of a few faults on a busy machine
@@ -115,9 +114,7 @@ def test_the_canary_is_caught_and_is_no_failure(lab: Lab, scenario: Path, tmp_pa
 def test_interrupted_it_tells_what_it_found_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
     folder, sleeping = tmp_path / "runs", lab.plant(append=("matmul_ogs.py", "\n__import__('time').sleep(600)\n"))
     process = command(lab, "selftest", "--faults", "bit-7", "--out", str(folder), library=sleeping)
-    deadline = time.monotonic() + DEADLINE
-    while not list(folder.glob("*/run/records/*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: list(folder.glob("*/run/records/*.jsonl")))
     process.send_signal(signal.SIGINT)
     ended, text = finished(process)
     assert ended == 130, text

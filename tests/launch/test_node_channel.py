@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ import pytest
 from gpucheck.launch import node_channel
 from gpucheck.launch.node_channel import RecordClient, RecordServer, address_of, has_children
 from gpucheck.model.errors import InfrastructureError
+from tests.processes import wait_until
 
 PLAN = {"id": "abc", "steps": [1, 2]}
 
@@ -48,15 +49,10 @@ def connect(server: RecordServer, node: int = 1, meeting: str = "mine", seconds:
 
     thread = Thread(target=hello)
     thread.start()
-    until(lambda: server.poll() is None or not thread.is_alive())
+    wait_until(lambda: server.poll() is None or not thread.is_alive())
     if isinstance(answer[0], Exception):
         raise answer[0]
     return answer[0]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # the time limit of a test ends this
-        time.sleep(0.01)
 
 
 def write(folder: Path, rank: int, text: str) -> None:
@@ -76,11 +72,11 @@ def test_the_plan_goes_out_and_records_come_back_line_by_line(server: RecordServ
     client.follow(here)
     write(here, 4, '{"a":1}\n{"b":')
     assert client.poll() is False
-    until(lambda: received(server, 4) == '{"a":1}\n')
+    wait_until(lambda: received(server, 4) == '{"a":1}\n')
     write(here, 4, "2}\n")
     write(here, 5, '{"c":3}\n')
     client.close(0)
-    until(lambda: received(server, 4) == '{"a":1}\n{"b":2}\n' and received(server, 5) == '{"c":3}\n')
+    wait_until(lambda: received(server, 4) == '{"a":1}\n{"b":2}\n' and received(server, 5) == '{"c":3}\n')
     assert server.poll() is False
     one, two = server.finish(0.1)
     assert (one.state, one.code, one.well) == ("ended", 0, True)
@@ -96,7 +92,7 @@ def test_lines_longer_than_a_message_arrive_whole(
     text = "".join(json.dumps({"n": n, "x": "ü" * (n % 90)}) + "\n" for n in range(40))
     write(here, 1, text)
     client.poll()
-    until(lambda: received(server, 1) == text)
+    wait_until(lambda: received(server, 1) == text)
 
 
 def test_a_node_that_dies_is_gone_at_once_and_one_that_says_nothing_after_a_while(
@@ -105,7 +101,7 @@ def test_a_node_that_dies_is_gone_at_once_and_one_that_says_nothing_after_a_whil
     first, second = connect(server, 1), connect(server, 2)
     assert server.poll() is False
     first._connection.close()
-    until(server.poll)
+    wait_until(server.poll)
     assert [server.nodes[number].state for number in (1, 2)] == ["gone", "running"]
     monkeypatch.setattr(node_channel, "SILENCE", 0.05)
     time.sleep(0.1)
@@ -120,13 +116,13 @@ def test_signs_of_life_keep_a_quiet_node(server: RecordServer, monkeypatch: pyte
     for _ in range(20):
         clock.append(clock[-1] + 0.2 * node_channel.SILENCE)
         client.poll()
-        until(lambda: server.poll() or all(peer.heard == clock[-1] for peer in server._peers()))
+        wait_until(lambda: server.poll() or all(peer.heard == clock[-1] for peer in server._peers()))
         assert [node.state for node in server.nodes.values()] == ["running"]
 
 
 def test_a_node_whose_torchrun_failed_is_not_well(server: RecordServer) -> None:
     connect(server).close(-9)
-    until(server.poll)
+    wait_until(server.poll)
     assert (server.nodes[1].state, server.nodes[1].code) == ("ended", -9)
 
 
@@ -135,7 +131,7 @@ def test_a_node_notices_that_node_0_is_gone(server: RecordServer, here: Path, mo
     client = connect(server)
     client.follow(here)
     server.__exit__()
-    until(client.poll)
+    wait_until(client.poll)
     client.close(0)
 
 
@@ -167,7 +163,7 @@ def test_nobody_there(server: RecordServer) -> None:
 def test_strangers_are_dropped(server: RecordServer, content: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as stranger:
         stranger.sendall(content)
-        until(lambda: server.poll() is False and not stranger_waits(stranger))
+        wait_until(lambda: server.poll() is False and not stranger_waits(stranger))
     assert not server.nodes and not os.listdir(server.folder / "records")
 
 
@@ -187,7 +183,7 @@ def test_nobody_writes_to_the_records_of_others(server: RecordServer, here: Path
     client.follow(here)
     write(here, 0, "theirs\n")
     client.poll()
-    until(server.poll)
+    wait_until(server.poll)
     assert received(server, 0) == "ours\n"
 
 

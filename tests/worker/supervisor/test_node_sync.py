@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gpucheck.worker.supervisor.node_sync import Node
+from tests.processes import wait_until
 
 SOON = 50.0  # s; a fail-safe, which a busy machine does not reach
 
@@ -83,9 +84,7 @@ def test_what_is_published_is_collected_once(tmp_path: Path, another: Callable[.
 def test_a_sender_that_dies_after_publishing_has_been_heard(tmp_path: Path, another: Callable[..., Any]) -> None:
     node = Node(tmp_path, 1, 2)
     process = another(0, 2, lambda other: other.publish("4", 1, "said"))
-    deadline = time.monotonic() + SOON
-    while not list(tmp_path.glob("4.for1")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: list(tmp_path.glob("4.for1")))
     process.kill()
     process.join()
     assert node.collect("4", 0) == "said"
