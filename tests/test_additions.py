@@ -439,7 +439,9 @@ def test_a_new_known_fault_is_one_entry_and_every_report_tells_it(synthetic: Syn
     assert "It is round." in said("explain", "toy-under-the-bed")
     files = [tmp_path / f"report.{suffix}" for suffix in ("json", "md", "html", "xml")]
     text = said("report", "run", *(part for file in files for part in ("--write", str(file))))
-    assert "known   toy-under-the-bed: a toy rolls under the bed (toys/ball#7)" in text and "good    ball 2.0" in text
+    assert (
+        "known   toy-under-the-bed: a toy rolls under the bed (toys/ball#7)" in text and "fixed   in ball 2.0" in text
+    )
     proof = "gpucheck run smoke --seed 0 --nproc 1 --case matmul/0/exact"
     assert f"prove   right alone: {proof}" in text
     findings = json.loads(files[0].read_text())["findings"]

@@ -108,7 +108,7 @@ class KnownFault:
             "means": self.means,
             "shows": self.shows,
             "upstream": ", ".join(self.upstream) or "no report is known",
-            "good": "; ".join(self.good) or "no release is known to be free of it",
+            "fixed": f"in {'; '.join(self.good)}" if self.good else "no release is known to be free of it",
             "instead": self.workaround,
         }
 

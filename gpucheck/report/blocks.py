@@ -197,7 +197,7 @@ def known_lines(finding: Finding, case: FailedCase | None = None) -> list[Piece]
         else:
             about = ", ".join(filter(None, [which, *known.upstream]))
             lines.append((f"{known.id}: {known.title}" + (f" ({about})" if about else ""), "known"))
-            lines += [("; ".join(known.good), "good")] if known.good else []
+            lines += [(f"in {'; '.join(known.good)}", "fixed")] if known.good else []
             lines.append((known.workaround, "instead"))
         lines += [(f"{proof.shows}: {proof.command}", "prove") for proof in known.proofs]
         lines.append((f"gpucheck explain {known.id}", "about"))
