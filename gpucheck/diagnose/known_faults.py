@@ -59,7 +59,7 @@ class Fingerprint:
     data: tuple[str, ...] = ()
     shapes: Shapes | None = None
     kernels: tuple[str, ...] = ()  # one of them was launched; a star stands for anything
-    gpus: tuple[str, ...] = ()  # architectures; "interpreter" is the CPU
+    gpus: tuple[str, ...] = ()  # architectures, likewise; "interpreter" is the CPU
     generations: tuple[str, ...] = ()  # of the library's API, which a modified copy keeps
     versions: Mapping[str, str] = field(default_factory=dict)  # software -> range
     where_recorded: Mapping[str, str] = field(default_factory=dict)  # the same, for what not every run writes down

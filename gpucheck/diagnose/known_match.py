@@ -73,10 +73,8 @@ def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
         and _among(conditions, asked.conditions)
         and (not asked.below or any(_less(params.get(name), bound) for name, bound in asked.below.items()))
         and (not asked.shapes or bool(sizes))
-        and (
-            not asked.kernels or any(fnmatchcase(launch.kernel, k) for launch in record.launches for k in asked.kernels)
-        )
-        and (not asked.gpus or architectures(record) <= {*asked.gpus})
+        and (not asked.kernels or any(_named(launch.kernel, asked.kernels) for launch in record.launches))
+        and (not asked.gpus or all(_named(name, asked.gpus) for name in architectures(record)))
         and (not asked.generations or run.plan.library.get("generation") in asked.generations)
         and all(in_range(version_of(run, name), text) for name, text in asked.versions.items())
         and all(
@@ -101,6 +99,10 @@ def version_of(run: Run, name: str) -> str:
     """The version of software or of an engine that a run stands on; "" where the run does not say."""
     found = run.plan.engine(name) or run.plan.environment.get("software", {}).get(name)
     return str(found.get("version", "")) if isinstance(found, dict) else ""
+
+
+def _named(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _among(values: Mapping[str, object], asked: Mapping[str, tuple[Scalar, ...]]) -> bool:

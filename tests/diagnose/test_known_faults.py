@@ -353,10 +353,7 @@ PLANTED: dict[str, tuple[Planted, tuple[Planted, ...]]] = {
     ),
     "side-stream-without-wait": (
         Planted("matmul", "missing stream order", conditions=Conditions(stream="side")),
-        (
-            Planted("matmul", "race or uninitialised read", conditions=Conditions(stream="side")),
-            Planted("matmul", "missing stream order", record={"arithmetic": "interpreter"}),
-        ),
+        (Planted("matmul", "race or uninitialised read", conditions=Conditions(stream="side")),),
     ),
     "shared-memory-limit": (
         LIMIT,
