@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gpucheck.cli.options import CaseOption
 from gpucheck.model.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def accept(
     run_dir: Annotated[Path, typer.Argument(help="The folder of a run that failed.", show_default=False)],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why the faults are accepted; every report shows it.")],
     until: Annotated[str, typer.Option(metavar="DATE", help="The last day, in UTC: 2027-01-31.")],
-    case: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this case; repeatable.")] = None,
+    case: CaseOption = None,
     cause: Annotated[
         list[str] | None, typer.Option(metavar="CAUSE", help="Only findings with this cause or title; repeatable.")
     ] = None,

@@ -383,6 +383,14 @@ def test_a_later_pass_that_fails_otherwise_fails(runs: Runs) -> None:
     assert answer.code == 1 and "y was wrong in exactly expert 31" in answer.out
 
 
+def test_a_search_goes_by_what_happened(runs: Runs) -> None:
+    from gpucheck.plan.accepted_file import read_files
+    from gpucheck.tools.bisect.observation import State, observe
+
+    second = runs.stored("second", accepted=tuple(read_files(["accepted.toml"])))
+    assert observe(Path(second)).state is State.FAILED
+
+
 class TestEveryFormat:
     @pytest.fixture
     def folder(self, runs: Runs, here: Path) -> Path:
@@ -530,6 +538,13 @@ class TestRefused:
         given = [part for name, value in usual.items() if name not in options for part in (name, value)]
         answer = runs.gpucheck("accept", "first", *given, *options)
         assert answer.code == 2 and words in answer.message and not Path("new.toml").exists()
+
+    @pytest.mark.parametrize("created", ["soon", 1e30, None])
+    def test_a_run_of_no_day(self, runs: Runs, created: object) -> None:
+        plan = json.loads(Path("first/plan.json").read_text())
+        Path("first/plan.json").write_text(json.dumps({**plan, "created": created}))
+        for answer in (runs.accept("first", "--out", "new.toml"), runs.report("first")):
+            assert answer.code == 2 and "expected seconds since 1970" in answer.message
 
     def test_a_run_that_passes(self, runs: Runs) -> None:
         answer = runs.accept(runs.stored("second", {}), "--out", "new.toml")

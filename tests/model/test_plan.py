@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import get_type_hints
 
+from gpucheck.model.accepted import AcceptedFault, Region
 from gpucheck.model.plan import Environment, Plan, PlannedLibrary
 from tests.conftest import Synthetic
 
@@ -19,3 +20,15 @@ def test_library_and_environment_are_plain_json_and_keys_of_another_version_stay
 
 def test_the_library_of_an_old_plan_has_all_that_its_type_asks_for(synthetic: Synthetic) -> None:
     assert {*synthetic.plan().library} == PlannedLibrary.__required_keys__
+
+
+def test_accepted_faults_travel_with_the_plan(synthetic: Synthetic) -> None:
+    """Other nodes and later reports have them from it; older plans have none."""
+    region = Region("y", {"expert": [31]}, [[0, 3], [0, 63]], 12, 256)
+    known = {"case": "a", "ranks": [0], "cause": "crash", "outcome": "mismatch", "shows": ["NaN"], "regions": [region]}
+    fault = AcceptedFault(**known, seed=0, content={}, reason="why", until="2027-01-31", file="f.toml")  # type: ignore[arg-type]
+    item = json.loads(json.dumps(synthetic.plan(accepted=(fault,)).to_json()))
+    (read,) = Plan.from_json(item).accepted
+    assert read == fault and read.file == "f.toml"
+    del item["accepted"]
+    assert Plan.from_json(item).accepted == ()
