@@ -1,4 +1,4 @@
-"""Pip's index and connection settings, so that a machine that can install can also fetch.
+"""Pip's index and connection settings, so that a machine that can install can also fetch; and pip itself at work.
 
 Credentials may stand in these settings: they are split from the addresses at once and never printed.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import configparser
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from gpucheck.model.errors import InfrastructureError
 
 _SECTIONS = ("global", "install", "download")  # a later one wins; the environment wins over all
 _TRUE = ("1", "true", "yes", "on", "t", "y")
+UNPACK_TIMEOUT = 1800.0  # seconds; a wheel has up to some hundred MB
 
 
 @dataclass(frozen=True)
@@ -201,3 +203,33 @@ def _seconds(text: str | None) -> float:
         return float(text) if text else 15.0
     except ValueError:
         return 15.0
+
+
+def unpack(requirement: str, folder: Path, *options: str) -> str:
+    """Lets pip put the wheel of a release that fits this Python into a folder, without what it depends on.
+
+    What pip is told about environments does not concern a private folder: constraints and ``--user`` are left aside.
+
+    Returns:
+        What pip said against it, without the addresses in it, which may hold credentials; "" where it is done.
+
+    Raises:
+        InfrastructureError: pip takes too long.
+    """
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-m", "pip", "install", *quiet, "--no-deps", "--only-binary=:all:", *options]
+    environment = {**os.environ, "PIP_CONSTRAINT": os.devnull, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    try:
+        answer = subprocess.run(
+            [*command, "--target", str(folder), requirement],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=UNPACK_TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        raise InfrastructureError(f"pip did not fetch {requirement} within {UNPACK_TIMEOUT:.0f} s") from None
+    if answer.returncode == 0:
+        return ""
+    return re.sub(r"\w+://\S+", "<address>", answer.stderr.strip()) or f"exit code {answer.returncode}"

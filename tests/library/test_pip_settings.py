@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from gpucheck.library import pip_settings
-from gpucheck.library.pip_settings import Address, address, default_index, read_pip_settings
+from gpucheck.library.pip_settings import Address, address, default_index, read_pip_settings, unpack
 
 NO_FILES = {"PIP_CONFIG_FILE": "/dev/null"}
 
@@ -76,3 +77,14 @@ def test_a_broken_file_does_not_matter(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "pip.conf").write_text("index-url without a section")
     environ = {"HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path / "none"), "PIP_INDEX_URL": "https://env/simple"}
     assert urls(environ)[0] == "https://env/simple"
+
+
+def test_the_words_of_pip_at_work_hold_no_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "ERROR: HTTP error 403 for https://user:secret@host/simple/x\n"
+    failed = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    assert unpack("x==1", tmp_path) == "ERROR: HTTP error 403 for <address>"
+    failed.stderr = ""
+    assert unpack("x==1", tmp_path) == "exit code 1"
+    failed.returncode = 0
+    assert unpack("x==1", tmp_path) == ""

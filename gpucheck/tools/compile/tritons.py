@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 
 from gpucheck.library.cache import cache_root, locked
+from gpucheck.library.pip_settings import unpack
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 INSTALLED = "installed"
-FETCH_TIMEOUT = 1800.0  # seconds; a wheel has up to 400 MB
 FORMS = "installed, a version such as 3.6.0, or path:DIR with a folder that holds the package triton"
 
 
@@ -108,7 +107,9 @@ def _fetch(version: str, destination: Path) -> None:
                 return
             with tempfile.TemporaryDirectory(prefix=".new-", dir=destination.parent) as temporary:
                 folder = Path(temporary, destination.name)
-                _pip_install(version, folder)
+                said = unpack(f"triton=={version}", folder)
+                if said or not (folder / "triton" / "__init__.py").is_file():
+                    raise _failure(version, said)
                 if destination.exists():
                     os.rename(destination, Path(temporary, "incomplete"))
                 os.rename(folder, destination)
@@ -119,27 +120,8 @@ def _fetch(version: str, destination: Path) -> None:
         ) from error
 
 
-def _pip_install(version: str, folder: Path) -> None:
-    """Installs one release into a folder with the pip of this Python and its index settings.
-
-    What pip is told about environments does not concern a private folder: constraints and ``--user`` are left aside.
-    """
-    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), f"triton=={version}"]
-    environment = {**os.environ, "PIP_CONSTRAINT": os.devnull, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
-    try:
-        answer = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=FETCH_TIMEOUT
-        )
-    except subprocess.TimeoutExpired:
-        raise InfrastructureError(f"pip did not fetch Triton {version} within {FETCH_TIMEOUT:.0f} s") from None
-    if answer.returncode == 0 and (folder / "triton" / "__init__.py").is_file():
-        return
-    raise _failure(version, answer.stderr)
-
-
 def _failure(version: str, said: str) -> UsageError | InfrastructureError:
-    """What pip's error means, without the addresses in it: they may hold credentials."""
+    """What pip's error means."""
     other = "or  --triton path:DIR takes one from a folder, with no network"
     if "No module named pip" in said:
         return InfrastructureError(
@@ -152,7 +134,7 @@ def _failure(version: str, said: str) -> UsageError | InfrastructureError:
             f"pip's indexes have no wheel of Triton {version} for this Python.\n  they have  {offered[1]}\n  {other}"
         )
     errors = [line.removeprefix("ERROR:").strip() for line in said.splitlines() if line.startswith("ERROR:")]
-    last = re.sub(r"\w+://\S+", "<address>", errors[0]) if errors else "it gave no reason"
+    first = errors[0] if errors else "it gave no reason"
     return InfrastructureError(
-        f"pip cannot fetch Triton {version}: {last}\n  check  the network and pip's index\n  {other}"
+        f"pip cannot fetch Triton {version}: {first}\n  check  the network and pip's index\n  {other}"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from gpucheck.library.fetch import recorded_content
+from gpucheck.library.pip_settings import unpack
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.bisect.run_once import Prepared
 from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, stretches
@@ -72,13 +71,10 @@ class Packages:
 
     def _unpack(self, requirement: str, folder: str) -> None:
         """Lets pip choose the wheel that fits this Python and put its files into a folder."""
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-        command += ["--no-deps", "--no-compile", "--only-binary=:all:", "--target", folder, requirement]
-        answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if answer.returncode == 0:
-            return
-        said = [line.strip() for line in answer.stderr.splitlines() if line.startswith("ERROR:")]
-        if any("No matching distribution" in line for line in said):
+        said = unpack(requirement, Path(folder), "--no-compile").splitlines()
+        errors = [line for line in said if line.startswith("ERROR:")]
+        if any("No matching distribution" in line for line in errors):
             raise Unbuildable(f"{MISFIT}: {requirement}")
-        last = (said or answer.stderr.splitlines() or [f"exit code {answer.returncode}"])[-1]
-        raise InfrastructureError(f"pip could not unpack {requirement}: {last.removeprefix('ERROR: ')}")
+        if said:
+            last = (errors or said)[-1].removeprefix("ERROR: ")
+            raise InfrastructureError(f"pip could not unpack {requirement}: {last}")

@@ -38,7 +38,11 @@ def wheel(version: str, text: str = "") -> bytes:
 
 
 @pytest.fixture
-def source(index: Index, library: Path) -> Packages:
+def source(index: Index, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packages:
+    """Some versions on an index; what pip is told about environments must not matter for a private folder."""
+    (tmp_path / "constraints.txt").write_text("someparts==0.1\n")
+    monkeypatch.setenv("PIP_CONSTRAINT", str(tmp_path / "constraints.txt"))
+    monkeypatch.setenv("PIP_USER", "1")
     wheels = {f"someparts-{version}-py3-none-any.whl": wheel(version) for version in ("1.0", "1.1", "2.0")}
     wheels["someparts-1.2-py3-none-any.whl"] = wheel("1.2", "VERSION = '1.1'\n")
     wheels["someparts-1.5-cp27-none-win32.whl"] = b""
