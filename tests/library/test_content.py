@@ -16,6 +16,7 @@ from gpucheck.library.content import (
     triton_problem,
 )
 from gpucheck.model.errors import UsageError
+from tests.library.conftest import write_files
 
 MakeLibrary = Callable[..., Path]
 
@@ -64,6 +65,20 @@ def test_generation_by_features(tmp_path: Path, make_library: MakeLibrary, gener
     assert detect_generation(package) == generation
     (package / "specialize.py").write_text("# a local change\n")
     assert detect_generation(package) == generation
+
+
+def test_the_main_branch_is_of_the_newest_generation_for_as_long_as_its_scales_are_arguments(tmp_path: Path) -> None:
+    """As it was in August 2026: further fields and files beside those of content E, then one that is gone."""
+    fields = ["a_mx_scale", "b_mx_scale", "b_mx_tensor_scale", "b_microblock_size", "intermediate_out_dtype"]
+    config = "class PrecisionConfig:\n" + "".join(f"    {name}: object | None = None\n" for name in fields)
+    flags = "class OptFlags:\n    swap_xw: bool | None\n    use_output_tma: bool | None\n    clc: bool = False\n"
+    files = {"matmul.py": config, "fpsan.py": "", "tensor.py": "", "matmul_details/opt_flags.py": flags}
+    package = write_files(tmp_path / "triton_kernels", files)
+    assert detect_generation(package) == GENERATIONS[-1]
+    (package / "matmul.py").write_text("class PrecisionConfig:\n    out_dtype: object | None = None\n")
+    (package / "tensor.py").write_text("class Tensor:\n    scale_mx: object | None = None\n")
+    with pytest.raises(UsageError, match="tensors carry their own scales .scale_mx in tensor.py.: newer than v3.8"):
+        detect_generation(package)
 
 
 @pytest.mark.parametrize(
