@@ -99,6 +99,10 @@ KNOWN = (
         "{what} exists from {arch} on: older GPUs need another path through the kernel",
     ),
     (
+        r"Feature '(?P<what>[^']+)' not supported on \.target '(?P<arch>sm_\d+)",
+        "{arch} does not have {what}, although others of its generation may: it needs another path through the kernel",
+    ),
+    (
         r"(known instruction: |invalid instruction\s*\n\s*)(?P<what>'[^']+'|[^\n;]+)",
         "the kernel holds assembly that the target does not know: {what}; guard it by the target",
     ),

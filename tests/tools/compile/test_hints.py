@@ -32,6 +32,7 @@ MESSAGES = [
     "out of resource: shared memory, Required: 1049600, Hardware limit: 232448.",
     "ptxas error   : Entry function 'k' uses too much shared data (0x30000 bytes, 0xc000 max)",
     "ptxas x.ptx, line 41; error   : Feature 'cvt with .tf32.f32.rn' requires .target sm_90 or higher",
+    "ptxas-blackwell x.ptx, line 7; error   : Feature '.tile::scatter4' not supported on .target 'sm_121a'",
     "ptxas x.ptx, line 39; error   : Not a name of any known instruction: 'bogus'",
     "error: invalid instruction\n        ex2.approx.ftz.f32 s4, v2;",
     'getMMAVersionSafe: Assertion `false && "computeCapability not supported"\' failed.',
