@@ -95,7 +95,7 @@ def cached_folders(cache: Path | None = None) -> list[Path]:
 
 
 def store(destination: Path, files: Mapping[str, bytes], origin: Origin) -> None:
-    """Writes a package and its origin beside ``destination``, then moves both there in one step.
+    """Writes a package and its origin into a folder of the cache, which appears in one step.
 
     Where another process has stored the same release meanwhile, the sound copy that is there stays.
 
@@ -109,15 +109,16 @@ def store(destination: Path, files: Mapping[str, bytes], origin: Origin) -> None
     """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=destination.parent) as temporary:
-            folder = Path(temporary, destination.name)
-            for relative, data in files.items():
-                path = folder / PACKAGE / relative
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-            stored = replace(origin, content=content_hash(folder / PACKAGE))
-            (folder / _ORIGIN).write_text(json.dumps(asdict(stored), indent=2) + "\n", encoding="utf-8")
-            _publish(folder, destination)
+        with locked(destination.parent):
+            if _is_sound(destination):
+                return
+            with fresh_folder(destination) as folder:
+                for relative, data in files.items():
+                    path = folder / PACKAGE / relative
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(data)
+                stored = replace(origin, content=content_hash(folder / PACKAGE))
+                (folder / _ORIGIN).write_text(json.dumps(asdict(stored), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InfrastructureError(
             f"cannot write the library cache {destination.parent}: {error.strerror or error}.\n"
@@ -125,14 +126,19 @@ def store(destination: Path, files: Mapping[str, bytes], origin: Origin) -> None
         ) from error
 
 
-def _publish(folder: Path, destination: Path) -> None:
-    with locked(destination.parent):
-        if _is_sound(destination):
-            return
+@contextmanager
+def fresh_folder(destination: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of ``destination`` at the end, in one step; not at all after an exception.
+
+    So what is there is complete, whoever is killed meanwhile. What was there before is removed.
+    """
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=destination.parent) as temporary:
+        fresh = Path(temporary, destination.name)
+        fresh.mkdir()
+        yield fresh
         if destination.exists():
-            with tempfile.TemporaryDirectory(prefix=".old-", dir=destination.parent) as aside:
-                os.rename(destination, Path(aside, "damaged"))
-        os.rename(folder, destination)
+            os.rename(destination, Path(temporary, "replaced"))
+        os.rename(fresh, destination)
 
 
 @contextmanager

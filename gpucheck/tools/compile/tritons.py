@@ -7,12 +7,11 @@ import importlib.util
 import os
 import re
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from gpucheck.library.cache import cache_root, locked
+from gpucheck.library.cache import cache_root, fresh_folder, locked
 from gpucheck.library.pip_settings import unpack
 from gpucheck.model.errors import InfrastructureError, UsageError
 
@@ -105,14 +104,10 @@ def _fetch(version: str, destination: Path) -> None:
         with locked(destination.parent):  # who waited finds what the other one has fetched
             if (destination / "triton" / "__init__.py").is_file():
                 return
-            with tempfile.TemporaryDirectory(prefix=".new-", dir=destination.parent) as temporary:
-                folder = Path(temporary, destination.name)
+            with fresh_folder(destination) as folder:
                 said = unpack(f"triton=={version}", folder)
                 if said or not (folder / "triton" / "__init__.py").is_file():
                     raise _failure(version, said)
-                if destination.exists():
-                    os.rename(destination, Path(temporary, "incomplete"))
-                os.rename(folder, destination)
     except OSError as error:
         raise InfrastructureError(
             f"cannot write the cache {destination.parent}: {error.strerror or error}.\n"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from gpucheck.library.cache import fresh_folder
 from gpucheck.tools.bisect.run_once import Prepared
 
 
@@ -69,9 +68,6 @@ def cached_folder(work: Path, key: str, write: Callable[[Path], object]) -> Path
     folder = work / "libraries" / key[:12]
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as temporary:
-            fresh = Path(temporary, folder.name)
-            fresh.mkdir()
+        with fresh_folder(folder) as fresh:
             write(fresh)
-            os.rename(fresh, folder)
     return folder
