@@ -6,9 +6,7 @@ import base64
 import csv
 import hashlib
 import json
-import os
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Set
@@ -17,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpucheck.library import wheel_reader
-from gpucheck.library.cache import cache_root, locked
+from gpucheck.library.cache import cache_root, fresh_folder, locked
 from gpucheck.library.engines import adapter_class
 from gpucheck.library.engines.engine_copy import EngineCopy
 from gpucheck.library.engines.engine_packages import packages_for
@@ -74,17 +72,13 @@ def _fetch(name: str, version: str, folder: Path) -> None:
     needed = adapter_class(name).needed_file
     if f"{name}/{needed}" not in files:
         raise UsageError(f"{wheel.filename} holds no {name}/{needed}, which gpucheck calls: it is no release for it")
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as temporary:
-        new = Path(temporary, folder.name)
+    with fresh_folder(folder) as new:
         for member, data in files.items():
             path = new / member
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         origin: dict[str, Any] = {"name": name, "version": wheel.version, "wheel": wheel.filename}
         (new / ORIGIN).write_text(json.dumps({**origin, "yanked": wheel.yanked}, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.rename(folder, Path(temporary, "damaged"))
-        os.rename(new, folder)
     size, seconds = sum(map(len, files.values())) / 1e6, time.monotonic() - begin
     print(f"gpucheck: {name} {version}: {len(files)} files, {size:.0f} MB, in {seconds:.0f} s", file=sys.stderr)
 

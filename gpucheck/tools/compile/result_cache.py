@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ from gpucheck.library.cache import cache_root
 from gpucheck.library.content import content_hash
 from gpucheck.model.case import Case
 from gpucheck.model.errors import InfrastructureError
+from gpucheck.records.run_folder import write_text
 from gpucheck.tools.compile.outcome import CaseBuilt, Kernel, Result
 from gpucheck.tools.compile.tritons import Triton
 from gpucheck.triton_hooks.targets import Target
@@ -75,10 +75,7 @@ class ResultCache:
         }
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.file.parent, prefix=".new-")
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(kept, file)
-            os.replace(temporary, self.file)
+            write_text(self.file, json.dumps(kept))
         except OSError as error:
             raise InfrastructureError(
                 f"cannot write the cache {self.file.parent}: {error.strerror or error}.\n"
