@@ -22,6 +22,7 @@ from gpucheck.checks.torch_model import build, draw_inputs, named, problems_own,
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
+from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.judge import accepted, judge
 from gpucheck.verify.noise_model import NARROW, UnknownOperation, Wide
 from gpucheck.verify.normal_numbers import Normal
@@ -47,7 +48,8 @@ class Reference:
         self._dtype = next((dtype for dtype in reversed(NARROW) if dtype in parts), torch.float32)
         self._seed = seed
         self._wide_weights: dict[int, Tensor] = {}  # by id of a parameter
-        self._writes_to_weights = False
+        self._shared: Tensors = {}  # float64 inputs that calls for parts have as they are
+        self._writes = False  # to its weights or to these inputs
 
     def expected(self, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected]:
         """The right outputs.
@@ -119,6 +121,7 @@ class Reference:
         extent = next(iter(values.values())).shape[axis]
         step = max(1, extent * PART // size)
         begins = range(0, extent, step)
+        self._shared = {k: _widened(v) for k, v in self._inputs.items() if k.startswith("input") and k not in names}
         seeds = torch.randint(2**62, (len(begins),), generator=generator).tolist()
         threads = torch.get_num_threads()
 
@@ -136,20 +139,22 @@ class Reference:
                 longest = max(_all_or_first_error(pool, part, begins, seeds))
         finally:
             torch.set_num_threads(threads)  # a thread that begins has as many as were set last
+            self._shared = {}
         return squares, longest
 
     def _part(self, values: Tensors, inputs: Mapping[str, Tensor], squares: Tensors, noise: Normal) -> int:
         """Adds to the squares of a part, which has these values in the whole; gives the terms of the longest sum."""
-        if self._writes_to_weights:
+        if self._writes:
             raise Inseparable  # which parts share
+        product = FirstProduct()
         try:
-            alone = self._wide(inputs)
+            alone = self._wide(inputs, product)
         except UsageError as error:
             raise Inseparable from error
         if any(name not in alone or alone[name].shape != value.shape for name, value in values.items()):
             raise Inseparable
-        longest = self._add_squares(squares, values, inputs, noise)
-        if any(bounds.differs(value, alone[name], squares[name]) for name, value in values.items()):
+        longest = self._add_squares(squares, values, inputs, noise, product)
+        if self._writes or any(bounds.differs(value, alone[name], squares[name]) for name, value in values.items()):
             raise Inseparable
         return longest
 
@@ -157,25 +162,34 @@ class Reference:
         squares = {name: torch.zeros_like(value) for name, value in values.items()}
         return squares, self._add_squares(squares, values, inputs, noise)
 
-    def _add_squares(self, squares: Tensors, values: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> int:
+    def _add_squares(
+        self,
+        squares: Tensors,
+        values: Tensors,
+        inputs: Mapping[str, Tensor],
+        noise: Normal,
+        product: FirstProduct | None = None,
+    ) -> int:
         longest = 1
         for _ in range(bounds.SAMPLES):
-            mode, result = self._call(inputs, noise)
+            mode, result = self._call(inputs, noise, product)
             longest = max(longest, mode.longest)
             for name, value in result.items():
                 bounds.add_square(squares[name], values[name], value)
         return longest
 
-    def _wide(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        return {name: value.double() for name, value in self._call(inputs, None)[1].items()}
+    def _wide(self, inputs: Mapping[str, Tensor], product: FirstProduct | None = None) -> Tensors:
+        return {name: value.double() for name, value in self._call(inputs, None, product)[1].items()}
 
-    def _call(self, inputs: Mapping[str, Tensor], noise: Normal | None) -> tuple[Wide, Tensors]:
+    def _call(
+        self, inputs: Mapping[str, Tensor], noise: Normal | None, product: FirstProduct | None
+    ) -> tuple[Wide, Tensors]:
         call = self._fresh(inputs, wide=True)
-        shared = [(weight, weight.data_ptr()) for weight in self._wide_weights.values()]
-        with Wide(self._dtype, noise) as mode:
+        shared = [(each, each.data_ptr()) for each in (*self._wide_weights.values(), *self._shared.values())]
+        with Wide(self._dtype, noise, product) as mode:
             result = named(call())
-        if any(place in mode.written or place != weight.data_ptr() for weight, place in shared):
-            self._writes_to_weights = True
+        if any(place in mode.written or place != each.data_ptr() for each, place in shared):
+            self._writes = True
         return mode, result
 
     def _fresh(self, inputs: Mapping[str, Tensor], *, wide: bool) -> Callable[[], Any]:
@@ -183,12 +197,13 @@ class Reference:
 
         Copies share the memory of their float64 weights unless a call writes to them.
         """
-        values = unpack("input", inputs)
+        values = unpack("input", {**inputs, **self._shared})
+        kept = {id(value) for value in self._shared.values()}
         if wide:
-            if self._writes_to_weights or not self._wide_weights:
+            if self._writes or not self._wide_weights:
                 self._wide_weights = {id(weight): _wide_weight(weight) for weight in self._model.parameters()}
             model = copy.deepcopy(self._model, dict(self._wide_weights)).double()
-            values = [_widened(value) if isinstance(value, Tensor) else value for value in values]
+            values = [_widened(v) if isinstance(v, Tensor) and id(v) not in kept else v for v in values]
         else:
             model = copy.deepcopy(self._model)
             values = [value.clone() if isinstance(value, Tensor) else value for value in values]

@@ -219,7 +219,7 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
         largest = _largest(x.value) * _largest(w.value) * terms if value.numel() else 0.0
         _require_exact(largest, x.unit * w.unit, min((each.exact for each in cores), default=EXACT_LIMIT))
         return Estimate(value, None, x.unit * w.unit)
-    kept = _holds_squares(x.value, w.value)
+    kept = holds_squares(x.value, w.value)
     lowest = torch.finfo(operands).tiny if cores and operands else 0.0
     energy = torch.sqrt((_squares(x.value, kept, lowest) @ _squares(w.value, kept, lowest)).double())
     size, alike = value.abs(), 1.0
@@ -234,7 +234,7 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
     return Estimate(value, error)
 
 
-def _holds_squares(*operands: Tensor) -> torch.dtype:
+def holds_squares(*operands: Tensor) -> torch.dtype:
     """float32, which is fast, where it holds the squares of operands; else float64."""
     return torch.float32 if max(map(_largest, operands)) < LARGEST_SQUARED else torch.float64
 
@@ -681,7 +681,9 @@ def differs(value: Tensor, other: Tensor, squares: Tensor) -> bool:
 
 
 def _difference(run: Tensor, value: Tensor) -> Tensor:
-    return torch.where(run == value, 0.0, run - value)
+    difference = run - value
+    finite = math.isfinite(float(difference.sum()))
+    return difference if finite else torch.where(run == value, 0.0, difference)
 
 
 def stated(value: Tensor, *, absolute: float, relative: float) -> Estimate:

@@ -41,13 +41,14 @@ def character(got: Tensor, expected: Tensor, wrong: Tensor, *, integers: bool = 
     """Measures an error.
 
     Args:
-        got: float64, the output.
+        got: the output, in float64 if it is one of integers or truth values.
         expected: float64, its reference, of the same shape.
         wrong: which elements are outside their bound.
         integers: the output is one of integers or truth values, where neighbours need not mean the same.
     """
-    finite = wrong & torch.isfinite(got) & torch.isfinite(expected)
-    seen, wanted = got[finite], expected[finite]
+    seen, wanted = got[wrong].double(), expected[wrong]
+    finite = torch.isfinite(seen) & torch.isfinite(wanted)
+    seen, wanted = seen[finite], wanted[finite]
     rms = float(wanted.square().mean().sqrt()) if seen.numel() else 0.0
     error = float((seen - wanted).square().mean().sqrt()) if seen.numel() else 0.0
     moved, sampled, shift = (_moved_whole if integers else _moved_rows)(got, expected, wrong)
@@ -112,8 +113,8 @@ def _moved_rows(got: Tensor, expected: Tensor, wrong: Tensor) -> tuple[int, int,
     if got.ndim < 2 or got.shape[-1] < FEWEST:
         return 0, 0, None
     rows, references = got.reshape(-1, got.shape[-1]), expected.reshape(-1, got.shape[-1])
-    mostly = (wrong.reshape(rows.shape).double().mean(1) > 0.5) & torch.isfinite(rows).all(1)
-    numbers = mostly.nonzero().flatten()
+    numbers = (2 * wrong.reshape(rows.shape).sum(1) > rows.shape[1]).nonzero().flatten()
+    numbers = numbers[torch.isfinite(rows[numbers]).all(1)]
     numbers = numbers[:: max(1, len(numbers) // SAMPLED_ROWS)][:SAMPLED_ROWS]
     if not len(numbers):
         return 0, 0, None

@@ -13,7 +13,7 @@ from gpucheck.model.record import Mismatch, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, extremes, regions
 from gpucheck.verify.bounds import Estimate
-from gpucheck.verify.digest import integers, raw
+from gpucheck.verify.digest import integers
 from gpucheck.verify.error_statistics import character
 from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.verify.heatmap import heat_map
@@ -161,35 +161,38 @@ def _used(output: Tensor, estimate: Estimate) -> float:
 
 def _mismatch(name: str, output: Tensor, wrong: Tensor, ratio: Tensor, estimate: Estimate, axes: Axes) -> Mismatch:
     floating = output.dtype.is_floating_point
-    got = output.double()
-    distance = (got - estimate.value).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-    worst = regions.index_of(int(badness(output, estimate, wrong, ratio).argmax()), wrong.shape)
+    places = wrong.flatten().nonzero().flatten()
+    got, wanted, ratio = output[wrong].double(), estimate.value[wrong], ratio[wrong]  # of the wrong elements, in order
+    order = badness(got, Estimate(wanted, None), torch.ones_like(places, dtype=torch.bool), ratio)
+    furthest = int(order.argmax())
+    worst = regions.index_of(int(places[furthest]), wrong.shape)
     value = estimate.value[worst]
+    distance = float((got[furthest] - value).abs().nan_to_num(nan=torch.inf, posinf=torch.inf))
     exact = estimate.error is None or not floating
     limit = 0.0 if exact else float(bounds.tolerance(output.dtype, value, estimate.error[worst]))  # type: ignore[index]
-    nonfinite = wrong & ~torch.isfinite(got)
-    finite = wrong & ~nonfinite & torch.isfinite(estimate.value)
+    nonfinite = places[~torch.isfinite(got)]
+    finite = torch.isfinite(got) & torch.isfinite(wanted)
     tiles, _, _ = regions.wrong_tiles(wrong, axes)
-    kind = character(got, estimate.value, wrong, integers=not floating)
+    kind = character(output if floating else output.double(), estimate.value, wrong, integers=not floating)
     return Mismatch(
         output=name,
         method="integer" if not floating else "exact" if exact else "bound",
-        wrong=int(wrong.sum()),
+        wrong=len(places),
         total=wrong.numel(),
         region=regions.describe(wrong, axes),
-        first=wrong.nonzero()[0].tolist(),
+        first=list(regions.index_of(int(places[0]), wrong.shape)),
         worst=list(worst),
         expected=float(value),
-        got=None if bool(torch.isnan(got[worst])) else float(got[worst]),
+        got=None if bool(torch.isnan(got[furthest])) else float(got[furthest]),
         bound=limit,
-        ulps=ulps(output.dtype, float(distance[worst]), value) if floating else None,
+        ulps=ulps(output.dtype, distance, value) if floating else None,
         box=regions.box(wrong),
         tiles=tiles,
-        bits=_flipped_bits(output, wrong, estimate) if exact else [],
-        bias=float((got - estimate.value)[finite].sign().mean()) if bool(finite.any()) else 0.0,
-        nan=int((wrong & torch.isnan(got)).sum()),  # where a reference has some, NaN and Inf may be right
-        inf=int((wrong & torch.isinf(got)).sum()),
-        first_nonfinite=nonfinite.nonzero()[0].tolist() if bool(nonfinite.any()) else None,
+        bits=_flipped_bits(integers(output)[wrong], target(output.dtype, wanted)) if exact else [],
+        bias=float((got - wanted)[finite].sign().mean()) if bool(finite.any()) else 0.0,
+        nan=int(torch.isnan(got).sum()),  # where a reference has some, NaN and Inf may be right
+        inf=int(torch.isinf(got).sum()),
+        first_nonfinite=list(regions.index_of(int(nonfinite[0]), wrong.shape)) if len(nonfinite) else None,
         poison=0,
         exactly=regions.exactly(wrong, axes),
         **vars(kind),
@@ -219,10 +222,10 @@ def target(dtype: torch.dtype, value: Tensor) -> Tensor:
     return (bounds.round_to(dtype, value) if dtype.is_floating_point else value).to(dtype)
 
 
-def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int]:
-    """Bit positions in which wrong elements differ from the reference, if each differs in a single one."""
-    size = 8 * output.element_size()
-    difference = (integers(output) ^ integers(target(output.dtype, estimate.value)))[wrong].to(torch.int64)
+def _flipped_bits(got: Tensor, wanted: Tensor) -> list[int]:
+    """Bit positions in which wrong elements, as integers, differ from the right ones, if each differs in one alone."""
+    size = 8 * got.element_size()
+    difference = (got ^ integers(wanted)).to(torch.int64)
     if size < 64:
         difference &= 2**size - 1  # the sign bit was carried up
     if not bool(((difference & (difference - 1)) == 0).all()):
@@ -232,17 +235,16 @@ def _flipped_bits(output: Tensor, wrong: Tensor, estimate: Estimate) -> list[int
 
 def _poisoned(output: Tensor, wrong: Tensor, beside: Beside) -> int:
     """Number of wrong elements that hold the fill here and in every output made in memory filled otherwise."""
-    held = _filled_with(output, POISON) & wrong.flatten()
+    held = _filled_with(integers(output)[wrong], POISON)
     for fill, other in beside.items():
         if not bool(held.any()):
             return 0
         if other is None or other.shape != output.shape or other.dtype != output.dtype:
             return 0
-        held &= _filled_with(other, fill)
+        held &= _filled_with(integers(other)[wrong], fill)
     return int(held.sum())
 
 
-def _filled_with(output: Tensor, fill: int) -> Tensor:
-    """Which elements, in row order, consist of the byte ``fill`` alone."""
-    elements = torch.frombuffer(bytearray(raw(output)), dtype=torch.uint8).reshape(-1, output.element_size())
-    return (elements == fill).all(1)
+def _filled_with(elements: Tensor, fill: int) -> Tensor:
+    """Which of some elements, as integers, consist of the byte ``fill`` alone."""
+    return (elements.view(torch.uint8).reshape(-1, elements.element_size()) == fill).all(1)

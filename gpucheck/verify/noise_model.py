@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from gpucheck.verify import bounds
+from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.normal_numbers import Normal
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
@@ -67,15 +68,17 @@ def rule_of(func: Any) -> Rule | None:
 class Wide(TorchDispatchMode):
     """Inside, torch code computes in float64, whatever floating dtype it names; with a source of noise, with that."""
 
-    def __init__(self, dtype: torch.dtype, noise: Normal | None = None) -> None:
+    def __init__(self, dtype: torch.dtype, noise: Normal | None = None, product: FirstProduct | None = None) -> None:
         """Args:
         dtype: that the code would compute in by itself; each operation may round its result to it.
         noise: where its numbers come from; None for none.
+        product: watches without noise, and stands in for a product with noise.
         """
         super().__init__()
         self.longest = 1  # terms of the longest sum so far
         self.written: set[int] = set()  # addresses of the memory that operations wrote to beside that of their results
         self._noise = noise
+        self._product = product
         self._rounding = bounds.rounding_deviation(dtype)
 
     @classmethod
@@ -91,13 +94,17 @@ class Wide(TorchDispatchMode):
             self.written |= _written(func, args, kwargs)
         args = tree_map_only(Tensor, _widened, args)
         if self._noise is None:
-            return tree_map_only(Tensor, _widened, func(*args, **kwargs))
+            result = tree_map_only(Tensor, _widened, func(*args, **kwargs))
+            if self._product is not None:
+                self._product.watch(func, args, kwargs, result, errs=rule_of(func) is not None)
+            return result
         rule = rule_of(func)
         if rule is None:
             result = tree_map_only(Tensor, _widened, func(*args, **kwargs))
             stored = max((bounds.rounding_deviation(dtype) for dtype in narrow), default=0.0)
             if stored > self._rounding and func._schema.name == "aten::_to_copy":
                 self._disturb(result, stored)  # a value that the code itself stores with less precision
+                self._product = None
             return result
         return self._noisy(func, args, kwargs, rule)
 
@@ -107,13 +114,18 @@ class Wide(TorchDispatchMode):
         summing = 0.0 if rule.terms is None else bounds.summing_deviation(terms)
         self.longest = max(self.longest, terms)
         offset = rule.offset(args)
-        given = list(args)
-        for number, argument in enumerate(args):
-            deviation = max(function, summing if number == rule.operand else 0.0)
-            own = number == 0 and func._schema.is_mutable
-            if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
-                given[number] = self._draw(argument, 1, deviation).mul_(argument)
-        result = func(*given, **kwargs)
+        product, self._product = self._product, None  # none but the first operation that errs
+        if product is not None and product.known:
+            assert self._noise is not None
+            result: Any = product.draw(self._noise, summing)
+        else:
+            given = list(args)
+            for number, argument in enumerate(args):
+                deviation = max(function, summing if number == rule.operand else 0.0)
+                own = number == 0 and func._schema.is_mutable
+                if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
+                    given[number] = self._draw(argument, 1, deviation).mul_(argument)
+            result = func(*given, **kwargs)
         first = True
         for output in [result] if isinstance(result, Tensor) else result:
             if isinstance(output, Tensor) and output.is_floating_point():

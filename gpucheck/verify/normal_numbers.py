@@ -44,4 +44,5 @@ class Normal:
 
 @cache
 def _stock() -> Tensor:
-    return torch.randn(STOCK, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    numbers = torch.randn(STOCK, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return numbers.div_(numbers.square().mean().sqrt())

@@ -86,6 +86,7 @@ def in_place(self: Any, x: Any) -> Any:
         (lambda self, x: x.flip(0, 1) / 3, 1, None),
         (lambda self, x: x / 3 + torch.arange(EXTENT) + torch.arange(EXTENT)[:, None], 1, None),
         (in_place, 1, None),
+        (lambda self, x, y: x @ y.mul_(2), 2, None),
     ],
 )
 def test_a_large_problem_has_the_bounds_that_it_has_as_a_whole(
@@ -112,6 +113,23 @@ def test_a_part_that_has_other_values_by_itself_is_never_taken(in_parts: list[st
     with torch.no_grad(), pytest.raises(Inseparable):
         made._in_parts(made._wide(made._inputs), torch.Generator(), 0, ["input0"], 2 * EXTENT * EXTENT)
     assert in_parts == []
+
+
+def test_an_input_that_parts_have_in_common_is_made_float64_once(
+    in_parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of many parts copies all of the second matrix, once a run with noise."""
+    widened, original = [0], torch_reference._widened
+
+    def counted(value: Any) -> Any:
+        widened[0] += value.numel()
+        return original(value)
+
+    module, _ = module_of(lambda self, x, y: x @ y, inputs=2)
+    monkeypatch.setattr(torch_reference, "_widened", counted)
+    reference(module)
+    calls = 2 * 2 + 1 + (1 + bounds.SAMPLES)  # the whole twice, the second matrix for parts, the first in these
+    assert in_parts == ["axis 0 of input0"] and widened[0] <= (calls + 2) * EXTENT * EXTENT
 
 
 def test_numbers_from_the_stock_are_as_normal_and_independent_as_drawn_ones() -> None:
