@@ -436,7 +436,7 @@ def _finish(
     )
     unchecked = "" if report.gpus_checked else NO_GPU_CHECKED
     if quiet and json_file != "-":
-        typer.echo("  ".join(filter(None, (conclusion.verdict.value, str(folder), unchecked))))
+        typer.echo("  ".join(filter(None, (conclusion.verdict.value, str(folder), report.accepted, unchecked))))
     if unchecked and not quiet:
         about = ": the verdict is about arithmetic in Triton's interpreter" if report.plan.device == "cpu" else ""
         console.print(unchecked + about, highlight=False)

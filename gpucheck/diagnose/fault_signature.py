@@ -49,8 +49,9 @@ def content(plan: Plan, step: int) -> dict[str, str]:
     found = {"triton_kernels": plan.library["content"]} if plan.has_library else {}
     for source in plan.check_sources:
         if plan.steps[step].case.check in source.checks:
-            names = (path.rpartition("/")[2] for path in source.files)
-            found |= dict(zip(names, source.hashes, strict=True))
+            for path, digest in zip(source.files, source.hashes, strict=True):
+                name = path.rpartition("/")[2]
+                found[name] = found.get(name, "") + digest  # two files of a pair may have one name
     engine = plan.engine(plan.steps[step].conditions.engine)
     return {**found, engine["name"]: engine["version"]} if engine else found
 

@@ -138,7 +138,8 @@ def _value(name: str, value: Any) -> str:
     if name == "until":
         return str(value)
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_string(key)} = {_value('', item)}" for key, item in value.items()) + " }"
+        pairs = ", ".join(f"{_string(key)} = {_value('', item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_value("", item) for item in value) + "]"
     return _string(value) if isinstance(value, str) else json.dumps(value)

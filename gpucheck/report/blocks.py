@@ -145,14 +145,19 @@ class Report:
         """What was found, in a few words."""
         count, ranks = sum(cases for _, cases, _ in self.rows), len(self.ranks)
         failing = sum(finding.fails for finding in self.findings)
-        accepted = sum(finding.accepted is not None for finding in self.findings)
-        warning = sum(finding.warns for finding in self.findings) - accepted
-        open_count = len(self.findings) - failing - warning - accepted
+        warning = sum(finding.warns and not finding.accepted for finding in self.findings)
+        open_count = sum(not finding.fails and not finding.warns for finding in self.findings)
         words = counted(failing, "finding") if failing else f"{counted(count, 'case')} on {counted(ranks, 'rank')}"
         words += f", {counted(open_count, 'open question')}" if open_count else ""
-        words += f", {counted(accepted, 'accepted finding')}" if accepted else ""
+        words += f", {self.accepted}" if self.accepted else ""
         words += f", {counted(warning, 'warning')}" if warning else ""
         return words if self.gpus_checked else f"{words}, {NO_GPU_CHECKED}"
+
+    @property
+    def accepted(self) -> str:
+        """How many findings are accepted, in words; "" where none is."""
+        count = sum(finding.accepted is not None for finding in self.findings)
+        return counted(count, "accepted finding") if count else ""
 
     @property
     def gpus_checked(self) -> int:

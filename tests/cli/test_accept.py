@@ -231,7 +231,8 @@ def test_another_library_fails(runs: Runs) -> None:
 
 def test_another_file_of_the_check_fails(gpucheck: Command, here: Path, synthetic: Synthetic) -> None:
     def source(digest: str) -> tuple[CheckSource, ...]:
-        return (CheckSource(SourceKind.FILE, ("matmul",), ("/mine.py",), (digest * 64,)),)
+        files, hashes = ("/model/mine.py", "/candidate/mine.py"), (digest * 64, "c" * 64)
+        return (CheckSource(SourceKind.PROBLEM, ("matmul",), files, hashes),)
 
     runs = Runs(gpucheck, synthetic, synthetic.plan(cases=3, ranks=4))
     runs.accepted(runs.stored("first", check_sources=source("a")))
@@ -644,6 +645,8 @@ def test_run_takes_the_files_and_keeps_them(
     assert answer.code == 0 and ", 1 accepted finding" in answer.out
     command = ranks.plans[-1].command
     assert command[command.index("--accept") + 1] == str(here / "accepted.toml")
+    answer = gpucheck(*usual, "--out", "quiet", "--accept", "accepted.toml", "--quiet")
+    assert answer.code == 0 and answer.out.startswith("PASS  ") and "  1 accepted finding  " in answer.out
     ranks.outcomes[(0, 1)] = Outcome.CRASH
     answer = gpucheck(*usual, "--out", "c", "--accept", "accepted.toml")
     assert answer.code == 1 and "\nFAIL  1 finding, 1 accepted finding, no GPU" in answer.out

@@ -38,6 +38,10 @@ def test_a_stored_run_is_shown_without_torch(synthetic: Synthetic, tmp_path: Pat
     assert outcome("report", str(folder)) == (1, [])
     assert outcome("report", str(folder), "--json", "-") == (1, [])
     assert outcome("diff", str(folder), str(folder)) == (0, [])
+    accepted = str(tmp_path / "accepted.toml")
+    given = ("--reason", "known", "--until", "2999-12-31", "--out", accepted)
+    assert outcome("accept", str(folder), *given) == (0, [])
+    assert outcome("report", str(folder), "--accept", accepted) == (0, [])
     files = [tmp_path / f"r{suffix}" for suffix in FORMATS]
     assert outcome("report", str(folder), *(part for file in files for part in ("--write", str(file)))) == (1, [])
     assert all(file.stat().st_size for file in files)
