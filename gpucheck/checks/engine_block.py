@@ -14,6 +14,7 @@ from gpucheck.checks.gpt_oss_block import GptOssBlock
 from gpucheck.library.engines import load
 from gpucheck.library.engines.base import Sizes, State
 from gpucheck.model.case import Case
+from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import EnginePart
 
 if TYPE_CHECKING:
@@ -30,8 +31,14 @@ class EngineBlock(GptOssBlock):
 
         engine = load(runtime.library, runtime.device)
         sizes = Sizes(case["hidden"], case["intermediate"], case["experts"], case["top_k"])
-        with torch.no_grad():
-            block = engine.expert_block(sizes, state_of(inputs), runtime.place)
+        try:
+            with torch.no_grad():
+                block = engine.expert_block(sizes, state_of(inputs), runtime.place)
+        except ModuleNotFoundError as error:
+            if engine.planned["installed"] or (error.name or "").partition(".")[0] in (engine.name, "triton_kernels"):
+                raise
+            release = f"{engine.name} {engine.planned['version']}"
+            raise Inapplicable(f"{release} imports {error.name}, which is neither installed nor fetched") from error
         planned = engine.planned
         runtime.engine_part(EnginePart(planned["name"], planned["version"], **vars(block.facts)))
         return inputs["x"], block

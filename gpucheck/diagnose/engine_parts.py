@@ -22,6 +22,8 @@ def engine_parts(run: Run) -> list[str]:
 
 def _line(part: EnginePart, cases: int) -> str:
     words = f"{part.name} {part.version}: {cases} case(s) by its own {part.depth}, which chose {part.backend}"
+    if part.lacking:
+        words += f"; no deeper, since it lacks {', '.join(part.lacking)}"
     if part.left_behind:
         words += f"; it leaves in the library: {', '.join(part.left_behind)}"
     if part.stand_ins:

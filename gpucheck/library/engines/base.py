@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 DEPTHS = ("module", "method", "functions")
 """How much of an engine's own code a block holds, the most first: the model's block with its loader and router; the
 quantization method with its loading and forward; the functions that swizzle and compute."""
+HELD = {
+    "up": "weights of the first product",
+    "up_scale": "scales of the first product",
+    "up_bias": "biases of the first product",
+    "down": "weights of the second product",
+    "down_scale": "scales of the second product",
+    "down_bias": "biases of the second product",
+}
+"""What each placed tensor of a block holds, for the words on memory that is read around it."""
 COMMON = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -78,6 +87,7 @@ class Facts:
     """What a record says of an engine's part in a case, see :class:`gpucheck.model.record.EnginePart`."""
 
     depth: str = ""  # one of DEPTHS
+    lacking: list[str] = field(default_factory=list)  # what a deeper entry needs and this release does not have
     backend: str = ""  # what the engine chose, in its own words
     layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
     stand_ins: list[str] = field(default_factory=list)  # what was not the engine's own; empty where it is installed
@@ -114,10 +124,10 @@ class ModelBlock(ExpertBlock):
     def place(self, place: Place) -> None:
         """Moves what the products read into memory that is watched, once the engine has swizzled it."""
         for name, tensor in self.held().items():
-            tensor.storage.data = place(tensor.storage.data)
+            tensor.storage.data = place(tensor.storage.data, HELD[name])
             self.facts.layouts.append(f"{name}: {layout_of(tensor)}")
-        for bias in self.biases().values():
-            bias.data = place(bias.data)
+        for name, bias in self.biases().items():
+            bias.data = place(bias.data, HELD[name])
 
     def operands(self) -> dict[str, Tensor]:
         held = {name: tensor.storage.data for name, tensor in self.held().items()}
@@ -151,6 +161,7 @@ class Engine(ABC):
     name: ClassVar[str]  # import name
     needed_file: ClassVar[str]  # in its package: without it, gpucheck cannot call this release
     packages: ClassVar[tuple[str, ...]]  # distributions that are imported on the way to an expert block
+    packages_of_some: ClassVar[tuple[str, ...]] = ()  # likewise, where the release itself asks for them
     further_text: ClassVar[frozenset[str]] = frozenset()  # suffixes of files beside Python's that it looks for
     environment: ClassVar[Mapping[str, str]] = {}  # set before the import, on all devices
     on_cpu: ClassVar[Mapping[str, str]] = {}  # likewise, where Triton's interpreter runs the kernels
@@ -198,6 +209,28 @@ def say(said: list[str], words: str) -> None:
     """Adds what was not said before."""
     if words not in said:
         said.append(words)
+
+
+def missing_names(needed: Mapping[str, Sequence[str]]) -> str:
+    """The first name that an engine does not have, of those that an entry needs by module; "" where it has all.
+
+    Raises:
+        ImportError: a module is there and does not import: that is a fault, and no other release.
+    """
+    for module, names in needed.items():
+        try:
+            held = import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+                return module
+            raise
+        for name in names:
+            found = held
+            for part in name.split("."):
+                if not hasattr(found, part):
+                    return f"{module}.{name}"
+                found = getattr(found, part)
+    return ""
 
 
 def first_module(*names: str) -> Any:

@@ -61,7 +61,9 @@ def requirements(name: str, root: Path) -> list[str]:
             package = normalise(re.split(r"[^\w.-]", line, maxsplit=1)[0])
             if "extra ==" not in line:
                 limits.setdefault(package, re.sub(r"\[[^\]]*\]", "", line).strip())  # their extras are for servers
-    return [limits.get(normalise(package), package) for package in adapter_class(name).packages]
+    engine = adapter_class(name)
+    asked = [limits.get(normalise(package), package) for package in engine.packages]
+    return [*asked, *(limits[package] for package in engine.packages_of_some if package in limits)]
 
 
 def _fill(folder: Path, name: str, wanted: Sequence[str], kept: dict[str, str]) -> None:

@@ -7,11 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base
+from gpucheck.library.engines import base, vllm_parts
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
 from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State
 from gpucheck.model.errors import Inapplicable
@@ -51,6 +52,17 @@ ONE_LAYER = {
     },
 }
 """The config.json of a gpt-oss checkpoint, but for the sizes of its expert block."""
+MODEL_NEEDS = {
+    "vllm.model_executor.models.gpt_oss": (
+        "MLPBlock",
+        "GptOssModel.load_weights",
+        "GptOssForCausalLM.hf_to_vllm_mapper",
+    ),
+    "vllm.model_executor.models.utils": ("AutoWeightsLoader",),
+    "vllm.model_executor.model_loader.utils": ("process_weights_after_loading",),
+    "vllm.forward_context": ("set_forward_context",),
+}
+"""Names by module that the model's block is made of."""
 MLP = "model.layers.0.mlp"
 
 
@@ -59,40 +71,13 @@ class Vllm(Engine):
 
     name = "vllm"
     needed_file = "model_executor/models/gpt_oss.py"
-    packages = [
-        "packaging",
-        "regex",
-        "transformers",
-        "psutil",
-        "cachetools",
-        "cloudpickle",
-        "pydantic",
-        "einops",
-        "pyzmq",
-        "msgspec",
-        "cbor2",
-        "aiohttp",
-        "openai-harmony",
-        "openai",
-        "pillow",
-        "pybase64",
-        "uvloop",
-        "py-cpuinfo",
-        "prometheus_client",
-        "xgrammar",
-        "fastapi",
-        "partial-json-parser",
-        "llguidance",
-        "compressed-tensors",
-        "loguru",
-        "blake3",
-        "tqdm",
-        "requests",
-        "pyyaml",
-        "filelock",
-        "six",
-        "setuptools",
-    ]  # type: ignore[assignment]
+    packages = (
+        *("packaging", "regex", "transformers", "psutil", "cachetools", "cloudpickle", "pydantic", "einops", "pyzmq"),
+        *("msgspec", "cbor2", "aiohttp", "openai-harmony", "openai", "pillow", "pybase64", "uvloop", "py-cpuinfo"),
+        *("prometheus_client", "xgrammar", "fastapi", "partial-json-parser", "llguidance", "compressed-tensors"),
+        *("loguru", "blake3", "tqdm", "requests", "pyyaml", "filelock", "six", "setuptools"),
+    )
+    packages_of_some = ("gguf",)
     environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     on_cpu = {
         "CUDA_VISIBLE_DEVICES": "",  # vLLM then keeps Triton although none of Triton's own drivers is active
@@ -147,11 +132,26 @@ class Vllm(Engine):
             self.stand_ins.append(f"torch.ops._C.{name} answers no")
 
     def expert_block(self, sizes: Sizes, state: State, place: Place) -> ExpertBlock:
-        facts = Facts("module", stand_ins=self.stand_ins)
-        block = _MlpBlock(self, sizes, state, facts)
+        facts = Facts(stand_ins=self.stand_ins)
+        block = self._deepest(sizes, state, facts)
         block.place(place)
         facts.left_behind = self.left_behind()
         return block
+
+    def _deepest(self, sizes: Sizes, state: State, facts: Facts) -> ModelBlock:
+        """The block through the deepest entry whose names this release has; what fails then is the engine's fault."""
+        for depth, needed in (("module", MODEL_NEEDS), ("method", vllm_parts.METHOD_NEEDS)):
+            missing = base.missing_names(needed)
+            if missing:
+                facts.lacking.append(missing)
+                continue
+            facts.depth = depth
+            config = _configuration(sizes)
+            if depth == "module":
+                return _MlpBlock(self, sizes, state, facts, config)
+            return vllm_parts.MethodBlock(sizes, state, facts, self.device, partial(self.configured, config))
+        facts.depth = "functions"
+        return vllm_parts.FunctionsBlock(sizes, state, facts)
 
     @contextmanager
     def configured(self, config: Any) -> Iterator[None]:
@@ -210,11 +210,11 @@ def _configuration(sizes: Sizes) -> Any:
 class _MlpBlock(ModelBlock):
     """``MLPBlock`` of vLLM's gpt-oss: its router and its experts, loaded by the model's own loader."""
 
-    def __init__(self, engine: Vllm, sizes: Sizes, state: State, facts: Facts) -> None:
+    def __init__(self, engine: Vllm, sizes: Sizes, state: State, facts: Facts, config: Any) -> None:
         import torch
 
         self.facts = facts
-        self.config = _configuration(sizes)
+        self.config = config
         loading = import_module("vllm.model_executor.model_loader.utils")
         gpt_oss = import_module("vllm.model_executor.models.gpt_oss")
         with engine.configured(self.config):

@@ -338,9 +338,12 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
 
 
 def _worth_compiling(steps: Sequence[Step]) -> tuple[Case, ...]:
-    """The cases to compile ahead: those with the shared cache, and one of several that differ only in their data."""
+    """The cases to compile ahead: those with the shared cache, and one of several that differ only in their data.
+
+    Not those of engines: what compiles ahead imports none.
+    """
     found: dict[tuple[Any, ...], Case] = {}
     for step in steps:
-        if not step.inapplicable and step.conditions.cache == "shared":
+        if not step.inapplicable and step.conditions.cache == "shared" and not step.conditions.engine:
             found.setdefault((step.case.check, *sorted(step.case.params.items())), step.case)
     return tuple(found.values())[HEAD_START:]

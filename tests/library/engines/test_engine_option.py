@@ -37,6 +37,7 @@ Requires-Dist: torch==9.9.9
 Requires-Dist: transformers<6,>=5
 Requires-Dist: fastapi[standard]>=0.100
 Requires-Dist: einops; extra == "audio"
+Requires-Dist: gguf>=0.17
 
 Requires-Dist: loguru==0.0.1 is a line of the description
 """
@@ -174,6 +175,7 @@ def test_packages_are_asked_for_by_the_engines_own_limits_and_never_those_under_
     copy = fetch_engine("vllm", "0.9.9")
     asked = engine_packages.requirements("vllm", copy.root)
     assert {"transformers<6,>=5", "fastapi>=0.100", "einops", "loguru"} <= set(asked), "extras are not for this"
+    assert "gguf>=0.17" in asked and not any("gguf" in line for line in engine_packages.requirements("vllm", Path("x")))
     assert not any(line.startswith(("torch", "triton", "nvidia")) for line in asked)
     resolving, filling = pip
     assert "--dry-run" in resolving and "--constraint" in resolving
