@@ -25,7 +25,7 @@ def served(lab: Lab, name: str, version: str) -> Finished:
     pytest.importorskip("remotezip")
     try:
         copy = fetch_engine(name, version)
-        resolve(served_with(parse_source(None), [copy]))  # the library that it is served with
+        resolve(served_with(parse_source(None), [copy])[0])  # the library that it is served with
     except InfrastructureError as error:
         pytest.skip(f"{name} {version} cannot be fetched: {str(error).splitlines()[0]}")
     finished: Finished = lab.finish("--engine", f"{name}=={version}", scenario=SCENARIO, nproc=1, library=None)
