@@ -107,22 +107,35 @@ def store(destination: Path, files: Mapping[str, bytes], origin: Origin) -> None
     Raises:
         InfrastructureError: the cache cannot be written.
     """
+    with writable(destination.parent, ", or use --library path:DIR"), locked(destination.parent):
+        if _is_sound(destination):
+            return
+        with fresh_folder(destination) as folder:
+            for relative, data in files.items():
+                path = folder / PACKAGE / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            stored = replace(origin, content=content_hash(folder / PACKAGE))
+            (folder / _ORIGIN).write_text(json.dumps(asdict(stored), indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def writable(folder: Path, otherwise: str = "") -> Iterator[None]:
+    """Makes a folder of the cache, and goes around all that is written there.
+
+    Args:
+        otherwise: completes what a user is told to do, where there is more than to choose another cache.
+
+    Raises:
+        InfrastructureError: it cannot be written.
+    """
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with locked(destination.parent):
-            if _is_sound(destination):
-                return
-            with fresh_folder(destination) as folder:
-                for relative, data in files.items():
-                    path = folder / PACKAGE / relative
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(data)
-                stored = replace(origin, content=content_hash(folder / PACKAGE))
-                (folder / _ORIGIN).write_text(json.dumps(asdict(stored), indent=2) + "\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise InfrastructureError(
-            f"cannot write the library cache {destination.parent}: {error.strerror or error}.\n"
-            "  do  set GPUCHECK_CACHE_DIR to a folder you can write, or use --library path:DIR"
+            f"cannot write the cache {folder}: {error.strerror or error}.\n"
+            f"  do  set GPUCHECK_CACHE_DIR to a folder you can write{otherwise}"
         ) from error
 
 

@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpucheck.library import wheel_reader
-from gpucheck.library.cache import cache_root, fresh_folder, locked
+from gpucheck.library.cache import cache_root, fresh_folder, locked, writable
 from gpucheck.library.engines import adapter_class
 from gpucheck.library.engines.engine_copy import EngineCopy
 from gpucheck.library.engines.engine_packages import packages_for
 from gpucheck.library.index import Wheel, find_wheels
 from gpucheck.library.pip_settings import read_pip_settings
-from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.model.errors import UsageError
 
 TEXT = frozenset(["py", "pyi", "typed", "json", "txt", "toml", "yaml", "yml", "md", "jinja", "jinja2"])
 """Suffixes of the files that are taken; an adapter may name more."""
@@ -45,19 +45,15 @@ def fetch_engine(name: str, version: str, cache: Path | None = None) -> EngineCo
     """
     parent = (cache or cache_root()) / "engines"
     folder = parent / f"{name}-{version.lower()}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with locked(parent, f".lock-{folder.name}"):  # runs that ask for one engine at once wait for the first
-            if damage := _damage(folder, name):
-                if folder.exists():
-                    said = f"the cached engine {folder} is damaged ({damage}); fetching it again"
-                    print(f"gpucheck: {said}", file=sys.stderr)
-                _fetch(name, version, folder)
-    except OSError as error:
-        raise InfrastructureError(
-            f"cannot write the cache of engines {parent}: {error.strerror or error}.\n"
-            "  do  set GPUCHECK_CACHE_DIR to a folder you can write, or use --engine path:DIR"
-        ) from error
+    with (
+        writable(parent, ", or use --engine path:DIR"),
+        locked(parent, f".lock-{folder.name}"),  # runs that ask for one engine at once wait for the first
+    ):
+        if damage := _damage(folder, name):
+            if folder.exists():
+                said = f"the cached engine {folder} is damaged ({damage}); fetching it again"
+                print(f"gpucheck: {said}", file=sys.stderr)
+            _fetch(name, version, folder)
     origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     return EngineCopy(name, origin["version"], folder, origin["wheel"], packages_for(name, folder, cache))
 

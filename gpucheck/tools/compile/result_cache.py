@@ -12,10 +12,9 @@ from pathlib import Path
 
 import gpucheck
 from gpucheck.host.software import stat_fingerprint
-from gpucheck.library.cache import cache_root
+from gpucheck.library.cache import cache_root, writable
 from gpucheck.library.content import content_hash
 from gpucheck.model.case import Case
-from gpucheck.model.errors import InfrastructureError
 from gpucheck.records.run_folder import write_text
 from gpucheck.tools.compile.outcome import CaseBuilt, Kernel, Result
 from gpucheck.tools.compile.tritons import Triton
@@ -73,14 +72,8 @@ class ResultCache:
             "cases": {name: built.to_json() for name, built in known.items()},
             "kernels": {key: kernel.to_json() for key, kernel in kernels.items()},
         }
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+        with writable(self.file.parent):
             write_text(self.file, json.dumps(kept))
-        except OSError as error:
-            raise InfrastructureError(
-                f"cannot write the cache {self.file.parent}: {error.strerror or error}.\n"
-                "  do  set GPUCHECK_CACHE_DIR to a folder you can write"
-            ) from error
 
     def _read(self) -> tuple[dict[str, CaseBuilt], dict[str, Kernel]]:
         """All that is kept, cases by name and kernels by key; nothing where nothing or something damaged is there."""

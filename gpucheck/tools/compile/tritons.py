@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from gpucheck.library.cache import cache_root, fresh_folder, locked
+from gpucheck.library.cache import cache_root, fresh_folder, locked, writable
 from gpucheck.library.pip_settings import unpack
 from gpucheck.model.errors import InfrastructureError, UsageError
 
@@ -99,20 +99,13 @@ def _cached(version: str) -> Triton:
 def _fetch(version: str, destination: Path) -> None:
     """Has pip put a release beside ``destination`` and moves it there in one step."""
     print(f"gpucheck: fetching Triton {version} into {destination}", file=sys.stderr)
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with locked(destination.parent):  # who waited finds what the other one has fetched
-            if (destination / "triton" / "__init__.py").is_file():
-                return
-            with fresh_folder(destination) as folder:
-                said = unpack(f"triton=={version}", folder)
-                if said or not (folder / "triton" / "__init__.py").is_file():
-                    raise _failure(version, said)
-    except OSError as error:
-        raise InfrastructureError(
-            f"cannot write the cache {destination.parent}: {error.strerror or error}.\n"
-            "  do  set GPUCHECK_CACHE_DIR to a folder you can write"
-        ) from error
+    with writable(destination.parent), locked(destination.parent):  # who waited finds what the other one has fetched
+        if (destination / "triton" / "__init__.py").is_file():
+            return
+        with fresh_folder(destination) as folder:
+            said = unpack(f"triton=={version}", folder)
+            if said or not (folder / "triton" / "__init__.py").is_file():
+                raise _failure(version, said)
 
 
 def _failure(version: str, said: str) -> UsageError | InfrastructureError:
