@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpucheck.model.check_source import CheckSource, content_hash
-from gpucheck.model.errors import UsageError
+from gpucheck.model.errors import UsageError, error_line
 
 _lock = threading.RLock()  # two threads of a process may ask for the same module
 _modules: dict[tuple[str, str], ModuleType] = {}
@@ -67,12 +67,6 @@ def _executed(path: str, name: str, content: bytes) -> ModuleType:
         del sys.modules[name]
         raise UsageError(f"{path} cannot be loaded: {error_line(error)}") from error
     return module
-
-
-def error_line(error: BaseException) -> str:
-    """Type and first line of an error."""
-    text = str(error).strip().partition("\n")[0]
-    return type(error).__name__ + (f": {text}" if text else "")
 
 
 def top_level(path: Path) -> dict[str, ast.AST | None]:

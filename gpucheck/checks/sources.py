@@ -13,10 +13,10 @@ from types import ModuleType
 
 from gpucheck.checks.base import Check
 from gpucheck.checks.problem import Problem
-from gpucheck.checks.source_files import error_line, module_of, read_as_planned, top_level
+from gpucheck.checks.source_files import module_of, read_as_planned, top_level
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.check_source import CheckSource, SourceKind, source_of
-from gpucheck.model.errors import UsageError
+from gpucheck.model.errors import UsageError, error_line
 
 GROUP = "gpucheck.checks"
 """Entry points of packages that offer checks."""

@@ -51,3 +51,13 @@ class UnusableGpu(Exception):
 
 class Inapplicable(Exception):
     """The library under test, or this machine, does not offer what a case asks for; the text says why."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without the advice that those of CUDA and others carry after their first line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def error_line(error: BaseException) -> str:
+    """Type and first line of an exception."""
+    return f"{type(error).__name__}: {first_line(error)}"

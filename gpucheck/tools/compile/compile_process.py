@@ -19,7 +19,7 @@ from gpucheck.checks.no_launch import CompileRuntime, stand_in
 from gpucheck.host.isolated import receive, send
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource
-from gpucheck.model.errors import Inapplicable
+from gpucheck.model.errors import Inapplicable, error_line
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Kernel
 from gpucheck.triton_hooks.compiled_kernel import hash_triton
 from gpucheck.triton_hooks.targets import TARGETS
@@ -89,9 +89,8 @@ def run(case: Case, runtime: Runtime, capture: Capture, sources: Sources) -> Cas
     except Inapplicable as unfit:
         return CaseBuilt(case.id, Built.INAPPLICABLE, str(unfit), "", capture.launches, tuple(capture.keys))
     except Exception as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
         at = sources.of_traceback(error.__traceback__)
-        reason, place = f"{type(error).__name__}: {first}", sources.name(at) if at else ""
+        reason, place = error_line(error), sources.name(at) if at else ""
         traceback.print_exc()
     else:
         enough = capture.names if ANY_KERNEL in wanted else capture.names & set(wanted)

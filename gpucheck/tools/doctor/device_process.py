@@ -6,6 +6,7 @@ import traceback
 from multiprocessing.connection import Connection
 
 from gpucheck.host.isolated import receive, send
+from gpucheck.model.errors import error_line
 from gpucheck.tools.doctor import operations
 
 
@@ -25,6 +26,5 @@ def main(connection: Connection) -> None:
             outcome = {"outcome": "done", **getattr(operations, function)(subject)}
         except BaseException as error:
             traceback.print_exc()
-            first = (str(error).strip().splitlines() or [""])[0]
-            outcome = {"outcome": "raised", "message": f"{type(error).__name__}: {first}".rstrip(": ")}
+            outcome = {"outcome": "raised", "message": error_line(error)}
         send(connection, outcome)

@@ -21,7 +21,7 @@ from gpucheck.checks.base import OUTPUTS, Check, Runtime
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
-from gpucheck.model.errors import Inapplicable
+from gpucheck.model.errors import Inapplicable, error_line, first_line
 from gpucheck.model.record import EnginePart
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks import cache_damage
@@ -122,7 +122,7 @@ class CaseExecutor:
         except Exception as error:
             reply.status = "error"
             explained = cache_damage.blame(error, kernel_cache()) + raised_from(error)
-            reply.message = f"{type(error).__name__}: {first_line(error)}{explained}"
+            reply.message = error_line(error) + explained
             reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
             reply.sticky = self.poisoned_context()
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
@@ -501,11 +501,6 @@ def needed(path: str) -> Iterator[None]:
         free = os.statvfs(Path(path).parent).f_bavail
         full = "" if free else ": nothing is free there"
         raise Unusable(f"{path} cannot be used: {first_line(error)}{full}") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, without the advice that CUDA errors carry after their first line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpucheck.model.errors import UnusableGpu
+from gpucheck.model.errors import UnusableGpu, error_line
 from gpucheck.worker.protocol import Reply, Request, Setup, for_one_device
 
 if TYPE_CHECKING:
@@ -104,12 +104,12 @@ class Maker:
 
     def executor(self, index: int) -> CaseExecutor:
         """The executor of a GPU, made in the thread that calls."""
-        from gpucheck.worker.device.executor import CaseExecutor, first_line
+        from gpucheck.worker.device.executor import CaseExecutor
 
         try:
             device = self.binding.enter(index)
         except Exception as error:
-            told = f"{type(error).__name__}: {first_line(error)}"
+            told = error_line(error)
             raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {told}") from error
         return CaseExecutor(self.binding, device, self.library, self.observer)
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from gpucheck.library.adapters.base import Adapter
+from gpucheck.model.errors import error_line
 from gpucheck.tools.audit.hazard import Kind
 
 Answer = tuple["bool | None", str]
@@ -77,4 +78,4 @@ class Probing:
         try:
             return probe(self, hazard)
         except Exception as error:
-            return None, f"not probed: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            return None, f"not probed: {error_line(error)}"
