@@ -16,6 +16,8 @@ Process = subprocess.Popen[bytes]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of malloc.h
+_MOST_KEPT = 2**31 - 1  # bytes at the end of the heap that stay with the process; mallopt takes an int
 _PATIENCE = 2.0  # s for killed processes to end
 _POLL = 0.01  # s
 
@@ -29,6 +31,19 @@ def die_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Makes malloc reuse large blocks instead of taking each anew from the kernel, which clears it page by page.
+
+    References are made of short-lived tensors of many MiB: without this most of their time goes into page faults, most
+    of all in virtual machines, and threads wait for each other there. Does nothing where malloc is not glibc's.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)  # only the heap of the first arena can grow that far
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
 
 
 def outlive_parent() -> None:

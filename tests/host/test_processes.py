@@ -1,12 +1,15 @@
-"""Descendants of a command: found and ended however far off they are."""
+"""Descendants of a command are found and ended however far off they are; a supervisor reuses its memory."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -71,3 +74,21 @@ def test_a_process_without_its_parent_does_not_begin() -> None:
             print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     """)
     assert output == ["7", "1"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what it asks is glibc's malloc")
+def test_large_blocks_come_from_memory_that_the_process_keeps() -> None:
+    output = run("""
+        from gpucheck.host.processes import keep_freed_memory
+
+        def kept():
+            block = bytearray(1 << 26)
+            block[::4096] = bytes(1 << 14)  # writes to each page
+            del block
+            return int(open("/proc/self/statm").read().split()[1]) * 4096 > 1 << 26
+
+        print(kept())
+        keep_freed_memory()
+        print(kept())
+    """)
+    assert output == ["False", "True"]

@@ -58,6 +58,7 @@ def main(run: Path, serve: Callable[[Connection], None]) -> None:
     began = time.perf_counter()
     from gpucheck import checks
     from gpucheck.host.forkserver import Forkserver
+    from gpucheck.host.processes import keep_freed_memory
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
@@ -74,6 +75,7 @@ def main(run: Path, serve: Callable[[Connection], None]) -> None:
 
         hash_triton()
     forkserver = Forkserver(serve)
+    keep_freed_memory()  # in this process alone: a child's memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
     supervisor = Supervisor(run, plan, forkserver, imported)
