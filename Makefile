@@ -7,7 +7,7 @@ export PYTHON
 export PYTHONDONTWRITEBYTECODE = # byte code is written, whatever an image says: hundreds of processes import torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick check test snapshots torture lint fmt type gpu selftest contents pyz clean
+.PHONY: help setup run quick check test snapshots torture lint fmt type gpu selftest contents engines pyz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ contents: ## test the adapters with each known library content and our kernels w
 	GPUCHECK_TEST_CONTENTS=$(CURDIR)/.cache/contents GPUCHECK_TEST_TRITONS=$(CURDIR)/.cache/tritons \
 		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py tests/checks/test_compile.py \
 		tests/tools/selftest/test_planted_kernels.py $(ARGS)
+
+engines: ## test each release of a serving engine whose verdict is known, on the CPU
+	@.ci/setup test
+	GPUCHECK_TEST_ENGINES=1 $(BIN)/python -m pytest tests/end_to_end/test_engines.py $(ARGS)
 
 pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
 	$(BIN)/python .ci/bundle/build.py

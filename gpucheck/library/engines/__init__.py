@@ -36,13 +36,17 @@ def adapter_class(name: str) -> type[Engine]:
     return adapter
 
 
-def settle(planned: PlannedEngine, device: str) -> None:
+def settle(planned: PlannedEngine, device: str, scratch: str | None = None) -> None:
     """Makes this fresh process one of an engine: its environment and its search path. Nothing is imported yet.
 
     Args:
         device: "cuda" or "cpu".
+        scratch: a folder that somebody removes afterwards; None: that of temporary files.
     """
+    from gpucheck.library.engines.base import Engine
+
     global _planned
+    Engine.scratch = scratch
     adapter_class(planned["name"]).settle(planned, device)
     _planned = planned
 

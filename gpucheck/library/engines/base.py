@@ -163,6 +163,7 @@ class Engine(ABC):
     packages: ClassVar[tuple[str, ...]]  # distributions that are imported on the way to an expert block
     packages_of_some: ClassVar[tuple[str, ...]] = ()  # likewise, where the release itself asks for them
     further_text: ClassVar[frozenset[str]] = frozenset()  # suffixes of files beside Python's that it looks for
+    scratch: ClassVar[str | None] = None  # folder for what it keeps beside the case; None: that of temporary files
     environment: ClassVar[Mapping[str, str]] = {}  # set before the import, on all devices
     on_cpu: ClassVar[Mapping[str, str]] = {}  # likewise, where Triton's interpreter runs the kernels
 

@@ -155,7 +155,7 @@ class Sglang(Engine):
         it. They are made without waiting for other ranks, so one that is late or gone stops nobody.
         """
         state = import_module("sglang.srt.distributed.parallel_state")
-        meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-sglang-"), "meeting")
+        meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-sglang-", dir=Engine.scratch), "meeting")
         with _world_of_one():  # one rank never communicates, so gloo serves on GPUs
             state.init_distributed_environment(1, 0, f"file://{meeting}", self.device.index or 0, backend="gloo")
             state.initialize_model_parallel(backend="gloo")

@@ -86,7 +86,7 @@ class Vllm(Engine):
 
     def __init__(self, planned: PlannedEngine, library: Adapter, device: torch.device) -> None:
         super().__init__(planned, library, device)
-        os.environ.setdefault("VLLM_CACHE_ROOT", tempfile.mkdtemp(prefix="gpucheck-vllm-"))
+        os.environ.setdefault("VLLM_CACHE_ROOT", tempfile.mkdtemp(prefix="gpucheck-vllm-", dir=Engine.scratch))
         root = Path(planned["root"])
         try:
             if not planned["installed"]:
@@ -181,7 +181,7 @@ class Vllm(Engine):
             state._WORLD = state.init_world_group([rank], 0, "gloo")
             state._NODE_COUNT = 1
         else:
-            meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-vllm-"), "meeting")
+            meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-vllm-", dir=Engine.scratch), "meeting")
             state.init_distributed_environment(1, 0, f"file://{meeting}", 0, backend="gloo")
         state.initialize_model_parallel(1, 1, backend="gloo")  # one rank never communicates, so gloo serves on GPUs
         self._joined = True
@@ -195,7 +195,7 @@ def _configuration(sizes: Sizes) -> Any:
     import_module("vllm.model_executor.models").ModelRegistry.register_model(
         "GptOssForCausalLM", model.GptOssForCausalLM
     )
-    with tempfile.TemporaryDirectory(prefix="gpucheck-vllm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gpucheck-vllm-", dir=Engine.scratch) as folder:
         sized = {
             "hidden_size": sizes.hidden,
             "intermediate_size": sizes.intermediate,
@@ -258,8 +258,12 @@ class _MlpBlock(ModelBlock):
         return base.weights_and_scales(weight, self.method)
 
     def biases(self) -> dict[str, Any]:
+        """What the products are given; before 0.20 vLLM puts it together from the layer at the first call."""
         config = self.method.moe_quant_config
-        found = {"up_bias": config.w1_bias, "down_bias": config.w2_bias}
+        if config is None:
+            found = {"up_bias": self.experts.w13_bias, "down_bias": self.experts.w2_bias}
+        else:
+            found = {"up_bias": config.w1_bias, "down_bias": config.w2_bias}
         return {name: bias for name, bias in found.items() if bias is not None}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

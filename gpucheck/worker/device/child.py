@@ -66,7 +66,7 @@ def start(setup: Setup) -> Process:
     if setup.engine:
         from gpucheck.library import engines
 
-        engines.settle(setup.engine, setup.device)
+        engines.settle(setup.engine, setup.device, str(Path(setup.journal).parent))
     maker = gpu_process.Maker(setup)
     if setup.calls:
         from gpucheck.worker.device.single_calls import SingleCalls

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,13 @@ from gpucheck.model.errors import InfrastructureError
 SCRIPT = Path(__file__).with_name("vllm_depths.py")
 
 
-def test_every_entry_computes_the_block_and_says_why_it_is_no_deeper() -> None:
+FAULTS = ("scales of another expert", "second bias dropped", "gate and up swapped")
+ENTRIES = ("module", "method", "functions")
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    """By entry, and by fault that was planted in the deepest one: what a record says, and what is wrong."""
     for package in ("torch", "triton", "remotezip"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}")
@@ -28,9 +35,20 @@ def test_every_entry_computes_the_block_and_says_why_it_is_no_deeper() -> None:
     command = [sys.executable, str(SCRIPT), json.dumps(copy.planned()), str(copy.root / "vllm/third_party")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert list(told) == ["module", "method", "functions"]
-    assert [entry["wrong"] for entry in told.values()] == [[], [], []]
-    assert all(sorted(entry["placed"]) == sorted(HELD.values()) for entry in told.values())
-    assert [len(entry["lacking"]) for entry in told.values()] == [0, 1, 2]
-    assert all("(4, 384, 24)" in str(entry["layouts"]) for entry in told.values()), "scales padded from 10 groups to 12"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(found) == sorted((*ENTRIES, *FAULTS))
+    return found
+
+
+def test_every_entry_computes_the_block_and_says_why_it_is_no_deeper(told: dict[str, Any]) -> None:
+    entries = [told[name] for name in ENTRIES]
+    assert [entry["wrong"] for entry in entries] == [[], [], []]
+    assert all(sorted(entry["placed"]) == sorted(HELD.values()) for entry in entries)
+    assert [len(entry["lacking"]) for entry in entries] == [0, 1, 2]
+    assert all("(4, 384, 24)" in str(entry["layouts"]) for entry in entries), "scales padded from 10 groups to 12"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_loader_that_the_bare_library_does_not_have_is_seen(told: dict[str, Any], fault: str) -> None:
+    wrong = told[fault]["wrong"]
+    assert len(wrong) == 1 and wrong[0].startswith("y: all 5 tokens"), "the router is right, all else is not"

@@ -1,12 +1,15 @@
-"""One expert block through each entry of vLLM, in a process of its own: PLANNED and LIBRARY are its arguments.
+"""One expert block through each entry of vLLM, and with faults planted in it: PLANNED and LIBRARY are its arguments.
 
-Prints a line of JSON: entry -> what a record says of it, and what is wrong with its outputs.
+Prints a line of JSON: entry or fault -> what a record says of it, and what is wrong with its outputs.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from gpucheck.library.copies import describe
 from gpucheck.triton_hooks import interpreter
 from gpucheck.worker.device.child import HOPPER
 
+LAYERS = "vllm.model_executor.layers"
+
 
 def main(planned: Any, root: Path) -> None:
     interpreter.install(**HOPPER)
@@ -24,9 +29,23 @@ def main(planned: Any, root: Path) -> None:
     library = adapters.load(root, describe(root / "triton_kernels", "test").generation)
     engine = engines.load(library, torch.device("cpu"))
 
+    from gpucheck.library.engines import vllm_engine, vllm_parts
+
+    told = {}
+    for fault, planted in FAULTS.items():
+        with planted():
+            told[fault] = computed(engine)
+    for needs in (vllm_engine.MODEL_NEEDS, vllm_parts.METHOD_NEEDS, {}):
+        entry = computed(engine)
+        told[entry["depth"]] = entry
+        needs["vllm.model_executor"] = ("no_such_name",)  # what this release is then said to lack
+    print(json.dumps(told))
+
+
+def computed(engine: Any) -> dict[str, Any]:
+    """What a record would say of one block, and what is wrong with it."""
     from gpucheck.checks.engine_block import state_of
     from gpucheck.checks.vllm_moe import VllmMoe
-    from gpucheck.library.engines import vllm_engine, vllm_parts
     from gpucheck.library.engines.base import Sizes
     from gpucheck.verify.judge import judge
 
@@ -40,18 +59,76 @@ def main(planned: Any, root: Path) -> None:
         placed.append(name)
         return tensor
 
-    told = {}
-    for needs in (vllm_engine.MODEL_NEEDS, vllm_parts.METHOD_NEEDS, {}):
-        placed.clear()
-        with torch.no_grad():
-            block = engine.expert_block(Sizes(320, 320, 4, 2), state_of(inputs), place)
-            outputs = block.forward(inputs["x"])
-        found = judge(outputs, expected, axes)
-        wrong = [str(mismatch) for mismatch in found.mismatches] + [str(each) for each in found.violations]
-        told[block.facts.depth] = {**vars(block.facts), "wrong": wrong, "placed": list(placed)}
-        needs["vllm.model_executor"] = ("no_such_name",)  # what this release is then said to lack
-    print(json.dumps(told))
+    with torch.no_grad():
+        block = engine.expert_block(Sizes(320, 320, 4, 2), state_of(inputs), place)
+        outputs = block.forward(inputs["x"])
+    found = judge(outputs, expected, axes)
+    wrong = [f"{each.output}: {each.region}" for each in found.mismatches] + [str(each) for each in found.violations]
+    return {**vars(block.facts), "wrong": wrong, "placed": placed}
 
+
+@contextmanager
+def replaced(name: str, change: Callable[[Any], Any], *modules: str) -> Iterator[None]:
+    """Inside, each of these modules (or classes in them) that has a function of this name has a changed one."""
+    held = []
+    for module in modules:
+        with suppress(ModuleNotFoundError):
+            place, _, inner = module.partition(":")
+            owner = getattr(import_module(place), inner) if inner else import_module(place)
+            if hasattr(owner, name):
+                held.append((owner, getattr(owner, name)))
+    assert held, f"none of {modules} has {name}: nothing would be planted"
+    for owner, original in held:
+        setattr(owner, name, change(original))
+    try:
+        yield
+    finally:
+        for owner, original in held:
+            setattr(owner, name, original)
+
+
+HOLDERS = (
+    f"{LAYERS}.fused_moe.oracle.mxfp4",
+    f"{LAYERS}.quantization.mxfp4",
+    f"{LAYERS}.quantization.utils.mxfp4_utils",
+)
+
+
+def other_experts_scales() -> Any:
+    def change(original: Any) -> Any:
+        return lambda values, scale, *rest, **named: original(values, scale.roll(1, 0), *rest, **named)
+
+    return replaced("_swizzle_mxfp4", change, *HOLDERS)
+
+
+def second_bias_dropped() -> Any:
+    def change(original: Any) -> Any:
+        return lambda *rest, **named: original(*rest, **{**named, "w2_bias": None})
+
+    return replaced("make_mxfp4_moe_quant_config", change, *HOLDERS)
+
+
+def gate_and_up_swapped() -> Any:
+    """The loader takes gate and up in the other order: rows 1 0 3 2 ... of the first product."""
+
+    def swapped(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.unflatten(1, (-1, 2)).flip(2).flatten(1, 2)
+
+    def change(original: Any) -> Any:
+        def load(model: Any, end: Any, start: Any, weights: Any, stacked: Any) -> Any:
+            pairs = ((name, swapped(value) if ".w13_" in name else value) for name, value in weights)
+            return original(model, end, start, pairs, stacked)
+
+        return load
+
+    return replaced("_load_weights_mxfp4", change, "vllm.model_executor.models.gpt_oss:GptOssModel")
+
+
+FAULTS = {
+    "scales of another expert": other_experts_scales,
+    "second bias dropped": second_bias_dropped,
+    "gate and up swapped": gate_and_up_swapped,
+}
 
 if __name__ == "__main__":
     main(json.loads(sys.argv[1]), Path(sys.argv[2]))
