@@ -176,13 +176,14 @@ class Vllm(Engine):
         import torch.distributed as distributed
 
         state: Any = import_module("vllm.distributed.parallel_state")
+        local = self.device.index or 0  # vLLM takes the device of its groups from it
         if distributed.is_initialized():
             rank = distributed.get_rank()
-            state._WORLD = state.init_world_group([rank], 0, "gloo")
+            state._WORLD = state.init_world_group([rank], local, "gloo")
             state._NODE_COUNT = 1
         else:
             meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-vllm-", dir=Engine.scratch), "meeting")
-            state.init_distributed_environment(1, 0, f"file://{meeting}", 0, backend="gloo")
+            state.init_distributed_environment(1, 0, f"file://{meeting}", local, backend="gloo")
         state.initialize_model_parallel(1, 1, backend="gloo")  # one rank never communicates, so gloo serves on GPUs
         self._joined = True
 

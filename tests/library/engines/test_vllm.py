@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ ENTRIES = ("module", "method", "functions")
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By entry, and by fault that was planted in the deepest one: what a record says, and what is wrong."""
     for package in ("torch", "triton", "remotezip"):
         if importlib.util.find_spec(package) is None:
@@ -33,7 +34,8 @@ def told() -> dict[str, Any]:
     except InfrastructureError as error:
         pytest.skip(f"vllm 0.33.0 cannot be fetched: {str(error).splitlines()[0]}")
     command = [sys.executable, str(SCRIPT), json.dumps(copy.planned()), str(copy.root / "vllm/third_party")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    env = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("vllm"))}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert sorted(found) == sorted((*ENTRIES, *FAULTS))
