@@ -187,7 +187,9 @@ def run(
     if unselected is None:
         unselected = load(find("gate" if kind == "cuda" else "smoke"), seed)
     chosen = select(unselected, split(checks), case or [], placement, process_group, repeat)
-    chosen = replace(of_engines(chosen, named_engines(engine_sources)), bench=chosen.bench or bench)
+    engine_asked = any(source.path or source.release for source in engine_sources)
+    chosen = of_engines(chosen, named_engines(engine_sources), asked=engine_asked)
+    chosen = replace(chosen, bench=chosen.bench or bench)
     if canary is not None:
         chosen = replace(chosen, canary=canary)
     patches = [Path(os.path.abspath(name)) for name in patch or []]

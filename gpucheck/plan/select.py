@@ -62,11 +62,16 @@ def select(
     return replace(scenario, steps=_moved(steps, placement=placement, process_group=process_group))
 
 
-def of_engines(scenario: Scenario, engines: Collection[str]) -> Scenario:
+def of_engines(scenario: Scenario, engines: Collection[str], *, asked: bool = False) -> Scenario:
     """The scenario without the optional cases of engines that are not at hand: these cost nothing and are not listed.
+
+    Args:
+        engines: names of those at hand.
+        asked: an option names them, so each must have a case; what is asked for is never left out in silence.
 
     Raises:
         NothingToRunError: nothing is left.
+        UsageError: no case is of an engine that is asked for.
     """
     steps = tuple(
         step
@@ -78,6 +83,12 @@ def of_engines(scenario: Scenario, engines: Collection[str]) -> Scenario:
         raise NothingToRunError(
             f"all cases chosen of scenario {scenario.name} are of {lacking}, which is not installed here.\n"
             f"  do  install it, or name a release: --engine {scenario.steps[0].conditions.engine}==VERSION"
+        )
+    idle = sorted(set(engines) - {step.conditions.engine for step in steps}) if asked else []
+    if idle:
+        raise UsageError(
+            f"--engine names {' and '.join(idle)}, and no case chosen of scenario {scenario.name} is computed by it.\n"
+            f"  try  gpucheck run serving --engine ..., or --checks {idle[0]}_moe with a scenario that has such cases"
         )
     return replace(scenario, steps=steps)
 

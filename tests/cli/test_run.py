@@ -61,6 +61,8 @@ def untouched(here: Path, scenario: str) -> Any:
         (["mine.toml", "--device", "cuda"], 3, "--device cuda: no GPU is visible"),
         (["mine.toml", "--library", "nonsense"], 2, "--library 'nonsense' is not understood"),
         (["mine.toml", "--library", "path:gone"], 2, "there is no such folder"),
+        (["mine.toml", "--engine", "path:gone"], 2, "there is no such folder"),
+        (["mine.toml", "--engine", "vllm==0.33.0"], 2, "--engine names vllm, and no case chosen of scenario mine"),
         (["mine.toml", "--library", "path:occupied"], 2, "no genuine copy of triton_kernels there"),
         (["mine.toml", "--timeout", "0"], 2, "--timeout is 0, expected seconds above 0"),
         (["mine.toml", "--timeout", "nan"], 2, "--timeout is nan"),

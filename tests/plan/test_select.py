@@ -97,3 +97,12 @@ def test_cases_of_engines_are_planned_only_where_the_engine_is_at_hand(tmp_path:
     with pytest.raises(NothingToRunError, match="vllm, which is not installed here") as caught:
         of_engines(select(loaded, ["vllm_moe"]), ())
     assert "--engine vllm==VERSION" in str(caught.value)
+
+
+def test_an_engine_that_is_asked_for_has_cases_or_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "some.toml").write_text('[[cases]]\ncheck = "vllm_moe"\noptional = true\n[[cases]]\ncheck = "topk"\n')
+    loaded = load(tmp_path / "some.toml")
+    assert of_engines(loaded, {"vllm"}, asked=True) == loaded
+    with pytest.raises(UsageError, match="--engine names sglang, and no case chosen of scenario some"):
+        of_engines(loaded, {"vllm", "sglang"}, asked=True)
+    assert of_engines(loaded, {"vllm", "sglang"}) == loaded, "installed ones serve what there is"

@@ -77,11 +77,15 @@ def resolve_engines(sources: Sequence[EngineSource]) -> list[EngineCopy]:
 
 
 def named_engines(sources: Sequence[EngineSource]) -> set[str]:
-    """The names of the engines that the sources give; nothing is fetched, and what does not exist names none."""
+    """The names of the engines that the sources give; nothing is fetched.
+
+    Raises:
+        UsageError: a path names none.
+    """
     if not sources:
         return {copy.name for copy in installed_engines()}
     names = {source.release[0] for source in sources if source.release}
-    names |= {engine[0] for source in sources if source.path and (engine := _engine_at(source.path))}
+    names |= {_found_in(source.path)[0] for source in sources if source.path}
     if any(source.text == "installed" for source in sources):
         names |= {copy.name for copy in installed_engines()}
     return names
@@ -146,11 +150,16 @@ def _resolved(source: EngineSource) -> list[EngineCopy]:
 def _in_folder(path: Path) -> EngineCopy:
     from gpucheck.library.engines.engine_packages import packages_for
 
+    name, version, folder = _found_in(path)
+    return EngineCopy(name, version, folder, "path", packages_for(name, folder))
+
+
+def _found_in(path: Path) -> tuple[str, str, Path]:
+    """Name, version and holding folder of the engine that an option's path names."""
     if not path.is_dir():
         raise UsageError(f"--engine path:{path}: there is no such folder")
     if engine := _engine_at(path):
-        name, version, folder = engine
-        return EngineCopy(name, version, folder, "path", packages_for(name, folder))
+        return engine
     raise UsageError(
         f"--engine path:{path}: no engine there that gpucheck can call.\n"
         f"  expected  a folder that holds {' or '.join(MODULES)}, or that package itself"
