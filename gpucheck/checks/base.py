@@ -169,7 +169,12 @@ class Check(ABC):
         return expected
 
     def order_mismatches(
-        self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
+        self,
+        case: Case,
+        inputs: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+        expected: dict[str, Expected],
+        mismatches: list[Mismatch],
     ) -> tuple[list[Mismatch], str]:
         """Mismatches in the order in which they arose, and where the first one is; "" if they have no order."""
         return mismatches, ""

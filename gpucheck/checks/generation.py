@@ -92,7 +92,12 @@ class Generation(Check):
         return judge_by(Shape.of(case), inputs, outputs) if whole else expected
 
     def order_mismatches(
-        self, case: Case, outputs: dict[str, Tensor], expected: dict[str, Expected], mismatches: list[Mismatch]
+        self,
+        case: Case,
+        inputs: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+        expected: dict[str, Expected],
+        mismatches: list[Mismatch],
     ) -> tuple[list[Mismatch], str]:
         from gpucheck.checks.decoder.words import first_wrong, in_order
 

@@ -6,13 +6,14 @@ the weights and its own forward.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.matmul import SWIGLU
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.record import NeededLaunches
+from gpucheck.model.record import Mismatch, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -78,39 +79,23 @@ class GptOssBlock(Check):
         return made
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
+        return block_reference(case, inputs)
 
-        from gpucheck.checks import experts, operands
-        from gpucheck.checks.routing import reference_topk
-        from gpucheck.verify import bounds
+    def order_mismatches(
+        self,
+        case: Case,
+        inputs: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+        expected: dict[str, Expected],
+        mismatches: list[Mismatch],
+    ) -> tuple[list[Mismatch], str]:
+        """The router's logits come before what is computed by them; a known fault of callers may explain that."""
+        from gpucheck.checks.caller_faults import explanation
 
-        k, count = case["top_k"], case["experts"]
-        logits = inputs["x"].double() @ inputs["router"].double().T
-        chosen, ids = reference_topk(logits, k)
-        gates = bounds.rounded(bounds.softmax(chosen), torch.bfloat16)
-        tables = experts.tables(ids, gates.value, count)
-        order, places = tables["to_flat"].long(), tables["to_sorted"].long()
-
-        def weight(name: str, expert: int) -> Estimate:
-            held = operands.decode_weight("mxfp4", inputs[name][expert], inputs[f"{name}_scale"][expert])
-            return operands.as_estimate(held, "normal")
-
-        def block(expert: int, rows: Estimate) -> Estimate:
-            up = bounds.add(bounds.product(rows, weight("up", expert)), inputs["up_bias"][expert].double())
-            inner = bounds.rounded(bounds.swiglu(up, *SWIGLU), torch.bfloat16)
-            return bounds.add(bounds.product(inner, weight("down", expert)), inputs["down_bias"][expert].double())
-
-        x = experts.take(operands.as_estimate(inputs["x"], "normal"), order // k)
-        rows = experts.each_expert(x, tables, case["hidden"], block)
-        rows = bounds.times(rows, experts.take(gates.flat(), order, (-1, 1)))
-        rounded, whole = (  # a product split along its terms leaves its rows unrounded, and transformers lets it be
-            bounds.summed(experts.take(each, places, (-1, k, case["hidden"])), dim=1)
-            for each in (bounds.rounded(rows, torch.bfloat16), rows)
-        )
-        return {
-            "router_logits": Expected(bounds.Estimate(logits, None, UNIT / 2), torch.bfloat16),
-            "y": Expected(rounded, torch.bfloat16, alternatives=(whole,)),
-        }
+        names = [mismatch.output for mismatch in mismatches]
+        if "router_logits" in names:
+            return sorted(mismatches, key=lambda each: each.output != "router_logits"), "first wrong: the router"
+        return mismatches, explanation(case, inputs, outputs["y"], expected["y"]) if names == ["y"] else ""
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
@@ -133,3 +118,57 @@ class GptOssBlock(Check):
             "router_logits": Axes(("token", "expert"), (0, 0)),
             "y": Axes(("token", "column"), (128, 128), {"expert": ids}),
         }
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a faulty caller computes otherwise; the default changes nothing."""
+
+    inputs: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    """Inputs of the block -> those that it in effect computes with."""
+    alpha: float = SWIGLU[0]
+    limit: float = SWIGLU[1]  # of the clamp
+    gates: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda gates, logits, ids: gates
+    """Weights (T, k) of the chosen experts, logits (T, E) and the experts' ids (T, k) -> the weights that it takes."""
+
+
+NO_CHANGE = Change()
+
+
+def block_reference(case: Case, inputs: dict[str, Tensor], change: Change = NO_CHANGE) -> dict[str, Expected]:
+    """The router's logits and the output of the block, or what a caller with a fault makes of it."""
+    import torch
+
+    from gpucheck.checks import experts, operands
+    from gpucheck.checks.routing import reference_topk
+    from gpucheck.verify import bounds
+
+    k, count = case["top_k"], case["experts"]
+    logits = inputs["x"].double() @ inputs["router"].double().T
+    chosen, ids = reference_topk(logits, k)
+    held = change.inputs(inputs)
+    gates = bounds.rounded(bounds.softmax(chosen), torch.bfloat16)
+    gates = replace(gates, value=change.gates(gates.value, logits, ids))
+    tables = experts.tables(ids, gates.value, count)
+    order, places = tables["to_flat"].long(), tables["to_sorted"].long()
+
+    def weight(name: str, expert: int) -> Estimate:
+        decoded = operands.decode_weight("mxfp4", held[name][expert], held[f"{name}_scale"][expert])
+        return operands.as_estimate(decoded, "normal")
+
+    def block(expert: int, rows: Estimate) -> Estimate:
+        up = bounds.add(bounds.product(rows, weight("up", expert)), held["up_bias"][expert].double())
+        inner = bounds.rounded(bounds.swiglu(up, change.alpha, change.limit), torch.bfloat16)
+        return bounds.add(bounds.product(inner, weight("down", expert)), held["down_bias"][expert].double())
+
+    x = experts.take(operands.as_estimate(inputs["x"], "normal"), order // k)
+    rows = experts.each_expert(x, tables, case["hidden"], block)
+    rows = bounds.times(rows, experts.take(gates.flat(), order, (-1, 1)))
+    rounded, whole = (  # a product split along its terms leaves its rows unrounded, and transformers lets it be
+        bounds.summed(experts.take(each, places, (-1, k, case["hidden"])), dim=1)
+        for each in (bounds.rounded(rows, torch.bfloat16), rows)
+    )
+    return {
+        "router_logits": Expected(bounds.Estimate(logits, None, UNIT / 2), torch.bfloat16),
+        "y": Expected(rounded, torch.bfloat16, alternatives=(whole,)),
+    }

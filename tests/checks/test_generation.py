@@ -135,7 +135,7 @@ def judged(case: Case, inputs: Outputs) -> Callable[[Outputs], tuple[Judgement, 
     def judged(outputs: Outputs) -> tuple[Judgement, str]:
         expected = check.references_given_outputs(case, inputs, outputs, reference)
         found = judge(outputs, expected, check.axes(case, inputs))
-        found.mismatches, words = check.order_mismatches(case, outputs, expected, found.mismatches)
+        found.mismatches, words = check.order_mismatches(case, inputs, outputs, expected, found.mismatches)
         return found, words
 
     return judged

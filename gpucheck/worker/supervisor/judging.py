@@ -237,7 +237,8 @@ def _judge_launches(
         found = judge(outputs, references, axes, filled)
         bad = bool(found.mismatches or found.violations)
         if not number or (bad and not judged.wrong):
-            found.mismatches, judged.words = check.order_mismatches(case, outputs, references, found.mismatches)
+            ordered = check.order_mismatches(case, inputs, outputs, references, found.mismatches)
+            found.mismatches, judged.words = ordered
             large = [tensor for launch in reply.launches for tensor in Launch(**launch).large]
             found.mismatches = offsets.with_hints(found.mismatches, outputs, references, axes, inputs, large)
             judged.outputs, judged.found = outputs, found
