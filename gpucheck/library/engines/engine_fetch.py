@@ -21,7 +21,7 @@ from gpucheck.library.engines.engine_copy import EngineCopy
 from gpucheck.library.engines.engine_packages import packages_for
 from gpucheck.library.index import Wheel, find_wheels
 from gpucheck.library.pip_settings import read_pip_settings
-from gpucheck.model.errors import UsageError
+from gpucheck.model.errors import InfrastructureError, UsageError
 
 TEXT = frozenset(["py", "pyi", "typed", "json", "txt", "toml", "yaml", "yml", "md", "jinja", "jinja2"])
 """Suffixes of the files that are taken; an adapter may name more."""
@@ -53,7 +53,10 @@ def fetch_engine(name: str, version: str, cache: Path | None = None) -> EngineCo
             if folder.exists():
                 said = f"the cached engine {folder} is damaged ({damage}); fetching it again"
                 print(f"gpucheck: {said}", file=sys.stderr)
-            _fetch(name, version, folder)
+            try:
+                _fetch(name, version, folder)
+            except (InfrastructureError, UsageError) as error:  # an index speaks of the library
+                raise type(error)(str(error).replace("--library", "--engine")) from error
     origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     return EngineCopy(name, origin["version"], folder, origin["wheel"], packages_for(name, folder, cache))
 

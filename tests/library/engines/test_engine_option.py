@@ -138,6 +138,13 @@ def test_only_text_files_are_taken_checked_cached_and_said(
     assert (len(index.requests), len(pip), capsys.readouterr().err) == (asked, called, "")
 
 
+def test_without_the_release_or_an_index_the_other_way_is_named(index: Any) -> None:
+    index.offer({WHEEL: wheel()})
+    with pytest.raises(UsageError, match="has no wheel of version 9.9") as caught:
+        fetch_engine("vllm", "9.9")
+    assert "--engine path:DIR" in str(caught.value) and "--library" not in str(caught.value)
+
+
 def test_a_file_that_does_not_match_record_is_never_used(index: Any, tmp_path: Path, pip: list[Any]) -> None:
     index.offer({WHEEL: wheel(altered=NEEDED)})
     with pytest.raises(InfrastructureError, match="does not match the wheel's RECORD"):
