@@ -129,7 +129,8 @@ def test_an_input_that_parts_have_in_common_is_made_float64_once(
     monkeypatch.setattr(torch_reference, "_widened", counted)
     reference(module)
     calls = 2 * 2 + 1 + (1 + bounds.SAMPLES)  # the whole twice, the second matrix for parts, the first in these
-    assert in_parts == ["axis 0 of input0"] and widened[0] <= (calls + 2) * EXTENT * EXTENT
+    in_vain = calls  # at most: parts of a division that turns out to be none, begun before that was seen
+    assert in_parts == ["axis 0 of input0"] and widened[0] <= (calls + in_vain) * EXTENT * EXTENT
 
 
 def test_numbers_from_the_stock_are_as_normal_and_independent_as_drawn_ones() -> None:

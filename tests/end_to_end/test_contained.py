@@ -123,5 +123,5 @@ def test_two_runs_in_one_folder(lab: Lab, tmp_path: Path) -> None:
     both = [lab.start(nproc=1, folder=tmp_path / "run", cases=("m20-n41-",)) for _ in range(2)]
     first, second = sorted((running.finish() for running in both), key=lambda run: run.code)
     assert (first.code, second.code) == (0, 2), first.text + second.text
-    assert "is not empty; a run needs a folder of its own" in second.text or "was taken by another" in second.text
+    assert "is not empty, expected a folder that is new" in second.text or "was taken by another" in second.text
     assert first.report["verdict"] == "PASS" and first.outcomes("n41") == ["pass"]

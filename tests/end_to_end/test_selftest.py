@@ -18,7 +18,7 @@ from tests.processes import naming, wait_until
 
 FEW = "bit-7,killed"
 LIMIT = 280.0  # s for a self-test of a few faults on a busy machine
-SEES = "    if not bool(wrong.any()):\n"
+SEES = "if bool(_compared(output, reference, estimate, piece)[0].any()):\n"
 SCENARIO = """
 title = "one product"
 canary = true
@@ -63,7 +63,7 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     judge = folder / "gpucheck" / "verify" / "judge.py"
     text = judge.read_text()
     assert text.count(SEES) == 1
-    judge.write_text(text.replace(SEES, SEES.replace("not bool(wrong.any())", "True")))
+    judge.write_text(text.replace(SEES, "if False:\n"))
     return folder
 
 
