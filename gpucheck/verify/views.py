@@ -40,11 +40,11 @@ def once(tensor: Tensor) -> Tensor:
     return tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride())]
 
 
-PIECE = 1 << 15  # elements, of which a dozen tensors fit into a core's cache
+PIECE = 1 << 18  # elements: their tensors stay in a cache; smaller ones make threads wait for the interpreter's lock
 
 
 def pieces(size: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
-    """Indices of the parts of a tensor, which need no copies: whatever is computed one by one stays in the cache."""
+    """Indices of the parts of a tensor, which need no copies: whatever is computed one by one stays in a cache."""
     below = math.prod(size[1:])
     if not size or not size[0] * below:
         yield from [] if 0 in size else [()]
