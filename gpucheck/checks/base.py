@@ -153,9 +153,10 @@ class Check(ABC):
         return None
 
     def twins(self, case: Case) -> tuple[str, ...]:
-        """The library's products of the case, by operand types, layout and sizes.
+        """The library's products of the case, by operand types, layout and sizes: names of ``model.product``.
 
-        Cases of several checks with a product in common show whether a fault of the library reaches a caller's path.
+        Cases of the bare library and of an engine with a product in common show whether a fault of the library reaches
+        the engine's path. Callers that are neither have none: their own fault is not the library's.
         """
         return ()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Runtime
 from gpucheck.checks.gpt_oss_block import GptOssBlock
+from gpucheck.checks.moe import block_products
 from gpucheck.library.engines import load
 from gpucheck.library.engines.base import Sizes, State
 from gpucheck.model.case import Case
@@ -46,6 +47,10 @@ class EngineBlock(GptOssBlock):
     def operands(self, case: Case, prepared: Any) -> Any:
         x, block = prepared
         return {"x": x, **block.operands()}
+
+    def twins(self, case: Case) -> tuple[str, ...]:
+        """Engines have weights in the library's own layouts for the device."""
+        return block_products("mxfp4", "default", case)
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         import torch

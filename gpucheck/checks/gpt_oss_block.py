@@ -104,12 +104,6 @@ class GptOssBlock(Check):
         """Both products; which kernels choose the experts and add up rows is transformers' own affair."""
         return (NeededLaunches(self.kernels(case, runtime), 2),)
 
-    def twins(self, case: Case) -> tuple[str, ...]:
-        from gpucheck.checks.matmul import twin
-
-        hidden, inner, experts = case["hidden"], case["intermediate"], case["experts"]
-        return twin("mxfp4", hidden, 2 * inner, experts), twin("mxfp4", inner, hidden, experts)
-
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks.routing import reference_topk
 

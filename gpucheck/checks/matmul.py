@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.product import Product
 from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify.expected import Axes, Expected
@@ -33,11 +34,6 @@ EXACT_TERMS = {  # largest k whose sums of exact data are sure not to round, wha
     "mxfp8_e4m3": 2**16,
     "mxfp4": 43690,
 }
-
-
-def twin(weight: str, k: int, n: int, experts: int, layout: str = "default") -> str:
-    """What a routed product of any check is called by its operands, see :meth:`gpucheck.checks.base.Check.twins`."""
-    return f"{weight} {layout} k{k}-n{n}-e{experts}"
 
 
 class Matmul(Check):
@@ -327,9 +323,8 @@ class Matmul(Check):
         return call
 
     def twins(self, case: Case) -> tuple[str, ...]:
-        if case["mode"] != "routed":
-            return ()
-        return (twin(case["weight"], case["k"], case["n"], case["experts"], case["layout"]),)
+        count = case["experts"] or case["batch"] or 1
+        return (Product(case["weight"], case["layout"], case["k"], case["n"], count, case["mode"]).name,)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         from gpucheck.checks import experts

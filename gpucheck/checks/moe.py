@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.matmul import SWIGLU, given
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.product import Product
 from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 SPECIAL_ROWS = ("nan", "zero", "subnormal")
 """Of wide data: what the second product makes of Inf in some columns is anybody's guess."""
+
+
+def block_products(weight: str, layout: str, case: Case) -> tuple[str, ...]:
+    """The names of both products of an expert block, see :meth:`gpucheck.checks.base.Check.twins`."""
+    hidden, inner, experts = case["hidden"], case["intermediate"], case["experts"]
+    sizes = ((hidden, 2 * inner), (inner, hidden))
+    return tuple(Product(weight, layout, k, n, experts).name for k, n in sizes)
 
 
 class Moe(Check):
@@ -169,6 +177,9 @@ class Moe(Check):
             config=config,
         )
         return y if room[1] is None else given(room[1], y, runtime)
+
+    def twins(self, case: Case) -> tuple[str, ...]:
+        return block_products(case["weight"], case["layout"], case)
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]

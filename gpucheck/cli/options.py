@@ -72,6 +72,18 @@ WriteOption = Annotated[
     ),
 ]
 
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="WHAT",
+        help="Whose failures fail the run: library (what an engine makes of it only warns), engine (faults of the "
+        "library that its path does not have only warn) or both.",
+        show_default="engine where one is tested",
+    ),
+]
+"""``--judge``; one of :data:`gpucheck.model.plan.JUDGE`."""
+
 AcceptOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -20,6 +20,7 @@ from gpucheck.cli.options import (
     EngineOption,
     ExpectGpusOption,
     JsonOption,
+    JudgeOption,
     LibraryOption,
     ProblemOption,
     VerboseOption,
@@ -124,6 +125,7 @@ def run(
         ),
     ] = None,
     accept: AcceptOption = None,
+    judge: JudgeOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for the run.", show_default="runs/MMDD-HHMMSS")
     ] = None,
@@ -153,8 +155,9 @@ def run(
     from gpucheck.library.engines.engine_option import named_engines, parse_engines, resolve_engines, served_with
     from gpucheck.library.library_option import parse_source
     from gpucheck.library.patches import patched_files, write_patched
-    from gpucheck.model.plan import ISOLATION
+    from gpucheck.model.plan import ISOLATION, JUDGE
     from gpucheck.plan.accepted_file import read_files
+    from gpucheck.plan.bind import judged_by
     from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.scenario_conditions import MOST_REPEATS
@@ -173,6 +176,8 @@ def run(
         raise UsageError(f"--timeout {timeout:g} ends the run before --duration {duration} is up; leave --timeout out")
     if isolate not in ISOLATION:
         raise UsageError(f"--isolate is {isolate!r}, expected one of {', '.join(ISOLATION)}")
+    if judge is not None and judge not in JUDGE:
+        raise UsageError(f"--judge is {judge!r}, expected one of {', '.join(JUDGE)}")
     if repeat is not None and not 1 <= repeat <= MOST_REPEATS:
         raise UsageError(f"--repeat is {repeat}, expected 1 to {MOST_REPEATS}")
     if checks and not split(checks):
@@ -215,6 +220,7 @@ def run(
     folder = _new_folder(out)
     if copy and patched:
         copy = write_patched(copy, patched, folder / "library")
+    decided = judge or judged_by(chosen)
     again = {
         "--placement": placement,
         "--process-group": process_group,
@@ -225,6 +231,7 @@ def run(
         "--bench": "" if bench else None,
         "--canary": "" if canary else None,
         "--no-canary": "" if canary is False else None,
+        "--judge": decided if judge or decided == "engine" else None,
     }
     plan = _plan(
         chosen,
@@ -243,6 +250,7 @@ def run(
         check_sources=[*given, *offered],
         accepted=accepted,
         engines=engines,
+        judge=decided,
     )
     write_json(folder / "plan.json", plan.to_json())
     if kind == "cpu" and not quiet:

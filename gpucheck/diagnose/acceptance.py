@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
-from gpucheck.diagnose.answers import answers
+from gpucheck.diagnose.answers import every_time
 from gpucheck.diagnose.causes.kernel_bug import KERNEL_BUG
 from gpucheck.diagnose.causes.undetermined import UNDETERMINED
 from gpucheck.diagnose.fault_signature import content, lies_elsewhere, looks_other, regions, shows
-from gpucheck.diagnose.finding_cases import Key, replay_command
+from gpucheck.diagnose.finding_cases import Key, split
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.canary import CHECK
@@ -70,7 +70,7 @@ def accept(run: Run, findings: Sequence[Finding]) -> Accepted:
         elif index >= 0:
             words = f"not as accepted until {usable[index].until} ({usable[index].reason})"
             changed[place] = f"{words}: {'; '.join(told[index])}"
-    made = [part for number in range(len(findings)) for part in _parts(run, findings, number, fitting, changed, steps)]
+    made = [part for number in range(len(findings)) for part in _parts(run, findings, number, fitting, changed)]
     ordered = sorted(made, key=lambda finding: finding.accepted is not None)
     failing = {(step, rank) for number, step, rank in compared if (number, step, rank) not in fitting}
     return Accepted(ordered, frozenset((step, rank) for _, step, rank in fitting) - failing, _notes(run, steps))
@@ -155,8 +155,7 @@ def _differences(run: Run, finding: Finding, place: Place, fault: AcceptedFault)
 def _same_cause(run: Run, record: Record, now: str, was: str) -> bool:
     if (was, now) != (KERNEL_BUG.title, UNDETERMINED.title):
         return was == now
-    seen = answers(run, record)
-    return (not seen.tried or seen.deterministic) and not any(map(seen.right, seen.tried))
+    return every_time(run, record)
 
 
 def _missing(
@@ -177,30 +176,12 @@ def _parts(
     number: int,
     fitting: Mapping[Place, AcceptedFault],
     changed: Mapping[Place, str],
-    steps: Mapping[str, int],
-) -> Iterator[Finding]:
+) -> list[Finding]:
     """A finding: what fails of it, then what is accepted, by reason and day."""
-    finding, parts = findings[number], dict[Acceptance | None, list[FailedCase]]()
-    if not finding.fails or not finding.cases:
-        yield finding
-        return
-    for failed_case in finding.cases:
-        step, shared = steps.get(failed_case.case, -1), dict[Acceptance | None, list[int]]()
-        for rank in failed_case.ranks:
-            fault = fitting.get((number, step, rank))
-            shared.setdefault(Acceptance(fault.reason, fault.until) if fault else None, []).append(rank)
-        for acceptance, ranks in shared.items():
-            told = {} if acceptance else {changed[p]: None for r in ranks if (p := (number, step, r)) in changed}
-            replay = failed_case.replay if ranks == failed_case.ranks else replay_command(run, step, ranks[0])
-            shown = replace(failed_case, ranks=ranks, lines=[*failed_case.lines, *told], replay=replay)
-            parts.setdefault(acceptance, []).append(shown)
-    for acceptance in sorted(parts, key=lambda acceptance: acceptance is not None):
-        cases = parts[acceptance]
-        part = replace(finding, cases=cases)
-        if len(parts) > 1:
-            rows = dict.fromkeys(run.plan.steps[steps[case.case]].case.row for case in cases if case.case in steps)
-            part = replace(part, rows=[*rows], ranks=sorted({rank for case in cases for rank in case.ranks}))
-        yield replace(part, fails=False, warns=True, accepted=acceptance) if acceptance else part
+    marks = {place[1:]: Acceptance(fault.reason, fault.until) for place, fault in fitting.items() if place[0] == number}
+    told = {place[1:]: words for place, words in changed.items() if place[0] == number}
+    parts = split(run, findings[number], marks, told) if findings[number].fails else [(None, findings[number])]
+    return [replace(part, fails=False, warns=True, accepted=mark) if mark else part for mark, part in parts]
 
 
 def _notes(run: Run, steps: dict[str, int]) -> list[str]:

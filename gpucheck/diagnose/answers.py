@@ -362,3 +362,9 @@ def _from_the_first(attempt: Record) -> bool:
 
 def _times(attempts: Sequence[Record]) -> str:
     return f" ({len(attempts)} processes)" if len(attempts) > 1 else ""
+
+
+def every_time(run: Run, record: Record) -> bool:
+    """Whether no experiment with a failed record speaks against a fault that shows every time."""
+    seen = answers(run, record)
+    return (not seen.tried or seen.deterministic) and not any(map(seen.right, seen.tried))

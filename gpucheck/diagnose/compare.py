@@ -145,9 +145,9 @@ def _sides(run: Run, conclusion: Conclusion) -> dict[Place, Side]:
     """Every planned place; it is wrong where a finding that fails the run shows it."""
     titles: dict[Place, list[str]] = {}
     for finding in conclusion.findings:
-        for failed_case in finding.cases if finding.fails or finding.accepted else ():
+        for failed_case in finding.cases if finding.fails or finding.excuse else ():
             for rank in failed_case.ranks:
-                words = f"{finding.title} ({finding.accepted.words})" if finding.accepted else finding.title
+                words = f"{finding.title} ({finding.excuse})" if finding.excuse else finding.title
                 titles.setdefault((failed_case.case, rank), []).append(words)
     found = {}
     for (step, rank), record in sorted(run.records.items()):

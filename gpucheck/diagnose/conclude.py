@@ -13,6 +13,7 @@ from gpucheck.diagnose.causes.out_of_memory import OUT_OF_MEMORY
 from gpucheck.diagnose.engine_parts import engine_parts
 from gpucheck.diagnose.expectations import settle
 from gpucheck.diagnose.finding_cases import Key, failed_case, merged_lines
+from gpucheck.diagnose.judged_path import judge
 from gpucheck.diagnose.rank_differences import (
     Kernel,
     judged_on_some_ranks,
@@ -38,7 +39,8 @@ def conclude(run: Run) -> Conclusion:
     planned case has a result on every rank, and passed, failed as expected or as accepted, or was inapplicable where
     the scenario allows that (on all ranks of a kind); at least one case passed on each rank; ranks of a machine
     had equal inputs; the launcher ended well; the canary, if there is one, was caught on every rank. NOTHING
-    RAN: every case was inapplicable. All else is INCONCLUSIVE. Warnings, accepted faults among them, change no verdict.
+    RAN: every case was inapplicable. All else is INCONCLUSIVE. Warnings change no verdict, be they accepted faults or
+    failures beside what the run is judged by.
     """
     caught = canary_verdict.caught(run.canary)
     failures, expected = _failures(run)
@@ -46,7 +48,8 @@ def conclude(run: Run) -> Conclusion:
     findings += [*nothing_judged(run), *judged_on_some_ranks(run), *other_inputs(run)]
     findings += [*canary_verdict.findings(run.canary, caught), *_warnings(run), *_off_the_gpus(run)]
     accepted = accept(run, findings)
-    findings = accepted.findings
+    judged = judge(run, accepted.findings)
+    findings = judged.findings
     passed = bool(expected or accepted.keys) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -58,7 +61,7 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.PASS
     told = _with_known(run, [_with_driver(run, finding) for finding in findings])
     notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
-    return Conclusion(verdict, told, [*accepted.notes, *notes], expected, accepted.keys)
+    return Conclusion(verdict, told, [*accepted.notes, *notes], expected, accepted.keys, judged.keys)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:

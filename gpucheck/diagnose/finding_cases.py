@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from gpucheck.diagnose.chance import rate_words
 from gpucheck.diagnose.wording import lines_of, rank_list
-from gpucheck.model.finding import FailedCase
+from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run, Tally
 
+Mark = TypeVar("Mark", bound=Hashable)
 Key = tuple[int, int]
 """Step and rank of a record."""
 
@@ -94,3 +97,43 @@ def by_step(keys: Iterable[Key]) -> dict[int, list[int]]:
     for step, rank in sorted(keys):
         found.setdefault(step, []).append(rank)
     return found
+
+
+def keys_of(run: Run, finding: Finding) -> list[Key]:
+    """Step and rank of all that a finding shows."""
+    steps = {step.label: number for number, step in enumerate(run.plan.steps)}
+    return [(steps[each.case], rank) for each in finding.cases if each.case in steps for rank in each.ranks]
+
+
+def split(
+    run: Run, finding: Finding, marks: Mapping[Key, Mark], told: Mapping[Key, str]
+) -> list[tuple[Mark | None, Finding]]:
+    """The parts of a finding by the mark of each step and rank, the part without one first.
+
+    Args:
+        told: a further line for what has no mark.
+    """
+    if not finding.cases:
+        return [(None, finding)]
+    steps = {step.label: number for number, step in enumerate(run.plan.steps)}
+    parts: dict[Mark | None, list[FailedCase]] = {}
+    for failed in finding.cases:
+        step, shared = steps.get(failed.case, -1), dict[Mark | None, list[int]]()
+        for rank in failed.ranks:
+            shared.setdefault(marks.get((step, rank)), []).append(rank)
+        if not failed.ranks:
+            shared[None] = []
+        for mark, ranks in shared.items():
+            lines = {} if mark else {told[(step, rank)]: None for rank in ranks if (step, rank) in told}
+            replay = failed.replay if ranks == failed.ranks else replay_command(run, step, ranks[0])
+            shown = replace(failed, ranks=ranks, lines=[*failed.lines, *lines], replay=replay)
+            parts.setdefault(mark, []).append(shown)
+    return [
+        (mark, replace(finding, cases=parts[mark]) if len(parts) == 1 else _of_cases(run, finding, parts[mark], steps))
+        for mark in sorted(parts, key=lambda mark: mark is not None)
+    ]
+
+
+def _of_cases(run: Run, finding: Finding, cases: list[FailedCase], steps: Mapping[str, int]) -> Finding:
+    rows = dict.fromkeys(run.plan.steps[steps[each.case]].case.row for each in cases if each.case in steps)
+    return replace(finding, cases=cases, rows=[*rows], ranks=sorted({rank for each in cases for rank in each.ranks}))

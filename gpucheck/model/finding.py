@@ -67,10 +67,16 @@ class Finding:
     warns: bool = False  # worth a look, no influence on the verdict
     accepted: Acceptance | None = None  # why a failure warns; None: nobody accepted it
     known: list[Known] = field(default_factory=list)  # known faults that its cases are
+    judged: str = ""  # why a failure warns by what the run is judged by; "": it does not
 
     def __post_init__(self) -> None:
         assert not (self.fails and self.warns), "a warning has no influence on the verdict"
-        assert self.warns or self.accepted is None, "an accepted fault has no influence on the verdict"
+        assert self.warns or not self.excuse, "an excused failure has no influence on the verdict"
+
+    @property
+    def excuse(self) -> str:
+        """Why a failure does not fail the run, in words; "" for all other findings."""
+        return self.accepted.words if self.accepted else self.judged
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,4 @@ class Conclusion:
     notes: list[str] = field(default_factory=list)  # worth knowing, no influence on the verdict
     expected: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as the scenario says
     accepted: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as was accepted
+    warned: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed beside what the run is judged by

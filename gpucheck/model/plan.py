@@ -14,6 +14,7 @@ from gpucheck.model.record import SCHEMA
 EXPECTED_RANKS = ("all", "others")
 ISOLATION = ("rank", "case")
 STRAGGLER = 1.25
+JUDGE = ("library", "engine", "both")
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,15 @@ class Step:
         return self.case.row + (f" ({words})" if words else "")
 
     @property
+    def own_engine(self) -> str:
+        """The engine whose own path is tested; "": the library or other code is, in whatever process."""
+        engine = self.conditions.engine
+        return engine if engine and self.case.check.startswith(f"{engine}_") else ""
+
+    @property
     def _told(self) -> Conditions:
         """The conditions without those that the name of the check says already."""
-        own = self.conditions.engine and self.case.check.startswith(f"{self.conditions.engine}_")
-        return replace(self.conditions, engine="") if own else self.conditions
+        return replace(self.conditions, engine="") if self.own_engine else self.conditions
 
     def to_json(self) -> dict[str, Any]:
         """An item of the steps in ``plan.json``."""
@@ -168,6 +174,7 @@ class Plan:
     replay: Replay | None = None
     accepted: tuple[AcceptedFault, ...] = ()  # that do not fail the run if they show as they did
     engines: tuple[PlannedEngine, ...] = ()  # those at hand; a step under a condition ``engine`` runs in one of them
+    judge: str = "both"  # one of JUDGE: whose failures fail the run; plans of older versions mean both
 
     def engine(self, name: str) -> PlannedEngine | None:
         """The engine of this name; None for "" and where it is not at hand."""

@@ -63,6 +63,11 @@ def needing_library(scenario: Scenario, device: str) -> list[str]:
     return [name for name in names if checks.load(name).needs_library]
 
 
+def judged_by(scenario: Scenario) -> str:
+    """Whose failures fail a run, where nothing else is asked for: what the pod serves by, if that is tested."""
+    return "engine" if any(step.own_engine for step in scenario.steps) else "library"
+
+
 def _described(library: LibraryCopy | None, patches: Sequence[str]) -> PlannedLibrary:
     """What a plan says of the library."""
     if library is None:
@@ -97,6 +102,7 @@ def build(
     check_sources: Sequence[CheckSource] = (),
     accepted: Sequence[AcceptedFault] = (),
     engines: Sequence[PlannedEngine] = (),
+    judge: str | None = None,
 ) -> Plan:
     """The plan of a run; for its steps see :func:`bound_steps`.
 
@@ -107,6 +113,7 @@ def build(
         check_sources: those that are known; the plan holds those of its cases.
         accepted: faults that do not fail the run.
         engines: those at hand; likewise.
+        judge: whose failures fail the run; by default the engine's where it has cases.
     """
     steps = bound_steps(scenario, device)
     used = {step.case.check for step in steps}
@@ -135,4 +142,5 @@ def build(
         duration=duration,
         accepted=tuple(accepted),
         engines=tuple(each for each in engines if any(step.conditions.engine == each["name"] for step in steps)),
+        judge=judge or judged_by(scenario),
     )

@@ -202,7 +202,7 @@ def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
     known = run.records.get((record.step, rank))
     if known is None or (record.outcome.failed and not known.outcome.failed):
         run.records[(record.step, rank)] = record
-    elif record.outcome.failed and run.plan.accepted:
+    elif record.outcome.failed and (run.plan.accepted or run.plan.judge != "both"):
         run.further.setdefault((record.step, rank), []).append(record)
     tally = run.tallies.setdefault((record.step, rank), Tally())
     tally.runs += 1

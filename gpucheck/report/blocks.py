@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.diagnose.judged_path import judged_by
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.plan import Plan
@@ -40,10 +41,11 @@ class Cell:
     counts: dict[str, int]  # outcome -> cases
     expected: int = 0  # cases that failed as the scenario expects; not in counts
     accepted: int = 0  # cases that failed as was accepted; not in counts
+    warned: int = 0  # cases that failed beside what the run is judged by; not in counts
 
     @property
     def worst(self) -> Outcome | None:
-        """The outcome that decides how the cell looks; None where every case failed as expected or as accepted."""
+        """The outcome that decides how the cell looks; None where no failure of the cell counts and nothing passed."""
         order = [
             Outcome.MISMATCH,
             Outcome.CRASH,
@@ -67,13 +69,14 @@ class Result:
     conditions: Conditions
     expected: bool  # it failed as the scenario expects
     accepted: bool  # it failed as was accepted
+    warned: bool  # it failed beside what the run is judged by
     record: Record
     tally: Tally
 
     @property
     def failing(self) -> bool:
-        """Whether it failed, neither as expected nor as accepted."""
-        return self.record.outcome.failed and not (self.expected or self.accepted)
+        """Whether it failed, in a way that counts."""
+        return self.record.outcome.failed and not (self.expected or self.accepted or self.warned)
 
     @property
     def seconds(self) -> float:
@@ -245,6 +248,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
                 conditions=step.conditions,
                 expected=key in conclusion.expected,
                 accepted=key in conclusion.accepted,
+                warned=key in conclusion.warned,
                 record=record,
                 tally=run.tallies.get(key, Tally()),
             )
@@ -283,10 +287,10 @@ def _bounds_used(run: Run) -> str:
 
 def _cell(run: Run, conclusion: Conclusion, steps: list[int], rank: int) -> Cell:
     keys = [(step, rank) for step in steps]
-    told = conclusion.expected | conclusion.accepted
+    beside = (conclusion.expected, conclusion.accepted, conclusion.warned)
+    told = frozenset[tuple[int, int]]().union(*beside)
     counts = Counter(run.records[key].outcome.value for key in keys if key not in told)
-    expected, accepted = (sum(key in known for key in keys) for known in (conclusion.expected, conclusion.accepted))
-    return Cell(dict(counts), expected, accepted)
+    return Cell(dict(counts), *(sum(key in known for key in keys) for known in beside))
 
 
 def _headline(run: Run) -> list[str]:
@@ -301,7 +305,7 @@ def _headline(run: Run) -> list[str]:
         library = f"triton_kernels {plan.library['name']} ({plan.library['origin']}, {plan.library['content'][:8]})"
         library += "".join(f" + {Path(patch).name}" for patch in plan.library.get("patches", []))
     engines = [f"{engine['name']} {engine['version']}" for engine in plan.engines]
-    facts = [plan.scenario, where, *versions, library, *engines, f"seed {plan.seed}"]
+    facts = [plan.scenario, where, *versions, library, *engines, *filter(None, [judged_by(run)]), f"seed {plan.seed}"]
     facts += ["debug: launches waited for, device assertions compiled in"] * plan.debug
     facts += ["a process for each case"] * (plan.isolate == "case")
     if "seconds" in run.outcome:

@@ -11,7 +11,8 @@ from gpucheck.records.run_folder import finite
 from gpucheck.report.blocks import Cell, Report, Result
 
 SCHEMA = 2  # rises when a key goes, or changes its type or meaning; keys may come at any time
-EXPECTED, ACCEPTED = "failed as expected", "failed as accepted"  # counted beside the outcomes
+EXPECTED, ACCEPTED, WARNED = "failed as expected", "failed as accepted", "failed and only warns"
+"""Counted beside the outcomes."""
 _NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a line break that is not escaped
 
 
@@ -52,8 +53,8 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def counts(cell: Cell) -> dict[str, int]:
-    """How many cases ended how; expected and accepted failures are no outcome."""
-    further = {EXPECTED: cell.expected, ACCEPTED: cell.accepted}
+    """How many cases ended how; failures that do not count are no outcome."""
+    further = {EXPECTED: cell.expected, ACCEPTED: cell.accepted, WARNED: cell.warned}
     return {**cell.counts, **{name: count for name, count in further.items() if count}}
 
 
@@ -67,6 +68,7 @@ def _result(result: Result) -> dict[str, Any]:
         "outcome": record.outcome.value,
         "expected": result.expected,
         "accepted": result.accepted,
+        "warned": result.warned,
         "message": record.message,
         "mismatches": [asdict(mismatch) for mismatch in record.mismatches],
         "violations": [asdict(violation) for violation in record.violations],

@@ -14,7 +14,7 @@ from gpucheck.model.plan import Plan, PlannedEngine, PlannedLibrary
 from gpucheck.model.record import Cost, EnginePart, Mismatch, Outcome, Verdict, Violation
 from gpucheck.model.vocabulary import Vocabulary
 from gpucheck.report.blocks import Place
-from gpucheck.report.formats.json import ACCEPTED, EXPECTED, SCHEMA
+from gpucheck.report.formats.json import ACCEPTED, EXPECTED, SCHEMA, WARNED
 from gpucheck.report.timings import Speed
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -38,7 +38,7 @@ def report_schema() -> dict[str, Any]:
             {
                 "type": "object",
                 "description": "One a rank: how many cases ended how.",
-                "propertyNames": {"enum": [*(outcome.value for outcome in Outcome), EXPECTED, ACCEPTED]},
+                "propertyNames": {"enum": [*(outcome.value for outcome in Outcome), EXPECTED, ACCEPTED, WARNED]},
                 "additionalProperties": count,
             }
         ),
@@ -87,6 +87,7 @@ def _result() -> dict[str, Any]:
             "outcome": Outcome,
             "expected": bool,
             "accepted": bool,
+            "warned": bool,
             "message": str,
             "mismatches": list[Mismatch],
             "violations": list[Violation],

@@ -61,8 +61,8 @@ def _test(result: Result, told: list[tuple[Finding, FailedCase]]) -> Element:
         lines = [line for finding, failed_case in red for line in _case_lines(finding, failed_case)]
         kind = "failure" if record.outcome in _JUDGED else "error"
         _red(test, kind, record.outcome.value, red[0], [*lines, *record.traceback.splitlines()])
-    elif result.accepted:
-        words = dict.fromkeys(finding.accepted.words for finding, _ in warnings if finding.accepted)
+    elif result.accepted or result.warned:
+        words = dict.fromkeys(finding.excuse for finding, _ in warnings if finding.excuse)
         SubElement(test, "skipped", message=one_line("; ".join(words)))
     elif record.outcome is Outcome.INAPPLICABLE:
         SubElement(test, "skipped", message=one_line(record.message))
@@ -107,7 +107,7 @@ def _red(test: Element, tag: str, kind: str, first: tuple[Finding, FailedCase], 
 def _case_lines(finding: Finding, failed_case: FailedCase) -> list[str]:
     """What a finding says of one case, with what to do."""
     lines = [heading(finding) + (f", {rank_list(failed_case.ranks)}" if failed_case.ranks else "")]
-    lines += [finding.accepted.words] if finding.accepted else []
+    lines += [finding.excuse] if finding.excuse else []
     lines += failed_case.lines
     lines += [f"tried: {line}" for line in finding.evidence]
     lines += [f"driver: {line}" for line in finding.driver]

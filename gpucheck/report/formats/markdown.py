@@ -66,9 +66,9 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     seen = finding.cases
     yield "<details open>" if number == 1 else "<details>"
     yield f"<summary>{number} · <b>{_html(heading(finding))}</b> · {_html(' · '.join(facts(finding)))}</summary>"
-    if finding.accepted:
+    if finding.excuse:
         yield ""
-        yield _text(finding.accepted.words[:1].upper() + finding.accepted.words[1:])
+        yield _text(finding.excuse[:1].upper() + finding.excuse[1:])
     for failed_case in seen[:limit]:
         yield ""
         yield f"{_code(failed_case.case)}"

@@ -16,6 +16,6 @@ def render(report: Report) -> str:
         ranks = f" on {rank_list(finding.ranks)}" if finding.ranks else ""
         rows = f" ({', '.join(finding.rows)})" if finding.rows else ""
         parts.append(f"first: {heading(finding)}{ranks}{rows}")
-        parts += [finding.accepted.words] if finding.accepted else []
+        parts += [finding.excuse] if finding.excuse else []
     line = one_line("; ".join([*parts, " · ".join(report.headline)])).encode()
     return line[: LIMIT - 1].decode(errors="ignore") + "\n"

@@ -25,6 +25,7 @@ MARKS = {
 }
 EXPECTED = ("xf", "green")
 ACCEPTED = ("xa", "yellow")
+WARNED = ("xw", "yellow")
 MEANING = {
     "XX": "wrong output",
     "!!": "violation",
@@ -36,6 +37,7 @@ MEANING = {
     "LO": "lost",
     "xf": "failed as expected",
     "xa": "failed as accepted",
+    "xw": "failed, and only warns",
 }
 VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red"}
 SHOWN_CASES = 3  # of a finding, unless verbose
@@ -116,8 +118,8 @@ def legend(report: Report) -> list[str]:
 
 def mark(cell: Cell) -> tuple[str, str]:
     """How a cell shows: two letters and the name of a style."""
-    if cell.accepted and cell.worst in (None, Outcome.PASS, Outcome.INAPPLICABLE):
-        return ACCEPTED
+    if cell.worst in (None, Outcome.PASS, Outcome.INAPPLICABLE) and (cell.warned or cell.accepted):
+        return WARNED if cell.warned else ACCEPTED
     return MARKS[cell.worst] if cell.worst else EXPECTED
 
 
@@ -131,8 +133,8 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
     cases = len(finding.cases)
     style = "bold red" if finding.fails else "yellow" if finding.warns else "bold yellow"
     yield [(f"{number}  {heading(finding)}", style), ("".join(f"   {fact}" for fact in facts(finding)), "bold")]
-    if finding.accepted:
-        yield [(f"   {finding.accepted.words}", "yellow")]
+    if finding.excuse:
+        yield [(f"   {finding.excuse}", "yellow")]
     shown = finding.cases if limit is None else finding.cases[:limit]
     previous: list[str] = []
     for failed_case in shown:

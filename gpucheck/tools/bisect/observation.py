@@ -120,9 +120,9 @@ def observe(folder: Path, cases: Sequence[str] = (), label: str = "", *, experim
 
 
 def unexpecting(run: Run) -> Run:
-    """The run as if no failure were expected or accepted: a search goes by what happened."""
+    """The run as if no failure were expected, accepted or excused: a search goes by what happened."""
     steps = tuple(replace(step, expect=None) for step in run.plan.steps)
-    return replace(run, plan=replace(run.plan, steps=steps, accepted=()))
+    return replace(run, plan=replace(run.plan, steps=steps, accepted=(), judge="both"))
 
 
 def first_failing(run: Run, findings: Sequence[Finding], cases: Sequence[str]) -> str:

@@ -82,6 +82,7 @@ def repeated(
         replay=Replay(rank, save),
         engines=(engine,) if engine else (),
         accepted=(),  # it looks at what is wrong
+        judge="both",
     )
 
 

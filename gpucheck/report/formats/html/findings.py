@@ -64,7 +64,7 @@ def _finding(number: int, finding: Finding, records: Mapping[tuple[str, int], Re
         "article",
         tag("h3", tag("span", f"{number} ", class_="quiet"), heading(finding), class_=kind),
         tag("p", " · ".join(filter(None, facts)), class_="where"),
-        *([tag("p", tag("b", finding.accepted.words))] if finding.accepted else []),
+        *([tag("p", tag("b", finding.excuse))] if finding.excuse else []),
         *(tag("p", tag("b", "Tried"), " ", line) for line in finding.evidence),
         *(tag("p", tag("b", "Driver"), " ", line) for line in finding.driver),
         *(tag("p", tag("b", label.capitalize()), " ", text) for text, label in known_lines(finding)),

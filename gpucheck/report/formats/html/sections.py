@@ -14,7 +14,7 @@ from gpucheck.report.blocks import Report, Result, counted
 from gpucheck.report.formats.html.figures import error_to_bound, scale, strip
 from gpucheck.report.formats.html.markup import Html, joined, tag
 from gpucheck.report.formats.json import counts
-from gpucheck.report.formats.text import ACCEPTED, EXPECTED, MARKS, MEANING, legend, mark
+from gpucheck.report.formats.text import ACCEPTED, EXPECTED, MARKS, MEANING, WARNED, legend, mark
 
 JUDGED = (Outcome.PASS, Outcome.MISMATCH, Outcome.VIOLATION)
 MOST_MARKS = 6000  # in the table of cases; beyond, it lists only those that did not pass everywhere
@@ -190,7 +190,7 @@ def _links(report: Report, names: dict[str, str]) -> Links:
 
 
 def _result(result: Result, number: int | None) -> Html:
-    known = EXPECTED if result.expected else ACCEPTED if result.accepted else None
+    known = EXPECTED if result.expected else ACCEPTED if result.accepted else WARNED if result.warned else None
     shown, style = known or MARKS[result.record.outcome]
     words = MEANING.get(shown, "passed") + (f": {result.record.message}" if result.record.message else "")
     return _mark(shown, style, f"rank {result.record.rank}: {words}", number)
