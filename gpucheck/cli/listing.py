@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from gpucheck.model.errors import UsageError
 
 if TYPE_CHECKING:
     from gpucheck.model.check_source import CheckSource
+    from gpucheck.plan.scenario import Scenario
 
 
 def list_(
@@ -45,16 +47,12 @@ def list_(
 
 def _overview() -> None:
     from gpucheck.checks import installed, load, names
-    from gpucheck.library.engines.engine_copy import installed_engines
     from gpucheck.model.placement_table import PLACEMENTS, scenario_placements
     from gpucheck.plan import scenario as scenarios
-    from gpucheck.plan.select import of_engines
 
-    at_hand = {copy.name for copy in installed_engines()}
     typer.echo("scenarios")
-    for name, path in scenarios.builtin().items():
-        loaded = of_engines(scenarios.load(path), at_hand)
-        typer.echo(f"  {name:<14} {len(loaded.steps):>4} cases  {loaded.title}")
+    for loaded in _as_here(map(scenarios.load, scenarios.builtin().values())):
+        typer.echo(f"  {loaded.name:<14} {len(loaded.steps):>4} cases  {loaded.title}")
     typer.echo("checks")
     for name in filter(installed, names()):
         typer.echo(f"  {name:<19} {load(name).spec.summary}")
@@ -74,10 +72,8 @@ def _checks() -> None:
 
 
 def _cases(name: str | None, given: list[CheckSource]) -> None:
-    from gpucheck.library.engines.engine_copy import installed_engines
     from gpucheck.plan import scenario as scenarios
     from gpucheck.plan.default_cases import implied
-    from gpucheck.plan.select import of_engines
 
     if name:
         listed = [scenarios.load(scenarios.find(name))]
@@ -85,11 +81,19 @@ def _cases(name: str | None, given: list[CheckSource]) -> None:
         listed = [implied(given, None)]
     else:
         listed = [scenarios.load(path) for path in scenarios.builtin().values()]
-    at_hand = {copy.name for copy in installed_engines()}
-    for loaded in listed:
-        for step in of_engines(loaded, at_hand).steps:
+    for loaded in _as_here(listed):
+        for step in loaded.steps:
             prefix = "" if len(listed) == 1 else f"{loaded.name}  "
             typer.echo(prefix + step.label)
+
+
+def _as_here(scenarios: Iterable[Scenario]) -> list[Scenario]:
+    """The scenarios as ``gpucheck run`` takes them here: without optional cases of engines that are not installed."""
+    from gpucheck.library.engines.engine_copy import installed_engines
+    from gpucheck.plan.select import of_engines
+
+    at_hand = {copy.name for copy in installed_engines()}
+    return [of_engines(scenario, at_hand) for scenario in scenarios]
 
 
 def _power(name: str, json_file: str | None) -> None:
@@ -99,7 +103,8 @@ def _power(name: str, json_file: str | None) -> None:
     from gpucheck.records.run_folder import json_text
 
     check_files(json_file, [])
-    found = power.of(scenarios.load(scenarios.find(name)))
+    (loaded,) = _as_here([scenarios.load(scenarios.find(name))])
+    found = power.of(loaded)
     if json_file != "-":
         typer.echo("\n".join(found.lines()))
     if json_file:

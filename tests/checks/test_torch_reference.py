@@ -39,7 +39,10 @@ def module_of(compute: Any, *, inputs: int = 1, extent: int = EXTENT) -> tuple[A
     """A problem, and a list of how many numbers each call of its model is given."""
     seen: list[int] = []
     model = type("Model", (Stub,), {"compute": staticmethod(compute), "seen": seen})
-    given = lambda: [torch.randn(extent, extent) for _ in range(inputs)]  # noqa: E731
+
+    def given() -> list[torch.Tensor]:
+        return [torch.randn(extent, extent) for _ in range(inputs)]
+
     return SimpleNamespace(Model=model, get_inputs=given, get_init_inputs=list), seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from gpucheck.cli.app import app
 from gpucheck.host import software
+from gpucheck.library.engines import engine_copy
 from gpucheck.plan import detection_power
 from gpucheck.plan.scenario import Scenario, find, load
 
@@ -126,6 +128,16 @@ def test_without_torch_the_chances_are_told_and_why_no_errors_are(monkeypatch: p
     )
     content = json.loads(CliRunner().invoke(app, ["list", "--scenario", "smoke", "--power", "--json", "-"]).stdout)
     assert content["errors"] is None and content["chances"][0]["rank"] > 0.9
+
+
+def test_cases_of_engines_count_where_one_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software, "missing_packages", lambda: ["torch", "triton"])  # chances need none
+    rows = []
+    for here in ([], [SimpleNamespace(name="vllm")]):
+        monkeypatch.setattr(engine_copy, "installed_engines", lambda here=here: here)
+        done = CliRunner().invoke(app, ["list", "--scenario", "gate", "--power"])
+        rows.append([engine for engine in ("vllm_moe", "sglang_moe") if engine in done.output])
+    assert rows == [[], ["vllm_moe"]]
 
 
 @pytest.mark.parametrize(

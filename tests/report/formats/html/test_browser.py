@@ -103,7 +103,8 @@ def test_eight_ranks_and_sixty_cases_open_with_a_second_of_a_core(
         begin = processor_seconds(driver)
         open_page(browser, pages[name])
         times.append(processor_seconds(driver) - begin)
-    assert 0 < min(times) < slowness()
+    measured = [seconds for seconds in times if seconds > 0]  # the sum falls where a process of the browser ends
+    assert measured and min(measured) < slowness()
     assert browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
 
 
