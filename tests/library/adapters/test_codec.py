@@ -22,7 +22,7 @@ def encode_mxfp4(x: torch.Tensor, ties: str) -> tuple[torch.Tensor, torch.Tensor
     exponent = torch.ceil(torch.log2(largest / 6)) if largest.all() else None
     assert exponent is not None, "the test data has no block of zeros"
     scaled = blocks * torch.pow(2.0, -exponent)[..., None]
-    distance = (scaled.abs()[..., None] - E2M1).abs()
+    distance = (scaled.abs()[..., None] - torch.tensor(E2M1)).abs()
     nearest = distance == distance.amin(-1, keepdim=True)
     code = torch.arange(8).expand_as(nearest)
     lowest, highest = code.where(nearest, 8).amin(-1), code.where(nearest, -1).amax(-1)
