@@ -34,7 +34,7 @@ snapshots: ## write the texts in tests/snapshots anew, after words were changed 
 	@.ci/setup test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q --snapshots $(ARGS)
 
-torture: ## kill and stop each process of a run at random moments, 20 times each; a quarter of an hour
+torture: ## kill and stop each process of a run at random moments, 20 times each; ten minutes
 	@.ci/setup test
 	nice -n 10 $(BIN)/python -m pytest -m torture -n 3 tests/end_to_end/test_killing.py $(ARGS)
 

@@ -59,6 +59,20 @@ def test_only_bounds_hold_tolerances() -> None:
         )
 
 
+def test_the_drawing_of_the_rooms_fits_a_head() -> None:
+    """That no arrow runs up, import-linter holds; how many there may be, it cannot say."""
+    grimp = pytest.importorskip("grimp")
+    graph = grimp.build_graph("gpucheck", cache_dir=None)
+    arrows = {
+        (module.split(".")[1], imported.split(".")[1])
+        for module in graph.modules - {"gpucheck"}
+        for imported in graph.find_modules_directly_imported_by(module) - {"gpucheck"}
+    }
+    arrows = {(above, below) for above, below in arrows if above != below}
+    assert len({room for arrow in arrows for room in arrow} - {"__main__"}) <= 16
+    assert 40 < len(arrows) <= 55, "an import between rooms that did not know each other needs a very good reason"
+
+
 @pytest.mark.parametrize("what", ["the command", "checks as they are listed"])
 def test_nothing_heavy_loads_before_it_is_needed(what: str) -> None:
     """`gpucheck --help` and `gpucheck report` start in a blink and work without torch."""

@@ -63,13 +63,13 @@ def accept(run: Run, findings: Sequence[Finding]) -> Accepted:
     fitting: dict[Place, AcceptedFault] = {}
     changed: dict[Place, str] = {}
     for place, candidates in compared.items():
-        told = {index: differing or missing[index] for index, differing in candidates.items()}
-        index = min(told, key=lambda index: len(told[index]), default=-1)
-        if index >= 0 and not told[index]:
+        differences = {index: differing or missing[index] for index, differing in candidates.items()}
+        index = min(differences, key=lambda index: len(differences[index]), default=-1)
+        if index >= 0 and not differences[index]:
             fitting[place] = usable[index]
         elif index >= 0:
             words = f"not as accepted until {usable[index].until} ({usable[index].reason})"
-            changed[place] = f"{words}: {'; '.join(told[index])}"
+            changed[place] = f"{words}: {'; '.join(differences[index])}"
     made = [part for number in range(len(findings)) for part in _parts(run, findings, number, fitting, changed)]
     ordered = sorted(made, key=lambda finding: finding.accepted is not None)
     failing = {(step, rank) for number, step, rank in compared if (number, step, rank) not in fitting}
@@ -179,8 +179,8 @@ def _parts(
 ) -> list[Finding]:
     """A finding: what fails of it, then what is accepted, by reason and day."""
     marks = {place[1:]: Acceptance(fault.reason, fault.until) for place, fault in fitting.items() if place[0] == number}
-    told = {place[1:]: words for place, words in changed.items() if place[0] == number}
-    parts = split(run, findings[number], marks, told) if findings[number].fails else [(None, findings[number])]
+    differences = {place[1:]: words for place, words in changed.items() if place[0] == number}
+    parts = split(run, findings[number], marks, differences) if findings[number].fails else [(None, findings[number])]
     return [replace(part, fails=False, warns=True, accepted=mark) if mark else part for mark, part in parts]
 
 

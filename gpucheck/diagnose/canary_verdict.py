@@ -60,8 +60,8 @@ def notes(records: list[Record], caught: list[int]) -> list[str]:
         return []
     unseen, absent = ([record.rank for record in found] for found in _missed(records, caught))
     words = (("caught", caught), ("not caught", unseen), ("did not run", absent))
-    told = [(word, ranks) for word, ranks in words if ranks]
-    return ["canary: " + ", ".join(f"{word} on {rank_list(ranks)}" for word, ranks in told)]
+    ended = [(word, ranks) for word, ranks in words if ranks]
+    return ["canary: " + ", ".join(f"{word} on {rank_list(ranks)}" for word, ranks in ended)]
 
 
 def _as_made(record: Record) -> bool:

@@ -37,9 +37,9 @@ def one_rate(often: int, seldom: int) -> float:
     return (often / calls) ** often * (seldom / calls) ** seldom if seldom else 1.0
 
 
-def at_most(hits: int, trials: int, rate: float) -> float:
+def at_most(hits: int, runs: int, rate: float) -> float:
     """The chance of so many hits or fewer."""
-    return sum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(hits + 1))
+    return sum(math.comb(runs, k) * rate**k * (1 - rate) ** (runs - k) for k in range(hits + 1))
 
 
 def share_at_least(processes: int) -> float:
@@ -59,16 +59,16 @@ def calls_needed(rate: float) -> int:
     return min(MOST_CALLS, max(CALLS, math.ceil(math.log(1 - SEEN) / math.log(1 - rate))))
 
 
-def rate_words(hits: int, trials: int) -> str:
+def rate_words(hits: int, runs: int) -> str:
     """A rate with the interval that the true one lies in, as finely as its size asks for."""
-    low, high = interval(hits, trials)
-    digits = 0 if hits and hits / trials >= 0.1 else 2
-    return f"rate {hits / trials:.{digits}%}, 95% interval {low:.{digits}%} to {high:.{digits}%}"
+    low, high = interval(hits, runs)
+    digits = 0 if hits and hits / runs >= 0.1 else 2
+    return f"rate {hits / runs:.{digits}%}, 95% interval {low:.{digits}%} to {high:.{digits}%}"
 
 
-def interval(hits: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a rate seen as ``hits`` of ``trials``."""
-    rate, square = hits / trials, Z95 * Z95 / trials
+def interval(hits: int, runs: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a rate seen as ``hits`` of ``runs``."""
+    rate, square = hits / runs, Z95 * Z95 / runs
     middle = (rate + square / 2) / (1 + square)
-    half = Z95 / (1 + square) * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials))
+    half = Z95 / (1 + square) * math.sqrt(rate * (1 - rate) / runs + square / (4 * runs))
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -59,9 +59,9 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    told = _with_known(run, [_with_driver(run, finding) for finding in findings])
+    explained = _with_known(run, [_with_driver(run, finding) for finding in findings])
     notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
-    return Conclusion(verdict, told, [*accepted.notes, *notes], expected, accepted.keys, judged.keys)
+    return Conclusion(verdict, explained, [*accepted.notes, *notes], expected, accepted.keys, judged.keys)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:

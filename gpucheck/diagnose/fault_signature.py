@@ -25,15 +25,15 @@ ABOUT = 2  # times as many, at most, is about as many
 
 def shows(record: Record) -> list[str]:
     """What a failure looks like: the pattern of the wrong output, violations, where it raised or broke."""
-    told = [error_pattern(record)] if record.mismatches else []
-    told += sorted({re.sub(r"cuda:\d+", "cuda", f"{each.kind}: {each.detail}") for each in record.violations})
+    signs = [error_pattern(record)] if record.mismatches else []
+    signs += sorted({re.sub(r"cuda:\d+", "cuda", f"{each.kind}: {each.detail}") for each in record.violations})
     if record.outcome is Outcome.ERROR:
-        told.append(" ".join([record.message.partition(":")[0], *filter(None, [record.source])]))
+        signs.append(" ".join([record.message.partition(":")[0], *filter(None, [record.source])]))
     if record.outcome is Outcome.CRASH:
-        told.append(record.message.partition("\n")[0])
+        signs.append(record.message.partition("\n")[0])
     if record.outcome in (Outcome.CRASH, Outcome.HANG) and record.underway:
-        told.append(f"in {record.underway.kernel}")
-    return told
+        signs.append(f"in {record.underway.kernel}")
+    return signs
 
 
 def regions(record: Record) -> list[Region]:
@@ -99,7 +99,7 @@ def _elsewhere(now: Mismatch, was: Region, *, same_seed: bool, equal: bool) -> s
     moved = bool(was.exactly) and not same_seed  # the rows of its groups
     spans = list(zip(now.box, was.spans, strict=False))[moved:]
     if len(now.box) != len(was.spans) or not all(a == b or (not equal and _overlap(a, b)) for a, b in spans):
-        return f"{was.output} was wrong in {_words(was.spans)}, is in {_words(now.box)}"
+        return f"{was.output} was wrong in {_span_list(was.spans)}, is in {_span_list(now.box)}"
     shares = (now.wrong * was.total, was.wrong * now.total)
     if not moved and not (shares[0] == shares[1] if equal else _about(*shares)):
         return f"{was.output} had {was.wrong} of {was.total} elements wrong, has {now.wrong}"
@@ -116,5 +116,5 @@ def _groups(region: Region) -> str:
     return " and ".join(named) or "no whole group"
 
 
-def _words(spans: list[list[int]]) -> str:
+def _span_list(spans: list[list[int]]) -> str:
     return "(" + ", ".join(f"{first}-{last}" for first, last in spans) + ")"

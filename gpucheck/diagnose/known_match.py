@@ -46,7 +46,7 @@ def _with_known(run: Run, finding: Finding, failed: Failed) -> Finding:
             if label not in explained and _is(run, finding.cause, fault, records)
         }
         if fitting:
-            known.append(_told(run, fault, fitting))
+            known.append(_known(run, fault, fitting))
     return replace(finding, known=known) if known else finding
 
 
@@ -123,12 +123,12 @@ def _said(details: list[str], asked: Fingerprint, sizes: list[int]) -> bool:
 
 def _last_alone(record: Record, grouping: str, params: Mapping[str, Scalar]) -> bool:
     """Whether no other group than the last has wrong rows of its own, where wrong rows are told by group at all."""
-    told = [each.exactly[grouping] for each in record.mismatches if grouping in each.exactly]
+    groupings = [each.exactly[grouping] for each in record.mismatches if grouping in each.exactly]
     count = params.get(COUNTS.get(grouping, grouping))
-    return all(isinstance(count, int) and groups == [count - 1] for groups in told)
+    return all(isinstance(count, int) and groups == [count - 1] for groups in groupings)
 
 
-def _told(run: Run, fault: KnownFault, fitting: Failed) -> Known:
+def _known(run: Run, fault: KnownFault, fitting: Failed) -> Known:
     first = next(iter(fitting.values()))[0]
     proofs = (_proof(run, first, proof) for proof in fault.proof)
     return Known(

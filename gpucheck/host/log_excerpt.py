@@ -95,16 +95,16 @@ def _of_others(lines: list[str]) -> Iterator[str]:
 
 def _alike_as_one(lines: Iterable[str]) -> Iterator[str]:
     """Lines cut to a length; further ones that differ in numbers alone are counted."""
-    told, key, more = "", "", 0
+    last, key, more = "", "", 0
     for line in [*lines, ""]:
         now = _VARIES.sub("0", line)
         if now == key:
-            told, more = line, more + 1
+            last, more = line, more + 1
             continue
         if more > 1:
             yield f"... {more - 1} more lines like it ..."
         if more:
-            yield _cut(told)
+            yield _cut(last)
         key, more = now, 0
         if line:
             yield _cut(line)

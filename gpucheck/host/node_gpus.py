@@ -27,11 +27,11 @@ def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
     """The architectures of the GPUs that the ranks of this node run on, "sm_90" for one; empty without an answer."""
     answer = ask(["--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"], environ)
     rows = [[part.strip() for part in line.split(",")] for line in answer.text.splitlines()]
-    told = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d", row[2])]
-    if answer.reply is not Reply.ANSWERED or len(told) < len(rows):
+    readable = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d", row[2])]
+    if answer.reply is not Reply.ANSWERED or len(readable) < len(rows):
         return []
-    used = places([(row[0], row[1]) for row in told], environ)
-    return sorted({"sm_" + told[place][2].replace(".", "") for place in used})
+    used = places([(row[0], row[1]) for row in readable], environ)
+    return sorted({"sm_" + readable[place][2].replace(".", "") for place in used})
 
 
 def places(gpus: Sequence[tuple[str, str]], environ: Mapping[str, str] = os.environ) -> list[int]:

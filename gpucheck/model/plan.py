@@ -47,13 +47,13 @@ class Step:
     @property
     def label(self) -> str:
         """The case id with what is unusual about the conditions."""
-        words = self._told.words
+        words = self._further_conditions.words
         return self.case.id + (f" ({words})" if words else "")
 
     @property
     def row(self) -> str:
         """The row of the report's matrix that the step counts in, however often it runs."""
-        words = replace(self._told, repeat=1).words
+        words = replace(self._further_conditions, repeat=1).words
         return self.case.row + (f" ({words})" if words else "")
 
     @property
@@ -63,7 +63,7 @@ class Step:
         return engine if engine and self.case.check.startswith(f"{engine}_") else ""
 
     @property
-    def _told(self) -> Conditions:
+    def _further_conditions(self) -> Conditions:
         """The conditions without those that the name of the check says already."""
         return replace(self.conditions, engine="") if self.own_engine else self.conditions
 

@@ -288,8 +288,8 @@ def _bounds_used(run: Run) -> str:
 def _cell(run: Run, conclusion: Conclusion, steps: list[int], rank: int) -> Cell:
     keys = [(step, rank) for step in steps]
     beside = (conclusion.expected, conclusion.accepted, conclusion.warned)
-    told = frozenset[tuple[int, int]]().union(*beside)
-    counts = Counter(run.records[key].outcome.value for key in keys if key not in told)
+    excused = frozenset[tuple[int, int]]().union(*beside)
+    counts = Counter(run.records[key].outcome.value for key in keys if key not in excused)
     return Cell(dict(counts), *(sum(key in known for key in keys) for known in beside))
 
 

@@ -11,7 +11,7 @@ MOST_FILES = 20_000  # looked at before giving up
 UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError, EOFError)
 
 
-def blame(error: Exception, folder: Path) -> str:
+def damage_note(error: Exception, folder: Path) -> str:
     """`` (damaged cache entry: FILE)`` where an error came from reading an entry of the cache in a folder, else ""."""
     if not isinstance(error, UNREADABLE):
         return ""

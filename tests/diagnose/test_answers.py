@@ -29,7 +29,7 @@ from tests.conftest import Synthetic
 
 
 @pytest.mark.parametrize(
-    ("hits", "trials", "limits", "words"),
+    ("hits", "runs", "limits", "words"),
     [
         (0, 5, (0.0, 0.4345), "rate 0.00%, 95% interval 0.00% to 43.45%"),
         (5, 5, (0.5655, 1.0), "rate 100%, 95% interval 57% to 100%"),
@@ -39,9 +39,9 @@ from tests.conftest import Synthetic
         (3, 412, (0.0025, 0.0212), "rate 0.73%, 95% interval 0.25% to 2.12%"),
     ],
 )
-def test_the_interval_of_a_rate_and_its_words(hits: int, trials: int, limits: tuple[float, float], words: str) -> None:
-    assert interval(hits, trials) == pytest.approx(limits, abs=1e-4)
-    assert rate_words(hits, trials) == words
+def test_the_interval_of_a_rate_and_its_words(hits: int, runs: int, limits: tuple[float, float], words: str) -> None:
+    assert interval(hits, runs) == pytest.approx(limits, abs=1e-4)
+    assert rate_words(hits, runs) == words
 
 
 def names(synthetic: Synthetic, outcome: Outcome, device: str = "cuda", ranks: int = 2, **changes: Any) -> list[str]:
@@ -94,7 +94,7 @@ def test_processes_that_fail_in_a_row_by_luck_are_rare() -> None:
 
 
 def test_processes_that_all_fail_bound_the_share_of_those_that_do() -> None:
-    """The bound is exact: a share of just so much gives as many failures in a row in 1% of all trials."""
+    """The bound is exact: a share of just so much gives as many failures in a row in 1% of all runs."""
     for count in (1, 5, 32, EVERY_TIME):
         assert share_at_least(count) ** count == pytest.approx(1 - CONFIDENCE)
     assert share_at_least(EVERY_TIME - 1) < LEAST_SHARE <= share_at_least(EVERY_TIME)

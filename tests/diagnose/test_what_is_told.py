@@ -38,7 +38,7 @@ def test_a_fault_that_experiments_tell_apart(
 
 
 @pytest.mark.parametrize("kind", VIOLATIONS)
-def test_conduct(synthetic: Synthetic, snapshot: Callable[[str], None], kind: str) -> None:
+def test_violations(synthetic: Synthetic, snapshot: Callable[[str], None], kind: str) -> None:
     end = {"outcome": Outcome.VIOLATION, "violations": [Violation(kind, "where")]}
     run = synthetic.run(synthetic.plan(cases=1, ranks=2), {(0, 0): end, (0, 1): end})
     snapshot(plain(blocks.build(run, conclude(run))))

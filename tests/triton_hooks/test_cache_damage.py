@@ -24,15 +24,15 @@ def json_error() -> json.JSONDecodeError:
 
 def test_whole_entries_are_not_blamed(folder: Path) -> None:
     assert cache_damage.first_damaged(folder) is None
-    assert cache_damage.blame(json_error(), folder) == ""
+    assert cache_damage.damage_note(json_error(), folder) == ""
 
 
 @pytest.mark.parametrize("content", [b"", b'{"shared": 10', b"\xff\xfe"])
 def test_a_damaged_entry_is_named(folder: Path, content: bytes) -> None:
     (folder / "BBB" / "k.json").write_bytes(content)
-    assert cache_damage.blame(json_error(), folder) == f" (damaged cache entry: {folder / 'BBB' / 'k.json'})"
+    assert cache_damage.damage_note(json_error(), folder) == f" (damaged cache entry: {folder / 'BBB' / 'k.json'})"
 
 
 def test_other_errors_do_not_look(folder: Path) -> None:
     (folder / "BBB" / "k.json").write_bytes(b"")
-    assert cache_damage.blame(ValueError("x"), folder) == ""
+    assert cache_damage.damage_note(ValueError("x"), folder) == ""

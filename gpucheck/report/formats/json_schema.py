@@ -69,8 +69,8 @@ def report_schema() -> dict[str, Any]:
 def _plan() -> dict[str, Any]:
     library = {name: kind for name, kind in get_type_hints(PlannedLibrary).items() if name != "patches"}
     hints = get_type_hints(Plan)
-    told = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
-    keys: dict[str, Any] = {name: hints[name] for name in told}
+    shown = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
+    keys: dict[str, Any] = {name: hints[name] for name in shown}
     keys["library"] = _object(library, "The copy of triton_kernels under test; origin none: no case needs one.")
     keys["engines"] = _array(_object(get_type_hints(PlannedEngine), "An engine whose own path was tested."))
     keys["environment"] = _object({"software": dict[str, Any]}, "Software and machine that the run was started on.")

@@ -26,11 +26,11 @@ def render(report: Report) -> str:
     suites: dict[str, list[Result]] = {}
     for result in report.results:
         suites.setdefault(result.row, []).append(result)
-    told = report.findings_by_result()
+    findings = report.findings_by_result()
     name = f"gpucheck {report.plan.scenario}" + (f": {NO_GPU_CHECKED}" if not report.gpus_checked else "")
     root = Element("testsuites", name=one_line(name))
     for row, results in suites.items():
-        tests = [_test(result, told.get((result.label, result.record.rank), [])) for result in results]
+        tests = [_test(result, findings.get((result.label, result.record.rank), [])) for result in results]
         root.append(_suite(report, row, tests, sum(result.seconds for result in results)))
     if whole := _whole(report, red=any(test.tag in ("failure", "error") for test in root.iterfind("*/*/*"))):
         root.append(_suite(report, WHOLE, whole, 0.0))
@@ -53,10 +53,10 @@ def _suite(report: Report, name: str, tests: list[Element], seconds: float) -> E
     return suite
 
 
-def _test(result: Result, told: list[tuple[Finding, FailedCase]]) -> Element:
+def _test(result: Result, findings: list[tuple[Finding, FailedCase]]) -> Element:
     record = result.record
     test = _named(f"{result.label} [rank {record.rank}]", result.row, result.seconds)
-    red, warnings = ([pair for pair in told if pair[0].warns is warns] for warns in (False, True))
+    red, warnings = ([pair for pair in findings if pair[0].warns is warns] for warns in (False, True))
     if red:
         lines = [line for finding, failed_case in red for line in _case_lines(finding, failed_case)]
         kind = "failure" if record.outcome in _JUDGED else "error"

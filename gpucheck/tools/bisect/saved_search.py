@@ -92,8 +92,6 @@ def load(path: Path) -> State:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"--resume {path}: cannot be read: {reason}") from None
-    if isinstance(item, dict) and "looks" in item:  # what earlier versions named them
-        item["observations"] = item.pop("looks")
     if not isinstance(item, dict) or "observations" not in item or not isinstance(item.get("schema"), int):
         raise UsageError(f"--resume {path} is not the state of a search")
     if item["schema"] > SCHEMA:

@@ -31,10 +31,10 @@ class Found:
     @property
     def relapses(self) -> list[tuple[int, int]]:
         """Pairs of a candidate after a change and the next known one, which is as before: more changes than one."""
-        told = [(place, side) for place, side in enumerate(self.sides) if side in (Side.BEFORE, Side.AFTER)]
+        known = [(place, side) for place, side in enumerate(self.sides) if side in (Side.BEFORE, Side.AFTER)]
         return [
             (first, second)
-            for (first, side), (second, next_side) in zip(told, told[1:], strict=False)
+            for (first, side), (second, next_side) in zip(known, known[1:], strict=False)
             if side is Side.AFTER and next_side is Side.BEFORE
         ]
 

@@ -130,7 +130,7 @@ def _compile(
     Returns:
         The cases whose results are worth keeping.
     """
-    told: list[Case] = []
+    worth_keeping: list[Case] = []
     deadly: dict[str, Kernel] = {}
     while cases and not stop.is_set():
         with tempfile.TemporaryDirectory(prefix="gpucheck-compile-") as folder:
@@ -140,7 +140,7 @@ def _compile(
         result.kernels |= process.kernels
         result.cases |= process.cases
         done = process.cases
-        told += [case for case in cases if case.id in done and not deadly.keys() & done[case.id].kernels]
+        worth_keeping += [case for case in cases if case.id in done and not deadly.keys() & done[case.id].kernels]
         cases = [case for case in cases if case.id not in done]
         kernel = process.culprit
         if kernel is not None and kernel.key not in deadly:
@@ -150,7 +150,7 @@ def _compile(
         lost = [case for case in cases if process.at in (None, case.id)]
         result.cases |= {case.id: CaseBuilt(case.id, Built.NOT_REACHED, process.death) for case in lost}
         cases = [case for case in cases if case not in lost]
-    return told
+    return worth_keeping
 
 
 @dataclass

@@ -34,7 +34,7 @@ class Problems:
             function: the kernel.
             printed: what the compilers printed meanwhile.
         """
-        said = f"{words(error)}\n{_diagnostics(printed)}".strip()
+        said = f"{message(error)}\n{_diagnostics(printed)}".strip()
         lacks = self._target.lacks(said)
         place = self._place(function, error, said)
         code = self._sources.code(place) if place else _code_of(error)
@@ -43,7 +43,7 @@ class Problems:
 
     def of_launch(self, function: Any, error: BaseException, launched: Place | None) -> Problem:
         """What it means that Triton refuses a launch before it compiles anything."""
-        said = words(error)
+        said = message(error)
         place = self._place(function, error, said) or launched
         code = self._sources.code(place) if place else ""
         return Problem(Kind.REFUSED, _short(said), self._name(place), code, hint(said))
@@ -110,7 +110,7 @@ def chain(error: BaseException) -> list[BaseException]:
     return links
 
 
-def words(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     """What the innermost cause says, with the name of its type in front where that says more."""
     innermost = chain(error)[-1]
     text = str(getattr(innermost, "error_message", None) or innermost).strip()

@@ -78,8 +78,8 @@ def _audit(machine: Machine, copy: LibraryCopy) -> Line:
     if hazards and all(folder_of(package) for package in NEEDS):
         hazards = probe(copy, hazards)
     counts = {"confirmed": True, "refuted": False, "not probed": None}
-    told = [(sum(hazard.confirmed is value for hazard in hazards), word) for word, value in counts.items()]
-    words = ", ".join(f"{count} {word}" for count, word in told if count)
+    counted = [(sum(hazard.confirmed is value for hazard in hazards), word) for word, value in counts.items()]
+    words = ", ".join(f"{count} {word}" for count, word in counted if count)
     value = f"{len(hazards)} device hazards" + (f": {words}" if words else "")
     if len(machine.smi().gpus) < 2 or not any(hazard.confirmed is not False for hazard in hazards):
         return ok("audit", value)

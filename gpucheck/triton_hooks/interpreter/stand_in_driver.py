@@ -74,11 +74,11 @@ class StandInDriver:
         """What kernels' host code asks of Triton's own module for the driver."""
 
         def properties(device: int) -> dict[str, int]:
-            told = self.devices[device]
+            stand_in = self.devices[device]
             return {
-                "max_shared_mem": told.shared_memory,
-                "multiprocessor_count": told.sms,
-                "warpSize": told.properties.warp_size,
+                "max_shared_mem": stand_in.shared_memory,
+                "multiprocessor_count": stand_in.sms,
+                "warpSize": stand_in.properties.warp_size,
             }
 
         return SimpleNamespace(get_device_properties=properties)

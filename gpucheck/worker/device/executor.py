@@ -121,7 +121,7 @@ class CaseExecutor:
             reply.status, reply.message, reply.traceback = "harness", str(reason), traceback.format_exc()
         except Exception as error:
             reply.status = "error"
-            explained = cache_damage.blame(error, kernel_cache()) + raised_from(error)
+            explained = cache_damage.damage_note(error, kernel_cache()) + raised_from(error)
             reply.message = error_line(error) + explained
             reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
             reply.sticky = self.poisoned_context()

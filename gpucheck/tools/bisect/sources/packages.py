@@ -15,7 +15,7 @@ from gpucheck.library.pip_settings import unpack
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.bisect.run_once import Prepared
 from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, stretches
-from gpucheck.tools.bisect.sources.versions import between, range_words, suitability
+from gpucheck.tools.bisect.sources.package_versions import between, range_words, suitability
 
 AT_ONCE = 8  # wheels asked for their content
 MISFIT = "no wheel fits this Python and platform"

@@ -15,7 +15,7 @@ from gpucheck.library.patches import write_patched
 from gpucheck.model.errors import UsageError
 from gpucheck.tools.bisect.run_once import Prepared
 from gpucheck.tools.bisect.sources.base import Candidate, Unbuildable, cached_folder, stretches
-from gpucheck.tools.bisect.sources.versions import between, range_words
+from gpucheck.tools.bisect.sources.package_versions import between, range_words
 
 AT_ONCE = 8  # releases fetched
 

@@ -46,7 +46,7 @@ def _on_gpu(name: str, summary: str, columns: int, expected: Expected, **conditi
     return Fault(name, summary, Hook(name.replace("-", "_")), case, expected, machines=("cuda",))
 
 
-def _conduct(name: str, summary: str, case: dict[str, Any], title: str, *says: str, calls: int = 0) -> Fault:
+def _violation(name: str, summary: str, case: dict[str, Any], title: str, *says: str, calls: int = 0) -> Fault:
     """Right numbers, and something done beside them."""
     hook, expected = Hook(name.replace("-", "_")), Expected(Outcome.VIOLATION, title, says)
     return Fault(name, summary, hook, case, expected, BOTH, calls=calls)
@@ -297,56 +297,56 @@ FAULTS = (
             (r"2 of 4 repeats wrong", r"in each fresh process: from call 3 of 8 on", r"each differs in one bit: 14$"),
         ),
     ),
-    _conduct(
+    _violation(
         "write-input",
         "the call zeroes an element of its input",
         dense(113),
         "changes its inputs",
         r"the call changed x: 1 of 1920 elements, first at \(0, 0\)",
     ),
-    _conduct(
+    _violation(
         "write-weight",
         "the call zeroes a weight, so that later calls are wrong",
         dense(114),
         "changes its inputs",
         r"the call changed w.*: 1 of 10944 elements, first at \(2, 5\)",
     ),
-    _conduct(
+    _violation(
         "write-scale",
         "the call doubles a block scale, so that later calls are wrong",
         dense(116, weight="mxfp4", k=128),
         "changes its inputs",
         r"the call changed weight\.fresh_scale\.scale_data: 1 of 464 elements, first at \(1, 3\)",
     ),
-    _conduct(
+    _violation(
         "return-input",
         "the result lies in the memory of the input",
         dense(90),
         "changes its inputs",
         r"y, as the call returned it, shares the memory of x",
     ),
-    _conduct(
+    _violation(
         "leave-gaps",
         "the result has gaps between its columns",
         dense(117),
         "output not as asked",
         r"the call returned y with strides \(234, 2\) for shape \(20, 117\)",
     ),
-    _conduct(
+    _violation(
         "leave-dtype",
         "another default dtype is left behind",
         dense(118),
         "leaves settings changed",
         r"default dtype was torch\.float32 before the call and is torch\.bfloat16 after it",
     ),
-    _conduct(
+    _violation(
         "leave-variable",
         "an environment variable is left behind",
         dense(119),
         "leaves settings changed",
         r"environment variable set: PLANTED_ON_PURPOSE",
     ),
-    _conduct(
+    _violation(
         "draw-at-random",
         "the call draws from the random state of the process",
         dense(121),

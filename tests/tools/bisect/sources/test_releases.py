@@ -10,8 +10,8 @@ import pytest
 from gpucheck.library.copies import PACKAGE
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.tools.bisect.sources.base import Unbuildable
+from gpucheck.tools.bisect.sources.package_versions import between
 from gpucheck.tools.bisect.sources.releases import Releases
-from gpucheck.tools.bisect.sources.versions import between
 from tests.library.conftest import Index, library_files
 
 MakeWheel = Callable[..., bytes]
@@ -78,9 +78,9 @@ def test_no_index_answers(index: Index, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_without_a_library_that_orders_versions(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpucheck.tools.bisect.sources.versions.LIBRARIES", ("no_such", "json"))
+    monkeypatch.setattr("gpucheck.tools.bisect.sources.package_versions.LIBRARIES", ("no_such", "json"))
     with pytest.raises(InfrastructureError, match="pip install packaging"):
         between("vllm", "1", "2")
-    monkeypatch.setattr("gpucheck.tools.bisect.sources.versions.LIBRARIES", ("pip._vendor.packaging",))
+    monkeypatch.setattr("gpucheck.tools.bisect.sources.package_versions.LIBRARIES", ("pip._vendor.packaging",))
     index.offer({f"vllm-{name}-py3-none-any.whl": b"" for name in ("1.0", "2.0")})
     assert between("vllm", "1.0", "2.0") == ["1.0", "2.0"]
