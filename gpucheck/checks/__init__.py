@@ -29,6 +29,7 @@ CHECKS = {
     "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
     "generation": "gpucheck.checks.generation:Generation",
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
+    "transformers_model": "gpucheck.checks.transformers_model:TransformersModel",
     "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",
     "sglang_moe": "gpucheck.checks.sglang_moe:SglangMoe",
 }
@@ -37,6 +38,7 @@ UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
 """Those that no scenario asks for by name."""
 NEEDS = {
     "transformers_moe": ("transformers", "integrations/mxfp4.py"),
+    "transformers_model": ("transformers", "integrations/mxfp4.py"),
     "vllm_moe": ("vllm", "model_executor/models/gpt_oss.py"),
     "sglang_moe": ("sglang", "srt/models/gpt_oss.py"),
 }

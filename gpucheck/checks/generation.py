@@ -9,7 +9,7 @@ computes everything by itself; there a token counts as wrong where another one i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from gpucheck.checks.decoder.shape import Shape
     from gpucheck.model.record import Mismatch
 
 
@@ -29,7 +30,7 @@ PRODUCTS = 5  # of a layer: qkv, attention out, router, experts up and down
 class Generation(Check):
     """Norms, rope, attention with sinks and sliding windows, routed mxfp4 experts, and the next token."""
 
-    late_inputs = ("embedding",)
+    late_inputs: ClassVar[tuple[str, ...]] = ("embedding",)
 
     spec = CheckSpec(
         name="generation",
@@ -67,29 +68,34 @@ class Generation(Check):
             return "each sequence starts with a token of its own: batch is at most vocabulary"
         return None
 
-    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        from gpucheck.checks.decoder.shape import Shape, weights
+    def shape(self, case: Case) -> Shape:
+        """The transformer that a case asks for."""
+        from gpucheck.checks.decoder.shape import Shape
 
-        return weights(Shape.of(case), generator)
+        return Shape.of(case)
+
+    def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
+        from gpucheck.checks.decoder.shape import weights
+
+        return weights(self.shape(case), generator)
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         from gpucheck.checks.decoder.passes import decode, judge_by
-        from gpucheck.checks.decoder.shape import Shape
 
-        return judge_by(Shape.of(case), inputs, decode(Shape.of(case), inputs))
+        shape = self.shape(case)
+        return judge_by(shape, inputs, decode(shape, inputs))
 
     def references_given_outputs(
         self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
     ) -> dict[str, Expected]:
         from gpucheck.checks.decoder.passes import judge_by
-        from gpucheck.checks.decoder.shape import Shape
 
         def fits(name: str, reference: Expected) -> bool:
             held = outputs.get(name)
             return held is not None and held.shape == reference.estimate.value.shape and held.dtype == reference.dtype
 
         whole = all(fits(name, reference) for name, reference in expected.items())
-        return judge_by(Shape.of(case), inputs, outputs) if whole else expected
+        return judge_by(self.shape(case), inputs, outputs) if whole else expected
 
     def order_mismatches(
         self,
@@ -106,9 +112,8 @@ class Generation(Check):
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks.decoder.device import Decoder
-        from gpucheck.checks.decoder.shape import Shape
 
-        return Decoder(Shape.of(case), inputs, runtime, layout=case["layout"], guard=case["guard"])
+        return Decoder(self.shape(case), inputs, runtime, layout=case["layout"], guard=case["guard"])
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = prepared.decode()
@@ -131,6 +136,7 @@ class Generation(Check):
         )
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        from gpucheck.checks.decoder.shape import OUTPUTS, axes_of
+        from gpucheck.checks.decoder.shape import LOGITS, TOKENS, axes_of
 
-        return {name: Axes(axes_of(name), (0,) * len(axes_of(name))) for name in OUTPUTS}
+        names = (*self.shape(case).caller.operations, LOGITS, TOKENS)
+        return {name: Axes(axes_of(name), (0,) * len(axes_of(name))) for name in names}

@@ -51,13 +51,12 @@ def _block(case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
     import torch
 
     try:
-        mxfp4 = import_module("transformers.integrations.mxfp4")
-        load = mxfp4.swizzle_mxfp4_convertops
+        mxfp4 = mxfp4_for()
         config_class = import_module("transformers.models.gpt_oss.configuration_gpt_oss").GptOssConfig
         module_class = import_module("transformers.models.gpt_oss.modeling_gpt_oss").GptOssMLP
     except (ImportError, AttributeError) as error:
         raise Inapplicable(f"needs transformers 5 with its mxfp4 integration of gpt-oss: {error}") from error
-    library = _library(runtime)
+    library = library_for(runtime)
     config = config_class(
         hidden_size=case["hidden"],
         intermediate_size=case["intermediate"],
@@ -68,32 +67,59 @@ def _block(case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
     model.config = config
     with torch.device("meta"):
         model.mlp = module_class(config)
-    with _from_hub(library):
-        mxfp4.replace_with_mxfp4_linear(model, quantization_config=_quantization())
+    with from_hub(library):
+        mxfp4.replace_with_mxfp4_linear(model, quantization_config=quantization())
     block: Any = model.mlp
     zero = torch.zeros(case["experts"], dtype=inputs["router"].dtype, device=runtime.device)
-    block.router.weight, block.router.bias = _constant(inputs["router"]), _constant(zero)
+    block.router.weight, block.router.bias = constant(inputs["router"]), constant(zero)
+    held: dict[str, Tensor] = {}
     for name, projection in (("up", "gate_up_proj"), ("down", "down_proj")):
-        setattr(block.experts, f"{projection}_bias", _constant(inputs[f"{name}_bias"]))
-        codes = inputs[name].mT.unflatten(-1, (-1, 16))  # (experts, columns, blocks, bytes of a block)
-        load(codes, inputs[f"{name}_scale"].mT, block.experts, projection, runtime.device, library)
-        scale = getattr(block.experts, f"{projection}_precision_config").weight_scale
-        for held in (getattr(block.experts, projection), scale):
-            held.storage.data = runtime.place(held.storage.data)
+        held[f"{projection}_bias"] = inputs[f"{name}_bias"]
+        held[f"{projection}_blocks"] = inputs[name].mT.unflatten(-1, (-1, 16))
+        held[f"{projection}_scales"] = inputs[f"{name}_scale"].mT
+    load_experts(block.experts, held, runtime)
     return block
 
 
-def _constant(value: Tensor) -> Any:
+def load_experts(experts: Any, held: dict[str, Tensor], runtime: Runtime) -> None:
+    """Loads a block's mxfp4 experts from a checkpoint's tensors by their names in it, as transformers does.
+
+    What the products read then lies in memory that is watched.
+    """
+    for projection in ("gate_up_proj", "down_proj"):
+        setattr(experts, f"{projection}_bias", constant(held[f"{projection}_bias"].float()))
+        blocks, scales = held[f"{projection}_blocks"], held[f"{projection}_scales"]
+        mxfp4_for().swizzle_mxfp4_convertops(blocks, scales, experts, projection, runtime.device, library_for(runtime))
+        scale = getattr(experts, f"{projection}_precision_config").weight_scale
+        for tensor in (getattr(experts, projection), scale):
+            tensor.storage.data = runtime.place(tensor.storage.data)
+
+
+def mxfp4_for() -> Any:
+    """transformers' own integration of mxfp4.
+
+    Raises:
+        ImportError: transformers is not installed, or has none.
+        AttributeError: it is that of another generation.
+    """
+    module = import_module("transformers.integrations.mxfp4")
+    assert module.swizzle_mxfp4_convertops
+    return module
+
+
+def constant(value: Tensor) -> Any:
+    """A parameter that nothing trains."""
     import torch
 
     return torch.nn.Parameter(value, requires_grad=False)
 
 
-def _quantization() -> Any:
+def quantization() -> Any:
+    """transformers' configuration of mxfp4 that is computed with as it is stored."""
     return import_module("transformers.utils.quantization_config").Mxfp4Config(dequantize=False)
 
 
-def _library(runtime: Runtime) -> Any:
+def library_for(runtime: Runtime) -> Any:
     """The package under test, with the modules imported that transformers takes as its attributes."""
     generation = runtime.library.generation
     package = import_module("triton_kernels")
@@ -107,7 +133,7 @@ def _library(runtime: Runtime) -> Any:
 
 
 @contextmanager
-def _from_hub(library: Any) -> Iterator[None]:
+def from_hub(library: Any) -> Iterator[None]:
     """Inside, the package that transformers fetches from its kernel hub is ``library``."""
     hub: Any = import_module("transformers.integrations.hub_kernels")
     fetch = hub.get_kernel

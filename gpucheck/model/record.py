@@ -204,7 +204,7 @@ class EnginePart:
 
     name: str  # "vllm"
     version: str
-    depth: str = ""  # how much of its own code ran: "module", "method" or "functions"
+    depth: str = ""  # how much of its own code ran: "model", "module", "method" or "functions"
     lacking: list[str] = field(default_factory=list)  # what kept more of its code from being called
     backend: str = ""  # what it chose to compute the experts by, in its own words
     layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages

@@ -421,6 +421,14 @@ def rounded(x: Estimate, dtype: torch.dtype) -> Estimate:
     return Estimate(value, torch.maximum(high - value, value - low))
 
 
+def either(x: Estimate, dtype: torch.dtype | None) -> Estimate:
+    """``x`` as it is or stored as ``dtype``: a place within an operation where right callers differ; None: as it is."""
+    if dtype is None:
+        return x
+    assert x.error is not None
+    return Estimate(x.value, tolerance(dtype, x.value, x.error))
+
+
 def summed(x: Estimate, dim: int) -> Estimate:
     """Sum of a few terms over ``dim`` in fp32, any order."""
     value = x.value.sum(dim)
@@ -450,28 +458,55 @@ def swiglu(x: Estimate, alpha: float, limit: float) -> Estimate:
     return Estimate(value, own + carried)
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Estimate:
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float, *, stored: torch.dtype | None = None) -> Estimate:
     """``x * weight / sqrt(mean(x^2) + epsilon)`` over the last axis of float64, computed in fp32.
 
     The sum of n squares errs as :func:`summing` says, and at most by n half ulps; the root halves that. Then the
     reciprocal root, its product with x and that with the weight.
+
+    Args:
+        stored: the caller may have stored x as this dtype only beside taking the norm of it, so that x errs by half an
+            ulp, and may store rows before they are multiplied by the weight; None: it does neither.
     """
     terms, total = x.shape[-1], x.square().sum(-1, keepdim=True)
-    value = x * weight * torch.rsqrt(total / terms + epsilon)
+    normed = x * torch.rsqrt(total / terms + epsilon)
     energy = x.square().square().sum(-1, keepdim=True).sqrt()
     halved = summing(terms, total, energy).clamp_max(HALF_ULP * terms * total) / (2 * (total + terms * epsilon))
-    return Estimate(value, (halved + ELEMENTARY + 2.0**-23) * value.abs())
+    own = (halved + ELEMENTARY + 2.0**-23) * normed.abs()
+    if stored is None:
+        return Estimate(normed * weight, own * weight.abs())
+    half = ulp(stored, x.abs()) / 2
+    carried = half * torch.rsqrt(total / terms + epsilon)
+    carried = carried + normed.abs() * (x.abs() * half).sum(-1, keepdim=True) / (total + terms * epsilon)
+    return scale(either(Estimate(normed, own + carried), stored), weight)
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Estimate:
+ANGLE = 2.0**-21  # of an angle that a caller computes itself: its frequency and the angle are rounded to fp32
+
+
+def rope(
+    x: Tensor, cos: Tensor, sin: Tensor, *, stored: torch.dtype | None = None, angle: Tensor | None = None
+) -> Estimate:
     """Rotary embedding of float64 (..., D) in fp32: coordinates i and i + D/2 turn together by an angle.
 
     cos, sin: (..., D/2), exactly as the kernel sees them. Each result is a sum of two rounded products.
+
+    Args:
+        stored: cosines, sines and products may be stored as this dtype; None: they are not.
+        angle: the largest one, where the caller computes cosines and sines itself; broadcasts with ``cos``.
     """
     first, second = x.chunk(2, -1)
-    value = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-    size = torch.cat([(first * cos).abs() + (second * sin).abs(), (second * cos).abs() + (first * sin).abs()], -1)
-    return Estimate(value, 2.0**-23 * size)
+    swapped = torch.cat([second, first], -1)
+    factors = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+    value, size = x * factors[0] + swapped * factors[1], (x * factors[0]).abs() + (swapped * factors[1]).abs()
+    error = 2.0**-23 * size
+    if angle is not None:
+        error = error + ANGLE * angle * (x.abs() + swapped.abs())
+    if stored is not None:
+        for operand, factor in zip((x, swapped), factors, strict=True):
+            table, term = ulp(stored, factor.abs()) / 2, ulp(stored, (operand * factor).abs()) / 2
+            error = error + operand.abs() * table + term
+    return Estimate(value, error)
 
 
 SIGMAS = 6.0
@@ -549,6 +584,7 @@ def attention(
     dtype: torch.dtype,
     sink: float | Tensor | None = None,
     exact: bool = False,
+    stored: bool = False,
 ) -> Estimate:
     """Softmax attention of one head in fp32, its weights rounded to ``dtype`` for the sum and not in the normaliser.
 
@@ -568,6 +604,7 @@ def attention(
         dtype: of the operands.
         sink: one more logit without a value, of all rows or of each (Q,).
         exact: every row must have a single weight that is not zero in fp32.
+        stored: scores are stored as ``dtype`` before and after they are scaled, and their distances to the largest.
 
     Raises:
         ValueError: ``exact`` is asked for and a second weight is within 2^-ONE_HOT of the largest.
@@ -591,6 +628,10 @@ def attention(
     cores = _at_hand().cores(dtype)
     score_error = summing(q.shape[1], scores, score_energy, cores) * scale
     score_error = torch.cat([score_error, 2.0**-22 * sink_logit.abs()], 1)
+    if stored:
+        rounding = 2.0 ** -_SIGNIFICAND[dtype][0]
+        score_error += torch.where(span.isinf(), 0.0, rounding * (2 * logits.abs() + span))
+        score_error = torch.expm1(score_error)  # no longer small beside 1
     drift = p * (score_error + 2.0**-22 * span + ELEMENTARY * (2 + math.log2(max(len(k), 1))))
     drift = torch.where(p > 0, drift, 0.0)
     carried = (drift[:, :-1].float() @ v.abs().float()).double() + drift.sum(1, keepdim=True) * value.abs()

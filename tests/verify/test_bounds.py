@@ -562,3 +562,61 @@ def test_random_operands_are_never_taken_for_others() -> None:
             energy = torch.sqrt(x.square() @ w.square())
             assert estimate.error is not None
             assert torch.allclose(estimate.error, bounds.summing(terms, estimate.value, energy), rtol=1e-5)
+
+
+STORED = torch.bfloat16
+
+
+def held(value: Tensor) -> Tensor:
+    return value.to(STORED).float()
+
+
+def within(got: Tensor, estimate: Estimate) -> Tensor:
+    assert estimate.error is not None
+    return (held(got).double() - estimate.value).abs() <= bounds.tolerance(STORED, estimate.value, estimate.error)
+
+
+def test_a_norm_whose_steps_may_be_stored_holds_for_all_ways_to_store_them_and_bites() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole, weight = torch.randn((64, 320), generator=generator), held(1 + torch.randn(320, generator=generator) / 10)
+    x = held(whole)
+    estimate = bounds.rms_norm(x.double(), weight.double(), 1e-5, stored=STORED)
+    for given in (x, whole):  # the sum of a residual, and the same before it is stored
+        normed = given * torch.rsqrt(given.square().mean(1, keepdim=True) + 1e-5)
+        assert within(normed * weight, estimate).all() and within(held(normed) * weight, estimate).all()
+    assert (~within(normed, estimate)).double().mean() > 0.7, "without its weight"
+    quiet = bounds.rms_norm(x.double() / 256, weight.double(), 1e-5, stored=STORED)
+    without = x * torch.rsqrt(x.square().mean(1, keepdim=True)) * weight
+    assert (~within(without, quiet)).double().mean() > 0.99, "without epsilon"
+
+
+def test_rope_whose_steps_may_be_stored_holds_for_all_ways_to_store_them_and_bites() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = held(torch.randn((200, 64), generator=generator))
+    angles = torch.arange(200)[:, None] * torch.rand(32, generator=generator)
+    cos, sin = angles.double().cos() * 1.35, angles.double().sin() * 1.35
+    estimate = bounds.rope(x.double(), cos, sin, stored=STORED, angle=torch.arange(200)[:, None].double())
+    first, second = x.chunk(2, -1)
+    for table in (held, torch.Tensor.float):
+        for step in (held, torch.Tensor.float):
+            c, s = table(cos.float()), table(sin.float())
+            got = torch.cat([step(first * c) - step(second * s), step(second * c) + step(first * s)], -1)
+            assert within(got, estimate).all()
+    assert (~within(got[1:], Estimate(estimate.value[:-1], estimate.error[:-1]))).double().mean() > 0.9  # type: ignore[index]
+    assert (~within(got / 1.35, estimate)).double().mean() > 0.9, "without the size of its cosines"
+
+
+def test_attention_whose_scores_are_stored_holds_and_bites() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (held(torch.randn((40, 64), generator=generator)) for _ in range(3))
+    visible = torch.ones(40, 40).tril().bool()
+    options = {"scale": 0.11, "dtype": STORED, "sink": 0.5}
+    estimate = bounds.attention(q.double(), k.double(), v.double(), visible, **options, stored=True)  # type: ignore[arg-type]
+    scores = held(held(held(q @ k.T) * 0.11).masked_fill(~visible, -1e30))
+    logits = torch.cat([scores, torch.full((40, 1), 0.5)], 1)
+    logits = held(logits - logits.amax(1, keepdim=True))
+    weights = held(logits.softmax(1))
+    assert within(weights[:, :-1] @ v, estimate).all()
+    assert (~within(logits[:, :-1].softmax(1) @ v, estimate)).double().mean() > 0.2, "without the sink"
+    plain = bounds.attention(q.double(), k.double(), v.double(), visible, **options)  # type: ignore[arg-type]
+    assert not within(weights[:, :-1] @ v, plain).all(), "what is stored must be said"

@@ -24,7 +24,6 @@ from gpucheck.checks.decoder.shape import (
     UNEMBEDDING,
     UNWRITTEN,
     Shape,
-    dtype_of,
 )
 from gpucheck.checks.kernels.flash_attention_kernel import flash_attention
 from gpucheck.library.adapters.base import KernelConfig, Weight
@@ -211,7 +210,7 @@ class _Recorder:
 
     def _unwritten(self, operation: str) -> Tensor:
         """(S, L, ...) or (S, ...)."""
-        dtype = dtype_of(operation)
+        dtype = self.shape.caller.dtype_of(operation)
         filler = math.nan if dtype.is_floating_point else UNWRITTEN
         size = (*self._lead(operation), *self.shape.result(operation))
         return torch.full(size, filler, dtype=dtype, pin_memory=self.runtime.device.type == "cuda")

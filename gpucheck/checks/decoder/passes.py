@@ -12,13 +12,15 @@ from torch import Generator, Tensor
 from gpucheck.checks.decoder.reference import Cache, Reference
 from gpucheck.checks.decoder.shape import (
     ARGMAX,
-    LAYER,
+    EXPERTS,
+    IN_LAYER,
     LOGITS,
+    OWN,
     ROUTING,
     TOKENS,
     UNEMBEDDING,
+    Caller,
     Shape,
-    dtype_of,
 )
 from gpucheck.checks.routing import reference_topk
 from gpucheck.verify import bounds
@@ -34,10 +36,11 @@ Recorded = Mapping[str, Tensor]
 class Alone:
     """Goes on with the rounded value, and keeps it."""
 
+    caller: Caller = OWN
     kept: dict[str, list[Tensor]] = field(default_factory=dict)  # operation -> its results, call by call
 
     def __call__(self, operation: str, layer: int | None, estimate: Estimate) -> Tensor:
-        dtype = dtype_of(operation)
+        dtype = self.caller.dtype_of(operation)
         value = bounds.round_to(dtype, estimate.value) if dtype.is_floating_point else estimate.value
         self.kept.setdefault(operation, []).append(value)
         return value
@@ -60,30 +63,37 @@ class Along:
 class Beside:
     """Goes on with any value that its operation could rightly have given."""
 
+    caller: Caller
     generator: Generator
 
     def __call__(self, operation: str, layer: int | None, estimate: Estimate) -> Tensor:
         if estimate.error is None:
             return estimate.value
-        allowed = bounds.tolerance(dtype_of(operation), estimate.value, estimate.error)
+        allowed = bounds.tolerance(self.caller.dtype_of(operation), estimate.value, estimate.error)
         return estimate.value + allowed * (2 * torch.rand(allowed.shape, generator=self.generator).double() - 1)
 
 
 def decode(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Greedy decoding by the reference alone: what a device would record that rounds as little as it may."""
-    reference, alone, cache, token = Reference(shape, inputs), Alone(), Cache(shape.layers), inputs["start"][None]
-    tokens = []
+    reference, alone, cache = Reference(shape, inputs), Alone(shape.caller), Cache(shape.layers)
+    token, tokens = _given(shape, inputs), []
     with one_thread():
-        for _ in range(shape.tokens):
-            token = reference.run(token, alone, cache).argmax(-1)
-            tokens.append(token)
+        while cache.length < shape.tokens:
+            tokens.append(reference.run(token, alone, cache).argmax(-1))
+            token = tokens[-1][-1:]
     recorded = {}
     for operation, values in alone.kept.items():
-        steps = torch.stack(values)
-        if operation in LAYER:  # all layers of a step, then those of the next
-            steps = steps.unflatten(0, (shape.tokens, shape.layers))
-        recorded[operation] = steps.squeeze(2 if operation in LAYER else 1).to(dtype_of(operation))
+        if operation in IN_LAYER:  # all layers of a run, then those of the next
+            whole = torch.stack([torch.cat(values[layer :: shape.layers]) for layer in range(shape.layers)], 1)
+        else:
+            whole = torch.cat(values)
+        recorded[operation] = whole.to(shape.caller.dtype_of(operation))
     return {**recorded, ARGMAX: torch.cat(tokens)}
+
+
+def _given(shape: Shape, inputs: dict[str, Tensor]) -> Tensor:
+    """The tokens (P, B) of the first steps, which are not decoded."""
+    return inputs["start"].reshape(shape.prompt, shape.batch)
 
 
 def judge_by(shape: Shape, inputs: dict[str, Tensor], recorded: Recorded) -> dict[str, Expected]:
@@ -91,38 +101,38 @@ def judge_by(shape: Shape, inputs: dict[str, Tensor], recorded: Recorded) -> dic
 
     What an operation makes of numbers that are wrong beyond use (not finite, or rows in a wrong order) is not known.
     """
-    tokens = torch.cat([inputs["start"][None], recorded[ARGMAX][:-1]]).clamp(0, shape.vocabulary - 1)
+    tokens = torch.cat([_given(shape, inputs), recorded[ARGMAX][shape.prompt - 1 : -1]])
+    tokens = tokens.clamp(0, shape.vocabulary - 1)
     along = Along(recorded)
     with one_thread():
         reference = Reference(shape, inputs)
         reference.run(tokens, along)
-        expected = {operation: _expected(operation, estimates) for operation, estimates in along.kept.items()}
+        expected = {name: _expected(shape.caller, name, estimates) for name, estimates in along.kept.items()}
         _leave_open(expected, recorded)
         expected[ARGMAX] = _argmax(recorded)
         expected.update(_whole(reference, tokens, recorded))
     return expected
 
 
-def _expected(operation: str, estimates: list[Estimate]) -> Expected:
+def _expected(caller: Caller, operation: str, estimates: list[Estimate]) -> Expected:
     value = torch.stack([estimate.value for estimate in estimates], 1)
     errors = [estimate.error for estimate in estimates if estimate.error is not None]
     error = torch.stack(errors, 1) if errors else None
-    if operation not in LAYER:
+    if operation not in IN_LAYER:
         value, error = value[:, 0], None if error is None else error[:, 0]
     known = torch.isfinite(value) if error is None else torch.isfinite(value) & torch.isfinite(error)
-    return Expected(Estimate(value, error), dtype_of(operation), unknown=~known)
+    return Expected(Estimate(value, error), caller.dtype_of(operation), unknown=~known)
 
 
 def _leave_open(expected: dict[str, Expected], recorded: Recorded) -> None:
     """Marks what follows from router logits that are not finite, and from rows in a wrong order."""
     blind = ~torch.isfinite(recorded["router"]).flatten(2).all(2)
     diverged = blind.clone()
-    for operation in ROUTING:
+    for operation in (name for name in ROUTING if name in expected):
         diverged |= (recorded[operation] != expected[operation].estimate.value).flatten(2).any(2)
-    for operation in (*ROUTING, "routing gates"):
-        _mark(expected[operation], blind)
-    for operation in ("experts up", "experts down"):
-        _mark(expected[operation], diverged)
+    for names, unknown in (((*ROUTING, "routing gates"), blind), (("experts up", "experts down", EXPERTS), diverged)):
+        for operation in (name for name in names if name in expected):
+            _mark(expected[operation], unknown)
 
 
 def _mark(expected: Expected, unknown: Tensor) -> None:
@@ -156,13 +166,13 @@ def _whole(reference: Reference, tokens: Tensor, recorded: Recorded) -> dict[str
     shape = reference.shape
     chosen = reference_topk(recorded["router"].flatten(0, 2), shape.top_k)[1]
     chosen = chosen.reshape(*recorded["router"].shape[:3], shape.top_k)
-    logits = reference.run(tokens, Alone(), chosen=chosen)
-    beside = Beside(Generator().manual_seed(0))
+    logits = reference.run(tokens, Alone(shape.caller), chosen=chosen)
+    beside = Beside(shape.caller, Generator().manual_seed(0))
     members = reference.run(tokens.repeat(1, MEMBERS), beside, chosen=chosen.repeat(1, 1, MEMBERS, 1))
     estimate = bounds.spread(logits, members.unflatten(1, (MEMBERS, shape.batch)).movedim(1, 0))
     assert estimate.error is not None
     return {
-        LOGITS: Expected(estimate, torch.float32),
+        LOGITS: Expected(estimate, shape.caller.logits),
         TOKENS: Expected(_one_of(logits, recorded[ARGMAX], 2 * estimate.error[..., 0]), torch.int64),
     }
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.checks import experts, operands
-from gpucheck.checks.decoder.shape import EPSILON, ROUTING, SWIGLU, UNEMBEDDING, Shape
+from gpucheck.checks.decoder.shape import EPSILON, EXPERTS, ROUTING, SWIGLU, UNEMBEDDING, Shape
 from gpucheck.checks.routing import reference_topk
 from gpucheck.verify import bounds
 from gpucheck.verify.bounds import Estimate
@@ -34,7 +34,7 @@ class Reference:
     """The weights, and a pass through them."""
 
     def __init__(self, shape: Shape, inputs: dict[str, Tensor]) -> None:
-        self.shape, self.inputs = shape, inputs
+        self.shape, self.inputs, self.caller = shape, inputs, shape.caller
         self._decoded: dict[tuple[str, int, int], Estimate] = {}
 
     def run(
@@ -57,16 +57,21 @@ class Reference:
         for layer in range(self.shape.layers):
             x = self._attention_block(layer, x, positions, cache, proceed)
             x = self._expert_block(layer, x, None if chosen is None else chosen[:, layer], proceed)
-        x = proceed("final norm", None, bounds.rms_norm(x, self.inputs["final_norm"].double(), EPSILON))
+        x = proceed("final norm", None, self._norm(x, self.inputs["final_norm"]))
         return proceed(UNEMBEDDING, None, bounds.product(_plain(x), self._weight("unembedding")))
 
     def _attention_block(self, layer: int, x: Tensor, positions: Tensor, cache: Cache, proceed: Continue) -> Tensor:
         shape, steps, batch = self.shape, *x.shape[:2]
-        normed = proceed("attention norm", layer, bounds.rms_norm(x, self.inputs["norms"][layer, 0].double(), EPSILON))
+        normed = proceed("attention norm", layer, self._norm(x, self.inputs["norms"][layer, 0]))
         qkv = proceed("qkv", layer, self._linear("qkv", layer, normed))
         turned, v = qkv[..., : shape.turned], qkv[..., shape.turned :]
         cos, sin = (self.inputs[name].double()[positions][:, None, None] for name in ("cos", "sin"))
-        rotated = bounds.rope(turned.reshape(steps, batch, -1, shape.head_dim), cos, sin)
+        rotated = bounds.rope(
+            turned.reshape(steps, batch, -1, shape.head_dim),
+            *(cos, sin),
+            stored=self.caller.stored,
+            angle=positions.double()[:, None, None, None] if self.caller.yarn else None,
+        )
         turned = proceed("rope", layer, rotated.reshaped(steps, batch, -1))
         heads = turned.reshape(steps, batch, -1, shape.head_dim)
         q, k = heads[:, :, : shape.heads], heads[:, :, shape.heads :]
@@ -92,6 +97,7 @@ class Reference:
                     scale=shape.head_dim**-0.5,
                     dtype=torch.bfloat16,
                     sink=float(self.inputs["sinks"][layer, head]),
+                    stored=self.caller.scores,
                 )
                 assert part.error is not None
                 value[:, sequence, head], error[:, sequence, head] = part.value, part.error
@@ -99,22 +105,28 @@ class Reference:
 
     def _expert_block(self, layer: int, x: Tensor, chosen: Tensor | None, proceed: Continue) -> Tensor:
         k, (steps, batch, hidden) = self.shape.top_k, x.shape
-        normed = proceed("expert norm", layer, bounds.rms_norm(x, self.inputs["norms"][layer, 1].double(), EPSILON))
+        normed = proceed("expert norm", layer, self._norm(x, self.inputs["norms"][layer, 1]))
         logits = proceed("router", layer, self._linear("router", layer, normed))
         ids = reference_topk(logits.flatten(0, 1), k)[1].reshape(steps, batch, k) if chosen is None else chosen
-        order, places = self._tables(layer, ids, proceed if chosen is None else None)
+        apart = EXPERTS not in self.caller.layer
+
+        def inside(operation: str, estimate: Estimate) -> Estimate:
+            """To go on with: what an operation gave that is recorded by itself, else all that it may give."""
+            return _plain(proceed(operation, layer, estimate)) if apart else bounds.rounded(estimate, torch.bfloat16)
+
+        order, places = self._tables(layer, ids, proceed if apart and chosen is None else None)
         gates = bounds.softmax(logits.gather(-1, ids)).reshaped(steps, -1)
         sorted_gates = bounds.rounded(experts.take(gates.flat(), _whole(order)), torch.bfloat16)
-        gate = proceed("routing gates", layer, sorted_gates.reshaped(steps, -1))
+        gate = inside("routing gates", sorted_gates.reshaped(steps, -1))
 
         owners = ids.reshape(steps, -1).gather(1, order).flatten()
         rows = _plain(normed.reshape(-1, hidden)[_whole(order) // k])
         up = self._each_expert(rows, owners, self.shape.intermediate, partial(self._up, layer))
-        inner = proceed("experts up", layer, up.reshaped(steps, batch * k, -1))
-        down = self._each_expert(_plain(inner.flatten(0, 1)), owners, hidden, partial(self._down, layer))
-        down = bounds.rounded(bounds.scale(down, gate.reshape(-1, 1)), torch.bfloat16)
-        summed = bounds.summed(experts.take(down, _whole(places), (steps, batch, k, hidden)), dim=2)
-        mixed = proceed("experts down", layer, summed)
+        inner = inside("experts up", up.reshaped(steps, batch * k, -1)).reshaped(steps * batch * k, -1)
+        down = bounds.times(self._each_expert(inner, owners, hidden, partial(self._down, layer)), gate.reshaped(-1, 1))
+        stored = bounds.rounded(down, torch.bfloat16) if apart else bounds.either(down, self.caller.stored)
+        summed = bounds.summed(experts.take(stored, _whole(places), (steps, batch, k, hidden)), dim=2)
+        mixed = proceed("experts down" if apart else EXPERTS, layer, summed)
         return proceed("expert residual", layer, bounds.add(_plain(x), mixed))
 
     def _tables(self, layer: int, ids: Tensor, proceed: Continue | None) -> tuple[Tensor, Tensor]:
@@ -147,8 +159,11 @@ class Reference:
         return bounds.add(down, self.inputs["down_bias"][layer, expert].double())
 
     def _linear(self, name: str, layer: int, x: Tensor) -> Estimate:
-        product = bounds.product(_plain(x), self._weight(name, layer))
+        product = bounds.either(bounds.product(_plain(x), self._weight(name, layer)), self.caller.stored)
         return bounds.add(product, self.inputs[f"{name}_bias"][layer].double())
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Estimate:
+        return bounds.rms_norm(x, weight.double(), EPSILON, stored=self.caller.stored)
 
     def _weight(self, name: str, layer: int | None = None) -> Estimate:
         held = self.inputs[name] if layer is None else self.inputs[name][layer]

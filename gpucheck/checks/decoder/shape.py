@@ -14,9 +14,12 @@ from gpucheck.model.case import Case
 
 EPSILON = 1e-5  # of the norms
 ROPE_BASE = 150_000.0
+YARN = {"factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 4096}
+"""How gpt-oss stretches rope to longer texts than it was trained with first, in the words of its config.json."""
 SWIGLU = (1.702, 7.0)  # alpha and limit
 CODE_SIZE = 2.92  # rms of random e2m1 codes
 BRANCH = 0.35  # what a block adds to the residual stream, relative to what it reads: larger ones amplify roundings
+QUIET = 2.0**-8  # size of the first token of a prompt: the epsilon of the first norm counts beside it
 LIKELY = 0.35  # share of one token's embedding in the logits of the token that is likely after it
 EMBEDDING, UNEMBEDDING, ARGMAX = "embedding", "unembedding", "argmax"
 LAYER = (
@@ -42,6 +45,11 @@ LAYER = (
     "experts down",
     "expert residual",
 )
+EXPERTS = "experts"  # from the router's logits to the sum over the experts of a token, where a caller has it as one
+_APART = LAYER[LAYER.index("router") + 1 : LAYER.index("expert residual")]  # what EXPERTS holds
+SERVED = (*(name for name in LAYER[:-1] if name not in _APART), EXPERTS, LAYER[-1])
+"""The operations of a layer that a serving engine's own model shows."""
+IN_LAYER = frozenset((*LAYER, EXPERTS))
 HEAD = ("final norm", UNEMBEDDING, ARGMAX)
 OPERATIONS = (EMBEDDING, *LAYER, *HEAD)
 """What is recorded of a step, in the order it is computed; those of LAYER once a layer."""
@@ -60,12 +68,13 @@ ROUTING = {
 UNWRITTEN = -1  # in place of integers that were not computed; NaN in place of others
 LOGITS, TOKENS = "logits", "tokens"
 """The results of :data:`HEAD` once more, compared with a reference that computed everything itself."""
-OUTPUTS = (*OPERATIONS, LOGITS, TOKENS)
+ORDER = (EMBEDDING, *LAYER[:-1], EXPERTS, LAYER[-1], *HEAD, LOGITS, TOKENS)
+"""All outputs of all callers, as they are computed."""
 
 
 def axes_of(output: str) -> tuple[str, ...]:
     """What the axes of an output are called."""
-    lead = ("step", "layer") if output in LAYER else ("step",)
+    lead = ("step", "layer") if output in IN_LAYER else ("step",)
     if output in ("routing histogram", "routing rows", "routing row offsets"):
         return (*lead, "expert")
     if output in ("routing block offsets", "routing block map"):
@@ -77,10 +86,29 @@ def axes_of(output: str) -> tuple[str, ...]:
     return (*lead, "sequence") if output in (ARGMAX, TOKENS) else (*lead, "sequence", "column")
 
 
-def dtype_of(operation: str) -> torch.dtype:
-    """The dtype that an operation stores its result in."""
-    wide = {UNEMBEDDING: torch.float32, ARGMAX: torch.int64}
-    return torch.int32 if operation in ROUTING else wide.get(operation, torch.bfloat16)
+@dataclass(frozen=True)
+class Caller:
+    """Whose operations are recorded, and where these may round beside what they result in."""
+
+    layer: tuple[str, ...] = LAYER  # operations of a layer
+    logits: torch.dtype = torch.float32
+    stored: torch.dtype | None = None  # may be the dtype of numbers within a norm, rope, product and sum; None: fp32
+    scores: bool = False  # those of attention are stored, too
+    yarn: bool = False  # rope as gpt-oss has it, with cosines and sines that the caller computes itself
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """All that is recorded of a step, in the order it is computed; those of :attr:`layer` once a layer."""
+        return (EMBEDDING, *self.layer, *HEAD)
+
+    def dtype_of(self, operation: str) -> torch.dtype:
+        """The dtype that an operation stores its result in."""
+        wide = {UNEMBEDDING: self.logits, LOGITS: self.logits, ARGMAX: torch.int64, TOKENS: torch.int64}
+        return torch.int32 if operation in ROUTING else wide.get(operation, torch.bfloat16)
+
+
+OWN = Caller()
+"""The decoder of gpucheck itself."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +127,14 @@ class Shape:
     top_k: int
     intermediate: int
     vocabulary: int
+    prompt: int = 1  # first steps of which the tokens are given
+    caller: Caller = OWN
 
     @classmethod
-    def of(cls, case: Case) -> Shape:
+    def of(cls, case: Case, caller: Caller = OWN) -> Shape:
         """The shape that a case asks for."""
-        return cls(**{name: case[name] for name in cls.__dataclass_fields__})
+        sizes = {name: case[name] for name in cls.__dataclass_fields__ if name in case.params}
+        return cls(**sizes, caller=caller)
 
     @property
     def turned(self) -> int:
@@ -139,7 +170,7 @@ class Shape:
 
 
 def weights(shape: Shape, generator: Generator) -> dict[str, Tensor]:
-    """Seeded weights, the first token of each sequence and the tables of rope.
+    """Seeded weights, the first token of each sequence (B,) or its prompt (P, B), and the tables of rope.
 
     Products keep the size of what they are given, and each block adds BRANCH of that to the residual stream.
     """
@@ -172,6 +203,12 @@ def weights(shape: Shape, generator: Generator) -> dict[str, Tensor]:
     }
     made["up"], made["up_scale"] = coded(hidden, 2 * inner, 1.0)
     made["down"], made["down_scale"] = coded(inner, hidden, BRANCH)
+    if shape.prompt > 1:
+        given = torch.randperm(shape.vocabulary, generator=generator)[: shape.prompt * shape.batch]
+        made["start"] = given.reshape(shape.prompt, shape.batch)
+        made["embedding"][made["start"][0]] *= QUIET
+    if shape.caller.stored is not None:  # as a checkpoint stores them
+        made |= {name: held.bfloat16().float() for name, held in made.items() if held.dtype == torch.float32}
     made["unembedding"] = _unembedding(made["embedding"], generator)
     made["cos"], made["sin"] = _rope(shape)
     return made
@@ -190,8 +227,27 @@ def _unembedding(embedding: Tensor, generator: Generator) -> Tensor:
 
 def _rope(shape: Shape) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each step's angles: (S, D/2) float32."""
+    angles = torch.arange(shape.tokens, dtype=torch.float64)[:, None] * _frequencies(shape)
+    size = 0.1 * math.log(YARN["factor"]) + 1 if shape.caller.yarn else 1.0
+    return (angles.cos() * size).float(), (angles.sin() * size).float()
+
+
+def _frequencies(shape: Shape) -> Tensor:
+    """Angle of each pair of coordinates (D/2,) a step.
+
+    Pairs that turn often within the texts of the first training keep their frequency, those that turn less than once
+    have it divided by the factor, and those between, some of both.
+    """
     half = shape.head_dim // 2
-    angles = torch.arange(shape.tokens, dtype=torch.float64)[:, None] * ROPE_BASE ** (
-        -torch.arange(half, dtype=torch.float64) / half
-    )
-    return angles.cos().float(), angles.sin().float()
+    pairs = torch.arange(half, dtype=torch.float64)
+    frequencies = ROPE_BASE ** (-pairs / half)
+    if not shape.caller.yarn:
+        return frequencies
+
+    def turning(times: float) -> float:
+        """The pair that turns so many times."""
+        return half * math.log(YARN["original_max_position_embeddings"] / (times * 2 * math.pi)) / math.log(ROPE_BASE)
+
+    often, once = turning(YARN["beta_fast"]), turning(YARN["beta_slow"])
+    divided = ((pairs - often) / (once - often)).clamp(0, 1)
+    return frequencies * (1 - divided) + frequencies / YARN["factor"] * divided

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gpucheck.checks.decoder.shape import EMBEDDING, LAYER, OPERATIONS, OUTPUTS, TOKENS, UNWRITTEN
+from gpucheck.checks.decoder.shape import EMBEDDING, IN_LAYER, LOGITS, ORDER, TOKENS, UNWRITTEN
 from gpucheck.model.record import Mismatch
 
 if TYPE_CHECKING:
@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
     from gpucheck.verify.expected import Expected
 
+WHOLE = (LOGITS, TOKENS)
+
 
 def in_order(mismatches: list[Mismatch], layers: int) -> list[Mismatch]:
     """Operations in the order of their first wrong step, layer and place in it; the results of the whole at the end."""
 
     def key(mismatch: Mismatch) -> tuple[bool, int, int, int]:
         step, name = mismatch.first[0], mismatch.output
-        layer = mismatch.first[1] if name in LAYER else -1 if name == EMBEDDING else layers
-        return name not in OPERATIONS, step, layer, OUTPUTS.index(name)
+        layer = mismatch.first[1] if name in IN_LAYER else -1 if name == EMBEDDING else layers
+        return name in WHOLE, step, layer, ORDER.index(name)
 
     return sorted(mismatches, key=key)
 
@@ -30,9 +32,9 @@ def first_wrong(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected
     if not ordered:
         return ""
     first = ordered[0]
-    where = f"step {first.first[0]}" + (f", layer {first.first[1]}" if first.output in LAYER else "")
+    where = f"step {first.first[0]}" + (f", layer {first.first[1]}" if first.output in IN_LAYER else "")
     words = f"first wrong at {where}, {first.output}"
-    if first.output not in OPERATIONS:
+    if first.output in WHOLE:
         words = f"every operation is right for what it was given, but from {where} on the whole is not: {first.output}"
     tokens = _tokens(ordered, outputs, expected)
     return f"{words}; {tokens}" if tokens else words

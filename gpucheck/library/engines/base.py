@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from gpucheck.library.adapters.base import Adapter
     from gpucheck.model.plan import PlannedEngine
 
-DEPTHS = ("module", "method", "functions")
-"""How much of an engine's own code a block holds, the most first: the model's block with its loader and router; the
-quantization method with its loading and forward; the functions that swizzle and compute."""
+DEPTHS = ("model", "module", "method", "functions")
+"""How much of an engine's own code is called, the most first: its whole model; the model's block of experts with its
+loader and router; the quantization method with its loading and forward; the functions that swizzle and compute."""
 HELD = {
     "up": "weights of the first product",
     "up_scale": "scales of the first product",

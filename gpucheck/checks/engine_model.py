@@ -1,0 +1,133 @@
+"""A small gpt-oss by a serving engine's own model: what the checks of all engines share.
+
+It is loaded from what a checkpoint holds, reads a prompt at once and decodes greedily. Data, reference and the words on
+what went wrong first are those of ``generation``; a check adds the engine's own loading and forward.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gpucheck.checks.base import Runtime
+from gpucheck.checks.generation import Generation
+from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.record import EnginePart, NeededLaunches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gpucheck.checks.decoder.shape import Shape
+    from gpucheck.library.engines.served_model import Seen, ServedModel
+
+OF_EXPERTS = 2  # products a layer that the library computes
+
+
+def spec(name: str, summary: str) -> CheckSpec:
+    """The parameters of the model, for the check of one engine."""
+    return CheckSpec(
+        name=name,
+        summary=summary,
+        data_kinds=("normal",),
+        params=(
+            Param("layers", 2, "blocks of attention and experts; the even ones have a sliding window", label="l"),
+            Param("batch", 2, "sequences side by side", label="b"),
+            Param("prompt", 6, "tokens of each sequence that are given, and read at once", label="p"),
+            Param("tokens", 9, "tokens of each sequence in all; those after the prompt are decoded", label="t"),
+            Param("hidden", 320, "width of the residual stream", label="h"),
+            Param("heads", 4, "query heads"),
+            Param("kv_heads", 2, "key and value heads, each shared by as many query heads", label="kv"),
+            Param("head_dim", 64, "coordinates of a head", (64, 128), label="d"),
+            Param("window", 4, "keys that the even layers see at most"),
+            Param("experts", 8, "experts of a layer", label="e"),
+            Param("top_k", 2, "experts per token", label="top"),
+            Param("intermediate", 128, "width between the two products of an expert", label="i"),
+            Param("vocabulary", 128, "tokens to choose from", label="v"),
+        ),
+    )
+
+
+class EngineModel(Generation):
+    """Embedding, norms, attention with rope, sinks and sliding windows, router, mxfp4 experts and the next token."""
+
+    late_inputs = ("start",)
+    scores: ClassVar[bool] = False
+    """Whether attention stores its scores in bf16."""
+
+    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
+        if reason := super().validate(params, data):
+            return reason
+        if not 1 < params["prompt"] < params["tokens"]:
+            return f"needs 1 < prompt < tokens, not {params['prompt']} and {params['tokens']}"
+        if params["prompt"] * params["batch"] > params["vocabulary"]:
+            return "tokens of prompts are all different: prompt * batch is at most vocabulary"
+        return None
+
+    def shape(self, case: Case) -> Shape:
+        import torch
+
+        from gpucheck.checks.decoder.shape import SERVED, Caller, Shape
+
+        return Shape.of(case, Caller(SERVED, torch.bfloat16, torch.bfloat16, self.scores, yarn=True))
+
+    @abstractmethod
+    def model(self, case: Case, config: dict[str, Any], state: dict[str, Tensor], runtime: Runtime) -> ServedModel:
+        """Loads the model as the engine does.
+
+        Args:
+            config: what stands in the checkpoint's config.json.
+            state: the checkpoint's tensors, on the device under test.
+        """
+
+    def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
+        import torch
+
+        from gpucheck.checks.decoder import checkpoint
+
+        shape = self.shape(case)
+        with torch.no_grad():
+            model = self.model(case, checkpoint.config(shape), checkpoint.tensors(shape, inputs), runtime)
+        runtime.engine_part(EnginePart(model.name, model.version, **vars(model.facts)))
+        return inputs["start"], model
+
+    def operands(self, case: Case, prepared: Any) -> Any:
+        start, model = prepared
+        return {"start": start, **model.operands()}
+
+    def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
+        """Reads the prompt and decodes the rest, without a look at any number in between."""
+        import torch
+
+        from gpucheck.checks.decoder.shape import ARGMAX, LOGITS, TOKENS, UNEMBEDDING
+
+        start, model = prepared
+        caller, given, done = self.shape(case).caller, start.mT, 0
+        steps: list[dict[str, Tensor]] = []
+        with torch.no_grad():
+            model.begin()
+            while done < case["tokens"]:
+                seen = model.forward(given, done)
+                found = {name: _by_step(seen, name, given) for name in caller.operations if name != ARGMAX}
+                found[ARGMAX] = found[UNEMBEDDING].argmax(-1)
+                steps.append(found)
+                done += given.shape[1]
+                given = found[ARGMAX][-1:].mT
+        outputs = {name: torch.cat([found[name] for found in steps]) for name in caller.operations}
+        return {**outputs, LOGITS: outputs[UNEMBEDDING], TOKENS: outputs[ARGMAX]}
+
+    def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
+        """The products of the experts; which kernels compute the rest is the engine's own affair."""
+        forwards = 1 + case["tokens"] - case["prompt"]
+        return (NeededLaunches(self.kernels(case, runtime), forwards * case["layers"] * OF_EXPERTS),)
+
+
+def _by_step(seen: Seen, name: str, given: Tensor) -> Tensor:
+    """What an operation gave for tokens (B, T): (T, L, B, n) if it is one of the layers, else (T, B, n)."""
+    import torch
+
+    from gpucheck.checks.decoder.shape import IN_LAYER
+
+    batch, steps = given.shape
+    calls = [each.reshape(batch, steps, -1).transpose(0, 1) for each in seen[name]]
+    return torch.stack(calls, 1) if name in IN_LAYER else calls[0]

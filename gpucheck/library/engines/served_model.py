@@ -1,0 +1,90 @@
+"""The interface between checks and a whole model of an engine: it decodes, and shows what each operation gives.
+
+The operations are the modules of the engine's own model, and are watched by hooks of torch; nothing of the engine is
+replaced for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from gpucheck.library.engines.base import Facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Seen = dict[str, list["Tensor"]]
+"""Operation -> what it gave, call by call."""
+Take = Callable[[tuple[Any, ...], Any], "Tensor"]
+"""From arguments and result of a module, the tensor that an operation gave."""
+Place = tuple[str, Any, Take]
+"""An operation, the module that shows it, and how."""
+
+
+class ServedModel(ABC):
+    """A loaded model of gpt-oss with a cache of keys and values."""
+
+    name: str  # of the engine
+    version: str
+    facts: Facts
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Forgets all tokens: keys and values are in memory that nothing was written to."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, first: int) -> Seen:
+        """What each operation gives for the next tokens of every sequence, by the engine's own forward.
+
+        Args:
+            tokens: (B, T) int64.
+            first: how many tokens of each sequence came before.
+
+        Returns:
+            By operation, one tensor for each time it is computed, of B * T rows, those of a sequence together:
+            ``embedding``, ``attention norm``, ``qkv``, ``rope``, ``attention``, ``attention out``,
+            ``attention residual``, ``expert norm``, ``router``, ``experts`` and ``expert residual`` of each layer,
+            ``final norm``, and the logits as ``unembedding``.
+        """
+
+    @abstractmethod
+    def operands(self) -> dict[str, Tensor]:
+        """What a forward reads and may not write, by name."""
+
+
+@contextmanager
+def watching(places: Iterable[Place]) -> Iterator[Seen]:
+    """Inside, what the modules give is kept: copies, since callers write into results of the operation before."""
+    seen: Seen = defaultdict(list)
+
+    def keeping(name: str, take: Take) -> Callable[..., None]:
+        return lambda module, args, output: seen[name].append(take(args, output).clone())
+
+    handles = [module.register_forward_hook(keeping(name, take)) for name, module, take in places]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def result(args: tuple[Any, ...], output: Any) -> Tensor:
+    """What a module returns, the first where it returns several."""
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first
+
+
+def second(args: tuple[Any, ...], output: Any) -> Tensor:
+    """The second of what it returns."""
+    found: Tensor = output[1]
+    return found
+
+
+def given(args: tuple[Any, ...], output: Any) -> Tensor:
+    """What a module is given first."""
+    found: Tensor = args[0]
+    return found
