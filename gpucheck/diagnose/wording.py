@@ -25,6 +25,11 @@ def rank_list(ranks: Iterable[int]) -> str:
     return f"rank {text}" if len(ordered) == 1 else f"ranks {text}"
 
 
+def counted(count: int, word: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
 def took(seconds: float) -> str:
     """A time: ``12.3 us``, ``1.23 ms``, ``1.23 s``."""
     for unit, size in (("us", 1e-6), ("ms", 1e-3)):

@@ -6,9 +6,7 @@ is decided in :mod:`gpucheck.diagnose.acceptance` and :mod:`gpucheck.diagnose.fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,3 @@ class AcceptedFault:
     reason: str
     until: str  # YYYY-MM-DD in UTC; valid through the end of that day
     file: str = field(default="", compare=False)  # it was read from
-
-    def to_json(self) -> dict[str, Any]:
-        """An item of the accepted faults in ``plan.json``."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, item: Mapping[str, Any]) -> AcceptedFault:
-        """The fault that :meth:`to_json` wrote; keys of newer versions are left out."""
-        known = {key: value for key, value in item.items() if key in cls.__dataclass_fields__}
-        regions = [{key: part[key] for key in Region.__dataclass_fields__} for part in item["regions"]]
-        return cls(**{**known, "regions": [Region(**region) for region in regions]})

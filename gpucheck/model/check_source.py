@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 
 class SourceKind(str, Enum):
@@ -34,16 +32,6 @@ class CheckSource:
         words = {SourceKind.FILE: ("--check-file",), SourceKind.PROBLEM: ("--problem", "--candidate")}
         pairs = zip(words.get(self.kind, ()), self.files, strict=False)
         return [word for pair in pairs for word in pair]
-
-    def to_json(self) -> dict[str, Any]:
-        """An item of the check sources in ``plan.json``."""
-        return {**vars(self), "kind": self.kind.value}
-
-    @classmethod
-    def from_json(cls, item: Mapping[str, Any]) -> CheckSource:
-        """The source that :meth:`to_json` wrote."""
-        checks, files, hashes = (tuple(item[key]) for key in ("checks", "files", "hashes"))
-        return cls(SourceKind(item["kind"]), checks, files, hashes, item["target"])
 
 
 def content_hash(content: bytes) -> str:

@@ -9,6 +9,7 @@ from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
+from gpucheck.model.plain import read
 from gpucheck.model.record import SCHEMA
 
 EXPECTED_RANKS = ("all", "others")
@@ -210,8 +211,8 @@ class Plan:
         if self.replay:
             item["replay"] = asdict(self.replay)
         item["steps"] = [step.to_json() for step in self.steps]
-        item["check_sources"] = [source.to_json() for source in self.check_sources]
-        item["accepted"] = [fault.to_json() for fault in self.accepted]
+        item["check_sources"] = [asdict(source) for source in self.check_sources]
+        item["accepted"] = [asdict(fault) for fault in self.accepted]
         return {"schema": SCHEMA, **item}
 
     @classmethod
@@ -221,7 +222,7 @@ class Plan:
         values.setdefault("experiments", 0.0)
         values["steps"] = tuple(Step.from_json(step) for step in item["steps"])
         values["engines"] = tuple(item.get("engines", ()))
-        values["check_sources"] = tuple(CheckSource.from_json(source) for source in item.get("check_sources", []))
-        values["accepted"] = tuple(AcceptedFault.from_json(fault) for fault in item.get("accepted", []))
+        values["check_sources"] = tuple(read(CheckSource, source) for source in item.get("check_sources", []))
+        values["accepted"] = tuple(read(AcceptedFault, fault) for fault in item.get("accepted", []))
         values["replay"] = Replay(**item["replay"]) if item.get("replay") else None
         return cls(**values)

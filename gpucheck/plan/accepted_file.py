@@ -6,13 +6,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from gpucheck.model.accepted import AcceptedFault, Region
 from gpucheck.model.errors import UsageError
+from gpucheck.model.plain import read
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -102,7 +103,7 @@ def _fault(table: Any, where: str, path: Path) -> AcceptedFault:
     _check(table, KEYS, where)
     for number, region in enumerate(table["regions"], start=1):
         _check(region, REGION_KEYS, f"{where}: [[{TABLE}.regions]] number {number}")
-    return AcceptedFault.from_json({**table, "until": table["until"].isoformat(), "file": str(path)})
+    return read(AcceptedFault, {**table, "until": table["until"].isoformat(), "file": str(path)})
 
 
 def _check(table: Any, keys: Mapping[str, Rule], where: str) -> None:
@@ -123,7 +124,7 @@ def written(faults: Sequence[AcceptedFault]) -> str:
     """The content of a file of accepted faults."""
     lines = [HEAD]
     for fault in faults:
-        item = {name: value for name, value in fault.to_json().items() if name in KEYS}
+        item = {name: value for name, value in asdict(fault).items() if name in KEYS}
         if item["regions"]:
             del item["regions"]  # tables of their own, at the end
         lines += [f"[[{TABLE}]]", *(f"{name} = {_value(name, value)}" for name, value in item.items())]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.diagnose.judged_path import judged_by
+from gpucheck.diagnose.wording import counted
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.plan import Plan
@@ -183,8 +184,14 @@ def heading(finding: Finding) -> str:
     return word + finding.title
 
 
-def known_lines(finding: Finding, case: FailedCase | None = None) -> list[Piece]:
-    """What is known of the faults that a finding, or one case of it, is; each line with its label."""
+def finding_lines(finding: Finding, case: FailedCase | None = None) -> list[Piece]:
+    """What is said of a finding beside its cases, or beside one of them; each line with its label."""
+    lines = [(line, "tried") for line in finding.evidence] + [(line, "driver") for line in finding.driver]
+    return lines + _known_lines(finding, case) + ([(finding.fix, "fix")] if finding.fix else [])
+
+
+def _known_lines(finding: Finding, case: FailedCase | None) -> list[Piece]:
+    """What is known of the faults that it is."""
     lines: list[Piece] = []
     for known in finding.known:
         if case and case.case not in known.cases:
@@ -210,11 +217,6 @@ def known_lines(finding: Finding, case: FailedCase | None = None) -> list[Piece]
         lines += [(f"{proof.shows}: {proof.command}", "prove") for proof in known.proofs]
         lines.append((f"gpucheck explain {known.id}", "about"))
     return lines
-
-
-def counted(count: int, word: str) -> str:
-    """``1 case``, ``2 cases``."""
-    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def build(run: Run, conclusion: Conclusion) -> Report:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gpucheck.diagnose.compare import Change, Comparison, Row, Standing
-from gpucheck.diagnose.wording import rank_list
+from gpucheck.diagnose.wording import counted, rank_list
 
 COMPARISON_SCHEMA = 1
 SHOWN = (Change.BROKEN, Change.MISSING, Change.APPEARED, Change.ACCEPTED, Change.FIXED, Change.STILL, Change.GONE)
@@ -56,18 +56,10 @@ def to_json(comparison: Comparison, names: tuple[str, str]) -> dict[str, Any]:
         "regressions": len(comparison.regressions),
         "counts": {change.value: len(comparison.of(change)) for change in COUNTED},
         "environment": {name: list(values) for name, values in comparison.environment.items()},
-        "rows": [
-            {**asdict(row), "change": row.change.value, "first": _plain(row, 0), "second": _plain(row, 1)}
-            for row in comparison.rows
-        ],
+        "rows": [asdict(row) for row in comparison.rows],
         "time_ratios": comparison.time_ratios,
         "error_ratios": comparison.error_ratios,
     }
-
-
-def _plain(row: Row, number: int) -> dict[str, str]:
-    side = (row.first, row.second)[number]
-    return {"standing": side.standing.value, "words": side.words}
 
 
 def _environment(comparison: Comparison) -> Iterator[str]:
@@ -121,7 +113,7 @@ def _ratios(name: str, of: str, ratios: dict[str, float]) -> Iterator[str]:
     if not ratios:
         return
     middle = statistics.median(ratios.values())
-    words = [f"B / A {of}: {middle:.2f} in the median of {len(ratios)} case{'s' * (len(ratios) != 1)}"]
+    words = [f"B / A {of}: {middle:.2f} in the median of {counted(len(ratios), 'case')}"]
     for word, case in (("most", max(ratios, key=ratios.__getitem__)), ("least", min(ratios, key=ratios.__getitem__))):
         if max(ratios[case], 1 / ratios[case]) > EVEN and len(ratios) > 1:
             words.append(f"{word} {ratios[case]:.2f} ({case})")
@@ -136,6 +128,6 @@ def _left_out(comparison: Comparison) -> Iterator[str]:
         if rows:
             cases = list(dict.fromkeys(row.case for row in rows))
             shown = ", ".join(cases[:3]) + ", ..." * (len(cases) > 3)
-            count = f"{len(cases)} case{'s' * (len(cases) != 1)} on {rank_list(row.rank for row in rows)}"
+            count = f"{counted(len(cases), 'case')} on {rank_list(row.rank for row in rows)}"
             yield ""
             yield f"left out, in {letter} only: {count} ({shown})"

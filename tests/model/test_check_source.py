@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from gpucheck.model.check_source import CheckSource, SourceKind, content_hash, source_of
+from gpucheck.model.plain import read
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,6 @@ def test_a_source_survives_its_plan_and_names_its_options(
     for path in paths:
         path.write_text(path.name)
     source = source_of(kind, ("mine",), paths, "theirs:Mine")
-    assert CheckSource.from_json(json.loads(json.dumps(source.to_json()))) == source
+    assert read(CheckSource, json.loads(json.dumps(asdict(source)))) == source
     assert source.options == [str(tmp_path / word) if word in files else word for word in options]
     assert source.hashes == tuple(content_hash(name.encode()) for name in files)

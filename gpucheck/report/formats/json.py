@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from typing import Any
 
 from gpucheck.records.run_folder import finite
@@ -13,6 +12,12 @@ from gpucheck.report.blocks import Cell, Report, Result
 SCHEMA = 2  # rises when a key goes, or changes its type or meaning; keys may come at any time
 EXPECTED, ACCEPTED, WARNED = "failed as expected", "failed as accepted", "failed and only warns"
 """Counted beside the outcomes."""
+OF_RESULT = ("row", "expected", "accepted", "warned")
+OF_RECORD = (
+    *("case", "rank", "outcome", "message", "traceback", "log", "mismatches", "violations", "wrong", "repeats"),
+    *("tightness", "arithmetic", "bounds", "timings", "cost", "seconds", "engine", "twins"),
+)
+"""Fields that an item of the results has from :class:`Result` and from its record."""
 _NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a line break that is not escaped
 
 
@@ -36,16 +41,16 @@ def document(report: Report) -> dict[str, Any]:
                 {"row": name, "cases": cases, "ranks": [counts(cell) for cell in cells]}
                 for name, cases, cells in report.rows
             ],
-            "findings": [asdict(finding) for finding in report.findings],
+            "findings": report.findings,
             "notes": report.notes,
             "bounds": report.bounds,
             "stages": report.stages,
             "timing": report.timing,
-            "speed": asdict(report.speed),
+            "speed": report.speed,
             "seconds": report.seconds,
             "folder": report.folder,
             "plan": {key: value for key, value in plan.items() if key not in ("steps", "schema")},
-            "places": [asdict(place) for place in report.places],
+            "places": report.places,
             "results": [_result(result) for result in report.results],
         }
     )
@@ -59,32 +64,11 @@ def counts(cell: Cell) -> dict[str, int]:
 
 
 def _result(result: Result) -> dict[str, Any]:
-    record = result.record
     return {
-        "case": record.case,
-        "row": result.row,
-        "conditions": result.conditions.to_json(),
-        "rank": record.rank,
-        "outcome": record.outcome.value,
-        "expected": result.expected,
-        "accepted": result.accepted,
-        "warned": result.warned,
-        "message": record.message,
-        "mismatches": [asdict(mismatch) for mismatch in record.mismatches],
-        "violations": [asdict(violation) for violation in record.violations],
-        "wrong": record.wrong,
-        "repeats": record.repeats,
+        "conditions": result.conditions,
+        **{name: getattr(result, name) for name in OF_RESULT},
+        **{name: getattr(result.record, name) for name in OF_RECORD},
         "passes": result.tally.runs,
         "failed_passes": result.tally.failed,
-        "tightness": record.tightness,
-        "arithmetic": record.arithmetic,
-        "bounds": record.bounds,
-        "timings": record.timings,
-        "cost": asdict(record.cost) if record.cost else None,
-        "engine": asdict(record.engine) if record.engine else None,
-        "twins": record.twins,
-        "seconds": record.seconds,
-        "traceback": record.traceback,
-        "printed": record.said,
-        "log": record.log,
+        "printed": result.record.said,
     }

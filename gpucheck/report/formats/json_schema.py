@@ -11,10 +11,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.plan import Plan, PlannedEngine, PlannedLibrary
-from gpucheck.model.record import Cost, EnginePart, Mismatch, Outcome, Verdict, Violation
+from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.model.vocabulary import Vocabulary
-from gpucheck.report.blocks import Place
-from gpucheck.report.formats.json import ACCEPTED, EXPECTED, SCHEMA, WARNED
+from gpucheck.report.blocks import Place, Result
+from gpucheck.report.formats.json import ACCEPTED, EXPECTED, OF_RECORD, OF_RESULT, SCHEMA, WARNED
 from gpucheck.report.timings import Speed
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -78,37 +78,10 @@ def _plan() -> dict[str, Any]:
 
 
 def _result() -> dict[str, Any]:
-    return _object(
-        {
-            "case": str,
-            "row": str,
-            "conditions": Conditions,
-            "rank": int,
-            "outcome": Outcome,
-            "expected": bool,
-            "accepted": bool,
-            "warned": bool,
-            "message": str,
-            "mismatches": list[Mismatch],
-            "violations": list[Violation],
-            "wrong": int,
-            "repeats": int,
-            "passes": int,
-            "failed_passes": int,
-            "tightness": float,
-            "arithmetic": str,
-            "bounds": dict[str, str],
-            "timings": dict[str, float],
-            "cost": Cost | None,
-            "engine": EnginePart | None,
-            "twins": list[str],
-            "seconds": dict[str, float],
-            "traceback": str,
-            "printed": list[str],
-            "log": str,
-        },
-        "One case on one rank.",
-    )
+    of_result, of_record = get_type_hints(Result), get_type_hints(Record)
+    keys = {"conditions": Conditions, "passes": int, "failed_passes": int, "printed": list[str]}
+    keys |= {name: of_result[name] for name in OF_RESULT} | {name: of_record[name] for name in OF_RECORD}
+    return _object(keys, "One case on one rank.")
 
 
 def _object(keys: Mapping[str, Any], description: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element, SubElement
 from gpucheck.diagnose.wording import lines_of, rank_list
 from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Outcome, Verdict
-from gpucheck.report.blocks import NO_GPU_CHECKED, Report, Result, heading, known_lines
+from gpucheck.report.blocks import NO_GPU_CHECKED, Report, Result, finding_lines, heading
 from gpucheck.report.escape import one_line, visible
 
 WHOLE = "the run as a whole"
@@ -109,8 +109,5 @@ def _case_lines(finding: Finding, failed_case: FailedCase) -> list[str]:
     lines = [heading(finding) + (f", {rank_list(failed_case.ranks)}" if failed_case.ranks else "")]
     lines += [finding.excuse] if finding.excuse else []
     lines += failed_case.lines
-    lines += [f"tried: {line}" for line in finding.evidence]
-    lines += [f"driver: {line}" for line in finding.driver]
     lines += [f"replay: {failed_case.replay}"] if failed_case.replay else []
-    lines += [f"{label}: {text}" for text, label in known_lines(finding, failed_case)]
-    return lines + ([f"fix: {finding.fix}"] if finding.fix else [])
+    return lines + [f"{label}: {text}" for text, label in finding_lines(finding, failed_case)]

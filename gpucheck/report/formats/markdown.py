@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from html import escape
 
+from gpucheck.diagnose.wording import counted
 from gpucheck.model.finding import Finding
-from gpucheck.report.blocks import Report, Sheet, Table, counted, heading, known_lines
+from gpucheck.report.blocks import Report, Sheet, Table, finding_lines, heading
 from gpucheck.report.escape import one_line, visible
 from gpucheck.report.formats.text import SHOWN_CASES, facts, sheet
 
@@ -83,18 +84,9 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[str]:
     if limit is not None and len(seen) > limit:
         yield ""
         yield f"... and {counted(len(seen) - limit, 'more case')}"
-    for line in finding.evidence:
-        yield ""
-        yield f"Tried: {_text(line)}"
-    for line in finding.driver:
-        yield ""
-        yield f"Driver: {_text(line)}"
-    for text, label in known_lines(finding):
+    for text, label in finding_lines(finding):
         yield ""
         yield f"{label.capitalize()}: {_text(text)}"
-    if finding.fix:
-        yield ""
-        yield f"Fix: {_text(finding.fix)}"
     if finding.cause:
         yield ""
         yield f"Explain: {_code(f'gpucheck explain {finding.cause!r}')}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from gpucheck.diagnose.causes import described
-from gpucheck.diagnose.wording import rank_list
+from gpucheck.diagnose.wording import counted, rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome
 from gpucheck.report import timings
-from gpucheck.report.blocks import Cell, Piece, Report, Sheet, Table, counted, heading, known_lines
+from gpucheck.report.blocks import Cell, Piece, Report, Sheet, Table, finding_lines, heading
 from gpucheck.report.escape import visible
 
 MARKS = {
@@ -146,11 +146,7 @@ def _finding(number: int, finding: Finding, limit: int | None) -> Iterator[Line]
             yield [("   replay  ", "dim"), (failed_case.replay, "cyan")]
     if len(shown) < cases:
         yield [(f"   ... and {cases - len(shown)} more; -v shows all", "dim")]
-    yield from ([("   tried   ", "dim"), (line, "")] for line in finding.evidence)
-    yield from ([("   driver  ", "dim"), (line, "")] for line in finding.driver)
-    yield from ([(f"   {label:<7} ", "dim"), (text, "")] for text, label in known_lines(finding))
-    if finding.fix:
-        yield [("   fix     ", "dim"), (finding.fix, "")]
+    yield from ([(f"   {label:<7} ", "dim"), (text, "")] for text, label in finding_lines(finding))
     if finding.cause:
         yield [("   explain ", "dim"), (f"gpucheck explain '{': '.join(described(finding.title))}'", "cyan")]
 

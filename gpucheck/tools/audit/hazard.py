@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 
-class Kind(Enum):
+class Kind(str, Enum):
     """What sort of hazard; the value is its stable name."""
 
     FIXED_DEVICE = "fixed-device"
@@ -166,17 +166,4 @@ class Hazard:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, with cause and fix."""
-        return {
-            "file": self.file,
-            "line": self.line,
-            "also": list(self.also),
-            "kind": self.kind.value,
-            "title": self.meaning.title,
-            "code": self.code,
-            "function": self.function,
-            "detail": self.detail,
-            "causes": self.meaning.causes,
-            "fix": self.meaning.fix,
-            "confirmed": self.confirmed,
-            "evidence": self.evidence,
-        }
+        return {**asdict(self), **asdict(self.meaning)}

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,7 @@ def _ask(copy: LibraryCopy, hazards: Sequence[Hazard]) -> dict[str, Any]:
         "root": str(copy.root),
         "package": str(copy.package),
         "generation": copy.generation,
-        "hazards": [
-            {
-                "file": hazard.file,
-                "line": hazard.line,
-                "kind": hazard.kind.value,
-                "expression": hazard.expression,
-                "filled_by": hazard.filled_by,
-            }
-            for hazard in hazards
-        ],
+        "hazards": [asdict(hazard) for hazard in hazards],
     }
     with tempfile.TemporaryDirectory(prefix="gpucheck-audit-") as folder:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,6 @@ class Failure:
     def words(self) -> str:
         return f"{self.title}, {rank_list(self.ranks)}"
 
-    @classmethod
-    def from_json(cls, item: dict[str, Any]) -> Failure:
-        """The failure that ``asdict`` made plain."""
-        return cls(item["title"], item["cause"], tuple(item["ranks"]), tuple(item["lines"]))
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -72,16 +67,6 @@ class Observation:
         if self.state is State.FAILED:
             return "; ".join(failure.words for failure in self.failures)
         return f"{self.state.value}: {self.reason}" if self.reason else self.state.value
-
-    def to_json(self) -> dict[str, Any]:
-        """The plain form, for the state of a search."""
-        return {**asdict(self), "state": self.state.value}
-
-    @classmethod
-    def from_json(cls, item: dict[str, Any]) -> Observation:
-        """The observation that :meth:`to_json` wrote."""
-        failures = tuple(Failure.from_json(part) for part in item["failures"])
-        return cls(**{**item, "state": State(item["state"]), "failures": failures})
 
 
 def observe(folder: Path, cases: Sequence[str] = (), label: str = "", *, experiments: bool = False) -> Observation:

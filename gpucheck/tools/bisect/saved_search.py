@@ -13,6 +13,7 @@ from typing import Any
 
 from gpucheck import __version__
 from gpucheck.model.errors import UsageError
+from gpucheck.model.plain import read
 from gpucheck.records.run_folder import write_json
 from gpucheck.tools.bisect import sources
 from gpucheck.tools.bisect.observation import Observation
@@ -59,21 +60,8 @@ class State:
 
     def save(self) -> None:
         """Writes the state so that it appears complete or not at all."""
-        content = {
-            "schema": SCHEMA,
-            "made_with": made_with(),
-            "source": sources.to_json(self.source),
-            "target": self.target.to_json(),
-            "find": self.find.value,
-            "bits": self.bits,
-            "repeat": self.repeat,
-            "candidates": [asdict(candidate) for candidate in self.candidates],
-            "observations": {
-                key: [observation.to_json() for observation in observations]
-                for key, observations in self.observations.items()
-            },
-            "result": self.result,
-        }
+        content = {"schema": SCHEMA, "made_with": made_with(), **asdict(self), "source": sources.to_json(self.source)}
+        del content["work"]
         write_json(self.file, content)
 
 
@@ -126,13 +114,13 @@ def _read(file: Path, item: dict[str, Any]) -> State:
     return State(
         work=file.resolve().parent,
         source=sources.from_json(item["source"]),
-        target=Target.from_json(item["target"]),
+        target=read(Target, item["target"]),
         find=Find(item["find"]),
         bits=item["bits"],
         repeat=item["repeat"],
-        candidates=[Candidate(**{**part, "patches": tuple(part["patches"])}) for part in item["candidates"]],
+        candidates=[read(Candidate, part) for part in item["candidates"]],
         observations={
-            key: [Observation.from_json(observation) for observation in observations]
+            key: [read(Observation, observation) for observation in observations]
             for key, observations in item["observations"].items()
         },
         result=item["result"],

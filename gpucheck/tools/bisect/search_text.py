@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gpucheck.diagnose.wording import counted
 from gpucheck.tools.bisect.engine import Outcome
 from gpucheck.tools.bisect.observation import Observation
 from gpucheck.tools.bisect.observation import State as CaseState
@@ -42,7 +43,7 @@ def report(state: State, outcome: Outcome) -> list[str]:
 
 def rate_words(rate: Rate) -> str:
     """How often the bad end fails, and what follows from it."""
-    runs = f"{rate.failed} of {rate.runs} run{'s' * (rate.runs != 1)} of the bad end"
+    runs = f"{rate.failed} of {counted(rate.runs, 'run')} of the bad end"
     passes = f"{rate.passes} passes in a row make" if rate.passes > 1 else "1 pass makes"
     return f"seen in {runs}; {passes} a candidate good (chance to miss it {rate.missed:.1%})"
 
@@ -67,7 +68,7 @@ def _headline(source: Source, outcome: Outcome) -> str:
 def _evidence(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> Iterator[str]:
     """What the runs of one side showed, the most telling run in full."""
     count, telling = len(state.of(candidate)), _telling(state, candidate, answer, signature)
-    observation, times = telling[0], f"{len(telling)} of {count} run{'s' * (count != 1)}"
+    observation, times = telling[0], f"{len(telling)} of {counted(count, 'run')}"
     yield _field(MARKS[answer], f"{_named(candidate)}: {signature.words_of(observation)}, {times}")
     for failure in observation.failures:
         yield from (_field("", line) for line in failure.lines)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from gpucheck.diagnose.wording import counted
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.tools.bisect.observation import Observation
 from gpucheck.tools.bisect.observation import State as CaseState
@@ -207,7 +208,7 @@ def _tally(observations: Sequence[Observation], signature: Signature | None = No
     counts = Counter(
         signature.words_of(observation) if signature else observation.words for observation in observations
     )
-    of = f"of {len(observations)} run{'s' * (len(observations) != 1)}"
+    of = f"of {counted(len(observations), 'run')}"
     return "; ".join(f"{count} {of}: {words}" for words, count in counts.items())
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
@@ -53,16 +52,6 @@ class Target:
         ):
             command += [option, str(value)] if value is not None else []
         return command + [part for case in self.cases for part in ("--case", case)]
-
-    def to_json(self) -> dict[str, Any]:
-        """The plain form, for the state of a search."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, item: dict[str, Any]) -> Target:
-        """The target that :meth:`to_json` wrote."""
-        known = item["known"] and Failure.from_json(item["known"])
-        return cls(**{**item, "cases": tuple(item["cases"]), "sources": tuple(item["sources"]), "known": known})
 
 
 def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, experiments: float = 0.0) -> Target:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gpucheck.library.content import triton_problem
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource
+from gpucheck.model.plain import read
 from gpucheck.tools.compile.hints import hint
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Combination, Kernel, Kind, Problem, Result
 from gpucheck.tools.compile.result_cache import ResultCache
@@ -215,10 +216,10 @@ class _Process:
         elif event["event"] == "built":
             self.open = None
         else:
-            built = CaseBuilt.from_json(event["result"])
+            built = read(CaseBuilt, event["result"])
             self.cases[built.case], self.at = built, None
             self.compiled += event["compiled"]
-            self.kernels |= {kernel["key"]: Kernel.from_json(kernel) for kernel in event["kernels"]}
+            self.kernels |= {kernel["key"]: read(Kernel, kernel) for kernel in event["kernels"]}
 
     @property
     def culprit(self) -> Kernel | None:
@@ -237,7 +238,7 @@ class _Process:
             "target": self.job.target.name,
             "output": str(output),
             "environment": {"TRITON_CACHE_DIR": str(self.cache), "TMPDIR": str(self.folder)},
-            "known": [kernel.to_json() for kernel in self.deadly.values()],
-            "sources": [source.to_json() for source in self.job.sources],
-            "cases": [case.to_json() for case in self.todo],
+            "known": [asdict(kernel) for kernel in self.deadly.values()],
+            "sources": [asdict(source) for source in self.job.sources],
+            "cases": [asdict(case) for case in self.todo],
         }

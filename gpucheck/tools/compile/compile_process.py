@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import traceback
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from gpucheck.host.isolated import receive, send
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import CheckSource
 from gpucheck.model.errors import Inapplicable, error_line
+from gpucheck.model.plain import read
 from gpucheck.tools.compile.outcome import Built, CaseBuilt, Kernel
 from gpucheck.triton_hooks.compiled_kernel import hash_triton
 from gpucheck.triton_hooks.targets import TARGETS
@@ -51,7 +53,7 @@ def main(connection: Connection) -> None:
         send(connection, event)
 
     target = TARGETS[asked["target"]]
-    checks.activate([CheckSource.from_json(item) for item in asked["sources"]])
+    checks.activate([read(CheckSource, item) for item in asked["sources"]])
     sources = _sources(asked["root"])
     with stand_in(target):
         from gpucheck.tools.compile.capture import Capture, Output
@@ -61,16 +63,16 @@ def main(connection: Connection) -> None:
             sources,
             Output(Path(asked["output"])),
             write,
-            {item["key"]: Kernel.from_json(item) for item in asked["known"]},
+            {item["key"]: read(Kernel, item) for item in asked["known"]},
         )
         capture.install()
         runtime = CompileRuntime(asked["root"], asked["generation"])
         for item in asked["cases"]:
-            case = Case.from_json(item)
+            case = read(Case, item)
             write(event="begin", case=case.id)
             built = run(case, runtime, capture, sources)
-            kernels = [capture.kernels[key].to_json() for key in built.kernels]
-            write(event="case", result=built.to_json(), kernels=kernels, compiled=capture.compiled_now)
+            kernels = [asdict(capture.kernels[key]) for key in built.kernels]
+            write(event="case", result=asdict(built), kernels=kernels, compiled=capture.compiled_now)
             capture.compiled_now = 0
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpucheck.diagnose.wording import counted
 from gpucheck.model import finding as model
-from gpucheck.report.blocks import Piece, Sheet, Table, counted
+from gpucheck.report.blocks import Piece, Sheet, Table
 from gpucheck.tools.compile.compile_verdict import Finding, Remark, Summary, newest_first, order
 from gpucheck.tools.compile.outcome import Built, Combination, Kind, Result
 from gpucheck.tools.compile.tritons import INSTALLED
@@ -187,8 +188,8 @@ def to_json(results: Sequence[Result], summary: Summary, request: Request) -> di
                 "counts": {built.value: result.count(built) for built in Built},
                 "compiled_now": result.compiled_now,
                 "seconds": result.seconds,
-                "cases": [case.to_json() for case in result.cases.values()],
-                "kernels": [kernel.to_json() for kernel in result.kernels.values()],
+                "cases": [asdict(case) for case in result.cases.values()],
+                "kernels": [asdict(kernel) for kernel in result.kernels.values()],
             }
             for result in results
         ],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -39,10 +38,6 @@ class Problem:
     code: str = ""  # the line of source there
     hint: str = ""  # in plain words, for known errors
 
-    @classmethod
-    def from_json(cls, item: Mapping[str, Any]) -> Problem:
-        return cls(**{**item, "kind": Kind(item["kind"])})
-
 
 @dataclass(frozen=True)
 class Kernel:
@@ -66,16 +61,6 @@ class Kernel:
         """What it was compiled with, in words."""
         return in_words(self.config, self.warps, self.stages)
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "built": self.built.value}
-
-    @classmethod
-    def from_json(cls, item: Mapping[str, Any]) -> Kernel:
-        problem = item.get("problem")
-        return cls(
-            **{**item, "built": Built(item["built"]), "problem": Problem.from_json(problem) if problem else None}
-        )
-
 
 @dataclass(frozen=True)
 class CaseBuilt:
@@ -87,13 +72,6 @@ class CaseBuilt:
     place: str = ""  # "package/file.py:line" where host code ended
     launches: int = 0
     kernels: tuple[str, ...] = ()  # keys
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "built": self.built.value}
-
-    @classmethod
-    def from_json(cls, item: Mapping[str, Any]) -> CaseBuilt:
-        return cls(**{**item, "built": Built(item["built"]), "kernels": tuple(item["kernels"])})
 
 
 @dataclass(frozen=True)

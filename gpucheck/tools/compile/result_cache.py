@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from gpucheck.host.software import stat_fingerprint
 from gpucheck.library.cache import cache_root, writable
 from gpucheck.library.content import content_hash
 from gpucheck.model.case import Case
+from gpucheck.model.plain import read
 from gpucheck.records.run_folder import write_text
 from gpucheck.tools.compile.outcome import CaseBuilt, Kernel, Result
 from gpucheck.tools.compile.tritons import Triton
@@ -69,8 +70,8 @@ class ResultCache:
         known |= {_name(case): result.cases[case.id] for case in cases}
         kernels |= {key: result.kernels[key] for case in cases for key in result.cases[case.id].kernels}
         kept = {
-            "cases": {name: built.to_json() for name, built in known.items()},
-            "kernels": {key: kernel.to_json() for key, kernel in kernels.items()},
+            "cases": {name: asdict(built) for name, built in known.items()},
+            "kernels": {key: asdict(kernel) for key, kernel in kernels.items()},
         }
         with writable(self.file.parent):
             write_text(self.file, json.dumps(kept))
@@ -79,8 +80,8 @@ class ResultCache:
         """All that is kept, cases by name and kernels by key; nothing where nothing or something damaged is there."""
         try:
             kept = json.loads(self.file.read_text(encoding="utf-8"))
-            known = {name: CaseBuilt.from_json(item) for name, item in kept["cases"].items()}
-            return known, {key: Kernel.from_json(item) for key, item in kept["kernels"].items()}
+            known = {name: read(CaseBuilt, item) for name, item in kept["cases"].items()}
+            return known, {key: read(Kernel, item) for key, item in kept["kernels"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}, {}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 from gpucheck.model.errors import ExitCode
 
 
-class Status(Enum):
+class Status(str, Enum):
     """Whether a fact is well."""
 
     OK = "ok"
@@ -40,16 +40,7 @@ class Line:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {
-            "id": self.id,
-            "family": self.family,
-            "subject": self.subject,
-            "fact": self.fact,
-            "status": self.status.value,
-            "value": self.value,
-            "advice": self.advice,
-            "looked": self.looked,
-        }
+        return {"id": self.id, **asdict(self)}
 
 
 def ok(fact: str, value: str, subject: str = "") -> Line:

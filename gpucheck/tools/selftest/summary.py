@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from gpucheck.diagnose.wording import counted
 from gpucheck.tools.selftest.assess import Cell
 from gpucheck.tools.selftest.planted_runs import Summary
 
@@ -19,7 +20,7 @@ MOST_LINES = 20  # of problems, and of false alarms
 def lines(summary: Summary) -> Iterator[str]:
     """Verdict, matrix, figures, and everything that is wrong."""
     yield ("PASS" if summary.right else "INCOMPLETE" if not summary.complete else "FAIL") + "  self-test"
-    ranks = f"{summary.ranks} rank{'s' * (summary.ranks != 1)} on {'GPUs' if summary.device == 'cuda' else 'the CPU'}"
+    ranks = f"{counted(summary.ranks, 'rank')} on {'GPUs' if summary.device == 'cuda' else 'the CPU'}"
     yield f"{ranks} · triton_kernels {summary.library} · {len(summary.done)} of {summary.planned} runs"
     yield ""
     yield from _matrix(summary)
@@ -36,7 +37,7 @@ def lines(summary: Summary) -> Iterator[str]:
             by_reason.setdefault(reason, []).append(fault)
         yield from (f"inapplicable: {', '.join(faults)}: {reason}" for reason, faults in by_reason.items())
     yield ""
-    yield f"time  {summary.seconds:.0f} s, {summary.at_once} run{'s' * (summary.at_once > 1)} at a time; {SHARES}"
+    yield f"time  {summary.seconds:.0f} s, {counted(summary.at_once, 'run')} at a time; {SHARES}"
     yield from (f"time  {done.run.name}: {done.seconds:.0f} s = {done.effort.words}" for done in summary.done)
     yield from (f"time  {name}: cut short, {effort.words}" for name, effort in summary.cut_short.items())
     yield f"runs  {summary.folder}"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
+from gpucheck.model.plain import read
 from gpucheck.tools.bisect.observation import Failure, Observation, State
 from gpucheck.tools.bisect.session import decide
 from gpucheck.tools.bisect.signature import Answer, Seen, Signature
@@ -100,4 +102,4 @@ def test_a_look_survives_its_plain_form() -> None:
         BROKEN,
         Observation(State.FAILED, "c", (ON_1, WRONG), seconds=1.5),
     ):
-        assert Observation.from_json(observation.to_json()) == observation
+        assert read(Observation, json.loads(json.dumps(asdict(observation)))) == observation

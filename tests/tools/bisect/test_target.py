@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
+from gpucheck.model.plain import read
 from gpucheck.model.record import Outcome
 from gpucheck.tools.bisect.observation import Failure
 from gpucheck.tools.bisect.target import Target, from_run
@@ -147,4 +150,4 @@ def test_a_target_survives_its_plain_form() -> None:
         Target("smoke", ("a",), "cpu"),
         Target("s", ("a", "b"), "cuda", 2, 0, "peer", "initialised", 30.0, 1.5, "a (peer)", WRONG, ("--problem", "p")),
     ):
-        assert Target.from_json(target.to_json()) == target
+        assert read(Target, json.loads(json.dumps(asdict(target)))) == target

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,7 +35,7 @@ def main(connection: Connection) -> None:
             print("Traceback\nMemoryError: too much", flush=True)
             os._exit(3)
         key = f"key of {case.id}"
-        built, kernel, said = Built.COMPILED, Kernel(key, "_kernel", Built.COMPILED).to_json(), ""
+        built, kernel, said = Built.COMPILED, asdict(Kernel(key, "_kernel", Built.COMPILED)), ""
         if key in known:
             built, kernel = Built.FAILED, known[key]
         elif case.id in ("dies", "hangs"):
@@ -50,5 +51,5 @@ def main(connection: Connection) -> None:
             time.sleep(60)
         write(event="kernel", key=key, name="_kernel", place="")
         write(event="built", key=key)
-        result = CaseBuilt(case.id, built, said, "", 1, (key,)).to_json()
+        result = asdict(CaseBuilt(case.id, built, said, "", 1, (key,)))
         write(event="case", result=result, kernels=[kernel], compiled=1)

@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def main(target: str, output: str) -> None:
         for name, launch in launches().items():
             capture.start()
             launch()
-            kernels = [capture.kernels[key].to_json() for key in capture.keys]
+            kernels = [asdict(capture.kernels[key]) for key in capture.keys]
             entry = {"launches": capture.launches, "compiled": capture.compiled_now, "kernels": kernels}
             events.append({"event": "case", "name": name, **entry})
             capture.compiled_now = 0

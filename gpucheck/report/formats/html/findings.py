@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gpucheck.diagnose.causes import described
-from gpucheck.diagnose.wording import rank_list
+from gpucheck.diagnose.wording import counted, rank_list
 from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Mismatch, Record
-from gpucheck.report.blocks import Report, counted, heading, known_lines
+from gpucheck.report.blocks import Report, finding_lines, heading
 from gpucheck.report.formats.html.figures import heat_figure
 from gpucheck.report.formats.html.markup import Html, joined, tag
 
@@ -65,10 +65,7 @@ def _finding(number: int, finding: Finding, records: Mapping[tuple[str, int], Re
         tag("h3", tag("span", f"{number} ", class_="quiet"), heading(finding), class_=kind),
         tag("p", " · ".join(filter(None, facts)), class_="where"),
         *([tag("p", tag("b", finding.excuse))] if finding.excuse else []),
-        *(tag("p", tag("b", "Tried"), " ", line) for line in finding.evidence),
-        *(tag("p", tag("b", "Driver"), " ", line) for line in finding.driver),
-        *(tag("p", tag("b", label.capitalize()), " ", text) for text, label in known_lines(finding)),
-        *([tag("p", tag("b", "Fix"), " ", finding.fix)] if finding.fix else []),
+        *(tag("p", tag("b", label.capitalize()), " ", text) for text, label in finding_lines(finding)),
         *parts[:SHOWN_CASES],
         *more,
         *_causes(finding),

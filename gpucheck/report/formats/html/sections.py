@@ -8,9 +8,10 @@ from collections import Counter
 from itertools import groupby
 from typing import Any
 
+from gpucheck.diagnose.wording import counted
 from gpucheck.model.record import Outcome
 from gpucheck.report import timings
-from gpucheck.report.blocks import Report, Result, counted
+from gpucheck.report.blocks import Report, Result
 from gpucheck.report.formats.html.figures import error_to_bound, scale, strip
 from gpucheck.report.formats.html.markup import Html, joined, tag
 from gpucheck.report.formats.json import counts

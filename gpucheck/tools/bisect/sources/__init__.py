@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from gpucheck.library.library_option import Source, SourceKind, resolve
 from gpucheck.library.patches import write_patched
+from gpucheck.model.plain import read
 from gpucheck.tools.bisect.sources.base import cached_folder
 from gpucheck.tools.bisect.sources.commits import Commits
 from gpucheck.tools.bisect.sources.packages import Packages
@@ -19,7 +19,7 @@ __all__ = ["AnySource", "Commits", "Packages", "Patches", "Releases", "from_json
 
 AnySource = Commits | Releases | Packages | Patches
 
-KINDS: dict[str, Callable[..., AnySource]] = {
+KINDS: dict[str, type[AnySource]] = {
     "commits": Commits,
     "releases": Releases,
     "packages": Packages,
@@ -35,8 +35,7 @@ def to_json(source: AnySource) -> dict[str, Any]:
 
 def from_json(item: dict[str, Any]) -> AnySource:
     """The source that :func:`to_json` wrote."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in item.items() if key != "kind"}
-    return KINDS[item["kind"]](**values)
+    return read(KINDS[item["kind"]], item)
 
 
 def own_library(source: AnySource, work: Path) -> AnySource:
