@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,6 +15,7 @@ import typer
 from gpucheck.cli.options import (
     CandidateOption,
     CheckFileOption,
+    EngineOption,
     LibraryOption,
     ProblemOption,
     check_folder,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from gpucheck.plan.scenario import Scenario
     from gpucheck.tools.bisect.saved_search import Find, State
     from gpucheck.tools.bisect.signature import Answer
-    from gpucheck.tools.bisect.sources import AnySource, Commits, Packages, Releases
+    from gpucheck.tools.bisect.sources import AnySource, Commits, EngineReleases, Packages, Releases
     from gpucheck.tools.bisect.sources.base import Candidate
     from gpucheck.tools.bisect.target import Target
 
@@ -45,7 +47,9 @@ def bisect(
     wheel: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Search the releases of a package that contains the library, or that runs import."
+            metavar="NAME",
+            help="Search the releases of a package that contains the library, of an engine whose case fails, "
+            "or of one that runs import.",
         ),
     ] = None,
     package: Annotated[
@@ -57,7 +61,8 @@ def bisect(
         Path | None, typer.Option(metavar="DIR", help="Search a series of patches for those that make the difference.")
     ] = None,
     find: Annotated[
-        str | None, typer.Option(metavar="bad|fix", help="What to find.", show_default="bad; of patches, fix")
+        str | None,
+        typer.Option(metavar="bad|fix", help="What to find; fault is bad too.", show_default="bad; of patches, fix"),
     ] = None,
     bits: Annotated[bool, typer.Option("--bits", help="Search for changed output bits instead of a failure.")] = False,
     repeat: Annotated[
@@ -84,6 +89,7 @@ def bisect(
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
     library: LibraryOption = None,
+    engine: EngineOption = None,
     timeout: Annotated[
         float | None, typer.Option(help="Time limit of one run, in seconds.", show_default="the scenario's")
     ] = None,
@@ -117,14 +123,15 @@ def _begin(given: dict[str, Any]) -> State:
     from gpucheck.launch.gpus import choose
     from gpucheck.plan.bind import needing_library
     from gpucheck.tools.bisect.saved_search import Find, State
-    from gpucheck.tools.bisect.sources import own_library
+    from gpucheck.tools.bisect.sources import EngineReleases, own_library
 
     kinds = [name for name in _ENDS if name in given]
     if len(kinds) != 1:
         raise UsageError("give one of --repo DIR, --wheel NAME, --package NAME and --patches DIR: what to search in")
     find = given.get("find") or ("fix" if kinds == ["patches"] else "bad")
+    find = "bad" if find == "fault" else find
     if find not in (Find.BAD.value, Find.FIX.value):
-        raise UsageError(f"--find is {find!r}, expected bad or fix")
+        raise UsageError(f"--find is {find!r}, expected bad (or fault) or fix")
     _check_options(kinds[0], given)
     target = _target(given)
     scenario = _scenario(target)
@@ -133,7 +140,11 @@ def _begin(given: dict[str, Any]) -> State:
     out = given.get("out") or Path("runs") / time.strftime("bisect-%m%d-%H%M%S")
     check_folder("--out", out)
     work = out.absolute()
-    source, candidates = _source(kinds[0], given, Find(find), needs_library=bool(needing_library(scenario, device)))
+    own_engines = {step.conditions.engine for step in scenario.steps}
+    needs_library = bool(needing_library(scenario, device))
+    source, candidates = _source(kinds[0], given, Find(find), own_engines, needs_library=needs_library)
+    if isinstance(source, EngineReleases):
+        target = replace(target, engines=_other_engines(source.name, target, given))
     work.mkdir(parents=True, exist_ok=True)
     state = State(work, own_library(source, work), target, Find(find), "bits" in given, given.get("repeat"), candidates)
     state.save()
@@ -160,12 +171,16 @@ def _check_options(kind: str, given: dict[str, Any]) -> None:
 def _target(given: dict[str, Any]) -> Target:
     """What each step runs: as the stored run did, changed by what the options say."""
     from gpucheck.launch.gpus import DEVICES, choose
+    from gpucheck.library.engines import MODULES
+    from gpucheck.library.engines.engine_option import parse_engines
     from gpucheck.tools.bisect.target import SOURCE_OPTIONS, Target, from_run
 
     cases, bits = given.get("case", []), "bits" in given
     names = ("scenario", "nproc", "device", "placement", "process_group", "experiments", "seed")
     options = {name: given[name] for name in names if name in given}
     brought = {option: given.get(option.removeprefix("--").replace("-", "_"), []) for option in SOURCE_OPTIONS}
+    if "engine" in given:
+        options["engines"] = tuple(source.text for source in parse_engines(given["engine"]))
     if any(brought.values()):
         options["sources"] = tuple(
             word for option, files in brought.items() for file in files for word in (option, os.path.abspath(file))
@@ -183,6 +198,7 @@ def _target(given: dict[str, Any]) -> Target:
     usual = ""
     if "sources" not in options and "scenario" not in options:
         usual = "gate" if choose(device, given.get("nproc")).device == "cuda" else "smoke"
+        usual = "serving" if any(case.startswith(f"{engine}_") for case in cases for engine in MODULES) else usual
     return Target(**{"scenario": usual, "device": device, **options, "cases": tuple(cases)})
 
 
@@ -200,21 +216,24 @@ def _scenario(target: Target) -> Scenario:
     return select(cases, [], target.cases, target.placement, target.process_group)
 
 
-def _source(kind: str, given: dict[str, Any], find: Find, *, needs_library: bool) -> tuple[AnySource, list[Candidate]]:
+def _source(
+    kind: str, given: dict[str, Any], find: Find, engines: Collection[str], *, needs_library: bool
+) -> tuple[AnySource, list[Candidate]]:
     """What is searched in, and its candidates.
 
     Args:
+        engines: those that cases of the search are of.
         needs_library: a case of the search calls the library.
     """
     from gpucheck.tools.bisect.engine import check_ends
     from gpucheck.tools.bisect.sources import Commits, Patches
 
-    series: Commits | Releases | Packages
+    series: Commits | Releases | EngineReleases | Packages
     if kind == "repo":
         old, new = _commit_ends(given, find)
         series = Commits(os.path.abspath(given["repo"]), given.get("path", "").strip("/").removeprefix("./"), old, new)
     elif kind != "patches":
-        series = _versions(given[kind], kind, given, needs_library=needs_library)
+        series = _versions(given[kind], kind, given, engines, needs_library=needs_library)
     else:
         library = _library(given, needs_library=needs_library)
         if library is None:
@@ -226,16 +245,35 @@ def _source(kind: str, given: dict[str, Any], find: Find, *, needs_library: bool
     return series, candidates
 
 
-def _versions(name: str, kind: str, given: dict[str, Any], *, needs_library: bool) -> Releases | Packages:
-    """Releases of a distribution that carries the library, else versions of a package that runs import."""
-    from gpucheck.tools.bisect.sources import Packages, Releases
+def _versions(
+    name: str, kind: str, given: dict[str, Any], engines: Collection[str], *, needs_library: bool
+) -> Releases | EngineReleases | Packages:
+    """Releases of the engine that is tested, else of a distribution that carries the library, else of what is imported.
 
+    Releases of an engine have the library that each is served with, but where one is named or is to stay the same.
+    """
+    from gpucheck.tools.bisect.sources import EngineReleases, Packages, Releases
+
+    if name.lower() in engines:
+        kept = "library" in given or kind == "package"
+        library = str(_library(given, needs_library=True)) if kept else ""
+        return EngineReleases(name.lower(), given["first"], given["last"], library)
     releases = Releases(name, given["first"], given["last"])
     if kind == "package" or not releases.carries():
         return Packages(name, releases.old, releases.new, str(_library(given, needs_library=needs_library) or ""))
     if "library" in given:
         raise UsageError(OWN_LIBRARY.format(f"a release of {name}"))
     return releases
+
+
+def _other_engines(name: str, target: Target, given: dict[str, Any]) -> tuple[str, ...]:
+    """The engines that runs have beside the one whose releases are searched."""
+    from gpucheck.library.engines.engine_option import named_engines, parse_engines
+
+    of = {text: named_engines(parse_engines([text])) for text in target.engines}
+    if twice := next((text for text, names in of.items() if name in names and "engine" in given), ""):
+        raise UsageError(f"--engine {twice} does not go with a search of {name}: each release is an engine of its own")
+    return tuple(text for text, names in of.items() if name not in names)
 
 
 def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:
@@ -248,11 +286,13 @@ def _commit_ends(given: dict[str, Any], find: Find) -> tuple[str, str]:
 
 def _library(given: dict[str, Any], *, needs_library: bool) -> Path | None:
     """The library that patches change, or that runs with each version of a package; None where no case needs one."""
+    from gpucheck.library.engines.engine_option import parse_engines, resolve_engines, served_with
     from gpucheck.library.library_option import parse_source, resolve
     from gpucheck.records.run_folder import read_plan
 
     if "library" in given or ("run_dir" not in given and needs_library):
-        return resolve(parse_source(given.get("library"))).root
+        engines = resolve_engines(parse_engines(given["engine"])) if "engine" in given else []
+        return resolve(served_with(parse_source(given.get("library")), engines)[0]).root
     if "run_dir" not in given:
         return None
     plan = read_plan(given["run_dir"])

@@ -119,7 +119,7 @@ GIVEN = ["--scenario", "smoke", "--case", CASE, "--device", "cpu"]
         (["--patches", "empty", *GIVEN], 2, "--patches empty: no file there ends in .patch or .diff"),
         (["--patches", "series", "--good", "x", *GIVEN], 2, "--good does not go with --patches"),
         (["--patches", "series", "--from", "1", *GIVEN], 2, "--from does not go with --patches"),
-        (["--patches", "series", "--find", "it", *GIVEN], 2, "--find is 'it', expected bad or fix"),
+        (["--patches", "series", "--find", "it", *GIVEN], 2, "--find is 'it', expected bad (or fault) or fix"),
         (["--repo", ".", "--to", "1", *GIVEN], 2, "--to does not go with --repo"),
         (["--repo", ".", "--library", "installed", *GIVEN], 2, "--library does not go with a commit: each is"),
         (["--repo", ".", *GIVEN], 2, "--find bad in a repository needs --good REV"),

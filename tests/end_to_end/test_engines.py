@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +101,12 @@ def test_sglang_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(l
     assert finished.finding(SGLANG)["cause"] == "access outside of tensors"
 
 
-@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+of_every_release = pytest.mark.skipif(
+    not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release"
+)
+
+
+@of_every_release
 @pytest.mark.parametrize(("release", "right"), RELEASES.items(), ids=["==".join(release) for release in RELEASES])
 def test_every_known_release_is_right_or_wrong_in_exactly_the_last_expert(
     lab: Lab, release: tuple[str, str], right: bool
@@ -106,3 +114,25 @@ def test_every_known_release_is_right_or_wrong_in_exactly_the_last_expert(
     finished = served(lab, *release)
     assert finished.code == (0 if right else 1), finished.text
     assert right or "exactly expert 7" in finished.lines(CASE)
+
+
+@of_every_release
+@pytest.mark.parametrize(
+    ("case", "old", "new", "first"), [(CASE, "0.25.1", "0.33.0", "0.26.0"), (SGLANG, "0.5.18", "0.5.19", "0.5.19")]
+)
+def test_a_search_over_releases_names_the_first_one_that_pads_the_scales(
+    lab: Lab, case: str, old: str, new: str, first: str
+) -> None:
+    name = case.partition("_")[0]
+    for version in (old, new):
+        fetched(name, version)
+    folder = lab.new_folder() / "search"
+    ends = ["--wheel", name, "--from", old, "--to", new, "--find", "fix", "--repeat", "1"]
+    given = ["--scenario", str(SCENARIO), "--case", case, "--device", "cpu", "--nproc", "1"]
+    command = [sys.executable, "-m", "gpucheck", "bisect", *ends, *given, "--out", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    assert f"\nfirst fixed release: {first}\n" in done.stdout and f"--engine {name}=={first}" in done.stdout
+    state = json.loads((folder / "state.json").read_text())
+    assert [candidate["name"] for candidate in state["result"]["answer"]] == [first]
+    assert "access outside of tensors" in state["result"]["searched_for"]

@@ -61,6 +61,12 @@ def fetch_engine(name: str, version: str, cache: Path | None = None) -> EngineCo
     return EngineCopy(name, origin["version"], folder, origin["wheel"], packages_for(name, folder, cache))
 
 
+def cached_versions(name: str, cache: Path | None = None) -> set[str]:
+    """The releases of an engine that the cache holds, sound or not."""
+    found = ((cache or cache_root()) / "engines").glob(f"{name}-*/{ORIGIN}")
+    return {path.parent.name.removeprefix(f"{name}-") for path in found}
+
+
 def _fetch(name: str, version: str, folder: Path) -> None:
     begin = time.monotonic()
     print(f"gpucheck: fetching the Python files of {name} {version}", file=sys.stderr)

@@ -24,7 +24,13 @@ KEPT = ("torch", "triton", "numpy")
 """Stay as they are installed, whatever an engine asks for: they are under test, or torch was built for them."""
 CARRIED = "packages"
 PIP_SECONDS = 1200.0  # of one call of pip
+NO_FIT = ("No matching distribution found", "ResolutionImpossible")
+"""What pip says where an index answered and no set of packages does."""
 RESOLVED = "resolved.json"  # in the folder: what is in it, and for which requirements
+
+
+class NoPackages(InfrastructureError):
+    """No packages on the index fit the engine and what is installed here: another try gives no others."""
 
 
 def packages_for(name: str, root: Path, cache: Path | None = None) -> Path:
@@ -35,6 +41,7 @@ def packages_for(name: str, root: Path, cache: Path | None = None) -> Path:
     missing or too old or new goes into the folder.
 
     Raises:
+        NoPackages: no packages fit.
         InfrastructureError: pip is missing or failed, or the cache cannot be written.
     """
     if (root / CARRIED).is_dir():
@@ -95,17 +102,19 @@ def _pip(name: str, *arguments: str) -> None:
     """Runs pip with its own settings.
 
     Raises:
+        NoPackages: it found none that fit.
         InfrastructureError: it is not there or did not succeed.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_SECONDS, cwd=sys.prefix)
         said = done.stderr.strip().splitlines() if done.returncode else []
+        fits = not any(words in done.stderr for words in NO_FIT) or "after connection broken" in done.stderr
         why = "\n".join(f"  pip       {line}" for line in [*said[-4:]] or ["no words"]) if done.returncode else ""
     except (OSError, subprocess.SubprocessError) as error:
-        why = f"  pip       {error}"
+        why, fits = f"  pip       {error}", True
     if why:
-        raise InfrastructureError(
+        raise (InfrastructureError if fits else NoPackages)(
             f"the packages that {name} imports cannot be had.\n{why}\n"
             "  expected  a package index that pip can reach, with wheels for this Python\n"
             "  do        run where pip reaches an index once (the cache keeps them), install the engine, or give\n"

@@ -13,6 +13,7 @@ from gpucheck.tools.bisect.search import Found, Side, search
 from gpucheck.tools.bisect.session import Session, Verified
 from gpucheck.tools.bisect.signature import Answer
 from gpucheck.tools.bisect.sources.base import Candidate
+from gpucheck.tools.bisect.sources.engine_releases import EngineReleases
 from gpucheck.tools.bisect.sources.patch_series import Patches
 
 
@@ -60,7 +61,7 @@ def run_search(session: Session) -> Outcome:
 
 def _series(session: Session) -> Outcome:
     """The first candidate of a history that is as the newer end."""
-    find, candidates = session.state.find, session.state.candidates
+    find, candidates, source = session.state.find, session.state.candidates, session.state.source
     old, new = candidates[0], candidates[-1]
     bad, good = (new, old) if find is Find.BAD else (old, new)
     verified = session.verify_bad(bad)
@@ -82,7 +83,11 @@ def _series(session: Session) -> Outcome:
         bad=after if find is Find.BAD else before,
         verified=verified,
         path=tuple((candidate, answers.get(candidate.key)) for candidate in candidates),
-        notes=(*_relapses(candidates, found, find), *_returns(candidates)),
+        notes=(
+            *_relapses(candidates, found, find),
+            *_returns(candidates),
+            *(source.notes(before, after) if isinstance(source, EngineReleases) else ()),
+        ),
     )
 
 

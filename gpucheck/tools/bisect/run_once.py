@@ -26,8 +26,9 @@ GRACE = 15.0  # s between asking a run to end and killing it
 class Prepared:
     """A candidate, ready to be run."""
 
-    library: Path | None  # the folder that holds the package; None where no case needs it
+    library: Path | None  # the folder that holds the package; None where no case needs it, or an engine has its own
     paths: tuple[Path, ...] = ()  # go first on PYTHONPATH
+    engine: str = ""  # a release as --engine takes it; "": those of the target
 
 
 def take(target: Target, prepared: Prepared, folder: Path) -> Observation:
@@ -50,7 +51,8 @@ def _take(target: Target, prepared: Prepared, folder: Path) -> Observation:
     log = folder.with_suffix(".log")
     limit = target.timeout + STARTUP
     with tempfile.TemporaryDirectory(prefix="gpucheck-triton-") as cache:
-        ended = _run(target.command(prepared.library, folder), environment(prepared.paths, cache), log, limit)
+        command = target.command(prepared.library, folder, prepared.engine)
+        ended = _run(command, environment(prepared.paths, cache), log, limit)
     if not ended:
         return Observation(
             State.BROKEN, target.label, reason=f"the run did not end within {limit:.0f} s and was killed"

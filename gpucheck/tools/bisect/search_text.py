@@ -74,6 +74,9 @@ def _evidence(state: State, candidate: Candidate, answer: Answer, signature: Sig
         yield from (_field("", line) for line in failure.lines)
     if observation.folder:
         yield _field("", f"gpucheck report {state.work / 'runs' / observation.folder}")
+    for option in state.source.details(candidate):
+        if option.startswith("--"):  # a release: also where the folder of the search is gone
+            yield _field("", state.target.by_hand(*option.split()))
 
 
 def _telling(state: State, candidate: Candidate, answer: Answer, signature: Signature) -> list[Observation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,17 +32,29 @@ class Target:
     label: str = ""  # the case that is looked at; "": the first that fails
     known: Failure | None = None  # the failure to look for; None: the one that the bad end shows
     sources: tuple[str, ...] = ()  # options that name checks brought along, each with its value
+    engines: tuple[str, ...] = ()  # values of --engine; none: the engines that are installed
 
-    def command(self, library: Path | None, folder: Path) -> list[str]:
+    def command(self, library: Path | None, folder: Path, engine: str = "") -> list[str]:
         """The command line of a run.
 
         Args:
             library: the folder that holds the library's package; None where no case needs it.
             folder: of the run; must not exist.
+            engine: one more value of ``--engine``.
         """
         command = [sys.executable, "-m", "gpucheck", "run", *([self.scenario] if self.scenario else []), *self.sources]
         command += ["--library", f"path:{library}"] if library else []
-        command += ["--out", str(folder), "--quiet", "--device", self.device]
+        engines = [*_repeated("--engine", self.engines), *(["--engine", engine] if engine else [])]
+        return [*command, *engines, "--out", str(folder), "--quiet", *self._options()]
+
+    def by_hand(self, *options: str) -> str:
+        """The command that runs the case again with these options, as one types it."""
+        named = [*([self.scenario] if self.scenario else []), *self.sources, *_repeated("--engine", self.engines)]
+        return shlex.join(["gpucheck", "run", *named, *options, *self._options()])
+
+    def _options(self) -> list[str]:
+        """The device, the conditions, the limits and the cases."""
+        command = ["--device", self.device]
         for option, value in (
             ("--nproc", self.nproc),
             ("--seed", self.seed),
@@ -51,7 +64,7 @@ class Target:
             ("--experiments", self.experiments),
         ):
             command += [option, str(value)] if value is not None else []
-        return command + [part for case in self.cases for part in ("--case", case)]
+        return command + _repeated("--case", self.cases)
 
 
 def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, experiments: float = 0.0) -> Target:
@@ -91,6 +104,7 @@ def from_run(folder: Path, cases: Sequence[str] = (), *, bits: bool = False, exp
         label=label,
         known=None if bits else replace(observation.failures[0], lines=()),
         sources=_sources(run.plan.command),
+        engines=_values(run.plan.command, "--engine"),
     )
 
 
@@ -98,6 +112,15 @@ def _sources(command: Sequence[str]) -> tuple[str, ...]:
     """The options of a command that name checks brought along."""
     pairs = zip(command, command[1:], strict=False)
     return tuple(word for option, value in pairs if option in SOURCE_OPTIONS for word in (option, value))
+
+
+def _repeated(option: str, values: Sequence[str]) -> list[str]:
+    return [part for value in values for part in (option, value)]
+
+
+def _values(command: Sequence[str], option: str) -> tuple[str, ...]:
+    """The values of an option that a command may repeat."""
+    return tuple(value for name, value in zip(command, command[1:], strict=False) if name == option)
 
 
 def _moves(command: Sequence[str], conditions: Conditions) -> dict[str, str | None]:

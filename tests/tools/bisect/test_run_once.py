@@ -32,7 +32,9 @@ def run(monkeypatch: pytest.MonkeyPatch, library: Path, tmp_path: Path) -> Run:
 
     def run(code: str, library: Path = library) -> Observation:
         program = "import json, os, pathlib, sys, time\nout = pathlib.Path(sys.argv[1])\n" + textwrap.dedent(code)
-        monkeypatch.setattr(Target, "command", lambda _, root, folder: [sys.executable, "-c", program, str(folder)])
+        monkeypatch.setattr(
+            Target, "command", lambda _, root, folder, engine: [sys.executable, "-c", program, str(folder)]
+        )
         return take(Target("smoke", (CASE,), "cpu", timeout=1), Prepared(library), tmp_path / "0001")
 
     return run

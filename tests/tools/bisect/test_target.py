@@ -102,6 +102,21 @@ def test_checks_that_were_brought_along(synthetic: Synthetic, tmp_path: Path, sc
     assert (target.scenario, list(target.sources)) == ("".join(scenario), brought)
 
 
+def test_the_engines_of_a_stored_run(synthetic: Synthetic, tmp_path: Path) -> None:
+    """So a search of patches to the library, as an engine calls it, needs no more options than the run did."""
+    plan = synthetic.plan(command=[*COMMAND, "--engine", "vllm==1.0", "--engine", "path:/e"])
+    synthetic.write(tmp_path / "run", synthetic.run(plan, {(0, 0): Outcome.MISMATCH}))
+    target = from_run(tmp_path / "run")
+    assert target.engines == ("vllm==1.0", "path:/e")
+    assert "--engine vllm==1.0 --engine path:/e --engine sglang==2" in " ".join(
+        target.command(None, Path("/out"), "sglang==2")
+    )
+    hand = target.by_hand("--library", "wheel:vllm==1.1")
+    assert hand.startswith("gpucheck run /s/mine.toml --engine vllm==1.0 --engine path:/e --library wheel:vllm==1.1 ")
+    assert "--device cuda" in hand and "--out" not in hand
+    assert "--engine" not in " ".join(Target("smoke", ("a",), "cpu").command(None, Path("/out")))
+
+
 def test_several_nodes(synthetic: Synthetic, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a run over 2 nodes; a search runs on one"):
         from_run(stored(synthetic, tmp_path / "run", nnodes=2))
@@ -148,6 +163,22 @@ def test_the_command() -> None:
 def test_a_target_survives_its_plain_form() -> None:
     for target in (
         Target("smoke", ("a",), "cpu"),
-        Target("s", ("a", "b"), "cuda", 2, 0, "peer", "initialised", 30.0, 1.5, "a (peer)", WRONG, ("--problem", "p")),
+        Target(
+            "s",
+            ("a", "b"),
+            "cuda",
+            2,
+            0,
+            "peer",
+            "initialised",
+            30.0,
+            1.5,
+            "a (peer)",
+            WRONG,
+            ("--problem", "p"),
+            ("e",),
+        ),
     ):
         assert read(Target, json.loads(json.dumps(asdict(target)))) == target
+    old = {name: value for name, value in asdict(Target("smoke", ("a",), "cpu")).items() if name != "engines"}
+    assert read(Target, old) == Target("smoke", ("a",), "cpu"), "a search that an earlier version began"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -13,10 +13,13 @@ LIBRARIES = ("packaging", "pip._vendor.packaging")
 """What knows versions and wheel names: the well-known package, and the copy that pip carries."""
 
 
-def between(name: str, old: str, new: str) -> list[str]:
+def between(name: str, old: str, new: str, offered: Mapping[str, bool] | None = None) -> list[str]:
     """The final releases from one version to another, both included, old to new.
 
     Versions in between that are yanked, pre-releases or local builds are left out.
+
+    Args:
+        offered: versions and whether each is yanked; None: those on pip's indexes.
 
     Raises:
         UsageError: no such version, or the two not in order.
@@ -25,7 +28,7 @@ def between(name: str, old: str, new: str) -> list[str]:
     from gpucheck.library.fetch import offered_versions
 
     parse = _parser()
-    offered = offered_versions(name)
+    offered = offered_versions(name) if offered is None else offered
     public = {parse(text): text for text, yanked in sorted(offered.items()) if not yanked and parse(text) is not None}
     ends = []
     for text in (old, new):
