@@ -70,9 +70,9 @@ class Generation(Check):
 
     def shape(self, case: Case) -> Shape:
         """The transformer that a case asks for."""
-        from gpucheck.checks.decoder.shape import Shape
+        from gpucheck.checks.decoder.shape import OF_RANKS, OWN, Shape
 
-        return Shape.of(case)
+        return Shape.of(case, OF_RANKS if case.ranks else OWN)
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         from gpucheck.checks.decoder.shape import weights
@@ -83,7 +83,8 @@ class Generation(Check):
         from gpucheck.checks.decoder.passes import decode, judge_by
 
         shape = self.shape(case)
-        return judge_by(shape, inputs, decode(shape, inputs))
+        whose = case.rank, case.ranks
+        return judge_by(shape, inputs, decode(shape, inputs, *whose), *whose)
 
     def references_given_outputs(
         self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
@@ -95,7 +96,7 @@ class Generation(Check):
             return held is not None and held.shape == reference.estimate.value.shape and held.dtype == reference.dtype
 
         whole = all(fits(name, reference) for name, reference in expected.items())
-        return judge_by(self.shape(case), inputs, outputs) if whole else expected
+        return judge_by(self.shape(case), inputs, outputs, case.rank, case.ranks) if whole else expected
 
     def order_mismatches(
         self,
@@ -108,12 +109,20 @@ class Generation(Check):
         from gpucheck.checks.decoder.words import first_wrong, in_order
 
         ordered = in_order(mismatches, case["layers"])
-        return ordered, first_wrong(ordered, outputs, expected)
+        return ordered, first_wrong(ordered, outputs, expected, case.ranks)
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
-        from gpucheck.checks.decoder.device import Decoder
+        from gpucheck.checks.decoder.device import Decoder, TorchRanks
+        from gpucheck.checks.decoder.tensor_parallel import inputs_of_one, reason_against, shape_of_one
+        from gpucheck.model.errors import Inapplicable
 
-        return Decoder(self.shape(case), inputs, runtime, layout=case["layout"], guard=case["guard"])
+        shape, ranks = self.shape(case), None
+        if case.ranks:
+            if reason := reason_against(shape, case.ranks):
+                raise Inapplicable(reason)
+            inputs = inputs_of_one(shape, inputs, case.rank, case.ranks)
+            shape, ranks = shape_of_one(shape, case.ranks), TorchRanks()
+        return Decoder(shape, inputs, runtime, layout=case["layout"], guard=case["guard"], ranks=ranks)
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = prepared.decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Scalar = int | float | bool | str
@@ -53,6 +53,8 @@ class Case:
     id: str
     row: str  # the row of the report's matrix the case counts in
     seed: int  # of the run; the inputs come from seed and id
+    rank: int = 0  # whose part of a joint case it is; not in the id, and not in ``plan.json``
+    ranks: int = 0  # that run it together; 0: each rank runs the case by itself
 
     def __getitem__(self, name: str) -> Any:
         return self.params[name]
@@ -62,6 +64,10 @@ class Case:
         """Seed of the inputs: 63 bits of a hash of run seed and id, so cases do not share data by accident."""
         digest = hashlib.blake2b(f"{self.seed}:{self.id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
+
+    def at(self, rank: int, ranks: int) -> Case:
+        """The part of one rank in a case that ranks run together."""
+        return replace(self, rank=rank, ranks=ranks)
 
     def to_json(self) -> dict[str, Any]:
         """The plain form written to ``plan.json``."""

@@ -25,6 +25,7 @@ HALF_ULP = 2.0**-24  # of fp32, relative
 LARGEST_SQUARED = 2.0**50  # sums of squares of smaller numbers stay far within fp32
 SMALLEST_NORMAL = 2.0**-126  # of fp32; what is smaller may be flushed to zero
 ELEMENTARY = 2.0**-22  # one fast exponential and one fast division, a few fp32 ulps
+STEEP = 128.0  # alpha of a swiglu: the exponential of a whole number times that is 0, 1 or infinite in fp32
 
 _EXPONENT = 0x7FF << 52  # its bits in a float64
 _SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}
@@ -456,6 +457,29 @@ def swiglu(x: Estimate, alpha: float, limit: float) -> Estimate:
     slope = 1.1 * gate_error  # |d/dg g sigmoid(alpha g)| < 1.1
     carried = slope * ((linear + 1).abs() + linear_error) + activated.abs() * linear_error
     return Estimate(value, own + carried)
+
+
+def reduced(parts: Tensor, dim: int, dtype: torch.dtype) -> Estimate:
+    """The sum over ranks that a collective stores as ``dtype``, in any order.
+
+    Each addition but the last may round its sum to ``dtype``; no such sum is larger than all magnitudes together. One
+    in fp32, rounded once more at the end, loses less.
+
+    Args:
+        parts: float64 values of ``dtype``, the ranks along ``dim``.
+    """
+    count = parts.shape[dim]
+    size = parts.abs().sum(dim)
+    between = max(0, count - 2) * ulp(dtype, size * (1 + count * 2.0**-8)) / 2
+    return Estimate(parts.sum(dim), between + (count - 1) * 2.0**-24 * size)
+
+
+def ramp(x: Estimate, limit: float) -> Estimate:
+    """:func:`swiglu` of whole numbers with alpha STEEP, whose sigmoid is then 0, 1/2 or 1: ``max(g, 0) * (l + 1)``."""
+    if x.error is not None or x.unit < 1:
+        raise ValueError("only the swiglu of exact data that is whole is a ramp")
+    gate, linear = x.value[..., 0::2].clamp(0, limit), x.value[..., 1::2].clamp(-limit, limit)
+    return Estimate(gate * (linear + 1), None)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, *, stored: torch.dtype | None = None) -> Estimate:

@@ -12,7 +12,18 @@ from torch import Tensor
 
 from gpucheck.checks.base import Runtime
 from gpucheck.checks.decoder import device, passes
-from gpucheck.checks.decoder.shape import ARGMAX, LAYER, LOGITS, OPERATIONS, TOKENS, UNEMBEDDING, Shape
+from gpucheck.checks.decoder.shape import (
+    ARGMAX,
+    IN_LAYER,
+    LAYER,
+    LOGITS,
+    OF_RANKS,
+    OPERATIONS,
+    TOKENS,
+    UNEMBEDDING,
+    Shape,
+)
+from gpucheck.checks.decoder.tensor_parallel import reason_against
 from gpucheck.checks.generation import Generation
 from gpucheck.model.case import Case
 from gpucheck.verify.judge import Judgement, judge
@@ -252,10 +263,102 @@ def test_what_came_before_a_broken_device_says_where_it_began(case: Case, right:
     wrong = {name: value.clone() for name, value in right.items()}
     wrong["qkv"][0, 1, 0, 0] += 8
     recorder._keep("embedding", wrong["embedding"][0])
-    for layer, operations in enumerate((LAYER, LAYER[: LAYER.index("experts up")])):
-        for operation in operations:
+    for layer, made in enumerate((LAYER, LAYER[: LAYER.index("experts up")])):
+        for operation in made:
             recorder._keep(operation, wrong[operation][0, layer])
     with pytest.raises(RuntimeError, match="illegal memory access"):
         recorder.outputs()
     _, words = judged(recorder.left())
     assert words.startswith("first wrong at step 0, layer 1, qkv")
+
+
+SHARED = {**SMALL, "heads": 4, "kv_heads": 2, "head_dim": 64, "tokens": 4, "intermediate": 64}
+RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def of_ranks() -> list[tuple[Case, Outputs, Outputs]]:
+    """Each rank's case, the inputs, and what the rank returns where all of them are right."""
+    whole = Generation.spec.case(SHARED, "normal", 0)
+    inputs = Generation().inputs(whole, torch.Generator().manual_seed(whole.input_seed))
+    made = []
+    for rank in range(RANKS):
+        recorded = passes.decode(Shape.of(whole, OF_RANKS), inputs, rank, RANKS)
+        returned = {name: recorded[name] for name in OF_RANKS.operations}
+        returned |= {LOGITS: returned[UNEMBEDDING], TOKENS: returned[ARGMAX]}
+        made.append((whole.at(rank, RANKS), inputs, returned))
+    return made
+
+
+def judged_at(case: Case, inputs: Outputs, outputs: Outputs) -> tuple[Judgement, str]:
+    check = Generation()
+    expected = check.references_given_outputs(case, inputs, outputs, check.reference(case, inputs))
+    found = judge(outputs, expected, check.axes(case, inputs))
+    ordered, words = check.order_mismatches(case, inputs, outputs, expected, found.mismatches)
+    found.mismatches = ordered
+    return found, words
+
+
+def test_ranks_that_share_the_model_decode_what_one_decodes(of_ranks: Any) -> None:
+    """Each rank's record is judged right, and all have the tokens that plain loops over the whole model give."""
+    for case, inputs, outputs in of_ranks:
+        found, words = judged_at(case, inputs, outputs)
+        assert not found.mismatches and not found.violations and words == ""
+        for sequence, start in enumerate(inputs["start"].tolist()):
+            plain, token = Plain(case, inputs), start
+            for step in range(case["tokens"]):
+                logits = plain.logits(token)
+                assert torch.allclose(outputs[LOGITS][step, sequence].double(), logits, atol=4e-2)
+                token = int(logits.argmax())
+                assert int(outputs[TOKENS][step, sequence]) == token
+
+
+@pytest.mark.parametrize("rank", range(RANKS))
+@pytest.mark.parametrize(
+    ("operation", "whose"),
+    [
+        ("attention out part", "computed by this rank, no collective"),
+        ("attention out parts", "the all-gather, this rank's own part is right"),
+        ("attention out", "the all-reduce, this rank's own part is right"),
+        ("experts up", "computed by this rank, no collective"),
+        ("experts down", "the all-reduce, this rank's own part is right"),
+        ("unembedding part", "computed by this rank, no collective"),
+        (UNEMBEDDING, "the all-gather, this rank's own part is right"),
+    ],
+)
+def test_a_wrong_number_of_a_rank_is_the_ranks_or_the_collectives(
+    of_ranks: Any, rank: int, operation: str, whose: str
+) -> None:
+    case, inputs, outputs = of_ranks[rank]
+    wrong = {name: value.clone() for name, value in outputs.items()}
+    place = (2, 1) if operation in IN_LAYER else (2,)
+    own = wrong[operation][place]
+    own[(rank,) if operation.endswith("parts") else ()].flatten()[5] += 0.5
+    found, words = judged_at(case, inputs, wrong)
+    where = "step 2, layer 1" if operation in IN_LAYER else "step 2"
+    assert words.startswith(f"first wrong at {where}, {operation}: {whose}")
+    assert found.mismatches[0].output == operation
+
+
+def test_a_sum_that_misses_a_rank_is_the_all_reduce(of_ranks: Any) -> None:
+    case, inputs, outputs = of_ranks[1]
+    wrong = {name: value.clone() for name, value in outputs.items()}
+    wrong["experts down"][1, 0] = wrong["experts down parts"][1, 0, 1]  # the part of rank 0 is missing
+    found, words = judged_at(case, inputs, wrong)
+    assert words.startswith("first wrong at step 1, layer 0, experts down: the all-reduce")
+    assert {mismatch.output for mismatch in found.mismatches} == {"experts down", "expert residual"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "says"),
+    [
+        ({"kv_heads": 1}, 2, "1 kv_heads"),
+        ({"vocabulary": 41}, 2, "41 vocabulary"),
+        ({}, 2, ""),
+        ({"intermediate": 32}, 2, "1 blocks of 32"),
+    ],
+)
+def test_ranks_that_cannot_share_a_model_are_told_why(changes: dict[str, Any], ranks: int, says: str) -> None:
+    shape = Shape.of(Generation.spec.case({**SHARED, **changes}, "normal", 0))
+    reason = reason_against(shape, ranks)
+    assert (says in reason) if says else reason == ""

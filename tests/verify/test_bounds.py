@@ -620,3 +620,37 @@ def test_attention_whose_scores_are_stored_holds_and_bites() -> None:
     assert (~within(logits[:, :-1].softmax(1) @ v, estimate)).double().mean() > 0.2, "without the sink"
     plain = bounds.attention(q.double(), k.double(), v.double(), visible, **options)  # type: ignore[arg-type]
     assert not within(weights[:, :-1] @ v, plain).all(), "what is stored must be said"
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
+def test_sums_over_ranks_in_any_order_stay_within_their_bound(ranks: int) -> None:
+    """Rounded to bf16 after each addition, or once at the end; a part that is missing does not."""
+    generator = torch.Generator().manual_seed(ranks)
+    parts = torch.randn((ranks, 4000), generator=generator).to(torch.bfloat16)
+    expected = bounds.reduced(parts.double(), 0, torch.bfloat16)
+    assert expected.error is not None
+    allowed = bounds.tolerance(torch.bfloat16, expected.value, expected.error)
+    for _ in range(8):
+        order = parts[torch.randperm(ranks, generator=generator)]
+        rounded = order[0]
+        for part in order[1:]:
+            rounded = rounded + part
+        for total in (rounded, order.float().sum(0).to(torch.bfloat16)):
+            assert ((total.double() - expected.value).abs() <= allowed).all()
+    missing = parts[1:].double().sum(0) - expected.value
+    assert (missing.abs() > allowed).double().mean() > 0.9
+
+
+def test_a_steep_swiglu_of_whole_numbers_is_a_ramp() -> None:
+    whole = torch.arange(-9, 10).double()
+    both = torch.stack([whole.repeat_interleave(19), whole.repeat(19)], -1).flatten()
+    ramp = bounds.ramp(bounds.Estimate(both, None), 2.0)
+    gate, linear = both[0::2].float().clamp(max=2.0), both[1::2].float().clamp(-2.0, 2.0)
+    in_fp32 = torch.addcmul(s := gate / (1 + torch.exp(-bounds.STEEP * gate)), s, linear)
+    assert (
+        ramp.exact and torch.equal(ramp.value, in_fp32.double()) and in_fp32.unique().tolist() == [-2, -1, *range(5), 6]
+    )
+    with pytest.raises(ValueError, match="whole"):
+        bounds.ramp(bounds.Estimate(both, None, 0.5), 2.0)
+    with pytest.raises(ValueError, match="exact"):
+        bounds.ramp(bounds.Estimate(both, torch.zeros_like(both)), 2.0)

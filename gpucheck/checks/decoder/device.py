@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from gpucheck.checks.decoder.shape import (
     ARGMAX,
     EMBEDDING,
     EPSILON,
-    LAYER,
+    IN_LAYER,
     LOGITS,
-    OPERATIONS,
     ROUTING,
     SWIGLU,
     TOKENS,
@@ -32,19 +31,58 @@ from gpucheck.model.errors import Inapplicable
 BLOCK_ROWS = 16  # of the attention kernel: a step has one query
 
 
+class Ranks(Protocol):
+    """What ranks that share the model do together."""
+
+    def summed(self, part: Tensor) -> Tensor:
+        """The sum of all ranks' parts, by an all-reduce."""
+
+    def gathered(self, part: Tensor) -> Tensor:
+        """All ranks' parts (R, ...), by an all-gather."""
+
+
+class TorchRanks:
+    """:class:`Ranks` by torch.distributed, all ranks of the run."""
+
+    def summed(self, part: Tensor) -> Tensor:
+        import torch.distributed as dist
+
+        whole = part.clone()
+        dist.all_reduce(whole)
+        return whole
+
+    def gathered(self, part: Tensor) -> Tensor:
+        import torch.distributed as dist
+
+        parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, part.contiguous())
+        return torch.stack(parts)
+
+
 class Decoder:
     """Weights on the device, in the form the library wants them."""
 
     def __init__(
-        self, shape: Shape, inputs: dict[str, Tensor], runtime: Runtime, *, layout: str, guard: bool = False
+        self,
+        shape: Shape,
+        inputs: dict[str, Tensor],
+        runtime: Runtime,
+        *,
+        layout: str,
+        guard: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         """Args:
+        shape: of what this rank has of the model.
+        inputs: the same.
         layout: of the experts' weights, see :meth:`gpucheck.library.adapters.base.Adapter.weight`.
         guard: attention is launched with the device of its tensors current.
+        ranks: those that share the model; None: this one has all of it.
         """
         self.guard = guard and runtime.device.type == "cuda"
         self.shape, self.inputs, self.runtime = shape, inputs, runtime
         self.library = runtime.library
+        self.ranks = ranks
         self._weights: dict[tuple[str, int | None], Weight] = {(UNEMBEDDING, None): self._dense(inputs[UNEMBEDDING])}
         for layer in range(shape.layers):
             for name in ("qkv", "out", "router"):
@@ -85,9 +123,10 @@ class Decoder:
             x = self._attention_block(step, layer, x, cache[layer], record)
             x = self._expert_block(layer, x, record)
         normed = record("final norm", lambda: _norm(x, self.inputs["final_norm"]))
-        logits = record(
+        logits = self._joined(
             UNEMBEDDING,
             lambda: self.library.matmul(normed, self._weights[UNEMBEDDING, None], out_dtype=torch.float32),
+            record,
         )
         return record(ARGMAX, lambda: logits.argmax(-1))
 
@@ -117,7 +156,7 @@ class Decoder:
             return mixed.flatten(1)
 
         mixed = record("attention", attention)
-        out = record("attention out", lambda: self._linear("out", layer, mixed))
+        out = self._joined("attention out", lambda: self._linear("out", layer, mixed), record)
         return record("attention residual", lambda: x + out)
 
     def _expert_block(self, layer: int, x: Tensor, record: _Recorder) -> Tensor:
@@ -139,7 +178,7 @@ class Decoder:
                 config=config,
             ),
         )
-        mixed = record(
+        mixed = self._joined(
             "experts down",
             lambda: self.library.matmul(
                 inner,
@@ -151,8 +190,20 @@ class Decoder:
                 gammas=routing.gates,
                 config=config,
             ),
+            record,
         )
         return record("expert residual", lambda: x + mixed)
+
+    def _joined(self, operation: str, compute: Callable[[], Tensor], record: _Recorder) -> Tensor:
+        """What an operation of PARTS gives: where ranks share the model, what their parts make together."""
+        ranks = self.ranks
+        if ranks is None:
+            return record(operation, compute)
+        part = record(f"{operation} part", compute)
+        if operation == UNEMBEDDING:
+            return record(operation, lambda: ranks.gathered(part).movedim(0, -2).flatten(-2))
+        record(f"{operation} parts", lambda: ranks.gathered(part))
+        return record(operation, lambda: ranks.summed(part))
 
     def _linear(self, name: str, layer: int, x: Tensor) -> Tensor:
         bias = self.inputs[f"{name}_bias"][layer]
@@ -167,8 +218,8 @@ class _Recorder:
 
     def __init__(self, shape: Shape, runtime: Runtime) -> None:
         self.shape, self.runtime = shape, runtime
-        self._kept: dict[str, list[Tensor]] = {operation: [] for operation in OPERATIONS}
-        self._copies = {operation: self._unwritten(operation) for operation in OPERATIONS}
+        self._kept: dict[str, list[Tensor]] = {operation: [] for operation in shape.caller.operations}
+        self._copies = {operation: self._unwritten(operation) for operation in shape.caller.operations}
 
     def __call__(self, operation: str, compute: Callable[[], Tensor]) -> Tensor:
         result = compute()
@@ -206,7 +257,7 @@ class _Recorder:
             copies[number].copy_(result, non_blocking=True)
 
     def _lead(self, operation: str) -> tuple[int, ...]:
-        return (self.shape.tokens, self.shape.layers) if operation in LAYER else (self.shape.tokens,)
+        return (self.shape.tokens, self.shape.layers) if operation in IN_LAYER else (self.shape.tokens,)
 
     def _unwritten(self, operation: str) -> Tensor:
         """(S, L, ...) or (S, ...)."""

@@ -22,6 +22,7 @@ from gpucheck.checks.decoder.shape import (
     Caller,
     Shape,
 )
+from gpucheck.checks.decoder.tensor_parallel import OfAllRanks, OfOneRank, recorded_by_one
 from gpucheck.checks.routing import reference_topk
 from gpucheck.verify import bounds
 from gpucheck.verify.bounds import Estimate
@@ -73,9 +74,14 @@ class Beside:
         return estimate.value + allowed * (2 * torch.rand(allowed.shape, generator=self.generator).double() - 1)
 
 
-def decode(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Greedy decoding by the reference alone: what a device would record that rounds as little as it may."""
-    reference, alone, cache = Reference(shape, inputs), Alone(shape.caller), Cache(shape.layers)
+def decode(shape: Shape, inputs: dict[str, Tensor], rank: int = 0, ranks: int = 0) -> dict[str, Tensor]:
+    """Greedy decoding by the reference alone: what a device would record that rounds as little as it may.
+
+    Args:
+        shape: of the whole model, as the inputs are.
+        rank: the one whose record it is, of so many ranks that share the model; 0 ranks: one has all of it.
+    """
+    reference, alone, cache = _of_all(shape, inputs, ranks), Alone(shape.caller), Cache(shape.layers)
     token, tokens = _given(shape, inputs), []
     with one_thread():
         while cache.length < shape.tokens:
@@ -88,7 +94,12 @@ def decode(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             whole = torch.cat(values)
         recorded[operation] = whole.to(shape.caller.dtype_of(operation))
-    return {**recorded, ARGMAX: torch.cat(tokens)}
+    recorded[ARGMAX] = torch.cat(tokens)
+    return recorded_by_one(shape, recorded, rank, ranks) if ranks else recorded
+
+
+def _of_all(shape: Shape, inputs: dict[str, Tensor], ranks: int) -> Reference:
+    return OfAllRanks(shape, inputs, ranks) if ranks else Reference(shape, inputs)
 
 
 def _given(shape: Shape, inputs: dict[str, Tensor]) -> Tensor:
@@ -96,17 +107,20 @@ def _given(shape: Shape, inputs: dict[str, Tensor]) -> Tensor:
     return inputs["start"].reshape(shape.prompt, shape.batch)
 
 
-def judge_by(shape: Shape, inputs: dict[str, Tensor], recorded: Recorded) -> dict[str, Expected]:
+def judge_by(
+    shape: Shape, inputs: dict[str, Tensor], recorded: Recorded, rank: int = 0, ranks: int = 0
+) -> dict[str, Expected]:
     """The references of what was recorded: of each operation given what it was given, and of the whole decoding.
 
     What an operation makes of numbers that are wrong beyond use (not finite, or rows in a wrong order) is not known.
+    For ``rank`` and ``ranks`` see :func:`decode`.
     """
     tokens = torch.cat([_given(shape, inputs), recorded[ARGMAX][shape.prompt - 1 : -1]])
     tokens = tokens.clamp(0, shape.vocabulary - 1)
     along = Along(recorded)
     with one_thread():
-        reference = Reference(shape, inputs)
-        reference.run(tokens, along)
+        reference = _of_all(shape, inputs, ranks)
+        (OfOneRank(shape, inputs, recorded, rank, ranks) if ranks else reference).run(tokens, along)
         expected = {name: _expected(shape.caller, name, estimates) for name, estimates in along.kept.items()}
         _leave_open(expected, recorded)
         expected[ARGMAX] = _argmax(recorded)
@@ -130,7 +144,8 @@ def _leave_open(expected: dict[str, Expected], recorded: Recorded) -> None:
     diverged = blind.clone()
     for operation in (name for name in ROUTING if name in expected):
         diverged |= (recorded[operation] != expected[operation].estimate.value).flatten(2).any(2)
-    for names, unknown in (((*ROUTING, "routing gates"), blind), (("experts up", "experts down", EXPERTS), diverged)):
+    down = "experts down part" if "experts down part" in expected else "experts down"
+    for names, unknown in (((*ROUTING, "routing gates"), blind), (("experts up", down, EXPERTS), diverged)):
         for operation in (name for name in names if name in expected):
             _mark(expected[operation], unknown)
 

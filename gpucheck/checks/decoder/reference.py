@@ -7,6 +7,7 @@ of its operations is judged by what that very operation was given.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -28,6 +29,16 @@ class Continue(Protocol):
 
         Axis 0 of the estimate are the steps; ``layer`` is None before and after the layers.
         """
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of the experts, expert-sorted within each step."""
+
+    owners: Tensor  # (T*B*k,) expert of each
+    gates: Estimate  # (T*B*k, 1)
+    places: Tensor  # (T*B*k,) where the row of each token and slot is
+    shape: tuple[int, int, int, int]  # T, B, k, hidden
 
 
 class Reference:
@@ -58,12 +69,28 @@ class Reference:
             x = self._attention_block(layer, x, positions, cache, proceed)
             x = self._expert_block(layer, x, None if chosen is None else chosen[:, layer], proceed)
         x = proceed("final norm", None, self._norm(x, self.inputs["final_norm"]))
-        return proceed(UNEMBEDDING, None, bounds.product(_plain(x), self._weight("unembedding")))
+        return self._logits(x, proceed)
+
+    def _logits(self, x: Tensor, proceed: Continue) -> Tensor:
+        return proceed(UNEMBEDDING, None, bounds.product(plain(x), self._weight(UNEMBEDDING)))
+
+    def _attention_out(self, layer: int, mixed: Tensor, proceed: Continue) -> Tensor:
+        """(T, B, hidden) of what the heads give (T, B, H*D)."""
+        return proceed("attention out", layer, self.linear("out", layer, mixed))
+
+    def _experts_down(self, layer: int, inner: Estimate, rows: Rows, proceed: Continue) -> Tensor:
+        """(T, B, hidden) of what the first product gives (T*B*k, I)."""
+        return proceed("experts down" if self._apart else EXPERTS, layer, self.down(layer, inner, rows))
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the operations of the expert block are recorded one by one."""
+        return EXPERTS not in self.caller.layer
 
     def _attention_block(self, layer: int, x: Tensor, positions: Tensor, cache: Cache, proceed: Continue) -> Tensor:
         shape, steps, batch = self.shape, *x.shape[:2]
         normed = proceed("attention norm", layer, self._norm(x, self.inputs["norms"][layer, 0]))
-        qkv = proceed("qkv", layer, self._linear("qkv", layer, normed))
+        qkv = proceed("qkv", layer, self.linear("qkv", layer, normed))
         turned, v = qkv[..., : shape.turned], qkv[..., shape.turned :]
         cos, sin = (self.inputs[name].double()[positions][:, None, None] for name in ("cos", "sin"))
         rotated = bounds.rope(
@@ -77,8 +104,8 @@ class Reference:
         q, k = heads[:, :, : shape.heads], heads[:, :, shape.heads :]
         keys, values = cache.extended(layer, k, v.reshape(steps, batch, -1, shape.head_dim))
         mixed = proceed("attention", layer, self._attention(layer, q, keys, values, positions))
-        out = proceed("attention out", layer, self._linear("out", layer, mixed))
-        return proceed("attention residual", layer, bounds.add(_plain(x), out))
+        out = self._attention_out(layer, mixed, proceed)
+        return proceed("attention residual", layer, bounds.add(plain(x), out))
 
     def _attention(self, layer: int, q: Tensor, keys: Tensor, values: Tensor, positions: Tensor) -> Estimate:
         """(T, B, H*D) of queries (T, B, H, D), keys and values (P, B, KV, D)."""
@@ -106,13 +133,13 @@ class Reference:
     def _expert_block(self, layer: int, x: Tensor, chosen: Tensor | None, proceed: Continue) -> Tensor:
         k, (steps, batch, hidden) = self.shape.top_k, x.shape
         normed = proceed("expert norm", layer, self._norm(x, self.inputs["norms"][layer, 1]))
-        logits = proceed("router", layer, self._linear("router", layer, normed))
+        logits = proceed("router", layer, self.linear("router", layer, normed))
         ids = reference_topk(logits.flatten(0, 1), k)[1].reshape(steps, batch, k) if chosen is None else chosen
-        apart = EXPERTS not in self.caller.layer
+        apart = self._apart
 
         def inside(operation: str, estimate: Estimate) -> Estimate:
             """To go on with: what an operation gave that is recorded by itself, else all that it may give."""
-            return _plain(proceed(operation, layer, estimate)) if apart else bounds.rounded(estimate, torch.bfloat16)
+            return plain(proceed(operation, layer, estimate)) if apart else bounds.rounded(estimate, torch.bfloat16)
 
         order, places = self._tables(layer, ids, proceed if apart and chosen is None else None)
         gates = bounds.softmax(logits.gather(-1, ids)).reshaped(steps, -1)
@@ -120,14 +147,19 @@ class Reference:
         gate = inside("routing gates", sorted_gates.reshaped(steps, -1))
 
         owners = ids.reshape(steps, -1).gather(1, order).flatten()
-        rows = _plain(normed.reshape(-1, hidden)[_whole(order) // k])
-        up = self._each_expert(rows, owners, self.shape.intermediate, partial(self._up, layer))
+        given = plain(normed.reshape(-1, hidden)[_whole(order) // k])
+        up = self._each_expert(given, owners, self.shape.intermediate, partial(self._up, layer))
         inner = inside("experts up", up.reshaped(steps, batch * k, -1)).reshaped(steps * batch * k, -1)
-        down = bounds.times(self._each_expert(inner, owners, hidden, partial(self._down, layer)), gate.reshaped(-1, 1))
-        stored = bounds.rounded(down, torch.bfloat16) if apart else bounds.either(down, self.caller.stored)
-        summed = bounds.summed(experts.take(stored, _whole(places), (steps, batch, k, hidden)), dim=2)
-        mixed = proceed("experts down" if apart else EXPERTS, layer, summed)
-        return proceed("expert residual", layer, bounds.add(_plain(x), mixed))
+        rows = Rows(owners, gate.reshaped(-1, 1), _whole(places), (steps, batch, k, hidden))
+        mixed = self._experts_down(layer, inner, rows, proceed)
+        return proceed("expert residual", layer, bounds.add(plain(x), mixed))
+
+    def down(self, layer: int, inner: Estimate, rows: Rows) -> Estimate:
+        """(T, B, hidden): the second product of all rows, and the sums over the experts of a token."""
+        down = self._each_expert(inner, rows.owners, self.shape.hidden, partial(self._down, layer))
+        down = bounds.times(down, rows.gates)
+        stored = bounds.rounded(down, torch.bfloat16) if self._apart else bounds.either(down, self.caller.stored)
+        return bounds.summed(experts.take(stored, rows.places, rows.shape), dim=2)
 
     def _tables(self, layer: int, ids: Tensor, proceed: Continue | None) -> tuple[Tensor, Tensor]:
         """The order of the rows of each step by expert and its inverse, both (T, B*k); from ids (T, B, k).
@@ -158,8 +190,8 @@ class Reference:
         down = bounds.product(rows, self._expert("down", layer, expert))
         return bounds.add(down, self.inputs["down_bias"][layer, expert].double())
 
-    def _linear(self, name: str, layer: int, x: Tensor) -> Estimate:
-        product = bounds.either(bounds.product(_plain(x), self._weight(name, layer)), self.caller.stored)
+    def linear(self, name: str, layer: int, x: Tensor) -> Estimate:
+        product = bounds.either(bounds.product(plain(x), self._weight(name, layer)), self.caller.stored)
         return bounds.add(product, self.inputs[f"{name}_bias"][layer].double())
 
     def _norm(self, x: Tensor, weight: Tensor) -> Estimate:
@@ -167,13 +199,13 @@ class Reference:
 
     def _weight(self, name: str, layer: int | None = None) -> Estimate:
         held = self.inputs[name] if layer is None else self.inputs[name][layer]
-        return _plain(held.double())
+        return plain(held.double())
 
     def _expert(self, name: str, layer: int, expert: int) -> Estimate:
         key = (name, layer, expert)
         if key not in self._decoded:
             codes, scales = self.inputs[name][layer, expert], self.inputs[f"{name}_scale"][layer, expert]
-            self._decoded[key] = _plain(operands.decode_weight("mxfp4", codes, scales))
+            self._decoded[key] = plain(operands.decode_weight("mxfp4", codes, scales))
         return self._decoded[key]
 
 
@@ -197,7 +229,8 @@ class Cache:
         return both
 
 
-def _plain(value: Tensor) -> Estimate:
+def plain(value: Tensor) -> Estimate:
+    """Numbers that are given, as the start of an estimate."""
     return operands.as_estimate(value, "normal")
 
 

@@ -49,8 +49,29 @@ EXPERTS = "experts"  # from the router's logits to the sum over the experts of a
 _APART = LAYER[LAYER.index("router") + 1 : LAYER.index("expert residual")]  # what EXPERTS holds
 SERVED = (*(name for name in LAYER[:-1] if name not in _APART), EXPERTS, LAYER[-1])
 """The operations of a layer that a serving engine's own model shows."""
-IN_LAYER = frozenset((*LAYER, EXPERTS))
 HEAD = ("final norm", UNEMBEDDING, ARGMAX)
+PARTS = {
+    "attention out": ("attention out part", "attention out parts"),
+    "experts down": ("experts down part", "experts down parts"),
+    UNEMBEDDING: ("unembedding part",),
+}
+"""Operations that ranks do together which share the model -> what is recorded before: a rank's own part of the sum or
+of the columns, and the parts of a sum that it gathered of all ranks."""
+COLLECTIVES = {
+    "attention out": "all-reduce",
+    "attention out parts": "all-gather",
+    "experts down": "all-reduce",
+    "experts down parts": "all-gather",
+    UNEMBEDDING: "all-gather",
+}
+"""Operations of ranks that share the model -> the collective that gives them."""
+
+
+def _with_parts(operations: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for operation in operations for name in (*PARTS.get(operation, ()), operation))
+
+
+IN_LAYER = frozenset((*_with_parts(LAYER), EXPERTS))
 OPERATIONS = (EMBEDDING, *LAYER, *HEAD)
 """What is recorded of a step, in the order it is computed; those of LAYER once a layer."""
 ROUTING = {
@@ -68,13 +89,15 @@ ROUTING = {
 UNWRITTEN = -1  # in place of integers that were not computed; NaN in place of others
 LOGITS, TOKENS = "logits", "tokens"
 """The results of :data:`HEAD` once more, compared with a reference that computed everything itself."""
-ORDER = (EMBEDDING, *LAYER[:-1], EXPERTS, LAYER[-1], *HEAD, LOGITS, TOKENS)
+ORDER = (EMBEDDING, *_with_parts(LAYER[:-1]), EXPERTS, LAYER[-1], *_with_parts(HEAD), LOGITS, TOKENS)
 """All outputs of all callers, as they are computed."""
 
 
 def axes_of(output: str) -> tuple[str, ...]:
     """What the axes of an output are called."""
     lead = ("step", "layer") if output in IN_LAYER else ("step",)
+    if output.endswith("parts"):
+        return (*lead, "rank", "sequence", "column")
     if output in ("routing histogram", "routing rows", "routing row offsets"):
         return (*lead, "expert")
     if output in ("routing block offsets", "routing block map"):
@@ -95,20 +118,24 @@ class Caller:
     stored: torch.dtype | None = None  # may be the dtype of numbers within a norm, rope, product and sum; None: fp32
     scores: bool = False  # those of attention are stored, too
     yarn: bool = False  # rope as gpt-oss has it, with cosines and sines that the caller computes itself
+    head: tuple[str, ...] = HEAD  # operations after all layers
 
     @property
     def operations(self) -> tuple[str, ...]:
         """All that is recorded of a step, in the order it is computed; those of :attr:`layer` once a layer."""
-        return (EMBEDDING, *self.layer, *HEAD)
+        return (EMBEDDING, *self.layer, *self.head)
 
     def dtype_of(self, operation: str) -> torch.dtype:
         """The dtype that an operation stores its result in."""
         wide = {UNEMBEDDING: self.logits, LOGITS: self.logits, ARGMAX: torch.int64, TOKENS: torch.int64}
+        wide |= dict.fromkeys(PARTS[UNEMBEDDING], self.logits)
         return torch.int32 if operation in ROUTING else wide.get(operation, torch.bfloat16)
 
 
 OWN = Caller()
 """The decoder of gpucheck itself."""
+OF_RANKS = Caller(layer=_with_parts(LAYER), head=_with_parts(HEAD))
+"""The same, of ranks that share the model."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +156,7 @@ class Shape:
     vocabulary: int
     prompt: int = 1  # first steps of which the tokens are given
     caller: Caller = OWN
+    ranks: int = 1  # that share the model; heads, kv_heads and intermediate are then those of one of them
 
     @classmethod
     def of(cls, case: Case, caller: Caller = OWN) -> Shape:
@@ -154,6 +182,9 @@ class Shape:
             "routing gates": (rows,),
             "experts up": (rows, self.intermediate),
             UNEMBEDDING: (self.batch, self.vocabulary),
+            "unembedding part": (self.batch, self.vocabulary // self.ranks),
+            "attention out parts": (self.ranks, self.batch, self.hidden),
+            "experts down parts": (self.ranks, self.batch, self.hidden),
             ARGMAX: (self.batch,),
         }
         return sizes.get(operation, (self.batch, self.hidden))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from gpucheck.checks.decoder.shape import EMBEDDING, IN_LAYER, LOGITS, ORDER, TOKENS, UNWRITTEN
+from gpucheck.checks.decoder.shape import COLLECTIVES, EMBEDDING, IN_LAYER, LOGITS, ORDER, TOKENS, UNWRITTEN
 from gpucheck.model.record import Mismatch
 
 if TYPE_CHECKING:
@@ -27,17 +27,27 @@ def in_order(mismatches: list[Mismatch], layers: int) -> list[Mismatch]:
     return sorted(mismatches, key=key)
 
 
-def first_wrong(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Mapping[str, Expected]) -> str:
-    """Step, layer and operation of the first mismatch, and the first token that is another; "" without mismatches."""
+def first_wrong(
+    ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Mapping[str, Expected], ranks: int = 0
+) -> str:
+    """Step, layer and operation of the first mismatch, and the first token that is another; "" without mismatches.
+
+    Of ranks that share the model also whether the operation is one that they do together.
+    """
     if not ordered:
         return ""
     first = ordered[0]
     where = f"step {first.first[0]}" + (f", layer {first.first[1]}" if first.output in IN_LAYER else "")
-    words = f"first wrong at {where}, {first.output}"
+    words = f"first wrong at {where}, {first.output}" + (f": {_whose(first.output)}" if ranks else "")
     if first.output in WHOLE:
         words = f"every operation is right for what it was given, but from {where} on the whole is not: {first.output}"
     tokens = _tokens(ordered, outputs, expected)
     return f"{words}; {tokens}" if tokens else words
+
+
+def _whose(operation: str) -> str:
+    collective = COLLECTIVES.get(operation)
+    return f"the {collective}, this rank's own part is right" if collective else "computed by this rank, no collective"
 
 
 def _tokens(ordered: list[Mismatch], outputs: Mapping[str, Tensor], expected: Mapping[str, Expected]) -> str:

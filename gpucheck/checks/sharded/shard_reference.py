@@ -1,0 +1,78 @@
+"""What each rank of a shared expert block must have: its part before, and the whole after what ranks do together."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gpucheck.checks.decoder.passes import one_thread
+from gpucheck.checks.sharded.exact_block import block
+from gpucheck.checks.sharded.shares import local_ids, of_experts, of_width, share, width_share
+from gpucheck.model.case import Case
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Axes, Expected
+
+ORDER = ("received", "slots", "partial", "y")
+"""The outputs, in the order in which a rank comes by them."""
+WORDS = {
+    "received": "the tokens that the dispatch brought to this rank",
+    "slots": "the numbers by which this rank looks up its experts",
+    "partial": "what this rank's experts give",
+    "y": "what the ranks' parts add up to",
+}
+
+
+LARGE = 1 << 20  # hidden times intermediate from which on several threads are worth it
+
+
+def references(case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
+    """The outputs of rank ``case.rank``.
+
+    ``received`` (R, H): the tokens of all ranks with an expert here, in order. ``slots`` (T or R, k): its experts as
+    numbers in this rank's table, -1 elsewhere. ``partial`` (T or R, H): what its experts add. ``y``: the whole block,
+    of all T tokens, or under ``dispatch`` of those that are this rank's own.
+    """
+    rank, size = case.rank, case.ranks
+    with one_thread() if case["hidden"] * case["intermediate"] < LARGE else nullcontext():
+        part = partial(case, inputs, rank)
+        whole = block(inputs, inputs["x"], inputs["ids"], inputs["id_gates"])
+    made = {"partial": Expected(part, torch.bfloat16), "y": Expected(whole, torch.bfloat16)}
+    if case["parallel"] == "tensor":
+        return made
+    slots = local_ids(inputs["ids"], share(case["experts"], rank, size)).double()
+    if case["parallel"] == "dispatch":
+        here = (slots >= 0).any(1)
+        slots = slots[here]
+        made["received"] = Expected(Estimate(inputs["x"][here].double(), None), torch.bfloat16)
+        made["partial"] = Expected(replace(part, value=part.value[here]), torch.bfloat16)
+        own = whole.value[share(case["m"], rank, size)]
+        made["y"] = Expected(replace(whole, value=own), torch.bfloat16)
+    made["slots"] = Expected(Estimate(slots, None), torch.int32)
+    return {name: made[name] for name in outputs(case)}
+
+
+def partial(case: Case, inputs: dict[str, Tensor], rank: int) -> Estimate:
+    """What the experts of a rank, or its slice of all of them, add to all tokens: (T, H)."""
+    ids, size = inputs["ids"], case.ranks
+    if case["parallel"] == "tensor":
+        weights = of_width(inputs, width_share(case["intermediate"], rank, size), with_bias=rank == 0)
+    else:
+        held = share(case["experts"], rank, size)
+        weights, ids = of_experts(inputs, held), local_ids(ids, held)
+    return block(weights, inputs["x"], ids, inputs["id_gates"])
+
+
+def axes(case: Case) -> dict[str, Axes]:
+    """How places in the outputs are called; rows are those that the dispatch brought."""
+    row = "row" if case["parallel"] == "dispatch" else "token"
+    words = {name: ("token" if name == "y" else row, "slot" if name == "slots" else "column") for name in outputs(case)}
+    return {name: Axes(names, (0, 0)) for name, names in words.items()}
+
+
+def outputs(case: Case) -> tuple[str, ...]:
+    """The outputs of a case, in their order."""
+    absent = {"tensor": ("received", "slots"), "expert": ("received",), "dispatch": ()}[case["parallel"]]
+    return tuple(name for name in ORDER if name not in absent)
