@@ -39,7 +39,7 @@ def in_tree(path: str) -> Path:
 
 
 def test_a_newcomer_reads_the_map_in_one_sitting() -> None:
-    assert len(MAP.splitlines()) <= 200
+    assert len(MAP.splitlines()) <= 210
     assert len(first_cells("Glossary")) == 32 and len(re.findall(r"^\d\. ", section("The way of a case"), re.M)) == 8
 
 

@@ -28,6 +28,7 @@ CHECKS = {
     "selection_attention": "gpucheck.checks.selection_attention:SelectionAttention",
     "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
     "generation": "gpucheck.checks.generation:Generation",
+    "collectives": "gpucheck.checks.collectives:Collectives",
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
     "transformers_model": "gpucheck.checks.transformers_model:TransformersModel",
     "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",

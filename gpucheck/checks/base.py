@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpucheck.library.adapters.base import Adapter
-    from gpucheck.model.record import EnginePart, Mismatch
+    from gpucheck.model.record import EnginePart, Mismatch, Transfer
     from gpucheck.verify.expected import Axes, Expected
 
 
@@ -89,6 +89,8 @@ class Check(ABC):
     """Parameters of the cases that run without a scenario; missing ones take their defaults."""
     engine: ClassVar[str] = ""
     """The engine whose own path it calls: its cases run in a process that has imported that; "": none."""
+    together: ClassVar[bool] = False
+    """Whether all ranks run a case at once, each its part: see :class:`JointCheck`."""
     late_inputs: ClassVar[tuple[str, ...]]
     """Inputs that the kernel under test reads itself: those that come late where a scenario asks for late inputs."""
 
@@ -183,6 +185,26 @@ class Check(ABC):
     @abstractmethod
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         """How to name places in the outputs; one that is left out gets plain words."""
+
+
+class JointCheck(Check):
+    """A check of what ranks compute together; the rank's part follows from ``case.rank`` and ``case.ranks`` alone.
+
+    Inputs, reference and outputs are those of this rank. The default process group of ``torch.distributed`` holds
+    all ranks before :meth:`prepare` is called: NCCL on GPUs, gloo on the CPU. Every rank makes as many passes, so what
+    a pass does must not depend on what one rank alone sees. :class:`Inapplicable` is raised on all ranks alike.
+    """
+
+    together = True
+
+    def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
+        return ()
+
+    def transfers(
+        self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
+    ) -> list[Transfer]:
+        """From which sender which bytes of wrong outputs are not what it gave; [] where that cannot be told."""
+        return []
 
 
 class CandidateCheck(Check):

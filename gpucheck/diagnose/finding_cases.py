@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from gpucheck.diagnose.chance import rate_words
 from gpucheck.diagnose.wording import lines_of, rank_list
+from gpucheck.model.conditions import PROCESS_GROUPS
 from gpucheck.model.finding import FailedCase, Finding
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run, Tally
@@ -45,7 +46,7 @@ def run_command(run: Run, step: int, options: Sequence[str] = ()) -> str:
     conditions = planned.conditions
     if not conditions.placed.usual and "--placement" not in command:
         command += ["--placement", conditions.placement]
-    if conditions.process_group != "none" and "--process-group" not in command:
+    if conditions.process_group in PROCESS_GROUPS[1:] and "--process-group" not in command:
         command += ["--process-group", conditions.process_group]
     return shlex.join([*command, "--case", planned.case.id])
 

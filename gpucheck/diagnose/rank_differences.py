@@ -71,6 +71,8 @@ def other_inputs(run: Run) -> list[Finding]:
     """Ranks of one machine that were judged on other inputs than their neighbours, who share one file with them."""
     found: dict[tuple[int, ...], list[FailedCase]] = defaultdict(list)
     for step in _steps(run):
+        if run.plan.steps[step].together:  # each rank has a part of its own
+            continue
         known = [run.records[(step, rank)] for rank in run.ranks if run.records[(step, rank)].inputs]
         for neighbours in _grouped(known, lambda record: record.host).values():
             groups = _grouped(neighbours, lambda record: record.inputs)

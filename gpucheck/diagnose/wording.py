@@ -10,6 +10,7 @@ from gpucheck.diagnose.error_pattern import flipped, of_flags
 from gpucheck.model.record import Launch, Mismatch, Outcome, Record
 
 MOST_OUTPUTS = 4  # told in full
+MOST_TRANSFERS = 6  # likewise
 
 
 def rank_list(ranks: Iterable[int]) -> str:
@@ -44,6 +45,7 @@ def lines_of(record: Record) -> list[str]:
     if record.repeats > 1 and record.wrong:
         lines.append(f"{record.wrong} of {record.repeats} repeats wrong")
     lines += mismatches_lines(record.mismatches, record.bounds)
+    lines += transfer_lines(record)
     lines += [f"{violation.kind}: {violation.detail}" for violation in record.violations]
     if record.mismatches and record.launches:
         lines.append("launched " + launches_words(record.launches))
@@ -51,7 +53,28 @@ def lines_of(record: Record) -> list[str]:
     if record.outcome is Outcome.CRASH:
         far = dict.fromkeys(f"{launch.kernel}: {each.words}" for launch in record.launches for each in launch.large)
         lines += [f"offsets of 32 bits do not reach all of an argument of {words}" for words in far]
-    return lines + output_lines(record)
+    return lines + ([] if record.victim_of is not None else progress_lines(record)) + output_lines(record)
+
+
+def transfer_lines(record: Record) -> list[str]:
+    """From which rank which wrong bytes came, and what they are instead."""
+    lines = [
+        f"rank {each.sender} to rank {each.receiver}: {each.fault}: bytes {each.first} to {each.last} of "
+        f"{each.output}, {each.wrong} of {each.total} elements" + (f": {each.detail}" if each.detail else "")
+        for each in record.transfers[:MOST_TRANSFERS]
+    ]
+    more = len(record.transfers) - MOST_TRANSFERS
+    return lines + ([f"and {more} more wrong transfers"] if more > 0 else [])
+
+
+def progress_lines(record: Record) -> list[str]:
+    """How far each rank came in a case that ranks run together, ranks that came equally far in one line."""
+    alike: dict[str, list[int]] = {}
+    for each in record.progress:
+        where = f"{'in' if each.inside else 'past'} {each.signature}, number {each.number}" if each.signature else ""
+        words = f"{each.state}{f', {where}' if where else ''}{f': {each.message}' if each.message else ''}"
+        alike.setdefault(words, []).append(each.rank)
+    return [f"{rank_list(ranks)} {words}" for words, ranks in alike.items()]
 
 
 def raised_lines(record: Record) -> list[str]:

@@ -12,6 +12,9 @@ FILLS = (0xFF, 0x00)
 """Bytes that memory is filled with before a pass. Each case has at least one pass with each: FF 00 00 FF 00 FF ..."""
 
 PROCESS_GROUPS = ("none", "initialised")
+"""Those that a scenario may ask for."""
+TOGETHER = "together"
+"""The process group of a joint case: all ranks run it at once, each its part, and their processes are connected."""
 CONSUMERS = ("waits", "prompt", "delayed")
 STREAMS = ("default", "side")
 CACHES = ("shared", "cold", "fresh")
@@ -58,7 +61,9 @@ class Conditions:
     """
 
     placement: str = of_process("pinned", "{}")  # name of a Placement; "cpu" once bound to a machine without GPUs
-    process_group: str = of_process("none", "process group")  # "initialised": torch.distributed has one of all ranks
+    process_group: str = of_process(
+        "none", "process group"
+    )  # "initialised": torch.distributed has one of all ranks; TOGETHER: and the ranks meet in it
     late: bool = of_case(False, "late")  # the main input is made on the device right before the launch, after a delay
     consumer: str = of_case("waits", "{} consumer")  # one of CONSUMERS
     stream: str = of_case("default", "{} stream")  # "side": producer, launch and consumer are on a stream of their own
@@ -83,10 +88,15 @@ class Conditions:
         return self.placed.whole_node
 
     @property
+    def together(self) -> bool:
+        """Whether all ranks run the case at once, each its part."""
+        return self.process_group == TOGETHER
+
+    @property
     def timed(self) -> bool:
         """Whether calls may be timed: nothing is to put stress on the code under test, or waits for each launch."""
         usual = Conditions(self.placement, self.process_group, repeat=self.repeat, engine=self.engine)
-        return self == usual and self.placed.timed
+        return self == usual and self.placed.timed and not self.together
 
     @property
     def lifelong(self) -> Conditions:

@@ -58,6 +58,11 @@ class Step:
         return self.case.row + (f" ({words})" if words else "")
 
     @property
+    def together(self) -> bool:
+        """Whether all ranks run it at once, each its part."""
+        return self.conditions.together
+
+    @property
     def own_engine(self) -> str:
         """The engine whose own path is tested; "": the library or other code is, in whatever process."""
         engine = self.conditions.engine
@@ -66,7 +71,8 @@ class Step:
     @property
     def _further_conditions(self) -> Conditions:
         """The conditions without those that the name of the check says already."""
-        return replace(self.conditions, engine="") if self.own_engine else self.conditions
+        told = replace(self.conditions, engine="") if self.own_engine else self.conditions
+        return replace(told, process_group="none") if self.together else told
 
     def to_json(self) -> dict[str, Any]:
         """An item of the steps in ``plan.json``."""
@@ -204,6 +210,16 @@ class Plan:
     def local_rank(self, rank: int) -> int:
         """The rank's number on its node."""
         return rank % self.nproc
+
+    def seen_by(self, rank: int) -> Plan:
+        """The plan with the part of one rank in each joint case."""
+        return replace(
+            self,
+            steps=tuple(
+                replace(step, case=step.case.at(rank, self.world_size)) if step.together else step
+                for step in self.steps
+            ),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``plan.json``."""

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, TypeVar
 
-from gpucheck.model.vocabulary import Attempted, ExperimentName, ViolationKind
+from gpucheck.model.vocabulary import Attempted, ExperimentName, TransferFault, ViolationKind
 
 T = TypeVar("T")
 
@@ -213,6 +213,38 @@ class EnginePart:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far one rank came in a case that ranks run together."""
+
+    rank: int
+    state: str  # "ran", "raised", "crashed", "stopped", "waited", "gone" or "never ready"
+    operation: str = ""  # the last one it came to: "all_reduce"; "" for none
+    signature: str = ""  # the same with what must agree on all of its ranks: "all_reduce bf16 x1024 sum"
+    members: list[int] = field(default_factory=list)  # the ranks of its group, or of its pair
+    number: int = 0  # of the operation in that group, from 1
+    inside: bool = False  # it had entered the operation, or waited for it, and had not left
+    message: str = ""  # what it raised or how it died
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Bytes that a rank has from another one and that are not what that one gave."""
+
+    sender: int
+    receiver: int
+    fault: TransferFault
+    output: str
+    first: int  # byte of the output
+    last: int  # likewise, included
+    wrong: int  # elements
+    total: int  # elements that came from this sender
+    detail: str = ""  # what the bytes are instead, in words
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fault", TransferFault(self.fault))  # as read from a record line
+
+
+@dataclass(frozen=True)
 class Record:
     """The result line of one attempt of one case on one rank."""
 
@@ -253,6 +285,8 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     engine: EnginePart | None = None  # None: the case is of no engine
     twins: list[str] = field(default_factory=list)  # products of the case: equal ones are computed from equal operands
+    transfers: list[Transfer] = field(default_factory=list)  # wrong ones, of a case that ranks run together
+    progress: list[Progress] = field(default_factory=list)  # of all ranks, where one did not come to the end
     traceback: str = ""
     sticky: bool = False  # a CUDA error that no later call of the process survives
     kernels: list[str] = field(default_factory=list)  # under test; of attempts that gave no output
@@ -284,6 +318,8 @@ class Record:
         for key, kind in (("mismatches", Mismatch), ("violations", Violation), ("launches", Launch)):
             names = {f.name for f in fields(kind)}
             values[key] = [kind(**{k: v for k, v in part.items() if k in names}) for part in values.get(key, [])]
+        for key, joint in (("transfers", Transfer), ("progress", Progress)):
+            values[key] = [each for each in (_read_part(joint, part) for part in values.get(key, [])) if each]
         values["experiment"] = ExperimentName(values["experiment"]) if values.get("experiment") else ""
         if values.get("underway"):
             values["underway"] = Underway(**{name: values["underway"][name] for name in ("kernel", "source", "open")})
@@ -298,6 +334,15 @@ class Record:
 def _read_large(item: Any) -> LargeTensor | None:
     names = [f.name for f in fields(LargeTensor)]
     return LargeTensor(**{name: item[name] for name in names}) if all(name in item for name in names) else None
+
+
+def _read_part(kind: type[T], item: Any) -> T | None:
+    """A dataclass as read from a record line; None where it is damaged: a failure is not lost for that."""
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    try:
+        return kind(**{name: value for name, value in item.items() if name in names})
+    except (TypeError, AttributeError):
+        return None
 
 
 def _read(kind: type[T], item: Any) -> T | None:

@@ -58,7 +58,21 @@ class ViolationKind(Vocabulary):
     CALLS_DIFFER = "calls differ"  # a further call got a wrong answer, though the answer to the case is right
     ORDER = "order"  # the answer is right only if the caller waits for the GPU
     IDLE = "idle"  # the answer stays right when the candidate's kernels do nothing, or something else
+    GROUP = "group"  # ranks called different collectives, or with different sizes
     PROCESS = "process"  # the process ends, or does not return, when the candidate's kernels do nothing
+
+
+class TransferFault(Vocabulary):
+    """What is wrong about bytes that came from another rank."""
+
+    MISSING = "missing"  # the sender's contribution is not in the sum
+    TWICE = "twice"  # it is in the sum more than once
+    STALE = "stale"  # what the sender's buffer held before
+    EARLY = "early"  # what the receiver's buffer held before: it was read before they came
+    SWAPPED = "swapped"  # bytes that the same sender gave for another place or another receiver
+    DROPPED = "dropped"  # nothing came: zeros, or what memory was filled with
+    CORRUPT = "corrupt"  # other bytes
+    REDUCED = "reduced wrongly"  # the result is no sum of what the ranks gave, each once, less one or twice
 
 
 class ExperimentName(Vocabulary):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gpucheck.library.copies import LibraryCopy
@@ -53,6 +53,15 @@ def _without_gpus(step: Step) -> Step:
     if reason:
         return replace(step, inapplicable=reason)
     return replace(step, conditions=replace(step.conditions, placement=step.conditions.placed.without_gpus))
+
+
+def with_company(steps: Iterable[Step], ranks: int) -> tuple[Step, ...]:
+    """The steps for so many ranks: one rank cannot run what ranks run together."""
+    lonely = "it takes two ranks or more, this run has one"
+    return tuple(
+        replace(step, inapplicable=lonely) if step.together and ranks < 2 and not step.inapplicable else step
+        for step in steps
+    )
 
 
 def needing_library(scenario: Scenario, device: str) -> list[str]:
@@ -115,7 +124,7 @@ def build(
         engines: those at hand; likewise.
         judge: whose failures fail the run; by default the engine's where it has cases.
     """
-    steps = bound_steps(scenario, device)
+    steps = with_company(bound_steps(scenario, device), nproc * nnodes)
     used = {step.case.check for step in steps}
     return Plan(
         id=uuid.uuid4().hex[:12],

@@ -6,17 +6,17 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gpucheck
 from gpucheck.model.case import CheckSpec
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement_table import PLACEMENTS
 from gpucheck.model.plan import EXPECTED_RANKS, STRAGGLER, ExpectedFailure, Step
-from gpucheck.plan.scenario_conditions import KEYS, TRUTH, Rule, conflict, one_of
+from gpucheck.plan.scenario_conditions import KEYS, TRUTH, Rule, conflict, one_of, reason_against_company
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -213,6 +213,10 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
     if check.engine:
         choices.setdefault("engine", [check.engine])
     conditions = _conditions({key: choices.pop(key) for key in KEYS if key in choices}, where)
+    if check.together:
+        if reason := next(filter(None, map(reason_against_company, conditions)), ""):
+            raise UsageError(f"{where}: all ranks run {spec.name} together: {reason}")
+        conditions = list(dict.fromkeys(replace(each, process_group=TOGETHER) for each in conditions))
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}
         problems = {data: check.validate(params, data) for data in data_kinds}

@@ -72,6 +72,18 @@ def conflict(conditions: Conditions) -> str:
     return next((reason for reason, present in conflicts.items() if present), "")
 
 
+def reason_against_company(conditions: Conditions) -> str:
+    """Why ranks cannot run a case together under these conditions, or ""."""
+    reasons = {
+        f"placement {conditions.placement} has one process for all ranks": conditions.whole_node,
+        f"placement {conditions.placement} leaves its GPU alone": not conditions.placed.device_current,
+        "concurrency is for calls of one rank": conditions.concurrency > 1,
+        "late inputs and other consumers are part of the check": conditions.late or conditions.consumer != "waits",
+        "no rank has a warm-up or a cache of its own": conditions.warm_up or conditions.cache != "shared",
+    }
+    return next((reason for reason, present in reasons.items() if present), "")
+
+
 def needs_gpus(conditions: Conditions) -> str:
     """Why conditions mean nothing without GPUs, or "".
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gpucheck.model.conditions import PROCESS_GROUPS, Conditions
+from gpucheck.model.conditions import PROCESS_GROUPS, TOGETHER, Conditions
 from gpucheck.model.errors import NothingToRunError, UsageError
 from gpucheck.model.placement_table import scenario_placements
 from gpucheck.model.plan import Step
 from gpucheck.plan.scenario import Scenario
-from gpucheck.plan.scenario_conditions import conflict
+from gpucheck.plan.scenario_conditions import conflict, reason_against_company
 
 
 def select(
@@ -104,7 +104,9 @@ def _moved(steps: tuple[Step, ...], **asked: str | None) -> tuple[Step, ...]:
     moved: dict[tuple[Conditions, str], Step] = {}
     for step in steps:
         conditions = replace(step.conditions, **changes)
-        if reason := conflict(conditions):
+        if step.together:  # it is about a process group, which it has whatever others have
+            conditions = replace(conditions, process_group=TOGETHER)
+        if reason := conflict(conditions) or (step.together and reason_against_company(conditions)):
             raise UsageError(f"{step.label} cannot be moved: {reason}; leave it out with --checks or --case")
         native = conditions == step.conditions
         new = step if native else replace(step, conditions=conditions, expect=None)

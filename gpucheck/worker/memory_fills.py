@@ -19,10 +19,18 @@ def fill_of(number: int) -> int:
     return FILLS[bin(number).count("1") % 2]
 
 
-def wants_another_pass(repeat: int, passes: int, digests: Sequence[str], fills: Sequence[int]) -> bool:
-    """Whether a case must run again, after ``passes`` passes with these digests and fills."""
+def wants_another_pass(
+    repeat: int, passes: int, digests: Sequence[str], fills: Sequence[int], *, alike: bool = False
+) -> bool:
+    """Whether a case must run again, after ``passes`` passes with these digests and fills.
+
+    Args:
+        alike: ranks run it together, so none may run it more often for what it alone has seen.
+    """
     if passes < max(repeat, len(FILLS)):
         return True
+    if alike:
+        return False
     if len(set(digests)) == 1:
         return False
     return passes < TELLING or (passes < SURE and _follow(digests, fills))

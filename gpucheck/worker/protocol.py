@@ -35,6 +35,7 @@ class Setup:
     attempt: str = ""  # the experiment that it is for: each one has its own process
     cache: str = ""  # folder of Triton's kernel cache; "": the usual one
     meeting: str = ""  # file where the ranks of a process group meet
+    collectives: str = ""  # file in which it notes each collective call of joint cases; "": it runs none
     candidate: str = ""  # name of the candidate that it runs: each one has its own process
     calls: str = ""  # for a process that answers single calls: CANDIDATE or BASELINE
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
@@ -120,6 +121,8 @@ class Request:
     inspection: Inspection | None = None
     call: Call | None = None  # of a process that answers single calls, see ``Setup.calls``
     known: dict[str, str] = field(default_factory=dict)  # output -> digest; a first call that gives these is the last
+    group: str = ""  # name of the process group of all ranks that a joint case runs in; "": it runs in none
+    deadline: float = 0.0  # s that a joint case may take
 
 
 def outputs_file(outputs: str, number: int) -> str:

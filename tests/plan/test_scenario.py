@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gpucheck import checks
 from gpucheck.checks import CHECKS, NEEDS
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
@@ -274,7 +275,9 @@ def test_built_in_scenarios_load_with_ids_that_are_unique_and_typeable(name: str
 
 def test_the_smoke_scenario_covers_every_check_that_calls_nothing_but_the_library() -> None:
     loaded = scenario.load(scenario.find("smoke"))
-    assert {step.case.check for step in loaded.steps} == set(CHECKS) - set(NEEDS)
+    joint = {name for name in CHECKS if checks.load(name).together}
+    assert {step.case.check for step in loaded.steps} == set(CHECKS) - set(NEEDS) - joint
+    assert joint <= {step.case.check for step in scenario.load(scenario.find("together")).steps}
 
 
 def test_checks_of_other_software_are_optional_where_they_are_planned() -> None:

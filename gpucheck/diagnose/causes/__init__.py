@@ -50,6 +50,7 @@ class PeerComparison(CauseFile, Protocol):
 
 
 ASKED = (
+    "group_mismatch",
     "wrong_device",
     "input_misuse",
     "fallback",
@@ -73,6 +74,7 @@ ASKED = (
     "undetermined",
     "other_ranks_fault",
     "crash",
+    "absent_rank",
     "hang",
 )
 """In the order they are asked: what a record shows by itself before what experiments and other ranks tell."""

@@ -11,7 +11,9 @@ from gpucheck.model.errors import ExitCode
 from gpucheck.model.record import Outcome
 
 OWN_KERNEL = "gpucheck.checks.kernels.flash_attention_kernel"
-"""As the file of an :class:`Edit`: the attention kernel of gpucheck itself, in a private copy of its module."""
+"""As the file of an :class:`Edit`: the attention kernel of gpucheck itself."""
+COLLECTIVE_CALLS = "gpucheck.checks.collective_calls"
+"""Likewise: what ranks send each other."""
 
 
 class Target(str, Enum):
@@ -39,10 +41,15 @@ class Session(str, Enum):
 class Edit:
     """Source changed in a private copy, at a place that a short piece of it names."""
 
-    file: str  # relative to the library's package, or OWN_KERNEL
+    file: str  # relative to the library's package, or the name of a module of gpucheck itself
     anchor: str  # text that occurs exactly once
     text: str  # what takes its place; ``{anchor}`` stands for the anchor
     elsewhere: Edit | None = None  # the same fault, in copies of the library without this file
+
+    @property
+    def own(self) -> bool:
+        """Whether it changes a module of gpucheck itself, in a private copy of that."""
+        return self.file.startswith("gpucheck.")
 
 
 @dataclass(frozen=True)

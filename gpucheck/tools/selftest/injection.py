@@ -12,7 +12,7 @@ from typing import Any
 
 from gpucheck.library.copies import PACKAGE
 from gpucheck.tools.selftest.catalogue.common import HONEST
-from gpucheck.tools.selftest.fault import OWN_KERNEL, Candidate, Edit, Fault, Hook, Startup
+from gpucheck.tools.selftest.fault import Candidate, Edit, Fault, Hook, Startup
 
 HOOKED = "matmul_ogs.py"  # the module whose function of the same name the hooks go around
 CHOOSER = """
@@ -81,9 +81,8 @@ class Injector:
         """A copy of the library that each rank takes its own faults from; the library itself where there are none."""
         by_rank: dict[int, list[Planted]] = {}
         for item in planted:
-            if (isinstance(item.fault.plant, Edit) and item.fault.plant.file != OWN_KERNEL) or isinstance(
-                item.fault.plant, Hook
-            ):
+            plant = item.fault.plant
+            if (isinstance(plant, Edit) and not plant.own) or isinstance(plant, Hook):
                 for rank in range(self.ranks) if item.everywhere else item.ranks:
                     by_rank.setdefault(rank, []).append(item)
         if not by_rank:
@@ -135,20 +134,19 @@ class Injector:
 
     def _own_kernels(self, planted: Sequence[Planted]) -> dict[str, dict[str, str]]:
         """Module -> rank -> its private copy."""
-        by_rank: dict[int, list[Edit]] = {}
+        copies: dict[str, dict[str, str]] = {}
         for item in planted:
-            if isinstance(item.fault.plant, Edit) and item.fault.plant.file == OWN_KERNEL:
-                for rank in item.ranks:
-                    by_rank.setdefault(rank, []).append(item.fault.plant)
-        copies = {}
-        for rank, edits in by_rank.items():
-            copy = self.folder / "own" / str(rank) / _own_kernel().name
-            copy.parent.mkdir(parents=True)
-            shutil.copyfile(_own_kernel(), copy)
-            for edit in edits:
-                _edit(copy, edit)
-            copies[str(rank)] = str(copy)
-        return {OWN_KERNEL: copies} if copies else {}
+            plant = item.fault.plant
+            for rank in item.ranks if isinstance(plant, Edit) and plant.own else ():
+                assert isinstance(plant, Edit)
+                original = _own_module(plant.file)
+                copy = self.folder / "own" / str(rank) / original.name
+                if not copy.exists():
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(original, copy)
+                _edit(copy, plant)
+                copies.setdefault(plant.file, {})[str(rank)] = str(copy)
+        return copies
 
 
 def reason_against(fault: Fault, library: Path) -> str:
@@ -159,7 +157,7 @@ def reason_against(fault: Fault, library: Path) -> str:
     if not isinstance(plant, Edit):
         return ""
     plant = _fitting(plant, library)
-    path = _own_kernel() if plant.file == OWN_KERNEL else library / plant.file
+    path = _own_module(plant.file) if plant.own else library / plant.file
     if not path.is_file():
         return f"this copy of the library has no {plant.file}"
     count = path.read_text(encoding="utf-8").count(plant.anchor)
@@ -183,10 +181,11 @@ def _hooks(items: Sequence[Planted]) -> dict[int, tuple[str, str]]:
     }
 
 
-def _own_kernel() -> Path:
-    spec = find_spec(OWN_KERNEL.rpartition(".")[0])
+def _own_module(name: str) -> Path:
+    package, _, module = name.rpartition(".")
+    spec = find_spec(package)
     assert spec is not None and spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations)), OWN_KERNEL.rpartition(".")[2] + ".py")
+    return Path(next(iter(spec.submodule_search_locations)), f"{module}.py")
 
 
 def _copy(package: Path, to: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ from gpucheck.worker.device.threads_together import at_once
 from gpucheck.worker.last_words import raised_from
 from gpucheck.worker.memory_fills import FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
+
+if TYPE_CHECKING:
+    from gpucheck.worker.device.joint_group import JointGroup
 
 LOCATE_SECONDS = 5.0  # of processor spent on finding the tensor whose surroundings are read
 LOCATE_ENGINE_SECONDS = 30.0  # where an engine loads its weights anew each time
@@ -91,6 +94,7 @@ class CaseExecutor:
 
     def __init__(self, binding: Binding, device: torch.device, library: Library, observer: Observer) -> None:
         self.binding, self.device, self.observer = binding, device, observer
+        self.joint_group: JointGroup | None = None  # of a process that runs joint cases
         self.behind = False  # each launch comes after one on other data: what threads share is then not the same
         self.library = library
         self.memory = GuardedMemory(device)
@@ -111,6 +115,9 @@ class CaseExecutor:
         reply = Reply("ran", device=self.device_name)
         self.observer.start()
         try:
+            if request.group and self.joint_group:
+                with timed(reply, "group"):
+                    self.joint_group.enter(request.group, self.device, request.deadline)
             if request.inspection:
                 inspect(self._outputs, self.library, self.device, request, reply)
             else:
@@ -140,8 +147,8 @@ class CaseExecutor:
             self._warm_up(check, case, held, conditions)
         with timed(reply, "prepare"):  # once: each pass places copies of these
             inputs = {name: to_device(value, self.device) for name, value in held.items()}
-        passes = 0
-        while wants_another_pass(conditions.repeat, passes, *reply.settled):
+        passes, together = 0, conditions.together
+        while wants_another_pass(conditions.repeat, passes, *reply.settled, alike=together):
             first, fill = not reply.digests, fill_of(passes)
             prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
             for outputs in launched:
@@ -157,7 +164,8 @@ class CaseExecutor:
             if first and request.known and request.known == {name: digest.whole(held) for name, held in copies.items()}:
                 break
         reply.launches = [asdict(launch) for launch in self.observer.take()]
-        if depends_on_fill(*reply.settled) and not conditions.late and conditions.concurrency == 1:
+        alone = conditions.concurrency == 1 and not together
+        if depends_on_fill(*reply.settled) and not conditions.late and alone:
             with timed(reply, "locate"):
                 reply.sensitive = self._sensitive(check, case, inputs, reply.settled[0][1], conditions)
                 self._fill_further(check, case, inputs, reply, request)

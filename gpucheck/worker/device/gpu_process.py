@@ -30,6 +30,11 @@ class OneDevice(Process):
 
     def __init__(self, setup: Setup, maker: Maker) -> None:
         self._executor = maker.executor(own_device(setup))
+        if setup.collectives:
+            from gpucheck.worker.device.joint_group import JointGroup
+
+            one_node = setup.world_size == setup.local_ranks
+            self._executor.joint_group = JointGroup(Path(setup.collectives), one_node=one_node)
 
     def run(self, request: Request) -> list[Reply]:
         return [self._executor.run(request)]

@@ -57,6 +57,7 @@ class Attempt:
     role: str = ""  # what that process runs, see ``Setup.calls``
     launches: str = "run"  # what launches do there from the start
     examined: Examined | None = None  # what further calls of a candidate showed
+    state: str = ""  # how a joint case ended on this rank, see :mod:`gpucheck.worker.supervisor.blame`
 
     @property
     def output_bytes(self) -> int:

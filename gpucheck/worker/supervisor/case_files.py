@@ -28,6 +28,7 @@ from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 
 KINDS = ("inputs", "digest", "reference")
+PART = "part"  # before the rank in names of files
 MOST_HELD = 2 << 30  # bytes of inputs and references that a rank keeps for experiments
 
 
@@ -44,16 +45,17 @@ class CaseFiles:
         self.local_ranks = local_ranks
         self.arithmetic = arithmetic
         self._held: dict[str, int] = {}  # key -> bytes
+        self._in_parts: set[str] = set()  # keys of cases of which each rank has a part of its own
         self._of_candidates: dict[str, dict[str, Expected]] = {}  # key -> references that no file may hold
         folder.mkdir(parents=True, exist_ok=True)
 
     def inputs(self, key: str, case: Case) -> Path:
         """The file with the inputs of a case, made if it is not there yet."""
-        return self._ensure(f"{key}.inputs", lambda: _make_inputs(case))
+        return self._ensure(self._name(key, case, "inputs"), lambda: _make_inputs(case))
 
     def input_digest(self, key: str, case: Case) -> str:
         """Hash of the input bytes."""
-        return self._ensure(f"{key}.digest", lambda: self._digest(key, case)).read_text()
+        return self._ensure(self._name(key, case, "digest"), lambda: self._digest(key, case)).read_text()
 
     def reference(self, key: str, case: Case) -> dict[str, Expected]:
         """The references of a case, made if they are not there yet; of a candidate's case ask when it has answered."""
@@ -77,11 +79,11 @@ class CaseFiles:
             return checks.load(case.check).reference(case, inputs)
 
     def _reference_file(self, key: str, case: Case) -> Path:
-        return self._ensure(f"{key}.reference", lambda: _pack(self._reference(key, case)))
+        return self._ensure(self._name(key, case, "reference"), lambda: _pack(self._reference(key, case)))
 
     def make_ahead(self, key: str, case: Case) -> None:
         """Makes inputs and references unless another rank is at it; no reference where a candidate will answer."""
-        if self._try(f"{key}.inputs", lambda: _make_inputs(case)):
+        if self._try(self._name(key, case, "inputs"), lambda: _make_inputs(case)):
             self.input_digest(key, case)
             if not isinstance(checks.load(case.check), CandidateCheck):
                 self._reference_file(key, case)
@@ -89,7 +91,7 @@ class CaseFiles:
 
     def hold(self, key: str) -> bool:
         """Keeps the files of a case for experiments with it, where there is room; such a case is never done."""
-        size = sum(path.stat().st_size for path in map(self._file(key), KINDS) if path.exists())
+        size = sum(path.stat().st_size for path in self._files(key))
         fits = sum(self._held.values()) + size <= MOST_HELD
         if fits:
             self._held[key] = size
@@ -117,7 +119,7 @@ class CaseFiles:
 
     def remove(self, key: str) -> None:
         """Removes the files of a case."""
-        for path in map(self._file(key), KINDS):
+        for path in self._files(key):
             path.unlink(missing_ok=True)
 
     def _sweep(self, key: str) -> bool:
@@ -127,8 +129,18 @@ class CaseFiles:
         self.remove(key)
         return True
 
-    def _file(self, key: str) -> Callable[[str], Path]:
-        return lambda kind: self.folder / f"{key}.{kind}"
+    def _files(self, key: str) -> list[Path]:
+        """The files of a case that there are: of the ranks of a node, or of each rank's part."""
+        parts = self.folder.glob(f"{key}.{PART}*") if key in self._in_parts else ()
+        found = [path for path in parts if path.suffix.removeprefix(".") in KINDS]
+        return [*found, *(path for kind in KINDS if (path := self.folder / f"{key}.{kind}").exists())]
+
+    def _name(self, key: str, case: Case, kind: str) -> str:
+        """The name of a file: shared by the ranks of a node, or of one rank's part where they run the case together."""
+        if not case.ranks:
+            return f"{key}.{kind}"
+        self._in_parts.add(key)
+        return f"{key}.{PART}{case.rank}.{kind}"
 
     def size(self) -> int:
         """Bytes held at present."""

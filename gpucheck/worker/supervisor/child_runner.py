@@ -20,13 +20,17 @@ from gpucheck.model.errors import UnusableGpu
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.model.vocabulary import Attempted, ExperimentName, file_name
-from gpucheck.worker import launch_journal
+from gpucheck.worker import collective_journal, launch_journal
+from gpucheck.worker.supervisor import blame
 from gpucheck.worker.supervisor.attempt import Attempt, ended, harness_failed, remove_outputs
+from gpucheck.worker.supervisor.meeting import Waited
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Child, Forkserver
     from gpucheck.worker.protocol import Inspection, Reply, Setup
+    from gpucheck.worker.supervisor.board import Board
     from gpucheck.worker.supervisor.case_files import CaseFiles
+    from gpucheck.worker.supervisor.meeting import Meeting
     from gpucheck.worker.supervisor.node_sync import Node
 
 STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
@@ -52,6 +56,9 @@ class ChildRunner:
             int, tuple[int, Sequence[int], int]
         ] = {}  # step -> its last round, steps of that child, place
         self._before: dict[int, Sequence[int]] = {}  # failed step -> those that its process had run before
+        self._board: Board | None = None  # where all ranks meet, once a joint case asks for it
+        self._met: dict[str, int] = {}  # meeting -> times this rank was there
+        self._group = ""  # name of the group of all ranks that the child is in; "": in none
         self._child: Child | None = None
         self._setup: Setup | None = None
         self._oom = OomKills()
@@ -122,6 +129,8 @@ class ChildRunner:
 
     def _started(self, attempt: Attempt) -> Attempt:
         step, experiment = attempt.step, attempt.record.experiment
+        if step.together:
+            return self._meet(attempt)
         if step.conditions.whole_node and not experiment:
             return self._host(attempt) if self.node.local_rank == 0 else self._guest(attempt)
         if not step.conditions.whole_node:
@@ -134,7 +143,7 @@ class ChildRunner:
 
     def retire(self) -> None:
         """Ends the child."""
-        child, self._child = self._child, None
+        child, self._child, self._group = self._child, None, ""
         if child is not None:
             try:
                 self.forkserver.kill(child)
@@ -183,21 +192,53 @@ class ChildRunner:
         record, reply = answer
         return replace(attempt, record=replace(record, rank=self.rank), reply=reply)
 
-    def _run(self, attempt: Attempt, outputs: Sequence[str]) -> tuple[Attempt, list[Reply]]:
-        record, step = attempt.record, attempt.step
-        begin = time.perf_counter()
+    def _meet(self, attempt: Attempt) -> Attempt:
+        """Runs this rank's part of a joint case; a rank that fails costs this case and this group, and no more."""
+        from gpucheck.worker.supervisor.blame import RankState
+        from gpucheck.worker.supervisor.board import NoStore
+        from gpucheck.worker.supervisor.meeting import Absent, Meeting, absent_states
+        from gpucheck.worker.supervisor.together import attributed
+
+        done, child, inputs = self._prepared(attempt)
         try:
-            inputs = self.files.inputs(attempt.key, step.case)
-            waited = time.perf_counter() - begin
-            child = self._ready(attempt)
-        except Exception as error:
-            return harness_failed(attempt, error), []
-        seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
-        attempt = replace(attempt, record=replace(record, seconds=seconds))
-        if isinstance(child, str):
-            if UnusableGpu.__name__ in child:
-                return ended(attempt, Outcome.HARNESS, child), []
-            return self._with_output(ended(attempt, Outcome.CRASH, child)), []
+            meeting = Meeting(self._all_ranks(), self._meeting_name(attempt))
+            group = meeting.arrive(self._group if child else "", "" if child else done.record.message)
+            if isinstance(group, Absent) or child is None or inputs is None:
+                assert isinstance(group, Absent)
+                states = absent_states(group, self.plan.world_size)
+            else:
+                done, replies = self._execute(done, child, inputs, [done.outputs], meeting, group)
+                done = replace(done, reply=replies[0] if replies else None)
+                own = RankState(self.rank, *_state(done), tuple(collective_journal.read(self._collectives())))
+                states = meeting.end(own, self._deadline(done))
+        except NoStore as error:
+            self.retire()
+            return harness_failed(replace(done, reply=None), error)
+        done = attributed(done, states)
+        if done.record.progress:
+            self.retire()
+        return done
+
+    def _all_ranks(self) -> Board:
+        """The board of the run, made by the first joint case."""
+        from gpucheck.worker.supervisor.board import Board
+
+        if self._board is None:
+            self._board = Board(self.node, self.rank, self.plan.world_size, self.run_folder / "records")
+        return self._board
+
+    def _meeting_name(self, attempt: Attempt) -> str:
+        """What all ranks call the attempt: the one of the case, or so many more of an experiment."""
+        record = attempt.record
+        name = f"{_of_round(record.step, record.round)}{file_name(record.experiment)}"
+        self._met[name] = self._met.get(name, 0) + 1
+        return f"{name}.{self._met[name]}"
+
+    def _run(self, attempt: Attempt, outputs: Sequence[str]) -> tuple[Attempt, list[Reply]]:
+        attempt, child, inputs = self._prepared(attempt)
+        if child is None or inputs is None:
+            return attempt, []
+        record, step = attempt.record, attempt.step
         try:
             if step.conditions.cache == "cold" and not record.experiment:
                 self.node.barrier(attempt.key, BARRIER_TIMEOUT)
@@ -206,8 +247,35 @@ class ChildRunner:
             self._child = None
             return harness_failed(attempt, error), []
 
+    def _prepared(self, attempt: Attempt) -> tuple[Attempt, Child | None, Path | None]:
+        """The attempt with its child and the file of its inputs; without a child it says why there is none."""
+        begin = time.perf_counter()
+        try:
+            inputs = self.files.inputs(attempt.key, attempt.step.case)
+            waited = time.perf_counter() - begin
+            child = self._ready(attempt)
+        except Exception as error:
+            return harness_failed(attempt, error), None, None
+        seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
+        attempt = replace(attempt, record=replace(attempt.record, seconds=seconds))
+        if not isinstance(child, str):
+            return attempt, child, inputs
+        if UnusableGpu.__name__ in child:
+            return ended(attempt, Outcome.HARNESS, child), None, None
+        return self._with_output(ended(attempt, Outcome.CRASH, child)), None, None
+
+    def _deadline(self, attempt: Attempt) -> float:
+        """Seconds that a case may take on one device."""
+        return attempt.deadline or self.plan.case_timeout
+
     def _execute(
-        self, attempt: Attempt, child: Child, inputs: Path, outputs: Sequence[str]
+        self,
+        attempt: Attempt,
+        child: Child,
+        inputs: Path,
+        outputs: Sequence[str],
+        meeting: Meeting | None = None,
+        group: str = "",
     ) -> tuple[Attempt, list[Reply]]:
         from gpucheck.worker.protocol import NoReply, Request, allowance, receive
 
@@ -216,7 +284,7 @@ class ChildRunner:
             if not attempt.record.experiment:
                 self._places[attempt.record.step] = attempt.record.round, self._ran, len(self._ran)
             self._ran.append(attempt.record.step)
-        deadline = (attempt.deadline or self.plan.case_timeout) * len(outputs)
+        deadline = self._deadline(attempt) * len(outputs)
         self._oom_before = self._oom.count()
         self._logs = log_excerpt.marks()
         try:
@@ -231,16 +299,23 @@ class ChildRunner:
                 inspection=attempt.inspection,
                 call=attempt.call,
                 known=attempt.known,
+                group=group,
+                deadline=deadline,
             )
             child.connection.send(request)
-            if not _answers(child, deadline):
-                return self._hung(attempt, child, deadline), []
+            waited = meeting.wait(child, deadline) if meeting else _answers(child, deadline)
+            if waited is not True:
+                return self._unanswered(attempt, child, deadline, meeting, waited), []
             replies = receive(child.connection)
         except NoReply as refused:
+            if meeting:
+                meeting.failed()
             self.retire()
             message = f"the process that owns the device sent something else than a reply: {refused}"
             return ended(attempt, Outcome.CRASH, message), []
         except (EOFError, OSError):
+            if meeting:
+                meeting.failed()
             self._child = None
             return self._last_words(ended(attempt, Outcome.CRASH, self._death(child))), []
         if attempt.known and all(len(reply.digests) == 1 for reply in replies):
@@ -248,7 +323,22 @@ class ChildRunner:
         if any(reply.fatal for reply in replies):
             attempt = self._last_words(attempt)
             self.retire()
+        self._group = group if self._child else ""
         return attempt, replies
+
+    def _unanswered(
+        self, attempt: Attempt, child: Child, deadline: float, meeting: Meeting | None, waited: Waited | bool
+    ) -> Attempt:
+        """The attempt of a child that did not answer; of a joint case it may be another rank's fault."""
+        if not isinstance(waited, Waited) or meeting is None:
+            return self._hung(attempt, child, deadline)
+        if waited is not Waited.FREED:
+            meeting.failed()
+            state = blame.STOPPED if waited is Waited.STOPPED else blame.WAITED
+            return replace(self._hung(attempt, child, deadline), state=state)
+        attempt = self._last_words(attempt)
+        self.retire()
+        return replace(ended(attempt, Outcome.HANG, "it was ended, since another rank had failed"), state=blame.WAITED)
 
     def _hung(self, attempt: Attempt, child: Child, deadline: float) -> Attempt:
         from gpucheck.worker import hang_stacks
@@ -292,6 +382,9 @@ class ChildRunner:
 
     def _journal(self) -> Path:
         return self.files.folder / f"journal{self.node.local_rank}"
+
+    def _collectives(self) -> Path:
+        return self.files.folder / f"collectives{self.node.local_rank}"
 
     def _ready(self, attempt: Attempt) -> Child | str:
         """The child for an attempt, started if needed; a string says how starting it failed."""
@@ -346,6 +439,7 @@ class ChildRunner:
             launches=attempt.launches,
             cache=self._cache(attempt, conditions),
             meeting=self._meeting(conditions),
+            collectives=str(self._collectives()) if conditions.together else "",
             partner=attempt.partner,
             engine=self.plan.engine(conditions.engine),
         )
@@ -368,7 +462,7 @@ class ChildRunner:
 
     def _meeting(self, conditions: Conditions) -> str:
         """The file where a process group meets, in the memory of the node where it is the only one."""
-        if conditions.process_group == "none":
+        if conditions.process_group != "initialised":
             return ""
         folder = self.files.folder if self.plan.nnodes == 1 else self.run_folder
         return str(folder / "process-group")
@@ -390,6 +484,15 @@ def _answers(child: Child, seconds: float) -> bool:
             going = time.monotonic()
         if left <= 0 or time.monotonic() - going > STOPPED:
             return False
+
+
+def _state(attempt: Attempt) -> tuple[str, str]:
+    """How a joint case ended on this rank, and what there is to say of it."""
+    reply, record = attempt.reply, attempt.record
+    if reply is None:
+        return attempt.state or blame.CRASHED, record.message
+    broken = reply.status in ("error", "harness")
+    return (blame.CRASHED if reply.sticky else blame.RAISED) if broken else blame.RAN, reply.message if broken else ""
 
 
 def _of_round(number: int, round: int) -> str:

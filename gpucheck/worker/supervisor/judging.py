@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gpucheck import checks
+from gpucheck.checks.base import JointCheck
 from gpucheck.model.case import Case
-from gpucheck.model.record import Launch, Outcome, Record, Violation
+from gpucheck.model.record import Launch, Outcome, Record, Transfer, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, digest, offsets
 from gpucheck.verify.expected import Axes, Expected
@@ -140,6 +141,10 @@ def _held_against_reference(
     if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
         with all_processors(files.local_ranks):
             violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
+    transfers: list[Transfer] = []
+    check = checks.load(attempt.step.case.check)
+    if judged.found.mismatches and isinstance(check, JointCheck):
+        transfers = check.transfers(attempt.step.case, inputs, judged.outputs, expected)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
     conditions = attempt.step.conditions
     often = conditions.repeat > 1 or conditions.concurrency > 1
@@ -147,6 +152,7 @@ def _held_against_reference(
         record,
         outcome=outcome,
         message="; ".join(filter(None, (reply.message, judged.words))),
+        transfers=transfers,
         mismatches=judged.found.mismatches,
         violations=violations,
         digests={name: digest.whole(value) for name, value in judged.outputs.items()},

@@ -108,8 +108,8 @@ class Supervisor:
         from gpucheck.worker.supervisor.judging import Known
         from gpucheck.worker.supervisor.node_sync import Node
 
-        self.plan = plan
         self.rank = int(os.environ["RANK"])
+        self.plan = plan = plan.seen_by(self.rank)
         local_rank, local_ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         scratch, host = Path(os.environ["GPUCHECK_SCRATCH"]), socket.gethostname()
         self.node: Node = Node(scratch, local_rank, local_ranks)
@@ -326,7 +326,7 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
 
     def kind(number: int) -> tuple[str, str, bool]:
         conditions = plan.steps[number].conditions
-        together = conditions.whole_node or conditions.cache == "cold"
+        together = conditions.whole_node or conditions.together or conditions.cache == "cold"
         return conditions.placement, conditions.process_group, together
 
     for (_, _, together), group in itertools.groupby(range(len(plan.steps)), key=kind):
@@ -342,10 +342,11 @@ def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
 def _worth_compiling(steps: Sequence[Step]) -> tuple[Case, ...]:
     """The cases to compile ahead: those with the shared cache, and one of several that differ only in their data.
 
-    Not those of engines: what compiles ahead imports none.
+    Not those of engines: what compiles ahead imports none. Not those that ranks run together: they are about no kernel.
     """
     found: dict[tuple[Any, ...], Case] = {}
     for step in steps:
-        if not step.inapplicable and step.conditions.cache == "shared" and not step.conditions.engine:
+        bare = step.conditions.cache == "shared" and not step.conditions.engine and not step.together
+        if not step.inapplicable and bare:
             found.setdefault((step.case.check, *sorted(step.case.params.items())), step.case)
     return tuple(found.values())[HEAD_START:]

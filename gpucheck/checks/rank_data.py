@@ -1,0 +1,44 @@
+"""What ranks send each other: exact values that tell round, sender, receiver and place apart."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpucheck.model.case import Case
+
+DTYPES: dict[str, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "int32": torch.int32,
+}
+LARGEST = {"bf16": 2**8, "fp16": 2**11, "fp32": 2**24, "int32": 2**30}
+"""Up to these each dtype holds every integer, so every sum of integers that stays below is exact."""
+ALL = -1  # in place of a receiver: the same data go to all
+ROUNDS = 2  # a second one in the same buffers: what it finds of the first one is stale
+
+
+def chunk(case: Case, round: int, sender: int, receiver: int, count: int, *, summed: bool = False) -> Tensor:
+    """What a rank gives another one, or all: integers, none of them zero.
+
+    Args:
+        summed: the data of all ranks are added up, and their sum must be exact too.
+    """
+    dtype = str(case["dtype"])
+    most = LARGEST[dtype] // max(1, case.ranks) if summed else LARGEST[dtype]
+    seed = hashlib.blake2b(f"{case.input_seed}:{round}:{sender}:{receiver}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+    drawn = torch.randint(1, 2 * most - 1, (count,), generator=generator, dtype=torch.int32)
+    return torch.where(drawn < most, drawn, most - 1 - drawn).to(DTYPES[dtype])
+
+
+def exact(value: Tensor, dtype: torch.dtype) -> Any:
+    """The reference that allows for no error."""
+    from gpucheck.verify.bounds import Estimate
+    from gpucheck.verify.expected import Expected
+
+    return Expected(Estimate(value.double(), None), dtype)

@@ -1,0 +1,54 @@
+"""The process group that the children of all ranks form: entered before a joint case, made anew after a failure."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpucheck.worker.collective_journal import CollectiveJournal
+from gpucheck.worker.rank_store import connected
+
+_LONGEST = 2.0  # deadlines after which the group itself gives up: the supervisor is sooner
+
+
+class JointGroup:
+    """The membership of this process in the group of all ranks; there is one at most."""
+
+    def __init__(self, journal: Path, *, one_node: bool) -> None:
+        from gpucheck.worker.device.collective_observer import CollectiveObserver
+
+        self.journal = CollectiveJournal(journal)
+        self._one_node = one_node
+        self._name = ""
+        CollectiveObserver(self.journal).install()
+
+    def enter(self, name: str, device: torch.device, seconds: float) -> None:
+        """Makes this process a member of the group called ``name``, and of no other; waits for all ranks.
+
+        Args:
+            seconds: that the case may take.
+        """
+        from torch import distributed
+
+        self.journal.begin()
+        if self._name == name:
+            return
+        if self._name:
+            distributed.destroy_process_group()
+        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        longest = timedelta(seconds=_LONGEST * seconds)
+        begun = self.journal.enter("init_process_group", "init_process_group", range(ranks), "start")
+        if device.type == "cpu":
+            if self._one_node:  # the name of a machine may well lead nowhere
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            options: dict[str, Any] = {"backend": "gloo"}
+        else:
+            options = {"backend": "nccl", "device_id": device}
+        store = connected(name, longest)
+        distributed.init_process_group(store=store, rank=rank, world_size=ranks, timeout=longest, **options)
+        self.journal.leave(begun)
+        self._name = name

@@ -1,0 +1,143 @@
+"""One joint case as a rank's supervisor goes through it with all others: they begin it together and end it together."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpucheck.host.processes import starved, state_of
+from gpucheck.worker.supervisor.blame import GONE, RAN, UNREADY, RankState
+from gpucheck.worker.supervisor.board import Board
+
+if TYPE_CHECKING:
+    from gpucheck.host.forkserver import Child
+
+POLL = 0.005  # s between two looks at the board while others come
+GRACE = 3.0  # s that a child has to raise by itself once another rank has failed
+STOPPED = 10.0  # s within which a child that a signal stopped must continue
+GLANCE = 0.05  # s between two looks at the board while the child works
+MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
+ENDING = 120.0  # s that a rank may take to end its child and say so
+
+
+class Waited(Enum):
+    """How the wait for a child ended that did not answer."""
+
+    OVERDUE = "overdue"  # on all ranks that had not ended
+    FREED = "freed"  # since another rank failed
+    STOPPED = "stopped"  # by a signal
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Ranks that cannot take part, each with why."""
+
+    reasons: dict[int, str]
+
+
+class Meeting:
+    """The exchange about one attempt of a joint case; every rank that is there gives it the same name."""
+
+    def __init__(self, board: Board, name: str) -> None:
+        self.board, self.name = board, name
+        self._settled = False  # this rank has ended or is overdue
+
+    def arrive(self, group: str, problem: str) -> str | Absent:
+        """Waits for all ranks and returns the name of the group to go on in.
+
+        Args:
+            group: that the child of this rank is in; "": in none.
+            problem: why this rank has no child; "": it has one.
+        """
+        self.board.post(f"{self.name}/arrived", {"group": group, "problem": problem})
+        came = self._all(f"{self.name}/arrived", seconds=None)
+        reasons = {rank: "its supervisor has ended" for rank in range(self.board.ranks) if rank not in came}
+        reasons |= {rank: said["problem"] for rank, said in came.items() if said["problem"]}
+        if reasons:
+            return Absent(reasons)
+        groups = {said["group"] for said in came.values()}
+        return groups.pop() if len(groups) == 1 and "" not in groups else self.name
+
+    def wait(self, child: Child, deadline: float) -> Waited | Literal[True]:
+        """Waits for the answer of a child, True, as long as the ranks together may take for it.
+
+        A rank that is overdue waits until all others are, or have ended: a child that gets no processor keeps all
+        others waiting, and that is no hang.
+        """
+        begin = going = time.monotonic()
+        before, freed, looked = starved(child.pid), None, 0.0
+        while not child.connection.poll(POLL if freed is None else GLANCE):
+            now = time.monotonic()
+            if state_of(child.pid) != "T":
+                going = now
+            elif now - going > STOPPED:
+                return Waited.STOPPED
+            if now - looked < GLANCE:
+                continue
+            looked = now
+            if freed is None and self._failed_elsewhere():
+                freed = now
+            if freed is not None and now - freed > GRACE:
+                return Waited.FREED
+            kept_waiting = min(starved(child.pid) - before, MOST_STARVED * deadline)
+            if now - begin > deadline + kept_waiting:
+                self._settle()
+                if now - begin > (1 + MOST_STARVED) * deadline or self._all_settled():
+                    return Waited.OVERDUE
+        return True
+
+    def _failed_elsewhere(self) -> bool:
+        return bool(self.board.count(f"{self.name}/failed")) or bool(self.board.gone())
+
+    def _settle(self) -> None:
+        if not self._settled:
+            self._settled = True
+            self.board.count(f"{self.name}/settled", 1)
+
+    def _all_settled(self) -> bool:
+        return self.board.count(f"{self.name}/settled") + len(self.board.gone()) >= self.board.ranks
+
+    def failed(self) -> None:
+        """Says that this rank failed, as soon as it is known: nobody waits for it in vain."""
+        self.board.count(f"{self.name}/failed", 1)
+
+    def end(self, state: RankState, seconds: float) -> dict[int, RankState]:
+        """Tells how this rank ended and waits for all others, those that are gone left out.
+
+        Args:
+            seconds: that the case may take.
+        """
+        if state.state != RAN:
+            self.failed()
+        self.board.post(f"{self.name}/ended", state.to_json())
+        self._settle()
+        told = self._all(f"{self.name}/ended", (1 + MOST_STARVED) * seconds + ENDING)
+        states = {rank: RankState.from_json(item) for rank, item in told.items()}
+        for rank in range(self.board.ranks):
+            states.setdefault(rank, RankState(rank, GONE, "its supervisor has ended"))
+        return dict(sorted(states.items()))
+
+    def _all(self, name: str, seconds: float | None) -> dict[int, Any]:
+        """What all ranks have posted; ranks that are gone, or say nothing in time, are not in it."""
+        came: dict[int, Any] = {}
+        begin = time.monotonic()
+        for rank in range(self.board.ranks):
+            while (said := self.board.seen(name, rank)) is None:
+                if rank in self.board.gone() and self.board.seen(name, rank) is None:
+                    break
+                if seconds is not None and time.monotonic() - begin > seconds:
+                    break
+                time.sleep(POLL)
+            if said is not None:
+                came[rank] = said
+        return came
+
+
+def absent_states(absent: Absent, ranks: int) -> dict[int, RankState]:
+    """The states of all ranks where some cannot take part, so that none began."""
+    return {
+        rank: RankState(rank, UNREADY, absent.reasons[rank]) if rank in absent.reasons else RankState(rank, RAN)
+        for rank in range(ranks)
+    }
