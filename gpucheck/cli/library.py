@@ -37,11 +37,12 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show the copy a run would test: where it lies, where it came from, what it is."""
+    from gpucheck.host.software import installed_version
     from gpucheck.library.content import TRITON_RANGES, python_file_count, triton_problem
     from gpucheck.library.library_option import parse_source, resolve
 
     copy = resolve(parse_source(library))
-    triton = _installed_triton()
+    triton = installed_version("triton")
     problem = triton_problem(copy.generation, triton) if triton else None
     facts = {
         **_copy_facts(copy),
@@ -138,16 +139,6 @@ def _copy_facts(copy: LibraryCopy) -> dict[str, Any]:
         "generation": copy.generation,
         "installed": copy.installed,
     }
-
-
-def _installed_triton() -> str | None:
-    """Version of the installed Triton, from its metadata."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _print_json(data: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.host.text_file import text_of
+
 DEV, SYS = Path("/dev"), Path("/sys")
 TOOLS = ("nvidia-smi", "rocm-smi", "amd-smi")
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -49,10 +51,7 @@ def torch_build(torch: Path) -> TorchBuild | None:
     Returns:
         None where torch does not say what it was built for.
     """
-    try:
-        text = (torch / "version.py").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+    text = text_of(torch / "version.py")
     if not re.search(r"^cuda\b", text, re.MULTILINE):
         return None
     return TorchBuild(*(assigned(text, name) or "" for name in ("__version__", "cuda", "hip")))
@@ -95,10 +94,8 @@ def _pci(sys: Path) -> Iterator[str]:
 
 
 def _number(path: Path) -> int:
-    try:
-        return int(path.read_text(), 16)
-    except (OSError, ValueError):
-        return 0
+    text = text_of(path).strip()
+    return int(text, 16) if re.fullmatch("(0x)?[0-9a-fA-F]+", text) else 0
 
 
 def _listed(found: list[str], start: str) -> list[str]:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpucheck.host.kmsg import KMSG, messages, opened
 from gpucheck.host.node_gpus import places
-from gpucheck.host.nvidia_smi import Reply, ask
+from gpucheck.host.nvidia_smi import table
 from gpucheck.host.xid import XID, Xid
 
-KMSG = Path("/dev/kmsg")
 TELLING = re.compile(r"NVRM: |[Oo]ut of memory: Killed process|oom-kill:")
 _COUNTERS = {
     "ecc.errors.uncorrected.volatile.total": "uncorrected memory errors (ECC)",
@@ -49,7 +49,7 @@ class KernelLog:
         self._fd: int | None = None
         self._cursor = ""
         try:
-            self._fd = os.open(kmsg, os.O_RDONLY | os.O_NONBLOCK)
+            self._fd = opened(kmsg)
             with suppress(OSError):
                 os.lseek(self._fd, 0, os.SEEK_END)
         except OSError:
@@ -69,7 +69,9 @@ class KernelLog:
 
     def _lines(self) -> list[str]:
         if self._fd is not None:
-            lines = _kmsg_lines(self._fd)
+            lines: list[str] = []
+            with suppress(OSError):
+                lines = messages(self._fd)
             os.close(self._fd)
             self._fd = None
             return lines
@@ -99,33 +101,12 @@ def bus_id(text: str) -> str:
 def _gpus() -> list[Gpu]:
     """The GPUs of this node that the ranks see, in the order of the ranks."""
     names = list(_COUNTERS)
-    asked = ",".join(["index", "uuid", "pci.bus_id", *names])
-    answer = ask([f"--query-gpu={asked}", "--format=csv,noheader"], limit=PATIENCE)
-    if answer.reply is not Reply.ANSWERED:
-        return []
-    rows = [[part.strip() for part in line.split(",")] for line in answer.text.splitlines()]
-    rows = [row for row in rows if len(row) == 3 + len(names)]
+    _, rows = table(["index", "uuid", "pci.bus_id", *names], limit=PATIENCE)
     gpus = [
         Gpu(bus_id(row[2]), {name: int(count) for name, count in zip(names, row[3:], strict=True) if count.isdigit()})
         for row in rows
     ]
     return [gpus[place] for place in places([(row[0], row[1]) for row in rows])]
-
-
-def _kmsg_lines(fd: int) -> list[str]:
-    lines: list[str] = []
-    while True:
-        try:
-            record = os.read(fd, 8192)
-        except BrokenPipeError:
-            continue  # older messages were overwritten meanwhile
-        except OSError:
-            return lines
-        if not record:
-            return lines
-        for line in record.decode(errors="replace").splitlines():
-            _, found, text = line.partition(";")
-            lines += [text] if found else []
 
 
 def _journal_cursor() -> str:

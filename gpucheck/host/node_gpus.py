@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from gpucheck.host.nvidia_smi import Answer, Reply, ask
+from gpucheck.host.nvidia_smi import Answer, Reply, ask, table
 from gpucheck.host.visible_gpus import VARIABLE, Gpu, Listing, parse_listing, visible
 
 
@@ -15,23 +15,20 @@ def listing(environ: Mapping[str, str]) -> tuple[Answer, Listing]:
     answer = ask(["-L"], environ)
     found = parse_listing(answer.text)
     if answer.reply is Reply.ANSWERED and not found.gpus:
-        table = ask(["--query-gpu=index,uuid,name", "--format=csv,noheader"], environ)
-        rows = [[part.strip() for part in line.split(",", 2)] for line in table.text.splitlines()]
-        gpus = tuple(Gpu(row[0], row[1], row[2]) for row in rows if len(row) == 3 and row[0].isdigit())
-        if gpus and table.reply is Reply.ANSWERED:
-            return table, Listing(gpus)
+        other, rows = table(["index", "uuid", "name"], environ)
+        gpus = tuple(Gpu(row[0], row[1], row[2]) for row in rows if row[0].isdigit())
+        if gpus:
+            return other, Listing(gpus)
     return answer, found
 
 
 def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
     """The architectures of the GPUs that the ranks of this node run on, "sm_90" for one; empty without an answer."""
-    answer = ask(["--query-gpu=index,uuid,compute_cap", "--format=csv,noheader"], environ)
-    rows = [[part.strip() for part in line.split(",")] for line in answer.text.splitlines()]
-    readable = [row for row in rows if len(row) == 3 and re.fullmatch(r"\d+\.\d", row[2])]
-    if answer.reply is not Reply.ANSWERED or len(readable) < len(rows):
+    answer, rows = table(["index", "uuid", "compute_cap"], environ)
+    if len(rows) < len(answer.text.splitlines()) or not all(re.fullmatch(r"\d+\.\d", row[2]) for row in rows):
         return []
-    used = places([(row[0], row[1]) for row in readable], environ)
-    return sorted({"sm_" + readable[place][2].replace(".", "") for place in used})
+    used = places([(row[0], row[1]) for row in rows], environ)
+    return sorted({"sm_" + rows[place][2].replace(".", "") for place in used})
 
 
 def places(gpus: Sequence[tuple[str, str]], environ: Mapping[str, str] = os.environ) -> list[int]:

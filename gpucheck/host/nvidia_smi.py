@@ -57,3 +57,13 @@ def ask(arguments: Sequence[str], environ: Mapping[str, str] | None = None, limi
     if process.returncode:
         return Answer(Reply.REFUSED, text.strip(), process.returncode)
     return Answer(Reply.ANSWERED, text)
+
+
+def table(
+    fields: Sequence[str], environ: Mapping[str, str] | None = None, limit: float = LIMIT
+) -> tuple[Answer, list[list[str]]]:
+    """What nvidia-smi says of each GPU: its answer, and a row for each line that has all the fields."""
+    answer = ask([f"--query-gpu={','.join(fields)}", "--format=csv,noheader"], environ, limit)
+    text = answer.text if answer.reply is Reply.ANSWERED else ""
+    rows = [[part.strip() for part in line.split(",", len(fields) - 1)] for line in text.splitlines()]
+    return answer, [row for row in rows if len(row) == len(fields)]

@@ -121,18 +121,20 @@ def children_of(pid: int) -> set[int]:
 
 def parent_of(process: Path) -> int:
     """The parent of a process given by its folder in /proc; 0 where it has none or is gone."""
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+    return int(_after_name(process)[1])
 
 
 def state_of(pid: int) -> str:
     """The state of a process as the kernel abbreviates it: R, S, D, T, Z, ...; "gone" where there is none."""
+    return _after_name(Path("/proc", str(pid)))[0]
+
+
+def _after_name(process: Path) -> list[str]:
+    """The fields of a process's ``stat`` behind its name, which may hold anything."""
     try:
-        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return "gone"
+        return (process / "stat").read_text(errors="replace").rpartition(")")[2].split() or ["gone", "0"]
+    except OSError:
+        return ["gone", "0"]
 
 
 def starved(pid: int) -> float:

@@ -12,16 +12,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gpucheck.host.text_file import text_of
+
 PACKAGES = ("torch", "triton")
 
 
 def driver_version(facts: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     """The version of the NVIDIA kernel driver; None where there is none."""
-    try:
-        match = re.search(r"\b\d+\.\d+(\.\d+)?\b", facts.read_text())
-    except OSError:
-        return None
+    match = re.search(r"\b\d+\.\d+(\.\d+)?\b", text_of(facts))
     return match[0] if match else None
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of an installed distribution, from its metadata; None where there is none of this name."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def missing_packages() -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.host import kmsg
+
 XID = re.compile(r"NVRM: Xid \(PCI:(?P<bus>[^)]+)\): (?P<number>\d+),?\s*(?P<text>.*)")
-LARGEST = 4 << 20  # bytes of log that are read
 
 HARDWARE = {
     48: "uncorrectable memory error",
@@ -62,32 +62,11 @@ class Xid:
 def xids(log: Path) -> list[Xid] | None:
     """The Xid lines of a kernel log such as ``/dev/kmsg``, oldest first; None where it cannot be read."""
     try:
-        text = _read(log)
+        descriptor = kmsg.opened(log)
     except OSError:
         return None
-    found = (XID.search(line) for line in text.splitlines())
-    return [Xid(int(match["number"]), match["bus"], match["text"]) for match in found if match]
-
-
-def _read(log: Path) -> str:
-    return b"".join(_records(log)).decode(errors="replace")
-
-
-def _records(log: Path) -> Iterator[bytes]:
-    """Reads to the end and does not wait for more; the device gives one record a read."""
-    descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
-    total = 0
     try:
-        while total < LARGEST:
-            try:
-                record = os.read(descriptor, 1 << 16)
-            except BlockingIOError:
-                return
-            except BrokenPipeError:  # the record was overwritten while it was read; the next read goes on
-                continue
-            if not record:
-                return
-            total += len(record)
-            yield record
+        found = [XID.search(text) for text in kmsg.messages(descriptor)]
     finally:
         os.close(descriptor)
+    return [Xid(int(match["number"]), match["bus"], match["text"]) for match in found if match]

@@ -80,11 +80,11 @@ def test_list_reports_an_unusable_installation_without_failing(monkeypatch: pyte
 
 
 def test_show_default_takes_the_cached_copy(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpucheck.cli.library._installed_triton", lambda: "3.6.0")
+    monkeypatch.setattr("gpucheck.host.software.installed_version", lambda name: "3.6.0")
     text = run("show")
     assert str(cached) in text and "vllm 0.33.0" in text and "v3.7" in text and "3.6.0, fits" in text
 
-    monkeypatch.setattr("gpucheck.cli.library._installed_triton", lambda: "3.4.0")
+    monkeypatch.setattr("gpucheck.host.software.installed_version", lambda name: "3.4.0")
     data = json.loads(run("show", "--json"))
     assert data["files"] == len(FILES) and data["triton"] == "3.5 or later" and len(data["content"]) == 64
     assert data["name"] == "unknown" and "found Triton 3.4.0" in data["triton_problem"]

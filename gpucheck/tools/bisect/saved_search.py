@@ -7,11 +7,11 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from gpucheck import __version__
+from gpucheck.host.software import PACKAGES, installed_version
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plain import read
 from gpucheck.records.run_folder import write_json
@@ -100,14 +100,8 @@ def load(path: Path) -> State:
 @functools.cache
 def made_with() -> dict[str, str | None]:
     """The software that the runs of a search share; a package under search takes its own place."""
-    return {"gpucheck": __version__, "python": sys.executable, "torch": _version("torch"), "triton": _version("triton")}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    packages = {name: installed_version(name) for name in PACKAGES}
+    return {"gpucheck": __version__, "python": sys.executable, **packages}
 
 
 def _read(file: Path, item: dict[str, Any]) -> State:

@@ -7,11 +7,10 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import gpucheck
-from gpucheck.host.software import stat_fingerprint
+from gpucheck.host.software import installed_version, stat_fingerprint
 from gpucheck.library.cache import cache_root, writable
 from gpucheck.library.content import content_hash
 from gpucheck.model.case import Case
@@ -42,7 +41,7 @@ class ResultCache:
         """
         folder, build = cache_root() / "compile", stat_fingerprint(triton.package, "triton")
         ours = [content_hash(Path(gpucheck.__file__).parent / name) for name in OURS]
-        machine = (platform.python_version(), _torch_version(), any(map(os.path.exists, AMD_LINKERS)))
+        machine = (platform.python_version(), installed_version("torch"), any(map(os.path.exists, AMD_LINKERS)))
         facts = (SCHEMA, triton.version, build, content, target, *machine, *ours)
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
         return cls(folder / "results" / f"{digest}.json", folder / "kernels" / f"{triton.version}-{build[:8]}")
@@ -88,10 +87,3 @@ class ResultCache:
 
 def _name(case: Case) -> str:
     return f"{case.id} seed {case.seed}"
-
-
-def _torch_version() -> str:
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return "unknown"

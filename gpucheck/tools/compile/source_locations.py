@@ -9,6 +9,8 @@ from pathlib import Path
 from traceback import walk_stack, walk_tb
 from types import FrameType, TracebackType
 
+from gpucheck.host.text_file import text_of
+
 LOC = re.compile(r"\s*\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)")
 FILE = re.compile(r"\s*\.file\s+(?P<number>\d+)\s+\"(?P<name>[^\"]+)\"")
 
@@ -96,10 +98,7 @@ class Sources:
 
     def _read(self, path: Path) -> list[str]:
         if path not in self._lines:
-            try:
-                self._lines[path] = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            except OSError:
-                self._lines[path] = []
+            self._lines[path] = text_of(path).splitlines()
         return self._lines[path]
 
 

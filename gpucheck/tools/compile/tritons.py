@@ -8,9 +8,11 @@ import os
 import re
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from gpucheck.host.accelerators import assigned
+from gpucheck.host.software import installed_version
+from gpucheck.host.text_file import text_of
 from gpucheck.library.cache import cache_root, fresh_folder, locked, writable
 from gpucheck.library.pip_settings import unpack
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -57,11 +59,10 @@ def find_installed() -> Triton | None:
     if spec is None or not spec.origin:
         return None
     package = Path(spec.origin).parent
-    try:
-        version = metadata.version("triton")
-    except metadata.PackageNotFoundError:  # a build of another name, or a checkout
-        version = _version_of(package) or "unknown"
-    return Triton(version, None, package)
+    version = installed_version("triton") or _version_of(
+        package
+    )  # a build of another name, or a checkout, says its own
+    return Triton(version or "unknown", None, package)
 
 
 def triton_folder(version: str) -> Path:
@@ -81,12 +82,7 @@ def _in_folder(folder: Path) -> Triton:
 
 def _version_of(package: Path) -> str | None:
     """``__version__`` of a package, read from its source."""
-    try:
-        text = (package / "__init__.py").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    match = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
-    return match[1] if match else None
+    return assigned(text_of(package / "__init__.py"), "__version__")
 
 
 def _cached(version: str) -> Triton:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpucheck.host.text_file import text_of
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
 from gpucheck.tools.doctor.machine import Machine, amount
 from gpucheck.triton_hooks.cache_damage import damage
@@ -72,7 +73,7 @@ def _writable(folder: Path) -> Line:
 
 
 def _storage(machine: Machine, folder: Path) -> Line:
-    kind = filesystem(machine.read(machine.proc / "self/mountinfo") or "", folder.resolve())
+    kind = filesystem(text_of(machine.proc / "self/mountinfo"), folder.resolve())
     if NETWORK.fullmatch(kind):
         advice = "nodes that share it compile into it at once, and slowly: set TRITON_CACHE_DIR to a local folder"
         return warn("storage", f"on {kind}, shared over the network", advice)

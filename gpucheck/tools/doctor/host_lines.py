@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+from gpucheck.host.control_group import memory_groups
+from gpucheck.host.text_file import text_of
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
 from gpucheck.tools.doctor.machine import Machine, amount
 
@@ -21,8 +23,8 @@ def look(machine: Machine) -> list[Line]:
 
 
 def _memory(machine: Machine) -> Line:
-    text = machine.read(machine.proc / "meminfo") or ""
-    fields = {key: value.split() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    lines = text_of(machine.proc / "meminfo").splitlines()
+    fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
     if "MemAvailable" not in fields:
         advice = f"there should be {machine.proc / 'meminfo'}: mount /proc"
         return warn("memory", "not known", advice, looked=False)
@@ -41,27 +43,19 @@ def _memory(machine: Machine) -> Line:
 
 def memory_limit(machine: Machine) -> tuple[int, int] | None:
     """Bytes that the control group of this process may use and those it does use; None without a limit."""
+    names = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     found = []
-    for line in (machine.read(machine.proc / "self/cgroup") or "").splitlines():
-        number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0":
-            root, names = machine.cgroup, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root, names = machine.cgroup / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            allowed, used = (_number(machine, folder / name) for name in names)
+    for group in memory_groups(machine.proc, machine.cgroup):
+        above = (folder for folder in group.folder.parents if folder.is_relative_to(group.root))
+        for folder in (group.folder, *above):
+            allowed, used = (_number(folder / name) for name in names[group.version])
             if allowed is not None and allowed < UNLIMITED:
                 found.append((allowed, used or 0))
-            if folder == root:
-                break
     return min(found, default=None, key=lambda pair: pair[0] - pair[1])
 
 
-def _number(machine: Machine, path: Path) -> int | None:
-    text = (machine.read(path) or "").strip()
+def _number(path: Path) -> int | None:
+    text = text_of(path).strip()
     return int(text) if text.isdigit() else None
 
 
@@ -95,11 +89,11 @@ def _cores(machine: Machine) -> list[Line]:
 
 def cpu_quota(machine: Machine) -> float | None:
     """Cores' worth of time that a container may use; None without a limit."""
-    fields = (machine.read(machine.cgroup / "cpu.max") or "").split()
+    fields = text_of(machine.cgroup / "cpu.max").split()
     if len(fields) == 2 and fields[0].isdigit() and int(fields[1]):
         return int(fields[0]) / int(fields[1])
-    quota = _number(machine, machine.cgroup / "cpu/cpu.cfs_quota_us")
-    period = _number(machine, machine.cgroup / "cpu/cpu.cfs_period_us")
+    quota = _number(machine.cgroup / "cpu/cpu.cfs_quota_us")
+    period = _number(machine.cgroup / "cpu/cpu.cfs_period_us")
     return quota / period if quota and period else None
 
 

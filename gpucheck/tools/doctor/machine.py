@@ -67,13 +67,6 @@ class Machine:
         space = self.statvfs(str(folder))
         return space.f_blocks * space.f_frsize
 
-    def read(self, path: Path) -> str | None:
-        """The text of a small file, or None where it cannot be read."""
-        try:
-            return path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-
 
 def amount(size: float) -> str:
     """Bytes in words: ``"12.3 GiB"``."""

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from gpucheck.host.accelerators import assigned, torch_build
+from gpucheck.host.text_file import text_of
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.versions import major_minor
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
@@ -44,19 +45,12 @@ def folder_of(package: str) -> Path | None:
 def version_of(folder: Path) -> str:
     """The version a package gives itself, else the one of its distribution, else "of unknown version"."""
     for file in ("version.py", "__init__.py"):
-        version = assigned(_text(folder / file), "__version__")
+        version = assigned(text_of(folder / file), "__version__")
         if version:
             return version
     for distribution in metadata.distributions(name=folder.name, path=[str(folder.parent)]):
         return distribution.version
     return "of unknown version"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _build(machine: Machine, torch: Path) -> list[Line]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpucheck.host import xid
+from gpucheck.host import kmsg, xid
 from gpucheck.tools.doctor import kernel_log_lines
 from gpucheck.tools.doctor.line import Status
 from tests.tools.doctor.conftest import FakeMachine
@@ -43,6 +43,6 @@ def test_a_log_that_cannot_be_read_matters_where_there_are_gpus(fake: FakeMachin
 
 
 def test_a_log_longer_than_the_limit_is_read_up_to_it(fake: FakeMachine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xid, "LARGEST", 1)
+    monkeypatch.setattr(kmsg, "LARGEST", 1)
     found = xid.xids(fake.write("dev/kmsg", "x\n" * (1 << 17) + LOG))
     assert found == []
