@@ -31,7 +31,7 @@ from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.records.run_folder import Run
 from gpucheck.worker.memory_fills import depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.supervisor.experiments import Experiments, right_word
-from gpucheck.worker.supervisor.supervisor import rotated_order
+from gpucheck.worker.supervisor.making_ahead import rotated_order
 from tests.conftest import Synthetic
 
 CASES, FAULTY, SPOILER = 6, 4, 1

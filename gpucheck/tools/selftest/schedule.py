@@ -15,7 +15,7 @@ from gpucheck.tools.selftest.catalogue.controls import BYSTANDERS, CASES, OTHER_
 from gpucheck.tools.selftest.fault import Edit, Fault, Session, Target
 from gpucheck.tools.selftest.injection import Planted
 
-EXPERIMENTS = {"cpu": 600.0, "cuda": 300.0}  # s at most that a rank spends on trying failed cases otherwise
+EXPERIMENTS = 600.0  # s at most that a rank spends on trying failed cases otherwise
 CASE_TIMEOUT = 60.0  # s
 NO_STRAGGLER = 1e6  # times as slow as its peers: runs that share GPUs slow each other down
 HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}  # s; the same where cases hang; kernels for GPUs are compiled within it
@@ -73,7 +73,7 @@ class FaultRun:
         """Seconds a rank may spend on trying failed cases otherwise: nearly all causes take that."""
         if self.session is Session.HANG:  # only to tell which kernel it is that does not end
             return self.case_timeout if self.device == "cuda" else 0.0
-        return EXPERIMENTS[self.device] if self.session is not Session.LOST else 0.0
+        return EXPERIMENTS if self.session is not Session.LOST else 0.0
 
 
 def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool = False) -> list[FaultRun]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +22,11 @@ import torch
 from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.case import Case
+from gpucheck.model.plan import Plan
 from gpucheck.verify import bounds, digest
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
+from gpucheck.worker.supervisor.gpu_snapshot import Adders
 
 KINDS = ("inputs", "digest", "reference")
 PART = "part"  # before the rank in names of files
@@ -48,6 +49,12 @@ class CaseFiles:
         self._in_parts: set[str] = set()  # keys of cases of which each rank has a part of its own
         self._of_candidates: dict[str, dict[str, Expected]] = {}  # key -> references that no file may hold
         folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def of(cls, plan: Plan) -> CaseFiles:
+        """Those of a plan, as the rank of this process sees them; its environment names folder and ranks."""
+        scratch = Path(os.environ["GPUCHECK_SCRATCH"])
+        return cls(scratch, int(os.environ["LOCAL_WORLD_SIZE"]), Adders(plan, scratch).arithmetic)
 
     def inputs(self, key: str, case: Case) -> Path:
         """The file with the inputs of a case, made if it is not there yet."""
@@ -112,10 +119,17 @@ class CaseFiles:
             entirely: also what says that ranks are done with it, which nobody will ask for.
         """
         self._of_candidates.pop(key, None)
-        (self.folder / f"{key}.done{rank}").touch()
+        self._done(key, rank).touch()
         if self._sweep(key) and entirely:
             for path in self.folder.glob(f"{key}.*"):
                 path.unlink(missing_ok=True)
+
+    def is_done(self, key: str, rank: int) -> bool:
+        """Whether a rank has said that it needs a case no more."""
+        return self._done(key, rank).exists()
+
+    def _done(self, key: str, rank: int) -> Path:
+        return self.folder / f"{key}.done{rank}"
 
     def remove(self, key: str) -> None:
         """Removes the files of a case."""
@@ -189,12 +203,6 @@ def all_processors(local_ranks: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def wait_for_room(files: CaseFiles, limit: int, stopped: Callable[[], bool]) -> None:
-    """Returns when the files hold less than ``limit`` bytes, or when told to stop."""
-    while files.size() > limit and not stopped():
-        time.sleep(0.05)
 
 
 def _make_inputs(case: Case) -> dict[str, torch.Tensor]:

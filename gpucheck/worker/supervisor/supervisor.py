@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
@@ -28,24 +28,22 @@ from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.attempt import Attempt
 from gpucheck.worker.supervisor.child_runner import ChildRunner
-from gpucheck.worker.supervisor.gpu_snapshot import Adders, Gpus
+from gpucheck.worker.supervisor.gpu_snapshot import Gpus
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Forkserver
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.experiments import Way
     from gpucheck.worker.supervisor.judging import Known
+    from gpucheck.worker.supervisor.making_ahead import Makers
     from gpucheck.worker.supervisor.node_sync import Node
     from gpucheck.worker.supervisor.replay_capture import ReplayCapture
 
-FILES_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
-WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
-MAKERS = 4  # at most: threads of a rank that make inputs and references ahead; more slow the rank down
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # more do not help: its operations are small
 JUDGES = 2  # at most: threads of a rank that judge; while one waits for a large reference the other goes on
 PENDING_JUDGEMENTS = 64  # at most: cases that wait to be judged while the child goes on
 PENDING_BYTES = 256 << 20  # at most, of the outputs of these cases
-COMPILERS = 6  # at most: processes of a rank that compile ahead
+COMPILERS = 10  # at most: processes of a rank that compile ahead
 HEAD_START = 3  # first cases, not compiled ahead: the ranks reach them too soon for that
 
 
@@ -64,12 +62,15 @@ def main(run: Path, serve: Callable[[Connection], None]) -> None:
     plan = read_plan(run)
     if plan.replay:
         stand_for_node(plan)
-    checks.activate(plan.check_sources)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     import torch
     import triton  # noqa: F401 - loaded for the children, which are forked from here
 
+    from gpucheck.worker.supervisor.making_ahead import Makers
+
+    makers = Makers(plan, fair_threads())  # before anything here computes: a fork has none of torch's threads
+    checks.activate(plan.check_sources)
     if plan.device == "cuda":
         from gpucheck.triton_hooks.compiled_kernel import hash_triton
 
@@ -78,7 +79,7 @@ def main(run: Path, serve: Callable[[Connection], None]) -> None:
     keep_freed_memory()  # in this process alone: a child's memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
-    supervisor = Supervisor(run, plan, forkserver, imported)
+    supervisor = Supervisor(run, plan, forkserver, imported, makers)
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
     supervisor.work()
     forkserver.close()
@@ -103,17 +104,23 @@ def fair_threads() -> int:
 class Supervisor:
     """Works through the plan for one rank."""
 
-    def __init__(self, run: Path, plan: Plan, forkserver: Forkserver, import_seconds: float) -> None:
+    def __init__(
+        self, run: Path, plan: Plan, forkserver: Forkserver, import_seconds: float, makers: Makers | None = None
+    ) -> None:
+        """Args:
+        makers: processes that make what this rank needs before it asks; without them it makes all of it by itself.
+        """
         from gpucheck.worker.supervisor.case_files import CaseFiles
         from gpucheck.worker.supervisor.judging import Known
+        from gpucheck.worker.supervisor.making_ahead import rotated_order
         from gpucheck.worker.supervisor.node_sync import Node
 
         self.rank = int(os.environ["RANK"])
         self.plan = plan = plan.seen_by(self.rank)
         local_rank, local_ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        scratch, host = Path(os.environ["GPUCHECK_SCRATCH"]), socket.gethostname()
-        self.node: Node = Node(scratch, local_rank, local_ranks)
-        self.files: CaseFiles = CaseFiles(scratch, local_ranks, Adders(plan, scratch).arithmetic)
+        host = socket.gethostname()
+        self.node: Node = Node(Path(os.environ["GPUCHECK_SCRATCH"]), local_rank, local_ranks)
+        self.files: CaseFiles = CaseFiles.of(plan)
         self.runner = ChildRunner(plan, self.node, self.files, forkserver, self.rank, host, run)
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None
@@ -126,7 +133,7 @@ class Supervisor:
         self._failed: dict[int, Record] = {}  # by step, the first of each
         self._recording = threading.Lock()  # around what the threads that judge write down
         self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
-        self._stopped = threading.Event()
+        self._makers = makers
         self._began = time.monotonic()
         self._replay_capture: ReplayCapture | None = None
         if plan.replay and plan.replay.rank == self.rank:
@@ -152,13 +159,11 @@ class Supervisor:
     def _work(self) -> None:
         from gpucheck.worker.supervisor.experiments import Experiments
 
-        makers, ahead = min(MAKERS, max(1, fair_threads() // 4)), _Shared(self._order)
-        for _ in range(makers):
-            threading.Thread(target=self._make_ahead, args=(ahead, fair_threads() // makers), daemon=True).start()
         if self.plan.compile_ahead and self.plan.device == "cuda":
             self._compile_ahead()
         self._run_plan()
-        self._stopped.set()
+        if self._makers:
+            self._makers.close()
         if not self.runner.stuck:
             Experiments(
                 self.plan, self.runner, self.writer, [self._failed[step] for step in sorted(self._failed)]
@@ -181,7 +186,7 @@ class Supervisor:
         library, local_rank = self.plan.library, self.node.local_rank
         claims = str(self.files.folder / "ahead")
         ahead = Ahead(_worth_compiling(self.plan.steps), local_rank, claims, library["root"], library["generation"])
-        for _ in range(min(COMPILERS, fair_threads() // 2) if ahead.cases else 0):
+        for _ in range(min(COMPILERS, fair_threads() * 2 // 3) if ahead.cases else 0):
             with suppress(OSError):  # a forkserver that died is reported with the first case
                 self.runner.forkserver.spawn().connection.send(ahead)
 
@@ -262,43 +267,12 @@ class Supervisor:
         self._held[way] = record.step
         return True
 
-    def _make_ahead(self, numbers: Iterator[int], threads: int) -> None:
-        import torch
-
-        from gpucheck.worker.supervisor.case_files import wait_for_room
-
-        torch.set_num_threads(threads)  # holds for the thread that calls it
-        for number in numbers:
-            wait_for_room(self.files, FILES_LIMIT, self._stopped.is_set)
-            if self._stopped.is_set():
-                return
-            step = self.plan.steps[number]
-            try:
-                if not step.inapplicable and not self._judged(number):
-                    self.files.make_ahead(str(number), step.case)
-            except Exception:
-                continue  # the step itself hits the same error and reports it
-
-    def _judged(self, number: int) -> bool:
-        return (self.files.folder / f"{number}.done{self.rank}").exists()
-
 
 def _collect(pending: dict[Future[None], int], which: str) -> None:
     """Takes out judgements that have ended, once as many of them have as ``which`` says; raises what they raised."""
     for future in wait(pending, return_when=which).done:
         del pending[future]
         future.result()
-
-
-class _Shared(Iterator[int]):
-    """An iterator for several threads: each number goes to one of them."""
-
-    def __init__(self, numbers: Iterable[int]) -> None:
-        self._numbers, self._lock = iter(numbers), threading.Lock()
-
-    def __next__(self) -> int:
-        with self._lock:
-            return next(self._numbers)
 
 
 def brief(record: Record) -> Record:
@@ -313,30 +287,6 @@ def first_of_each_candidate(plan: Plan) -> frozenset[int]:
         if step.case.check in plan.candidates and not step.inapplicable:
             first.setdefault(step.case.check, number)
     return frozenset(first.values())
-
-
-def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
-    """The order in which a rank takes the steps.
-
-    Within a window each rank starts at another step, so that ranks compile different kernels into the cache they share
-    and make different inputs, but stay close enough together for files of limited size. Steps that ranks run together
-    (in one process, or with one cold cache) have the same order on all of them.
-    """
-    order: list[int] = []
-
-    def kind(number: int) -> tuple[str, str, bool]:
-        conditions = plan.steps[number].conditions
-        together = conditions.whole_node or conditions.together or conditions.cache == "cold"
-        return conditions.placement, conditions.process_group, together
-
-    for (_, _, together), group in itertools.groupby(range(len(plan.steps)), key=kind):
-        steps = list(group)
-        size = WINDOW * local_ranks
-        for start in range(0, len(steps), size):
-            window = steps[start : start + size]
-            turn = 0 if together else local_rank * len(window) // local_ranks
-            order += window[turn:] + window[:turn]
-    return order
 
 
 def _worth_compiling(steps: Sequence[Step]) -> tuple[Case, ...]:

@@ -18,7 +18,7 @@ from gpucheck.checks import sources
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 from gpucheck.worker.supervisor import case_files as module
-from gpucheck.worker.supervisor.case_files import CaseFiles, wait_for_room
+from gpucheck.worker.supervisor.case_files import CaseFiles
 from tests.processes import wait_until
 
 CASE = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32}, "normal", seed=3)
@@ -230,21 +230,6 @@ def test_what_is_made_too_late_is_removed(tmp_path: Path) -> None:
     made.done(0, 0)
     made.make_ahead(0, CASE)
     assert made.size() == 0
-
-
-def test_making_ahead_waits_for_room(tmp_path: Path) -> None:
-    made = CaseFiles(tmp_path, 1)
-    made.make_ahead(0, CASE)
-    size = made.size()
-    wait_for_room(made, size, lambda: False)
-    asked = []
-
-    def stopped() -> bool:
-        asked.append(1)
-        return len(asked) > 2
-
-    wait_for_room(made, size - 1, stopped)
-    assert len(asked) == 3
 
 
 def test_references_have_the_bounds_of_the_device_that_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -31,7 +30,7 @@ from gpucheck.records.run_folder import read_run, write_json
 from gpucheck.worker.device import child as child_module
 from gpucheck.worker.memory_fills import fill_of
 from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file
-from gpucheck.worker.supervisor import child_runner, supervisor
+from gpucheck.worker.supervisor import child_runner, making_ahead, supervisor
 from gpucheck.worker.supervisor.judging import finished
 from gpucheck.worker.supervisor.supervisor import Supervisor
 from gpucheck.worker.supervisor.violations import observed_violations
@@ -156,7 +155,7 @@ def supervise(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         for number, _ in enumerate(plan.steps):
             of_step = [line["event"] for line in lines if line.get("step") == number and not line["experiment"]]
             assert of_step == ["begin", "result"]
-        assert_left(tmp_path / "scratch", kept)
+        assert keys_of(leftovers(tmp_path / "scratch")) == set(kept)
         return sorted((line for line in lines if line["event"] == "result"), key=lambda line: line["step"])
 
     return work
@@ -169,14 +168,6 @@ def leftovers(scratch: Path) -> list[str]:
         with suppress(FileNotFoundError):
             sizes[path.name] = path.stat().st_size
     return [name for name, size in sizes.items() if size]
-
-
-def assert_left(scratch: Path, kept: Collection[str]) -> None:
-    """Files of these cases stay; the thread that makes references ahead may be at its last one yet."""
-    deadline = time.monotonic() + 120
-    while keys_of(left := leftovers(scratch)) != set(kept):
-        assert time.monotonic() < deadline, f"left: {left}"
-        time.sleep(0.02)
 
 
 def keys_of(names: Collection[str]) -> set[str]:
@@ -234,7 +225,7 @@ def test_wrong_rows_behind_an_offset_of_32_bits_are_told(supervise: Any) -> None
 def test_the_first_case_of_the_plan_that_fails_its_way_is_kept_for_experiments(
     supervise: Any, monkeypatch: pytest.MonkeyPatch, order: list[int]
 ) -> None:
-    monkeypatch.setattr(supervisor, "rotated_order", lambda plan, local_rank, local_ranks: order)
+    monkeypatch.setattr(making_ahead, "rotated_order", lambda plan, local_rank, local_ranks: order)
 
     results = supervise(StandIn(changed(lambda y: y.add_(1))), kept={"0"}, experiments=30.0)
     assert set(outcomes(results)) == {"mismatch"}, "all fail alike"
@@ -410,7 +401,9 @@ def test_a_soak_makes_whole_passes_until_its_time_is_up(soak: Soak) -> None:
     assert set(outcomes(results)) == {"pass"} and forkserver.spawned == 1
     later = next(line for line in results if line["round"] == 1)
     assert (later["launches"], later["digests"], later["seconds"]) == ([], {}, {})
-    assert_left(soak.folder / "scratch", [f"round{number}" for number in (1, 2, 3, 4)])  # the ranks' decisions
+    assert keys_of(leftovers(soak.folder / "scratch")) == {
+        f"round{number}" for number in (1, 2, 3, 4)
+    }  # the ranks' decisions
     assert len(list((soak.folder / "scratch").glob("*.done*"))) == 3, "of the first pass only"
 
 

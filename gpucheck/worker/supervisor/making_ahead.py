@@ -1,0 +1,105 @@
+"""Makes inputs and references of a rank before they are asked for, in processes of their own.
+
+Threads of the supervisor would wait for its interpreter lock and its memory map, and it for theirs: with four of them
+most of a GPU's time went into waiting for inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+
+from gpucheck import checks
+from gpucheck.host.processes import die_with_parent, keep_freed_memory
+from gpucheck.model.plan import Plan
+from gpucheck.worker.supervisor.case_files import CaseFiles
+
+MAKERS = 8  # at most: processes of a rank
+FILES_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
+WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
+_RANK = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # of the environment
+_POLL = 0.05  # s between looks whether files were removed
+
+
+class Makers:
+    """The processes of one rank; they end when all is made, when they are closed, or with the supervisor."""
+
+    def __init__(self, plan: Plan, processors: int) -> None:
+        """Forks them from this process; call it before torch has computed anything here or a thread was started.
+
+        Args:
+            processors: of this rank; half of them are left to the child and to those who judge.
+        """
+        count = max(1, min(MAKERS, processors // 2, len(plan.steps)))
+        sys.stdout.flush()
+        self._pids = [self._fork(plan, max(1, processors // count)) for _ in range(count)]
+
+    def close(self) -> None:
+        """Ends them, whatever they are at; what they have not finished leaves no file that anybody reads."""
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)  # one that has ended is still there, since nobody has waited for it
+        for pid in self._pids:
+            os.waitpid(pid, 0)
+        self._pids.clear()
+
+    @staticmethod
+    def _fork(plan: Plan, threads: int) -> int:
+        owner, pid = os.getpid(), os.fork()
+        if not pid:
+            with suppress(BaseException):
+                die_with_parent(owner)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                keep_freed_memory()
+                torch.set_num_threads(threads)
+                checks.activate(plan.check_sources)
+                rank, local_rank, local_ranks = (int(os.environ[name]) for name in _RANK)
+                make_ahead(CaseFiles.of(plan), plan.seen_by(rank), rotated_order(plan, local_rank, local_ranks), rank)
+            os._exit(0)
+        return pid
+
+
+def make_ahead(files: CaseFiles, plan: Plan, order: Sequence[int], rank: int, limit: int = FILES_LIMIT) -> None:
+    """Makes the files of each step in turn, except those that others make or have made.
+
+    Args:
+        rank: whose steps they are; what it is done with is not made again.
+        limit: bytes of files; while there are more, nothing is made.
+    """
+    for number in order:
+        while files.size() > limit:
+            time.sleep(_POLL)
+        step = plan.steps[number]
+        with suppress(Exception):  # the step itself hits the same error and reports it
+            if not step.inapplicable and not files.is_done(str(number), rank):
+                files.make_ahead(str(number), step.case)
+
+
+def rotated_order(plan: Plan, local_rank: int, local_ranks: int) -> list[int]:
+    """The order in which a rank takes the steps.
+
+    Within a window each rank starts at another step, so that ranks compile different kernels into the cache they share
+    and make different inputs, but stay close enough together for files of limited size. Steps that ranks run together
+    (in one process, or with one cold cache) have the same order on all of them.
+    """
+    order: list[int] = []
+
+    def kind(number: int) -> tuple[str, str, bool]:
+        conditions = plan.steps[number].conditions
+        together = conditions.whole_node or conditions.together or conditions.cache == "cold"
+        return conditions.placement, conditions.process_group, together
+
+    for (_, _, together), group in itertools.groupby(range(len(plan.steps)), key=kind):
+        steps = list(group)
+        size = WINDOW * local_ranks
+        for start in range(0, len(steps), size):
+            window = steps[start : start + size]
+            turn = 0 if together else local_rank * len(window) // local_ranks
+            order += window[turn:] + window[:turn]
+    return order
