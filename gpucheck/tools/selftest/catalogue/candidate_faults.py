@@ -29,7 +29,7 @@ FAULTS = (
     _cheat(
         "IdleWhenTimed",
         "a candidate stops working while its calls are timed",
-        Expected(Outcome.VIOLATION, NOT_FROM_INPUTS, (r"answer of an earlier call|answer is kept from an earlier call",)),
+        Expected(Outcome.VIOLATION, NOT_FROM_INPUTS, (r"(answer of|is kept from) an earlier call",)),
     ),
     _cheat(
         "ReadsReference",
