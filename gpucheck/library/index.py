@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -51,18 +52,13 @@ def find_wheels(name: str, version: str, settings: PipSettings, session: Any) ->
     """
     failures: list[str] = []
     versions: set[str] = set()
-    for index in settings.indexes:
-        try:
-            offered = _offered(index, name, settings, session)
-        except _IndexFailed as error:
-            failures.append(f"  {index.host}  {error}")
-            continue
+    for offered in _each_answer(name, settings, session, failures):
         wheels = [wheel for wheel in offered if same_version(wheel.version, version)]
         if wheels:
             return sorted(wheels, key=_preference)
         versions.update(wheel.version for wheel in offered)
-    if failures or not settings.indexes:
-        why = "\n".join(failures) or "  pip's settings name no index (no-index)"
+    if failures:
+        why = "\n".join(failures)
         raise InfrastructureError(f"cannot look up {name} {version} on pip's indexes:\n{why}\n  or  {OTHER_WAY}")
     raise UsageError(_no_such_release(name, version, versions, settings))
 
@@ -76,18 +72,25 @@ def find_versions(name: str, settings: PipSettings, session: Any) -> dict[str, b
     """
     failures: list[str] = []
     found: dict[str, bool] = {}
-    for index in settings.indexes:
-        try:
-            for wheel in _offered(index, name, settings, session):
-                found[wheel.version] = found.get(wheel.version, True) and wheel.yanked
-        except _IndexFailed as error:
-            failures.append(f"  {index.host}  {error}")
-    if not found and (failures or not settings.indexes):
-        why = "\n".join(failures) or "  pip's settings name no index (no-index)"
+    for wheel in (wheel for offered in _each_answer(name, settings, session, failures) for wheel in offered):
+        found[wheel.version] = found.get(wheel.version, True) and wheel.yanked
+    if not found and failures:
+        why = "\n".join(failures)
         raise InfrastructureError(f"cannot look up the versions of {name} on pip's indexes:\n{why}")
     if not found:
         raise UsageError(f"no wheel of {name} on {', '.join(index.host for index in settings.indexes)}; check the name")
     return found
+
+
+def _each_answer(name: str, settings: PipSettings, session: Any, failures: list[str]) -> Iterator[list[Wheel]]:
+    """The wheels that each index offers; adds a line to ``failures`` for each that gives no answer."""
+    if not settings.indexes:
+        failures.append("  pip's settings name no index (no-index)")
+    for index in settings.indexes:
+        try:
+            yield _offered(index, name, settings, session)
+        except _IndexFailed as error:
+            failures.append(f"  {index.host}  {error}")
 
 
 def same_version(offered: str, wanted: str) -> bool:
@@ -216,10 +219,10 @@ def request_failure(error: BaseException) -> str:
     """Why a request failed, in words that hold no address and no credentials."""
     import requests
 
-    chain: list[BaseException] = []
+    links: list[BaseException] = []
     link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
+    while link is not None and link not in links:
+        links.append(link)
         link = link.__cause__ or link.__context__
     for kind, text in (
         (requests.exceptions.SSLError, "its certificate was not accepted; pip's setting `cert` names a CA bundle"),
@@ -227,9 +230,9 @@ def request_failure(error: BaseException) -> str:
         (requests.exceptions.Timeout, "did not answer in time"),
         (requests.exceptions.ConnectionError, "cannot be reached"),
     ):
-        if any(isinstance(entry, kind) for entry in chain):
+        if any(isinstance(entry, kind) for entry in links):
             return text
-    for entry in chain:
+    for entry in links:
         if isinstance(entry, requests.exceptions.HTTPError) and entry.response is not None:
             return f"answered {entry.response.status_code} {entry.response.reason}"
     return f"the request failed ({type(error).__name__})"

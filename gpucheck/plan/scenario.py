@@ -16,30 +16,31 @@ from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement_table import PLACEMENTS
 from gpucheck.model.plan import EXPECTED_RANKS, STRAGGLER, ExpectedFailure, Step
-from gpucheck.plan.scenario_conditions import KEYS, TRUTH, Rule, conflict, one_of, reason_against_company
+from gpucheck.plan.scenario_conditions import KEYS, TRUTH, Rule, conflict, one_of, real, reason_against_company
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-TOP_LEVEL: dict[str, Any] = {
-    "title": str,
-    "seed": int,
-    "timeout": (int, float),
-    "case_timeout": (int, float),
-    "experiments": (int, float),
-    "bench": bool,
-    "straggler": (int, float),
-    "canary": bool,
-    "compile_ahead": bool,
-    "device": str,
-    "cases": list,
-}
 TIMEOUT = 600.0  # s, for the whole run, where a scenario does not say
 CASE_TIMEOUT = 120.0  # s, for one case on one rank, likewise
 EXPERIMENTS = 60.0  # s that each rank may spend on trying failed cases under other conditions, likewise
 LONGEST = 7 * 24 * 3600.0  # s; longer waits than any run needs overflow timers
+LIMIT = real(lambda value: 0 < value <= LONGEST, f"seconds above 0, at most {LONGEST:g}")
+TOP_LEVEL: dict[str, Rule] = {
+    "title": (lambda value: isinstance(value, str), "a string"),
+    "seed": (lambda value: type(value) is int and value >= 0, "a whole number, 0 or more"),
+    "timeout": LIMIT,
+    "case_timeout": LIMIT,
+    "experiments": real(lambda value: 0 <= value <= LONGEST, f"seconds, 0 for none, at most {LONGEST:g}"),
+    "bench": TRUTH,
+    "straggler": real(lambda value: 1 < value < math.inf, "a factor above 1"),
+    "canary": TRUTH,
+    "compile_ahead": TRUTH,
+    "device": (lambda value: value == "cuda", "cuda: runs on the CPU only with --device cpu"),
+    "cases": (lambda value: isinstance(value, list), "[[cases]] tables"),
+}
 
 
 def _known_cause() -> Rule:
@@ -133,21 +134,9 @@ def load(path: Path, seed: int | None = None) -> Scenario:
     for key, value in document.items():
         if key not in TOP_LEVEL:
             raise UsageError(f"{path}: unknown key {key!r}; known: {', '.join(TOP_LEVEL)}")
-        if not isinstance(value, TOP_LEVEL[key]) or isinstance(value, bool) != (TOP_LEVEL[key] is bool):
-            raise UsageError(f"{path}: {key} is {value!r}, expected {_type_words(key)}")
-    for key in ("timeout", "case_timeout"):
-        if not 0 < document.get(key, 1) <= LONGEST:
-            raise UsageError(f"{path}: {key} is {document[key]!r}, expected seconds above 0, at most {LONGEST:g}")
-    if not 0 <= document.get("experiments", 0) <= LONGEST:
-        raise UsageError(f"{path}: experiments is {document['experiments']!r}, expected seconds, 0 for none")
-    if not 1 < document.get("straggler", STRAGGLER) < math.inf:
-        raise UsageError(f"{path}: straggler is {document['straggler']!r}, expected a factor above 1")
-    if document.get("device", "cuda") != "cuda":
-        raise UsageError(
-            f"{path}: device is {document['device']!r}, expected cuda: runs on the CPU only with --device cpu"
-        )
-    if document.get("seed", 0) < 0:
-        raise UsageError(f"{path}: seed is {document['seed']}, expected 0 or more")
+        accepts, words = TOP_LEVEL[key]
+        if not accepts(value):
+            raise UsageError(f"{path}: {key} is {value!r}, expected {words}")
     actual_seed = document.get("seed", 0) if seed is None else seed
     steps: dict[tuple[Conditions, str], Step] = {}
     for number, group in enumerate(document.get("cases", []), start=1):
@@ -169,14 +158,6 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         canary=document.get("canary", False),
         device=document.get("device", ""),
     )
-
-
-def _type_words(key: str) -> str:
-    words = {"title": "a string", "device": "a string", "seed": "a whole number", "cases": "[[cases]] tables"}
-    words |= {"straggler": "a factor above 1"} | {
-        key: "true or false" for key, kind in TOP_LEVEL.items() if kind is bool
-    }
-    return words.get(key, "seconds")
 
 
 def _order(conditions: Conditions) -> tuple[str, int, bool, bool]:

@@ -27,6 +27,11 @@ def whole(lowest: int, highest: int) -> Rule:
     return lambda value: type(value) is int and lowest <= value <= highest, f"{lowest} to {highest}"
 
 
+def real(accepts: Callable[[float], bool], words: str) -> Rule:
+    """A number that meets a condition."""
+    return lambda value: type(value) in (int, float) and accepts(value), words
+
+
 TRUTH: Rule = (lambda value: isinstance(value, bool), "true or false")
 
 KEYS: dict[str, Rule] = {
