@@ -27,6 +27,8 @@ OWN_KERNELS = "gpucheck.checks.kernels."
 VARIABLES = ("CUDA", "CUBLAS", "NCCL", "PYTORCH", "TORCH", "TRITON")  # that the script sets as in the run
 _REPEATED = ("placement", "process_group", "late", "repeat", "guarded", "synchronised")
 """Conditions that the script makes too."""
+GUARDS = {"tensor_views": "verify/views.py", "guarded_memory": "worker/device/guarded_memory.py"}
+"""Module beside a script -> the file of ours that it is."""
 _PACKAGE = Path(gpucheck.__file__).resolve().parent
 
 
@@ -47,7 +49,10 @@ def write_bundle(closeup: Closeup, plan: Plan, copy: LibraryCopy | None, run: Pa
     if reason:
         yield f"script    none: {reason}"
         return
-    needs = ["torch", "triton"]
+    needs = ["torch", "triton", f"{' and '.join(f'{name}.py' for name in GUARDS)} beside it"]
+    for name, path in GUARDS.items():
+        source = (_PACKAGE / path).read_text(encoding="utf-8")
+        (folder / f"{name}.py").write_text(source.replace("gpucheck.verify.views", "tensor_views"), encoding="utf-8")
     if plan.device == "cpu":
         shutil.copytree(
             _PACKAGE / "triton_hooks" / "interpreter", folder / REPAIRS, ignore=shutil.ignore_patterns("__pycache__")

@@ -36,10 +36,10 @@ if DEVICE_NAME == "cpu":
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+guards, views = import_module("guarded_memory"), import_module("tensor_views")
 DEVICE = torch.device(DEVICE_NAME)
-GUARD, ALIGNMENT, FILLS, MOST_SHOWN = (4 << 10 if DEVICE.type == "cpu" else 64 << 10), 256, (0xFF, 0x00), 16
+FILLS, MOST_SHOWN = (0xFF, 0x00), 16
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -56,11 +56,7 @@ DTYPES = {
 }
 INF, MINUS_INF, NAN = 1, 2, 4  # what an element may be beside its right value
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-aten = torch.ops.aten
-EMPTY = {aten.empty.memory_format, aten.empty_strided.default, aten.new_empty.default}
-EMPTY |= {aten.new_empty_strided.default, aten.empty_like.default}
 held: list[Tensor] = []  # what makes devices used
-watched: list[tuple[Tensor, int, int, int]] = []  # memory, where the tensor starts and ends in it, what surrounds it
 
 
 def load(name: str) -> dict[str, Tensor]:
@@ -79,52 +75,11 @@ def load(name: str) -> dict[str, Tensor]:
         tensor = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         tensor = tensor.reshape(item["shape"])
         if key in strides:
-            tensor = filled(torch.empty_strided(item["shape"], strides[key], dtype=dtype), tensor)
+            dense, tensor = tensor, torch.empty_strided(item["shape"], strides[key], dtype=dtype)
+            once = views.once(tensor)  # torch writes to no view whose elements share memory
+            once.copy_(dense[tuple(slice(0, size) for size in once.shape)])
         tensors[key] = tensor
     return tensors
-
-
-def once(tensor: Tensor, like: Tensor) -> Tensor:
-    """The first place along each axis that has stride 0 in ``like``: torch writes to no view that overlaps itself."""
-    return tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in like.stride())]
-
-
-def filled(view: Tensor, values: Tensor) -> Tensor:
-    """A view with these values in it."""
-    if view.numel():
-        once(view, view).copy_(once(values, view))
-    return view
-
-
-def guarded_memory(tensor: Tensor, fill: int) -> Tensor:
-    """Memory for such a tensor, full of one byte, as is what lies around it."""
-    if not tensor.numel():
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=DEVICE)
-    spans = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))  # noqa: B905 - Python 3.9
-    count = (1 + sum(spans)) * tensor.element_size()
-    memory = torch.full((2 * GUARD + count + ALIGNMENT,), fill, dtype=torch.uint8, device=DEVICE)
-    first = GUARD + (-(memory.data_ptr() + GUARD) % ALIGNMENT)
-    watched.append((memory, first, first + count, fill))
-    held = memory[first : first + count].view(tensor.dtype)
-    return held.as_strided(tensor.shape, tensor.stride(), held.storage_offset())
-
-
-class Fresh(TorchDispatchMode):
-    """Memory that is asked for while this is active is full of one byte; some of it may have been made before."""
-
-    def __init__(self, fill: int, ready: list[Tensor]) -> None:
-        super().__init__()
-        self.fill, self.ready = fill, ready
-        self.given: list[Tensor] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func not in EMPTY or result.device != DEVICE:
-            return result
-        alike = [n for n, old in enumerate(self.ready) if (old.shape, old.dtype) == (result.shape, result.dtype)]
-        memory = self.ready.pop(alike[0]) if alike else guarded_memory(result, self.fill)
-        self.given.append(memory)
-        return memory
 
 
 def made(kind: Any, **fields: Any) -> Any:
@@ -173,19 +128,16 @@ def synchronize() -> None:
             torch.cuda.synchronize(device)
 
 
-def run(inputs: dict[str, Tensor], arguments: dict[str, Tensor], fill: int) -> tuple[dict[str, Tensor], int]:
-    """The outputs of one call, on the host, and how many tensors were written around."""
-    del watched[:]
-    placed = [
-        {name: filled(guarded_memory(tensor, fill), tensor) for name, tensor in tensors.items()}
-        for tensors in (inputs, arguments)
-    ]
-    late = [(view, view.clone()) for view in (once(placed[0][name], placed[0][name]) for name in LATE)]
-    ready: list[Tensor] = []
+def run(inputs: dict[str, Tensor], arguments: dict[str, Tensor], fill: int) -> tuple[dict[str, Tensor], list[str]]:
+    """The outputs of one call, on the host, and what was written around tensors."""
+    memory = guards.GuardedMemory(DEVICE)
+    memory.reset(fill)
+    placed = [{name: memory.place(tensor) for name, tensor in tensors.items()} for tensors in (inputs, arguments)]
+    late = [(view, view.clone()) for view in (views.once(placed[0][name]) for name in LATE)]
     if late:  # nothing may be left to compile or to fill
-        with Fresh(fill, []) as rehearsal:
+        with guards.WatchedAllocation(memory):
             call(*placed)
-        ready = [guarded_memory(tensor, fill) for tensor in rehearsal.given]
+        memory.reserve()
         for tensor, _ in late:
             tensor.view(INTEGERS[tensor.element_size()]).fill_(-1)
     synchronize()
@@ -194,14 +146,10 @@ def run(inputs: dict[str, Tensor], arguments: dict[str, Tensor], fill: int) -> t
             torch.cuda._sleep(50_000_000)
         for tensor, real in late:
             tensor.copy_(real)
-    with Fresh(fill, ready), torch.cuda.device(DEVICE) if GUARDED else nullcontext():
+    with guards.WatchedAllocation(memory), torch.cuda.device(DEVICE) if GUARDED else nullcontext():
         outputs = call(*placed)
     synchronize()
-    broken = 0
-    for memory, first, end, expected in watched:
-        around = (memory[first - GUARD : first], memory[end : end + GUARD]) if end else ()
-        broken += any(bool((band != expected).any()) for band in around)
-    return {name: value.detach().cpu().contiguous() for name, value in outputs.items()}, broken
+    return {name: value.detach().cpu().contiguous() for name, value in outputs.items()}, memory.broken_guards()
 
 
 def judge(got: Tensor, reference: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,7 +211,7 @@ def main() -> int:
         if key not in seen:
             seen[key] = sum(show(name, value, reference) for name, value in outputs.items() if name in reference)
         bad += seen[key] > 0
-        problems += [f"memory around {broken} tensor(s) was written to"] if broken else []
+        problems += broken
     if len(seen) > 1:
         problems.append(f"{len(seen)} different outputs from equal inputs, in memory full of 0xFF and of 0x00 by turns")
     if bad:

@@ -29,3 +29,13 @@ def test_what_is_copied_beside_a_script_is_there() -> None:
     assert Path(interpreter.__file__).parent == package / "triton_hooks" / "interpreter"
     kernels = package.joinpath(*bundle.OWN_KERNELS.strip(".").split(".")[1:])
     assert (kernels / "flash_attention_kernel.py").is_file() and kernels == package / "checks" / "kernels"
+
+
+def test_the_copied_memory_imports_nothing_of_gpucheck_and_has_what_a_script_asks_of_it() -> None:
+    package = Path(bundle.__file__).parents[2]
+    sources = {name: (package / path).read_text(encoding="utf-8") for name, path in bundle.GUARDS.items()}
+    for source in sources.values():
+        assert not re.findall(r"^from gpucheck\.(?!verify\.views)", source, re.MULTILINE)
+    for module, names in {"guards": "guarded_memory", "views": "tensor_views"}.items():
+        for attribute in set(re.findall(rf"\b{module}\.(\w+)", TEXT)):
+            assert re.search(rf"^(class|def) {attribute}\b", sources[names], re.MULTILINE), attribute
