@@ -33,6 +33,8 @@ CHECKS = {
     "transformers_model": "gpucheck.checks.transformers_model:TransformersModel",
     "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",
     "sglang_moe": "gpucheck.checks.sglang_moe:SglangMoe",
+    "vllm_fused_moe": "gpucheck.checks.vllm_fused_moe:VllmFusedMoe",
+    "vllm_fp8_matmul": "gpucheck.checks.vllm_fp8_matmul:VllmFp8Matmul",
 }
 """Those that gpucheck has itself."""
 UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
@@ -42,6 +44,8 @@ NEEDS = {
     "transformers_model": ("transformers", "integrations/mxfp4.py"),
     "vllm_moe": ("vllm", "model_executor/models/gpt_oss.py"),
     "sglang_moe": ("sglang", "srt/models/gpt_oss.py"),
+    "vllm_fused_moe": ("vllm", "model_executor/layers/fused_moe/fused_moe.py"),
+    "vllm_fp8_matmul": ("vllm", "model_executor/layers/quantization/utils/fp8_utils.py"),
 }
 """Checks of other software: its package and the file in it that they call."""
 

@@ -7,13 +7,14 @@ reads is filled by gpucheck, after all of the engine's own loading.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from gpucheck.checks.base import Runtime
 from gpucheck.checks.gpt_oss_block import GptOssBlock
 from gpucheck.checks.moe import block_products
 from gpucheck.library.engines import load
-from gpucheck.library.engines.base import Sizes, State
+from gpucheck.library.engines.base import Engine, Facts, Sizes, State
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import EnginePart
@@ -28,20 +29,8 @@ class EngineBlock(GptOssBlock):
     stored_biases = True
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
-        import torch
-
-        engine = load(runtime.library, runtime.device)
         sizes = Sizes(case["hidden"], case["intermediate"], case["experts"], case["top_k"])
-        try:
-            with torch.no_grad():
-                block = engine.expert_block(sizes, state_of(inputs), runtime.place)
-        except ModuleNotFoundError as error:
-            if engine.planned["installed"] or (error.name or "").partition(".")[0] in (engine.name, "triton_kernels"):
-                raise
-            release = f"{engine.name} {engine.planned['version']}"
-            raise Inapplicable(f"{release} imports {error.name}, which is neither installed nor fetched") from error
-        planned = engine.planned
-        runtime.engine_part(EnginePart(planned["name"], planned["version"], **vars(block.facts)))
+        block = by_engine(runtime, lambda engine: engine.expert_block(sizes, state_of(inputs), runtime.place))
         return inputs["x"], block
 
     def operands(self, case: Case, prepared: Any) -> Any:
@@ -59,6 +48,37 @@ class EngineBlock(GptOssBlock):
         with torch.no_grad():
             outputs: dict[str, Tensor] = block.forward(x)
         return outputs
+
+
+class Made(Protocol):
+    """What an engine made, with what the record says of it."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+
+M = TypeVar("M", bound=Made)
+
+
+def by_engine(runtime: Runtime, make: Callable[[Engine], M]) -> M:
+    """What ``make`` gives of the engine of this process; the record says what part the engine had in it.
+
+    Raises:
+        Inapplicable: there is no engine here, or it imports something that was not fetched with it.
+    """
+    import torch
+
+    engine = load(runtime.library, runtime.device)
+    try:
+        with torch.no_grad():
+            made = make(engine)
+    except ModuleNotFoundError as error:
+        if engine.planned["installed"] or (error.name or "").partition(".")[0] in (engine.name, "triton_kernels"):
+            raise
+        release = f"{engine.name} {engine.planned['version']}"
+        raise Inapplicable(f"{release} imports {error.name}, which is neither installed nor fetched") from error
+    runtime.engine_part(EnginePart(engine.planned["name"], engine.planned["version"], **vars(made.facts)))
+    return made
 
 
 def state_of(inputs: dict[str, Tensor]) -> State:

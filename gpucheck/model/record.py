@@ -207,6 +207,7 @@ class EnginePart:
     depth: str = ""  # how much of its own code ran: "model", "module", "method" or "functions"
     lacking: list[str] = field(default_factory=list)  # what kept more of its code from being called
     backend: str = ""  # what it chose to compute the experts by, in its own words
+    configuration: str = ""  # of a kernel of its own: the file of tuned ones that it is from, or default, and values
     layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
     stand_ins: list[str] = field(default_factory=list)  # what was not its own; empty where it is installed
     left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls

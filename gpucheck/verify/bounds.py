@@ -28,7 +28,12 @@ ELEMENTARY = 2.0**-22  # one fast exponential and one fast division, a few fp32 
 STEEP = 128.0  # alpha of a swiglu: the exponential of a whole number times that is 0, 1 or infinite in fp32
 
 _EXPONENT = 0x7FF << 52  # its bits in a float64
-_SIGNIFICAND = {torch.bfloat16: (8, -126), torch.float16: (11, -14), torch.float32: (24, -126)}
+_SIGNIFICAND = {
+    torch.bfloat16: (8, -126),
+    torch.float16: (11, -14),
+    torch.float32: (24, -126),
+    torch.float8_e4m3fn: (4, -6),
+}
 
 
 @dataclass(frozen=True)
@@ -217,9 +222,12 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
     terms = w.value.shape[-2]
     cores = _at_hand().cores(operands)
     if x.error is None and w.error is None:
-        largest = _largest(x.value) * _largest(w.value) * terms if value.numel() else 0.0
-        _require_exact(largest, x.unit * w.unit, min((each.exact for each in cores), default=EXACT_LIMIT))
-        return Estimate(value, None, x.unit * w.unit)
+        largest, unit = _largest(x.value) * _largest(w.value) * terms if value.numel() else 0.0, x.unit * w.unit
+        limit = min((each.exact for each in cores), default=EXACT_LIMIT)
+        if largest > limit * unit:  # no partial sum is larger than that of all magnitudes
+            largest = float((x.value.abs() @ w.value.abs()).max())
+        _require_exact(largest, unit, limit)
+        return Estimate(value, None, unit)
     kept = holds_squares(x.value, w.value)
     lowest = torch.finfo(operands).tiny if cores and operands else 0.0
     energy = torch.sqrt((_squares(x.value, kept, lowest) @ _squares(w.value, kept, lowest)).double())
@@ -480,6 +488,90 @@ def ramp(x: Estimate, limit: float) -> Estimate:
         raise ValueError("only the swiglu of exact data that is whole is a ramp")
     gate, linear = x.value[..., 0::2].clamp(0, limit), x.value[..., 1::2].clamp(-limit, limit)
     return Estimate(gate * (linear + 1), None)
+
+
+SHORTEST = 32  # terms that a kernel takes at once
+LARGEST_E4M3 = 448.0
+
+
+def block_scaled(x: Tensor, x_scale: Tensor, w: Tensor, w_scale: Tensor, block: int, unit: float | None) -> Estimate:
+    """``x @ w`` of fp8 operands whose terms have a scale for each ``block`` of them, added up block by block in fp32.
+
+    Each block's sum is multiplied by both of its scales; a kernel may split it into parts of SHORTEST terms or more.
+
+    Args:
+        x: (M, K) float64, without its scales.
+        x_scale: (M, ceil(K / block)).
+        w: (K, N) float64, without its scales.
+        w_scale: (ceil(K / block), N).
+        unit: of exact data, whose scales are powers of two; None: other data.
+    """
+    none = None if unit is not None else x.new_zeros(())
+    parts = []
+    for number, terms in enumerate(torch.arange(x.shape[1]).split(block)):
+        a, b = x[:, terms], w[terms]
+        start = (Estimate(each, None if none is None else none.expand_as(each), unit or 1.0) for each in (a, b))
+        part = product(*start, operands=torch.float8_e4m3fn)
+        parts.append(scale(scale(part, x_scale[:, number, None]), w_scale[number]))
+    values = torch.stack([part.value for part in parts])
+    finest = min(part.unit for part in parts)
+    if none is None:
+        return summed(Estimate(values, None, finest), dim=0)
+    made = summed(Estimate(values, torch.stack([part.error for part in parts if part.error is not None])), dim=0)
+    assert made.error is not None
+    made.error.add_(values.abs().sum(0), alpha=HALF_ULP * (-(-x.shape[1] // SHORTEST)))
+    return made
+
+
+def group_scale(largest: Tensor, exact: bool) -> Estimate:
+    """The scale of groups of e4m3 by their largest magnitudes: divided by LARGEST_E4M3, or times its reciprocal."""
+    value = largest / LARGEST_E4M3
+    return Estimate(value, None if exact else 2.0**-22 * value)
+
+
+def quantised(x: Tensor, scales: Tensor, exact: bool) -> Estimate:
+    """``x / scale`` as e4m3 at most LARGEST_E4M3; the quotient may come of a fast division."""
+    value = (x / scales).clamp(-LARGEST_E4M3, LARGEST_E4M3)
+    return rounded(Estimate(value, None if exact else ELEMENTARY * value.abs()), torch.float8_e4m3fn)
+
+
+ALL_OF_IT = 18.0  # from there on sigmoid is 1 in fp32
+
+
+def silu_and_mul(x: Estimate, between: torch.dtype | None = None) -> Estimate:
+    """``silu(g) * u`` of columns (..., N) -> (..., N/2), whose first half is the gate g and whose second half is u.
+
+    Exact data has gates of at least ALL_OF_IT, which silu returns as they are.
+
+    Args:
+        between: what silu(g) is stored as before the product; None: it stays in fp32.
+
+    Raises:
+        ValueError: exact data has a smaller gate.
+    """
+    gate, up = x.value.chunk(2, -1)
+    if x.error is None:
+        if gate.numel() and float(gate.min()) < ALL_OF_IT:
+            raise ValueError(f"exact data has a gate of {float(gate.min()):g}, under {ALL_OF_IT:g}: silu would round")
+        return Estimate(gate * up, None, x.unit * x.unit)
+    gate_error, up_error = x.error.chunk(2, -1)
+    activated = gate * torch.sigmoid(gate)
+    # the exponential, relative; |d/dg silu(g)| < 1.1
+    own = ELEMENTARY * (4 + gate.abs()) * activated.abs() + 2.0**-120
+    silu = Estimate(activated, own + 1.1 * gate_error)
+    return times(silu if between is None else rounded(silu, between), Estimate(up, up_error))
+
+
+def renormalised(p: Estimate) -> Estimate:
+    """``p / sum(p)`` over the last axis of a few positive weights, in fp32.
+
+    The quotient errs as its parts do, then by the sum and the division.
+    """
+    assert p.error is not None
+    total = p.value.sum(-1, keepdim=True)
+    carried = p.error / p.value + p.error.sum(-1, keepdim=True) / total
+    value = p.value / total
+    return Estimate(value, (carried + HALF_ULP * p.value.shape[-1] + ELEMENTARY) * value)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, *, stored: torch.dtype | None = None) -> Estimate:

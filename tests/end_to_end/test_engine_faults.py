@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,15 +38,25 @@ LAYERS = {  # what the report says of each fault beside that the outputs are wro
 }
 
 
-def planted_engine(root: Path, folder: Path) -> str:
-    """A copy of the engine with all faults in it, in hard links where the disk allows; what ``--engine`` takes."""
+def planted_engine(root: Path, folder: Path, plants: Path, files: Mapping[str, str]) -> str:
+    """A copy of the engine with all faults in it, in hard links where the disk allows; what ``--engine`` takes.
+
+    Args:
+        plants: a module that goes beside the package.
+        files: the function of ``plants`` that is called with a module, by the file of that.
+    """
     shutil.copytree(root, folder, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
-    text = (root / MODEL).read_text(encoding="utf-8")
-    (folder / MODEL).unlink()
-    install = "\n\nimport sys as _sys\nimport planted_sglang\nplanted_sglang.install(_sys.modules[__name__])\n"
-    (folder / MODEL).write_text(text + install, encoding="utf-8")
-    shutil.copy(PLANTS, folder)
+    for file, function in files.items():
+        install = f"\n\nimport sys as _sys\nimport {plants.stem}\n{plants.stem}.{function}(_sys.modules[__name__])\n"
+        rewrite(folder / file, (root / file).read_text(encoding="utf-8") + install)
+    shutil.copy(plants, folder)
     return f"path:{folder}"
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Gives a file another text; what was linked to it keeps its own."""
+    path.unlink()
+    path.write_text(text, encoding="utf-8")
 
 
 def _link(source: str, target: str) -> None:
@@ -91,7 +102,7 @@ def test_each_fault_of_an_engines_layers_is_caught_and_the_bare_library_stays_ri
     assert list(plants.PLANTED) == list(LAYERS)
     numbers = dict(enumerate(LAYERS, plants.FIRST))
 
-    engine = planted_engine(fetched("sglang", "0.5.19").root, tmp_path / "engine")
+    engine = planted_engine(fetched("sglang", "0.5.19").root, tmp_path / "engine", PLANTS, {MODEL: "install"})
     path = scenario(tmp_path, [plants.FIRST - 1, *numbers])
     finished = lab.finish("--engine", engine, scenario=path, nproc=1, library=None)
     assert finished.code == 1, finished.text

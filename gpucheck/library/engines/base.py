@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.library.adapters.base import Place
+from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,7 @@ class Facts:
     depth: str = ""  # one of DEPTHS
     lacking: list[str] = field(default_factory=list)  # what a deeper entry needs and this release does not have
     backend: str = ""  # what the engine chose, in its own words
+    configuration: str = ""  # of a kernel of its own: the file of tuned ones that it is from, or default, and values
     layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
     stand_ins: list[str] = field(default_factory=list)  # what was not the engine's own; empty where it is installed
     left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls
@@ -143,6 +145,47 @@ class ModelBlock(ExpertBlock):
             hook.remove()
         logits = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
         return {"router_logits": logits, "y": y}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which experts one of several ranks holds, in vLLM's words."""
+
+    ranks: int
+    rank: int
+    strategy: str  # "linear": neighbours; "round_robin": every ``ranks``-th one
+
+
+class FusedExperts(ABC):
+    """Unquantized experts by an engine's own choice of experts and its own functions above its own kernel."""
+
+    facts: Facts
+
+    @abstractmethod
+    def forward(self, x: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """``y`` (T, H) of tokens ``x`` (T, H) of router logits (T, E), and the choice: ``ids``, ``weights`` (T, k)."""
+
+    @abstractmethod
+    def operands(self) -> dict[str, Tensor]:
+        """What a forward reads and may not write, by name."""
+
+
+class BlockFp8(ABC):
+    """A weight in fp8 with a scale for each block of it, and an engine's own functions above its own kernels."""
+
+    facts: Facts
+
+    @abstractmethod
+    def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (M, K) in bf16 as fp8, and a scale (M, ceil(K / block)) for each group of a token's columns."""
+
+    @abstractmethod
+    def multiply(self, x: Tensor, scales: Tensor) -> Tensor:
+        """The product (M, N) in bf16 of what :meth:`quantise` gives."""
+
+    @abstractmethod
+    def operands(self) -> dict[str, Tensor]:
+        """What a product reads and may not write, by name."""
 
 
 def weights_and_scales(weights: Callable[[str], Any], method: Any) -> dict[str, Any]:
@@ -204,6 +247,35 @@ class Engine(ABC):
         Raises:
             Inapplicable: the engine serves such a block by something else than the library under test.
         """
+
+    def fused_experts(
+        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int
+    ) -> FusedExperts:
+        """Experts in bf16 by the engine's own kernel.
+
+        Args:
+            up: (E, 2I, H), all gates of an expert before what they are multiplied with.
+            down: (E, H, I).
+            share: the experts that are held here; None: all.
+            tokens: of a forward.
+
+        Raises:
+            Inapplicable: gpucheck knows no such kernel of this engine.
+        """
+        raise Inapplicable(f"gpucheck knows no kernel of {self.name} for experts in bf16")
+
+    def block_fp8(self, weight: Tensor, scales: Tensor, block: int, place: Place, tokens: int) -> BlockFp8:
+        """A weight in fp8 by the engine's own kernels.
+
+        Args:
+            weight: (N, K) e4m3.
+            scales: (ceil(N / block), ceil(K / block)) fp32.
+            tokens: of a product.
+
+        Raises:
+            Inapplicable: gpucheck knows no such kernel of this engine.
+        """
+        raise Inapplicable(f"gpucheck knows no kernel of {self.name} for fp8 in blocks")
 
 
 def say(said: list[str], words: str) -> None:

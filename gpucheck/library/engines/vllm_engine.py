@@ -12,9 +12,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base, vllm_parts
+from gpucheck.library.engines import base, vllm_kernels, vllm_parts
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State
+from gpucheck.library.engines.base import (
+    BlockFp8,
+    Engine,
+    ExpertBlock,
+    Facts,
+    FusedExperts,
+    ModelBlock,
+    Share,
+    Sizes,
+    State,
+)
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
@@ -137,6 +147,14 @@ class Vllm(Engine):
         block.place(place)
         facts.left_behind = self.left_behind()
         return block
+
+    def fused_experts(
+        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int
+    ) -> FusedExperts:
+        return vllm_kernels.VllmFusedExperts(sizes, up, down, share, place, tokens, self.stand_ins)
+
+    def block_fp8(self, weight: Tensor, scales: Tensor, block: int, place: Place, tokens: int) -> BlockFp8:
+        return vllm_kernels.VllmBlockFp8(weight, scales, block, place, tokens, self.stand_ins)
 
     def _deepest(self, sizes: Sizes, state: State, facts: Facts) -> ModelBlock:
         """The block through the deepest entry whose names this release has; what fails then is the engine's fault."""

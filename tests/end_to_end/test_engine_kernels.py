@@ -1,0 +1,99 @@
+"""Engines' own Triton kernels: right in each release, and faults planted around and in them are told by their layer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.end_to_end.test_engine_faults import planted_engine, rewrite
+from tests.end_to_end.test_engines import fetched
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Lab
+
+DATA = Path(__file__).parents[1] / "data"
+LAYERS = "vllm/model_executor/layers"
+FUSED_MOE = f"{LAYERS}/fused_moe/fused_moe.py"
+FILES = {
+    f"{LAYERS}/fused_moe/router/fused_topk_router.py": "install_router",
+    f"{LAYERS}/fused_moe/expert_map_manager.py": "install_map",
+    FUSED_MOE: "install_experts",
+    f"{LAYERS}/quantization/utils/fp8_utils.py": "install_fp8",
+}
+LOOP = "for k in range(0, tl.cdiv(K, BLOCK_SIZE_K)):"
+SHORTER = "for k in range(0, tl.cdiv(K, BLOCK_SIZE_K) - (K == 200) - (K == 136)):"
+EXPERTS = {  # by number of experts: what the report says of the fault
+    9: "router: its weights are not renormalised",
+    10: "router: its weights go to other experts of the token",
+    11: "router: its weights are all one",
+    13: "loader: gate and up are exchanged",
+    14: "loader: gate and up as halves are in turn",
+    15: "loader: weights of up and down are those of the expert after",
+    16: "loader: weights of down are those of the expert before",
+    17: "reduce: the expert chosen last is left out",
+    18: "alignment: a block of rows gets the expert of the block after",
+    19: "activation: gelu in place of silu",
+}
+TOKENS = {  # by number of tokens, of the product in fp8
+    3: "quantisation: a scale is of the largest value, not of the largest magnitude",
+    4: "quantisation: the scales are right and the values are not",
+    5: "product: rows and columns of the weight's scales are exchanged",
+    6: "product: a block of the weight has the scale of that after along n",
+    7: "product: a block of the weight has the scale of that after along k",
+    8: "product: a group of a token has the scale of that before",
+    9: "product: scales of the weight are not applied",
+}
+FAULTY = {
+    "vllm_fused_moe/m24-h96-i64-e12-top2-held-linear/normal": "expert map: the experts of the other rank are computed",
+    "vllm_fused_moe/m24-h200-i64-e8-top2/normal": "first product: the last 72 terms are left out",
+    "vllm_fused_moe/m24-h96-i136-e8-top2/exact": "second product: the last 8 terms are left out",
+    **{f"vllm_fused_moe/m24-h96-i64-e{experts}-top2/normal": words for experts, words in EXPERTS.items()},
+    **{f"vllm_fp8_matmul/strided/m{m}-n384-k384/normal": words for m, words in TOKENS.items()},
+}
+RIGHT = [
+    "vllm_fused_moe/m24-h96-i64-e8-top2/exact",
+    "vllm_fused_moe/m24-h96-i64-e8-top2/normal",
+    "vllm_fp8_matmul/strided/m16-n384-k384/exact",
+    "vllm_fp8_matmul/strided/m16-n384-k384/normal",
+    "moe/mxfp4/m4-h256-i128-e4-top2/normal",
+]
+RELEASES = [("vllm", version) for version in ("0.12.0", "0.16.0", "0.20.0", "0.25.1", "0.26.0", "0.30.0", "0.33.0")]
+
+
+def test_each_fault_around_vllms_own_kernels_is_told_by_its_layer_and_all_else_stays_right(
+    lab: Lab, tmp_path: Path
+) -> None:
+    root, folder = fetched("vllm", "0.33.0").root, tmp_path / "engine"
+    engine = planted_engine(root, folder, DATA / "planted_vllm_kernels.py", FILES)
+    text = (folder / FUSED_MOE).read_text(encoding="utf-8")
+    assert LOOP in text
+    rewrite(folder / FUSED_MOE, text.replace(LOOP, SHORTER))
+
+    finished = lab.finish("--engine", engine, scenario=DATA / "planted_kernels.toml", nproc=1, library=None)
+    assert finished.code == 1, finished.text
+    results = finished.results(0)
+    assert sorted(results) == sorted([*FAULTY, *RIGHT])
+    assert [case for case, record in results.items() if record["outcome"] == "pass"] == [
+        case for case in results if case in RIGHT
+    ]
+    for case, words in FAULTY.items():
+        assert results[case]["outcome"] == "mismatch" and words in results[case]["message"], (case, results[case])
+    part = results[RIGHT[0]]["engine"]
+    assert (part["depth"], part["backend"]) == ("functions", "fused_experts")
+    assert "default, there is no E=8,N=64" in part["configuration"] and "BLOCK_SIZE_M 16" in part["configuration"]
+    assert any("moe_align_block_size" in words for words in part["stand_ins"])
+
+
+@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+@pytest.mark.parametrize("release", RELEASES, ids=["==".join(release) for release in RELEASES])
+def test_the_own_kernels_of_each_known_release_are_right(lab: Lab, release: tuple[str, str]) -> None:
+    copy = fetched(*release)
+    finished = lab.finish(
+        "--engine", f"{copy.name}=={copy.version}", scenario=DATA / "engine_kernels.toml", nproc=1, library=None
+    )
+    assert finished.code == 0, finished.text
+    launched = {launch["kernel"] for record in finished.results(0).values() for launch in record["launches"]}
+    assert {"fused_moe_kernel", "_w8a8_triton_block_scaled_mm", "_per_token_group_quant_fp8"} <= launched
