@@ -50,6 +50,14 @@ def test_what_everyone_stands_on_imports_the_standard_library_alone(room: str) -
                 assert known, f"{module} imports {name}"
 
 
+def test_only_triton_hooks_know_where_triton_keeps_its_launches() -> None:
+    inside = ("triton.runtime.jit", "triton.runtime.autotuner", "triton.runtime.interpreter", "triton.compiler")
+    for module in modules("."):
+        for node in ast.walk(tree(module)) if "triton_hooks" not in module else ():
+            name = str(node.module) if isinstance(node, ast.ImportFrom) else ""
+            assert not name.startswith(inside), f"{module}: ask gpucheck.triton_hooks for what is in {name}"
+
+
 def test_only_bounds_hold_tolerances() -> None:
     for module in modules("checks"):
         words = {node.arg for node in ast.walk(tree(module)) if isinstance(node, ast.keyword)}

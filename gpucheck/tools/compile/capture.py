@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from triton.runtime.autotuner import Autotuner
-from triton.runtime.jit import JITFunction
 
 from gpucheck.tools.compile import registers
 from gpucheck.tools.compile.outcome import Built, Kernel, Kind, Problem
 from gpucheck.tools.compile.problems import FEWER_BLOCKS, Problems, chain
 from gpucheck.tools.compile.source_locations import Sources
 from gpucheck.triton_hooks.compiled_kernel import constants, excess, grid_excess, note_making
+from gpucheck.triton_hooks.launch_hooks import replace_compilation, replace_launch, replace_tuning
 from gpucheck.triton_hooks.targets import Target
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -75,8 +74,11 @@ class Capture:
 
     def install(self) -> None:
         """Takes the place of launching and compiling in this process; works from Triton 3.1 on."""
-        launch, build = JITFunction.run, triton.compiler.compile
+        replace_launch(self._taken_down)
+        replace_tuning(lambda tuner, *args, **kwargs: self._autotune(tuner, args, kwargs))
+        replace_compilation(self._noted)
 
+    def _taken_down(self, launch: Callable[..., Any]) -> Callable[..., Any]:
         def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
             self.launches += 1
             self.names.add(function.fn.__name__)
@@ -91,16 +93,10 @@ class Capture:
                 self._check_grid(function, compiled, grid, args, kwargs)
             return compiled
 
-        def run_all(tuner: Any, *args: Any, **kwargs: Any) -> None:
-            self._autotune(tuner, args, kwargs)
+        return run
 
-        def compile_seen(src: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._compile(build, src, args, kwargs)
-
-        JITFunction.run = run
-        Autotuner.run = run_all
-        triton.compiler.compile = compile_seen
-        triton.compiler.compiler.compile = compile_seen
+    def _noted(self, build: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda src, *args, **kwargs: self._compile(build, src, args, kwargs)
 
     def _autotune(self, tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Compiles all configurations; those that a tuner passes over do not count where another one is left."""

@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from triton.runtime.jit import JITFunction
-
 from gpucheck.tools.compile.hints import hint
 from gpucheck.tools.compile.outcome import Kind, Problem
 from gpucheck.tools.compile.source_locations import Place, Sources, of_ptx
 from gpucheck.triton_hooks.compiled_kernel import Excess, TooManyBlocks
+from gpucheck.triton_hooks.launch_hooks import kernel_kinds
 from gpucheck.triton_hooks.targets import Target
 
 ERROR_LINES = 6  # of what a compiler says, kept for the report
@@ -84,7 +83,8 @@ class Problems:
 
     def _mention(self, function: Any, pattern: str) -> Place | None:
         """The first line that holds what the error names, in a kernel or in a function that it may call."""
-        every = [entry for entry in gc.get_objects() if issubclass(type(entry), JITFunction)]
+        compiled, _ = kernel_kinds()
+        every = [entry for entry in gc.get_objects() if issubclass(type(entry), compiled)]
         others = [entry.src for entry in every if entry is not function]
         for text in (function.src, *others):
             for number, line in enumerate(text.splitlines(), start=1):

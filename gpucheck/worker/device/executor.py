@@ -25,6 +25,7 @@ from gpucheck.model.errors import Inapplicable, error_line, first_line
 from gpucheck.model.record import EnginePart
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks import cache_damage
+from gpucheck.triton_hooks.launch_hooks import kernel_cache
 from gpucheck.verify import digest
 from gpucheck.verify.views import to_device
 from gpucheck.worker.device import stream_stress
@@ -525,10 +526,3 @@ def _add(reply: Reply, stage: str, seconds: float) -> None:
 
 def _nothing() -> None:
     """Nothing is produced late."""
-
-
-def kernel_cache() -> Path:
-    """The folder of Triton's kernel cache that this process uses."""
-    import triton
-
-    return Path(triton.knobs.cache.dir)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpucheck.triton_hooks.launch_hooks import kernel_kinds
 from gpucheck.worker.device import stream_stress
 from gpucheck.worker.protocol import CHANGED, DELAYED, IDLE, RUN
 
@@ -36,11 +37,8 @@ def install(first: str = RUN) -> Launches:
     Args:
         first: what launches do until somebody chooses otherwise.
     """
-    from triton.runtime.interpreter import InterpretedFunction
-    from triton.runtime.jit import JITFunction
-
     mode, count = [first], [0]
-    for kind in (JITFunction, InterpretedFunction):
+    for kind in kernel_kinds():
         _go_around(kind, mode, count)
     if hasattr(torch.cuda.CUDAGraph, "replay"):
         _go_around_graphs(mode, count)

@@ -19,6 +19,7 @@ import torch
 
 from gpucheck.host import cuda_driver
 from gpucheck.model.record import LargeTensor, Launch
+from gpucheck.triton_hooks.launch_hooks import replace_compilation, replace_launch, watch_tuning
 from gpucheck.worker.launch_journal import Journal
 
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
@@ -137,19 +138,11 @@ class Observer:
 
         observers.append(observe)
         finished.append(self.settled)
-        self._watch_tuning()
+        watch_tuning(self._tried)
 
-    def _watch_tuning(self) -> None:
-        """Counts the configurations that autotuners try: each is launched on the tensors of the call."""
-        from triton.runtime.autotuner import Autotuner
-
-        bench = Autotuner._bench
-
-        def bench_seen(tuner: Any, *args: Any, **kwargs: Any) -> Any:
-            self.log.tried[tuner.base_fn.__name__] += 1
-            return bench(tuner, *args, **kwargs)
-
-        Autotuner._bench = bench_seen
+    def _tried(self, kernel: str) -> None:
+        """Counts a configuration that an autotuner tries: each is launched on the tensors of the call."""
+        self.log.tried[kernel] += 1
 
     def settled(self) -> None:
         """Says that everything launched has ended."""
@@ -162,12 +155,12 @@ class Observer:
 
     def install_compiled(self) -> None:
         """Observes launches, refused ones too, and compilations of this process; works from Triton 3.4 on."""
-        import triton
-        from triton.runtime.jit import JITFunction
+        replace_launch(self._watched)
+        watch_tuning(self._tried)
+        replace_compilation(self._timed)
 
+    def _watched(self, launch: Callable[..., Any]) -> Callable[..., Any]:
         from gpucheck.triton_hooks import resource_limits
-
-        launch, build = JITFunction.run, triton.compiler.compile
 
         def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
             blocks: list[int] = []
@@ -189,6 +182,9 @@ class Observer:
                     self.journal.returned()
             return compiled
 
+        return run
+
+    def _timed(self, build: Callable[..., Any]) -> Callable[..., Any]:
         def compile_timed(*args: Any, **kwargs: Any) -> Any:
             begin = time.perf_counter()
             try:
@@ -196,10 +192,7 @@ class Observer:
             finally:
                 self.log.compile_seconds += time.perf_counter() - begin
 
-        JITFunction.run = run
-        self._watch_tuning()
-        triton.compiler.compile = compile_timed
-        triton.compiler.compiler.compile = compile_timed
+        return compile_timed
 
     def _see(self, function: Any, compiled: Any, args: Any, kwargs: Any, blocks: list[int], refused: str) -> None:
         """Takes down a launch on the current device; touches no device and changes none."""

@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import triton
-from triton.runtime.jit import JITFunction
 
 from gpucheck import checks
 from gpucheck.checks.base import Runtime
@@ -25,6 +23,7 @@ from gpucheck.checks.no_launch import CompileRuntime, stand_in
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.triton_hooks.compiled_kernel import note_making
+from gpucheck.triton_hooks.launch_hooks import replace_compilation, replace_launch
 from gpucheck.triton_hooks.targets import Target
 from gpucheck.worker.protocol import Ahead
 
@@ -76,21 +75,26 @@ def _launch(case: Case, runtime: Runtime) -> None:
 def _compile_only() -> list[bool]:
     """From now on launches compile and do no more; gives a list that grows with each kernel that no cache had."""
     built: list[bool] = []
-    launch, build = JITFunction.run, triton.compiler.compile
 
-    def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        with suppress(Exception):  # host code goes on: what it launches next is wanted as well
-            kernel = launch(function, *args, grid=grid, warmup=True, **kwargs)
-            with suppress(Exception):
-                _make_launcher(kernel)
-            return kernel
+    def only_compiled(launch: Callable[..., Any]) -> Callable[..., Any]:
+        def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+            with suppress(Exception):  # host code goes on: what it launches next is wanted as well
+                kernel = launch(function, *args, grid=grid, warmup=True, **kwargs)
+                with suppress(Exception):
+                    _make_launcher(kernel)
+                return kernel
 
-    def noted(source: Any, *args: Any, **kwargs: Any) -> Any:
-        note_making(source, built)
-        return build(source, *args, **kwargs)
+        return run
 
-    JITFunction.run = run
-    triton.compiler.compile = triton.compiler.compiler.compile = noted
+    def noted(build: Callable[..., Any]) -> Callable[..., Any]:
+        def compile_noted(source: Any, *args: Any, **kwargs: Any) -> Any:
+            note_making(source, built)
+            return build(source, *args, **kwargs)
+
+        return compile_noted
+
+    replace_launch(only_compiled)
+    replace_compilation(noted)
     return built
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gpucheck.triton_hooks.launch_hooks import program_at_work, replace_launch, replaced_programs
 from gpucheck.verify.digest import raw
 
 SECONDS = 20.0  # spent on all elements of a case
@@ -149,63 +150,58 @@ def _program_id(place: Sequence[int]) -> str:
     return f"({', '.join(map(str, place))})"
 
 
-@contextmanager
-def _interpreted(grids: Grids) -> Iterator[None]:
+def _interpreted(grids: Grids) -> AbstractContextManager[None]:
     """Programs beyond the limit are passed over; the others do not notice."""
-    from triton.runtime import interpreter
 
-    executor = interpreter.GridExecutor
-    make, call = executor.__init__, executor.__call__
+    def made(make: Callable[..., None]) -> Callable[..., None]:
+        def making(self: Any, function: Any, *args: Any, **kwargs: Any) -> None:
+            @wraps(function)
+            def program(*args: Any, **kwargs: Any) -> Any:
+                return function(*args, **kwargs) if grids.allows(function.__name__, program_at_work()) else None
 
-    def made(self: Any, function: Any, *args: Any, **kwargs: Any) -> None:
-        @wraps(function)
-        def program(*args: Any, **kwargs: Any) -> Any:
-            if grids.allows(function.__name__, interpreter.interpreter_builder.grid_idx):
-                return function(*args, **kwargs)
-            return None
+            make(self, function, *args, **kwargs)
+            program.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+            self.seen, self.fn = function, program
 
-        make(self, function, *args, **kwargs)
-        program.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-        self.seen, self.fn = function, program
+        return making
 
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        grid = self.grid
+    def called(call: Callable[..., Any]) -> Callable[..., Any]:
+        def calling(self: Any, *args: Any, **kwargs: Any) -> Any:
+            grid = self.grid
 
-        def observed(*values: Any) -> tuple[int, ...]:
-            whole = grid(*values) if callable(grid) else grid
-            grids.see(self.seen, tuple(whole))
-            return tuple(whole)
+            def observed(*values: Any) -> tuple[int, ...]:
+                whole = grid(*values) if callable(grid) else grid
+                grids.see(self.seen, tuple(whole))
+                return tuple(whole)
 
-        self.grid = observed
-        return call(self, *args, **kwargs)
+            self.grid = observed
+            return call(self, *args, **kwargs)
 
-    executor.__init__, executor.__call__ = made, called
-    try:
-        yield
-    finally:
-        executor.__init__, executor.__call__ = make, call
+        return calling
+
+    return replaced_programs(made, called)
 
 
 @contextmanager
 def _compiled(grids: Grids) -> Iterator[None]:
     """Launches get a smaller grid, or are left out."""
-    from triton.runtime.jit import JITFunction
 
-    launch = JITFunction.run
+    def cut_short(launch: Callable[..., Any]) -> Callable[..., Any]:
+        def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+            if warmup:
+                return launch(function, *args, grid=grid, warmup=warmup, **kwargs)
 
-    def run(function: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-        if warmup:
-            return launch(function, *args, grid=grid, warmup=warmup, **kwargs)
+            def cut(*values: Any) -> tuple[int, ...]:
+                whole = tuple(grid(*values)) if callable(grid) else tuple(grid)
+                grids.see(function.fn, whole)
+                return grids.cut(function.fn.__name__, whole)
 
-        def cut(*values: Any) -> tuple[int, ...]:
-            whole = tuple(grid(*values)) if callable(grid) else tuple(grid)
-            grids.see(function.fn, whole)
-            return grids.cut(function.fn.__name__, whole)
+            return launch(function, *args, grid=cut, warmup=warmup, **kwargs)  # of no program nothing is launched
 
-        return launch(function, *args, grid=cut, warmup=warmup, **kwargs)  # of no program nothing is launched
+        return run
 
-    JITFunction.run = run
+    put_back = replace_launch(cut_short)
     try:
         yield
     finally:
-        JITFunction.run = launch
+        put_back()
