@@ -38,6 +38,7 @@ class Experiment:
     lends: bool = False  # another rank of the node lends its environment or its device
     calms: bool = False  # takes away what makes calls of one process differ
     settles: bool = False  # a cause is known where it makes the case right
+    together: bool = False  # ranks make it together with a case that they run together; no other applies to such a case
     before_race: bool = False  # must have been tried, and not have helped, before calls that differ are called a race
 
     @property
@@ -58,6 +59,10 @@ def _set(**changes: object) -> Change:
         return None if changed == conditions else changed
 
     return change
+
+
+def _in_step(conditions: Conditions) -> Conditions | None:
+    return replace(conditions, in_step=True) if conditions.together and not conditions.in_step else None
 
 
 def _visible(conditions: Conditions) -> Conditions | None:
@@ -85,6 +90,7 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
             lambda conditions: conditions,
             outcomes=ENDED,
             violations=(ViolationKind.TUNING_DIFFERS, PASSES, REPEATED),
+            together=True,
         ),
         Experiment(
             HISTORY, "after the cases that its process ran before", lambda conditions: conditions, outcomes=ENDED
@@ -98,6 +104,14 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
             calms=True,
             settles=True,
             before_race=True,
+        ),
+        Experiment(
+            ExperimentName.IN_STEP,
+            "with the ranks in step, each operation waited for",
+            _in_step,
+            violations=(PASSES, REPEATED),
+            together=True,
+            settles=True,
         ),
         Experiment(
             ExperimentName.ONE_THREAD,
@@ -190,6 +204,8 @@ def applicable(
     for name, experiment in EXPERIMENTS.items():
         asked = kinds & {*experiment.violations} if record.outcome is Outcome.VIOLATION else ()
         if not (asked or record.outcome in experiment.outcomes) or (experiment.needs_gpu and device != "cuda"):
+            continue
+        if conditions.together and not experiment.together:
             continue
         if (experiment.lends or experiment.alone) and (ranks < 2 or conditions.whole_node):
             continue

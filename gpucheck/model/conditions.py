@@ -72,6 +72,7 @@ class Conditions:
     warm_up: bool = of_case(False, "after cuda:0")  # the case runs on device 0 first
     repeat: int = of_case(1, "x{}")  # times it runs, on each rank
     synchronised: bool = of_process(False, "synchronised")  # every launch is waited for
+    in_step: bool = of_process(False, "in step")  # ranks wait for each other before and after each collective call
     guarded: bool = of_case(False, "guarded")  # the call is made with the device of its tensors current
     alone: bool = of_case(False, "alone")  # no other rank of the node runs anything meanwhile
     engine: str = of_process("", "in {}")  # name of the engine that its process has imported; "": none
@@ -107,8 +108,9 @@ class Conditions:
     def words(self) -> str:
         """What is unusual, as a report names it, repeats last; "" where nothing is."""
         unusual = [each for each in fields(self) if getattr(self, each.name) != each.default]
-        if self.placed.usual:
-            unusual = [each for each in unusual if each.name != "placement"]
+        usual = {"placement"} if self.placed.usual else set()
+        usual |= {"process_group"} if self.together else set()  # as the check always has it
+        unusual = [each for each in unusual if each.name not in usual]
         unusual.sort(key=lambda each: each.name == "repeat")
         return ", ".join(each.metadata[WORDS].format(getattr(self, each.name)) for each in unusual)
 

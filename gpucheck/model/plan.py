@@ -71,8 +71,7 @@ class Step:
     @property
     def _further_conditions(self) -> Conditions:
         """The conditions without those that the name of the check says already."""
-        told = replace(self.conditions, engine="") if self.own_engine else self.conditions
-        return replace(told, process_group="none") if self.together else told
+        return replace(self.conditions, engine="") if self.own_engine else self.conditions
 
     def to_json(self) -> dict[str, Any]:
         """An item of the steps in ``plan.json``."""

@@ -81,6 +81,7 @@ class ExperimentName(Vocabulary):
     REPEAT = "repeat"
     HISTORY = "history"
     NO_GROUP = "no group"
+    IN_STEP = "in step"
     ONE_THREAD = "one thread"
     WAITS = "waits"
     GUARDED = "guarded"

@@ -51,6 +51,9 @@ class PeerComparison(CauseFile, Protocol):
 
 ASKED = (
     "group_mismatch",
+    "early_buffer",
+    "contribution",
+    "wrong_link",
     "wrong_device",
     "input_misuse",
     "fallback",

@@ -41,8 +41,8 @@ ANY_SIZE = ("all_to_all", "all_to_all_single", "gather", "scatter", "all_gather"
 class CollectiveObserver:
     """Stands around the functions of ``torch.distributed`` from its installation on."""
 
-    def __init__(self, journal: CollectiveJournal) -> None:
-        self.journal = journal
+    def __init__(self, journal: CollectiveJournal, *, in_step: bool = False) -> None:
+        self.journal, self.in_step = journal, in_step
         self._inner = threading.local()  # functions of torch.distributed call each other
 
     def install(self) -> None:
@@ -65,7 +65,12 @@ class CollectiveObserver:
             number = self._enter(name, given)
             self._inner.deep = True
             try:
+                meet = self.in_step and number is not None and name in COLLECTIVES
+                self._step(given, meet)
                 result = function(*args, **kwargs)
+                if meet and isinstance(result, distributed.Work):
+                    result.wait()
+                self._step(given, meet)
             finally:
                 self._inner.deep = False
             if number is None:
@@ -77,6 +82,13 @@ class CollectiveObserver:
             return result
 
         return call
+
+    def _step(self, given: dict[str, Any], meet: bool) -> None:
+        """Waits for the device, and where all ranks of a group call alike for all of them."""
+        if self.in_step and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        if meet:
+            distributed.barrier(given.get("group"))
 
     def _enter(self, name: str, given: dict[str, Any]) -> int | None:
         """Notes a call; None for one that this rank has no part in, or that it makes before there is a group."""

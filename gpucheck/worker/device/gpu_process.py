@@ -34,7 +34,8 @@ class OneDevice(Process):
             from gpucheck.worker.device.joint_group import JointGroup
 
             one_node = setup.world_size == setup.local_ranks
-            self._executor.joint_group = JointGroup(Path(setup.collectives), one_node=one_node)
+            in_step = setup.conditions.in_step
+            self._executor.joint_group = JointGroup(Path(setup.collectives), one_node=one_node, in_step=in_step)
 
     def run(self, request: Request) -> list[Reply]:
         return [self._executor.run(request)]

@@ -18,13 +18,20 @@ _LONGEST = 2.0  # deadlines after which the group itself gives up: the superviso
 class JointGroup:
     """The membership of this process in the group of all ranks; there is one at most."""
 
-    def __init__(self, journal: Path, *, one_node: bool) -> None:
+    def __init__(self, journal: Path, *, one_node: bool, in_step: bool = False) -> None:
+        """Puts the observer around ``torch.distributed``.
+
+        Args:
+            journal: file for the notes of it.
+            one_node: all ranks are on this node.
+            in_step: ranks wait for each other before and after each call.
+        """
         from gpucheck.worker.device.collective_observer import CollectiveObserver
 
         self.journal = CollectiveJournal(journal)
         self._one_node = one_node
         self._name = ""
-        CollectiveObserver(self.journal).install()
+        CollectiveObserver(self.journal, in_step=in_step).install()
 
     def enter(self, name: str, device: torch.device, seconds: float) -> None:
         """Makes this process a member of the group called ``name``, and of no other; waits for all ranks.

@@ -21,6 +21,7 @@ ANSWER = 30.0  # s within which the store must answer
 COMING = 120.0  # s within which a rank of another node must have started
 SILENCE = 20.0  # s without a sign of life, after which a rank of another node is gone
 SIGN_OF_LIFE = 1.0  # s
+POLL = 0.005  # s between two looks at what others have left
 GLANCE = 0.2  # s between two looks at who is gone
 
 
@@ -59,6 +60,27 @@ class Board:
         if not self._bounded(self._store.check, [key]):
             return None
         return json.loads(self._bounded(self._store.get, key))
+
+    def came(self, name: str, seconds: float | None = None) -> dict[int, Any]:
+        """What all ranks have left, waiting for it; ranks that are gone, or leave nothing in time, are not in it."""
+        found: dict[int, Any] = {}
+        begin = time.monotonic()
+        for rank in range(self.ranks):
+            while (said := self.seen(name, rank)) is None:
+                if rank in self.gone() and self.seen(name, rank) is None:
+                    break
+                if seconds is not None and time.monotonic() - begin > seconds:
+                    break
+                time.sleep(POLL)
+            if said is not None:
+                found[rank] = said
+        return found
+
+    def gather(self, name: str, content: Any) -> dict[int, Any] | None:
+        """What all ranks say under a name that is used once; None where one is gone."""
+        self.post(name, content)
+        found = self.came(name)
+        return found if len(found) == self.ranks else None
 
     def count(self, name: str, more: int = 0) -> int:
         """How often the ranks have counted something, after this one counts ``more``."""

@@ -201,7 +201,7 @@ class ChildRunner:
 
         done, child, inputs = self._prepared(attempt)
         try:
-            meeting = Meeting(self._all_ranks(), self._meeting_name(attempt))
+            meeting = Meeting(self.board(), self._meeting_name(attempt))
             group = meeting.arrive(self._group if child else "", "" if child else done.record.message)
             if isinstance(group, Absent) or child is None or inputs is None:
                 assert isinstance(group, Absent)
@@ -219,7 +219,7 @@ class ChildRunner:
             self.retire()
         return done
 
-    def _all_ranks(self) -> Board:
+    def board(self) -> Board:
         """The board of the run, made by the first joint case."""
         from gpucheck.worker.supervisor.board import Board
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from gpucheck.host.processes import starved, state_of
 from gpucheck.worker.supervisor.blame import GONE, RAN, UNREADY, RankState
-from gpucheck.worker.supervisor.board import Board
+from gpucheck.worker.supervisor.board import POLL, Board
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Child
 
-POLL = 0.005  # s between two looks at the board while others come
 GRACE = 3.0  # s that a child has to raise by itself once another rank has failed
 STOPPED = 10.0  # s within which a child that a signal stopped must continue
 GLANCE = 0.05  # s between two looks at the board while the child works
@@ -52,7 +51,7 @@ class Meeting:
             problem: why this rank has no child; "": it has one.
         """
         self.board.post(f"{self.name}/arrived", {"group": group, "problem": problem})
-        came = self._all(f"{self.name}/arrived", seconds=None)
+        came = self.board.came(f"{self.name}/arrived")
         reasons = {rank: "its supervisor has ended" for rank in range(self.board.ranks) if rank not in came}
         reasons |= {rank: said["problem"] for rank, said in came.items() if said["problem"]}
         if reasons:
@@ -113,26 +112,11 @@ class Meeting:
             self.failed()
         self.board.post(f"{self.name}/ended", state.to_json())
         self._settle()
-        told = self._all(f"{self.name}/ended", (1 + MOST_STARVED) * seconds + ENDING)
+        told = self.board.came(f"{self.name}/ended", (1 + MOST_STARVED) * seconds + ENDING)
         states = {rank: RankState.from_json(item) for rank, item in told.items()}
         for rank in range(self.board.ranks):
             states.setdefault(rank, RankState(rank, GONE, "its supervisor has ended"))
         return dict(sorted(states.items()))
-
-    def _all(self, name: str, seconds: float | None) -> dict[int, Any]:
-        """What all ranks have posted; ranks that are gone, or say nothing in time, are not in it."""
-        came: dict[int, Any] = {}
-        begin = time.monotonic()
-        for rank in range(self.board.ranks):
-            while (said := self.board.seen(name, rank)) is None:
-                if rank in self.board.gone() and self.board.seen(name, rank) is None:
-                    break
-                if seconds is not None and time.monotonic() - begin > seconds:
-                    break
-                time.sleep(POLL)
-            if said is not None:
-                came[rank] = said
-        return came
 
 
 def absent_states(absent: Absent, ranks: int) -> dict[int, RankState]:

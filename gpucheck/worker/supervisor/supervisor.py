@@ -158,6 +158,7 @@ class Supervisor:
 
     def _work(self) -> None:
         from gpucheck.worker.supervisor.experiments import Experiments
+        from gpucheck.worker.supervisor.joint_experiments import JointExperiments
 
         if self.plan.compile_ahead and self.plan.device == "cuda":
             self._compile_ahead()
@@ -165,9 +166,11 @@ class Supervisor:
         if self._makers:
             self._makers.close()
         if not self.runner.stuck:
-            Experiments(
-                self.plan, self.runner, self.writer, [self._failed[step] for step in sorted(self._failed)]
-            ).work()
+            failed = [self._failed[step] for step in sorted(self._failed)]
+            joint = [record for record in failed if self.plan.steps[record.step].together]
+            JointExperiments(self.plan, self.runner, self.writer, joint).work()
+            alone = [record for record in failed if record not in joint]
+            Experiments(self.plan, self.runner, self.writer, alone).work()
             if self._replay_capture:
                 self._replay_capture.ask()
         self.runner.retire()

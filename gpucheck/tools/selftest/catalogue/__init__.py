@@ -8,6 +8,7 @@ from gpucheck.model.errors import UsageError
 from gpucheck.tools.selftest.catalogue import (
     call_faults,
     candidate_faults,
+    collective_faults,
     kernel_faults,
     machine_faults,
     operand_faults,
@@ -23,6 +24,7 @@ FAULTS: tuple[Fault, ...] = (
     *routing_faults.FAULTS,
     *call_faults.FAULTS,
     *candidate_faults.FAULTS,
+    *collective_faults.FAULTS,
 )
 
 

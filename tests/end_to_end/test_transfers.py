@@ -1,0 +1,99 @@
+"""Wrong bytes between ranks: each fault planted on each of three ranks is named with its pair of ranks and its bytes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gpucheck.model.record import Outcome
+from gpucheck.tools.selftest.catalogue import choose
+from gpucheck.tools.selftest.catalogue.collective_faults import FAULTS
+from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, Edit, Expected, Fault
+from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
+from tests.end_to_end.conftest import Finished, Lab
+
+RANKS = 3
+SEND = "    function = distributed.all_gather_into_tensor\n    return [function(each.received, each.sent, each.group"
+STALE = """    if each.receives[0] == 211:
+        before, kept[0] = kept[0], each.sent.clone()
+        each.sent.copy_(before if before is not None else each.sent)
+{anchor}"""
+NOTHING = "    if each.receives[0] == 212:\n        each.received.zero_()\n{anchor}"
+
+
+def sender_fault(name: str, anchor: str, text: str, operation: str, n: int, title: str) -> Fault:
+    case = {"check": "collectives", "operation": operation, "dtype": "int32", "n": n}
+    return Fault(name, name, Edit(COLLECTIVE_CALLS, anchor, text), case, Expected(Outcome.MISMATCH, title))
+
+
+SENDERS = (
+    sender_fault(
+        "stale",
+        "    function = distributed.all_gather_into_tensor\n",
+        STALE.replace("kept[0]", "globals()['before']").replace(
+            "before, globals()['before'] = globals()['before']", "before, globals()['before'] = globals().get('before')"
+        ),
+        "all_gather",
+        211,
+        r"stale or early buffer: stale, given by rank {rank}",
+    ),
+    sender_fault(
+        "gives nothing",
+        "    return [distributed.all_reduce(each.received",
+        NOTHING,
+        "all_reduce",
+        212,
+        r"missing contribution: ranks 0-2 lacks rank {rank}",
+    ),
+)
+
+
+@pytest.fixture(scope="module", params=range(RANKS))
+def planted(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Finished]:
+    """A run with every fault on one rank."""
+    folder, rank, faults = lab.new_folder(), request.param, (*FAULTS, *SENDERS)
+    write_scenario(folder / "scenario.toml", [fault.case for fault in faults], case_timeout=60, experiments=600)
+    injector = Injector(folder, Path(), RANKS)
+    path = injector.startup_with([Planted(fault, (rank,)) for fault in faults])
+    return rank, lab.finish(library=None, scenario=folder / "scenario.toml", nproc=RANKS, path=path)
+
+
+def case_of(fault: Fault) -> str:
+    return f"n{fault.case['n']}/"
+
+
+@pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
+def test_a_fault_on_a_receiver_is_named_with_pair_and_bytes(planted: tuple[int, Finished], name: str) -> None:
+    rank, run = planted
+    (fault,) = choose([name])
+    assert run.outcomes(case_of(fault)) == ["mismatch" if each == rank else "pass" for each in range(RANKS)], run.text
+    finding = run.finding(case_of(fault))
+    assert finding["ranks"] == [rank] and finding["fails"]
+    assert re.fullmatch(
+        fault.expected.title.replace(r"rank \d lacks rank \d", r"rank \d lacks ranks \d, \d"), finding["title"]
+    ), finding
+    lines = "\n".join(finding["failed_case"]["lines"])
+    says = () if name == "missing-contribution" else fault.expected.says
+    assert all(re.search(said, lines) for said in says), lines
+    told = next(r for r in run.report["results"] if case_of(fault) in r["case"] and r["rank"] == rank)["transfers"]
+    assert told and {each["receiver"] for each in told} == {rank}
+
+
+@pytest.mark.parametrize("fault", SENDERS, ids=lambda fault: fault.name)
+def test_a_fault_of_a_sender_is_named_by_all_that_it_sends_to(planted: tuple[int, Finished], fault: Fault) -> None:
+    rank, run = planted
+    finding = run.finding(case_of(fault))
+    assert finding["title"] == fault.expected.title.replace("{rank}", str(rank)), run.text
+    assert finding["ranks"] == [0, 1, 2]
+    results = [r for r in run.report["results"] if case_of(fault) in r["case"]]
+    assert {each["sender"] for result in results for each in result["transfers"]} == {rank}
+
+
+def test_what_comes_again_in_fresh_processes_is_said(planted: tuple[int, Finished]) -> None:
+    _, run = planted
+    (link,) = choose(["link-error"])
+    evidence = run.finding(case_of(link))["evidence"]
+    assert any("wrong in 5 of 5 fresh processes" in line for line in evidence), evidence
+    assert any("wrong with the ranks in step" in line for line in evidence), evidence
