@@ -73,8 +73,8 @@ def all_gather_in_place(each: Exchange) -> list[Any]:
 
 
 def all_to_all(each: Exchange) -> list[Any]:
-    sizes = [*each.receives], [*each.sends]
-    return [distributed.all_to_all_single(each.received, each.sent, *sizes, each.group, async_op=each.asynchronous)]
+    function, sizes = distributed.all_to_all_single, ([*each.receives], [*each.sends])
+    return [function(each.received, each.sent, *sizes, each.group, async_op=each.asynchronous)]
 
 
 def broadcast(each: Exchange) -> list[Any]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from gpucheck.checks import collectives
+from gpucheck.checks import collectives, rank_data
 from gpucheck.model.case import Case
 from gpucheck.model.record import Transfer
 from gpucheck.model.vocabulary import TransferFault
 from gpucheck.verify.expected import Expected
 
+RUN = 4  # elements in a row that are found elsewhere; fewer may be equal by chance
+MOST_PIECES = 16
+CHANCE = (
+    10  # bits that wrong elements tell beyond what it takes to choose among explanations: one in 1,000 is by chance
+)
 MOST_SUBSETS = 8  # members of which every selection is tried
 POISON = 0xFF  # byte in the receiver's buffer before a round
 
@@ -50,11 +56,18 @@ def _reduced(case: Case, round: int, name: str, output: Tensor, wrong: Tensor) -
     if bool((output[places].view(torch.uint8) == POISON).all()):
         detail = "the receiver's buffer as it was before: the result was not there when it was read"
         return [_transfer(case, case.rank, TransferFault.EARLY, name, output, places, output.numel(), detail)]
-    for faults, senders, predicted, detail in _explanations(case, round, places):
+    tried = list(_explanations(case, round, places)) if _telling(case, len(places), 2 ** min(case.ranks, 8)) else []
+    for fault, senders, predicted, detail in tried:
         if bool((predicted == got).all()):
-            return [_transfer(case, s, faults, name, output, places, output.numel(), detail) for s in senders]
+            return [_transfer(case, s, fault, name, output, places, output.numel(), detail) for s in senders]
     detail = "the result is none that follows from what the ranks gave, with one or another left out or taken twice"
     return [_transfer(case, case.rank, TransferFault.REDUCED, name, output, places, output.numel(), detail)]
+
+
+def _telling(case: Case, elements: int, explanations: int) -> bool:
+    """Whether so many wrong elements cannot well fit one of so many explanations by chance."""
+    values = 2 * rank_data.LARGEST[case["dtype"]] / max(1, case.ranks)
+    return elements * math.log2(values) >= math.log2(explanations) + CHANCE
 
 
 Explanation = tuple[TransferFault, tuple[int, ...], Tensor, str]
@@ -106,17 +119,17 @@ def _instead(
         return TransferFault.EARLY, "the receiver's buffer as it was before: nothing had come when it was read"
     if not bool(held.any()):
         return TransferFault.DROPPED, "zeros"
+    if not _telling(case, len(places), 2 * case.ranks):
+        return TransferFault.CORRUPT, "too few elements to say what they are instead"
     if round and bool((collectives.chunks(case, round - 1)[sender][places] == got).all()):
         return TransferFault.STALE, "what the sender gave in the round before"
     for other, chunk in _other_chunks(case, round, sender):
         if len(chunk) > int(places[-1]) and bool((chunk[places] == got).all()):
             return TransferFault.SWAPPED, other
-    if (shift := _shift(right, places, got)) is not None:
+    if shifts := _pieces(right, places, got):
         size = got.element_size()
-        return (
-            TransferFault.SWAPPED,
-            f"what belongs {abs(shift) * size} bytes {'further on' if shift > 0 else 'before'}",
-        )
+        words = (f"{abs(each) * size} bytes {'further on' if each > 0 else 'before'}" for each in shifts)
+        return TransferFault.SWAPPED, f"what belongs {' and '.join(dict.fromkeys(words))}"
     return TransferFault.CORRUPT, "no data that a rank gave"
 
 
@@ -132,11 +145,26 @@ def _other_chunks(case: Case, round: int, sender: int) -> Iterator[tuple[str, Te
                 yield f"what the sender gave to rank {receiver}", given[sender]
 
 
-def _shift(right: Tensor, places: Tensor, got: Tensor) -> int | None:
-    """How far off the wrong elements belong in the right chunk, if all by one distance."""
-    starts = (right == got[0]).nonzero().flatten() - places[0]
-    for shift in starts.tolist():
-        there = places + shift
-        if shift and bool(((there >= 0) & (there < len(right))).all()) and bool((right[there] == got).all()):
-            return int(shift)
-    return None
+def _pieces(right: Tensor, places: Tensor, got: Tensor) -> list[int] | None:
+    """How far off the wrong elements belong in the right chunk, piece by piece; None where one belongs nowhere in it.
+
+    A piece has at least RUN elements, so that equal values by chance do not count.
+    """
+    shifts: list[int] = []
+    start = 0
+    while start < len(places):
+        if len(places) - start < RUN or len(shifts) == MOST_PIECES:
+            return None
+        longest, shift = 0, 0
+        for place in (right == got[start]).nonzero().flatten().tolist():
+            there = places[start:] + (place - int(places[start]))
+            inside = there[: int(((there >= 0) & (there < len(right))).sum())]
+            equal = right[inside] == got[start : start + len(inside)]
+            run = int(equal.int().cumprod(0).sum())
+            if run > longest:
+                longest, shift = run, place - int(places[start])
+        if longest < RUN:
+            return None
+        shifts.append(shift)
+        start += longest
+    return shifts

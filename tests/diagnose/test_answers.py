@@ -22,7 +22,7 @@ from gpucheck.diagnose.chance import (
     share_at_least,
 )
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT, applicable
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.record import Outcome, Violation
 from gpucheck.model.vocabulary import ExperimentName
 from tests.conftest import Synthetic
@@ -80,9 +80,17 @@ def test_experiments_that_would_tell_nothing_are_not_made(synthetic: Synthetic) 
 def test_each_experiment_changes_one_condition(name: ExperimentName) -> None:
     alone = Conditions("peer", "initialised", consumer="prompt", concurrency=3)
     warm = Conditions(late=True, stream="side", cache="cold", warm_up=True)
-    pairs = [(vars(stressed), EXPERIMENTS[name].change(stressed)) for stressed in (alone, warm)]
+    joint = Conditions(process_group=TOGETHER, stream="side")
+    pairs = [(vars(stressed), EXPERIMENTS[name].change(stressed)) for stressed in (alone, warm, joint)]
     different = [sum(value != before[key] for key, value in vars(after).items()) for before, after in pairs if after]
     assert 1 in different, "it changes one condition of a case under stress, and no other"
+
+
+def test_a_case_that_ranks_run_together_is_tried_together_only(synthetic: Synthetic) -> None:
+    joint = {"conditions": {"process_group": TOGETHER}}
+    assert names(synthetic, Outcome.MISMATCH, **joint) == ["repeat", "in step"]
+    assert names(synthetic, Outcome.HANG, **joint) == []
+    assert "in step" not in names(synthetic, Outcome.MISMATCH)
 
 
 def test_processes_that_fail_in_a_row_by_luck_are_rare() -> None:

@@ -1,4 +1,4 @@
-"""Wrong bytes between ranks: each fault planted on each of three ranks is named with its pair of ranks and its bytes."""
+"""Wrong bytes between ranks: each fault, planted on each of three ranks, is named with pair of ranks and bytes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from tests.end_to_end.conftest import Finished, Lab
 RANKS = 3
 SEND = "    function = distributed.all_gather_into_tensor\n    return [function(each.received, each.sent, each.group"
 STALE = """    if each.receives[0] == 211:
-        before, kept[0] = kept[0], each.sent.clone()
-        each.sent.copy_(before if before is not None else each.sent)
+        before = globals().get("before", each.sent)
+        globals()["before"] = each.sent.clone()
+        each.sent.copy_(before)
 {anchor}"""
 NOTHING = "    if each.receives[0] == 212:\n        each.received.zero_()\n{anchor}"
 
@@ -32,9 +33,7 @@ SENDERS = (
     sender_fault(
         "stale",
         "    function = distributed.all_gather_into_tensor\n",
-        STALE.replace("kept[0]", "globals()['before']").replace(
-            "before, globals()['before'] = globals()['before']", "before, globals()['before'] = globals().get('before')"
-        ),
+        STALE,
         "all_gather",
         211,
         r"stale or early buffer: stale, given by rank {rank}",
@@ -71,9 +70,8 @@ def test_a_fault_on_a_receiver_is_named_with_pair_and_bytes(planted: tuple[int, 
     assert run.outcomes(case_of(fault)) == ["mismatch" if each == rank else "pass" for each in range(RANKS)], run.text
     finding = run.finding(case_of(fault))
     assert finding["ranks"] == [rank] and finding["fails"]
-    assert re.fullmatch(
-        fault.expected.title.replace(r"rank \d lacks rank \d", r"rank \d lacks ranks \d, \d"), finding["title"]
-    ), finding
+    title = fault.expected.title.replace("lacks rank", "lacks ranks").replace(r"ranks \d", r"ranks \d, \d")
+    assert re.fullmatch(title, finding["title"]), finding
     lines = "\n".join(finding["failed_case"]["lines"])
     says = () if name == "missing-contribution" else fault.expected.says
     assert all(re.search(said, lines) for said in says), lines

@@ -15,13 +15,13 @@ SCATTERED = (
     "    return [function(each.received, each.sent, _reduction(each), each.group, async_op=each.asynchronous)]\n"
 )
 GATHERED = "    return [function(each.received, each.sent, each.group, async_op=each.asynchronous)]\n"
-EXCHANGED = "    return [distributed.all_to_all_single(each.received, each.sent, *sizes, each.group, async_op=each.asynchronous)]\n"
+EXCHANGED = "    return [function(each.received, each.sent, *sizes, each.group, async_op=each.asynchronous)]\n"
 NEXT = "other = (each.place + 1) % len(each.members)"
 
 
 def _case(operation: str, n: int) -> dict[str, Any]:
     """A case that is told by its number of elements; two ranks run it, or more."""
-    return {"check": "collectives", "operation": operation, "dtype": "int32", "n": n}
+    return {"check": "collectives", "operation": operation, "dtype": "int32", "n": n, "data": "exact"}
 
 
 def _fault(name: str, summary: str, operation: str, anchor: str, n: int, title: str, *says: str, **more: Any) -> Fault:
