@@ -35,6 +35,7 @@ CHECKS = {
     "sglang_moe": "gpucheck.checks.sglang_moe:SglangMoe",
     "vllm_fused_moe": "gpucheck.checks.vllm_fused_moe:VllmFusedMoe",
     "vllm_fp8_matmul": "gpucheck.checks.vllm_fp8_matmul:VllmFp8Matmul",
+    "vllm_attention": "gpucheck.checks.vllm_attention:VllmAttention",
 }
 """Those that gpucheck has itself."""
 UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
@@ -46,6 +47,7 @@ NEEDS = {
     "sglang_moe": ("sglang", "srt/models/gpt_oss.py"),
     "vllm_fused_moe": ("vllm", "model_executor/layers/fused_moe/fused_moe.py"),
     "vllm_fp8_matmul": ("vllm", "model_executor/layers/quantization/utils/fp8_utils.py"),
+    "vllm_attention": ("vllm", "v1/attention/backends/triton_attn.py"),
 }
 """Checks of other software: its package and the file in it that they call."""
 

@@ -158,7 +158,15 @@ class Attention(Check):
 
 
 def heads(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, *, sinks: Tensor | None = None, exact: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    allowed: Tensor,
+    *,
+    sinks: Tensor | None = None,
+    soft_cap: float = 0.0,
+    factor: float = 1.0,
+    exact: bool = False,
 ) -> Estimate:
     """The reference of the heads that share a key and value head: (H, Q, D).
 
@@ -168,6 +176,8 @@ def heads(
         v: (K, D).
         allowed: (Q, K) bool, the keys each query sees.
         sinks: (H,), one more logit of each head without a value.
+        soft_cap: c of c tanh(score / c); 0: none.
+        factor: of the scores, beside 1 / sqrt(D).
         exact: the data is exact.
     """
     import torch
@@ -187,9 +197,10 @@ def heads(
                 keys,
                 values,
                 seen.repeat(len(rows), 1),
-                scale=q.shape[2] ** -0.5,
+                scale=q.shape[2] ** -0.5 * factor,
                 dtype=q.dtype,
                 sink=None if sinks is None else sinks[first : first + many].double().repeat_interleave(len(seen)),
+                soft_cap=soft_cap,
                 exact=exact,
             )
             at = (slice(first, first + many), slice(begin, begin + len(seen)))

@@ -61,14 +61,14 @@ class PagedAttention(Check):
         from gpucheck.checks.operands import DTYPES
 
         lengths = _lengths(case, generator)
-        table, pages = _block_table(lengths, case["page"], generator)
+        table, pages = block_table(lengths, case["page"], generator)
         shape = (pages, case["page"], case["kv_heads"], case["head_dim"])
         caches = {name: torch.full(shape, torch.nan) for name in ("k_cache", "v_cache")}
         q = torch.empty((case["batch"], case["q_heads"], case["head_dim"]))
         for sequence, length in enumerate(lengths.tolist()):
             made = (_exact if case.data == "exact" else _normal)(case, length, generator)
             q[sequence] = made["q"]
-            places = _places(table[sequence], length, case["page"])
+            places = key_places(table[sequence], length, case["page"])
             for name in ("k_cache", "v_cache"):
                 caches[name].view(-1, *shape[2:])[places] = made[name]
         inputs = {name: part.to(DTYPES[case["dtype"]]) for name, part in (("q", q), *caches.items())}
@@ -91,7 +91,7 @@ class PagedAttention(Check):
         error = None if case.data == "exact" else torch.empty_like(value)
         group = case["q_heads"] // case["kv_heads"]
         for sequence, length in enumerate(inputs["lengths"].tolist()):
-            places = _places(inputs["table"][sequence], length, case["page"])
+            places = key_places(inputs["table"][sequence], length, case["page"])
             k, v = (inputs[name].flatten(0, 1)[places] for name in ("k_cache", "v_cache"))
             for kv in range(case["kv_heads"]):
                 own = slice(kv * group, (kv + 1) * group)
@@ -132,7 +132,7 @@ def _lengths(case: Case, generator: torch.Generator) -> Tensor:
     return lengths.to(torch.int32)
 
 
-def _block_table(lengths: Tensor, page: int, generator: torch.Generator) -> tuple[Tensor, int]:
+def block_table(lengths: Tensor, page: int, generator: torch.Generator) -> tuple[Tensor, int]:
     """The table (batch, most pages) int32 with pages in random order, and how many pages the cache has.
 
     Two pages, one of them the first, belong to nobody; unused entries name the one or the other.
@@ -148,7 +148,7 @@ def _block_table(lengths: Tensor, page: int, generator: torch.Generator) -> tupl
     return table, used + 2
 
 
-def _places(pages: Tensor, length: int, page: int) -> Tensor:
+def key_places(pages: Tensor, length: int, page: int) -> Tensor:
     """Where the keys of a sequence lie in a cache whose pages are joined: (length,) int64."""
     import torch
 

@@ -699,6 +699,7 @@ def attention(
     scale: float,
     dtype: torch.dtype,
     sink: float | Tensor | None = None,
+    soft_cap: float = 0.0,
     exact: bool = False,
     stored: bool = False,
 ) -> Estimate:
@@ -709,7 +710,9 @@ def attention(
     four fp32 roundings of its distance to the largest, and the exponential ELEMENTARY, once more at each rise of the
     running maximum (about log2 of the keys). The weights round to ``dtype`` independently, each by at most half an ulp
     (uniform: standard deviation ulp / sqrt(12)): 6 sigma of the sum, or the sum of all half ulps if that is less. The
-    sums over keys and the normaliser carry what :func:`summing` says, the division ELEMENTARY.
+    sums over keys and the normaliser carry what :func:`summing` says, the division ELEMENTARY. A soft cap c tanh(s / c)
+    moves no further than its score does; its quotient of exponentials adds three ELEMENTARY of c, and its argument four
+    fp32 roundings of the score.
 
     Args:
         q: (Q, D) float64.
@@ -719,6 +722,7 @@ def attention(
         scale: positive factor of q.k.
         dtype: of the operands.
         sink: one more logit without a value, of all rows or of each (Q,).
+        soft_cap: c of c tanh(score / c); 0: none.
         exact: every row must have a single weight that is not zero in fp32.
         stored: scores are stored as ``dtype`` before and after they are scaled, and their distances to the largest.
 
@@ -726,7 +730,8 @@ def attention(
         ValueError: ``exact`` is asked for and a second weight is within 2^-ONE_HOT of the largest.
     """
     scores = q @ k.mT
-    logits = (scores * scale).masked_fill(~visible, -torch.inf)
+    scaled = soft_cap * torch.tanh(scores * scale / soft_cap) if soft_cap else scores * scale
+    logits = scaled.masked_fill(~visible, -torch.inf)
     sink_logit = logits.new_empty((len(logits), 1))
     sink_logit[:, 0] = -torch.inf if sink is None else sink
     logits = torch.cat([logits, sink_logit], 1)
@@ -743,6 +748,8 @@ def attention(
     score_energy = torch.sqrt((q.square().float() @ k.square().float().mT).double())
     cores = _at_hand().cores(dtype)
     score_error = summing(q.shape[1], scores, score_energy, cores) * scale
+    if soft_cap:
+        score_error = score_error + 3 * ELEMENTARY * soft_cap + 2.0**-22 * scaled.abs()
     score_error = torch.cat([score_error, 2.0**-22 * sink_logit.abs()], 1)
     if stored:
         rounding = 2.0 ** -_SIGNIFICAND[dtype][0]

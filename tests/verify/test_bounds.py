@@ -409,6 +409,21 @@ def test_attention_without_keys_is_zero() -> None:
             assert estimate.error is None if exact else not estimate.error.any()
 
 
+@pytest.mark.parametrize("cap", [1.0, 30.0])
+def test_attention_with_a_soft_cap_holds_for_fp32_however_its_tanh_is_made_and_bites(cap: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(64, 32, generator=generator) * factor for factor in (4.0, 4.0, 1.0))
+    seen = torch.ones(64, 64, dtype=torch.bool).tril()
+    given = {"scale": 32**-0.5, "dtype": torch.float32}
+    estimate = bounds.attention(q.double(), k.double(), v.double(), seen, **given, soft_cap=cap)
+    part = (q @ k.T) * 32**-0.5 / cap
+    up, down = torch.exp(part), torch.exp(-part)
+    for made in ((up - down) / (up + down), 2 * torch.sigmoid(2 * part) - 1, torch.tanh(part)):
+        weights = torch.softmax((cap * made).masked_fill(~seen, -torch.inf), -1)
+        assert holds(weights @ v, estimate)
+    assert not holds(torch.softmax((cap * part).masked_fill(~seen, -torch.inf), -1) @ v, estimate), "no cap"
+
+
 def cut_sum(x: Tensor, w: Tensor, cores: bounds.Cores) -> Tensor:
     """``x @ w`` of float64 as matrix units make it: the addends of a step are cut off behind the largest."""
     total = torch.zeros(x.shape[0], w.shape[1], dtype=torch.float64)

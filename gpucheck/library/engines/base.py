@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpucheck.library.adapters.base import Adapter
+    from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
     from gpucheck.model.plan import PlannedEngine
 
 DEPTHS = ("model", "module", "method", "functions")
@@ -247,6 +248,17 @@ class Engine(ABC):
         Raises:
             Inapplicable: the engine serves such a block by something else than the library under test.
         """
+
+    def attention(self, sizes: AttentionSizes, batch: AttentionBatch, place: Place) -> CachedAttention:
+        """One layer of the engine's Triton attention, with the new keys and values of a batch in its own cache.
+
+        Args:
+            place: applied to the cache and to what the engine keeps between calls.
+
+        Raises:
+            Inapplicable: gpucheck knows no such attention of this engine.
+        """
+        raise Inapplicable(f"gpucheck knows no attention of {self.name}")
 
     def fused_experts(
         self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base, vllm_kernels, vllm_parts
+from gpucheck.library.engines import base, vllm_attention_layer, vllm_kernels, vllm_parts
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
 from gpucheck.library.engines.base import (
     BlockFp8,
@@ -25,6 +26,7 @@ from gpucheck.library.engines.base import (
     Sizes,
     State,
 )
+from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ class Vllm(Engine):
             reason = f"vllm {planned['version']} does not import with the software here"
             raise Inapplicable(f"{reason}: {type(error).__name__}: {error}") from error
         self._joined = False
+        self._configurations: dict[tuple[Any, ...], Any] = {}
 
     @classmethod
     def own_library(cls, root: Path) -> str:
@@ -155,6 +158,28 @@ class Vllm(Engine):
 
     def block_fp8(self, weight: Tensor, scales: Tensor, block: int, place: Place, tokens: int) -> BlockFp8:
         return vllm_kernels.VllmBlockFp8(weight, scales, block, place, tokens, self.stand_ins)
+
+    def attention(self, sizes: AttentionSizes, batch: AttentionBatch, place: Place) -> CachedAttention:
+        config = self._attention_config(sizes)
+        facts = Facts("method", stand_ins=self.stand_ins)
+        with self.configured(config):
+            layer = vllm_attention_layer.VllmAttention(config, sizes, batch, facts, place)
+        facts.left_behind = self.left_behind()
+        return layer
+
+    def _attention_config(self, sizes: AttentionSizes) -> Any:
+        """vLLM's configuration of a gpt-oss with these heads; making one takes longer than a small case."""
+        heads = {
+            "num_attention_heads": sizes.q_heads,
+            "num_key_value_heads": sizes.kv_heads,
+            "head_dim": sizes.head_dim,
+            "sliding_window": sizes.window or ONE_LAYER["sliding_window"],
+        }
+        key = tuple(heads.values())
+        if key not in self._configurations:
+            block = Sizes(sizes.q_heads * sizes.head_dim, 64, 1, 1)
+            self._configurations[key] = _configuration(block, heads)
+        return self._configurations[key]
 
     def _deepest(self, sizes: Sizes, state: State, facts: Facts) -> ModelBlock:
         """The block through the deepest entry whose names this release has; what fails then is the engine's fault."""
@@ -206,8 +231,12 @@ class Vllm(Engine):
         self._joined = True
 
 
-def _configuration(sizes: Sizes) -> Any:
-    """vLLM's configuration of a gpt-oss of these sizes, made from a config.json as a checkpoint has it."""
+def _configuration(sizes: Sizes, others: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """vLLM's configuration of a gpt-oss of these sizes, made from a config.json as a checkpoint has it.
+
+    Args:
+        others: keys of the config.json that are not those of :data:`ONE_LAYER`.
+    """
     config = import_module("vllm.config")
     model = import_module("vllm.model_executor.models.gpt_oss")
     # Known beforehand, else vLLM asks a process of its own, which would lack what stands in here.
@@ -221,7 +250,7 @@ def _configuration(sizes: Sizes) -> Any:
             "num_local_experts": sizes.experts,
             "num_experts_per_tok": sizes.top_k,
         }
-        Path(folder, "config.json").write_text(json.dumps({**ONE_LAYER, **sized}), encoding="utf-8")
+        Path(folder, "config.json").write_text(json.dumps({**ONE_LAYER, **sized, **others}), encoding="utf-8")
         options = {"skip_tokenizer_init": True, "dtype": "bfloat16", "max_model_len": 4096}
         return config.VllmConfig(model_config=config.ModelConfig(model=folder, tokenizer=folder, **options))
 
