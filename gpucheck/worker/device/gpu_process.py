@@ -12,7 +12,8 @@ from gpucheck.model.errors import UnusableGpu, error_line
 from gpucheck.worker.protocol import Reply, Request, Setup, for_one_device
 
 if TYPE_CHECKING:
-    from gpucheck.worker.device.executor import CaseExecutor, Library
+    from gpucheck.worker.device.case_pass import Library
+    from gpucheck.worker.device.executor import CaseExecutor
     from gpucheck.worker.device.launch_observer import Observer
     from gpucheck.worker.device.placements import Binding
 
@@ -83,7 +84,7 @@ class Maker:
 
     def __init__(self, setup: Setup) -> None:
         from gpucheck import checks
-        from gpucheck.worker.device.executor import Library
+        from gpucheck.worker.device.case_pass import Library
         from gpucheck.worker.device.launch_observer import Observer
         from gpucheck.worker.device.placements import BINDINGS
         from gpucheck.worker.launch_journal import Journal
@@ -115,8 +116,8 @@ class Maker:
         try:
             device = self.binding.enter(index)
         except Exception as error:
-            told = error_line(error)
-            raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {told}") from error
+            message = error_line(error)
+            raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {message}") from error
         return CaseExecutor(self.binding, device, self.library, self.observer)
 
 

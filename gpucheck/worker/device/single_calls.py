@@ -21,7 +21,8 @@ from gpucheck.model.conditions import FILLS
 from gpucheck.model.errors import first_line
 from gpucheck.worker.device import launch_modes, stream_stress
 from gpucheck.worker.device.benchmark import AHEAD, CudaClock
-from gpucheck.worker.device.executor import CaseExecutor, DeviceRuntime, out_of_memory
+from gpucheck.worker.device.case_pass import DeviceRuntime
+from gpucheck.worker.device.executor import CaseExecutor, out_of_memory
 from gpucheck.worker.device.gpu_process import Maker, Process, own_device
 from gpucheck.worker.device.guarded_memory import WatchedAllocation
 from gpucheck.worker.device.launch_modes import Launches

@@ -17,10 +17,12 @@ from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Launch, NeededLaunches
 from gpucheck.report.blocks import KERNEL, STAGES
+from gpucheck.triton_hooks.launch_hooks import kernel_cache
 from gpucheck.verify import digest
 from gpucheck.worker.device import executor as executing
 from gpucheck.worker.device import stream_stress
-from gpucheck.worker.device.executor import CaseExecutor, Library, kernel_cache
+from gpucheck.worker.device.case_pass import Library
+from gpucheck.worker.device.executor import CaseExecutor
 from gpucheck.worker.device.guarded_memory import GuardedMemory
 from gpucheck.worker.device.launch_observer import Observer
 from gpucheck.worker.device.placements import BINDINGS
@@ -614,7 +616,7 @@ def test_a_case_is_timed_on_its_last_operands_and_that_is_no_launch(
     assert reply.timings == {"call": 0.5} and "speed" in reply.seconds and check.launches == 3
     assert [(launch["kernel"], launch["count"]) for launch in reply.launches] == [("copy", 2)]
     assert all(torch.equal(tensor, RIGHT) for tensor in watch.told[:3]) and watch.told[3] is ALWAYS
-    assert len(reply.digests) == 2 and executor._last is None, "nothing is kept for the next case to pay for"
+    assert len(reply.digests) == 2 and executor.last is None, "nothing is kept for the next case to pay for"
     assert settled[-1] == 3, "what is launched for the time has ended before the case has"
 
 

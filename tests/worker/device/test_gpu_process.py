@@ -14,8 +14,7 @@ import pytest
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UnusableGpu
-from gpucheck.worker.device import child, gpu_process
-from gpucheck.worker.device import executor as executor_module
+from gpucheck.worker.device import case_pass, child, gpu_process
 from gpucheck.worker.device.placements import BINDINGS
 from gpucheck.worker.protocol import Request, Setup
 
@@ -147,7 +146,7 @@ def test_executors_of_a_process_share_the_library(tmp_path: Path, monkeypatch: p
         return object()
 
     monkeypatch.setattr("gpucheck.library.adapters.load", load)
-    library = executor_module.Library(Path("/lib"), "v3.5")
+    library = case_pass.Library(Path("/lib"), "v3.5")
     threads = [threading.Thread(target=library) for _ in range(8)]
     for thread in threads:
         thread.start()
