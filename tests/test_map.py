@@ -39,8 +39,8 @@ def in_tree(path: str) -> Path:
 
 
 def test_a_newcomer_reads_the_map_in_one_sitting() -> None:
-    assert len(MAP.splitlines()) <= 210
-    assert len(first_cells("Glossary")) == 32 and len(re.findall(r"^\d\. ", section("The way of a case"), re.M)) == 8
+    assert len(MAP.splitlines()) <= 200
+    assert len(first_cells("Glossary")) == 30 and len(re.findall(r"^\d\. ", section("The way of a case"), re.M)) == 8
 
 
 def test_the_map_names_each_folder_and_no_other() -> None:
