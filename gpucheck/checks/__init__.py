@@ -34,6 +34,7 @@ CHECKS = {
     "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",
     "sglang_moe": "gpucheck.checks.sglang_moe:SglangMoe",
     "vllm_fused_moe": "gpucheck.checks.vllm_fused_moe:VllmFusedMoe",
+    "sglang_fused_moe": "gpucheck.checks.sglang_fused_moe:SglangFusedMoe",
     "vllm_fp8_matmul": "gpucheck.checks.vllm_fp8_matmul:VllmFp8Matmul",
     "vllm_attention": "gpucheck.checks.vllm_attention:VllmAttention",
 }
@@ -46,6 +47,7 @@ NEEDS = {
     "vllm_moe": ("vllm", "model_executor/models/gpt_oss.py"),
     "sglang_moe": ("sglang", "srt/models/gpt_oss.py"),
     "vllm_fused_moe": ("vllm", "model_executor/layers/fused_moe/fused_moe.py"),
+    "sglang_fused_moe": ("sglang", "srt/layers/moe/moe_runner/triton_utils/fused_moe.py"),
     "vllm_fp8_matmul": ("vllm", "model_executor/layers/quantization/utils/fp8_utils.py"),
     "vllm_attention": ("vllm", "v1/attention/backends/triton_attn.py"),
 }

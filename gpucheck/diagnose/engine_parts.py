@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 
 from gpucheck.model.record import EnginePart
 from gpucheck.records.run_folder import Run
@@ -11,17 +12,27 @@ from gpucheck.records.run_folder import Run
 def engine_parts(run: Run) -> list[str]:
     """One line for each engine, depth and backend."""
     cases: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
+    sources: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     parts: dict[tuple[str, str, str, str], EnginePart] = {}
     for (step, _), record in sorted(run.records.items()):
         if part := record.engine:
             key = part.name, part.version, part.depth, part.backend
             cases[key].add(step)
+            sources[key] |= {part.configuration.partition(": ")[0]} - {""}
             parts[key] = part
-    return [_line(part, len(cases[key])) for key, part in parts.items()]
+    return [_line(part, len(cases[key]), sources[key]) for key, part in parts.items()]
 
 
-def _line(part: EnginePart, cases: int) -> str:
+def _line(part: EnginePart, cases: int, sources: Collection[str]) -> str:
+    """Args:
+    sources: where the values that kernels were launched with are from: files, or what begins with "default".
+    """
     words = f"{part.name} {part.version}: {cases} case(s) by its own {part.depth}, which chose {part.backend}"
+    files = sorted(name for name in sources if not name.startswith("default"))
+    if files:
+        words += f"; launched with the values of {', '.join(files)}"
+    if len(files) < len(sources):
+        words += f"; {len(sources) - len(files)} shape(s) launched with default values: no tuned file for this GPU"
     if part.lacking:
         words += f"; no deeper, since it lacks {', '.join(part.lacking)}"
     if part.left_behind:

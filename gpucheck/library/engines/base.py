@@ -296,6 +296,12 @@ def say(said: list[str], words: str) -> None:
         said.append(words)
 
 
+def in_words(file: str, tuned: Any, chosen: dict[str, int]) -> str:
+    """``E=8,N=96,...json: BLOCK_SIZE_M 16, ...`` or ``default, there is no E=...``."""
+    values = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    return ": ".join(filter(None, (file if tuned else f"default, there is no {file}", values)))
+
+
 def missing_names(needed: Mapping[str, Sequence[str]]) -> str:
     """The first name that an engine does not have, of those that an entry needs by module; "" where it has all.
 

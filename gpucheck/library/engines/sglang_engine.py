@@ -12,9 +12,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base, sglang_stand_ins
+from gpucheck.library.engines import base, sglang_kernels, sglang_stand_ins
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State, say
+from gpucheck.library.engines.base import (
+    Engine,
+    ExpertBlock,
+    Facts,
+    FusedExperts,
+    ModelBlock,
+    Share,
+    Sizes,
+    State,
+    say,
+)
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
@@ -134,6 +144,12 @@ class Sglang(Engine):
         block.place(place)
         facts.left_behind = self.left_behind()
         return block
+
+    def fused_experts(
+        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int
+    ) -> FusedExperts:
+        self._configure()
+        return sglang_kernels.SglangFusedExperts(sizes, up, down, share, place, tokens, self.stand_ins)
 
     def _configure(self) -> None:
         """Publishes SGLang's configuration and makes its groups of ranks, once in a process."""

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from gpucheck.library.engines.base import say
+from gpucheck.library.engines.plain_operators import into_blocks
 
 KERNELS = ("gelu_and_mul", "silu_and_mul")
 """Names that the path of experts imports from ``sgl_kernel``; it calls them for experts without biases alone."""
@@ -107,6 +108,42 @@ def copies_stay(said: list[str]) -> Iterator[None]:
         yield
     finally:
         torch.Tensor.cuda = known  # type: ignore[method-assign]
+
+
+def alignment(module: Any, said: list[str]) -> None:
+    """The operator that sorts slots of tokens by expert, for the module that calls it; -1 is an expert's id as well."""
+
+    def align(ids: Any, experts: int, block: int, sorted_ids: Any, expert_ids: Any, padded: Any, *_: Any) -> None:
+        into_blocks(ids, range(-1, experts - 1), block, sorted_ids, expert_ids, padded, -1)
+
+    if not hasattr(module, "sgl_moe_align_block_size"):
+        module.sgl_moe_align_block_size = align
+        say(said, "sgl_moe_align_block_size in plain torch")
+
+
+def experts(module: Any, said: list[str]) -> None:
+    """Operators around the kernel of experts, and that a module takes its way for CUDA, where SGLang finds no GPU."""
+
+    def silu_and_mul(gate_up: Any, output: Any, **_: Any) -> None:
+        gate, up = gate_up.float().chunk(2, -1)
+        output.copy_(gate * gate.sigmoid() * up)
+
+    def moe_sum_reduce(rows: Any, y: Any, factor: float) -> None:
+        y.copy_(rows.float().sum(1) * factor)
+
+    if not module._is_cuda:
+        module._is_cuda, module.silu_and_mul, module.moe_sum_reduce = True, silu_and_mul, moe_sum_reduce
+        say(said, "silu_and_mul and moe_sum_reduce in plain torch, and the experts' way for CUDA")
+
+
+def device_name(module: Any, said: list[str]) -> None:
+    """The GPU's name for a module that looks for tuned files by it, where SGLang finds no GPU."""
+    import torch
+
+    if module.get_device_name() is None:
+        name = torch.cuda.get_device_name()
+        module.get_device_name = lambda: name
+        say(said, f"get_device_name answers {name}")
 
 
 def _always(answer: bool) -> Callable[..., bool]:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import vllm_stand_ins
-from gpucheck.library.engines.base import BlockFp8, Facts, FusedExperts, Share, Sizes, first_module
+from gpucheck.library.engines.base import BlockFp8, Facts, FusedExperts, Share, Sizes, first_module, in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,12 +70,6 @@ def _expert_map(experts: int, share: Share) -> Tensor:
     maps: Any = first_module(*MAPS)
     found: Tensor = maps.determine_expert_map(share.ranks, share.rank, experts, share.strategy)[1]
     return found
-
-
-def in_words(file: str, tuned: Any, chosen: dict[str, int]) -> str:
-    """``E=8,N=96,...json: BLOCK_SIZE_M 16, ...`` or ``default, there is no E=...``."""
-    values = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    return ": ".join(filter(None, (file if tuned else f"default, there is no {file}", values)))
 
 
 class VllmBlockFp8(BlockFp8):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines.base import say
+from gpucheck.library.engines.plain_operators import into_blocks, softmax_of_largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,15 +30,13 @@ def operators(said: list[str]) -> None:
 
 
 def topk_softmax(weights: Tensor, ids: Tensor, rows: Tensor, logits: Tensor, renormalize: bool, *_: Any) -> None:
-    """The k largest of a softmax over all experts, the smaller id first where they tie; renormalised if asked."""
+    """See :func:`softmax_of_largest`."""
     import torch
 
-    chosen = logits.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
-    k = ids.shape[1]
-    values = chosen.values[:, :k]
-    weights.copy_(values / values.sum(-1, keepdim=True) if renormalize else values)
-    ids.copy_(chosen.indices[:, :k])
-    tokens, slots = torch.arange(len(ids), device=ids.device), torch.arange(k, device=ids.device)
+    values, chosen = softmax_of_largest(logits, ids.shape[1], renormalised=renormalize)
+    weights.copy_(values)
+    ids.copy_(chosen)
+    tokens, slots = (torch.arange(size, device=ids.device) for size in ids.shape)
     rows.copy_(slots * len(ids) + tokens[:, None])
 
 
@@ -51,29 +50,9 @@ def moe_align_block_size(
     expert_map: Tensor | None = None,
     *_: Any,
 ) -> None:
-    """Slots of tokens (token * k + slot) sorted by expert, each expert's filled up to whole blocks.
-
-    Args:
-        ids: (T, k) global ids of experts.
-        sorted_ids: takes the slots, and T * k in each place that no slot fills.
-        expert_ids: takes the expert of each block; blocks that no slot is in: -1 with a map, else 0.
-        padded: (1,), takes the places of all blocks.
-        expert_map: (E,) global id to the one held here, or -1: such slots are left out.
-    """
-    import torch
-
-    flat = ids.flatten().long()
-    held = flat if expert_map is None else expert_map.long()[flat]
-    sorted_ids.fill_(flat.numel())
-    expert_ids.fill_(0 if expert_map is None else -1)
-    start = 0
-    for expert in range(experts):
-        slots = (held == expert).nonzero().flatten()
-        blocks = -(-len(slots) // block)
-        sorted_ids[start * block : start * block + len(slots)] = slots.to(torch.int32)
-        expert_ids[start : start + blocks] = expert
-        start += blocks
-    padded.fill_(start * block)
+    """See :func:`into_blocks`; with a map of global ids to those held here, or -1, all ids are of those held here."""
+    held = ids if expert_map is None else expert_map[ids.long()]
+    into_blocks(held, range(experts), block, sorted_ids, expert_ids, padded, 0 if expert_map is None else -1)
 
 
 def moe_sum(rows: Tensor, y: Tensor, ids: Tensor | None = None, expert_map: Tensor | None = None) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 MOST_WORDS = 60  # characters of a value that is told
-TORCHS_OWN = b"TORCHINDUCTOR_"  # begins the variables that torch sets when it imports its compiler
+TORCHS_OWN = (b"TORCHINDUCTOR_", b"_TORCHINDUCTOR_")
+"""Begin the variables that torch sets when it imports its compiler, and when it loads what that made for CPUs."""
 
 FLAGS = (
     ("torch.backends.cuda.matmul.allow_tf32", torch.backends.cuda.matmul, "allow_tf32"),

@@ -30,3 +30,17 @@ def test_a_kernel_defined_inside_a_function_keeps_the_functions_variables() -> N
         y = torch.zeros(8, dtype=torch.int32)
         kernel[(1,)](y, N=8)
         assert y.tolist() == [index + step + 8 for index in range(8)]
+
+
+@triton.jit
+def dependent(out, WAIT: tl.constexpr):
+    if WAIT:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    tl.store(out, 7)
+
+
+def test_a_kernel_may_wait_for_the_one_before_it() -> None:
+    out = torch.zeros(1, dtype=torch.int32)
+    dependent[(1,)](out, WAIT=True)
+    assert out.tolist() == [7]

@@ -68,6 +68,7 @@ def test_nothing_is_told_of_a_call_that_puts_back_what_it_changes() -> None:
             torch.rand(3)
 
     assert told(restored) == []
+    assert told(lambda: os.environ.update(_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR="1")) == []
     assert told(lambda: os.environ.update(TORCHINDUCTOR_CACHE_DIR="x")) == [], (
         "torch sets it when it loads its compiler"
     )
