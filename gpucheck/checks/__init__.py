@@ -29,6 +29,8 @@ CHECKS = {
     "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
     "generation": "gpucheck.checks.generation:Generation",
     "collectives": "gpucheck.checks.collectives:Collectives",
+    "sharded_moe": "gpucheck.checks.sharded_moe:ShardedMoe",
+    "sharded_generation": "gpucheck.checks.sharded_generation:ShardedGeneration",
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
     "transformers_model": "gpucheck.checks.transformers_model:TransformersModel",
     "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.base import JointCheck, Runtime
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.record import Mismatch, NeededLaunches
+from gpucheck.model.record import Mismatch, NeededLaunches, Transfer
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ShardedMoe(Check):
+class ShardedMoe(JointCheck):
     """Tokens -> experts, of which each rank has a share -> sums over slots and ranks."""
-
-    late_inputs = ("x",)
 
     spec = CheckSpec(
         name="sharded_moe",
@@ -82,6 +80,13 @@ class ShardedMoe(Check):
 
         ordered = sorted(mismatches, key=lambda each: ORDER.index(each.output))
         return ordered, f"first wrong: {WORDS[ordered[0].output]}" if ordered else ""
+
+    def transfers(
+        self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
+    ) -> list[Transfer]:
+        from gpucheck.checks.sharded.shard_faults import transfers
+
+        return transfers(case, inputs, outputs, expected)
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks.sharded.dispatch import Shared, TorchCollectives

@@ -66,7 +66,8 @@ def conclude(run: Run) -> Conclusion:
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:
     """Findings of all records that did not pass, causes first, and which records failed as the scenario expects."""
-    attributed = causes.attribute(run, [key for key, record in sorted(run.records.items()) if record.outcome.failed])
+    guilty = [key for key, record in sorted(run.records.items()) if record.outcome.failed and record.victim_of is None]
+    attributed = causes.attribute(run, guilty)
     seen = {key: evidence.cause.title for _, found in attributed for key, evidence in found.items()}
     settled = settle(run, seen)
     explained = [
@@ -92,7 +93,7 @@ def _symptoms(run: Run, records: list[Record]) -> list[Finding]:
     for (step, shown), alike in by_case.items():
         case = run.plan.steps[step].case
         ranks = [record.rank for record in alike]
-        fails = any(record.outcome.failed for record in alike)
+        fails = any(record.outcome.failed and record.victim_of is None for record in alike)
         key = (shown, tuple(ranks), "" if shown.across else case.row)
         finding = findings.setdefault(key, Finding(shown.title, fails, ranks, [], [], shown.fix))
         if case.row not in finding.rows:

@@ -97,7 +97,7 @@ def other_kernels(run: Run) -> list[str]:
     """Notes on ranks of one kind that passed with other kernels, or other configurations, than most."""
     found: dict[str, list[int]] = defaultdict(list)
     for step in _steps(run):
-        for alike in _kinds(run, step):
+        for alike in _kinds(run, step) if not run.plan.steps[step].together else ():  # parts may have other sizes
             groups = _grouped((record for record in alike if record.outcome is Outcome.PASS), kernels_of)
             for words in _against_most(groups) if len(groups) > 1 else ():
                 found[words].append(step)

@@ -295,7 +295,7 @@ class Record:
     source: str = ""  # "file:line" of the library that raised
     said: list[str] = field(default_factory=list)  # lines that its process printed before it died or hung
     log: str = ""  # paths, in the run folder, of the files with all that it printed
-    victim_of: int | None = None  # the rank whose death ended this one before its case
+    victim_of: int | None = None  # the rank whose death ended this one before its case, or whose fault explains it
 
     @cached_property
     def bits(self) -> str:

@@ -73,6 +73,20 @@ class TransferFault(Vocabulary):
     DROPPED = "dropped"  # nothing came: zeros, or what memory was filled with
     CORRUPT = "corrupt"  # other bytes
     REDUCED = "reduced wrongly"  # the result is no sum of what the ranks gave, each once, less one or twice
+    OTHER_SHARE = "other share"  # the receiver computed the sender's share of the work in place of its own
+    UNWRITTEN = "unwritten"  # rows of the sender's experts, which nobody wrote here, are in the sum
+    COMPUTED = "computed wrongly"  # by the receiver itself, which is the sender, before ranks did anything together
+    FOLLOWS = "follows"  # right from what all ranks gave; what another rank gave is wrong
+
+    @property
+    def own(self) -> bool:
+        """Whether it lies on the receiver, and other ranks get what follows from it."""
+        return self in (TransferFault.OTHER_SHARE, TransferFault.UNWRITTEN, TransferFault.COMPUTED)
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether a fault of another rank's own part explains it."""
+        return self in (TransferFault.REDUCED, TransferFault.FOLLOWS)
 
 
 class ExperimentName(Vocabulary):

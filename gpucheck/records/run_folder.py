@@ -16,6 +16,7 @@ from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import SCHEMA, Record
 from gpucheck.model.vocabulary import ExperimentName
+from gpucheck.records.followers import followers
 from gpucheck.records.missing import Traces, lost
 
 
@@ -168,6 +169,7 @@ def read_run(folder: Path, accepted: Sequence[AcceptedFault] = ()) -> Run:
             known = run.records.get((number, rank))
             if known is None or (not known.outcome.failed and number in traces[rank].open_steps):
                 run.records[(number, rank)] = lost(run.plan, number, rank, traces, by_itself=by_itself)
+    run.records.update({(record.step, record.rank): record for record in followers(run.plan, run.records.values())})
     run.driver = _driver(folder)
     _set_canary_aside(run)
     return run

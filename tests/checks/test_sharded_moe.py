@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import torch.multiprocessing
 
 from gpucheck.checks.decoder.passes import one_thread
 from gpucheck.checks.operands import decode_weight
-from gpucheck.checks.sharded import exact_block, shares
-from gpucheck.checks.sharded.shard_reference import partial, references
+from gpucheck.checks.sharded import dispatch, exact_block, shares
+from gpucheck.checks.sharded.shard_reference import one_part, references
 from gpucheck.checks.sharded_moe import ShardedMoe
-from tests.checks.shared_block import case_of, in_threads, inputs_of, judged, over_gloo
+from gpucheck.library.adapters.base import Routing
+from gpucheck.model.case import Case
+from gpucheck.model.vocabulary import TransferFault
+from tests.checks.shared_block import Outputs, case_of, in_threads, inputs_of, judged, over_gloo
 
 WAYS: tuple[dict[str, Any], ...] = (
     {"parallel": "tensor"},
@@ -94,7 +98,7 @@ def test_every_slice_has_a_share_in_every_column() -> None:
         for rank in range(size):
             part = shares.width_share(256, rank, size)
             assert (plain(inputs, "w2", 0)[part] != 0).any(0).all()
-            assert (partial(case.at(rank, size), inputs, rank).value != 0).any(1).all()
+            assert (one_part(case.at(rank, size), inputs, rank, with_bias=rank == 0).value != 0).any(1).all()
 
 
 @pytest.mark.parametrize(("params", "ranks"), [*zip(WAYS, itertools.cycle((8, 3, 1)), strict=False)], ids=str)
@@ -102,7 +106,7 @@ def test_the_parts_of_all_ranks_add_up_to_the_block_of_one(params: dict[str, Any
     case = case_of(**params)
     inputs = inputs_of(case)
     alone = exact_block.block(inputs, inputs["x"], inputs["ids"], inputs["id_gates"]).value
-    parts = [partial(case.at(rank, ranks), inputs, rank).value for rank in range(ranks)]
+    parts = [one_part(case.at(rank, ranks), inputs, rank, with_bias=rank == 0).value for rank in range(ranks)]
     assert torch.equal(sum(parts), alone) and alone.count_nonzero() > alone.numel() / 2
     wholes = [references(case.at(rank, ranks), inputs)["y"].estimate.value for rank in range(ranks)]
     if params["parallel"] == "dispatch":
@@ -148,3 +152,75 @@ def test_over_gloo_each_rank_gives_exactly_its_reference(tmp_path: Path) -> None
 def test_what_makes_no_case_is_refused(params: dict[str, Any], says: str) -> None:
     check = ShardedMoe()
     assert says in str(check.validate({**check.spec.defaults, **params}, "exact"))
+
+
+def blamed(case: Case, rank: int, ranks: int, outputs: Outputs) -> list[tuple[int, TransferFault, str]]:
+    """Sender, fault and output of each wrong transfer of a rank."""
+    own, check = case.at(rank, ranks), ShardedMoe()
+    expected = check.reference(own, inputs_of(case))
+    return [(each.sender, each.fault, each.output) for each in check.transfers(own, inputs_of(case), outputs, expected)]
+
+
+@pytest.mark.parametrize("way", ["tensor", "expert", "dispatch"])
+@pytest.mark.parametrize("rank", range(3))
+def test_a_rank_that_takes_the_share_of_another_is_told(way: str, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is called by stays right, as where a caller slices by another variable."""
+    case, other, whole = case_of(parallel=way, m=12), (rank + 2) % 3, dispatch.Shared.__init__
+
+    def wrong(self: Any, given: Case, *arguments: Any) -> None:
+        whole(self, replace(given, rank=other) if given.rank == rank else given, *arguments)
+        self.tokens = shares.share(given["m"], given.rank, given.ranks)
+
+    monkeypatch.setattr(dispatch.Shared, "__init__", wrong)
+    outputs = in_threads(case, 3)
+    name = "partial" if way == "tensor" else "slots"
+    assert blamed(case, rank, 3, outputs[rank]) == [(other, TransferFault.OTHER_SHARE, name)]
+    for innocent in {0, 1, 2} - {rank}:
+        assert {fault for _, fault, _ in blamed(case, innocent, 3, outputs[innocent])} <= {TransferFault.REDUCED}
+
+
+@pytest.mark.parametrize("way", ["expert", "dispatch"])
+def test_rows_that_nobody_wrote_are_told_where_they_are_summed(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(parallel=way, combine="own", m=24, top_k=2)
+
+    def wrong(rows: torch.Tensor, routing: Routing) -> torch.Tensor:
+        return rows[routing.to_sorted.view(-1, routing.per_token).long()].float().sum(1).to(rows.dtype)
+
+    monkeypatch.setattr(dispatch, "summed_slots", wrong)
+    for rank, outputs in enumerate(in_threads(case, 2)):
+        assert blamed(case, rank, 2, outputs) == [(1 - rank, TransferFault.UNWRITTEN, "partial")]
+
+
+@pytest.mark.parametrize("way", ["tensor", "expert", "dispatch"])
+@pytest.mark.parametrize("fault", [TransferFault.MISSING, TransferFault.TWICE])
+def test_a_sum_that_lacks_a_rank_or_has_it_twice_is_told(way: str, fault: TransferFault) -> None:
+    case = case_of(parallel=way)
+    inputs, outputs = inputs_of(case), in_threads(case, 3)
+    for rank, sender in ((0, 2), (1, 1), (2, 0)):
+        part = one_part(case.at(rank, 3), inputs, sender, with_bias=sender == 0).value
+        part = part[shares.share(case["m"], rank, 3)] if way == "dispatch" else part
+        wrong = outputs[rank]["y"].double() + (part if fault is TransferFault.TWICE else -part)
+        changed = {**outputs[rank], "y": wrong.to(torch.bfloat16)}
+        assert blamed(case, rank, 3, changed) == [(sender, fault, "y")]
+
+
+def test_other_wrong_numbers_are_the_ranks_own_or_the_sums() -> None:
+    case = case_of(parallel="dispatch")
+    outputs = in_threads(case, 2)[0]
+    for name, fault in (("partial", TransferFault.COMPUTED), ("y", TransferFault.REDUCED)):
+        wrong = {**outputs, name: outputs[name].clone()}
+        wrong[name][0, 0] += 1
+        assert blamed(case, 0, 2, wrong) == [(0, fault, name)]
+    held = outputs["received"]
+    for rows, fault in ((held.roll(1, 0), TransferFault.SWAPPED), (held + 8, TransferFault.CORRUPT)):
+        assert {each[:2] for each in blamed(case, 0, 2, {**outputs, "received": rows})} == {(0, fault), (1, fault)}
+    assert blamed(case, 0, 2, outputs) == []
+
+
+def test_the_ids_of_the_model_in_a_ranks_own_table_are_told() -> None:
+    case = case_of(parallel="expert")
+    inputs, outputs = inputs_of(case), in_threads(case, 2)
+    check, own = ShardedMoe(), case.at(1, 2)
+    changed = {**outputs[1], "slots": inputs["ids"]}
+    (told,) = check.transfers(own, inputs, changed, check.reference(own, inputs))
+    assert (told.sender, told.fault) == (1, TransferFault.COMPUTED) and "numbers of the whole model" in told.detail

@@ -37,7 +37,7 @@ def references(case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
     """
     rank, size = case.rank, case.ranks
     with one_thread() if case["hidden"] * case["intermediate"] < LARGE else nullcontext():
-        part = partial(case, inputs, rank)
+        part = one_part(case, inputs, rank, with_bias=rank == 0)
         whole = block(inputs, inputs["x"], inputs["ids"], inputs["id_gates"])
     made = {"partial": Expected(part, torch.bfloat16), "y": Expected(whole, torch.bfloat16)}
     if case["parallel"] == "tensor":
@@ -54,11 +54,15 @@ def references(case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
     return {name: made[name] for name in outputs(case)}
 
 
-def partial(case: Case, inputs: dict[str, Tensor], rank: int) -> Estimate:
-    """What the experts of a rank, or its slice of all of them, add to all tokens: (T, H)."""
+def one_part(case: Case, inputs: dict[str, Tensor], rank: int, *, with_bias: bool) -> Estimate:
+    """What the experts of a rank, or its slice of all of them, add to all tokens: (T, H).
+
+    Args:
+        with_bias: under tensor parallelism the slice has the second bias, which one rank of all adds.
+    """
     ids, size = inputs["ids"], case.ranks
     if case["parallel"] == "tensor":
-        weights = of_width(inputs, width_share(case["intermediate"], rank, size), with_bias=rank == 0)
+        weights = of_width(inputs, width_share(case["intermediate"], rank, size), with_bias=with_bias)
     else:
         held = share(case["experts"], rank, size)
         weights, ids = of_experts(inputs, held), local_ids(ids, held)

@@ -51,6 +51,8 @@ class PeerComparison(CauseFile, Protocol):
 
 ASKED = (
     "group_mismatch",
+    "wrong_share",
+    "unwritten_slots",
     "early_buffer",
     "contribution",
     "wrong_link",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpucheck.diagnose.symptoms import VICTIM
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import ExitCode
@@ -97,7 +98,7 @@ class _Report:
             (finding, failed_case)
             for finding in self.findings
             for failed_case in finding["cases"]
-            if failed_case["case"] == label
+            if failed_case["case"] == label and finding["title"] != VICTIM.title
         ]
 
 
@@ -176,6 +177,8 @@ def _clean(seen: _Report, planted: Mapping[str, Sequence[int]], lost: set[int], 
     for label, results in seen.results.items():
         for rank, result in results.items():
             if result["outcome"] == Outcome.INAPPLICABLE.value or rank in planted.get(label, ()) or rank in lost:
+                continue
+            if result.get("victim_of") in planted.get(label, ()):  # and is told to be
                 continue
             found.clean += 1
             if result["outcome"] == Outcome.PASS.value:

@@ -168,7 +168,8 @@ class CaseFiles:
 
     def _digest(self, key: str, case: Case) -> str:
         inputs = self.given(key, case)
-        return digest.whole(*(inputs[name] for name in sorted(inputs)))
+        part = [torch.tensor([case.rank, case.ranks])] if case.ranks else []  # which is given too, and sets ranks apart
+        return digest.whole(*(inputs[name] for name in sorted(inputs)), *part)
 
     def _ensure(self, name: str, make: Callable[[], Any]) -> Path:
         path = self.folder / name

@@ -13,6 +13,7 @@ from gpucheck.tools.selftest.catalogue import (
     machine_faults,
     operand_faults,
     routing_faults,
+    sharded_faults,
 )
 from gpucheck.tools.selftest.fault import Fault
 
@@ -22,6 +23,7 @@ FAULTS: tuple[Fault, ...] = (
     *kernel_faults.FAULTS,
     *operand_faults.FAULTS,
     *routing_faults.FAULTS,
+    *sharded_faults.FAULTS,
     *call_faults.FAULTS,
     *candidate_faults.FAULTS,
     *collective_faults.FAULTS,
