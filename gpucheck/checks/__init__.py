@@ -34,11 +34,13 @@ CHECKS = {
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",
     "transformers_model": "gpucheck.checks.transformers_model:TransformersModel",
     "vllm_moe": "gpucheck.checks.vllm_moe:VllmMoe",
+    "vllm_model": "gpucheck.checks.vllm_model:VllmModel",
     "sglang_moe": "gpucheck.checks.sglang_moe:SglangMoe",
     "vllm_fused_moe": "gpucheck.checks.vllm_fused_moe:VllmFusedMoe",
     "sglang_fused_moe": "gpucheck.checks.sglang_fused_moe:SglangFusedMoe",
     "vllm_fp8_matmul": "gpucheck.checks.vllm_fp8_matmul:VllmFp8Matmul",
     "vllm_attention": "gpucheck.checks.vllm_attention:VllmAttention",
+    "sglang_model": "gpucheck.checks.sglang_model:SglangModel",
 }
 """Those that gpucheck has itself."""
 UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
@@ -47,11 +49,13 @@ NEEDS = {
     "transformers_moe": ("transformers", "integrations/mxfp4.py"),
     "transformers_model": ("transformers", "integrations/mxfp4.py"),
     "vllm_moe": ("vllm", "model_executor/models/gpt_oss.py"),
+    "vllm_model": ("vllm", "model_executor/models/gpt_oss.py"),
     "sglang_moe": ("sglang", "srt/models/gpt_oss.py"),
     "vllm_fused_moe": ("vllm", "model_executor/layers/fused_moe/fused_moe.py"),
     "sglang_fused_moe": ("sglang", "srt/layers/moe/moe_runner/triton_utils/fused_moe.py"),
     "vllm_fp8_matmul": ("vllm", "model_executor/layers/quantization/utils/fp8_utils.py"),
     "vllm_attention": ("vllm", "v1/attention/backends/triton_attn.py"),
+    "sglang_model": ("sglang", "srt/models/gpt_oss.py"),
 }
 """Checks of other software: its package and the file in it that they call."""
 

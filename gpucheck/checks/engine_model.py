@@ -6,14 +6,15 @@ what went wrong first are those of ``generation``; a check adds the engine's own
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.checks.base import Runtime
+from gpucheck.checks.engine_block import by_engine
 from gpucheck.checks.generation import Generation
+from gpucheck.checks.moe import block_products
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.record import EnginePart, NeededLaunches
+from gpucheck.model.record import NeededLaunches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +59,8 @@ class EngineModel(Generation):
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         if reason := super().validate(params, data):
             return reason
-        if not 1 < params["prompt"] < params["tokens"]:
-            return f"needs 1 < prompt < tokens, not {params['prompt']} and {params['tokens']}"
+        if not 1 < params["prompt"] <= params["tokens"]:
+            return f"needs 1 < prompt <= tokens, not {params['prompt']} and {params['tokens']}"
         if params["prompt"] * params["batch"] > params["vocabulary"]:
             return "tokens of prompts are all different: prompt * batch is at most vocabulary"
         return None
@@ -71,14 +72,14 @@ class EngineModel(Generation):
 
         return Shape.of(case, Caller(SERVED, torch.bfloat16, torch.bfloat16, self.scores, yarn=True))
 
-    @abstractmethod
     def model(self, case: Case, config: dict[str, Any], state: dict[str, Tensor], runtime: Runtime) -> ServedModel:
-        """Loads the model as the engine does.
+        """Loads the model as the engine does, and says what part the engine has in it.
 
         Args:
             config: what stands in the checkpoint's config.json.
             state: the checkpoint's tensors, on the device under test.
         """
+        return by_engine(runtime, lambda engine: engine.model(config, state, runtime.place))
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         import torch
@@ -88,12 +89,15 @@ class EngineModel(Generation):
         shape = self.shape(case)
         with torch.no_grad():
             model = self.model(case, checkpoint.config(shape), checkpoint.tensors(shape, inputs), runtime)
-        runtime.engine_part(EnginePart(model.name, model.version, **vars(model.facts)))
         return inputs["start"], model
 
     def operands(self, case: Case, prepared: Any) -> Any:
         start, model = prepared
         return {"start": start, **model.operands()}
+
+    def twins(self, case: Case) -> tuple[str, ...]:
+        """Engines have weights of experts in the library's own layouts for the device."""
+        return block_products("mxfp4", "default", case)
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         """Reads the prompt and decodes the rest, without a look at any number in between."""
@@ -105,10 +109,11 @@ class EngineModel(Generation):
         caller, given, done = self.shape(case).caller, start.mT, 0
         steps: list[dict[str, Tensor]] = []
         with torch.no_grad():
-            model.begin()
+            model.begin(case["batch"], case["tokens"])
             while done < case["tokens"]:
                 seen = model.forward(given, done)
                 found = {name: _by_step(seen, name, given) for name in caller.operations if name != ARGMAX}
+                found[UNEMBEDDING] = found[UNEMBEDDING].to(caller.logits)  # some widen what they compute in bf16
                 found[ARGMAX] = found[UNEMBEDDING].argmax(-1)
                 steps.append(found)
                 done += given.shape[1]

@@ -18,6 +18,7 @@ from gpucheck.library.engines.base import Facts, layout_of
 from gpucheck.library.engines.served_model import Place, Seen, ServedModel, given, result, second, watching
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.record import EnginePart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,15 +34,15 @@ class TransformersModel(EngineModel):
     spec = spec("transformers_model", "a small gpt-oss by transformers' own model: prompt, cache and greedy decoding")
 
     def model(self, case: Case, config: dict[str, Any], state: dict[str, Tensor], runtime: Runtime) -> ServedModel:
-        return _Model(config, state, runtime)
+        model = _Model(config, state, runtime)
+        runtime.engine_part(EnginePart("transformers", metadata.version("transformers"), **vars(model.facts)))
+        return model
 
     def twins(self, case: Case) -> tuple[str, ...]:
         return ()
 
 
 class _Model(ServedModel):
-    name = "transformers"
-
     def __init__(self, config: dict[str, Any], state: dict[str, Tensor], runtime: Runtime) -> None:
         import torch
 
@@ -54,7 +55,6 @@ class _Model(ServedModel):
         except (ImportError, AttributeError) as error:
             raise Inapplicable(f"needs transformers 5 with its gpt-oss and mxfp4 integration: {error}") from error
         library = library_for(runtime)
-        self.version = metadata.version(self.name)
         self.config = config_class(**{name: value for name, value in config.items() if name != "quantization_config"})
         self.config._attn_implementation = "eager"
         with torch.device("meta"):
@@ -79,7 +79,7 @@ class _Model(ServedModel):
             wide = path.endswith(IN_FP32)
             setattr(self.whole.get_submodule(path), leaf, constant(value.float() if wide else value))
 
-    def begin(self) -> None:
+    def begin(self, batch: int, tokens: int) -> None:
         self.cache = self.cache_class(config=self.config)
 
     def forward(self, tokens: Tensor, first: int) -> Seen:

@@ -56,7 +56,10 @@ def plant(package: Path, folder: Path, model_file: str, faults: Sequence[Fault])
     for name in texts:
         texts[name] += IMPORT
     texts[model_file] += "_planted_model.begin(GptOssForCausalLM)\n"
+    folder.mkdir(exist_ok=True)
     linked_copy(package, folder / package.name, texts)
+    for metadata in package.parent.glob(f"{package.name}-*.dist-info"):
+        linked_copy(metadata, folder / metadata.name, {})
     shutil.copy(PLANTED, folder)
 
 

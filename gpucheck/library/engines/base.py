@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from gpucheck.library.adapters.base import Adapter
     from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
+    from gpucheck.library.engines.served_model import ServedModel
     from gpucheck.model.plan import PlannedEngine
 
 DEPTHS = ("model", "module", "method", "functions")
@@ -288,6 +289,19 @@ class Engine(ABC):
             Inapplicable: gpucheck knows no such kernel of this engine.
         """
         raise Inapplicable(f"gpucheck knows no kernel of {self.name} for fp8 in blocks")
+
+    def model(self, config: Mapping[str, Any], state: Mapping[str, Tensor], place: Place) -> ServedModel:
+        """Loads a whole model through the engine's own code.
+
+        Args:
+            config: what stands in a checkpoint's config.json.
+            state: the checkpoint's tensors by name, on the device under test.
+            place: applied, after all of the engine's own loading, to each buffer that a product of experts reads.
+
+        Raises:
+            Inapplicable: gpucheck cannot call the model of this release, or it is served by something else.
+        """
+        raise Inapplicable(f"gpucheck does not call the whole model of {self.name} {self.planned['version']}")
 
 
 def say(said: list[str], words: str) -> None:

@@ -28,13 +28,11 @@ Place = tuple[str, Any, Take]
 class ServedModel(ABC):
     """A loaded model of gpt-oss with a cache of keys and values."""
 
-    name: str  # of the engine
-    version: str
     facts: Facts
 
     @abstractmethod
-    def begin(self) -> None:
-        """Forgets all tokens: keys and values are in memory that nothing was written to."""
+    def begin(self, batch: int, tokens: int) -> None:
+        """Forgets all tokens: makes room for so many of each sequence, in memory that nothing was written to."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, first: int) -> Seen:
@@ -58,13 +56,27 @@ class ServedModel(ABC):
 
 @contextmanager
 def watching(places: Iterable[Place]) -> Iterator[Seen]:
-    """Inside, what the modules give is kept: copies, since callers write into results of the operation before."""
+    """Inside, what the modules give is kept: copies, since callers write into results of the operation before.
+
+    Engines choose experts by the logits of a router's module, and indices made of NaN lead outside of memory: zeros go
+    on in place of what is not finite, so that a run ends and tells where NaN came from.
+    """
+    import torch
+
     seen: Seen = defaultdict(list)
 
-    def keeping(name: str, take: Take) -> Callable[..., None]:
-        return lambda module, args, output: seen[name].append(take(args, output).clone())
+    def keeping(name: str, take: Take) -> Callable[..., Any]:
+        def keep(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+            seen[name].append(take(args, output).clone())
+            if name != "router" or take is not result:
+                return None
+            finite = torch.nan_to_num(result(args, output), 0.0, 0.0, 0.0)
+            return (finite, *output[1:]) if isinstance(output, tuple) else finite
 
-    handles = [module.register_forward_hook(keeping(name, take)) for name, module, take in places]
+        return keep
+
+    modules = {(name, id(module)): (module, take) for name, module, take in places}  # layers may share one
+    handles = [module.register_forward_hook(keeping(name, take)) for (name, _), (module, take) in modules.items()]
     try:
         yield seen
     finally:
@@ -88,3 +100,10 @@ def given(args: tuple[Any, ...], output: Any) -> Tensor:
     """What a module is given first."""
     found: Tensor = args[0]
     return found
+
+
+def joined(args: tuple[Any, ...], output: Any) -> Tensor:
+    """Queries and keys in one tensor of as many rows as there are tokens."""
+    import torch
+
+    return torch.cat([part.reshape(part.shape[0], -1) for part in output], -1)

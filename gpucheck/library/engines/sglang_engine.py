@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base, sglang_kernels, sglang_stand_ins
+from gpucheck.library.engines import base, sglang_decoder, sglang_kernels, sglang_stand_ins
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
 from gpucheck.library.engines.base import (
     Engine,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpucheck.library.adapters.base import Adapter, Place
+    from gpucheck.library.engines.served_model import ServedModel
     from gpucheck.model.plan import PlannedEngine
 
 BACKEND = "triton_kernel"
@@ -40,7 +41,7 @@ BACKEND = "triton_kernel"
 MODEL = "sglang.srt.models.gpt_oss"
 MLP = "model.layers.0.mlp"
 CARRIERS = ("sglang-kernel", "sgl-kernel")  # distributions that carry the library, the newer first
-RANKS = ("tp", "pp", "moe_ep", "moe_dp", "moe_tp", "attn_tp", "attn_cp", "attn_dp")
+RANKS = ("tp", "pp", "moe_ep", "moe_dp", "moe_tp", "attn_tp", "attn_cp", "attn_dcp", "attn_dp")
 """Groups in which 0.5.23 is told this rank's place before they are made."""
 ONE_LAYER = {
     "num_hidden_layers": 1,
@@ -87,6 +88,7 @@ class Sglang(Engine):
     def __init__(self, planned: PlannedEngine, library: Adapter, device: torch.device) -> None:
         super().__init__(planned, library, device)
         self._configured = False
+        self._arguments: Any = None
         try:
             self._import(Path(planned["root"]))
         except (ImportError, AttributeError, RuntimeError) as error:
@@ -151,11 +153,24 @@ class Sglang(Engine):
         self._configure()
         return sglang_kernels.SglangFusedExperts(sizes, up, down, share, place, tokens, self.stand_ins)
 
+    def model(self, config: Mapping[str, Any], state: Mapping[str, Tensor], place: Place) -> ServedModel:
+        if self._capability()[0] == 10:
+            raise Inapplicable("sglang computes these experts by flashinfer_mxfp4 on sm_100, not by triton_kernels")
+        if missing := base.missing_names(sglang_decoder.NEEDS):
+            raise Inapplicable(f"sglang {self.planned['version']} has no {missing}, which gpucheck calls a model with")
+        self._configure()
+        facts = Facts("model", stand_ins=self.stand_ins)
+        compiled = self.planned["installed"]
+        given = config, state, self._arguments, facts, self.device, place
+        model = sglang_decoder.SglangModel(*given, compiled=compiled)
+        facts.left_behind = self.left_behind()
+        return model
+
     def _configure(self) -> None:
         """Publishes SGLang's configuration and makes its groups of ranks, once in a process."""
         if self._configured:
             return
-        arguments = _publish()
+        arguments = self._arguments = _publish()
         experts = import_module("sglang.srt.layers.moe.utils")
         try:
             experts.initialize_moe_config()

@@ -146,6 +146,18 @@ def device_name(module: Any, said: list[str]) -> None:
         say(said, f"get_device_name answers {name}")
 
 
+@contextmanager
+def rope_as_with_cuda(said: list[str]) -> Iterator[None]:
+    """Inside, rope is made as where there is a GPU: with cosines in fp32, and without a compiled package of vLLM."""
+    base: Any = import_module("sglang.srt.layers.rotary_embedding.base")
+    known, base._is_cuda = base._is_cuda, True
+    say(said, "rope is made as with CUDA and computed by forward_native, as norms are")
+    try:
+        yield
+    finally:
+        base._is_cuda = known
+
+
 def _always(answer: bool) -> Callable[..., bool]:
     return lambda *_, **__: answer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base, vllm_attention_layer, vllm_kernels, vllm_parts
+from gpucheck.library.engines import base, vllm_attention_layer, vllm_decoder, vllm_kernels, vllm_parts
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
 from gpucheck.library.engines.base import (
     BlockFp8,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpucheck.library.adapters.base import Adapter, Place
+    from gpucheck.library.engines.served_model import ServedModel
     from gpucheck.model.plan import PlannedEngine
 
 ASKED = ("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8", "cutlass_group_gemm_supported")
@@ -181,6 +181,17 @@ class Vllm(Engine):
             self._configurations[key] = _configuration(block, heads)
         return self._configurations[key]
 
+    def model(self, config: Mapping[str, Any], state: Mapping[str, Tensor], place: Place) -> ServedModel:
+        if missing := base.missing_names({**MODEL_NEEDS, **vllm_decoder.NEEDS}):
+            raise Inapplicable(f"vllm {self.planned['version']} has no {missing}, which gpucheck calls a model with")
+        facts = Facts("model", stand_ins=self.stand_ins)
+        compiled = self.planned["installed"]
+        settled = vllm_decoder.whole_configuration(config, compiled=compiled)
+        with self.configured(settled):
+            model = vllm_decoder.VllmModel(settled, state, facts, self.device, place, compiled=compiled)
+        facts.left_behind = self.left_behind()
+        return model
+
     def _deepest(self, sizes: Sizes, state: State, facts: Facts) -> ModelBlock:
         """The block through the deepest entry whose names this release has; what fails then is the engine's fault."""
         for depth, needed in (("module", MODEL_NEEDS), ("method", vllm_parts.METHOD_NEEDS)):
@@ -237,22 +248,13 @@ def _configuration(sizes: Sizes, others: Mapping[str, Any] = MappingProxyType({}
     Args:
         others: keys of the config.json that are not those of :data:`ONE_LAYER`.
     """
-    config = import_module("vllm.config")
-    model = import_module("vllm.model_executor.models.gpt_oss")
-    # Known beforehand, else vLLM asks a process of its own, which would lack what stands in here.
-    import_module("vllm.model_executor.models").ModelRegistry.register_model(
-        "GptOssForCausalLM", model.GptOssForCausalLM
-    )
-    with tempfile.TemporaryDirectory(prefix="gpucheck-vllm-", dir=Engine.scratch) as folder:
-        sized = {
-            "hidden_size": sizes.hidden,
-            "intermediate_size": sizes.intermediate,
-            "num_local_experts": sizes.experts,
-            "num_experts_per_tok": sizes.top_k,
-        }
-        Path(folder, "config.json").write_text(json.dumps({**ONE_LAYER, **sized, **others}), encoding="utf-8")
-        options = {"skip_tokenizer_init": True, "dtype": "bfloat16", "max_model_len": 4096}
-        return config.VllmConfig(model_config=config.ModelConfig(model=folder, tokenizer=folder, **options))
+    sized = {
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
+        "num_local_experts": sizes.experts,
+        "num_experts_per_tok": sizes.top_k,
+    }
+    return vllm_decoder.configuration({**ONE_LAYER, **sized, **others})
 
 
 class _MlpBlock(ModelBlock):

@@ -1,0 +1,112 @@
+"""A small gpt-oss by the models of engines: right as they are, and planted faults named by step, layer and operation.
+
+``make engines`` plants all of them, other runs of the tests some of transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpucheck.checks import installed
+from tests.end_to_end.planted_models import FIRST, Fault, plant, scenario
+from tests.end_to_end.test_engines import fetched
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Lab
+
+ALL = bool(os.environ.get("GPUCHECK_TEST_ENGINES"))
+SIZES = """optional = true
+layers = 2
+batch = 1
+prompt = 3
+tokens = 4
+heads = 2
+kv_heads = 1
+window = 2
+experts = 8
+"""
+FIRST_STEP, FIRST_TURN = "step 0, layer 0, ", "step 1, layer 0, "  # rope turns nothing at step 0
+
+MODEL, MXFP4, ROPE = "models/gpt_oss/modeling_gpt_oss.py", "integrations/mxfp4.py", "modeling_rope_utils.py"
+NORM = "torch.rsqrt(variance + self.variance_epsilon)"
+UPDATE = "past_key_values.update(key_states, value_states, self.layer_idx)"
+LOST = "past_key_values.update(*(part * (part.shape[2] > 1) for part in (key_states, value_states)), self.layer_idx)"
+LINEAR = "nn.functional.linear(hidden_states, self.router.weight, self.router.bias)"
+ROUTING = "routing(router_logits, self.router.top_k)"
+PADDING = "config.pad_token_id"  # None, as the edit in its place is
+TRANSFORMERS = [
+    Fault("window in odd layers", MODEL, PADDING, "config.layer_types.reverse()", "step 2, layer 0, attention"),
+    Fault("rope of another base", ROPE, 'rope_parameters_dict["rope_theta"]', "10_000.0", FIRST_TURN + "rope", nth=3),
+    Fault("rope of pairs", MODEL, "torch.chunk(x, 2, dim=-1)", "(x[..., ::2], x[..., 1::2])", FIRST_STEP + "rope"),
+    Fault("keys of a step lost", MODEL, UPDATE, LOST, "step 3, layer 0, attention"),
+    Fault("epsilon left out", MODEL, NORM, "torch.rsqrt(variance)", FIRST_STEP + "attention norm"),
+    Fault("norm without weight", MODEL, "(self.weight * hidden_states)", "hidden_states", "layer 0, attention norm"),
+    Fault("not renormalised", MXFP4, ROUTING, ROUTING.replace(")", ", sm_first=True)"), FIRST_STEP + "experts"),
+    Fault("sinks ignored", MODEL, "module.sinks", "(module.sinks - 1e4)", FIRST_STEP + "attention"),
+    Fault("residual left out", MODEL, "residual + hidden_states", "hidden_states", "layer 0, attention residual"),
+    Fault("router without bias", MXFP4, LINEAR, LINEAR.replace("self.router.bias", "None"), FIRST_STEP + "router"),
+]
+
+VLLM_MODEL, LAYERS = "model_executor/models/gpt_oss.py", "model_executor/layers/"
+TRITON = "v1/attention/backends/triton_attn.py"
+EXPERTS = LAYERS + "fused_moe/experts/gpt_oss_triton_kernels_moe.py"
+RMS = "RMSNorm(config.hidden_size, eps=1e-5)"
+ADDED = "self.post_attention_layernorm(hidden_states, residual)"
+SLOTS = "slot_mapping.get(layer_name)"
+VLLM = [
+    Fault("rope of another base", VLLM_MODEL, 'config.rope_parameters["rope_theta"]', "10_000.0", FIRST_TURN + "rope"),
+    Fault("rope of pairs", VLLM_MODEL, "self.rope_is_neox_style", "False", FIRST_TURN + "rope"),
+    Fault("epsilon left out", VLLM_MODEL, RMS, RMS.replace("1e-5", "0.0"), FIRST_STEP + "attention norm"),
+    Fault("norm without weight", VLLM_MODEL, RMS, RMS.replace(")", ", has_weight=False)"), "expert norm", nth=1),
+    Fault("window in odd layers", VLLM_MODEL, "self.layer_idx % 2 == 0", "self.layer_idx % 2", "2, layer 0, attention"),
+    Fault("sinks ignored", TRITON, "self.sinks", "None", FIRST_STEP + "attention", nth=1),
+    Fault("residual left out", VLLM_MODEL, ADDED, f"{ADDED[:-11]}, 0 * residual)", "layer 0, attention residual"),
+    Fault(
+        "router without bias", LAYERS + "linear.py", "self.bias if not self.skip_bias_add else None", "None", "router"
+    ),
+    Fault("not renormalised", EXPERTS, "not renormalize", "renormalize", FIRST_STEP + "experts"),
+    Fault(
+        "keys of a step not written",
+        LAYERS + "attention/attention.py",
+        SLOTS,
+        f"(lambda held: held * 0 - 1 if held.numel() == 1 else held)({SLOTS})",
+        "step 3, layer 0, attention",
+    ),
+]
+needs_transformers = pytest.mark.skipif(not installed("transformers_model"), reason="needs transformers with gpt-oss")
+all_only = pytest.mark.skipif(not ALL, reason="make engines plants faults into every engine's model")
+
+
+def check_faults(lab: Lab, folder: Path, check: str, sizes: str, faults: list[Fault], *options: str) -> None:
+    """Runs the model without a fault and with each, and reads the report."""
+    path = scenario(folder / "scenario.toml", check, SIZES + sizes, faults)
+    library = {"library": None} if options else {"path": folder}
+    finished = lab.finish(*options, scenario=path, nproc=1, **library)
+    assert finished.code == 1, finished.text
+    assert finished.outcomes(f"v{FIRST - 1}") == ["pass"], finished.text
+    for number, fault in enumerate(faults):
+        assert finished.outcomes(f"v{FIRST + number}") == ["mismatch"], (fault.name, finished.text)
+        first = finished.lines(f"v{FIRST + number}").splitlines()[0].partition(";")[0]
+        assert first.startswith("first wrong at ") and first.endswith(fault.where), (fault.name, first)
+
+
+@needs_transformers
+def test_each_fault_in_the_model_of_transformers_is_named(lab: Lab, tmp_path: Path) -> None:
+    spec = importlib.util.find_spec("transformers")
+    assert spec and spec.submodule_search_locations
+    faults = TRANSFORMERS if ALL else TRANSFORMERS[:3]
+    plant(Path(spec.submodule_search_locations[0]), tmp_path, MODEL, faults)
+    check_faults(lab, tmp_path, "transformers_model", "hidden = 64\nintermediate = 32\n", faults)
+
+
+@all_only
+def test_each_fault_in_the_model_of_vllm_is_named(lab: Lab, tmp_path: Path) -> None:
+    root = fetched("vllm", "0.33.0").root
+    plant(root / "vllm", tmp_path / "engine", VLLM_MODEL, VLLM)
+    sizes = "hidden = 256\nintermediate = 128\n"
+    check_faults(lab, tmp_path, "vllm_model", sizes, VLLM, "--engine", f"path:{tmp_path / 'engine'}")
