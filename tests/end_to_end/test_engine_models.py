@@ -30,6 +30,7 @@ kv_heads = 1
 window = 2
 experts = 8
 """
+NOTHING: dict[str, str] = {}
 FIRST_STEP, FIRST_TURN = "step 0, layer 0, ", "step 1, layer 0, "  # rope turns nothing at step 0
 
 MODEL, MXFP4, ROPE = "models/gpt_oss/modeling_gpt_oss.py", "integrations/mxfp4.py", "modeling_rope_utils.py"
@@ -78,13 +79,56 @@ VLLM = [
         "step 3, layer 0, attention",
     ),
 ]
+
+SGLANG_MODEL, SRT = "srt/models/gpt_oss.py", "srt/layers/"
+BACKEND = SRT + "attention/triton_backend.py"
+FIRST_RMS = "RMSNorm(config.hidden_size, eps=config.rms_norm_eps)"
+LOC = "forward_batch.out_cache_loc"
+SGLANG = [
+    Fault("rope of another base", SGLANG_MODEL, 'config.rope_parameters["rope_theta"]', "10_000", FIRST_TURN + "rope"),
+    Fault("rope of pairs", SRT + "rotary_embedding/base.py", "self.is_neox_style", "False", FIRST_TURN + "rope", nth=1),
+    Fault(
+        "epsilon left out", SGLANG_MODEL, FIRST_RMS, FIRST_RMS.replace("config.rms_norm_eps", "0.0"), "attention norm"
+    ),
+    Fault("norm without weight", SGLANG_MODEL, FIRST_RMS, FIRST_RMS[:-1] + ", has_weight=False)", "final norm", nth=1),
+    Fault("sinks ignored", SGLANG_MODEL, "self.sinks", "None", FIRST_STEP + "attention", nth=1),
+    Fault("residual left out", SRT + "layernorm.py", "residual.to(torch.float32)", "0", "layer 0, attention residual"),
+    Fault("router without bias", SRT + "linear.py", "self.bias if not self.skip_bias_add else None", "None", "router"),
+    Fault("not renormalised", SRT + "moe/topk.py", "not self.topk_config.renormalize", "True", FIRST_STEP + "experts"),
+    Fault("keys of a step not written", BACKEND, LOC, f"(0 * {LOC})", "step 3, layer 0, attention", nth=10),
+]
+SLIDING = [
+    Fault(
+        "window in odd layers", SGLANG_MODEL, 'layer_type == "sliding_attention"', "(layer_type[0] == 'f')", "attention"
+    )
+]
+CURE = [
+    Fault(
+        "window as for prompts",
+        BACKEND,
+        "torch.tensor(sliding_window_size)",
+        "torch.tensor(sliding_window_size + 1)",
+        "",
+    )
+]
 needs_transformers = pytest.mark.skipif(not installed("transformers_model"), reason="needs transformers with gpt-oss")
 all_only = pytest.mark.skipif(not ALL, reason="make engines plants faults into every engine's model")
 
 
-def check_faults(lab: Lab, folder: Path, check: str, sizes: str, faults: list[Fault], *options: str) -> None:
-    """Runs the model without a fault and with each, and reads the report."""
-    path = scenario(folder / "scenario.toml", check, SIZES + sizes, faults)
+def check_faults(
+    lab: Lab,
+    folder: Path,
+    check: str,
+    sizes: str,
+    faults: list[Fault],
+    *options: str,
+    changed: dict[str, str] = NOTHING,
+) -> None:
+    """Runs the model without a fault and with each, and reads the report; ``changed`` are parts of SIZES."""
+    sizes = SIZES + sizes
+    for old, new in changed.items():
+        sizes = sizes.replace(old, new)
+    path = scenario(folder / "scenario.toml", check, sizes, faults)
     library = {"library": None} if options else {"path": folder}
     finished = lab.finish(*options, scenario=path, nproc=1, **library)
     assert finished.code == 1, finished.text
@@ -110,3 +154,27 @@ def test_each_fault_in_the_model_of_vllm_is_named(lab: Lab, tmp_path: Path) -> N
     plant(root / "vllm", tmp_path / "engine", VLLM_MODEL, VLLM)
     sizes = "hidden = 256\nintermediate = 128\n"
     check_faults(lab, tmp_path, "vllm_model", sizes, VLLM, "--engine", f"path:{tmp_path / 'engine'}")
+
+
+@all_only
+def test_each_fault_in_the_model_of_sglang_is_named(lab: Lab, tmp_path: Path) -> None:
+    """Its Triton attention sees one key less when it decodes, so the windows here are larger than texts or prompts."""
+    root = fetched("sglang", "0.5.19").root
+    sizes = "hidden = 256\nintermediate = 128\n"
+    for name, faults, longer in (
+        ("engine", SGLANG, {"window = 2": "window = 8"}),
+        ("sliding", SLIDING, {"3\n": "4\n"}),
+    ):
+        folder = tmp_path / name
+        plant(root / "sglang", folder, SGLANG_MODEL, faults)
+        check_faults(lab, folder, "sglang_model", sizes, faults, "--engine", f"path:{folder}", changed=longer)
+
+
+@all_only
+def test_sglangs_triton_attention_sees_one_key_less_when_it_decodes(lab: Lab, tmp_path: Path) -> None:
+    """Of a window of W keys a token of a prompt sees W and a decoded one W - 1, as released; with the cure, W."""
+    plant(fetched("sglang", "0.5.19").root / "sglang", tmp_path, SGLANG_MODEL, CURE)
+    path = scenario(tmp_path / "scenario.toml", "sglang_model", SIZES + "hidden = 256\nintermediate = 128\n", CURE)
+    finished = lab.finish("--engine", f"path:{tmp_path}", scenario=path, nproc=1, library=None)
+    assert finished.code == 1 and finished.outcomes(f"v{FIRST}") == ["pass"], finished.text
+    assert finished.lines(f"v{FIRST - 1}").startswith("first wrong at step 3, layer 0, attention;")

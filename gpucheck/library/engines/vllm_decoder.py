@@ -158,9 +158,9 @@ class VllmModel(ServedModel):
             slot_mapping={name: each.new_places for name, each in given.items()},
         )
         with ExitStack() as stack:
+            stack.enter_context(context)
             if self.native:
                 _compute_natively(stack)
-            stack.enter_context(context)
             seen = stack.enter_context(watching(self._places()))
             hidden = self.whole(tokens.flatten(), positions.repeat(batch))
             seen["unembedding"].append(self.whole.compute_logits(hidden))
