@@ -54,6 +54,13 @@ def served(lab: Lab, name: str, version: str) -> Finished:
     return finished
 
 
+def check_model(finished: Finished, *attention: str) -> None:
+    """The whole model of an engine is right in a run, by these kernels of its own Triton attention among others."""
+    (record,) = [record for case, record in finished.results(0).items() if "_model/" in case]
+    assert record["outcome"] == "pass" and not record["violations"] and record["engine"]["depth"] == "model"
+    assert set(attention) <= {launch["kernel"] for launch in record["launches"]}
+
+
 def test_a_release_whose_loader_pads_the_scales_is_right(lab: Lab) -> None:
     finished = served(lab, "vllm", "0.33.0")
     assert finished.code == 0, finished.text
@@ -65,6 +72,7 @@ def test_a_release_whose_loader_pads_the_scales_is_right(lab: Lab) -> None:
     assert any("(8, 384, 24)" in layout for layout in part["layouts"]), "12 groups of scales, of which 10 are real"
     assert "split_k pinned to 1" in part["left_behind"] and part["stand_ins"]
     assert record["twins"] == ["mxfp4 default k320-n640-e8", "mxfp4 default k320-n320-e8"]
+    check_model(finished, "kernel_unified_attention", "reduce_segments")
     launched = {launch["kernel"]: launch["count"] for launch in record["launches"]}
     assert launched["_matmul_ogs"] >= 2 and "_combined_routing_compute_pow2" in launched, "vLLM's own kernel too"
 
@@ -89,6 +97,7 @@ def test_sglang_with_padded_scales_is_right_and_says_what_stands_in_for_its_comp
     stand_ins = part["stand_ins"]
     assert len(stand_ins) == len(set(stand_ins)), "each is said once, though every pass loads a block anew"
     assert any("sgl_kernel" in words for words in stand_ins) and any("capability 9.0" in words for words in stand_ins)
+    check_model(finished, "_fwd_kernel", "_fwd_grouped_kernel_stage1")
     launched = {launch["kernel"]: launch["count"] for launch in record["launches"]}
     assert launched["_matmul"] >= 2 and launched["_topk_forward"], launched
 
