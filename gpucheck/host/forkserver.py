@@ -55,11 +55,12 @@ class Forkserver:
     Every method raises OSError where the server has died or does not answer; it is not used any more then.
     """
 
-    def __init__(self, main: Main) -> None:
+    def __init__(self, main: Main, load: Callable[[], None] | None = None) -> None:
         """Forks the server from this process; call it before this process starts a thread.
 
         Args:
             main: what a child runs.
+            load: called once in the server, which forks nothing before it returns. Where it raises, the server ends.
         """
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
@@ -67,6 +68,8 @@ class Forkserver:
         if not pid:
             die_with_parent(owner)
             ours.close()
+            if load and not _loaded(load):
+                os._exit(1)
             _serve(theirs, main)
         theirs.close()
         self._hold(pid, ours)
@@ -237,6 +240,18 @@ def _serve(control: socket.socket, main: Main) -> NoReturn:
             answer = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             children.discard(pid)
         control.send(struct.pack("i", answer))
+
+
+def _loaded(load: Callable[[], None]) -> bool:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of the process it was forked from speaks for that one
+    try:
+        load()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        return False
+    return True
 
 
 def _kill(pid: int) -> None:

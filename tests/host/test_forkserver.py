@@ -272,3 +272,50 @@ def test_a_server_with_its_own_environment_ends_with_all_that_its_children_start
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 3
     wait_until(lambda: not any(map(alive, pids)))
+
+
+LOADING = """
+loads = []
+
+def load():
+    loads.append(os.getpid())
+
+server = module.Forkserver(serve, load)
+"""
+
+
+def test_what_a_server_loads_it_loads_once_and_every_child_has_it() -> None:
+    output = run(
+        LOADING
+        + textwrap.dedent("""
+        children = [server.spawn() for _ in range(2)]
+        for child in children:
+            child.connection.send("connection.send(__import__('__main__').loads)")
+        print([child.connection.recv() for child in children] == [[server.pid]] * 2, loads)
+        server.close()
+    """)
+    )
+    assert output == "True []", "one process has loaded it: the server"
+
+
+@pytest.mark.parametrize("what", ["raise ImportError('no such module')", "raise SystemExit(0)"])
+def test_a_server_that_cannot_load_forks_nothing_and_its_owner_is_told(what: str) -> None:
+    output = run(
+        LOADING.replace("loads.append(os.getpid())", what)
+        + textwrap.dedent("""
+        for _ in range(2):
+            try:
+                print("forked", server.spawn())
+            except OSError as error:
+                print(type(error).__name__)
+        server.close()
+        """)
+    )
+    assert output.split() == ["ChildProcessError"] * 2
+
+
+def test_a_server_that_still_loads_ends_with_its_owners_wish() -> None:
+    assert (
+        run(LOADING.replace("loads.append(os.getpid())", "time.sleep(600)") + "server.close(); print('closed')")
+        == "closed"
+    )

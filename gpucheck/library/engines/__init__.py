@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from gpucheck.model.errors import Inapplicable, UsageError
@@ -49,6 +50,25 @@ def settle(planned: PlannedEngine, device: str, scratch: str | None = None) -> N
     Engine.scratch = scratch
     adapter_class(planned["name"]).settle(planned, device)
     _planned = planned
+
+
+def import_ahead(planned: PlannedEngine, device: str) -> None:
+    """Imports in this process, which forks those of the engine, what most of the time of their import goes into.
+
+    None of it is the engine's own or asks for a GPU or a rank: each process of the engine imports that by itself, in
+    the environment of its case.
+
+    Raises:
+        RuntimeError: forks of this process cannot use what was imported.
+        Exception: an import fails; the engine is then to meet that itself.
+    """
+    from gpucheck.library.engines import base
+
+    settle(planned, device)
+    present = [name for name in adapter_class(planned["name"]).ahead if find_spec(name)]
+    with base.fit_to_fork(device):
+        for name in present:
+            import_module(name)
 
 
 def load(library: Adapter, device: torch.device) -> Engine:

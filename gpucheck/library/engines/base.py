@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +40,7 @@ HELD = {
     "down_bias": "biases of the second product",
 }
 """What each placed tensor of a block holds, for the words on memory that is read around it."""
+NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 COMMON = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -207,6 +208,7 @@ class Engine(ABC):
     needed_file: ClassVar[str]  # in its package: without it, gpucheck cannot call this release
     packages: ClassVar[tuple[str, ...]]  # distributions that are imported on the way to an expert block
     packages_of_some: ClassVar[tuple[str, ...]] = ()  # likewise, where the release itself asks for them
+    ahead: ClassVar[tuple[str, ...]] = ()  # modules of others that it imports and that are slow: alike in any process
     further_text: ClassVar[frozenset[str]] = frozenset()  # suffixes of files beside Python's that it looks for
     scratch: ClassVar[str | None] = None  # folder for what it keeps beside the case; None: that of temporary files
     environment: ClassVar[Mapping[str, str]] = {}  # set before the import, on all devices
@@ -231,8 +233,8 @@ class Engine(ABC):
     def settle(cls, planned: PlannedEngine, device: str) -> None:
         """Prepares a fresh process for the import: environment and search path."""
         os.environ.update({**COMMON, **cls.environment, **(cls.on_cpu if device == "cpu" else {})})
-        if not planned["installed"]:  # before what is installed, after nothing: a release of its own
-            sys.path[:0] = [planned["root"], *filter(None, [planned["packages"]])]
+        if not planned["installed"] and planned["root"] not in sys.path:
+            sys.path[:0] = [planned["root"], *filter(None, [planned["packages"]])]  # before what is installed
 
     @classmethod
     def own_library(cls, root: Path) -> str:
@@ -302,6 +304,38 @@ class Engine(ABC):
             Inapplicable: gpucheck cannot call the model of this release, or it is served by something else.
         """
         raise Inapplicable(f"gpucheck does not call the whole model of {self.name} {self.planned['version']}")
+
+
+@contextmanager
+def fit_to_fork(device: str) -> Iterator[None]:
+    """Inside, modules are imported of which forks of this process are to make use.
+
+    Raises:
+        RuntimeError: what was imported has started a thread, or has asked the driver of GPUs: forks have neither.
+    """
+    import torch
+
+    threads, known = _threads(), os.environ.get(NVML_CHECK)
+    os.environ[NVML_CHECK] = "1"  # so torch answers whether there is a GPU without the driver
+    try:
+        yield
+    finally:
+        if known is None:
+            del os.environ[NVML_CHECK]
+        else:
+            os.environ[NVML_CHECK] = known
+    if _threads() > threads:
+        raise RuntimeError("what was imported ahead has started a thread")
+    if device == "cuda":
+        pid = os.fork()
+        if not pid:
+            os._exit(int(torch.cuda._is_in_bad_fork()))
+        if os.waitpid(pid, 0)[1]:
+            raise RuntimeError("what was imported ahead has asked the driver of GPUs")
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
 
 
 def say(said: list[str], words: str) -> None:

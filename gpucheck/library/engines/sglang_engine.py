@@ -83,6 +83,7 @@ class Sglang(Engine):
         "starlette",
         "xgrammar",
     )
+    ahead = ("torch._dynamo", "torch._inductor.compile_fx", "transformers", "openai", "aiohttp", "xgrammar")
     further_text = frozenset({"cuh", "h", "cu"})  # it looks for the folders of its kernels
 
     def __init__(self, planned: PlannedEngine, library: Adapter, device: torch.device) -> None:

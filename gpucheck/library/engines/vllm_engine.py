@@ -90,6 +90,10 @@ class Vllm(Engine):
         *("loguru", "blake3", "tqdm", "requests", "pyyaml", "filelock", "six", "setuptools"),
     )
     packages_of_some = ("gguf",)
+    ahead = (
+        *("torch._dynamo", "torch._inductor.compile_fx", "transformers", "openai", "fastapi", "aiohttp", "xgrammar"),
+        "compressed_tensors",
+    )
     environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     on_cpu = {
         "CUDA_VISIBLE_DEVICES": "",  # vLLM then keeps Triton although none of Triton's own drivers is active

@@ -13,6 +13,7 @@ from gpucheck.worker import hang_stacks
 from gpucheck.worker.protocol import Ahead
 
 if TYPE_CHECKING:
+    from gpucheck.model.plan import PlannedEngine
     from gpucheck.worker.device.gpu_process import Process
     from gpucheck.worker.protocol import Request, Setup
 
@@ -52,15 +53,28 @@ def serve(connection: Connection) -> None:
         return
 
 
+def import_engine_ahead(engine: PlannedEngine, device: str) -> None:
+    """What a forkserver does that children of an engine are forked from."""
+    from gpucheck.library import engines
+
+    _stand_in(device, engine)
+    engines.import_ahead(engine, device)
+
+
+def _stand_in(device: str, engine: PlannedEngine | None) -> None:
+    """Without GPUs: puts Triton's interpreter in their place."""
+    if device == "cpu":
+        from gpucheck.triton_hooks import interpreter
+
+        interpreter.install(**(HOPPER if engine else {}))
+
+
 def start(setup: Setup) -> Process:
     """Makes this fresh process what the setup asks for."""
     from gpucheck.worker.device import gpu_process
 
     _environment(setup)
-    if setup.device == "cpu":
-        from gpucheck.triton_hooks import interpreter
-
-        interpreter.install(**(HOPPER if setup.engine else {}))
+    _stand_in(setup.device, setup.engine)
     if setup.conditions.process_group == "initialised":
         _join_group(setup)
     if setup.engine:

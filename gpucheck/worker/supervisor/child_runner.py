@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gpucheck.worker.supervisor.node_sync import Node
 
 STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
+ENGINE_TIMEOUT = 120.0  # s for a forkserver to load what an engine imports; then its children import it themselves
 STOPPED = 10.0  # s within which a child that a signal stopped must continue
 GLANCE = 1.0  # s between two checks whether a signal has stopped it
 MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
@@ -44,8 +45,20 @@ class ChildRunner:
     """Starts, watches and replaces the child of a rank."""
 
     def __init__(
-        self, plan: Plan, node: Node, files: CaseFiles, forkserver: Forkserver, rank: int, host: str, run: Path
+        self,
+        plan: Plan,
+        node: Node,
+        files: CaseFiles,
+        forkserver: Forkserver,
+        rank: int,
+        host: str,
+        run: Path,
+        of_engines: Mapping[str, Forkserver] | None = None,
     ) -> None:
+        """Args:
+        of_engines: forkservers by the name of an engine, whose children need not import what these have loaded; one
+            that dies is done without.
+        """
         self.plan, self.node, self.files, self.forkserver = plan, node, files, forkserver
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
@@ -60,6 +73,7 @@ class ChildRunner:
         self._met: dict[str, int] = {}  # meeting -> times this rank was there
         self._group = ""  # name of the group of all ranks that the child is in; "": in none
         self._child: Child | None = None
+        self._of_engines, self._forked_by = dict(of_engines or {}), forkserver
         self._setup: Setup | None = None
         self._oom = OomKills()
         self._oom_before = 0
@@ -146,7 +160,7 @@ class ChildRunner:
         child, self._child, self._group = self._child, None, ""
         if child is not None:
             try:
-                self.forkserver.kill(child)
+                self._forked_by.kill(child)
             except Unkillable as unkillable:
                 self.stuck = str(unkillable)
             except OSError:
@@ -368,7 +382,7 @@ class ChildRunner:
     def _death(self, child: Child) -> str:
         """How a child that ended by itself did, in words."""
         try:
-            code = self.forkserver.reap(child)
+            code = self._forked_by.reap(child)
         except Unkillable as unkillable:
             self.stuck = str(unkillable)
             return f"the process that owns the device broke off; {self.stuck}"
@@ -396,7 +410,7 @@ class ChildRunner:
             raise RuntimeError(self.stuck)
         begin = time.perf_counter()
         self._logs = log_excerpt.marks()
-        child = self._child = self.forkserver.spawn()
+        child = self._child = self._spawn(setup)
         self._oom_before = self._oom.count()
         try:
             child.connection.send(setup)
@@ -416,6 +430,18 @@ class ChildRunner:
         self.child_seconds += time.perf_counter() - begin
         self.children += 1
         return child
+
+    def _spawn(self, setup: Setup) -> Child:
+        """A fresh child, of the forkserver that has loaded what the engine of the setup imports, where there is one."""
+        name = setup.engine["name"] if setup.engine else ""
+        if name in self._of_engines:
+            self._forked_by = self._of_engines[name]
+            try:
+                return self._forked_by.spawn(ENGINE_TIMEOUT)
+            except OSError:
+                del self._of_engines[name]
+        self._forked_by = self.forkserver
+        return self.forkserver.spawn()
 
     def _setup_for(self, attempt: Attempt) -> Setup:
         from gpucheck.worker.protocol import Setup

@@ -12,17 +12,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.launch.forking_torchrun import IMPORTED
 from gpucheck.model.case import Case
-from gpucheck.model.plan import Plan, Step
+from gpucheck.model.plan import Plan, PlannedEngine, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
@@ -47,11 +48,12 @@ COMPILERS = 10  # at most: processes of a rank that compile ahead
 HEAD_START = 3  # first cases, not compiled ahead: the ranks reach them too soon for that
 
 
-def main(run: Path, serve: Callable[[Connection], None]) -> None:
+def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[[PlannedEngine, str], None]) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names.
 
     Args:
         serve: what the child process runs. It is handed in, so that nothing of ``worker.device`` is imported here.
+        import_ahead: what a process does, given an engine and the device, from which children of the engine are forked.
     """
     began = time.perf_counter()
     from gpucheck import checks
@@ -76,13 +78,15 @@ def main(run: Path, serve: Callable[[Connection], None]) -> None:
 
         hash_triton()
     forkserver = Forkserver(serve)
+    of_engines = {each["name"]: Forkserver(serve, partial(import_ahead, each, plan.device)) for each in plan.engines}
     keep_freed_memory()  # in this process alone: a child's memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
-    supervisor = Supervisor(run, plan, forkserver, imported, makers)
+    supervisor = Supervisor(run, plan, forkserver, imported, makers, of_engines)
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
     supervisor.work()
-    forkserver.close()
+    for server in reversed([forkserver, *of_engines.values()]):  # a later one has inherited the connections of others
+        server.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
@@ -105,10 +109,17 @@ class Supervisor:
     """Works through the plan for one rank."""
 
     def __init__(
-        self, run: Path, plan: Plan, forkserver: Forkserver, import_seconds: float, makers: Makers | None = None
+        self,
+        run: Path,
+        plan: Plan,
+        forkserver: Forkserver,
+        import_seconds: float,
+        makers: Makers | None = None,
+        of_engines: Mapping[str, Forkserver] | None = None,
     ) -> None:
         """Args:
         makers: processes that make what this rank needs before it asks; without them it makes all of it by itself.
+        of_engines: forkservers for the children of engines by name, see :class:`ChildRunner`.
         """
         from gpucheck.worker.supervisor.case_files import CaseFiles
         from gpucheck.worker.supervisor.judging import Known
@@ -121,7 +132,7 @@ class Supervisor:
         host = socket.gethostname()
         self.node: Node = Node(Path(os.environ["GPUCHECK_SCRATCH"]), local_rank, local_ranks)
         self.files: CaseFiles = CaseFiles.of(plan)
-        self.runner = ChildRunner(plan, self.node, self.files, forkserver, self.rank, host, run)
+        self.runner = ChildRunner(plan, self.node, self.files, forkserver, self.rank, host, run, of_engines)
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None
         self.writer.start(

@@ -331,3 +331,36 @@ def test_how_long_a_call_may_be_timed_is_part_of_the_request(plan: Plan, tmp_pat
     runner.run(0, step(plan, late=True))
     runner.run(0, step(plan), "repeat")
     assert [request.timed for request in children.requests] == [BENCH, None, None]
+
+
+class Loading(Children):
+    """Children of a forkserver that loads what an engine imports, or died of it."""
+
+    def __init__(self, *, dead: bool = False) -> None:
+        super().__init__()
+        self.dead, self.killed = dead, 0
+
+    def spawn(self, seconds: float | None = None) -> Child:
+        if self.dead:
+            raise ChildProcessError("the forkserver exited with code 1")
+        return super().spawn()
+
+    def kill(self, child: Child) -> int:
+        self.killed += 1
+        return super().kill(child)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_children_of_an_engine_are_those_of_the_forkserver_that_has_loaded_what_it_imports(
+    plan: Plan, tmp_path: Path, dead: bool
+) -> None:
+    engine: Any = {"name": "vllm", "version": "1", "root": "/e", "packages": "", "origin": "path", "installed": False}
+    usual, loading = Loading(), Loading(dead=dead)
+    plan = replace(plan, engines=(engine,))
+    runner = make(plan, tmp_path, usual)
+    runner = ChildRunner(plan, runner.node, runner.files, usual, 0, "host", tmp_path, {"vllm": loading})  # type: ignore[arg-type, dict-item]
+    for conditions in ({}, {"engine": "vllm"}, {"engine": "vllm", "process_group": "initialised"}):
+        assert runner.run(0, step(plan, **conditions)).reply
+    runner.retire()
+    engines = [(len(usual.setups), usual.killed), (len(loading.setups), loading.killed)]
+    assert engines == ([(3, 3), (0, 0)] if dead else [(1, 1), (2, 2)]), "each ends by the server that forked it"
