@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
@@ -98,33 +99,34 @@ class Moe(Check):
         from gpucheck.checks import experts, operands
         from gpucheck.verify import bounds, extremes
 
-        limit = SWIGLU[1]
-
         def weight(name: str, expert: int) -> bounds.Estimate:
             scales = inputs[f"w{name}_scale"][expert] if case["weight"] == "mxfp4" else None
             return operands.as_estimate(
                 operands.decode_weight(case["weight"], inputs["w" + name][expert], scales), "normal"
             )
 
-        def block(expert: int, rows: bounds.Estimate) -> bounds.Estimate:
+        def block(expert: int, rows: bounds.Estimate, clamp: int) -> bounds.Estimate:
             inner = bounds.add(bounds.product(rows, weight("1", expert)), inputs["bias1"][expert].double())
             if case.data == "wide":  # NaN before the activation: as NAN_CLAMPED of extremes
                 assert inner.error is not None
-                nan = torch.isnan(inner.value)
-                inner = bounds.Estimate(inner.value.masked_fill(nan, limit), inner.error.masked_fill(nan, 0.0))
+                value = extremes.nan_clamped(inner.value, SWIGLU[1])[clamp]
+                inner = bounds.Estimate(value, inner.error.masked_fill(torch.isnan(inner.value), 0.0))
             inner = bounds.rounded(bounds.swiglu(inner, *SWIGLU), torch.bfloat16)
             return bounds.add(bounds.product(inner, weight("2", expert)), inputs["bias2"][expert].double())
 
-        tokens = operands.as_estimate(inputs["x"], "normal")
-        x = experts.rows_of(tokens, inputs, case["top_k"], gather=True)
-        rows = experts.each_expert(x, inputs, case["hidden"], block)
+        def answer(clamp: int) -> bounds.Estimate:
+            rows = experts.each_expert(x, inputs, case["hidden"], partial(block, clamp=clamp))
+            y = bounds.rounded(bounds.scale(rows, gates[:, None]), torch.bfloat16)
+            return bounds.summed(experts.to_tokens(y, inputs, case["top_k"]), dim=1)
+
+        x = experts.rows_of(operands.as_estimate(inputs["x"], "normal"), inputs, case["top_k"], gather=True)
         gates = inputs["gates"][: experts.served(inputs)].double()
-        y = bounds.rounded(bounds.scale(rows, gates[:, None]), torch.bfloat16)
-        y = bounds.summed(experts.to_tokens(y, inputs, case["top_k"]), dim=1)
+        y = answer(0)
         if case.data != "wide":
             return {"y": Expected(y, torch.bfloat16)}
         of_nan = torch.isnan(inputs["x"]).any(1, keepdim=True).expand(y.value.shape)
-        return {"y": Expected(y, torch.bfloat16, also=torch.where(of_nan, extremes.NAN, 0).to(torch.uint8))}
+        also = torch.where(of_nan, extremes.NAN, 0).to(torch.uint8)
+        return {"y": Expected(y, torch.bfloat16, (answer(1),), also=also)}
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks import experts

@@ -12,7 +12,8 @@ element, each for a reason with a name:
 * NAN_SCALE: a scale byte 255 is NaN (OCP Microscaling v1.0); Triton leaves that out where ``dot_scaled`` is asked for
   fast math, as the library does, and the byte is Inf then: what comes out is not finite.
 * NAN_CLAMPED: the smaller of NaN and a number is that number for ``min.f32`` (PTX ISA) and NaN elsewhere; a kernel that
-  clamps without asking ``tl.minimum`` to propagate NaN promises neither.
+  clamps without asking ``tl.minimum`` to propagate NaN promises neither. Between two limits NaN becomes the one that it
+  meets first: the upper one where the smaller is taken first, the lower one in ``tl.clamp``.
 """
 
 from __future__ import annotations
@@ -99,15 +100,26 @@ def _with_infinite(x: Tensor, w: Tensor, small_w: Tensor, value: Tensor, also: T
     return torch.where(undefined, torch.nan, value), also
 
 
-def swiglu(x: Tensor, alpha: float, limit: float) -> tuple[Estimate, Tensor]:
-    """See :func:`gpucheck.verify.bounds.swiglu`: NaN may come out as NaN or as what the limit in its place gives.
+def swiglu(x: Tensor, alpha: float, limit: float) -> tuple[list[Estimate], Tensor]:
+    """See :func:`gpucheck.verify.bounds.swiglu`: NaN may come out as NaN or as what a limit in its place gives.
 
     A gate of -Inf gives NaN, as Inf over Inf.
+
+    Returns:
+        One estimate for each of :func:`nan_clamped`, and the flags, which they share.
     """
-    clamped = torch.where(torch.isnan(x), limit, x)
-    y = bounds.swiglu(Estimate(clamped, None), alpha, limit)
+    found = [settled(bounds.swiglu(Estimate(y, None), alpha, limit)) for y in nan_clamped(x, limit)]
     nan = torch.isnan(x[..., 0::2]) | torch.isnan(x[..., 1::2])
-    return settled(y), infinite(y.value) | torch.where(nan, NAN, 0).to(torch.uint8)
+    return found, infinite(found[0].value) | torch.where(nan, NAN, 0).to(torch.uint8)
+
+
+def nan_clamped(x: Tensor, limit: float) -> list[Tensor]:
+    """What clamps may make of NaN in ``x`` (..., 2 N), gates in even columns and what they multiply in odd ones.
+
+    A gate has an upper limit alone; the other is clamped from both sides, and NaN becomes either limit.
+    """
+    nan, odd = torch.isnan(x), torch.arange(x.shape[-1], device=x.device) % 2 == 1
+    return [torch.where(nan, torch.where(odd, other, limit), x) for other in (limit, -limit)]
 
 
 def settled(x: Estimate) -> Estimate:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpucheck.checks import load, wide
+from gpucheck.checks import experts, load, wide
 from gpucheck.checks import operands as data
 from gpucheck.checks.matmul import WEIGHTS, Matmul
 from gpucheck.checks.routing import WIDE_ROWS, reference_topk
 from gpucheck.checks.topk import _valid
 from gpucheck.model.case import Case
-from gpucheck.verify import extremes
+from gpucheck.verify import bounds, extremes
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
 
@@ -179,19 +179,61 @@ def rows_found(output: Tensor, expected: Expected) -> list[list[int]]:
     return [found.box[-2] for found in judge({"y": output}, {"y": expected}, {}).mismatches]
 
 
+def both_ways(least: Any, most: Any, *, least_first: bool = True) -> Callable[[Tensor, float], Tensor]:
+    """A clamp between ``-limit`` and ``limit`` by these two functions."""
+
+    def clamp(x: Tensor, limit: float) -> Tensor:
+        upper = torch.tensor(limit)
+        return most(-upper, least(x, upper)) if least_first else least(most(x, -upper), upper)
+
+    return clamp
+
+
+CLAMPS = {
+    "keeps NaN": (torch.minimum, both_ways(torch.minimum, torch.maximum)),
+    "upper limit": (torch.fmin, both_ways(torch.fmin, torch.fmax)),
+    "lower limit, as tl.clamp": (torch.fmin, both_ways(torch.fmin, torch.fmax, least_first=False)),
+}
+
+
+@pytest.mark.parametrize("clamps", CLAMPS.values(), ids=CLAMPS)
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
-def test_a_swiglu_may_keep_nan_or_clamp_it(dtype: str) -> None:
-    case, inputs, expected = reference("swiglu", m=20, n=32, dtype=dtype)
-    x, limit = inputs["x"].float(), torch.tensor(7.0)
-    for least, most in ((torch.minimum, torch.maximum), (torch.fmin, torch.fmax)):
-        gate, linear = least(x[:, 0::2], limit), most(-limit, least(x[:, 1::2], limit))
-        activated = gate / (1 + torch.exp(-1.702 * gate))
-        y = torch.addcmul(activated, activated, linear).to(inputs["x"].dtype)
-        assert rows_found(y, expected["y"]) == []
-        y[ROWS["nan"] + 1 :] = torch.where(y[ROWS["nan"] + 1 :].isnan(), 0.0, y[ROWS["nan"] + 1 :])
-        assert rows_found(y, expected["y"]) == [[ROWS["inf"]] * 2], "a gate of -Inf gives NaN"
-    y = y.index_fill(0, torch.tensor([ROWS["nan"] - 1]), torch.nan)
-    assert rows_found(y, expected["y"])[0][0] == ROWS["nan"] - 1
+def test_a_swiglu_may_keep_nan_or_clamp_it(dtype: str, clamps: Any) -> None:
+    case, inputs, _ = reference("swiglu", m=20, n=32, dtype=dtype)
+    inputs["x"][ROWS["nan"], 2] = inputs["x"][ROWS["nan"], 7] = torch.nan  # of a gate, and of what one multiplies
+    expected = load("swiglu").reference(case, inputs)
+    x, (least, clamp) = inputs["x"].float(), clamps
+    gate, linear = least(x[:, 0::2], torch.tensor(7.0)), clamp(x[:, 1::2], 7.0)
+    activated = gate / (1 + torch.exp(-1.702 * gate))
+    y = torch.addcmul(activated, activated, linear).to(inputs["x"].dtype)
+    assert rows_found(y, expected["y"]) == []
+    zeros = y.clone()
+    zeros[ROWS["nan"] + 1 :] = torch.where(y[ROWS["nan"] + 1 :].isnan(), 0.0, y[ROWS["nan"] + 1 :])
+    assert rows_found(zeros, expected["y"]) == [[ROWS["inf"]] * 2], "a gate of -Inf gives NaN"
+    spread = y.index_fill(0, torch.tensor([ROWS["nan"] - 1]), torch.nan)
+    assert rows_found(spread, expected["y"])[0][0] == ROWS["nan"] - 1
+
+
+@pytest.mark.parametrize("clamps", CLAMPS.values(), ids=CLAMPS)
+def test_a_token_of_nan_comes_out_of_experts_as_their_clamps_leave_it(clamps: Any) -> None:
+    case, inputs, expected = reference("moe", weight="bf16", m=16, hidden=64, intermediate=48, experts=4, top_k=2)
+    least, clamp = clamps
+
+    def block(expert: int, rows: bounds.Estimate) -> bounds.Estimate:
+        x = rows.value.float() @ inputs["w1"][expert].float() + inputs["bias1"][expert]
+        gate, linear = least(x[:, 0::2], torch.tensor(7.0)), clamp(x[:, 1::2], 7.0)
+        inner = (gate / (1 + torch.exp(-1.702 * gate)) * (linear + 1)).bfloat16().float()
+        y = (inner @ inputs["w2"][expert].float() + inputs["bias2"][expert]).double()
+        return bounds.Estimate(y, torch.zeros_like(y))
+
+    x = experts.rows_of(data.as_estimate(inputs["x"], "normal"), inputs, 2, gather=True)
+    gates = inputs["gates"][: experts.served(inputs), None].double()
+    rows = (experts.each_expert(x, inputs, 64, block).value * gates).bfloat16().double()
+    y = experts.to_tokens(bounds.Estimate(rows, torch.zeros_like(rows)), inputs, 2).value.sum(1).bfloat16()
+    assert rows_found(y, expected["y"]) == []
+    swapped = y.clone()
+    swapped[wide.SPECIAL_ROWS.index("nan") + 1] *= -1.0
+    assert clamps is CLAMPS["keeps NaN"] or rows_found(swapped, expected["y"]) == [[1, 1]]
 
 
 def test_a_softmax_keeps_nan_in_its_row() -> None:
