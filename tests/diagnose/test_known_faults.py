@@ -196,6 +196,10 @@ def test_a_near_miss_of_the_gate_on_an_h200_is_not_known(synthetic: Synthetic, n
         assert other in found, "the change touches the other fault not at all"
 
 
+def lines_of_known(*of: Any) -> list[str]:
+    return [words for words, label in blocks.finding_lines(*of) if label == "known"]
+
+
 def test_a_finding_says_which_of_its_cases_are_the_known_fault(synthetic: Synthetic) -> None:
     def one_other(item: dict[str, Any]) -> None:
         elsewhere(next(record for record in item["records"] if record["case"].endswith("layout-default/exact")))
@@ -203,10 +207,10 @@ def test_a_finding_says_which_of_its_cases_are_the_known_fault(synthetic: Synthe
     (finding, _) = conclude(stored(synthetic, GATE, one_other)).findings
     (each,) = finding.known
     assert len(finding.cases) == 5 and len(each.cases) == 4
-    words, label = blocks.known_lines(finding)[0]
-    assert label == "known" and "(4 of 5 cases, " in words
+    (words,) = lines_of_known(finding)
+    assert "(4 of 5 cases, " in words
     other = next(case for case in finding.cases if case.case not in each.cases)
-    assert not blocks.known_lines(finding, other) and blocks.known_lines(finding, finding.cases[-1])
+    assert not lines_of_known(finding, other) and lines_of_known(finding, finding.cases[-1])
 
 
 # --- what is planted: every fault of the table, and what it is not ---------------------------------------------------
