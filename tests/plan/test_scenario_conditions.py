@@ -10,7 +10,7 @@ from gpucheck.model.conditions import CACHES, CONSUMERS, PROCESS_GROUPS, STREAMS
 from gpucheck.model.placement_table import scenario_placements
 from gpucheck.plan.scenario_conditions import KEYS, conflict, needs_gpus
 
-EXPERIMENTS_ONLY = {"guarded", "alone", "swap"}
+EXPERIMENTS_ONLY = {"guarded", "alone", "swap", "in_step"}
 
 
 def test_every_condition_can_be_set_by_a_scenario_or_is_an_experiments() -> None:
