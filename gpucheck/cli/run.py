@@ -317,9 +317,9 @@ def _testable(source: Source) -> LibraryCopy:
 
 
 def _show_plan(scenario: Scenario, device: str, nproc: int, nnodes: int) -> None:
-    from gpucheck.plan.bind import bound_steps
+    from gpucheck.plan.bind import bound_steps, with_company
 
-    steps = bound_steps(scenario, device)
+    steps = with_company(bound_steps(scenario, device), nproc * nnodes)
     for step in steps:
         words = ["optional"] * step.optional + ["must fail"] * (step.expect is not None)
         words += [step.inapplicable] * bool(step.inapplicable)

@@ -154,7 +154,7 @@ def sensitivities(scenario: Scenario, device: str, arithmetic: Arithmetic) -> li
 
 
 def _judged(scenario: Scenario, device: str) -> Iterator[Step]:
-    return (step for step in bound_steps(scenario, device) if step.expect is None and not step.inapplicable)
+    return (step for step in bound_steps(scenario, device) if not (step.expect or step.inapplicable or step.together))
 
 
 def _rank(case: Case) -> tuple[int, int]:

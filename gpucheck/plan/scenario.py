@@ -160,10 +160,11 @@ def load(path: Path, seed: int | None = None) -> Scenario:
     )
 
 
-def _order(conditions: Conditions) -> tuple[str, int, bool, bool]:
+def _order(conditions: Conditions) -> tuple[str, int, bool, bool, bool]:
     """Steps that can share a process come one after the other, the usual ones first, those of engines last."""
     place = list(PLACEMENTS).index(conditions.placement)
-    return conditions.engine, place, conditions.process_group != "none", conditions.cache != "shared"
+    grouped = conditions.process_group != "none"
+    return conditions.engine, place, conditions.together, grouped, conditions.cache != "shared"
 
 
 def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:

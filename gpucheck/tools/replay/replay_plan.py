@@ -64,11 +64,17 @@ def repeated(
     """The plan of a replay: the step alone, on the ranks of one node, without experiments.
 
     Raises:
-        UsageError: the step ran under a placement that only another version of gpucheck has.
+        UsageError: the step ran under a placement that only another version of gpucheck has, or on several nodes at
+            once.
     """
     placement = plan.steps[step].conditions.placement
     if placement not in PLACEMENTS:
         raise UsageError(f"the case ran under placement {placement}, which this gpucheck lacks: use a newer one")
+    if plan.steps[step].together and plan.nnodes > 1:
+        raise UsageError(
+            f"{plan.steps[step].label} ran on {plan.world_size} ranks of {plan.nnodes} nodes together, and a replay "
+            "has those of one node.\n  try  gpucheck run with --case, on as many nodes"
+        )
     library = plan.library
     if copy:
         library = {**library, "root": str(copy.root), "package": str(copy.package)}

@@ -108,8 +108,9 @@ class Board:
 
     def _died(self, rank: int) -> bool:
         """Whether the death of a rank's supervisor is in its records: one that never got far was never here."""
-        with suppress(OSError):
-            return b'"event": "death"' in (self._records / f"rank-{rank:05d}.jsonl").read_bytes()[-1 << 16 :]
+        with suppress(OSError, ValueError, AttributeError, IndexError):
+            last = (self._records / f"rank-{rank:05d}.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+            return bool(json.loads(last).get("event") == "death")
         return False
 
     def _live(self) -> None:
