@@ -74,7 +74,10 @@ def strike(lab: Lab, victim: str, number: signal.Signals, turn: int) -> None:
             running.process.wait()
     wait_until(lambda: not naming(running.folder))
     report = json.loads(subprocess_report(running.folder))
-    judge(report, {supervisors(running.folder).get(pid) for pid in struck}, victim, f"{told}\n{text}")
+    known = supervisors(running.folder)
+    unseen = {*range(RANKS)} - {*known.values()}  # hit before they had written anything
+    hit_ranks = {rank for pid in struck for rank in ([known[pid]] if pid in known else unseen)}
+    judge(report, hit_ranks, victim, f"{told}\n{text}")
 
 
 def supervisors(folder: Path) -> dict[int, int]:
@@ -83,7 +86,7 @@ def supervisors(folder: Path) -> dict[int, int]:
     return {line["pid"]: line["rank"] for line in lines if line["event"] == "start"}
 
 
-def judge(report: dict[str, Any], hit: set[int | None], victim: str, told: str) -> None:
+def judge(report: dict[str, Any], hit: set[int], victim: str, told: str) -> None:
     """Whether at most one rank is at fault, one that was hit, and all others are right or its victims."""
     wrong = [result for result in report["results"] if result["outcome"] != "pass"]
     guilty = {result["rank"] for result in wrong if result["victim_of"] is None}

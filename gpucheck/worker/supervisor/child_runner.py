@@ -213,18 +213,19 @@ class ChildRunner:
         from gpucheck.worker.supervisor.meeting import Absent, Meeting, absent_states
         from gpucheck.worker.supervisor.together import attributed
 
-        done, child, inputs = self._prepared(attempt)
+        done, child, inputs = attempt, None, None
         try:
             meeting = Meeting(self.board(), self._meeting_name(attempt))
+            if not self.board().gone():
+                done, child, inputs = self._prepared(attempt)
             group = meeting.arrive(self._group if child else "", "" if child else done.record.message)
-            if isinstance(group, Absent) or child is None or inputs is None:
-                assert isinstance(group, Absent)
-                states = absent_states(group, self.plan.world_size)
-            else:
-                done, replies = self._execute(done, child, inputs, [done.outputs], meeting, group)
-                done = replace(done, reply=replies[0] if replies else None)
-                own = RankState(self.rank, *_state(done), tuple(collective_journal.read(self._collectives())))
-                states = meeting.end(own, self._deadline(done))
+            if isinstance(group, Absent):
+                return attributed(done, absent_states(group, self.plan.world_size))
+            assert child is not None and inputs is not None, "without a child this rank is absent"
+            done, replies = self._execute(done, child, inputs, [done.outputs], meeting, group)
+            done = replace(done, reply=replies[0] if replies else None)
+            own = RankState(self.rank, *_state(done), tuple(collective_journal.read(self._collectives())))
+            states = meeting.end(own, self._deadline(done))
         except NoStore as error:
             self.retire()
             return harness_failed(replace(done, reply=None), error)
