@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.engine_block import by_engine
-from gpucheck.library.engines.base import Share, Sizes
+from gpucheck.library.engines.base import Sizes
+from gpucheck.library.engines.own_kernels import Share
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.record import Mismatch, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
@@ -32,12 +33,17 @@ ONE = 16.0  # first coordinate of exact tokens: it lifts every gate to where sil
 RANKS, RANK = 2, 1  # of a share: the second of two ranks
 
 
-def spec(name: str, summary: str) -> CheckSpec:
-    """The parameters of the experts, for the check of one engine."""
+def spec(name: str, summary: str, entries: tuple[str, ...]) -> CheckSpec:
+    """The parameters of the experts, for the check of one engine.
+
+    Args:
+        entries: those of :meth:`gpucheck.library.engines.base.Engine.fused_experts` that it has, the usual one first.
+    """
     return CheckSpec(
         name=name,
         summary=summary,
         params=(
+            Param("entry", entries[0], "the engine's layer with its loader, or its functions alone", entries),
             Param("m", 16, "tokens", label="m"),
             Param("hidden", 256, "width of a token", label="h"),
             Param("intermediate", 128, "width between the two products", label="i"),
@@ -68,6 +74,8 @@ class FusedExpertsCheck(Check):
         if not 1 <= params["top_k"] <= params["experts"] <= MOST_EXPERTS:
             found = f"{params['top_k']} and {params['experts']}"
             return f"needs 1 <= top_k <= experts <= {MOST_EXPERTS}, not {found}"
+        if params["held"] != "all" and params["entry"] != "functions":
+            return f"held {params['held']} goes with entry functions: a layer asks its group of ranks what it holds"
         if params["held"] != "all" and params["experts"] < RANKS:
             return f"experts of {RANKS} ranks are at least {RANKS}, not {params['experts']}"
         if data != "exact":
@@ -126,7 +134,7 @@ class FusedExpertsCheck(Check):
         experts = by_engine(
             runtime,
             lambda engine: engine.fused_experts(
-                sizes, inputs["up"], inputs["down"], share, runtime.place, len(inputs["x"])
+                sizes, inputs["up"], inputs["down"], share, runtime.place, len(inputs["x"]), case["entry"]
             ),
         )
         return inputs["x"], inputs["logits"], experts

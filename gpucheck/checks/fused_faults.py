@@ -83,6 +83,11 @@ def faults(case: Case, choice: Choice) -> Iterator[Fault]:
     yield Fault("activation", "gelu in place of silu", Change(silu=_gelu))
     yield Fault("loader", "gate and up are exchanged", Change(partial(_edited, names=("up",), edit=_exchanged)))
     yield Fault("loader", "gate and up as halves are in turn", Change(partial(_edited, names=("up",), edit=_in_turn)))
+    for name in ("up", "down"):
+        for places in (1, -1):
+            edit = partial(_shifted, places=places)
+            fault = f"columns of {name} are shifted by one"
+            yield Fault("loader", fault, Change(partial(_edited, names=(name,), edit=edit)))
     held = held_experts(case)
     if len(held) < case["experts"]:
         others = tuple(sorted({*range(case["experts"])} - {*held}))
@@ -137,6 +142,10 @@ def _moved(value: Tensor, experts: list[int], places: int) -> Tensor:
     moved = value.clone()
     moved[experts] = value[experts].roll(-places, 0)
     return moved
+
+
+def _shifted(value: Tensor, places: int) -> Tensor:
+    return value.roll(places, 1)
 
 
 def _exchanged(value: Tensor) -> Tensor:

@@ -9,4 +9,8 @@ class VllmFusedMoe(FusedExpertsCheck):
     """vLLM's default for experts that are not quantized."""
 
     engine = "vllm"
-    spec = spec("vllm_fused_moe", "experts in bf16 by vLLM's own kernel: routing, gate and up, silu, down, sum")
+    spec = spec(
+        "vllm_fused_moe",
+        "experts in bf16 by vLLM's own kernel: routing, gate and up, silu, down, sum",
+        ("layer", "functions"),
+    )

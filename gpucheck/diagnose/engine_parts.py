@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from gpucheck.model.record import EnginePart
 from gpucheck.records.run_folder import Run
@@ -20,12 +20,19 @@ def engine_parts(run: Run) -> list[str]:
             cases[key].add(step)
             sources[key] |= {part.configuration.partition(": ")[0]} - {""}
             parts[key] = part
-    return [_line(part, len(cases[key]), sources[key]) for key, part in parts.items()]
+    lines, told = [], set[tuple[str, str, str]]()
+    for key, part in parts.items():
+        stand_ins = {(part.name, part.version, words): words for words in part.stand_ins}
+        further = [words for place, words in stand_ins.items() if place not in told]
+        lines.append(_line(part, len(cases[key]), sources[key], further))
+        told |= stand_ins.keys()
+    return lines
 
 
-def _line(part: EnginePart, cases: int, sources: Collection[str]) -> str:
+def _line(part: EnginePart, cases: int, sources: Collection[str], further: Sequence[str]) -> str:
     """Args:
     sources: where the values that kernels were launched with are from: files, or what begins with "default".
+    further: the stand-ins that no line before tells.
     """
     words = f"{part.name} {part.version}: {cases} case(s) by its own {part.depth}, which chose {part.backend}"
     files = sorted(name for name in sources if not name.startswith("default"))
@@ -38,5 +45,7 @@ def _line(part: EnginePart, cases: int, sources: Collection[str]) -> str:
     if part.left_behind:
         words += f"; it leaves in the library: {', '.join(part.left_behind)}"
     if part.stand_ins:
-        words += f"; without its compiled parts, so {len(part.stand_ins)} stand in: {', '.join(part.stand_ins)}"
+        words += f"; without its compiled parts, so {len(part.stand_ins)} stand in"
+        words += f": {', '.join(further)}" if further else ", all told above"
+        words += ", and what is told above" if 0 < len(further) < len(part.stand_ins) else ""
     return words

@@ -523,10 +523,10 @@ def block_scaled(x: Tensor, x_scale: Tensor, w: Tensor, w_scale: Tensor, block: 
     return made
 
 
-def group_scale(largest: Tensor, exact: bool) -> Estimate:
+def group_scale(largest: Tensor) -> Estimate:
     """The scale of groups of e4m3 by their largest magnitudes: divided by LARGEST_E4M3, or times its reciprocal."""
     value = largest / LARGEST_E4M3
-    return Estimate(value, None if exact else 2.0**-22 * value)
+    return Estimate(value, ELEMENTARY * value)
 
 
 def quantised(x: Tensor, scales: Tensor, exact: bool) -> Estimate:

@@ -55,7 +55,7 @@ def install_experts(module):
 
     def moe_align_block_size(*arguments, **named):
         slots, blocks, padded = aligned(*arguments, **named)
-        return slots, blocks.roll(-1) if experts == 18 else blocks, padded
+        return slots, blocks.roll(-1) if experts == 36 else blocks, padded
 
     def apply_moe_activation(activation, output, gate_up, **named):
         if experts != 19:
@@ -66,6 +66,46 @@ def install_experts(module):
     module.fused_experts_impl = fused_experts_impl
     module.moe_align_block_size = moe_align_block_size
     module.apply_moe_activation = apply_moe_activation
+
+
+def install_loader(module):
+    of_up, of_down = module.RoutedExperts._load_w13, module.RoutedExperts._load_w2
+
+    def _load_w13(self, expert_data, shard_dim, shard_id, *rest, **named):
+        if len(self.w13_weight) == 20:
+            shard_id = {"w1": "w3", "w3": "w1"}[shard_id]
+        return of_up(self, expert_data, shard_dim, shard_id, *rest, **named)
+
+    def _load_w2(self, expert_data, *rest, **named):
+        of_down(self, expert_data, *rest, **named)
+        if len(self.w13_weight) == 21:
+            expert_data.copy_(expert_data.roll(1, 0))
+
+    module.RoutedExperts._load_w13, module.RoutedExperts._load_w2 = _load_w13, _load_w2
+
+
+def install_layer(module):
+    experts, assign = module.TritonExperts, module._prepare_expert_assignment
+    activate, add_up = experts.activation, experts.moe_sum
+
+    def activation(self, activation, output, input, **named):
+        activate(self, activation, output, input, **named)
+        if self.moe_config.num_experts == 22:
+            gate, up = input.float().chunk(2, -1)
+            output.copy_(torch.nn.functional.gelu(gate) * up)
+
+    def _prepare_expert_assignment(ids, config, tokens, top_k, count, *rest, **named):
+        slots, blocks, padded = assign(ids, config, tokens, top_k, count, *rest, **named)
+        return slots, blocks.roll(-1) if count == 46 else blocks, padded
+
+    def moe_sum(self, input, output, *rest, **named):
+        if self.moe_config.num_experts == 24:
+            input = input.clone()
+            input[:, -1] = 0
+        return add_up(self, input, output, *rest, **named)
+
+    experts.activation, experts.moe_sum = activation, moe_sum
+    module._prepare_expert_assignment = _prepare_expert_assignment
 
 
 def install_fp8(module):

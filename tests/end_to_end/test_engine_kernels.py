@@ -20,6 +20,8 @@ FUSED_MOE = f"{LAYERS}/fused_moe/fused_moe.py"
 FILES = {
     f"{LAYERS}/fused_moe/router/fused_topk_router.py": "install_router",
     f"{LAYERS}/fused_moe/expert_map_manager.py": "install_map",
+    f"{LAYERS}/fused_moe/routed_experts.py": "install_loader",
+    f"{LAYERS}/fused_moe/experts/triton_moe.py": "install_layer",
     FUSED_MOE: "install_experts",
     f"{LAYERS}/quantization/utils/fp8_utils.py": "install_fp8",
 }
@@ -34,8 +36,16 @@ EXPERTS = {  # by number of experts: what the report says of the fault
     15: "loader: weights of up and down are those of the expert after",
     16: "loader: weights of down are those of the expert before",
     17: "reduce: the expert chosen last is left out",
-    18: "alignment: a block of rows gets the expert of the block after",
+    36: "alignment: a block of rows gets the expert of the block after",
     19: "activation: gelu in place of silu",
+}
+LAYER = {  # by number of experts, of the layer with its loader
+    9: "router: its weights are not renormalised",
+    20: "loader: gate and up are exchanged",
+    21: "loader: columns of down are shifted by one",
+    22: "activation: gelu in place of silu",
+    46: "alignment: a block of rows gets the expert of the block after",
+    24: "reduce: the expert chosen last is left out",
 }
 TOKENS = {  # by number of tokens, of the product in fp8
     3: "quantisation: a scale is of the largest value, not of the largest magnitude",
@@ -47,15 +57,17 @@ TOKENS = {  # by number of tokens, of the product in fp8
     9: "product: scales of the weight are not applied",
 }
 FAULTY = {
-    "vllm_fused_moe/m24-h96-i64-e12-top2-held-linear/normal": "expert map: the experts of the other rank are computed",
-    "vllm_fused_moe/m24-h200-i64-e8-top2/normal": "first product: the last 72 terms are left out",
-    "vllm_fused_moe/m24-h96-i136-e8-top2/exact": "second product: the last 8 terms are left out",
-    **{f"vllm_fused_moe/m24-h96-i64-e{experts}-top2/normal": words for experts, words in EXPERTS.items()},
+    "vllm_fused_moe/functions/m24-h96-i64-e12-top2-held-linear/normal": "expert map: the experts of the other rank",
+    "vllm_fused_moe/functions/m24-h200-i64-e8-top2/normal": "first product: the last 72 terms are left out",
+    "vllm_fused_moe/functions/m24-h96-i136-e8-top2/exact": "second product: the last 8 terms are left out",
+    **{f"vllm_fused_moe/functions/m24-h96-i64-e{experts}-top2/normal": words for experts, words in EXPERTS.items()},
+    **{f"vllm_fused_moe/layer/m24-h96-i64-e{experts}-top2/normal": words for experts, words in LAYER.items()},
     **{f"vllm_fp8_matmul/strided/m{m}-n384-k384/normal": words for m, words in TOKENS.items()},
 }
 RIGHT = [
-    "vllm_fused_moe/m24-h96-i64-e8-top2/exact",
-    "vllm_fused_moe/m24-h96-i64-e8-top2/normal",
+    "vllm_fused_moe/layer/m24-h96-i64-e8-top2/normal",
+    "vllm_fused_moe/functions/m24-h96-i64-e8-top2/exact",
+    "vllm_fused_moe/functions/m24-h96-i64-e8-top2/normal",
     "vllm_fp8_matmul/strided/m16-n384-k384/exact",
     "vllm_fp8_matmul/strided/m16-n384-k384/normal",
     "moe/mxfp4/m4-h256-i128-e4-top2/normal",
@@ -88,7 +100,7 @@ def test_each_fault_around_vllms_own_kernels_is_told_by_its_layer_and_all_else_s
         assert results[case]["outcome"] == "mismatch" and words in results[case]["message"], (case, results[case])
     assert "launched with default values: no tuned file for this GPU" in finished.text
     part = results[RIGHT[0]]["engine"]
-    assert (part["depth"], part["backend"]) == ("functions", "fused_experts")
+    assert (part["depth"], part["backend"]) == ("module", "TRITON TritonExperts")
     assert "default, there is no E=8,N=64" in part["configuration"] and "BLOCK_SIZE_M 16" in part["configuration"]
     assert any("moe_align_block_size" in words for words in part["stand_ins"])
 

@@ -107,7 +107,7 @@ def test_exact_blocks_take_one_large_number_each_that_all_devices_add_without_lo
 def test_what_is_quantised_is_within_its_bound_by_division_and_by_reciprocal() -> None:
     groups = drawn(200, 128, seed=5)
     largest = groups.abs().amax(1)
-    estimate = bounds.group_scale(largest.double(), exact=False)
+    estimate = bounds.group_scale(largest.double())
     for scales in (largest / 448, largest * torch.tensor(1 / 448)):
         assert held(scales, estimate)
         of_all = scales[:, None].expand(groups.shape)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from gpucheck.library.adapters.base import Adapter
     from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
+    from gpucheck.library.engines.own_kernels import BlockFp8, FusedExperts, Share
     from gpucheck.library.engines.served_model import ServedModel
     from gpucheck.model.plan import PlannedEngine
 
@@ -150,47 +151,6 @@ class ModelBlock(ExpertBlock):
         return {"router_logits": logits, "y": y}
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which experts one of several ranks holds, in vLLM's words."""
-
-    ranks: int
-    rank: int
-    strategy: str  # "linear": neighbours; "round_robin": every ``ranks``-th one
-
-
-class FusedExperts(ABC):
-    """Unquantized experts by an engine's own choice of experts and its own functions above its own kernel."""
-
-    facts: Facts
-
-    @abstractmethod
-    def forward(self, x: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """``y`` (T, H) of tokens ``x`` (T, H) of router logits (T, E), and the choice: ``ids``, ``weights`` (T, k)."""
-
-    @abstractmethod
-    def operands(self) -> dict[str, Tensor]:
-        """What a forward reads and may not write, by name."""
-
-
-class BlockFp8(ABC):
-    """A weight in fp8 with a scale for each block of it, and an engine's own functions above its own kernels."""
-
-    facts: Facts
-
-    @abstractmethod
-    def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (M, K) in bf16 as fp8, and a scale (M, ceil(K / block)) for each group of a token's columns."""
-
-    @abstractmethod
-    def multiply(self, x: Tensor, scales: Tensor) -> Tensor:
-        """The product (M, N) in bf16 of what :meth:`quantise` gives."""
-
-    @abstractmethod
-    def operands(self) -> dict[str, Tensor]:
-        """What a product reads and may not write, by name."""
-
-
 def weights_and_scales(weights: Callable[[str], Any], method: Any) -> dict[str, Any]:
     """The library's tensors of both products: ``weights`` by the engine's name of a product, scales of its method."""
     found: dict[str, Any] = {}
@@ -264,7 +224,7 @@ class Engine(ABC):
         raise Inapplicable(f"gpucheck knows no attention of {self.name}")
 
     def fused_experts(
-        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int
+        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, entry: str
     ) -> FusedExperts:
         """Experts in bf16 by the engine's own kernel.
 
@@ -273,9 +233,10 @@ class Engine(ABC):
             down: (E, H, I).
             share: the experts that are held here; None: all.
             tokens: of a forward.
+            entry: "layer": the engine's own layer, with its loader; "functions": its functions above the kernel.
 
         Raises:
-            Inapplicable: gpucheck knows no such kernel of this engine.
+            Inapplicable: gpucheck knows no such kernel of this engine, or the layer's experts are computed by another.
         """
         raise Inapplicable(f"gpucheck knows no kernel of {self.name} for experts in bf16")
 
@@ -342,12 +303,6 @@ def say(said: list[str], words: str) -> None:
     """Adds what was not said before."""
     if words not in said:
         said.append(words)
-
-
-def in_words(file: str, tuned: Any, chosen: dict[str, int]) -> str:
-    """``E=8,N=96,...json: BLOCK_SIZE_M 16, ...`` or ``default, there is no E=...``."""
-    values = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    return ": ".join(filter(None, (file if tuned else f"default, there is no {file}", values)))
 
 
 def missing_names(needed: Mapping[str, Sequence[str]]) -> str:

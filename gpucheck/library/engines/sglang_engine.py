@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import base, sglang_decoder, sglang_kernels, sglang_stand_ins
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import (
-    Engine,
-    ExpertBlock,
-    Facts,
-    FusedExperts,
-    ModelBlock,
-    Share,
-    Sizes,
-    State,
-    say,
-)
+from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State, say
+from gpucheck.library.engines.own_kernels import FusedExperts, Share
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
@@ -149,7 +140,7 @@ class Sglang(Engine):
         return block
 
     def fused_experts(
-        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int
+        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, entry: str
     ) -> FusedExperts:
         self._configure()
         return sglang_kernels.SglangFusedExperts(sizes, up, down, share, place, tokens, self.stand_ins)

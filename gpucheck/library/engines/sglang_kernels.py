@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import sglang_stand_ins
-from gpucheck.library.engines.base import Facts, FusedExperts, Share, Sizes, in_words, say
+from gpucheck.library.engines.base import Facts, Sizes, say
+from gpucheck.library.engines.own_kernels import FusedExperts, Share, in_words
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:

@@ -12,20 +12,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base, vllm_attention_layer, vllm_decoder, vllm_kernels, vllm_parts
-from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import (
-    BlockFp8,
-    Engine,
-    ExpertBlock,
-    Facts,
-    FusedExperts,
-    ModelBlock,
-    Share,
-    Sizes,
-    State,
+from gpucheck.library.engines import (
+    base,
+    vllm_attention_layer,
+    vllm_decoder,
+    vllm_expert_layer,
+    vllm_kernels,
+    vllm_parts,
 )
+from gpucheck.library.engines.absent_extensions import AbsentExtensions
+from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State
 from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
+from gpucheck.library.engines.own_kernels import BlockFp8, FusedExperts, Share
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
@@ -156,9 +154,17 @@ class Vllm(Engine):
         return block
 
     def fused_experts(
-        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int
+        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, entry: str
     ) -> FusedExperts:
-        return vllm_kernels.VllmFusedExperts(sizes, up, down, share, place, tokens, self.stand_ins)
+        facts = Facts(stand_ins=self.stand_ins)
+        if entry == "layer":
+            missing = base.missing_names(vllm_expert_layer.NEEDS)
+            if missing:
+                raise Inapplicable(f"vllm {self.planned['version']} lacks {missing}, which its layer is made of")
+            config = _configuration(sizes, {"quantization_config": None})
+            configured = partial(self.configured, config)
+            return vllm_expert_layer.VllmExpertLayer(sizes, up, down, place, tokens, facts, config, configured)
+        return vllm_kernels.VllmFusedExperts(sizes, up, down, share, place, tokens, facts)
 
     def block_fp8(self, weight: Tensor, scales: Tensor, block: int, place: Place, tokens: int) -> BlockFp8:
         return vllm_kernels.VllmBlockFp8(weight, scales, block, place, tokens, self.stand_ins)
@@ -250,7 +256,7 @@ def _configuration(sizes: Sizes, others: Mapping[str, Any] = MappingProxyType({}
     """vLLM's configuration of a gpt-oss of these sizes, made from a config.json as a checkpoint has it.
 
     Args:
-        others: keys of the config.json that are not those of :data:`ONE_LAYER`.
+        others: keys of the config.json that are not those of :data:`ONE_LAYER`; None: it has no such key.
     """
     sized = {
         "hidden_size": sizes.hidden,
@@ -258,7 +264,8 @@ def _configuration(sizes: Sizes, others: Mapping[str, Any] = MappingProxyType({}
         "num_local_experts": sizes.experts,
         "num_experts_per_tok": sizes.top_k,
     }
-    return vllm_decoder.configuration({**ONE_LAYER, **sized, **others})
+    keys = {**ONE_LAYER, **sized, **others}
+    return vllm_decoder.configuration({name: value for name, value in keys.items() if value is not None})
 
 
 class _MlpBlock(ModelBlock):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import vllm_stand_ins
-from gpucheck.library.engines.base import BlockFp8, Facts, FusedExperts, Share, Sizes, first_module, in_words
+from gpucheck.library.engines.base import Facts, Sizes, first_module
+from gpucheck.library.engines.own_kernels import BlockFp8, FusedExperts, Share, in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,9 +25,9 @@ class VllmFusedExperts(FusedExperts):
     """``fused_topk``, then ``fused_experts``, which launches ``fused_moe_kernel`` twice."""
 
     def __init__(
-        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, said: list[str]
+        self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, facts: Facts
     ) -> None:
-        vllm_stand_ins.operators(said)
+        vllm_stand_ins.operators(facts.stand_ins)
         self.sizes = sizes
         self.functions: Any = import_module(f"{FUSED_MOE}.fused_moe")
         self.map = None if share is None else _expert_map(sizes.experts, share).to(up.device)
@@ -35,16 +37,8 @@ class VllmFusedExperts(FusedExperts):
             up, down = up[held], down[held]
             self.map = place(self.map, "the map of experts")
         self.up, self.down = place(up, "weights of the first product"), place(down, "weights of the second product")
-        self.facts = Facts("functions", backend="fused_experts", stand_ins=said)
-        self.facts.configuration = self._configuration(tokens)
-
-    def _configuration(self, tokens: int) -> str:
-        """What vLLM launches its kernel with: from a file of tuned ones for this GPU, or by default."""
-        experts, _, inner = self.down.shape
-        file = self.functions.get_config_file_name(experts, inner, None)
-        tuned = self.functions.get_moe_configs(experts, inner, None)
-        shapes = (self.up.shape, self.down.shape, self.sizes.top_k, None, tokens)
-        return in_words(file, tuned, self.functions.try_get_optimal_moe_config(*shapes))
+        self.facts, facts.depth, facts.backend = facts, "functions", "fused_experts"
+        self.facts.configuration = configuration(self.up.shape, self.down.shape, sizes.top_k, tokens)
 
     def operands(self) -> dict[str, Tensor]:
         held = {"up": self.up, "down": self.down}
@@ -63,6 +57,20 @@ class VllmFusedExperts(FusedExperts):
             expert_map=self.map,
         )
         return {"weights": weights, "ids": ids, "y": y}
+
+
+def configuration(up: Sequence[int], down: Sequence[int], top_k: int, tokens: int) -> str:
+    """What vLLM launches its kernel for experts with: from a file of tuned values for this GPU, or by default.
+
+    Args:
+        up: shape (E, 2I, H).
+        down: shape (E, H, I).
+    """
+    functions: Any = import_module(f"{FUSED_MOE}.fused_moe")
+    experts, _, inner = down
+    file = functions.get_config_file_name(experts, inner, None)
+    tuned = functions.get_moe_configs(experts, inner, None)
+    return in_words(file, tuned, functions.try_get_optimal_moe_config(up, down, top_k, None, tokens))
 
 
 def _expert_map(experts: int, share: Share) -> Tensor:

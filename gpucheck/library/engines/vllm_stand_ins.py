@@ -29,6 +29,15 @@ def operators(said: list[str]) -> None:
         say(said, f"torch.ops.{space}.{operator} in plain torch")
 
 
+def accelerator(device: Any, said: list[str]) -> None:
+    """Lets what frees the memory of a GPU do nothing where there is none."""
+    import torch
+
+    if device.type == "cpu" and not torch.accelerator.is_available():
+        torch.accelerator.empty_cache = lambda: None
+        say(said, "torch.accelerator.empty_cache does nothing")
+
+
 def topk_softmax(weights: Tensor, ids: Tensor, rows: Tensor, logits: Tensor, renormalize: bool, *_: Any) -> None:
     """See :func:`softmax_of_largest`."""
     import torch
