@@ -39,6 +39,7 @@ class ShardedMoe(JointCheck):
             Param("load", "random", "how tokens spread over experts", ("random", "skewed", "one"), label="load-"),
             Param("empty", False, "some slots of tokens have no expert"),
             Param("layout", "strided", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
+            Param("through", "own", "whose dispatch moves the tokens", ("own", "library"), label="through-"),
             Param("combine", "library", "who adds up the slots of a token", ("library", "own"), label="sum-"),
         ),
     )
@@ -53,6 +54,8 @@ class ShardedMoe(JointCheck):
             return f"needs 1 <= top_k <= experts and at most 4, not {params['top_k']} and {params['experts']}: " + (
                 "sums of more experts are not exact in bf16"
             )
+        if params["through"] == "library" and (params["parallel"] != "dispatch" or params["empty"]):
+            return "through = library goes with parallel = dispatch, and with an expert for each slot"
         if params["weight"] == "bf16" and params["layout"] != "strided":
             return "layout default goes with mx weights"
         return None
@@ -114,7 +117,8 @@ class ShardedMoe(JointCheck):
         """Two products, of which the second adds up the rows of a token where the library does that."""
         from gpucheck.checks.moe import launch_config
 
-        sums = int(case["top_k"] > 1 and case["combine"] == "library")
+        per_token = 1 if case["through"] == "library" else case["top_k"]
+        sums = int(per_token > 1 and case["combine"] == "library")
         return runtime.library.products(launch_config(), 2, sums=sums)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:

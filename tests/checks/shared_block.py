@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from gpucheck.checks.operands import decode_weight
-from gpucheck.checks.sharded.dispatch import Collectives, Shared, TorchCollectives
+from gpucheck.checks.sharded.dispatch import Shared, TorchCollectives
 from gpucheck.checks.sharded_moe import ShardedMoe
 from gpucheck.library.adapters.base import Routing
+from gpucheck.library.adapters.expert_exchange import ExchangeSizes, ExpertExchange
 from gpucheck.model.case import Case
 from gpucheck.verify.judge import Judgement, judge
 
@@ -22,8 +23,15 @@ Outputs = dict[str, Tensor]
 SIZES = {"m": 11, "hidden": 32, "intermediate": 256, "experts": 8}
 
 
+@dataclass
 class PlainLibrary:
     """The part of an adapter that the block calls, in plain torch; rows without an expert here hold NaN."""
+
+    among: _OfThread | None = None  # the ranks that it moves rows between
+
+    def exchange(self, sizes: ExchangeSizes, device: torch.device) -> ExpertExchange:
+        assert self.among is not None
+        return PlainExchange(sizes, self.among)
 
     def weight(self, kind: str, data: Tensor, scale: Tensor | None, layout: str, place: Any) -> Tensor:
         return torch.stack([decode_weight(kind, w, None if scale is None else scale[e]) for e, w in enumerate(data)])
@@ -62,6 +70,30 @@ class PlainLibrary:
 
 
 @dataclass
+class PlainExchange:
+    """The library's dispatch, among threads."""
+
+    sizes: ExchangeSizes
+    among: _OfThread
+
+    def to_experts(self, x: Tensor, ids: Tensor, to_sorted: Tensor) -> Tensor:
+        every = torch.cat(self.among.threads.exchange(self.among.rank, x))
+        held = self.sizes.held[self.sizes.rank]
+        here = (ids >= held.start) & (ids < held.stop)
+        rows = torch.full((ids.numel(), self.sizes.hidden), torch.nan, dtype=x.dtype)
+        rows[to_sorted[here].long()] = every[here.nonzero()[:, 0]]
+        return rows
+
+    def to_tokens(self, rows: Tensor, ids: Tensor, to_flat: Tensor) -> Tensor:
+        every = torch.stack(self.among.threads.exchange(self.among.rank, rows))
+        flat = ids.flatten()[to_flat.long()]
+        owner = torch.tensor([next(r for r, held in enumerate(self.sizes.held) if e in held) for e in flat.tolist()])
+        back = torch.empty_like(rows)
+        back[to_flat.long()] = every[owner, torch.arange(len(flat))]
+        return back.chunk(self.sizes.ranks)[self.sizes.rank]
+
+
+@dataclass
 class PlainRuntime:
     """A runtime on the CPU that watches no memory."""
 
@@ -79,7 +111,7 @@ class Threads:
         self.ranks, self.barrier = ranks, threading.Barrier(ranks, timeout=60)
         self.shown: list[Any] = [None] * ranks
 
-    def of(self, rank: int) -> Collectives:
+    def of(self, rank: int) -> _OfThread:
         return _OfThread(self, rank)
 
     def exchange(self, rank: int, value: Any) -> list[Any]:
@@ -122,8 +154,9 @@ def in_threads(case: Case, ranks: int, inputs: Outputs | None = None) -> list[Ou
 
     def run(rank: int) -> Outputs:
         try:
-            runtime: Any = PlainRuntime(PlainLibrary())
-            return Shared(case.at(rank, ranks), dict(held), runtime, threads.of(rank)).launch()
+            among = threads.of(rank)
+            runtime: Any = PlainRuntime(PlainLibrary(among))
+            return Shared(case.at(rank, ranks), dict(held), runtime, among).launch()
         except BaseException:
             threads.barrier.abort()
             raise

@@ -123,6 +123,21 @@ def test_each_rank_gives_exactly_its_reference(params: dict[str, Any], ranks: in
         assert not found.mismatches and not found.violations, (rank, found)
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("params", [{"load": "one"}, {"combine": "own", "weight": "bf16"}], ids=str)
+def test_by_the_librarys_dispatch_each_rank_gives_exactly_its_reference(params: dict[str, Any], ranks: int) -> None:
+    """A row for each slot, sorted by expert; one rank has all rows, or none."""
+    case = case_of(parallel="dispatch", through="library", m=16, top_k=2, **params)
+    given = in_threads(case, ranks)
+    for rank, outputs in enumerate(given):
+        found = judged(case, rank, ranks, outputs)
+        assert not found.mismatches and not found.violations, (rank, found)
+    assert sum(len(outputs["received"]) for outputs in given) == 32
+    wrong = {**given[0], "partial": given[0]["partial"] + 1}
+    if len(wrong["partial"]):
+        assert blamed(case, 0, ranks, wrong) == [(0, TransferFault.COMPUTED, "partial")]
+
+
 def test_a_rank_without_tokens_or_experts_of_any_token_takes_part() -> None:
     case = case_of(parallel="dispatch", load="one", top_k=1, m=2)
     given = in_threads(case, 4)
@@ -147,6 +162,8 @@ def test_over_gloo_each_rank_gives_exactly_its_reference(tmp_path: Path) -> None
         ({"top_k": 5}, "at most 4"),
         ({"m": 0}, "at least 1"),
         ({"weight": "bf16", "layout": "default"}, "mx weights"),
+        ({"through": "library", "parallel": "expert"}, "parallel = dispatch"),
+        ({"through": "library", "parallel": "dispatch", "empty": True}, "an expert for each slot"),
     ],
 )
 def test_what_makes_no_case_is_refused(params: dict[str, Any], says: str) -> None:

@@ -19,6 +19,7 @@ from gpucheck.checks.moe import launch_config
 from gpucheck.checks.sharded.exact_block import SWIGLU
 from gpucheck.checks.sharded.shares import local_ids, of_experts, of_width, owners, share, width_share
 from gpucheck.library.adapters.base import Routing, Weight
+from gpucheck.library.adapters.expert_exchange import ExchangeSizes, ExpertExchange
 from gpucheck.model.case import Case
 
 TENSOR, EXPERT, DISPATCH = "tensor", "expert", "dispatch"
@@ -132,9 +133,17 @@ class Shared:
         self.experts = LocalExperts.of(case, weights, runtime, partial=partial)
         self.tokens = share(case["m"], rank, size)
         self.owners = owners(case["experts"], size).to(inputs["ids"].device)
+        self.exchange: ExpertExchange | None = None
+        if case["through"] == "library":
+            parts = [share(case["experts"], each, size) for each in range(size)]
+            held = tuple(range(part.start, part.stop) for part in parts)
+            sizes = ExchangeSizes(case["m"], case["top_k"], case["hidden"], held, rank)
+            self.exchange = runtime.library.exchange(sizes, runtime.device)
 
     def launch(self) -> Outputs:
         """Computes and exchanges what the case asks for."""
+        if self.exchange is not None:
+            return self._through_library(self.exchange)
         if self.case["parallel"] == DISPATCH:
             return self._dispatched()
         x, ids, gates = (self.inputs[name] for name in ("x", "ids", "id_gates"))
@@ -162,6 +171,22 @@ class Shared:
         for tokens, rows in zip(going, back.split(counts), strict=True):  # in order of rank, each token once a rank
             y[tokens] += rows.float()
         return {"received": got[0], "slots": slots, "partial": partial, "y": y.to(x.dtype)}
+
+    def _through_library(self, exchange: ExpertExchange) -> Outputs:
+        """The library moves a row for each slot, sorted by expert; experts and sums are as without it."""
+        x, ids, k = self.inputs["x"], self.inputs["ids"], self.case["top_k"]
+        owners, order = ids.flatten().sort(stable=True)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order), device=order.device)
+        rows = exchange.to_experts(x[self.tokens].contiguous(), ids, places.view(ids.shape).to(torch.int32))
+        own = slice(int((owners < self.held.start).sum()), int((owners < self.held.stop).sum()))
+        received, slots = rows[own].clone(), local_ids(owners[own, None], self.held)
+        partial = self._of_any(received, slots, torch.ones(slots.shape, device=slots.device))
+        workspace = torch.empty_like(rows)
+        workspace[own] = partial
+        back = exchange.to_tokens(workspace, ids, order.to(torch.int32)).view(-1, k, x.shape[1])
+        y = (back.float() * self.inputs["id_gates"][self.tokens][..., None]).sum(1)
+        return {"received": received, "slots": slots, "partial": partial, "y": y.to(x.dtype)}
 
     def _exchanged(self, counts: list[int]) -> list[int]:
         """How many rows each rank sends here, given how many go from here to each."""

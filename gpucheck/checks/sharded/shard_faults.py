@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.checks.sharded.exact_block import block
-from gpucheck.checks.sharded.shard_reference import ORDER, one_part
+from gpucheck.checks.sharded.shard_reference import ORDER, arriving, one_part
 from gpucheck.checks.sharded.shares import local_ids, owners, share
 from gpucheck.model.case import Case
 from gpucheck.model.record import Transfer
@@ -44,6 +44,7 @@ class _Wrong:
         self.case, self.inputs, self.outputs = case, dict(inputs), outputs
         self.name, self.output, self.wrong = name, outputs[name], wrong
         self.rank, self.ranks = case.rank, case.ranks
+        self.arriving = arriving(case, self.inputs, share(case["experts"], case.rank, case.ranks))
 
     def transfer(self, sender: int, fault: TransferFault, detail: str, rows: Tensor | None = None) -> Transfer:
         """``rows``: those that came from the sender; None: all."""
@@ -56,8 +57,7 @@ class _Wrong:
 
 def _received(wrong: _Wrong) -> list[Transfer]:
     """Of each sender whose tokens came otherwise: whether they are other tokens, or none."""
-    held, tokens = share(wrong.case["experts"], wrong.rank, wrong.ranks), wrong.inputs["x"]
-    here = (local_ids(wrong.inputs["ids"], held) >= 0).any(1).nonzero().flatten()
+    tokens, here = wrong.inputs["x"], wrong.arriving[0]
     found = []
     for sender in range(wrong.ranks):
         own = share(wrong.case["m"], sender, wrong.ranks)
@@ -79,12 +79,8 @@ def _computed(wrong: _Wrong) -> list[Transfer]:
         detail = "wrong are tokens with slots whose experts are elsewhere, and no others: rows that nobody wrote here"
         return [wrong.transfer(owner, TransferFault.UNWRITTEN, f"{detail} were summed")]
     detail = ""
-    if wrong.name == "slots" and wrong.case["parallel"] != "tensor":
-        given = wrong.inputs["ids"]
-        if wrong.case["parallel"] == "dispatch":
-            given = given[(local_ids(given, share(wrong.case["experts"], wrong.rank, wrong.ranks)) >= 0).any(1)]
-        if torch.equal(wrong.output, given):
-            detail = "the numbers of the whole model, in a table of this rank's experts alone"
+    if wrong.name == "slots" and torch.equal(wrong.output, wrong.arriving[1]):
+        detail = "the numbers of the whole model, in a table of this rank's experts alone"
     return [wrong.transfer(wrong.rank, TransferFault.COMPUTED, detail)]
 
 
@@ -98,26 +94,17 @@ def _other_shares(wrong: _Wrong) -> Iterator[tuple[int, str]]:
             if any(torch.equal(wrong.output.double(), part) for part in parts):
                 yield other, detail
             continue
-        held, ids = share(case["experts"], other, wrong.ranks), inputs["ids"]
-        x, gates = inputs["x"], inputs["id_gates"]
-        if case["parallel"] == "dispatch":
-            here = (local_ids(ids, share(case["experts"], wrong.rank, wrong.ranks)) >= 0).any(1)
-            ids, x, gates = ids[here], x[here], gates[here]
-        slots = local_ids(ids, held)
+        slots = local_ids(wrong.arriving[1], share(case["experts"], other, wrong.ranks))
         if torch.equal(outputs["slots"], slots):
             yield other, detail
 
 
 def _unwritten(wrong: _Wrong) -> int | None:
     """The rank that holds the experts of absent slots, if tokens with such slots are NaN and all others right."""
-    case, ids = wrong.case, wrong.inputs["ids"]
-    absent = ids < 0
-    if case["parallel"] != "tensor":
-        slots = local_ids(ids, share(case["experts"], wrong.rank, wrong.ranks))
-        if case["parallel"] == "dispatch":
-            here = (slots >= 0).any(1)
-            ids, slots = ids[here], slots[here]
-        absent = slots < 0
+    ids, absent = wrong.inputs["ids"], wrong.inputs["ids"] < 0
+    if wrong.case["parallel"] != "tensor":
+        ids = wrong.arriving[1]
+        absent = local_ids(ids, share(wrong.case["experts"], wrong.rank, wrong.ranks)) < 0
     rows = wrong.wrong.any(1)
     poisoned = bool(torch.isnan(wrong.output[rows]).all())  # what memory that nobody wrote to is filled with
     return _owner(wrong, ids, absent) if poisoned and torch.equal(rows, absent.any(1)) else None

@@ -36,22 +36,42 @@ def references(case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
     of all T tokens, or under ``dispatch`` of those that are this rank's own.
     """
     rank, size = case.rank, case.ranks
-    with one_thread() if case["hidden"] * case["intermediate"] < LARGE else nullcontext():
+    small = case["hidden"] * case["intermediate"] < LARGE
+    with one_thread() if small else nullcontext():
         part = one_part(case, inputs, rank, with_bias=rank == 0)
         whole = block(inputs, inputs["x"], inputs["ids"], inputs["id_gates"])
     made = {"partial": Expected(part, torch.bfloat16), "y": Expected(whole, torch.bfloat16)}
     if case["parallel"] == "tensor":
         return made
-    slots = local_ids(inputs["ids"], share(case["experts"], rank, size)).double()
+    held = share(case["experts"], rank, size)
+    tokens, ids, gates = arriving(case, inputs, held)
+    slots = local_ids(ids, held)
     if case["parallel"] == "dispatch":
-        here = (slots >= 0).any(1)
-        slots = slots[here]
-        made["received"] = Expected(Estimate(inputs["x"][here].double(), None), torch.bfloat16)
-        made["partial"] = Expected(replace(part, value=part.value[here]), torch.bfloat16)
+        received = inputs["x"][tokens]
+        made["received"] = Expected(Estimate(received.double(), None), torch.bfloat16)
+        with one_thread() if small else nullcontext():
+            part = block(of_experts(inputs, held), received, slots, gates)
+        made["partial"] = Expected(part, torch.bfloat16)
         own = whole.value[share(case["m"], rank, size)]
         made["y"] = Expected(replace(whole, value=own), torch.bfloat16)
-    made["slots"] = Expected(Estimate(slots, None), torch.int32)
+    made["slots"] = Expected(Estimate(slots.double(), None), torch.int32)
     return {name: made[name] for name in outputs(case)}
+
+
+def arriving(case: Case, inputs: dict[str, Tensor], held: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """What a rank with some of the experts works on: rows as tokens (R,), their experts and gates (R, k).
+
+    All tokens, under ``dispatch`` those with an expert here; by the library's dispatch one row for each slot with an
+    expert here, in order of experts, which gates are applied to later.
+    """
+    ids, gates = inputs["ids"], inputs["id_gates"]
+    here = local_ids(ids, held) >= 0
+    if case["through"] == "library":
+        owners, order = ids.flatten().sort(stable=True)
+        own = (owners >= held.start) & (owners < held.stop)
+        return order[own] // case["top_k"], owners[own, None], torch.ones((int(own.sum()), 1))
+    tokens = here.any(1).nonzero().flatten() if case["parallel"] == "dispatch" else torch.arange(len(ids))
+    return tokens, ids[tokens], gates[tokens]
 
 
 def one_part(case: Case, inputs: dict[str, Tensor], rank: int, *, with_bias: bool) -> Estimate:

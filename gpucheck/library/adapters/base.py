@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import NeededLaunches
 
 if TYPE_CHECKING:
-    from torch import Tensor, dtype
+    from torch import Tensor, device, dtype
+
+    from gpucheck.library.adapters.expert_exchange import ExchangeSizes, ExpertExchange
 
 
 class Place(Protocol):
@@ -221,6 +224,14 @@ class Adapter(ABC):
     @abstractmethod
     def schedule(self, routing: Routing) -> Schedule:
         """What the products read of a routing beside its tables."""
+
+    def exchange(self, sizes: ExchangeSizes, device: device) -> ExpertExchange:
+        """The library's own way of moving rows between ranks; all ranks ask for it alike.
+
+        Raises:
+            Inapplicable: this generation has none, or it does not take these sizes or this device.
+        """
+        raise Inapplicable(f"triton_kernels {self.generation} has no distributed.py: it moves nothing between ranks")
 
     @abstractmethod
     def swiglu(self, x: Tensor, alpha: float, limit: float) -> Tensor:

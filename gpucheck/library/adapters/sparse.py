@@ -16,6 +16,7 @@ import torch
 
 from gpucheck.library.adapters.base import Routing, Schedule, TopK
 from gpucheck.library.adapters.common import ascending_experts, bit_matrix, require, require_power_of_two
+from gpucheck.library.adapters.expert_exchange import ExchangeSizes, ExpertExchange, LibraryExchange
 from gpucheck.library.adapters.matmul_adapter import MatmulAdapter
 
 MAX_EXPERTS = 32736  # the kernel keeps expert ids in 15 bits, padded to whole tiles of 32
@@ -59,6 +60,9 @@ class SparseRoutingAdapter(MatmulAdapter):
         bits = self.bits(bit_matrix(ids, experts), experts)
         sparse = self.tensor.SparseMatrix(indx=ids.to(torch.int16), vals=gates, mask=bits)
         return replace(self._routing(sparse, experts), partial=partial)
+
+    def exchange(self, sizes: ExchangeSizes, device: torch.device) -> ExpertExchange:
+        return LibraryExchange(sizes, device)
 
     def _native_topk(self, logits: torch.Tensor, k: int, over_all: bool) -> Any:
         """The library's sparse matrix of the k largest of each row of (T, E) logits.
