@@ -41,6 +41,7 @@ CHECKS = {
     "vllm_fp8_matmul": "gpucheck.checks.vllm_fp8_matmul:VllmFp8Matmul",
     "vllm_attention": "gpucheck.checks.vllm_attention:VllmAttention",
     "sglang_model": "gpucheck.checks.sglang_model:SglangModel",
+    "sglang_attention": "gpucheck.checks.sglang_attention:SglangAttention",
 }
 """Those that gpucheck has itself."""
 UNLISTED = {"canary": "gpucheck.checks.canary_check:Canary"}
@@ -56,6 +57,7 @@ NEEDS = {
     "vllm_fp8_matmul": ("vllm", "model_executor/layers/quantization/utils/fp8_utils.py"),
     "vllm_attention": ("vllm", "v1/attention/backends/triton_attn.py"),
     "sglang_model": ("sglang", "srt/models/gpt_oss.py"),
+    "sglang_attention": ("sglang", "srt/layers/attention/triton_backend.py"),
 }
 """Checks of other software: its package and the file in it that they call."""
 

@@ -127,7 +127,7 @@ class SglangModel(ServedModel):
             spec_algorithm=None,
             decode_num_tokens_per_req=lambda *_, **__: 1,
         )
-        runner.kv_index_translator = _translator(runner)
+        runner.kv_index_translator = translator(runner)
         self.attention = import_module(BACKEND).TritonAttnBackend(runner)
 
     def forward(self, tokens: Tensor, first: int) -> Seen:
@@ -219,7 +219,7 @@ def _configuration(content: Mapping[str, Any]) -> Any:
     return config
 
 
-def _translator(runner: Any) -> Any:
+def translator(runner: Any) -> Any:
     """What finds the places of keys since 0.5.19; None before."""
     try:
         made = import_module("sglang.srt.mem_cache.kv_index_translator").KVIndexTranslator

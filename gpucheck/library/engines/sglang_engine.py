@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucheck.library.engines import base, sglang_decoder, sglang_kernels, sglang_stand_ins
+from gpucheck.library.engines import base, sglang_attention_layer, sglang_decoder, sglang_kernels, sglang_stand_ins
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
 from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State, say
+from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
 from gpucheck.library.engines.own_kernels import FusedExperts, Share
 from gpucheck.model.errors import Inapplicable
 
@@ -157,6 +158,13 @@ class Sglang(Engine):
         model = sglang_decoder.SglangModel(*given, compiled=compiled)
         facts.left_behind = self.left_behind()
         return model
+
+    def attention(self, sizes: AttentionSizes, batch: AttentionBatch, place: Place) -> CachedAttention:
+        self._configure()
+        facts = Facts("method", stand_ins=self.stand_ins)
+        layer = sglang_attention_layer.SglangAttention(self._arguments, sizes, batch, facts, place)
+        facts.left_behind = self.left_behind()
+        return layer
 
     def _configure(self) -> None:
         """Publishes SGLang's configuration and makes its groups of ranks, once in a process."""

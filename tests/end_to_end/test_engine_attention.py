@@ -1,0 +1,136 @@
+"""Attention of serving engines: released ones are right, each planted fault is caught and its layer told."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.end_to_end.test_engine_faults import planted_engine
+from tests.end_to_end.test_engines import fetched
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Finished, Lab
+
+PLANTS = Path(__file__).parents[1] / "data" / "planted_attention.py"
+BACKENDS = {
+    "vllm": "vllm/v1/attention/backends/triton_attn.py",
+    "sglang": "sglang/srt/layers/attention/triton_backend.py",
+}
+TOLD = {  # by fault; what the report says where the wrong outputs are exactly those of one fault
+    "sink left out": "the sinks are left out",
+    "window one key wider": "",
+    "window one key narrower": "the window is one key too narrow",
+    "pages of another sequence": "",
+    "stale page": "",
+    "last key left out": "",
+    "scores not scaled": "scores are not scaled",
+    "heads by remainder": "query head h attends to head h % kv_heads",
+    "last token not written": "the write of new keys and new values into the cache",
+}
+WINDOWS = ("window one key wider", "window one key narrower")
+MOE = """
+[[cases]]
+check = "moe"
+weight = "mxfp4"
+m = 4
+hidden = 256
+intermediate = 128
+experts = 4
+top_k = 2
+"""
+
+
+def plants() -> Any:
+    spec = importlib.util.spec_from_file_location("planted_attention", PLANTS)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def group(engine: str, data: str, **params: object) -> str:
+    lines = [
+        f'check = "{engine}_attention"',
+        f'data = "{data}"',
+        *(f"{key} = {value!r}" for key, value in params.items()),
+    ]
+    return "\n[[cases]]\n" + "\n".join(lines).replace("'", '"') + "\n"
+
+
+def run(lab: Lab, folder: Path, engine: str, groups: list[str], *options: str) -> Finished:
+    path = folder / "scenario.toml"
+    path.write_text('title = "attention"\nexperiments = 0\ntimeout = 900\ncase_timeout = 300\n' + "".join(groups))
+    finished: Finished = lab.finish("--engine", engine, *options, scenario=path, nproc=1, library=None)
+    return finished
+
+
+def planted(lab: Lab, folder: Path, name: str, version: str) -> Finished:
+    """A run in which each fault has a case of its own, beside one without a fault and the bare library's."""
+    module = plants()
+    assert list(module.PLANTED) == list(TOLD)
+    engine = planted_engine(fetched(name, version).root, folder / "engine", PLANTS, {BACKENDS[name]: name})
+    groups = [MOE, group(name, "exact", queries="mixed", batch=module.FIRST - 1, window=20)]
+    for number, fault in enumerate(TOLD, module.FIRST):
+        data = "normal" if fault == "scores not scaled" else "exact"
+        if name == "vllm" or fault in WINDOWS:
+            groups.append(group(name, data, queries="mixed", batch=number, window=20))
+        elif fault != "last token not written":  # its write is not planted
+            groups.append(group(name, data, queries="decode", batch=number))
+    return run(lab, folder, engine, groups)
+
+
+@pytest.mark.parametrize(("name", "version"), [("vllm", "0.33.0"), ("sglang", "0.5.19")])
+def test_each_fault_of_an_engines_attention_is_caught_with_its_layer_and_the_bare_library_stays_right(
+    lab: Lab, tmp_path: Path, name: str, version: str
+) -> None:
+    finished = planted(lab, tmp_path, name, version)
+    assert finished.code == 1, finished.text
+    results = finished.results(0)
+    right = [case for case, record in results.items() if record["outcome"] == "pass"]
+    assert len(right) == 2 and any(case.startswith("moe/") for case in right), right
+    first = plants().FIRST
+    for number, (fault, words) in enumerate(TOLD.items(), first):
+        found = [record for case, record in results.items() if f"/b{number}-" in case]
+        assert len(found) == (0 if name == "sglang" and fault == "last token not written" else 1), fault
+        for record in found:
+            assert record["outcome"] == "mismatch", (fault, record["outcome"], record["message"])
+            assert record["message"].startswith("attention: ") and words in record["message"], (
+                fault,
+                record["message"],
+            )
+
+
+def released(lab: Lab, folder: Path, name: str, version: str) -> dict[str, Any]:
+    """The records of a release, by case."""
+    fetched(name, version)
+    shapes = [{"queries": queries, "window": window} for queries in ("mixed", "decode") for window in (0, 20)]
+    groups = [group(name, data, **shape) for data in ("exact", "normal") for shape in shapes]
+    finished = run(lab, folder, f"{name}=={version}", groups)
+    results = finished.results(0)
+    assert len(results) == len(groups), finished.text
+    return results
+
+
+@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+@pytest.mark.parametrize("version", ["0.12.0", "0.16.0", "0.20.0", "0.25.1", "0.26.0", "0.30.0", "0.33.0"])
+def test_attention_of_every_known_vllm_is_right_but_for_divided_decode_with_a_window_in_0_12(
+    lab: Lab, tmp_path: Path, version: str
+) -> None:
+    for case, record in released(lab, tmp_path, "vllm", version).items():
+        lost = version == "0.12.0" and "/decode/" in case and "-w20/exact" in case
+        assert record["outcome"] == ("mismatch" if lost else "pass"), (case, record["message"])
+
+
+@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+@pytest.mark.parametrize("version", ["0.5.12", "0.5.18", "0.5.19", "0.5.23"])
+def test_attention_of_every_known_sglang_is_right_but_for_one_key_of_a_decode_steps_window(
+    lab: Lab, tmp_path: Path, version: str
+) -> None:
+    for case, record in released(lab, tmp_path, "sglang", version).items():
+        narrow = "/decode/" in case and "-w20/" in case
+        assert record["outcome"] == ("mismatch" if narrow else "pass"), (case, record["message"])
+        assert not narrow or "the window is one key too narrow" in record["message"]
