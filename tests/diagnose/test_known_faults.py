@@ -22,7 +22,7 @@ from gpucheck.library.engines.engine_option import parse_engines
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Known
 from gpucheck.model.plan import Step
-from gpucheck.model.record import Outcome, Record, Violation
+from gpucheck.model.record import Launch, Outcome, Record, Violation
 from gpucheck.plan import scenario
 from gpucheck.records.run_folder import Run
 from gpucheck.report import blocks
@@ -292,6 +292,22 @@ LIMIT = Planted(
     outcome=Outcome.ERROR,
     record={"message": "ResourceLimit: _k needs 1,049,600 bytes of shared memory, a block may use 232,448"},
 )
+NARROW = Planted(
+    "sglang_attention",
+    "undetermined",
+    {"queries": "decode", "window": 128},
+    versions={"sglang": "0.5.19"},
+    record={"message": "attention: the window is one key too narrow (that gives exactly these outputs)"},
+)
+DIVIDED = Launch("kernel_unified_attention_3d", 2, None, [], None, "", "interpreter", 0, 4, [5, 2, 16])
+ZEROS = Planted(
+    "vllm_attention",
+    "undetermined",
+    {"queries": "decode", "window": 20},
+    "exact",
+    versions={"vllm": "0.12.0"},
+    record={"launches": [DIVIDED], "message": "attention: no known fault gives these outputs"},
+)
 PLANTED: dict[str, tuple[Planted, tuple[Planted, ...]]] = {
     "vllm-unpadded-scales": (
         VLLM,
@@ -312,6 +328,26 @@ PLANTED: dict[str, tuple[Planted, tuple[Planted, ...]]] = {
             replace(SGLANG, versions={"sglang": "0.5.5"}),
             replace(SGLANG, params={**MANY, "hidden": 384, "intermediate": 384}),
             replace(SGLANG, mismatch={"exactly": {"expert": [6, 7]}}),
+        ),
+    ),
+    "sglang-decode-window": (
+        NARROW,
+        (
+            replace(NARROW, params={"queries": "mixed", "window": 128}),
+            replace(NARROW, params={"queries": "decode"}),
+            replace(NARROW, record={"message": "attention: the window is one key too wide"}),
+            replace(NARROW, check="vllm_attention"),
+            replace(NARROW, versions={"sglang": "0.6.0"}),
+        ),
+    ),
+    "vllm-divided-decode-zeros": (
+        ZEROS,
+        (
+            replace(ZEROS, versions={"vllm": "0.16.0"}),
+            replace(ZEROS, data="normal"),
+            replace(ZEROS, params={"queries": "decode"}),
+            replace(ZEROS, params={"queries": "mixed", "window": 20}),
+            replace(ZEROS, record={"message": ZEROS.record["message"]}),
         ),
     ),
     "vllm-refuses-newest-library": (
