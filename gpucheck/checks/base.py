@@ -6,8 +6,8 @@ A check never sets a tolerance (``gpucheck.verify.bounds`` does) and never knows
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -71,6 +71,27 @@ ANY_KERNEL = "any Triton kernel"
 """Returned by :meth:`Check.kernels` where the launch of any Triton kernel is enough."""
 OUTPUTS = "outputs"
 """Attribute of an error with the outputs that were there before it."""
+
+
+LAYER = "layer"
+"""Attribute of an error with the layer of a caller that raised it, in the words of the report."""
+
+
+def leave_layer(error: Exception, layer: str) -> None:
+    """Attaches the layer that raised an error to it, unless it has one or the layer is not known ("")."""
+    if layer and not getattr(error, LAYER, ""):
+        with suppress(Exception):
+            setattr(error, LAYER, layer)
+
+
+@contextmanager
+def raising_in(layer: str) -> Iterator[None]:
+    """Inside, errors are of this layer."""
+    try:
+        yield
+    except Exception as error:
+        leave_layer(error, layer)
+        raise
 
 
 def leave_outputs(error: Exception, make: Callable[[], dict[str, Tensor]]) -> None:

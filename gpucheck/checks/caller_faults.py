@@ -7,10 +7,12 @@ fault gives, they say in which of its layers it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gpucheck.checks.gpt_oss_block import Change, block_reference
+from gpucheck.checks.block_parts import Part, parts
+from gpucheck.checks.gpt_oss_block import Change, another_checkpoint, block_reference
 from gpucheck.model.case import Case
 from gpucheck.verify.expected import Expected
 
@@ -25,12 +27,13 @@ UP, DOWN = ("up", "up_scale", "up_bias"), ("down", "down_scale", "down_bias")
 """Inputs of each product; experts come first, columns last."""
 
 
-def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected) -> str:
+def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected, part: Part | None = None) -> str:
     """``the first product: its bias is left out``: the layer and the fault that explain the wrong tokens, or "".
 
     Args:
         output: (T, H), of the expected shape and dtype.
         expected: what it should be.
+        part: what the rank that gave the output holds of the block, where several share it.
     """
     from gpucheck.verify.judge import accepted, closest
 
@@ -41,8 +44,8 @@ def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected) 
     if not output[tokens].isfinite().all():
         return ""  # more than another computation with the same numbers
     given, held = {**inputs, "x": inputs["x"][tokens]}, output[tokens]
-    for layer, fault, change in faults():
-        if accepted(held, block_reference(case, given, change)["y"]) is not None:
+    for layer, fault, change in (*sharing_faults(case, part), *reload_faults(case), *faults()):
+        if accepted(held, block_reference(case, given, change, part)["y"]) is not None:
             return f"{layer}: {fault} (that gives exactly these outputs)"
     return ""
 
@@ -52,6 +55,10 @@ def faults() -> Iterator[tuple[str, str, Change]]:
     yield "router", "its weights are a softmax over all experts, not over those chosen", Change(gates=_of_all)
     yield "router", "its weights go to other experts of the token", Change(gates=lambda gates, *_: gates.roll(1, 1))
     yield "router", "its weights are not applied", Change(gates=lambda gates, *_: gates * 0 + 1)
+    yield "router", "its weights are logits, without a softmax", Change(gates=_without_softmax)
+    yield "router", "its weights go to the next row in the order of experts", Change(gates=_of_row_before)
+    yield "router", "experts are chosen by logits of the other sign", Change(scores=_negated)
+    yield "first product", "its rows are of other tokens, in reverse", Change(rows=_reversed)
     yield "reduce", "the expert chosen last is left out", Change(gates=_without_last)
     yield "first product", "its bias is left out", Change(partial(_edited, names=("up_bias",), edit=_zero))
     yield "second product", "its bias is left out", Change(partial(_edited, names=("down_bias",), edit=_zero))
@@ -68,6 +75,48 @@ def faults() -> Iterator[tuple[str, str, Change]]:
             edit = partial(_rolled, places=places, dim=-1)
             fault = f"columns of {' and '.join(columns)} are shifted by one"
             yield "loader", fault, Change(partial(_edited, names=columns, edit=edit))
+
+
+def sharing_faults(case: Case, part: Part | None) -> Iterator[tuple[str, str, Change]]:
+    """The same for a rank that shares the block with others."""
+    if part is None:
+        return
+    for other in parts(case.params):
+        if other != part:
+            fault = f"{part.group} rank {part.index} holds what is rank {other.index}'s"
+            yield "loader", fault, Change(part=lambda part, other=other: other)  # type: ignore[misc]
+    if part.bias:
+        yield "second product", "no rank adds its bias", Change(part=lambda part: replace(part, bias=False))
+    else:
+        fault = "its bias is added by more ranks than the first"
+        yield "second product", fault, Change(part=lambda part: replace(part, bias=True))
+
+
+STALE = (
+    (*UP, *DOWN),
+    ("up", "up_scale", "down", "down_scale"),
+    ("up_scale", "down_scale"),
+    ("up", "down"),
+    ("up_bias", "down_bias"),
+    UP,
+    DOWN,
+    *((name,) for name in (*UP, *DOWN)),
+)
+"""What a module may keep of a checkpoint together."""
+
+
+def reload_faults(case: Case) -> Iterator[tuple[str, str, Change]]:
+    """The same for a module that was loaded with another checkpoint before."""
+    if not case.params.get("reload"):
+        return
+    for names in STALE:
+        fault = f"{' and '.join(names)} are still those of the checkpoint before"
+        yield "loader", fault, Change(partial(_kept, names=names))
+
+
+def _kept(inputs: Inputs, names: tuple[str, ...]) -> Inputs:
+    before = another_checkpoint(inputs)
+    return {**inputs, **{name: before[name] for name in names}}
 
 
 def _edited(inputs: Inputs, names: tuple[str, ...], edit: Callable[[Tensor], Tensor]) -> Inputs:
@@ -98,6 +147,27 @@ def _of_all(gates: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
     import torch
 
     return logits.softmax(-1).gather(1, ids).to(torch.bfloat16).double()
+
+
+def _without_softmax(gates: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
+    import torch
+
+    return logits.gather(1, ids).to(torch.bfloat16).double()
+
+
+def _of_row_before(gates: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
+    order = ids.flatten().argsort(stable=True)
+    moved = gates.flatten().clone()
+    moved[order] = gates.flatten()[order].roll(1)
+    return moved.view_as(gates)
+
+
+def _negated(logits: Tensor) -> Tensor:
+    return -logits
+
+
+def _reversed(tokens: Tensor) -> Tensor:
+    return tokens.flip(0)
 
 
 def _without_last(gates: Tensor, logits: Tensor, ids: Tensor) -> Tensor:

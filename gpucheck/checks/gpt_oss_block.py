@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.block_parts import Part, parts
 from gpucheck.checks.matmul import SWIGLU
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.record import Mismatch, NeededLaunches
@@ -26,8 +27,8 @@ VOTES = 8  # coordinates of a token that an expert's router logit is the sum of
 UNIT = 0.25  # of activations: what an expert is given; router weights are half
 
 
-def spec(name: str, summary: str) -> CheckSpec:
-    """The parameters of the block, for the check of one caller."""
+def spec(name: str, summary: str, further: tuple[Param, ...] = ()) -> CheckSpec:
+    """The parameters of the block, for the check of one caller, which may have further ones."""
     return CheckSpec(
         name=name,
         summary=summary,
@@ -38,6 +39,7 @@ def spec(name: str, summary: str) -> CheckSpec:
             Param("intermediate", 256, "width between the two products", label="i"),
             Param("experts", 32, "experts", label="e"),
             Param("top_k", 4, "experts per token", label="top"),
+            *further,
         ),
     )
 
@@ -92,10 +94,17 @@ class GptOssBlock(Check):
         """The router's logits come before what is computed by them; a known fault of callers may explain that."""
         from gpucheck.checks.caller_faults import explanation
 
-        names = [mismatch.output for mismatch in mismatches]
-        if "router_logits" in names:
-            return sorted(mismatches, key=lambda each: each.output != "router_logits"), "first wrong: the router"
-        return mismatches, explanation(case, inputs, outputs["y"], expected["y"]) if names == ["y"] else ""
+        ordered = sorted(mismatches, key=lambda each: list(expected).index(each.output))
+        if not ordered:
+            return ordered, ""
+        first = ordered[0].output
+        if first == "router_logits":
+            return ordered, "first wrong: the router"
+        return ordered, explanation(case, inputs, outputs[first], expected[first], self.part(case, first))
+
+    def part(self, case: Case, output: str) -> Part | None:
+        """What the rank of an output holds of the block, where several share it; None: all."""
+        return None
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
@@ -114,37 +123,58 @@ class GptOssBlock(Check):
         }
 
 
+def another_checkpoint(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs with other weights, scales, biases and router, none of which gives a result of the first ones."""
+    signs = {name: inputs[name] ^ 0x88 for name in ("up", "down")}  # of both values in a byte
+    doubled = {name: inputs[name].clamp(max=253) + 1 for name in ("up_scale", "down_scale")}
+    negated = {name: -inputs[name] for name in ("up_bias", "down_bias", "router")}
+    return {**inputs, **signs, **doubled, **negated}
+
+
 @dataclass(frozen=True)
 class Change:
     """What a faulty caller computes otherwise; the default changes nothing."""
 
     inputs: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     """Inputs of the block -> those that it in effect computes with."""
+    scores: Callable[[Tensor], Tensor] = lambda logits: logits
+    """Logits (T, E) -> what it chooses experts by, and weighs them."""
+    rows: Callable[[Tensor], Tensor] = lambda tokens: tokens
+    """The token of each row, which lie in the order of experts -> the tokens that it takes for them."""
     alpha: float = SWIGLU[0]
     limit: float = SWIGLU[1]  # of the clamp
     gates: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda gates, logits, ids: gates
     """Weights (T, k) of the chosen experts, logits (T, E) and the experts' ids (T, k) -> the weights that it takes."""
+    part: Callable[[Part], Part] = lambda part: part
+    """What a rank should hold of the block -> what it holds."""
 
 
 NO_CHANGE = Change()
 
 
-def block_reference(case: Case, inputs: dict[str, Tensor], change: Change = NO_CHANGE) -> dict[str, Expected]:
-    """The router's logits and the output of the block, or what a caller with a fault makes of it."""
+def block_reference(
+    case: Case, inputs: dict[str, Tensor], change: Change = NO_CHANGE, part: Part | None = None
+) -> dict[str, Expected]:
+    """The router's logits and the output of the block, or what a caller with a fault makes of it.
+
+    Args:
+        part: what this rank holds, where several share the block: the output is then its share of the sum.
+    """
     import torch
 
     from gpucheck.checks import experts, operands
     from gpucheck.checks.routing import reference_topk
+    from gpucheck.checks.sharded.shares import local_ids
     from gpucheck.verify import bounds
 
-    k, count = case["top_k"], case["experts"]
+    k = case["top_k"]
+    part = change.part(part or parts({**case.params, "tp": 1, "ep": 1})[0])
     logits = inputs["x"].double() @ inputs["router"].double().T
-    chosen, ids = reference_topk(logits, k)
-    held = change.inputs(inputs)
+    chosen, ids = reference_topk(change.scores(logits), k)
+    held = part.held(change.inputs(inputs))
     gates = bounds.rounded(bounds.softmax(chosen), torch.bfloat16)
     gates = replace(gates, value=change.gates(gates.value, logits, ids))
-    tables = experts.tables(ids, gates.value, count)
-    order, places = tables["to_flat"].long(), tables["to_sorted"].long()
+    tables = experts.tables(local_ids(ids, part.experts), gates.value, len(held["up"]))
 
     def weight(name: str, expert: int) -> Estimate:
         decoded = operands.decode_weight("mxfp4", held[name][expert], held[f"{name}_scale"][expert])
@@ -155,11 +185,13 @@ def block_reference(case: Case, inputs: dict[str, Tensor], change: Change = NO_C
         inner = bounds.rounded(bounds.swiglu(up, change.alpha, change.limit), torch.bfloat16)
         return bounds.add(bounds.product(inner, weight("down", expert)), held["down_bias"][expert].double())
 
-    x = experts.take(operands.as_estimate(inputs["x"], "normal"), order // k)
+    tokens = change.rows(experts.tokens_of(tables, k))
+    x = experts.take(operands.as_estimate(inputs["x"], "normal"), tokens)
     rows = experts.each_expert(x, tables, case["hidden"], block)
+    order = tables["to_flat"][: experts.served(tables)].long()
     rows = bounds.times(rows, experts.take(gates.flat(), order, (-1, 1)))
     rounded, whole = (  # a product split along its terms leaves its rows unrounded, and transformers lets it be
-        bounds.summed(experts.take(each, places, (-1, k, case["hidden"])), dim=1)
+        bounds.summed(experts.to_tokens(each, tables, k), dim=1)
         for each in (bounds.rounded(rows, torch.bfloat16), rows)
     )
     return {

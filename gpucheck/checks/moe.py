@@ -24,8 +24,8 @@ SPECIAL_ROWS = ("nan", "zero", "subnormal")
 """Of wide data: what the second product makes of Inf in some columns is anybody's guess."""
 
 
-def block_products(weight: str, layout: str, case: Case) -> tuple[str, ...]:
-    """The names of both products of an expert block, see :meth:`gpucheck.checks.base.Check.twins`."""
+def block_products(weight: str, layout: str, case: Case | Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of both products of an expert block of these sizes, see :meth:`gpucheck.checks.base.Check.twins`."""
     hidden, inner, experts = case["hidden"], case["intermediate"], case["experts"]
     sizes = ((hidden, 2 * inner), (inner, hidden))
     return tuple(Product(weight, layout, k, n, experts).name for k, n in sizes)

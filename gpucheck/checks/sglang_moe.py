@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from gpucheck.checks.engine_block import EngineBlock
-from gpucheck.checks.gpt_oss_block import spec
+from gpucheck.checks.engine_block import EngineBlock, engine_spec
 
 
 class SglangMoe(EngineBlock):
     """SGLang's own block of its gpt-oss model."""
 
     engine = "sglang"
-    spec = spec("sglang_moe", "the gpt-oss expert block by SGLang's own loader, swizzling, routing and forward")
+    spec = engine_spec("sglang_moe", "the gpt-oss expert block by SGLang's own loader, swizzling, routing and forward")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from gpucheck.checks.engine_block import EngineBlock
-from gpucheck.checks.gpt_oss_block import spec
+from gpucheck.checks.engine_block import EngineBlock, engine_spec
 
 
 class VllmMoe(EngineBlock):
     """vLLM's own block of its gpt-oss model, or the deepest part of it that works here."""
 
     engine = "vllm"
-    spec = spec("vllm_moe", "the gpt-oss expert block by vLLM's own loader, swizzling, routing and forward")
+    spec = engine_spec("vllm_moe", "the gpt-oss expert block by vLLM's own loader, swizzling, routing and forward")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 from gpucheck.model.record import EnginePart
 from gpucheck.records.run_folder import Run
@@ -11,41 +11,46 @@ from gpucheck.records.run_folder import Run
 
 def engine_parts(run: Run) -> list[str]:
     """One line for each engine, depth and backend."""
-    cases: dict[tuple[str, str, str, str], set[int]] = defaultdict(set)
-    sources: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
-    parts: dict[tuple[str, str, str, str], EnginePart] = {}
+    parts: dict[tuple[str, str, str, str], dict[int, EnginePart]] = defaultdict(dict)
     for (step, _), record in sorted(run.records.items()):
-        if part := record.engine:
-            key = part.name, part.version, part.depth, part.backend
-            cases[key].add(step)
-            sources[key] |= {part.configuration.partition(": ")[0]} - {""}
-            parts[key] = part
+        if (part := record.engine) and part.depth:  # without a depth, loading failed
+            parts[part.name, part.version, part.depth, part.backend][step] = part
     lines, told = [], set[tuple[str, str, str]]()
-    for key, part in parts.items():
-        stand_ins = {(part.name, part.version, words): words for words in part.stand_ins}
-        further = [words for place, words in stand_ins.items() if place not in told]
-        lines.append(_line(part, len(cases[key]), sources[key], further))
-        told |= stand_ins.keys()
+    for (name, version, _, _), each in parts.items():
+        lines.append(_line(list(each.values()), {words for *of, words in told if of == [name, version]}))
+        told |= {(name, version, words) for part in each.values() for words in part.stand_ins}
     return lines
 
 
-def _line(part: EnginePart, cases: int, sources: Collection[str], further: Sequence[str]) -> str:
-    """Args:
-    sources: where the values that kernels were launched with are from: files, or what begins with "default".
-    further: the stand-ins that no line before tells.
+def _line(parts: list[EnginePart], told: Collection[str]) -> str:
+    """What the cases of one engine, depth and backend have in common, and what some of them say beside it.
+
+    Args:
+        told: the stand-ins that lines before tell.
     """
-    words = f"{part.name} {part.version}: {cases} case(s) by its own {part.depth}, which chose {part.backend}"
+    first = parts[0]
+    sources = _once(part.configuration.partition(": ")[0] for part in parts)  # of launches: files, or "default..."
+    words = f"{first.name} {first.version}: {len(parts)} case(s) by its own {first.depth}, which chose {first.backend}"
     files = sorted(name for name in sources if not name.startswith("default"))
     if files:
         words += f"; launched with the values of {', '.join(files)}"
     if len(files) < len(sources):
         words += f"; {len(sources) - len(files)} shape(s) launched with default values: no tuned file for this GPU"
-    if part.lacking:
-        words += f"; no deeper, since it lacks {', '.join(part.lacking)}"
-    if part.left_behind:
-        words += f"; it leaves in the library: {', '.join(part.left_behind)}"
-    if part.stand_ins:
-        words += f"; without its compiled parts, so {len(part.stand_ins)} stand in"
+    if first.lacking:
+        words += f"; no deeper, since it lacks {', '.join(first.lacking)}"
+    if left_behind := _once(name for part in parts for name in part.left_behind):
+        words += f"; it leaves in the library: {', '.join(left_behind)}"
+    for reload in _once(part.reload for part in parts):
+        words += f"; a second checkpoint is loaded into {reload}"
+    for group in _once(part.group for part in parts):
+        words += f"; {group}"
+    if stand_ins := _once(name for part in parts for name in part.stand_ins):
+        further = [name for name in stand_ins if name not in told]
+        words += f"; without its compiled parts, so {len(stand_ins)} stand in"
         words += f": {', '.join(further)}" if further else ", all told above"
-        words += ", and what is told above" if 0 < len(further) < len(part.stand_ins) else ""
+        words += ", and what is told above" if 0 < len(further) < len(stand_ins) else ""
     return words
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(filter(None, names)))

@@ -211,6 +211,8 @@ class EnginePart:
     layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
     stand_ins: list[str] = field(default_factory=list)  # what was not its own; empty where it is installed
     left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls
+    reload: str = ""  # what took another checkpoint before this one: "the same module" or a new one; "": nothing did
+    group: str = ""  # what it was told of ranks that share the block, which are all computed here; "": none do
 
 
 @dataclass(frozen=True)

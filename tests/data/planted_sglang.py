@@ -4,6 +4,10 @@ Put beside a copy of the engine's package and installed at the end of its model'
 library stays as it is.
 """
 
+import importlib
+import os
+from dataclasses import replace
+
 import torch
 
 FIRST = 5  # experts of the first fault's block; with fewer nothing is planted
@@ -90,6 +94,93 @@ def weights_of_all_experts(experts, original):
     return {"routing": lambda logits, n, **options: original["routing"](logits, n, **{**options, "sm_first": True})}
 
 
+def cut_by_local_rank(experts, original):
+    """The loader asks the environment which rank it is, where the group would know."""
+
+    from sglang.srt.runtime_context import get_parallel
+
+    def load(model, weights):
+        block = model.model.layers[0].mlp.experts
+        held, parallel = block.moe_tp_rank, get_parallel()
+        local = int(os.environ["LOCAL_RANK"]) % parallel.moe_tp_size
+        block.moe_tp_rank = local
+        try:
+            with parallel.override(moe_tp_rank=local):
+                return original["_load_mxfp4_experts_weights"](model, weights)
+        finally:
+            block.moe_tp_rank = held
+
+    return {"_load_mxfp4_experts_weights": load}
+
+
+def second_bias_of_every_rank(experts, original):
+    def load(model, weights):
+        biases = dict(weights)
+        loaded = original["_load_mxfp4_experts_weights"](model, list(biases.items()))
+        held = next(weight for name, weight in biases.items() if name.endswith("down_proj_bias"))
+        model.model.layers[0].mlp.experts.w2_weight_bias.data.copy_(held)
+        return loaded
+
+    return {"_load_mxfp4_experts_weights": load}
+
+
+def swizzled_once(kept):
+    """What is swizzled is kept by its shape: a second checkpoint gets some of the first one's."""
+
+    def plant(experts, original):
+        def swizzle(values, scale, warps):
+            first = _loaded.setdefault((experts, values.shape), (values.clone(), scale.clone()))
+            weight = first[0] if "weights" in kept else values
+            return original["_swizzle_mxfp4"](weight, first[1] if "scales" in kept else scale, warps)
+
+        return {"_swizzle_mxfp4": swizzle}
+
+    return plant
+
+
+_loaded = {}
+
+
+def pinned(**constraints):
+    """The engine pins what the library then takes for every product."""
+
+    def plant(experts, original):
+        def swizzle(values, scale, warps):
+            made = original["_swizzle_mxfp4"](values, scale, warps)
+            _opt_flags().update_opt_flags_constraints(constraints)
+            return made
+
+        return {"_swizzle_mxfp4": swizzle}
+
+    return plant
+
+
+def _opt_flags():
+    from triton_kernels.matmul_details import opt_flags
+
+    return opt_flags
+
+
+def launches_changed(**values):
+    """The library's choice of a launch is replaced by one that changes some of its values."""
+
+    def plant(experts, original):
+        return {
+            "make_opt_flags": lambda *given, **named: replace(original["make_opt_flags"](*given, **named), **values)
+        }
+
+    return plant
+
+
+def choice_without_softmax(experts, original):
+    """The library's choice of experts is replaced by one that forgets what it was asked for."""
+
+    def choose(x, k, apply_softmax=True, *given, **named):
+        return original["topk_forward"](x, k, False, *given, **named)
+
+    return {"topk_forward": choose}
+
+
 def other_experts_chosen(experts, original):
     return {"routing": lambda logits, n, **options: original["routing"](-logits, n, **options)}
 
@@ -113,6 +204,14 @@ PLANTED = {
     "last choice left out": last_choice_left_out,
     "not renormalised": weights_of_all_experts,
     "other experts chosen": other_experts_chosen,
+    "slice by LOCAL_RANK": cut_by_local_rank,
+    "second bias on every rank": second_bias_of_every_rank,
+    "stale weights after a second load": swizzled_once(("weights", "scales")),
+    "stale scales after a second load": swizzled_once(("scales",)),
+    "split pinned": pinned(split_k=2),
+    "block pinned": pinned(block_k=32),
+    "library's choice of a launch replaced": launches_changed(split_k=2),
+    "library's choice of experts replaced": choice_without_softmax,
 }
 
 
@@ -121,6 +220,7 @@ def install(gpt_oss):
     from sglang.srt.layers.moe import topk
     from sglang.srt.layers.moe.fused_moe_triton import triton_kernels_moe
     from sglang.srt.layers.quantization import mxfp4
+    from triton_kernels import matmul
 
     places = {
         "_pad_hopper_mxfp4_scale": mxfp4,
@@ -128,6 +228,8 @@ def install(gpt_oss):
         "_load_mxfp4_experts_weights": gpt_oss.GptOssForCausalLM,
         "triton_kernel_fused_experts_with_bias": triton_kernels_moe,
         "routing": topk,
+        "make_opt_flags": matmul,
+        "topk_forward": importlib.import_module("triton_kernels.topk"),
     }
     original = {name: getattr(place, name) for name, place in places.items()}
     block = gpt_oss.GptOssSparseMoeBlock
@@ -139,6 +241,7 @@ def install(gpt_oss):
             setattr(places[name], name, value)
 
     def made(self, layer_id, config, *arguments, **options):
+        _opt_flags().reset_opt_flags_constraints()  # what another block had pinned
         plant(config.num_local_experts)
         make(self, layer_id, config, *arguments, **options)
 

@@ -24,6 +24,11 @@ SCENARIO = Path(__file__).parents[1] / "data" / "engines.toml"
 CASE = "vllm_moe/m16-h320-i320-e8-top4/normal"
 SGLANG = "sglang_moe/m4-h320-i128-e4-top2/normal"
 
+PARTS = {  # cases that two ranks share, by engine; the last one loads another checkpoint before
+    "vllm": ("vllm_moe/m4-h256-i224-e4-top2-tp2/normal", "vllm_moe/m4-h256-i128-e4-top2-ep2-reload/normal"),
+    "sglang": ("sglang_moe/m4-h256-i224-e4-top2-tp2-reload/normal",),
+}
+
 RELEASES = {  # whether its loader pads the scales of a shape that ends within what a kernel reads at once
     ("vllm", "0.12.0"): False,
     ("vllm", "0.16.0"): False,
@@ -33,6 +38,9 @@ RELEASES = {  # whether its loader pads the scales of a shape that ends within w
     ("vllm", "0.30.0"): True,
     ("vllm", "0.33.0"): True,
 }
+OTHER_EXPERTS = ("0.12.0", "0.16.0", "0.20.0")
+"""Releases of vLLM that are wrong where ranks share the experts: the first two look up all experts' numbers in the
+weights of this rank's."""
 
 
 def fetched(name: str, version: str) -> EngineCopy:
@@ -61,6 +69,22 @@ def check_model(finished: Finished, *attention: str) -> None:
     assert set(attention) <= {launch["kernel"] for launch in record["launches"]}
 
 
+def assert_parts_are_right(finished: Finished, engine: str, reload: str) -> None:
+    """The engine cut the checkpoint for each rank, and each rank's output and their sum are right; so is a second load.
+
+    Args:
+        reload: what the second checkpoint was loaded into.
+    """
+    results = finished.results(0)
+    for case in PARTS[engine]:
+        record = results[case]
+        assert record["outcome"] == "pass" and not record["violations"], record
+        assert len(record["digests"]) == 4, "of the router, of each rank and of their sum"
+        assert sum(launch["count"] for launch in record["launches"] if "matmul" in launch["kernel"]) >= 4
+        assert "told that it has 2" in record["engine"]["group"]
+    assert results[PARTS[engine][-1]]["engine"]["reload"].startswith(reload)
+
+
 def test_a_release_whose_loader_pads_the_scales_is_right(lab: Lab) -> None:
     finished = served(lab, "vllm", "0.33.0")
     assert finished.code == 0, finished.text
@@ -75,6 +99,7 @@ def test_a_release_whose_loader_pads_the_scales_is_right(lab: Lab) -> None:
     check_model(finished, "kernel_unified_attention", "reduce_segments")
     launched = {launch["kernel"]: launch["count"] for launch in record["launches"]}
     assert launched["_matmul_ogs"] >= 2 and "_combined_routing_compute_pow2" in launched, "vLLM's own kernel too"
+    assert_parts_are_right(finished, "vllm", "the same module")
 
 
 def test_a_release_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(lab: Lab) -> None:
@@ -83,6 +108,7 @@ def test_a_release_that_reads_past_its_scales_is_wrong_in_exactly_the_last_exper
     lines = finished.lines(CASE)
     assert "exactly expert 7" in lines and "passes differ" in lines, lines
     assert finished.finding(CASE)["cause"] == "access outside of tensors"
+    assert_parts_are_right(finished, "vllm", "a new module: to update these weights raises KeyError")
 
 
 def test_sglang_with_padded_scales_is_right_and_says_what_stands_in_for_its_compiled_parts(lab: Lab) -> None:
@@ -100,6 +126,7 @@ def test_sglang_with_padded_scales_is_right_and_says_what_stands_in_for_its_comp
     check_model(finished, "_fwd_kernel", "_fwd_grouped_kernel_stage1")
     launched = {launch["kernel"]: launch["count"] for launch in record["launches"]}
     assert launched["_matmul"] >= 2 and launched["_topk_forward"], launched
+    assert_parts_are_right(finished, "sglang", "a new module: the first load removes")
 
 
 def test_sglang_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(lab: Lab) -> None:
@@ -108,6 +135,7 @@ def test_sglang_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(l
     lines = finished.lines(SGLANG)
     assert "exactly expert 3" in lines and "passes differ" in lines, lines
     assert finished.finding(SGLANG)["cause"] == "access outside of tensors"
+    assert_parts_are_right(finished, "sglang", "a new module: the first load removes")
 
 
 of_every_release = pytest.mark.skipif(
@@ -123,6 +151,9 @@ def test_every_known_release_is_right_or_wrong_in_exactly_the_last_expert(
     finished = served(lab, *release)
     assert finished.code == (0 if right else 1), finished.text
     assert right or "exactly expert 7" in finished.lines(CASE)
+    by_width, by_experts = (finished.outcomes(case) for case in PARTS["vllm"])
+    assert by_width == ["pass"]
+    assert by_experts == (["mismatch"] if release[1] in OTHER_EXPERTS else ["pass"])
 
 
 @of_every_release

@@ -11,13 +11,16 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.library.adapters.base import Place
-from gpucheck.model.errors import Inapplicable
+from gpucheck.model.errors import Inapplicable, error_line
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +44,9 @@ HELD = {
     "down_bias": "biases of the second product",
 }
 """What each placed tensor of a block holds, for the words on memory that is read around it."""
+PRODUCTS = {"up": "first product", "down": "second product"}
+LAYERS = {"topk": "router", "routing": "router", "reduce": "reduce", "swiglu": "activation"}
+"""Modules of the library that a forward calls beside its products, by the layer that they are."""
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 COMMON = {
     "HF_HUB_OFFLINE": "1",
@@ -57,6 +63,14 @@ class Sizes:
     intermediate: int  # width between the two products
     experts: int
     top_k: int
+    tp: int = 1  # ranks that share the width between the products
+    ep: int = 1  # ranks that share the experts
+    rank: int = 0  # this rank's place in the group of all of them
+
+    @property
+    def ranks(self) -> int:
+        """How many share the block."""
+        return self.tp * self.ep
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,8 @@ class Facts:
     layouts: list[str] = field(default_factory=list)  # of weights and scales, with the shapes of their storages
     stand_ins: list[str] = field(default_factory=list)  # what was not the engine's own; empty where it is installed
     left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls
+    reload: str = ""  # what took another checkpoint before this one; "" where nothing did
+    group: str = ""  # what it was told of the ranks that share the block; "" where none do
 
 
 class ExpertBlock(ABC):
@@ -113,11 +129,24 @@ class ExpertBlock(ABC):
     def operands(self) -> dict[str, Tensor]:
         """What a forward reads and may not write, by name."""
 
+    def load_again(self, state: State) -> str:
+        """Loads another checkpoint into the same module by the engine's own means for that.
+
+        Returns:
+            Why nothing was loaded, where the engine has no such means for these weights; "" where it was.
+        """
+        return "its loader does that for no weights"
+
+    def layer_of(self, error: Exception) -> str:
+        """Which layer of a forward raised: router, first or second product, reduce; "" where that is not known."""
+        return ""
+
 
 class ModelBlock(ExpertBlock):
     """A block with a router module, tensors of the library and biases, such as the blocks of models are."""
 
     router: Any  # the module that computes the router's logits
+    before: ModelBlock | None = None  # with the checkpoint that was loaded before this one
 
     @abstractmethod
     def held(self) -> dict[str, Any]:
@@ -135,6 +164,17 @@ class ModelBlock(ExpertBlock):
         for name, bias in self.biases().items():
             bias.data = place(bias.data, HELD[name])
 
+    def layer_of(self, error: Exception) -> str:
+        """By the library's call that it came through: which weights that was given, or what its module is for."""
+        weights = {_address(tensor): PRODUCTS[name] for name, tensor in self.held().items() if name in PRODUCTS}
+        frames = [frame for frame, _ in walk_tb(error.__traceback__) if _in_library(frame)]
+        for frame in frames:
+            found = (weights.get(_address(value)) for value in list(frame.f_locals.values()))
+            if product := next(filter(None, found), None):
+                return product
+        modules = [name for frame in frames for name in str(frame.f_globals.get("__name__")).split(".")]
+        return next((layer for module, layer in LAYERS.items() if module in modules), "")
+
     def operands(self) -> dict[str, Tensor]:
         held = {name: tensor.storage.data for name, tensor in self.held().items()}
         return {**held, **self.biases(), "router": self.router.weight}
@@ -151,6 +191,18 @@ class ModelBlock(ExpertBlock):
         return {"router_logits": logits, "y": y}
 
 
+def _address(value: Any) -> int | None:
+    """Where the bytes of a tensor lie, of torch's or of the library's; None for anything else."""
+    import torch
+
+    data = value if isinstance(value, torch.Tensor) else getattr(getattr(value, "storage", None), "data", None)
+    return data.data_ptr() if isinstance(data, torch.Tensor) else None
+
+
+def _in_library(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "triton_kernels"
+
+
 def weights_and_scales(weights: Callable[[str], Any], method: Any) -> dict[str, Any]:
     """The library's tensors of both products: ``weights`` by the engine's name of a product, scales of its method."""
     found: dict[str, Any] = {}
@@ -159,6 +211,33 @@ def weights_and_scales(weights: Callable[[str], Any], method: Any) -> dict[str, 
         scale = config.b_mx_scale if hasattr(config, "b_mx_scale") else config.weight_scale
         found |= {words: weights(name), f"{words}_scale": scale}
     return found
+
+
+@contextmanager
+def place_in_group(state: Any, groups: Sequence[str], sizes: Sizes, facts: Facts) -> Iterator[None]:
+    """Inside, an engine's groups of one rank say that they have as many as share the block, and which one this is.
+
+    The engine then cuts the checkpoint as that rank of a pod does. What a group would add up over its ranks is left as
+    this rank has it: whoever called adds the parts.
+
+    Args:
+        state: the engine's module that holds its groups.
+        groups: their names there; several names may stand for one group of one rank, and are told apart here.
+    """
+    if sizes.ranks == 1:
+        yield
+        return
+    facts.group = f"its group of ranks is told that it has {sizes.ranks}, and leaves each one's part of a sum as it is"
+    held = {name: getattr(state, name) for name in groups}
+    try:
+        for name, group in held.items():
+            told = copy(group)
+            told.world_size, told.rank_in_group = sizes.ranks, sizes.rank
+            told.all_reduce = lambda part: part
+            setattr(state, name, told)
+        yield
+    finally:
+        vars(state).update(held)
 
 
 class Engine(ABC):
@@ -201,15 +280,42 @@ class Engine(ABC):
         """The library that this release is served with, in the words of ``--library``; "" where it is not known."""
         return ""
 
-    @abstractmethod
-    def expert_block(self, sizes: Sizes, state: State, place: Place) -> ExpertBlock:
+    def expert_block(
+        self, sizes: Sizes, state: State, place: Place, before: tuple[State, Tensor] | None = None
+    ) -> ExpertBlock:
         """Loads a block through the deepest entry of the engine that works here.
 
         Args:
             place: applied, after all of the engine's own loading, to each buffer that a product reads.
+            before: another checkpoint, and tokens (T, H): it is loaded and computed with first. The block then takes
+                ``state`` in the same module where the engine can do that, else in a new one beside it.
 
         Raises:
             Inapplicable: the engine serves such a block by something else than the library under test.
+        """
+        block = self.loaded(sizes, state if before is None else before[0])
+        if before is not None:
+            first, facts = block, block.facts
+            first.forward(before[1])
+            try:
+                refusal = first.load_again(state)
+            except Exception as error:  # an engine that cannot update weights serves none that are wrong
+                refusal = f"to update these weights raises {error_line(error)}"
+            if refusal:
+                block = self.loaded(sizes, state)
+                facts, block.before = block.facts, first  # which stays alive
+            facts.reload = f"a new module: {refusal}" if refusal else "the same module"
+        block.place(place)
+        block.facts.stand_ins = [*self.stand_ins, *block.facts.stand_ins]
+        block.facts.left_behind = self.left_behind()
+        return block
+
+    @abstractmethod
+    def loaded(self, sizes: Sizes, state: State) -> ModelBlock:
+        """A block through the deepest entry that works here; nothing is placed yet.
+
+        Raises:
+            Inapplicable: as :meth:`expert_block`.
         """
 
     def attention(self, sizes: AttentionSizes, batch: AttentionBatch, place: Place) -> CachedAttention:

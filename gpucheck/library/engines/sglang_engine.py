@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import base, sglang_attention_layer, sglang_decoder, sglang_kernels, sglang_stand_ins
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State, say
+from gpucheck.library.engines.base import Engine, Facts, ModelBlock, Sizes, State, place_in_group, say
 from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
 from gpucheck.library.engines.own_kernels import FusedExperts, Share
 from gpucheck.model.errors import Inapplicable
@@ -35,6 +36,8 @@ MLP = "model.layers.0.mlp"
 CARRIERS = ("sglang-kernel", "sgl-kernel")  # distributions that carry the library, the newer first
 RANKS = ("tp", "pp", "moe_ep", "moe_dp", "moe_tp", "attn_tp", "attn_cp", "attn_dcp", "attn_dp")
 """Groups in which 0.5.23 is told this rank's place before they are made."""
+SHARED = ("tp", "moe_tp", "attn_tp")
+"""Groups of the ranks that share a block."""
 ONE_LAYER = {
     "num_hidden_layers": 1,
     "vocab_size": 128,
@@ -127,18 +130,27 @@ class Sglang(Engine):
         major, minor = torch.cuda.get_device_capability(self.device if self.device.type == "cuda" else None)
         return major, minor
 
-    def expert_block(self, sizes: Sizes, state: State, place: Place) -> ExpertBlock:
+    def loaded(self, sizes: Sizes, state: State) -> ModelBlock:
         if self._capability()[0] == 10:
             raise Inapplicable("sglang computes these experts by flashinfer_mxfp4 on sm_100, not by triton_kernels")
+        if sizes.ep > 1:
+            raise Inapplicable("sglang computes experts that ranks share by something else than triton_kernels")
         self._configure()
-        facts = Facts("module", stand_ins=self.stand_ins)
         try:
-            block = _SparseBlock(self, sizes, state, facts)
+            return _SparseBlock(self, sizes, state, Facts("module"))
         except ModuleNotFoundError as error:
             raise Inapplicable(self._refusal(error)) from error
-        block.place(place)
-        facts.left_behind = self.left_behind()
-        return block
+
+    @contextmanager
+    def as_rank(self, sizes: Sizes, facts: Facts) -> Iterator[None]:
+        """Inside, SGLang is this rank of those that share the block."""
+        state = import_module("sglang.srt.distributed.parallel_state")
+        with ExitStack() as stack:
+            stack.enter_context(place_in_group(state, ("_TP", "_MOE_TP"), sizes, facts))
+            if sizes.ranks > 1 and (parallel := _parallel()):
+                told = {f"{group}_{what}": value for group in SHARED for what, value in _place(sizes).items()}
+                stack.enter_context(parallel.override(**told))
+            yield
 
     def fused_experts(
         self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, entry: str
@@ -192,6 +204,18 @@ class Sglang(Engine):
             state.initialize_model_parallel(backend="gloo")
 
 
+def _parallel() -> Any:
+    """What SGLang asks for sizes of groups and this rank's places, since 0.5.18; None before."""
+    try:
+        return import_module("sglang.srt.runtime_context").get_parallel()
+    except ModuleNotFoundError:
+        return None
+
+
+def _place(sizes: Sizes) -> dict[str, int]:
+    return {"size": sizes.ranks, "rank": sizes.rank}
+
+
 def _publish() -> Any:
     """SGLang's arguments with its own choice for gpt-oss, published as its tests do; in 0.5.12 as its server does."""
     try:
@@ -239,29 +263,52 @@ class _SparseBlock(ModelBlock):
     def __init__(self, engine: Sglang, sizes: Sizes, state: State, facts: Facts) -> None:
         import torch
 
-        self.facts = facts
-        zero = torch.zeros(sizes.experts, dtype=torch.bfloat16, device=engine.device)
-        weights = [
-            *((f"{MLP}.experts.{name}", value) for name, value in state.named().items()),
-            (f"{MLP}.router.weight", state.router),
-            (f"{MLP}.router.bias", zero),
-        ]
-        loader = import_module("sglang.srt.model_loader.loader").DefaultModelLoader
-        with ExitStack() as stack:
-            bf16 = import_module("sglang.srt.model_loader.utils").set_default_torch_dtype(torch.bfloat16)
-            stack.enter_context(bf16)
+        self.facts, self.engine = facts, engine
+        self.as_rank = partial(engine.as_rank, sizes, facts)
+        with self._loading():
             with torch.device(engine.device):
-                model = _one_block(sizes)
-            if engine.device.type == "cpu":
-                stack.enter_context(sglang_stand_ins.copies_stay(facts.stand_ins))
-            loader.load_weights_and_postprocess(model, iter(weights), torch.device(engine.device))
-        self.block = model.model.layers[0].mlp
+                self.model = _one_block(sizes)
+            self._load(state)
+        self.block = self.model.model.layers[0].mlp
         self.router, self.experts = self.block.router, self.block.experts
         self.method = self.experts.quant_method
         facts.backend = self._backend()
         if not engine.planned["installed"]:  # SGLang chose a forward when it saw no GPU
             self.block.topk.forward = self.block.topk.forward_cuda
             say(facts.stand_ins, "TopK by its forward for CUDA")
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Inside, SGLang is as while it loads a model."""
+        import torch
+
+        with ExitStack() as stack:
+            stack.enter_context(self.as_rank())
+            bf16 = import_module("sglang.srt.model_loader.utils").set_default_torch_dtype(torch.bfloat16)
+            stack.enter_context(bf16)
+            if self.engine.device.type == "cpu":
+                stack.enter_context(sglang_stand_ins.copies_stay(self.facts.stand_ins))
+            yield
+
+    def _load(self, state: State) -> None:
+        import torch
+
+        zero = torch.zeros(len(state.router), dtype=torch.bfloat16, device=self.engine.device)
+        weights = [
+            *((f"{MLP}.experts.{name}", value) for name, value in state.named().items()),
+            (f"{MLP}.router.weight", state.router),
+            (f"{MLP}.router.bias", zero),
+        ]
+        loader = import_module("sglang.srt.model_loader.loader").DefaultModelLoader
+        loader.load_weights_and_postprocess(self.model, iter(weights), torch.device(self.engine.device))
+
+    def load_again(self, state: State) -> str:
+        """SGLang updates weights by loading them as at first, into the parameters that are then still there."""
+        if not hasattr(self.experts, "w13_weight"):
+            return "the first load removes the parameters of these weights"
+        with self._loading():
+            self._load(state)
+        return ""
 
     def _backend(self) -> str:
         """What SGLang chose to compute the experts by.
@@ -281,7 +328,8 @@ class _SparseBlock(ModelBlock):
         return {"up_bias": self.experts.w13_weight_bias, "down_bias": self.experts.w2_weight_bias}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.observed(lambda: self.block(x))
+        with self.as_rank():
+            return self.observed(lambda: self.block(x))
 
 
 def _one_block(sizes: Sizes) -> Any:

@@ -49,7 +49,10 @@ def configuration(content: Mapping[str, Any], *, eager: bool = False, **others: 
     with tempfile.TemporaryDirectory(prefix="gpucheck-vllm-", dir=Engine.scratch) as folder:
         Path(folder, "config.json").write_text(json.dumps(content), encoding="utf-8")
         options = {"skip_tokenizer_init": True, "dtype": "bfloat16", "max_model_len": 4096, "enforce_eager": eager}
-        return config.VllmConfig(model_config=config.ModelConfig(model=folder, tokenizer=folder, **options), **others)
+        model_config = config.ModelConfig(model=folder, tokenizer=folder, **options)
+        if "swap_space" in config.CacheConfig.__dataclass_fields__:  # of each rank; no request comes that could use it
+            others.setdefault("cache_config", config.CacheConfig(swap_space=0))
+        return config.VllmConfig(model_config=model_config, **others)
 
 
 def whole_configuration(content: Mapping[str, Any], *, compiled: bool) -> Any:

@@ -21,7 +21,7 @@ from gpucheck.library.engines import (
     vllm_parts,
 )
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, ModelBlock, Sizes, State
+from gpucheck.library.engines.base import Engine, Facts, ModelBlock, Sizes, State, place_in_group
 from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
 from gpucheck.library.engines.own_kernels import BlockFp8, FusedExperts, Share
 from gpucheck.model.errors import Inapplicable
@@ -42,8 +42,8 @@ ONE_LAYER = {
     "torch_dtype": "bfloat16",
     "num_hidden_layers": 1,
     "vocab_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
     "head_dim": 64,
     "max_position_embeddings": 131072,
     "initial_context_length": 4096,
@@ -73,6 +73,11 @@ MODEL_NEEDS = {
     "vllm.forward_context": ("set_forward_context",),
 }
 """Names by module that the model's block is made of."""
+RELOAD = "vllm.model_executor.model_loader.reload"
+RELOAD_NEEDS = {
+    RELOAD: ("record_metadata_for_reloading", "initialize_layerwise_reload", "finalize_layerwise_reload"),
+}
+"""Names by module that update the weights of a model in place."""
 MLP = "model.layers.0.mlp"
 
 
@@ -146,12 +151,8 @@ class Vllm(Engine):
             torch.library.impl(f"_C::{name}", "default", lambda capability: False)
             self.stand_ins.append(f"torch.ops._C.{name} answers no")
 
-    def expert_block(self, sizes: Sizes, state: State, place: Place) -> ExpertBlock:
-        facts = Facts(stand_ins=self.stand_ins)
-        block = self._deepest(sizes, state, facts)
-        block.place(place)
-        facts.left_behind = self.left_behind()
-        return block
+    def loaded(self, sizes: Sizes, state: State) -> ModelBlock:
+        return self._deepest(sizes, state, Facts())
 
     def fused_experts(
         self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, entry: str
@@ -213,9 +214,24 @@ class Vllm(Engine):
             config = _configuration(sizes)
             if depth == "module":
                 return _MlpBlock(self, sizes, state, facts, config)
+            self._require_whole(sizes, facts)
             return vllm_parts.MethodBlock(sizes, state, facts, self.device, partial(self.configured, config))
+        self._require_whole(sizes, facts)
         facts.depth = "functions"
         return vllm_parts.FunctionsBlock(sizes, state, facts)
+
+    def _require_whole(self, sizes: Sizes, facts: Facts) -> None:
+        """Raises Inapplicable where ranks share the block: what cuts it is the model's loader."""
+        if sizes.ranks > 1:
+            release = f"vllm {self.planned['version']}"
+            raise Inapplicable(f"{release} cuts a checkpoint in its model's loader, which lacks {facts.lacking[0]}")
+
+    @contextmanager
+    def as_rank(self, sizes: Sizes, facts: Facts) -> Iterator[None]:
+        """Inside, vLLM is this rank of those that share the block; its groups are there."""
+        state = import_module("vllm.distributed.parallel_state")
+        with place_in_group(state, ("_TP", "_EP") if sizes.ep > 1 else ("_TP",), sizes, facts):
+            yield
 
     @contextmanager
     def configured(self, config: Any) -> Iterator[None]:
@@ -265,7 +281,14 @@ def _configuration(sizes: Sizes, others: Mapping[str, Any] = MappingProxyType({}
         "num_experts_per_tok": sizes.top_k,
     }
     keys = {**ONE_LAYER, **sized, **others}
-    return vllm_decoder.configuration({name: value for name, value in keys.items() if value is not None})
+    shared = {}
+    if sizes.ranks > 1:
+        shared["parallel_config"] = import_module("vllm.config").ParallelConfig(
+            tensor_parallel_size=sizes.ranks,
+            enable_expert_parallel=sizes.ep > 1,
+            distributed_executor_backend="external_launcher",  # whoever started the ranks, such as torchrun
+        )
+    return vllm_decoder.configuration({name: value for name, value in keys.items() if value is not None}, **shared)
 
 
 class _MlpBlock(ModelBlock):
@@ -274,28 +297,54 @@ class _MlpBlock(ModelBlock):
     def __init__(self, engine: Vllm, sizes: Sizes, state: State, facts: Facts, config: Any) -> None:
         import torch
 
-        self.facts = facts
-        self.config = config
-        loading = import_module("vllm.model_executor.model_loader.utils")
+        self.model: Any
+        self.facts, self.engine, self.config = facts, engine, config
+        self.as_rank = partial(engine.as_rank, sizes, facts)
         gpt_oss = import_module("vllm.model_executor.models.gpt_oss")
-        with engine.configured(self.config):
+        with self._loading():
             with torch.device(engine.device):
-                model: Any = torch.nn.Module()
-                model.model = _one_block(gpt_oss, self.config)
-            zero = torch.zeros(sizes.experts, dtype=torch.bfloat16, device=engine.device)
-            weights = [
-                (f"{MLP}.router.weight", state.router),
-                (f"{MLP}.router.bias", zero),
-                *((f"{MLP}.experts.{name}", value) for name, value in state.named().items()),
-            ]
-            loader = import_module("vllm.model_executor.models.utils").AutoWeightsLoader(model)
-            loader.load_weights(weights, mapper=gpt_oss.GptOssForCausalLM.hf_to_vllm_mapper)
-            loading.process_weights_after_loading(model, self.config.model_config, torch.device(engine.device))
-        self.block = model.model.layers[0].mlp
+                self.model = torch.nn.Module()
+                self.model.model = _one_block(gpt_oss, self.config)
+                if not base.missing_names(RELOAD_NEEDS):
+                    import_module(RELOAD).record_metadata_for_reloading(self.model)
+            self._load(state)
+            loading = import_module("vllm.model_executor.model_loader.utils")
+            loading.process_weights_after_loading(self.model, config.model_config, torch.device(engine.device))
+        self.block = self.model.model.layers[0].mlp
         self.router = self.block.router
         self.experts = getattr(self.block.experts, "routed_experts", self.block.experts)
         self.method = self.experts.quant_method
         facts.backend = self._backend()
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        """Inside, vLLM is as while it loads a model."""
+        with self.engine.configured(self.config), self.as_rank():
+            yield
+
+    def _load(self, state: State) -> None:
+        import torch
+
+        zero = torch.zeros(len(state.router), dtype=torch.bfloat16, device=self.engine.device)
+        weights = [
+            (f"{MLP}.router.weight", state.router),
+            (f"{MLP}.router.bias", zero),
+            *((f"{MLP}.experts.{name}", value) for name, value in state.named().items()),
+        ]
+        loader = import_module("vllm.model_executor.models.utils").AutoWeightsLoader(self.model)
+        mapper = import_module("vllm.model_executor.models.gpt_oss").GptOssForCausalLM.hf_to_vllm_mapper
+        loader.load_weights(weights, mapper=mapper)
+
+    def load_again(self, state: State) -> str:
+        """vLLM's own update of weights layer by layer, as a trainer or a server asks for it."""
+        if missing := base.missing_names(RELOAD_NEEDS):
+            return f"this release has no {missing}"
+        reload = import_module(RELOAD)
+        with self._loading():
+            reload.initialize_layerwise_reload(self.model)
+            self._load(state)
+            reload.finalize_layerwise_reload(self.model, self.config.model_config)
+        return ""
 
     def _backend(self) -> str:
         """What vLLM chose to compute the experts by.
@@ -328,7 +377,8 @@ class _MlpBlock(ModelBlock):
         return {name: bias for name, bias in found.items() if bias is not None}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        with import_module("vllm.forward_context").set_forward_context(None, self.config, num_tokens=len(x)):
+        context = import_module("vllm.forward_context").set_forward_context
+        with self.as_rank(), context(None, self.config, num_tokens=len(x)):
             return self.observed(lambda: self.block(x))
 
 

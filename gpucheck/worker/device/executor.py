@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gpucheck import checks
-from gpucheck.checks.base import OUTPUTS, Check
+from gpucheck.checks.base import LAYER, OUTPUTS, Check
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
 from gpucheck.model.errors import Inapplicable, error_line, first_line
@@ -81,7 +81,8 @@ class CaseExecutor(DevicePasses):
         except Exception as error:
             reply.status = "error"
             explained = cache_damage.damage_note(error, kernel_cache()) + raised_from(error)
-            reply.message = error_line(error) + explained
+            layer = getattr(error, LAYER, "")
+            reply.message = error_line(error) + explained + (f"; raised in the {layer}" if layer else "")
             reply.traceback, reply.source = traceback.format_exc(), self.observer.raised_at(error)
             reply.sticky = self.poisoned_context()
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
