@@ -29,6 +29,7 @@ CHECKS = {
     "paged_attention": "gpucheck.checks.paged_attention:PagedAttention",
     "generation": "gpucheck.checks.generation:Generation",
     "collectives": "gpucheck.checks.collectives:Collectives",
+    "peer": "gpucheck.checks.peer:Peer",
     "sharded_moe": "gpucheck.checks.sharded_moe:ShardedMoe",
     "sharded_generation": "gpucheck.checks.sharded_generation:ShardedGeneration",
     "transformers_moe": "gpucheck.checks.transformers_moe:TransformersMoe",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,10 +161,10 @@ CALLS: dict[str, Call] = {
 }
 
 
-def coalesced(group: Any, device: torch.device, exchanges: Sequence[Exchange], call: Call) -> list[Any]:
-    """Makes several exchanges as one: NCCL then launches them together."""
-    manager = distributed.distributed_c10d._coalescing_manager(group, device, async_ops=True)
-    with manager if len(exchanges) > 1 else nullcontext() as works:
+def coalesced(exchanges: Sequence[Exchange], call: Call) -> list[Any]:
+    """Makes several exchanges of one group as one: NCCL then launches them together."""
+    first = exchanges[0]
+    with distributed.distributed_c10d._coalescing_manager(first.group, first.sent.device, async_ops=True) as works:
         for each in exchanges:
             call(each)
-    return [works] if works is not None else []
+    return [works]

@@ -24,6 +24,7 @@ OPERATIONS = (*REDUCING, "all_gather", "all_to_all", "broadcast", "gather", "sca
 FORMS = ("call", "async", "coalesced")
 GROUPS = ("all", "halves", "several", "fresh")
 IN_PLACE = ("all_gather",)
+COALESCED = ("all_reduce", "send_recv")
 LATER = 0.01  # s by which each rank comes later than the one before it, where ranks come late
 UNEVEN = 7  # different sizes of chunks, one of which is none
 SEVERAL = 3  # groups of all ranks that are at work at once
@@ -65,8 +66,8 @@ class Collectives(JointCheck):
             return f"chunks of {operation} have one size"
         if params["in_place"] and operation not in IN_PLACE:
             return f"in_place goes with {', '.join(IN_PLACE)}"
-        if params["form"] == "coalesced" and operation not in (*REDUCING, "all_gather", "send_recv"):
-            return f"{operation} cannot be made one with others"
+        if params["form"] == "coalesced" and operation not in COALESCED:
+            return f"coalesced goes with {', '.join(COALESCED)}"
         if operation == "barrier" and (params["dtype"] != "int32" or params["n"] != 1):
             return "barrier takes int32 and n = 1"
         return None
@@ -292,7 +293,7 @@ class _Launch:
         if case["form"] == "coalesced" and case["operation"] == "send_recv":
             call = collective_calls.batched
         elif case["form"] == "coalesced":
-            return collective_calls.coalesced(group, received.device, _halves(exchange), call)
+            return collective_calls.coalesced(_halves(exchange), call)
         return call(exchange)
 
     def _come_late(self, round: int) -> None:
@@ -331,14 +332,12 @@ class _Launch:
 
 
 def _halves(exchange: Any) -> list[Any]:
-    """An exchange as two of half its elements, to be made as one; an all_reduce can be cut anywhere."""
+    """An all_reduce as two of half its elements; one of a single element stays one."""
     from dataclasses import replace
 
-    count = exchange.sent.numel() // 2
-    if not count or exchange.sent.numel() != exchange.received.numel():
-        return [exchange]
-    parts = ((slice(None, count), count), (slice(count, None), exchange.sent.numel() - count))
-    return [replace(exchange, sent=exchange.sent[part], received=exchange.received[part]) for part, _ in parts]
+    cut = (exchange.sent.numel() + 1) // 2
+    parts = [part for part in (slice(None, cut), slice(cut, None)) if exchange.sent[part].numel()]
+    return [replace(exchange, sent=exchange.sent[part], received=exchange.received[part]) for part in parts]
 
 
 def _wait(works: list[Any]) -> None:

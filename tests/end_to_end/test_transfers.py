@@ -10,7 +10,7 @@ import pytest
 from gpucheck.model.record import Outcome
 from gpucheck.tools.selftest.catalogue import choose
 from gpucheck.tools.selftest.catalogue.collective_faults import FAULTS
-from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, Edit, Expected, Fault
+from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, PEER_COPIES, Edit, Expected, Fault
 from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
 from tests.end_to_end.conftest import Finished, Lab
 
@@ -49,10 +49,19 @@ SENDERS = (
 )
 
 
+FLIGHTS = Fault(
+    "swapped flights",
+    "two copies from one rank arrive in each other's place",
+    Edit(PEER_COPIES, "(staged[sender][self.place, flight]", "(staged[sender][self.place, flight ^ (sender == 1)]"),
+    {"check": "peer", "way": "staged", "n": 213, "flights": 2},
+    Expected(Outcome.MISMATCH, r"chunk swapped or dropped: rank 1 to rank \d"),
+)
+
+
 @pytest.fixture(scope="module", params=range(RANKS))
 def planted(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Finished]:
     """A run with every fault on one rank."""
-    folder, rank, faults = lab.new_folder(), request.param, (*FAULTS, *SENDERS)
+    folder, rank, faults = lab.new_folder(), request.param, (*FAULTS, *SENDERS, FLIGHTS)
     write_scenario(folder / "scenario.toml", [fault.case for fault in faults], case_timeout=60, experiments=600)
     injector = Injector(folder, Path(), RANKS)
     path = injector.startup_with([Planted(fault, (rank,)) for fault in faults])
@@ -60,7 +69,7 @@ def planted(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Finished]:
 
 
 def case_of(fault: Fault) -> str:
-    return f"n{fault.case['n']}/"
+    return f"/n{fault.case['n']}"
 
 
 @pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
@@ -95,3 +104,12 @@ def test_what_comes_again_in_fresh_processes_is_said(planted: tuple[int, Finishe
     evidence = run.finding(case_of(link))["evidence"]
     assert any("wrong in 5 of 5 fresh processes" in line for line in evidence), evidence
     assert any("wrong with the ranks in step" in line for line in evidence), evidence
+
+
+def test_copies_that_arrive_in_each_others_place_name_their_pair(planted: tuple[int, Finished]) -> None:
+    rank, run = planted
+    assert run.outcomes(case_of(FLIGHTS)) == ["mismatch" if each == rank else "pass" for each in range(RANKS)]
+    finding = run.finding(case_of(FLIGHTS))
+    assert finding["title"] == f"chunk swapped or dropped: rank 1 to rank {rank}" and finding["ranks"] == [rank]
+    assert f"rank 1 to rank {rank}: swapped: bytes 852 to 1703 of flight0, 213 of 213 elements: " in run.lines("/n213")
+    assert "what the sender gave in flight 1" in run.lines("/n213")

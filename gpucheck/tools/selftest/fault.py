@@ -14,6 +14,8 @@ OWN_KERNEL = "gpucheck.checks.kernels.flash_attention_kernel"
 """As the file of an :class:`Edit`: the attention kernel of gpucheck itself."""
 COLLECTIVE_CALLS = "gpucheck.checks.collective_calls"
 """Likewise: what ranks send each other."""
+PEER_COPIES = "gpucheck.checks.peer_copies"
+"""Likewise: copies between their devices."""
 
 
 class Target(str, Enum):

@@ -12,6 +12,11 @@ import torch
 from gpucheck.worker.collective_journal import CollectiveJournal
 from gpucheck.worker.rank_store import connected
 
+SETTINGS = {
+    "NCCL_DEBUG": "WARN",  # its own words on an error, which a finding shows
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",  # needs a fabric manager that lets it, and is no part of what is checked
+}
+"""Environment variables of a process that runs joint cases, where nobody has set them."""
 _LONGEST = 2.0  # deadlines after which the group itself gives up: the supervisor is sooner
 
 
@@ -28,6 +33,8 @@ class JointGroup:
         """
         from gpucheck.worker.device.collective_observer import CollectiveObserver
 
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         self.journal = CollectiveJournal(journal)
         self._one_node = one_node
         self._name = ""

@@ -1,0 +1,126 @@
+"""Copies between the devices of ranks on one node: over the link between them, through the host, symmetric memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What one rank gives to its neighbours and gets from them: (neighbour, flight, element)."""
+
+    source: Tensor
+    received: Tensor
+    neighbours: Sequence[int]
+    rank: int
+    synchronize: Callable[[], None]
+
+    @property
+    def place(self) -> int:
+        """Which of its neighbours this rank is."""
+        return self.neighbours.index(self.rank)
+
+    def make(self, way: str) -> None:
+        """Makes all copies and returns when no rank is at one any more."""
+        {"pull": self._pull, "push": self._push, "staged": self._staged, "symmetric": self._symmetric}[way]()
+
+    def _pull(self) -> None:
+        """Each rank reads what is for it from the memory of the others."""
+        sources = self._shared(self.source)
+        for sender, flight, _ in self._side_by_side():
+            self.received[sender, flight].copy_(sources[sender][self.place, flight], non_blocking=True)
+        self._meet()
+
+    def _push(self) -> None:
+        """Each rank writes what it gives into the memory of the others."""
+        places = self._shared(self.received)
+        for receiver, flight, _ in self._side_by_side():
+            places[receiver][self.place, flight].copy_(self.source[receiver, flight], non_blocking=True)
+        self._meet()
+
+    def _staged(self) -> None:
+        """Each rank copies to memory of the host that all ranks of the node map, and from it."""
+        with self._mapped() as staged:
+            staged[self.place].copy_(self.source)
+            self._meet()
+            for sender, flight, _ in self._side_by_side():
+                self.received[sender, flight].copy_(staged[sender][self.place, flight], non_blocking=True)
+            self._meet()
+
+    def _symmetric(self) -> None:
+        """Each rank reads what is for it out of torch's symmetric memory."""
+        from gpucheck.model.errors import Inapplicable
+
+        try:
+            from torch.distributed import _symmetric_memory as symmetric
+        except ImportError:
+            raise Inapplicable("this torch has no symmetric memory") from None
+        group = distributed.group.WORLD
+        assert group is not None
+        if len(self.neighbours) != distributed.get_world_size():
+            raise Inapplicable("symmetric memory is for the ranks of one node")
+        held = symmetric.empty(self.source.shape, dtype=self.source.dtype, device=self.source.device)
+        handle = symmetric.rendezvous(held, group.group_name)
+        held.copy_(self.source)
+        self._meet()
+        for sender, flight, _ in self._side_by_side():
+            there = handle.get_buffer(sender, self.source.shape, self.source.dtype)
+            self.received[sender, flight].copy_(there[self.place, flight], non_blocking=True)
+        self._meet()
+
+    def _side_by_side(self) -> Iterator[tuple[int, int, Any]]:
+        """Each neighbour and flight, each on a stream of its own where there are streams."""
+        count = self.source.shape[1]
+        cuda = self.source.device.type == "cuda"
+        streams = [torch.cuda.Stream(self.source.device) for _ in range(count)] if cuda else [None] * count
+        for neighbour in range(len(self.neighbours)):
+            for flight, stream in enumerate(streams):
+                with ExitStack() as stack:
+                    if stream is not None:
+                        stack.enter_context(torch.cuda.stream(stream))
+                    yield neighbour, flight, stream
+        for stream in filter(None, streams):
+            stream.synchronize()
+
+    def _meet(self) -> None:
+        """Waits until the work of all ranks is done."""
+        self.synchronize()
+        distributed.barrier(device_ids=[self.source.device.index] if self.source.device.type == "cuda" else None)
+
+    def _told(self, word: Any) -> list[Any]:
+        """What each neighbour says."""
+        words: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(words, word)
+        return [words[rank] for rank in self.neighbours]
+
+    def _shared(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor of each neighbour, mapped into this process; its own is the tensor itself."""
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        told = self._told(reduce_tensor(tensor))  # type: ignore[no-untyped-call]
+        return [tensor if at == self.place else make(*given) for at, (make, given) in enumerate(told)]
+
+    @contextmanager
+    def _mapped(self) -> Iterator[list[Tensor]]:
+        """Memory of the host for what each neighbour gives, which all of them map."""
+        count, folder = self.source.numel(), os.environ.get("GPUCHECK_SCRATCH")
+        file, name = tempfile.mkstemp(prefix="peer-", dir=folder if folder and Path(folder).is_dir() else None)
+        os.close(file)
+        try:
+            os.truncate(name, count * self.source.element_size())
+            names = self._told(name)
+            yield [
+                torch.from_file(each, shared=True, size=count, dtype=self.source.dtype).view(self.source.shape)
+                for each in names
+            ]
+        finally:
+            Path(name).unlink(missing_ok=True)
