@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from gpucheck.model.record import Outcome
 from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, Edit, Expected, Fault
 from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
-from tests.end_to_end.conftest import Finished, Lab, Running
+from tests.end_to_end.conftest import DEADLINE, Finished, Lab, Running, environment, free_ports
 
 BEFORE = "    each.received.copy_(each.sent)\n"
 N = {"hangs": 31, "dies": 32, "raises": 33, "stopped": 34, "dies inside": 35, "clean": 36, "skips": 37, "size": 38}
@@ -105,3 +107,35 @@ def test_one_rank_has_nobody_to_run_with(lab: Lab, tmp_path: Path) -> None:
     write_scenario(tmp_path / "s.toml", cases("clean"))
     run = lab.finish(library=None, scenario=tmp_path / "s.toml", nproc=1)
     assert run.code == 5 and "it takes two ranks or more, this run has one" in json.dumps(run.report)
+
+
+def test_ranks_of_two_nodes_run_together(lab: Lab) -> None:
+    """Two nodes of two ranks each: a sub-group over both, and a rank of the second one that does not come."""
+    folder = lab.new_folder()
+    halves = [{"check": "collectives", "operation": "all_to_all", "n": 30, "groups": "halves"}]
+    write_scenario(folder / "s.toml", [*halves, *cases("hangs", "clean")], case_timeout=6, experiments=0)
+    path = Injector(folder, Path(), 4).startup_with([Planted(plant("hangs"), (3,))])
+    endpoint = f"127.0.0.1:{free_ports(2)}"
+    command = [sys.executable, "-m", "gpucheck", "run", str(folder / "s.toml"), "--device", "cpu", "--nproc", "2"]
+    command += ["--nnodes", "2", "--rdzv-endpoint", endpoint]
+    nodes = [
+        subprocess.Popen(
+            [*command, "--node-rank", str(number), "--out", str(folder / f"node{number}"), *more],
+            env=environment(path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number, more in enumerate((["--json", str(folder / "node0" / "report.json")], []))
+    ]
+    try:
+        text, _ = nodes[0].communicate(timeout=DEADLINE)
+        nodes[1].communicate(timeout=DEADLINE)
+    finally:
+        for node in nodes:
+            node.kill()
+    run = Finished(nodes[0].returncode, text, folder / "node0")
+    assert run.outcomes("n30-") == run.outcomes("n36") == ["pass"] * 4, text
+    assert run.outcomes("n31") == ["harness"] * 3 + ["hang"]
+    (finding,) = [finding for finding in run.findings("n31") if finding["fails"]]
+    assert finding["ranks"] == [3] and finding["cause"] == "absent rank"
