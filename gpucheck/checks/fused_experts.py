@@ -30,7 +30,8 @@ MOST_EXACT = 512  # columns of exact data: sums of more could round
 MOST_EXPERTS = 256  # that logits in whole steps tell apart in bf16
 OUT = -200.0  # logit of experts whose weight is zero in fp32
 ONE = 16.0  # first coordinate of exact tokens: it lifts every gate to where silu returns it unchanged
-RANKS, RANK = 2, 1  # of a share: the second of two ranks
+RANKS = 2  # of a share
+RANK = {"layer": 0, "functions": 1}  # by entry: a layer that is alone can be the first of them
 
 
 def spec(name: str, summary: str, entries: tuple[str, ...]) -> CheckSpec:
@@ -53,7 +54,7 @@ def spec(name: str, summary: str, entries: tuple[str, ...]) -> CheckSpec:
             Param(
                 "held",
                 "all",
-                "experts held here: all, or those of the second of two ranks, placed as the engine does",
+                "experts held here: all, or those of one of two ranks, placed as the engine does",
                 ("all", "linear", "round_robin"),
                 label="held-",
             ),
@@ -74,8 +75,8 @@ class FusedExpertsCheck(Check):
         if not 1 <= params["top_k"] <= params["experts"] <= MOST_EXPERTS:
             found = f"{params['top_k']} and {params['experts']}"
             return f"needs 1 <= top_k <= experts <= {MOST_EXPERTS}, not {found}"
-        if params["held"] != "all" and params["entry"] != "functions":
-            return f"held {params['held']} goes with entry functions: a layer asks its group of ranks what it holds"
+        if params["held"] == "round_robin" and params["entry"] != "functions":
+            return "held round_robin goes with entry functions: a layer such as Mixtral's places neighbours on a rank"
         if params["held"] != "all" and params["experts"] < RANKS:
             return f"experts of {RANKS} ranks are at least {RANKS}, not {params['experts']}"
         if data != "exact":
@@ -130,7 +131,7 @@ class FusedExpertsCheck(Check):
 
     def prepare(self, case: Case, inputs: Inputs, runtime: Runtime) -> Any:
         sizes = Sizes(case["hidden"], case["intermediate"], case["experts"], case["top_k"])
-        share = None if case["held"] == "all" else Share(RANKS, RANK, case["held"])
+        share = None if case["held"] == "all" else Share(RANKS, RANK[case["entry"]], case["held"])
         experts = by_engine(
             runtime,
             lambda engine: engine.fused_experts(
@@ -218,10 +219,12 @@ def chosen(case: Case, logits: Tensor) -> Choice:
 
 def held_experts(case: Case) -> list[int]:
     """Ids of the experts that are held here."""
-    count = case["experts"]
+    count, rank = case["experts"], RANK[case["entry"]]
     if case["held"] == "linear":  # what does not divide goes to the first ranks
-        return list(range(count - count // RANKS, count))
-    return list(range(RANK, count, RANKS) if case["held"] == "round_robin" else range(count))
+        first, left = divmod(count, RANKS)
+        start = rank * first + min(rank, left)
+        return list(range(start, start + first + (rank < left)))
+    return list(range(rank, count, RANKS) if case["held"] == "round_robin" else range(count))
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def planted_engine(root: Path, folder: Path, plants: Path, files: Mapping[str, s
         plants: a module that goes beside the package.
         files: the function of ``plants`` that is called with a module, by the file of that.
     """
-    shutil.copytree(root, folder, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root, folder, copy_function=_link)  # with the byte code, which goes by the time of the source
     for file, function in files.items():
         install = f"\n\nimport sys as _sys\nimport {plants.stem}\n{plants.stem}.{function}(_sys.modules[__name__])\n"
         rewrite(folder / file, (root / file).read_text(encoding="utf-8") + install)

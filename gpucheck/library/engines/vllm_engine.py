@@ -164,7 +164,7 @@ class Vllm(Engine):
                 raise Inapplicable(f"vllm {self.planned['version']} lacks {missing}, which its layer is made of")
             config = _configuration(sizes, {"quantization_config": None})
             configured = partial(self.configured, config)
-            return vllm_expert_layer.VllmExpertLayer(sizes, up, down, place, tokens, facts, config, configured)
+            return vllm_expert_layer.VllmExpertLayer(sizes, up, down, share, place, tokens, facts, config, configured)
         return vllm_kernels.VllmFusedExperts(sizes, up, down, share, place, tokens, facts)
 
     def block_fp8(self, weight: Tensor, scales: Tensor, block: int, place: Place, tokens: int) -> BlockFp8:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import vllm_kernels, vllm_stand_ins
 from gpucheck.library.engines.base import Facts, Sizes
-from gpucheck.library.engines.own_kernels import FusedExperts
+from gpucheck.library.engines.own_kernels import FusedExperts, Share
 from gpucheck.model.errors import Inapplicable
 
 if TYPE_CHECKING:
@@ -29,13 +29,17 @@ WORKSPACE = "vllm.v1.worker.workspace"  # memory that layers share; a worker mak
 
 
 class VllmExpertLayer(FusedExperts):
-    """``MixtralMoE`` as vLLM loads and computes it, but for its gate: router logits are given."""
+    """``MixtralMoE`` as vLLM loads and computes it, but for its gate: router logits are given.
+
+    With a share it is the first of several ranks, whose sum of all ranks has one part.
+    """
 
     def __init__(
         self,
         sizes: Sizes,
         up: Tensor,
         down: Tensor,
+        share: Share | None,
         place: Place,
         tokens: int,
         facts: Facts,
@@ -45,6 +49,8 @@ class VllmExpertLayer(FusedExperts):
         import torch
 
         self.facts, self.config = facts, config
+        if share is not None:
+            config.parallel_config.enable_expert_parallel = True
         facts.depth = "module"
         vllm_stand_ins.operators(facts.stand_ins)
         vllm_stand_ins.accelerator(up.device, facts.stand_ins)
@@ -53,12 +59,12 @@ class VllmExpertLayer(FusedExperts):
             _share_memory(up.device)
             with torch.device(up.device):
                 model: Any = torch.nn.Module()
-                model.model = _one_block(sizes, config)
+                model.model = _one_block(sizes, config, 1 if share is None else share.ranks)
             model.model.load_weights(_checkpoint(up, down))
             loading.process_weights_after_loading(model, config.model_config, up.device)
         self.layer = model.model.layers[0].block_sparse_moe.experts
         self.held = getattr(self.layer, "routed_experts", self.layer)
-        facts.backend = self._backend()
+        facts.backend = self._backend() + ("" if share is None else f" on rank 0 of {share.ranks}")
         self.held.w13_weight.data = place(self.held.w13_weight.data, "weights of the first product")
         self.held.w2_weight.data = place(self.held.w2_weight.data, "weights of the second product")
         shapes = self.held.w13_weight.shape, self.held.w2_weight.shape
@@ -118,8 +124,12 @@ def _share_memory(device: torch.device) -> None:
     workspace.init_workspace_manager(device)
 
 
-def _one_block(sizes: Sizes, config: Any) -> Any:
-    """vLLM's Mixtral without what surrounds the block, so that the model's own ``load_weights`` loads it."""
+def _one_block(sizes: Sizes, config: Any, ranks: int) -> Any:
+    """vLLM's Mixtral without what surrounds the block, so that the model's own ``load_weights`` loads it.
+
+    Args:
+        ranks: that the layer takes the experts to be divided among; it is the first of them, and the only one here.
+    """
     import torch
 
     mixtral: Any = import_module("vllm.model_executor.models.mixtral")
@@ -137,6 +147,7 @@ def _one_block(sizes: Sizes, config: Any) -> Any:
                 sizes.hidden,
                 sizes.intermediate,
                 params_dtype=torch.bfloat16,
+                tp_size=ranks,
                 prefix=f"model.{BLOCK}",
             )
             self.layers = torch.nn.ModuleList([layer])
