@@ -43,7 +43,8 @@ def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected, 
     tokens = wrong.any(1).nonzero().flatten()[:TOKENS]
     if not output[tokens].isfinite().all():
         return ""  # more than another computation with the same numbers
-    given, held = {**inputs, "x": inputs["x"][tokens]}, output[tokens]
+    of_tokens: Inputs = {name: inputs[name][tokens] for name in ("x", "router_logits") if name in inputs}
+    given, held = {**inputs, **of_tokens}, output[tokens]
     for layer, fault, change in (*sharing_faults(case, part), *reload_faults(case), *faults()):
         if accepted(held, block_reference(case, given, change, part)["y"]) is not None:
             return f"{layer}: {fault} (that gives exactly these outputs)"

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpucheck.checks.base import Runtime
+from gpucheck.checks.base import Runtime, leave_outputs
 from gpucheck.checks.engine_block import by_engine
 from gpucheck.checks.generation import Generation
 from gpucheck.checks.moe import block_products
 from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import NeededLaunches
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from gpucheck.checks.decoder.shape import Shape
     from gpucheck.library.engines.served_model import Seen, ServedModel
+    from gpucheck.model.record import Mismatch
+    from gpucheck.verify.expected import Expected
 
 OF_EXPERTS = 2  # products a layer that the library computes
 
@@ -99,32 +102,85 @@ class EngineModel(Generation):
         """Engines have weights of experts in the library's own layouts for the device."""
         return block_products("mxfp4", "default", case)
 
+    def order_mismatches(
+        self,
+        case: Case,
+        inputs: dict[str, Tensor],
+        outputs: dict[str, Tensor],
+        expected: dict[str, Expected],
+        mismatches: list[Mismatch],
+    ) -> tuple[list[Mismatch], str]:
+        """As for ``generation``; where experts went wrong first, a known fault of callers may explain it."""
+        from gpucheck.checks.decoder.shape import EXPERTS
+
+        ordered, words = super().order_mismatches(case, inputs, outputs, expected, mismatches)
+        if ordered and ordered[0].output == EXPERTS:
+            words = words.replace(EXPERTS, f"{EXPERTS}{_explained(case, inputs, outputs, expected, ordered[0])}", 1)
+        return ordered, words
+
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         """Reads the prompt and decodes the rest, without a look at any number in between."""
         import torch
 
-        from gpucheck.checks.decoder.shape import ARGMAX, LOGITS, TOKENS, UNEMBEDDING
-
-        start, model = prepared
-        caller, given, done = self.shape(case).caller, start.mT, 0
+        shape, (start, model) = self.shape(case), prepared
         steps: list[dict[str, Tensor]] = []
-        with torch.no_grad():
-            model.begin(case["batch"], case["tokens"])
-            while done < case["tokens"]:
-                seen = model.forward(given, done)
-                found = {name: _by_step(seen, name, given) for name in caller.operations if name != ARGMAX}
-                found[UNEMBEDDING] = found[UNEMBEDDING].to(caller.logits)  # some widen what they compute in bf16
-                found[ARGMAX] = found[UNEMBEDDING].argmax(-1)
-                steps.append(found)
-                done += given.shape[1]
-                given = found[ARGMAX][-1:].mT
-        outputs = {name: torch.cat([found[name] for found in steps]) for name in caller.operations}
-        return {**outputs, LOGITS: outputs[UNEMBEDDING], TOKENS: outputs[ARGMAX]}
+        try:
+            with torch.no_grad():
+                _decode(shape, start, model, steps)
+        except Inapplicable:
+            raise
+        except Exception as error:
+            leave_outputs(error, lambda: _outputs([*steps, _not_computed(shape, steps)]))
+            raise
+        return _outputs(steps)
 
     def needed_launches(self, case: Case, runtime: Runtime) -> tuple[NeededLaunches, ...]:
         """The products of the experts; which kernels compute the rest is the engine's own affair."""
         forwards = 1 + case["tokens"] - case["prompt"]
         return (NeededLaunches(self.kernels(case, runtime), forwards * case["layers"] * OF_EXPERTS),)
+
+
+def _decode(shape: Shape, start: Tensor, model: ServedModel, steps: list[dict[str, Tensor]]) -> None:
+    """Adds what each operation gave, forward by forward, for the prompt (P, B) and what follows it."""
+    from gpucheck.checks.decoder.shape import ARGMAX, UNEMBEDDING
+
+    given, done = start.mT, 0
+    model.begin(shape.batch, shape.tokens)
+    while done < shape.tokens:
+        seen = model.forward(given, done)
+        found = {name: _by_step(seen, name, given) for name in shape.caller.operations if name != ARGMAX}
+        found[UNEMBEDDING] = found[UNEMBEDDING].to(shape.caller.logits)  # some widen what they compute in bf16
+        found[ARGMAX] = found[UNEMBEDDING].argmax(-1)
+        steps.append(found)
+        done += given.shape[1]
+        given = found[ARGMAX][-1:].mT
+
+
+def _outputs(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    import torch
+
+    from gpucheck.checks.decoder.shape import ARGMAX, LOGITS, TOKENS, UNEMBEDDING
+
+    outputs = {name: torch.cat([found[name] for found in steps]) for name in steps[0]}
+    return {**outputs, LOGITS: outputs[UNEMBEDDING], TOKENS: outputs[ARGMAX]}
+
+
+def _not_computed(shape: Shape, steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What stands for the operations of the steps that are missing: NaN, UNWRITTEN in place of integers."""
+    import math
+
+    import torch
+
+    from gpucheck.checks.decoder.shape import ARGMAX, IN_LAYER, UNWRITTEN
+
+    missing = shape.tokens - sum(len(found[ARGMAX]) for found in steps)
+    made = {}
+    for name in shape.caller.operations:
+        lead = (missing, shape.layers) if name in IN_LAYER else (missing,)
+        filler, dtype = UNWRITTEN if name == ARGMAX else math.nan, shape.caller.dtype_of(name)
+        device = steps[0][name].device if steps else None
+        made[name] = torch.full((*lead, *shape.result(name)), filler, dtype=dtype, device=device)
+    return made
 
 
 def _by_step(seen: Seen, name: str, given: Tensor) -> Tensor:
@@ -136,3 +192,26 @@ def _by_step(seen: Seen, name: str, given: Tensor) -> Tensor:
     batch, steps = given.shape
     calls = [each.reshape(batch, steps, -1).transpose(0, 1) for each in seen[name]]
     return torch.stack(calls, 1) if name in IN_LAYER else calls[0]
+
+
+def _explained(
+    case: Case,
+    inputs: dict[str, Tensor],
+    outputs: dict[str, Tensor],
+    expected: dict[str, Expected],
+    mismatch: Mismatch,
+) -> str:
+    """What the experts of the step and layer where they went wrong first did otherwise, in brackets, or ""."""
+    from gpucheck.checks.caller_faults import explanation
+    from gpucheck.checks.decoder.shape import EXPERTS
+    from gpucheck.verify.bounds import Estimate
+    from gpucheck.verify.expected import Expected
+
+    step, layer = mismatch.first[:2]
+    block = {name: inputs[name][layer] for name in ("up", "up_scale", "up_bias", "down", "down_scale", "down_bias")}
+    block |= {"x": outputs["expert norm"][step, layer], "router_logits": outputs["router"][step, layer]}
+    whole = expected[EXPERTS]
+    assert whole.estimate.error is not None
+    estimate = Estimate(whole.estimate.value[step, layer], whole.estimate.error[step, layer])
+    found = explanation(case, block, outputs[EXPERTS][step, layer], Expected(estimate, whole.dtype))
+    return f" ({found})" if found else ""

@@ -158,6 +158,7 @@ def block_reference(
     """The router's logits and the output of the block, or what a caller with a fault makes of it.
 
     Args:
+        inputs: of a case; where they hold ``router_logits`` (T, E), these are what the experts are chosen by.
         part: what this rank holds, where several share the block: the output is then its share of the sum.
     """
     import torch
@@ -169,7 +170,8 @@ def block_reference(
 
     k = case["top_k"]
     part = change.part(part or parts({**case.params, "tp": 1, "ep": 1})[0])
-    logits = inputs["x"].double() @ inputs["router"].double().T
+    given = inputs.get("router_logits")
+    logits = inputs["x"].double() @ inputs["router"].double().T if given is None else given.double()
     chosen, ids = reference_topk(change.scores(logits), k)
     held = part.held(change.inputs(inputs))
     gates = bounds.rounded(bounds.softmax(chosen), torch.bfloat16)

@@ -438,6 +438,21 @@ def either(x: Estimate, dtype: torch.dtype | None) -> Estimate:
     return Estimate(x.value, tolerance(dtype, x.value, x.error))
 
 
+def in_parts(x: Tensor, w: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a product errs by whose terms are summed in parts that are stored as ``dtype`` and added in fp32, as
+    BLAS libraries may.
+
+    Each part S rounds by at most half an ulp, uniformly, so the variance of their sum is that of all S^2, which for
+    terms of random sign is E^2 = sum x^2 w^2 however many parts there are: 6 deviations.
+
+    Args:
+        x: (..., M, K) float64.
+        w: (K, N) float64.
+    """
+    energy = torch.sqrt(x.square() @ w.square())
+    return SIGMAS * rounding_deviation(dtype) * energy
+
+
 def summed(x: Estimate, dim: int) -> Estimate:
     """Sum of a few terms over ``dim`` in fp32, any order."""
     value = x.value.sum(dim)

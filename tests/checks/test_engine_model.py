@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from gpucheck.checks.base import OUTPUTS, Runtime
 from gpucheck.checks.decoder import checkpoint, passes
-from gpucheck.checks.decoder.shape import ARGMAX, LOGITS, SERVED, TOKENS, UNEMBEDDING
+from gpucheck.checks.decoder.shape import ARGMAX, EXPERTS, LOGITS, SERVED, TOKENS, UNEMBEDDING, UNWRITTEN
+from gpucheck.checks.gpt_oss_block import block_reference
 from gpucheck.checks.transformers_model import TransformersModel
+from gpucheck.library.engines.served_model import Seen, ServedModel
 from gpucheck.model.case import Case
 from gpucheck.verify.judge import judge
 
@@ -103,3 +106,53 @@ def test_a_token_that_was_given_is_not_decoded(case: Case, inputs: dict[str, Ten
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
     assert words in str(CHECK.validate({**CHECK.spec.defaults, **params}, "normal"))
+
+
+class Replayed(ServedModel):
+    """Gives what was recorded, and raises at a step."""
+
+    def __init__(self, recorded: dict[str, Tensor], raises: int) -> None:
+        self.recorded, self.raises = recorded, raises
+
+    def begin(self, batch: int, tokens: int) -> None:
+        assert (batch, tokens) == (2, 5)
+
+    def forward(self, tokens: Tensor, first: int) -> Seen:
+        last = first + tokens.shape[1]
+        if last > self.raises:
+            raise RuntimeError("planted on purpose")
+
+        def rows(value: Tensor) -> Tensor:
+            return value[first:last].transpose(0, 1).flatten(0, 1)
+
+        whole = {name: [rows(self.recorded[name])] for name in ("embedding", "final norm", "unembedding")}
+        return whole | {name: [rows(self.recorded[name][:, layer]) for layer in range(2)] for name in SERVED}
+
+    def operands(self) -> dict[str, Tensor]:
+        return {}
+
+
+def test_what_a_model_gives_is_told_by_step_and_layer(case: Case, inputs: Any, right: dict[str, Tensor]) -> None:
+    outputs = CHECK.launch(case, (inputs["start"], Replayed(right, 5)), cast(Runtime, None))
+    assert outputs.keys() == right.keys() and all(torch.equal(outputs[name], right[name]) for name in right)
+
+
+def test_an_error_leaves_what_was_computed_before_it(case: Case, inputs: Any, right: dict[str, Tensor]) -> None:
+    wrong = {**right, "qkv": right["qkv"].clone()}
+    wrong["qkv"][3, 1, 0, 0] += 8
+    with pytest.raises(RuntimeError, match="planted") as caught:
+        CHECK.launch(case, (inputs["start"], Replayed(wrong, 4)), cast(Runtime, None))
+    left = getattr(caught.value, OUTPUTS)
+    assert told(case, inputs, left).startswith("first wrong at step 3, layer 1, qkv")
+    assert left["qkv"][4].isnan().all() and (left[TOKENS][4] == UNWRITTEN).all()
+
+
+def test_wrong_experts_say_what_a_caller_did_otherwise(case: Case, inputs: Any, right: dict[str, Tensor]) -> None:
+    names = ("up", "up_scale", "up_bias", "down", "down_scale", "down_bias")
+    block = {name: inputs[name][1] for name in names}
+    block |= {"x": right["expert norm"][3, 1], "router_logits": right["router"][3, 1]}
+    block["down_bias"] = 0 * block["down_bias"]
+    wrong = {**right, EXPERTS: right[EXPERTS].clone()}
+    wrong[EXPERTS][3, 1] = block_reference(case, block)["y"].estimate.value.bfloat16()
+    said = "first wrong at step 3, layer 1, experts (second product: its bias is left out"
+    assert told(case, inputs, wrong).startswith(said)

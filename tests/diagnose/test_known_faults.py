@@ -23,6 +23,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Known
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Launch, Outcome, Record, Violation
+from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.plan import scenario
 from gpucheck.records.run_folder import Run
 from gpucheck.report import blocks
@@ -279,6 +280,12 @@ ASSERTS = Planted(
 REFUSED = replace(ASSERTS, params={**MANY}, generation="v3.8", record={"message": "AssertionError: mx_axis=1"})
 SLICED = Planted(
     "transformers_moe", "dependence on the process group", MANY, conditions=Conditions(process_group="initialised")
+)
+WINDOW = Planted(
+    "sglang_model",
+    "undetermined",
+    record={"message": "first wrong at step 6, layer 0, attention; no other token follows"},
+    versions={"sglang": "0.5.19"},
 )
 BUG = "kernel bug"
 LESS = {"correlation": 0.999, "relative": 5e-3, "wrong": 4}
@@ -640,3 +647,25 @@ def test_a_run_without_findings_does_not_read_the_table() -> None:
 def test_the_fault_of_a_finding_is_explained(synthetic: Synthetic) -> None:
     assert {fault.id for fault in known_faults()} >= {*known(stored(synthetic, GATE))}
     assert all(isinstance(fault, KnownFault) and fault.parts["means"] for fault in known_faults())
+
+
+def test_a_whole_model_with_unpadded_scales_is_known_by_the_tensor_that_is_read_past(synthetic: Synthetic) -> None:
+    detail = "it is read outside of the uint8 tensor of shape (8, 320, 8), scales of the first product"
+    record = {"violations": [Violation(ViolationKind.PASSES_DIFFER, detail)]}
+    for engine, release, good in (("vllm", "0.25.1", "0.26.0"), ("sglang", "0.5.18", "0.5.19")):
+        planted = Planted(f"{engine}_model", OUTSIDE, record=record, versions={engine: release})
+        assert is_known(synthetic, planted) == [f"{engine}-unpadded-scales"]
+        assert is_known(synthetic, replace(planted, versions={engine: good})) == []
+        assert is_known(synthetic, replace(planted, params={"hidden": 256})) == []
+
+
+def test_a_whole_model_that_decodes_with_a_narrow_window_is_known_by_where_it_went_wrong(synthetic: Synthetic) -> None:
+    assert is_known(synthetic, WINDOW) == ["sglang-decode-window"]
+    message = str(WINDOW.record["message"])
+    for near in (
+        replace(WINDOW, check="vllm_model"),
+        replace(WINDOW, versions={"sglang": "0.5.5"}),
+        replace(WINDOW, record={"message": message.replace("layer 0", "layer 1")}),
+        replace(WINDOW, record={"message": message.replace("attention", "attention out")}),
+    ):
+        assert is_known(synthetic, near) == []

@@ -135,8 +135,13 @@ def check_faults(
     assert finished.outcomes(f"v{FIRST - 1}") == ["pass"], finished.text
     for number, fault in enumerate(faults):
         assert finished.outcomes(f"v{FIRST + number}") == ["mismatch"], (fault.name, finished.text)
-        first = finished.lines(f"v{FIRST + number}").splitlines()[0].partition(";")[0]
+        first, _, further = finished.lines(f"v{FIRST + number}").splitlines()[0].partition(";")
+        first, _, why = first.partition(" (")
         assert first.startswith("first wrong at ") and first.endswith(fault.where), (fault.name, first)
+        assert not first.endswith("experts") or "a softmax over all experts, not over those chosen" in why, (
+            why,
+            further,
+        )
 
 
 @needs_transformers
@@ -178,3 +183,4 @@ def test_sglangs_triton_attention_sees_one_key_less_when_it_decodes(lab: Lab, tm
     finished = lab.finish("--engine", f"path:{tmp_path}", scenario=path, nproc=1, library=None)
     assert finished.code == 1 and finished.outcomes(f"v{FIRST}") == ["pass"], finished.text
     assert finished.lines(f"v{FIRST - 1}").startswith("first wrong at step 3, layer 0, attention;")
+    assert [known["id"] for known in finished.finding(f"v{FIRST - 1}")["known"]] == ["sglang-decode-window"]

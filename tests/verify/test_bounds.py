@@ -669,3 +669,18 @@ def test_a_steep_swiglu_of_whole_numbers_is_a_ramp() -> None:
         bounds.ramp(bounds.Estimate(both, None, 0.5), 2.0)
     with pytest.raises(ValueError, match="exact"):
         bounds.ramp(bounds.Estimate(both, torch.zeros_like(both)), 2.0)
+
+
+@pytest.mark.parametrize("parts", [2, 5, 16])
+def test_a_product_whose_parts_are_stored_holds_for_any_number_of_them_and_bites(parts: int) -> None:
+    generator = torch.Generator().manual_seed(parts)
+    x, w = held(torch.randn((64, 320), generator=generator)), held(torch.randn((320, 96), generator=generator))
+    total = torch.zeros(64, 96)
+    for terms in torch.arange(320).chunk(parts):
+        total = total + held(x[:, terms] @ w[terms])
+    plain = bounds.product(*(Estimate(each.double(), torch.zeros_like(each).double()) for each in (x, w)))
+    assert plain.error is not None
+    estimate = Estimate(plain.value, plain.error + bounds.in_parts(x.double(), w.double(), STORED))
+    assert within(total, estimate).all()
+    assert not within(total, plain).all(), "what is stored must be said"
+    assert (~within(x[:, :-2] @ w[:-2], estimate)).double().mean() > 0.7, "two terms that are left out show"

@@ -7,7 +7,7 @@ of its operations is judged by what that very operation was given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -72,7 +72,7 @@ class Reference:
         return self._logits(x, proceed)
 
     def _logits(self, x: Tensor, proceed: Continue) -> Tensor:
-        return proceed(UNEMBEDDING, None, bounds.product(plain(x), self._weight(UNEMBEDDING)))
+        return proceed(UNEMBEDDING, None, self._product(x, self._weight(UNEMBEDDING)))
 
     def _attention_out(self, layer: int, mixed: Tensor, proceed: Continue) -> Tensor:
         """(T, B, hidden) of what the heads give (T, B, H*D)."""
@@ -191,8 +191,15 @@ class Reference:
         return bounds.add(down, self.inputs["down_bias"][layer, expert].double())
 
     def linear(self, name: str, layer: int, x: Tensor) -> Estimate:
-        product = bounds.either(bounds.product(plain(x), self._weight(name, layer)), self.caller.stored)
+        product = bounds.either(self._product(x, self._weight(name, layer)), self.caller.stored)
         return bounds.add(product, self.inputs[f"{name}_bias"][layer].double())
+
+    def _product(self, x: Tensor, weight: Estimate) -> Estimate:
+        product, stored = bounds.product(plain(x), weight), self.caller.stored
+        if stored is None:
+            return product
+        assert product.error is not None
+        return replace(product, error=product.error + bounds.in_parts(x, weight.value, stored))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Estimate:
         return bounds.rms_norm(x, weight.double(), EPSILON, stored=self.caller.stored)
