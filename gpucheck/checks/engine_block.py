@@ -182,16 +182,18 @@ def by_engine(runtime: Runtime, make: Callable[[Engine], M]) -> M:
     import torch
 
     engine = load(runtime.library, runtime.device)
-    runtime.engine_part(EnginePart(engine.planned["name"], engine.planned["version"]))
+    planned = engine.planned
+    told = EnginePart(planned["name"], planned["version"], identity=planned.get("identity", ""))
+    runtime.engine_part(told)
     try:
         with torch.no_grad():
             made = make(engine)
     except ModuleNotFoundError as error:
-        if engine.planned["installed"] or (error.name or "").partition(".")[0] in (engine.name, "triton_kernels"):
+        if planned["installed"] or (error.name or "").partition(".")[0] in (engine.name, "triton_kernels"):
             raise
-        release = f"{engine.name} {engine.planned['version']}"
+        release = f"{engine.name} {planned['version']}"
         raise Inapplicable(f"{release} imports {error.name}, which is neither installed nor fetched") from error
-    runtime.engine_part(EnginePart(engine.planned["name"], engine.planned["version"], **vars(made.facts)))
+    runtime.engine_part(replace(told, **vars(made.facts)))
     return made
 
 

@@ -36,6 +36,8 @@ def _line(parts: list[EnginePart], told: Collection[str]) -> str:
         words += f"; launched with the values of {', '.join(files)}"
     if len(files) < len(sources):
         words += f"; {len(sources) - len(files)} shape(s) launched with default values: no tuned file for this GPU"
+    for identity in _once(part.identity for part in parts):
+        words += f"; {identity}"
     if first.lacking:
         words += f"; no deeper, since it lacks {', '.join(first.lacking)}"
     if left_behind := _once(name for part in parts for name in part.left_behind):

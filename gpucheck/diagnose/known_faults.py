@@ -61,6 +61,7 @@ class Fingerprint:
     kernels: tuple[str, ...] = ()  # one of them was launched; a star stands for anything
     gpus: tuple[str, ...] = ()  # architectures, likewise; "interpreter" is the CPU
     generations: tuple[str, ...] = ()  # of the library's API, which a modified copy keeps
+    contents: tuple[str, ...] = ()  # of the library, by the name that gpucheck knows it by
     versions: Mapping[str, str] = field(default_factory=dict)  # software -> range
     where_recorded: Mapping[str, str] = field(default_factory=dict)  # the same, for what not every run writes down
     outcomes: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
         return False
     params, conditions = step.case.params, step.conditions.to_json()
     kinds = [violation.kind.value for violation in record.violations]
-    sizes = asked.shapes.fitting(params) if asked.shapes else []
+    sizes = asked.shapes.fitting(of_one_rank(params)) if asked.shapes else []
     return (
         (not asked.data or step.case.data in asked.data)
         and _among(params, asked.params)
@@ -76,6 +76,7 @@ def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
         and (not asked.kernels or any(_named(launch.kernel, asked.kernels) for launch in record.launches))
         and (not asked.gpus or all(_named(name, asked.gpus) for name in architectures(record)))
         and (not asked.generations or run.plan.library.get("generation") in asked.generations)
+        and (not asked.contents or run.plan.library.get("name") in asked.contents)
         and all(in_range(version_of(run, name), text) for name, text in asked.versions.items())
         and all(
             in_range(version, text) for name, text in asked.where_recorded.items() if (version := version_of(run, name))
@@ -88,6 +89,14 @@ def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
         and (not asked.message or re.search(asked.message, record.message) is not None)
         and all(_last_alone(record, name, params) for name in asked.groups)
     )
+
+
+def of_one_rank(params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+    """The parameters of a case, with the width that each of several tensor parallel ranks has."""
+    width, ranks = params.get("intermediate"), params.get("tp")
+    if isinstance(width, int) and isinstance(ranks, int):
+        return {**params, "intermediate": width // ranks}
+    return params
 
 
 def architectures(record: Record) -> set[str]:

@@ -131,7 +131,11 @@ NO_LIBRARY: PlannedLibrary = {
 """The library of a plan in which no case needs one; then none is looked up."""
 
 
-class PlannedEngine(TypedDict):
+class _Identity(TypedDict, total=False):
+    identity: str  # what is known of its files beside its version, in words; plans of older versions have none
+
+
+class PlannedEngine(_Identity):
     """A serving engine whose own path is tested, as ``plan.json`` holds it."""
 
     name: str  # of its package: "vllm"

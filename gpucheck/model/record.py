@@ -212,6 +212,7 @@ class EnginePart:
     stand_ins: list[str] = field(default_factory=list)  # what was not its own; empty where it is installed
     left_behind: list[str] = field(default_factory=list)  # what it changed in the library, for all later calls
     reload: str = ""  # what took another checkpoint before this one: "the same module" or a new one; "": nothing did
+    identity: str = ""  # whether its files are those of a release that is known, in words
     group: str = ""  # what it was told of ranks that share the block, which are all computed here; "": none do
 
 

@@ -230,6 +230,7 @@ class Planted:
     record: Mapping[str, Any] = field(default_factory=dict)
     mismatch: Mapping[str, Any] = field(default_factory=dict)  # what its wrong output looks like
     generation: str = "v3.5"
+    content: str = "B"
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -243,7 +244,7 @@ def is_known(synthetic: Synthetic, planted: Planted) -> list[str]:
     software = {name: {"version": version} for name, version in recorded.items() if name not in known_engines}
     plan = replace(
         plan,
-        library={**plan.library, "generation": planted.generation},  # type: ignore[typeddict-item]
+        library={**plan.library, "generation": planted.generation, "name": planted.content},  # type: ignore[typeddict-item]
         environment={"software": software},
         engines=tuple({"name": name, "version": version} for name, version in known_engines.items()),  # type: ignore[misc]
     )
@@ -287,6 +288,11 @@ WINDOW = Planted(
     record={"message": "first wrong at step 6, layer 0, attention; no other token follows"},
     versions={"sglang": "0.5.19"},
 )
+CUT = Planted("sglang_moe", "undetermined", {**MANY, "hidden": 352}, generation="v3.7", content="D")
+UPDATED = Planted(
+    "vllm_moe", "undetermined", {**MANY, "intermediate": 288, "reload": True}, versions={"vllm": "0.33.0"}
+)
+ELSEWHERE = Planted("vllm_moe", OUTSIDE, {**MANY, "ep": 2}, versions={"vllm": "0.16.0"})
 BUG = "kernel bug"
 LESS = {"correlation": 0.999, "relative": 5e-3, "wrong": 4}
 DEVICE = "wrong device context"
@@ -355,6 +361,32 @@ PLANTED: dict[str, tuple[Planted, tuple[Planted, ...]]] = {
             replace(ZEROS, params={"queries": "decode"}),
             replace(ZEROS, params={"queries": "mixed", "window": 20}),
             replace(ZEROS, record={"message": ZEROS.record["message"]}),
+        ),
+    ),
+    "hopper-values-k-tail": (
+        CUT,
+        (
+            replace(CUT, content="E", generation="v3.8"),
+            replace(CUT, params={**MANY, "hidden": 384}),
+            replace(CUT, record={"arithmetic": "sm_100"}),
+            replace(CUT, record={"violations": [Violation("guard", "x")]}),  # type: ignore[arg-type]
+            replace(CUT, params={**MANY, "intermediate": 256, "tp": 2}),
+        ),
+    ),
+    "vllm-update-leaves-padding": (
+        UPDATED,
+        (
+            replace(UPDATED, params={**MANY, "intermediate": 288}),
+            replace(UPDATED, params={**MANY, "intermediate": 256, "reload": True}),
+            replace(UPDATED, versions={"vllm": "0.26.0"}),
+        ),
+    ),
+    "vllm-experts-of-other-ranks": (
+        ELSEWHERE,
+        (
+            replace(ELSEWHERE, params=MANY),
+            replace(ELSEWHERE, versions={"vllm": "0.25.1"}),
+            replace(ELSEWHERE, check="sglang_moe"),
         ),
     ),
     "vllm-refuses-newest-library": (
@@ -461,6 +493,12 @@ def test_a_planted_fault_is_known_and_its_near_misses_are_not(synthetic: Synthet
     assert is_known(synthetic, planted) == [fault]
     for number, other in enumerate(near):
         assert fault not in is_known(synthetic, other), f"near miss {number}"
+
+
+def test_a_size_is_that_of_one_rank_where_ranks_share_it(synthetic: Synthetic) -> None:
+    shared = replace(CUT, params={**MANY, "intermediate": 2880, "hidden": 2880})
+    assert is_known(synthetic, shared) == []
+    assert is_known(synthetic, replace(shared, params={**shared.params, "tp": 4})) == ["hopper-values-k-tail"]
 
 
 def test_every_fault_of_the_table_has_what_triggers_it_and_what_must_not() -> None:

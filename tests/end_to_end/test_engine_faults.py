@@ -126,6 +126,7 @@ def test_each_fault_of_an_engines_layers_is_caught_and_the_bare_library_stays_ri
     path = scenario(tmp_path, {plants.FIRST - 1: "nothing", **numbers})
     finished = lab.finish("--engine", engine, scenario=path, nproc=1, library=None)
     assert finished.code == 1, finished.text
+    assert "changed: its files have the content" in finished.text, "a model that was edited is not that of the release"
     results = finished.results(0)
     right = [case for case, record in results.items() if record["outcome"] == "pass"]
     assert len(right) == 2, f"the block without a fault and the bare library's: {right}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.library.engines import MODULES, adapter_class
+from gpucheck.library.engines.engine_content import identity
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.plan import PlannedEngine
 
@@ -36,6 +37,7 @@ class EngineCopy:
             "packages": str(self.packages or ""),
             "origin": self.origin,
             "installed": self.installed,
+            "identity": identity(self.root, self.name, self.version),
         }
 
 

@@ -72,7 +72,9 @@ def _plan() -> dict[str, Any]:
     shown = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
     keys: dict[str, Any] = {name: hints[name] for name in shown}
     keys["library"] = _object(library, "The copy of triton_kernels under test; origin none: no case needs one.")
-    keys["engines"] = _array(_object(get_type_hints(PlannedEngine), "An engine whose own path was tested."))
+    engine = _object(get_type_hints(PlannedEngine), "An engine whose own path was tested.")
+    engine["required"] = [name for name in engine["required"] if name in PlannedEngine.__required_keys__]
+    keys["engines"] = _array(engine)
     keys["environment"] = _object({"software": dict[str, Any]}, "Software and machine that the run was started on.")
     return _object(keys, "What the run was asked to do, without its cases.")
 
