@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,16 @@ SHARED_KERNELS = {
     "upcast": ("_upcast_from_mxfp",),
 }
 """The part of ``Adapter.kernels`` that is the same in all generations."""
+
+
+@dataclass(frozen=True)
+class RowUse:
+    """What a product is told of rows and of the memory of its result; for each see :meth:`Adapter.matmul`."""
+
+    routing: Routing | None
+    gather: bool
+    scatter: bool
+    into: torch.Tensor | None
 
 
 class MatmulAdapter(Adapter):
@@ -70,14 +81,7 @@ class MatmulAdapter(Adapter):
         """mxfp4 values and their scales in the library's layouts for this device."""
 
     @abstractmethod
-    def product(
-        self,
-        call: Callable[..., torch.Tensor],
-        routing: Routing | None,
-        gather: bool,
-        scatter: bool,
-        into: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def product(self, call: Callable[..., torch.Tensor], rows: RowUse) -> torch.Tensor:
         """The result of ``call``, the library's product, with what it is told of rows and of the result's memory.
 
         Where the library leaves the rows of a token one below the other, this sums them.
@@ -146,7 +150,7 @@ class MatmulAdapter(Adapter):
                 gammas=gammas,
                 fused_activation=None if swiglu is None else self.fused_swiglu(*swiglu),
             )
-            return self.product(call, routing, gather, scatter, into)
+            return self.product(call, RowUse(routing, gather, scatter, into))
 
     def _require_supported(
         self, x: torch.Tensor, weight: Weight, config: KernelConfig, routed: bool, gammas: bool, swiglu: bool

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from gpucheck.library.adapters.base import Routing
-from gpucheck.library.adapters.matmul_adapter import MatmulAdapter
+from gpucheck.library.adapters.matmul_adapter import MatmulAdapter, RowUse
 
 PRODUCTS = ("_matmul_ogs", "_p_matmul_ogs")
 """Names of the product's kernels."""
@@ -35,20 +35,13 @@ class MatmulOgsAdapter(MatmulAdapter):
         scale_layout, options = self.layout.make_default_matmul_mxfp4_w_scale_layout(mx_axis=axis, **scale_options)
         return values, self.tensor.convert_layout(scales, scale_layout, **options)
 
-    def product(
-        self,
-        call: Callable[..., torch.Tensor],
-        routing: Routing | None,
-        gather: bool,
-        scatter: bool,
-        into: torch.Tensor | None,
-    ) -> torch.Tensor:
-        data, gather_index, scatter_index = (None, None, None) if routing is None else self.native(routing)
+    def product(self, call: Callable[..., torch.Tensor], rows: RowUse) -> torch.Tensor:
+        data, gather, scatter = (None, None, None) if rows.routing is None else self.native(rows.routing)
         return call(
             routing_data=data,
-            gather_indx=gather_index if gather else None,
-            scatter_indx=scatter_index if scatter else None,
-            y=into if into is None or into.ndim == 3 else into[None],
+            gather_indx=gather if rows.gather else None,
+            scatter_indx=scatter if rows.scatter else None,
+            y=rows.into if rows.into is None or rows.into.ndim == 3 else rows.into[None],
         )
 
     def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:

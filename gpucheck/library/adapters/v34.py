@@ -9,6 +9,7 @@ import torch
 
 from gpucheck.library.adapters.base import Routing
 from gpucheck.library.adapters.common import require
+from gpucheck.library.adapters.matmul_adapter import RowUse
 from gpucheck.library.adapters.v35 import AdapterV35
 
 
@@ -18,18 +19,11 @@ class AdapterV34(AdapterV35):
     generation: ClassVar[str] = "v3.4"
     kernels: ClassVar[Mapping[str, tuple[str, ...]]] = {**AdapterV35.kernels, "reduce": ("_finalize_matmul",)}
 
-    def product(
-        self,
-        call: Callable[..., torch.Tensor],
-        routing: Routing | None,
-        gather: bool,
-        scatter: bool,
-        into: torch.Tensor | None,
-    ) -> torch.Tensor:
-        summed = scatter and routing is not None and routing.per_token > 1
+    def product(self, call: Callable[..., torch.Tensor], rows: RowUse) -> torch.Tensor:
+        summed = rows.scatter and rows.routing is not None and rows.routing.per_token > 1
         reason = "v3.4 may need room for more rows than the result has, where it sums those of a token"
-        require(into is None or not summed, reason)
-        return super().product(call, routing, gather, scatter, into)
+        require(rows.into is None or not summed, reason)
+        return super().product(call, rows)
 
     def from_tables(self, routing: Routing) -> tuple[Any, Any, Any]:
         k = routing.per_token

@@ -12,7 +12,7 @@ import torch
 
 from gpucheck.library.adapters.base import Rounding, Routing
 from gpucheck.library.adapters.common import require
-from gpucheck.library.adapters.matmul_adapter import SHARED_KERNELS
+from gpucheck.library.adapters.matmul_adapter import SHARED_KERNELS, RowUse
 from gpucheck.library.adapters.sparse import ROUTING_KERNELS, SparseRoutingAdapter
 
 MX_AXIS = -2  # K counted from the end, as the layouts of this generation want it
@@ -66,25 +66,19 @@ class AdapterV37(SparseRoutingAdapter):
         generation = f"this copy of {self.generation}"
         require(whole, f"{generation} reads Hopper's mxfp4 layout rightly only where K is a multiple of 64, not {k}")
 
-    def product(
-        self,
-        call: Callable[..., torch.Tensor],
-        routing: Routing | None,
-        gather: bool,
-        scatter: bool,
-        into: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def product(self, call: Callable[..., torch.Tensor], rows: RowUse) -> torch.Tensor:
+        routing = rows.routing
         if routing is None:
-            return call(c=into)
+            return call(c=rows.into)
         indices: Indices = self.native(routing)
-        summed = scatter and (routing.per_token > 1 or routing.partial)
-        rows = call(
+        summed = rows.scatter and (routing.per_token > 1 or routing.partial)
+        result = call(
             a_ragged_metadata=indices.metadata,
-            gather_indx=indices.token if gather else None,
-            scatter_indx=indices.flat if scatter else None,
-            c=None if summed else into,
+            gather_indx=indices.token if rows.gather else None,
+            scatter_indx=indices.flat if rows.scatter else None,
+            c=None if summed else rows.into,
         )
-        return self._summed(rows, routing, indices, into) if summed else rows
+        return self._summed(result, routing, indices, rows.into) if summed else result
 
     def _summed(
         self, rows: torch.Tensor, routing: Routing, indices: Indices, into: torch.Tensor | None
