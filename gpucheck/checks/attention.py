@@ -12,12 +12,12 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import OPERANDS, Check, Runtime
+from gpucheck.checks.on_use import bounds, extremes, onehot_attention, operands, torch
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.verify.bounds import Estimate
@@ -74,11 +74,6 @@ class Attention(Check):
         return _onehot(case, generator) if case.data == "exact" else _normal(case, generator)
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.verify import extremes
-        from gpucheck.verify.bounds import Estimate
-
         q, k, v, sinks = inputs["q"], inputs["k"], inputs["v"], inputs.get("sinks")
         of_nan = torch.isnan(q).any(-1)
         if case.data == "wide":
@@ -95,13 +90,11 @@ class Attention(Check):
             if error is not None and part.error is not None:
                 error[batch, own] = part.error
         if case.data != "wide":
-            return {"o": Expected(Estimate(value, error), q.dtype)}
-        o, also = extremes.rows_of_nan(Estimate(value, error), of_nan)
+            return {"o": Expected(bounds.Estimate(value, error), q.dtype)}
+        o, also = extremes.rows_of_nan(bounds.Estimate(value, error), of_nan)
         return {"o": Expected(o, q.dtype, also=also)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         from gpucheck.checks.kernels.flash_attention_kernel import flash_attention
 
         guarded = case["guard"] and runtime.device.type == "cuda"
@@ -121,21 +114,17 @@ class Attention(Check):
         return ("_flash_attention_forward",)
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks.operands import size
-
         first, last = visible_range(case)
         seeing = last >= first
         pairs = int((last - first + 1).clamp_min(0).sum())
         keys = int(last[seeing].max() - first[seeing].min() + 1) if bool(seeing.any()) else 0
         flops = 4.0 * case["batch"] * case["q_heads"] * pairs * case["head_dim"]
-        read = size(inputs["k"], inputs["v"]) * keys / case["k_len"]
-        sinks = size(inputs["sinks"]) if "sinks" in inputs else 0
-        return Cost(flops, read + sinks + 2 * size(inputs["q"]))  # the result is as large as q
+        read = operands.size(inputs["k"], inputs["v"]) * keys / case["k_len"]
+        sinks = operands.size(inputs["sinks"]) if "sinks" in inputs else 0
+        return Cost(flops, read + sinks + 2 * operands.size(inputs["q"]))  # the result is as large as q
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
         """SDPA, with a sink as one more key that has no value."""
-        import torch
-
         q, k, v, sinks, seen = inputs["q"], inputs["k"], inputs["v"], inputs.get("sinks"), visible(case)
         options: dict[str, Any] = {"enable_gqa": True} if case["q_heads"] != case["kv_heads"] else {}
         attend = torch.nn.functional.scaled_dot_product_attention
@@ -180,10 +169,6 @@ def heads(
         factor: of the scores, beside 1 / sqrt(D).
         exact: the data is exact.
     """
-    import torch
-
-    from gpucheck.verify import bounds
-
     keys, values = k.double(), v.double()
     value = torch.empty(q.shape, dtype=torch.float64)
     error = None if exact else torch.empty_like(value)
@@ -218,8 +203,6 @@ def block_rows(case: Case) -> int:
 
 def visible_range(case: Case) -> tuple[Tensor, Tensor]:
     """First and last key that each query sees, both (q_len,) int64; first > last where it sees none."""
-    import torch
-
     position = torch.arange(case["q_len"]) + case["k_len"] - case["q_len"]
     last = torch.full_like(position, case["k_len"] - 1) if case["mask"] == "full" else position
     first = (position - case["window"] + 1).clamp_min(0) if case["mask"] == "window" else torch.zeros_like(position)
@@ -228,23 +211,17 @@ def visible_range(case: Case) -> tuple[Tensor, Tensor]:
 
 def visible(case: Case) -> Tensor:
     """(q_len, k_len) bool: which keys each query sees."""
-    import torch
-
     first, last = visible_range(case)
     key = torch.arange(case["k_len"])
     return (key >= first[:, None]) & (key <= last[:, None])
 
 
 def _normal(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-    import torch
-
-    from gpucheck.checks.operands import DTYPES
-
     q_shape = (case["batch"], case["q_heads"], case["q_len"], case["head_dim"])
     k_shape = (case["batch"], case["kv_heads"], case["k_len"], case["head_dim"])
     q = torch.randn(q_shape, generator=generator) * DEVIATION
     inputs = {"q": q, "k": torch.randn(k_shape, generator=generator), "v": torch.randn(k_shape, generator=generator)}
-    inputs = {name: tensor.to(DTYPES[case["dtype"]]) for name, tensor in inputs.items()}
+    inputs = {name: tensor.to(operands.DTYPES[case["dtype"]]) for name, tensor in inputs.items()}
     if case["sinks"]:
         keys = min(case["k_len"], case["window"] or case["k_len"])
         inputs["sinks"] = normal_sinks(case["q_heads"], keys, generator)
@@ -257,16 +234,12 @@ def _wide(inputs: dict[str, Tensor], generator: torch.Generator) -> dict[str, Te
     In each head the second query is NaN, the third -0.0 and the fourth subnormal, where there are as many. Keys and
     values stay finite: a kernel multiplies those that a query does not see by zero, which no NaN stands.
     """
-    import torch
-
-    from gpucheck.verify.extremes import SMALLEST_NORMAL
-
     dtype, (queries, coordinates) = inputs["q"].dtype, inputs["q"].shape[-2:]
     end = 6 if dtype == torch.float16 else 40
     exponent, other = (torch.randint(-end, end + 1, (coordinates,), generator=generator).float() for _ in range(2))
     factors = {"q": torch.exp2(exponent), "k": torch.exp2(-exponent), "v": torch.exp2(other)}
     made = {name: (inputs[name].float() * factor).to(dtype) for name, factor in factors.items()}
-    small = (0.1 + 0.8 * torch.rand(coordinates, generator=generator)) * SMALLEST_NORMAL[dtype]
+    small = (0.1 + 0.8 * torch.rand(coordinates, generator=generator)) * extremes.SMALLEST_NORMAL[dtype]
     for row, value in enumerate((torch.tensor(torch.nan), torch.tensor(-0.0), small), 1):
         if row < queries:
             made["q"][..., row, :] = value.to(dtype)
@@ -275,18 +248,11 @@ def _wide(inputs: dict[str, Tensor], generator: torch.Generator) -> dict[str, Te
 
 def normal_sinks(q_heads: int, keys: int, generator: torch.Generator) -> Tensor:
     """(q_heads,) float32: sinks about as heavy as all ``keys`` together where scores have deviation DEVIATION."""
-    import torch
-
     return torch.randn(q_heads, generator=generator) + math.log(keys) + DEVIATION**2 / 2
 
 
 def _onehot(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
     """Exact data: see :mod:`gpucheck.checks.onehot_attention`."""
-    import torch
-
-    from gpucheck.checks import onehot_attention
-    from gpucheck.checks.operands import DTYPES
-
     batch, q_heads, kv_heads, q_len = case["batch"], case["q_heads"], case["kv_heads"], case["q_len"]
     first, last = visible_range(case)
     q = torch.empty(batch, q_heads, q_len, case["head_dim"])
@@ -300,7 +266,7 @@ def _onehot(case: Case, generator: torch.Generator) -> dict[str, Tensor]:
             for head in range(kv_head * group, (kv_head + 1) * group):
                 drawn = first + (torch.rand(q_len, generator=generator) * (last - first + 1)).long()
                 q[sequence, head] = book.ask(drawn.clamp(0, case["k_len"] - 1), generator)
-    inputs = {name: tensor.to(DTYPES[case["dtype"]]) for name, tensor in (("q", q), ("k", k), ("v", v))}
+    inputs = {name: tensor.to(operands.DTYPES[case["dtype"]]) for name, tensor in (("q", q), ("k", k), ("v", v))}
     if case["sinks"]:
         inputs["sinks"] = onehot_attention.sinks(q_heads)
     return inputs

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from gpucheck.checks.engine_attention import Change, attention_reference
+from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case
 from gpucheck.verify.expected import Expected
 
@@ -27,8 +28,6 @@ def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected) 
         output: (T, H, D), of the expected shape and dtype.
         expected: what it should be.
     """
-    import torch
-
     from gpucheck.verify.judge import accepted, closest
 
     finite = output.isfinite().flatten(1).all(1)
@@ -76,8 +75,6 @@ def _without_sinks(inputs: Inputs) -> Inputs:
 
 
 def _without_last(seen: Tensor) -> Tensor:
-    import torch
-
     kept = torch.ones_like(seen)
     kept[:, -1] = False
     return seen & kept

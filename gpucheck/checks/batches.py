@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.moe import Moe, launch_config
+from gpucheck.checks.on_use import bounds, torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 FEW = 7  # tokens of a small batch, and of those beside NaN
@@ -47,34 +47,26 @@ class Batches(Moe):
         return super().validate(params, data)
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.verify.bounds import Estimate
-
         y = super().reference(case, inputs)["y"]
         value, error = y.estimate.value, y.estimate.error
         assert error is not None
 
         def first(count: int) -> Expected:
-            return Expected(Estimate(value[:count].clone(), error[:count].clone()), y.dtype)
+            return Expected(bounds.Estimate(value[:count].clone(), error[:count].clone()), y.dtype)
 
         if case["graph"]:
             return {"replayed": y}
         same = torch.ones(1 + FEW + case["m"], dtype=torch.float64)
         made = {"alone": first(1), "few": first(FEW), "all": y, "again": first(1), "beside_nan": first(FEW)}
-        return {**made, "same_bits": Expected(Estimate(same, None), torch.uint8)}
+        return {**made, "same_bits": Expected(bounds.Estimate(same, None), torch.uint8)}
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
-        import torch
-
         x = inputs["x"]
         beside = torch.cat([x[:FEW], torch.full_like(x[FEW:], torch.nan)])
         made = {"beside": runtime.place(beside), "reversed": runtime.place(x.flip(0))}
         return {**super().prepare(case, inputs, runtime), **made}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         tokens = {name: prepared[name] for name in ("x", "ids", "id_gates")}
 
         def run(x: Tensor, ids: Tensor, gates: Tensor) -> Tensor:
@@ -111,8 +103,6 @@ def _replayed(run: Callable[..., Tensor], tokens: Mapping[str, Tensor], device: 
     Raises:
         Inapplicable: on the CPU.
     """
-    import torch
-
     if device.type != "cuda":
         raise Inapplicable("CUDA graphs need a GPU")
     held = [tensor.flip(0).contiguous() for tensor in tokens.values()]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.engine_block import by_engine
+from gpucheck.checks.on_use import bounds, operands, torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.record import Mismatch, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.verify.bounds import Estimate
@@ -65,8 +65,6 @@ class BlockFp8Check(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> Inputs:
-        import torch
-
         m, n, k = case["m"], case["n"], case["k"]
         make = _exact if case.data == "exact" else _normal
         x, x_scale = make((m, k), (1, BLOCK), generator, largest=True)
@@ -77,10 +75,6 @@ class BlockFp8Check(Check):
         return {**made, "x": (x * _spread(x_scale, (1, BLOCK), (m, k))).to(torch.bfloat16)}
 
     def reference(self, case: Case, inputs: Inputs) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.verify import bounds
-
         exact, expected = case.data == "exact", {}
         x, scales = inputs["x"].double(), inputs.get("x_scale")
         if scales is None:
@@ -96,10 +90,6 @@ class BlockFp8Check(Check):
         self, case: Case, inputs: Inputs, outputs: Inputs, expected: dict[str, Expected]
     ) -> dict[str, Expected]:
         """What is quantised follows from the scales, and the product from both; it is exact if these are as made."""
-        import torch
-
-        from gpucheck.verify import bounds
-
         names = ("scales", "quantised")
         if not all(name in expected for name in names) or not all(_fits(outputs, expected, name) for name in names):
             return expected
@@ -134,11 +124,9 @@ class BlockFp8Check(Check):
         return ordered, _product_fault(case, inputs, outputs, expected) if first else ""
 
     def prepare(self, case: Case, inputs: Inputs, runtime: Runtime) -> Any:
-        from gpucheck.checks.operands import within
-
         x = inputs["x"]
         if case["activations"] == "strided":
-            x = runtime.place(within(x), "the activations")
+            x = runtime.place(operands.within(x), "the activations")
         weight = by_engine(
             runtime, lambda engine: engine.block_fp8(inputs["w"], inputs["w_scale"], BLOCK, runtime.place, len(x))
         )
@@ -149,8 +137,6 @@ class BlockFp8Check(Check):
         return {"x": x, **({} if scales is None else {"x_scale": scales}), **weight.operands()}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         x, scales, weight = prepared
         with torch.no_grad():
             if scales is not None:
@@ -179,8 +165,6 @@ def product(inputs: Inputs, x: Tensor, scales: Tensor, exact: bool) -> Estimate:
 
 
 def _scaled(exact: bool, w: Tensor, w_scale: Tensor, x: Tensor, scales: Tensor) -> Estimate:
-    from gpucheck.verify import bounds
-
     columns = w_scale.repeat_interleave(BLOCK, 0)[: len(w)].mT
     return bounds.block_scaled(x, scales, w.mT, columns, BLOCK, UNIT if exact else None)
 
@@ -200,17 +184,12 @@ def _exact(
     Args:
         largest: each block has a number of the largest magnitude of e4m3, so that its scale follows from it.
     """
-    import torch
-
-    from gpucheck.checks.operands import signed_integers
-    from gpucheck.verify.bounds import LARGEST_E4M3
-
-    values = signed_integers(shape, 1, 2 if largest else 1, generator)
+    values = operands.signed_integers(shape, 1, 2 if largest else 1, generator)
     rows, columns = (torch.arange(-(-size // part)) for size, part in zip(shape, block, strict=True))
     if largest:
         for start in range(0, shape[1], block[1]):
             place = torch.randint(start, min(start + block[1], shape[1]), (shape[0], 1), generator=generator)
-            values.scatter_(1, place, values.gather(1, place).sign() * LARGEST_E4M3)
+            values.scatter_(1, place, values.gather(1, place).sign() * bounds.LARGEST_E4M3)
     first = int(torch.randint(0, 5, (1,), generator=generator))
     return values, torch.exp2(((2 * rows[:, None] + columns + first) % 5 - 2).float())
 
@@ -219,17 +198,13 @@ def _normal(
     shape: tuple[int, int], block: tuple[int, int], generator: torch.Generator, *, largest: bool
 ) -> tuple[Tensor, Tensor]:
     """Standard normal values over the scales that fit them; blocks differ in size by a factor of up to 4."""
-    import torch
-
-    from gpucheck.verify.bounds import LARGEST_E4M3
-
     sizes = torch.exp2(
         2 * torch.rand([-(-size // part) for size, part in zip(shape, block, strict=True)], generator=generator)
     )
     values = torch.randn(shape, generator=generator) * _spread(sizes, block, shape)
     filled = torch.nn.functional.pad(values, (0, -shape[1] % block[1], 0, -shape[0] % block[0]))
     blocks = filled.unflatten(1, (-1, block[1])).unflatten(0, (-1, block[0]))
-    scales = blocks.abs().amax((1, 3)) / LARGEST_E4M3
+    scales = blocks.abs().amax((1, 3)) / bounds.LARGEST_E4M3
     return values / _spread(scales, block, shape), scales
 
 
@@ -241,7 +216,6 @@ def _fits(outputs: Inputs, expected: dict[str, Expected], name: str) -> bool:
 
 
 def _scales_fault(inputs: Inputs, outputs: Inputs, expected: dict[str, Expected]) -> str:
-    from gpucheck.verify import bounds
     from gpucheck.verify.judge import accepted
 
     right = expected["scales"].estimate

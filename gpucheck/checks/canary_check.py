@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.attention import Attention
 from gpucheck.checks.base import Runtime
+from gpucheck.checks.on_use import torch
 from gpucheck.model import canary
 from gpucheck.model.case import Case, CheckSpec
 
@@ -21,8 +22,6 @@ class Canary(Attention):
     )
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         outputs = super().launch(case, prepared, runtime)
         outputs["o"].view(torch.int16)[canary.INDEX] ^= 1 << canary.BIT
         return outputs

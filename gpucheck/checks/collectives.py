@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import JointCheck, Runtime
+from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.model.record import Transfer
@@ -74,16 +74,12 @@ class Collectives(JointCheck):
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         """What this rank sends in each round: its chunks, one after the other."""
-        import torch
-
         return {
             f"round{round}": torch.cat([_chunk(case, round, case.rank, other) for other in _receivers(case)])
             for round in range(rounds(case))
         }
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
         from gpucheck.checks.rank_data import DTYPES, exact
 
         dtype = DTYPES[case["dtype"]]
@@ -172,8 +168,6 @@ def chunks(case: Case, round: int) -> dict[int, Tensor]:
 
 def reduced(case: Case, parts: Mapping[int, Tensor]) -> Tensor:
     """The sum, or the largest, of what several ranks gave, in float64."""
-    import torch
-
     total: Tensor | None = None
     for part in parts.values():
         value = part.double()
@@ -184,8 +178,6 @@ def reduced(case: Case, parts: Mapping[int, Tensor]) -> Tensor:
 
 def right(case: Case, round: int) -> Tensor:
     """What this rank must have received in a round, in float64."""
-    import torch
-
     if case["operation"] == "barrier":
         return torch.full((1,), float(len(members(case))), dtype=torch.float64)
     given = chunks(case, round)
@@ -237,8 +229,6 @@ class _Launch:
 
     def run(self) -> dict[str, Tensor]:
         """Makes all rounds and returns what was received in each."""
-        import torch
-
         groups: _Groups = self.prepared["groups"]
         several = self.case["groups"] == "several"
         kept: dict[str, Tensor] = {}
@@ -266,8 +256,6 @@ class _Launch:
 
     def _round(self, round: int, sent: Tensor, received: Tensor, group: Any) -> list[Any]:
         """Produces the data of a round and starts its exchange; returns what is to be waited for."""
-        import torch
-
         from gpucheck.checks import collective_calls
         from gpucheck.checks.collective_calls import CALLS, Exchange
 
@@ -300,8 +288,6 @@ class _Launch:
         """Comes later than the rank before, in the second round earlier; on a GPU the data are produced late too."""
         place = self.case.rank if round % 2 == 0 else self.case.ranks - 1 - self.case.rank
         if self.runtime.device.type == "cuda":
-            import torch
-
             torch.cuda._sleep(5_000_000 * (place + 1))
         else:
             time.sleep(LATER * place)
@@ -317,8 +303,6 @@ class _Launch:
 
     def _buffer(self, count: int) -> Tensor:
         """Memory for so many elements; between two elements that nobody may write, if it is to be unaligned."""
-        import torch
-
         from gpucheck.checks.rank_data import DTYPES
 
         dtype, device = DTYPES[self.case["dtype"]], self.runtime.device

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.checks.attention import MOST_EXACT_KEYS, heads
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.engine_block import by_engine
+from gpucheck.checks.on_use import bounds, torch
 from gpucheck.checks.serving_batch import Sequence, scales, sequences, visible
 from gpucheck.library.engines.cached_attention import KV_DTYPES, AttentionBatch, AttentionSizes
 from gpucheck.model.case import Case, CheckSpec, Param
@@ -21,7 +22,6 @@ from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -118,8 +118,6 @@ class EngineAttention(Check):
         return {**{name: value for name, value in vars(batch).items() if value is not None}, **layer.operands()}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         batch, layer = prepared
         with torch.no_grad():
             outputs = {"o": layer.forward()}
@@ -146,8 +144,6 @@ class EngineAttention(Check):
         return mismatches, explanation(case, inputs, outputs["o"], expected["o"]) if "o" in names else ""
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        import torch
-
         counts = inputs["q_lens"].long()
         owners = {"sequence": torch.arange(len(counts)).repeat_interleave(counts)[:, None]}
         named = ("token", "head", "dimension")
@@ -163,8 +159,6 @@ def sizes_of(case: Case) -> AttentionSizes:
 
 def batch_of(case: Case, inputs: dict[str, Tensor]) -> AttentionBatch:
     """The inputs as an engine's scheduler hands them to attention; queries and new keys are parts of one product."""
-    import torch
-
     q, k, v = inputs["qkv"].split([case["q_heads"], case["kv_heads"], case["kv_heads"]], dim=1)
     on_host = {name: value.cpu() for name, value in inputs.items() if name in ("table", "q_lens", "lengths")}
     new = [each.places[len(each.places) - each.new :] for each in sequences(case, on_host)]
@@ -181,10 +175,6 @@ def attention_reference(
     Args:
         tokens: sorted numbers of those whose outputs are computed; None: all.
     """
-    import torch
-
-    from gpucheck.verify.bounds import Estimate
-
     held = change.inputs(inputs)
     value = torch.zeros((len(held["qkv"]), case["q_heads"], case["head_dim"]), dtype=torch.float64)
     error = None if case.data == "exact" and change is NO_CHANGE else torch.zeros_like(value)
@@ -215,7 +205,7 @@ def attention_reference(
                 error[at] = part.error.transpose(0, 1)
     if tokens is not None:
         value, error = value[tokens], None if error is None else error[tokens]
-    return Expected(Estimate(value, error), torch.bfloat16)
+    return Expected(bounds.Estimate(value, error), torch.bfloat16)
 
 
 def _sharing(case: Case, change: Change) -> list[list[int]]:
@@ -228,8 +218,6 @@ def _sharing(case: Case, change: Change) -> list[list[int]]:
 
 def _keys(case: Case, inputs: dict[str, Tensor], sequence: Sequence, name: str) -> Tensor:
     """Keys (name ``k``) or values (``v``) of a sequence, (length, G, D) float64: those in the cache, then the new."""
-    import torch
-
     old = len(sequence.places) - sequence.new
     cached = inputs[f"{name}_cache"].flatten(0, 1)[sequence.places[:old]].double() * scales(case)[name]
     begin = case["q_heads"] + (case["kv_heads"] if name == "v" else 0)
@@ -238,13 +226,9 @@ def _keys(case: Case, inputs: dict[str, Tensor], sequence: Sequence, name: str) 
 
 def _written(case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
     """What must lie in the cache where the new keys and values go, in float32 whatever the cache holds."""
-    import torch
-
-    from gpucheck.verify.bounds import Estimate
-
     new = inputs["qkv"][:, case["q_heads"] :].double().split(case["kv_heads"], dim=1)
     return {
-        name: Expected(Estimate(value / scales(case)[kind], None), torch.float32)
+        name: Expected(bounds.Estimate(value / scales(case)[kind], None), torch.float32)
         for name, kind, value in zip(NEW, ("k", "v"), new, strict=True)
     }
 

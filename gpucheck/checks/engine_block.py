@@ -15,6 +15,7 @@ from gpucheck.checks.base import Runtime, leave_layer, raising_in
 from gpucheck.checks.block_parts import Part, parts, refusal
 from gpucheck.checks.gpt_oss_block import GptOssBlock, another_checkpoint, block_reference, spec
 from gpucheck.checks.moe import block_products
+from gpucheck.checks.on_use import bounds, torch
 from gpucheck.library.engines import load
 from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, Sizes, State
 from gpucheck.model.case import Case, CheckSpec, Param
@@ -104,8 +105,6 @@ class EngineBlock(GptOssBlock):
         return named
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         x, blocks = prepared
         with torch.no_grad():
             each: list[dict[str, Tensor]] = [_forward(block, x) for block in blocks]
@@ -127,9 +126,6 @@ def _forward(block: ExpertBlock, x: Tensor) -> dict[str, Tensor]:
 
 def _sum(each: list[Expected]) -> Expected:
     """The reference of the sum of all ranks' outputs, in fp32."""
-    import torch
-
-    from gpucheck.verify import bounds
 
     def summed(estimates: list[Estimate]) -> Estimate:
         stored = [bounds.rounded(estimate, torch.bfloat16) for estimate in estimates]
@@ -179,8 +175,6 @@ def by_engine(runtime: Runtime, make: Callable[[Engine], M]) -> M:
     Raises:
         Inapplicable: there is no engine here, or it imports something that was not fetched with it.
     """
-    import torch
-
     engine = load(runtime.library, runtime.device)
     planned = engine.planned
     told = EnginePart(planned["name"], planned["version"], identity=planned.get("identity", ""))
@@ -199,7 +193,6 @@ def by_engine(runtime: Runtime, make: Callable[[Engine], M]) -> M:
 
 def state_of(inputs: dict[str, Tensor]) -> State:
     """The inputs as a checkpoint holds them."""
-    import torch
 
     def blocks(name: str) -> Tensor:
         return inputs[name].mT.unflatten(-1, (-1, 16)).contiguous()

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gpucheck.checks.fused_experts import Change, Choice, chosen, experts_reference, held_experts
+from gpucheck.checks.on_use import bounds, torch
 from gpucheck.model.case import Case
 from gpucheck.verify.expected import Expected
 
@@ -113,10 +114,6 @@ def faults(case: Case, choice: Choice) -> Iterator[Fault]:
 
 def _routers(case: Case, logits: Tensor) -> Iterator[tuple[str, Estimate]]:
     """Words and weights (T, E) of each known fault of a router."""
-    import torch
-
-    from gpucheck.verify import bounds
-
     choice, of_all = chosen(case, logits), bounds.softmax(logits.double())
     assert of_all.error is not None and choice.gates.error is not None
     picked = torch.zeros(logits.shape, dtype=torch.bool).scatter(1, choice.ids, True)
@@ -169,18 +166,12 @@ def _without_last(choice: Choice, logits: Tensor) -> Tensor:
 
 
 def _without_silu(x: Estimate) -> Estimate:
-    from gpucheck.verify import bounds
-
     assert x.error is not None
     (gate, up), (gate_error, up_error) = x.value.chunk(2, -1), x.error.chunk(2, -1)
     return bounds.times(bounds.Estimate(gate, gate_error), bounds.Estimate(up, up_error))
 
 
 def _gelu(x: Estimate) -> Estimate:
-    import torch
-
-    from gpucheck.verify import bounds
-
     assert x.error is not None
     gate, up = x.value.chunk(2, -1)
     value = torch.nn.functional.gelu(gate) * up

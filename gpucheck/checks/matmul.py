@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.on_use import bounds, experts, extremes, operands, torch, wide
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.product import Product
@@ -14,7 +15,6 @@ from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.library.adapters.base import KernelConfig
@@ -121,10 +121,6 @@ class Matmul(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks import experts, operands, wide
-
         kind, x_kind = case["weight"], _activation_kind(case["weight"])
         rows, terms, columns = case["m"], case["k"], case["n"]
         lead: tuple[int, ...] = ()
@@ -162,11 +158,6 @@ class Matmul(Check):
         return _views(made) if case["operands"] == "views" else made
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.checks import experts, operands
-        from gpucheck.verify import bounds, extremes
-
         x = operands.as_estimate(inputs["x"], case.data)
         out_dtype = operands.DTYPES[case["out"]]
         parts: list[Tensor] = []
@@ -200,9 +191,6 @@ class Matmul(Check):
 
         Of wide data ``also`` gets what the elements may be beside the estimate.
         """
-        from gpucheck.checks import operands, wide
-        from gpucheck.verify import bounds, extremes
-
         kind, pick = case["weight"], slice(None) if expert is None else expert
         scales = inputs["w_scale"][pick] if kind.startswith("mx") else None
         w = operands.as_estimate(
@@ -227,8 +215,6 @@ class Matmul(Check):
         return bounds.swiglu(y, float(case["alpha"]), float(case["limit"])) if case["swiglu"] else y
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
-        from gpucheck.checks import experts
-
         if case["operands"] == "far":
             inputs = _far(inputs, case["weight"], runtime)
         weight = runtime.library.weight(
@@ -242,14 +228,12 @@ class Matmul(Check):
         return {"weight": weight, "routing": routing, "rows": rows, **inputs}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks.operands import DTYPES
-
         routing = prepared["routing"] and prepared["routing"]()
         into = self._room(case, prepared["x"]) if case["into"] else None
         y = runtime.library.matmul(
             prepared["x"],
             prepared["weight"],
-            out_dtype=None if case["bare"] else DTYPES[case["out"]],
+            out_dtype=None if case["bare"] else operands.DTYPES[case["out"]],
             bias=prepared.get("bias"),
             routing=routing,
             gather=case["gather"],
@@ -266,11 +250,9 @@ class Matmul(Check):
 
     def _room(self, case: Case, x: Tensor) -> Tensor:
         """Memory for the result."""
-        from gpucheck.checks.operands import DTYPES
-
         rows = case["m"] * (case["top_k"] if case["mode"] == "routed" and not case["scatter"] else 1)
         lead = (case["batch"],) if case["mode"] == "batched" else ()
-        return x.new_empty((*lead, rows, _columns(case)), dtype=DTYPES[case["out"]])
+        return x.new_empty((*lead, rows, _columns(case)), dtype=operands.DTYPES[case["out"]])
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         if not (case["m"] and case["n"] and case["k"]):
@@ -283,8 +265,6 @@ class Matmul(Check):
         return runtime.library.products(_config(case), sums=int(case["scatter"] and case["top_k"] > 1))
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks import experts, operands
-
         weights = [inputs[name] for name in ("w", "w_scale", "bias") if name in inputs]
         rows = written = case["m"] * max(case["batch"], 1)
         moved: float = operands.size(*weights)
@@ -300,10 +280,6 @@ class Matmul(Check):
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
         """One product an expert, of operands dequantised ahead."""
-        import torch
-
-        from gpucheck.checks import experts, operands
-
         kind, out, finish = case["weight"], operands.DTYPES[case["out"]], _plain_epilogue(case, inputs)
         x = inputs["x"].to(torch.bfloat16) if kind.startswith("fp8") else inputs["x"]
         if case["mode"] != "routed":
@@ -327,8 +303,6 @@ class Matmul(Check):
         return (Product(case["weight"], case["layout"], case["k"], case["n"], count, case["mode"]).name,)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        from gpucheck.checks import experts
-
         if case["mode"] == "batched":
             return {"y": Axes(("batch", "row", "column"), (0, 128, 128))}
         if case["mode"] == "dense":
@@ -379,11 +353,9 @@ def _views(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Scales stay as they are: every adapter lays them out anew. So do choices of experts, which come from a kernel.
     """
-    from gpucheck.checks.operands import within
-
     dense = [name for name in inputs if name.endswith("_scale") or name in ("ids", "id_gates")]
-    made = {name: tensor if name in dense else within(tensor) for name, tensor in inputs.items()}
-    return {**made, "w": within(inputs["w"].mT).mT}
+    made = {name: tensor if name in dense else operands.within(tensor) for name, tensor in inputs.items()}
+    return {**made, "w": operands.within(inputs["w"].mT).mT}
 
 
 def _far(inputs: dict[str, Tensor], kind: str, runtime: Runtime) -> dict[str, Tensor]:
@@ -395,18 +367,14 @@ def _far(inputs: dict[str, Tensor], kind: str, runtime: Runtime) -> dict[str, Te
     Raises:
         Inapplicable: on the CPU, or where too little memory is free.
     """
-    import torch
-
-    from gpucheck.checks.operands import FREE_FOR_FAR, far_apart
-
     free = torch.cuda.mem_get_info(runtime.device)[0] if runtime.device.type == "cuda" else 0
-    if free < FREE_FOR_FAR:
+    if free < operands.FREE_FOR_FAR:
         words = f"{free >> 30} GiB free" if free else "the CPU"
         raise Inapplicable(
-            f"operands that reach beyond 2^31 need a GPU with {FREE_FOR_FAR >> 30} GiB free, not {words}"
+            f"operands that reach beyond 2^31 need a GPU with {operands.FREE_FOR_FAR >> 30} GiB free, not {words}"
         )
     names = ["x", "w"] if kind in ("bf16", "fp16", "fp32") and inputs["w"].ndim == 3 else ["x"]
-    return {**inputs, **{name: runtime.place(far_apart(inputs[name])) for name in names}}
+    return {**inputs, **{name: runtime.place(operands.far_apart(inputs[name])) for name in names}}
 
 
 def _activation_kind(weight: str) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.matmul import SWIGLU, given
+from gpucheck.checks.on_use import bounds, experts, extremes, operands, torch, wide
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.product import Product
 from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.library.adapters.base import KernelConfig, Routing
@@ -70,10 +70,6 @@ class Moe(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks import experts, operands, wide
-
         kind, hidden, inner, count = case["weight"], case["hidden"], case["intermediate"], case["experts"]
         ids = experts.choose(case["m"], count + case["elsewhere"], case["top_k"], case["load"], generator)
         ids = experts.own_choices(ids, count)
@@ -94,11 +90,6 @@ class Moe(Check):
         return made
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.checks import experts, operands
-        from gpucheck.verify import bounds, extremes
-
         def weight(name: str, expert: int) -> bounds.Estimate:
             scales = inputs[f"w{name}_scale"][expert] if case["weight"] == "mxfp4" else None
             return operands.as_estimate(
@@ -129,8 +120,6 @@ class Moe(Check):
         return {"y": Expected(y, torch.bfloat16, (answer(1),), also=also)}
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
-        from gpucheck.checks import experts
-
         weights = [
             runtime.library.weight(
                 case["weight"], inputs[name], inputs.get(f"{name}_scale"), case["layout"], runtime.place
@@ -149,8 +138,6 @@ class Moe(Check):
 
     def block(self, prepared: Any, x: Tensor, routing: Routing, runtime: Runtime) -> Tensor:
         """One call of the expert block for tokens (T, hidden) with a routing of as many."""
-        import torch
-
         config = launch_config()
         first, second = prepared["weights"]
         shapes = (routing.to_flat.numel(), prepared["bias1"].shape[-1] // 2), x.shape
@@ -192,8 +179,6 @@ class Moe(Check):
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
         """What lies between the two products could stay on the chip and does not count."""
-        from gpucheck.checks import experts, operands
-
         rows = case["m"] * case["top_k"]
         weights = (inputs[name] for name in inputs if name.startswith(("w1", "w2", "bias")))
         moved = sum(experts.used_bytes(weight, inputs["histogram"]) for weight in weights)
@@ -203,9 +188,6 @@ class Moe(Check):
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor] | None:
         """Two products an expert, of operands dequantised ahead."""
-        import torch
-
-        from gpucheck.checks import experts
         from gpucheck.checks.swiglu import plain_swiglu
 
         x, served = inputs["x"], experts.spans(inputs)
@@ -224,8 +206,6 @@ class Moe(Check):
         return call
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        from gpucheck.checks import experts
-
         owners = experts.by_token(experts.owners(inputs), inputs, case["top_k"])[..., 0]
         return {"y": Axes(("token", "column"), (128, 128), {"expert": owners})}
 

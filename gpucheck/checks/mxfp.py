@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.on_use import bounds, extremes, operands, torch, wide
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 FORMATS = ("mxfp4", "mxfp8_e4m3", "mxfp8_e5m2")
@@ -47,10 +47,6 @@ class Mxfp(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks import operands, wide
-
         if case.data == "wide":
             return wide.mx_values(case, generator)
         shape, axis = [case["batch"], case["rows"], case["columns"]], case["axis"]
@@ -75,36 +71,29 @@ class Mxfp(Check):
         return {"values": values.to(operands.DTYPES[case["format"].removeprefix("mx")]), "scales": scales}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.checks import codec, operands
-        from gpucheck.verify.bounds import Estimate, round_to
+        from gpucheck.checks import codec
 
         if case["direction"] == "up":
             decoded = codec.decode(inputs["values"], inputs["scales"], case["axis"])
             dtype = operands.DTYPES[case["dtype"]]
             if case.data == "wide":
                 return {"x": _wide(decoded, inputs["scales"], case["axis"], dtype)}
-            return {"x": Expected(Estimate(round_to(dtype, decoded), None), dtype)}
+            return {"x": Expected(bounds.Estimate(bounds.round_to(dtype, decoded), None), dtype)}
         answers = [
             codec.encode(inputs["x"].double(), case["format"], case["axis"], rounding)
             for rounding in ("half-away", "even")
         ]
-        values = [Estimate(codes.double(), None) for codes, _ in answers]
+        values = [bounds.Estimate(codes.double(), None) for codes, _ in answers]
         return {
             "values": Expected(values[0], torch.uint8, alternatives=tuple(values[1:])),
-            "scales": Expected(Estimate(answers[0][1].double(), None), torch.uint8),
+            "scales": Expected(bounds.Estimate(answers[0][1].double(), None), torch.uint8),
         }
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks.operands import DTYPES
-
         if case["direction"] == "down":
             values, scales = runtime.library.downcast(prepared["x"], case["format"], case["axis"])
             return {"values": values.view(torch.uint8), "scales": scales}
-        dtype = DTYPES[case["dtype"]]
+        dtype = operands.DTYPES[case["dtype"]]
         return {"x": runtime.library.upcast(prepared["values"], prepared["scales"], dtype, case["axis"])}
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
@@ -121,15 +110,11 @@ def _wide(decoded: Tensor, scales: Tensor, axis: int, dtype: torch.dtype) -> Exp
     What leaves the range of the dtype is Inf or its largest number; blocks with byte 0, a subnormal scale, may be zero
     throughout, see SUBNORMAL of :mod:`gpucheck.verify.extremes`.
     """
-    import torch
-
-    from gpucheck.checks.operands import BLOCK
-    from gpucheck.verify import extremes
-    from gpucheck.verify.bounds import Estimate, round_to
-
     most = torch.finfo(dtype).max
-    value = round_to(dtype, decoded)
+    value = bounds.round_to(dtype, decoded)
     also = extremes.infinite(value)
     value = value.clamp(-most, most)
-    zero = (scales == 0).repeat_interleave(BLOCK, dim=axis).narrow(axis, 0, value.shape[axis])
-    return Expected(Estimate(value, None), dtype, (Estimate(value.masked_fill(zero, 0.0), None),), also=also)
+    zero = (scales == 0).repeat_interleave(operands.BLOCK, dim=axis).narrow(axis, 0, value.shape[axis])
+    return Expected(
+        bounds.Estimate(value, None), dtype, (bounds.Estimate(value.masked_fill(zero, 0.0), None),), also=also
+    )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpucheck.checks.on_use import torch
 from gpucheck.model.record import EnginePart
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.triton_hooks.targets import Target
@@ -19,8 +20,6 @@ class CompileRuntime:
     """The :class:`gpucheck.checks.base.Runtime` of compiling: tensors lie on the CPU and nothing watches them."""
 
     def __init__(self, root: str, generation: str) -> None:
-        import torch
-
         self.device = torch.device("cpu")
         self._root, self._generation = root, generation
         self._library: Any = None
@@ -83,8 +82,6 @@ def stand_in_device(target: Target) -> StandInDevice:
 @contextmanager
 def stand_in(target: Target) -> Iterator[None]:
     """The target as the only device of this process; memory that host code allocates is zero, so runs repeat."""
-    import torch
-
     from gpucheck.triton_hooks.interpreter import stand_in_driver
 
     device = stand_in_device(target)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.attention import DEVIATION, MOST_EXACT_KEYS, heads, normal_sinks
 from gpucheck.checks.base import OPERANDS, Check, Runtime
+from gpucheck.checks.on_use import bounds, onehot_attention, operands, torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 BLOCK = 64  # keys that the kernel takes at a time
@@ -55,11 +55,6 @@ class PagedAttention(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks import onehot_attention
-        from gpucheck.checks.operands import DTYPES
-
         lengths = _lengths(case, generator)
         table, pages = block_table(lengths, case["page"], generator)
         shape = (pages, case["page"], case["kv_heads"], case["head_dim"])
@@ -71,7 +66,7 @@ class PagedAttention(Check):
             places = key_places(table[sequence], length, case["page"])
             for name in ("k_cache", "v_cache"):
                 caches[name].view(-1, *shape[2:])[places] = made[name]
-        inputs = {name: part.to(DTYPES[case["dtype"]]) for name, part in (("q", q), *caches.items())}
+        inputs = {name: part.to(operands.DTYPES[case["dtype"]]) for name, part in (("q", q), *caches.items())}
         if case["sinks"]:
             exact = case.data == "exact"
             inputs["sinks"] = (
@@ -82,10 +77,6 @@ class PagedAttention(Check):
         return {**inputs, "table": table, "lengths": lengths}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.verify.bounds import Estimate
-
         q, sinks = inputs["q"], inputs.get("sinks")
         value = torch.empty(q.shape, dtype=torch.float64)
         error = None if case.data == "exact" else torch.empty_like(value)
@@ -101,7 +92,7 @@ class PagedAttention(Check):
                 value[sequence, own] = part.value[:, 0]
                 if error is not None and part.error is not None:
                     error[sequence, own] = part.error[:, 0]
-        return {"o": Expected(Estimate(value, error), q.dtype)}
+        return {"o": Expected(bounds.Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.checks.kernels.paged_attention_kernel import paged_attention
@@ -122,8 +113,6 @@ class PagedAttention(Check):
 
 def _lengths(case: Case, generator: torch.Generator) -> Tensor:
     """(batch,) int32: the longest, a single key, whole pages, one key on the last page, none, then any."""
-    import torch
-
     longest, page = case["k_len"], case["page"]
     whole = longest // page * page
     kinds = [longest, 1, max(1, whole), min(whole + 1, longest), 0][: case["batch"]]
@@ -137,8 +126,6 @@ def block_table(lengths: Tensor, page: int, generator: torch.Generator) -> tuple
 
     Two pages, one of them the first, belong to nobody; unused entries name the one or the other.
     """
-    import torch
-
     counts = (lengths.long() + page - 1) // page
     used = int(counts.sum())
     spare = torch.tensor([0, used + 1], dtype=torch.int32)
@@ -150,16 +137,12 @@ def block_table(lengths: Tensor, page: int, generator: torch.Generator) -> tuple
 
 def key_places(pages: Tensor, length: int, page: int) -> Tensor:
     """Where the keys of a sequence lie in a cache whose pages are joined: (length,) int64."""
-    import torch
-
     key = torch.arange(length)
     return pages.long()[key // page] * page + key % page
 
 
 def _normal(case: Case, length: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Query, keys and values of one sequence."""
-    import torch
-
     shape = (length, case["kv_heads"], case["head_dim"])
     return {
         "q": torch.randn((case["q_heads"], case["head_dim"]), generator=generator) * DEVIATION,
@@ -170,10 +153,6 @@ def _normal(case: Case, length: int, generator: torch.Generator) -> dict[str, Te
 
 def _exact(case: Case, length: int, generator: torch.Generator) -> dict[str, Tensor]:
     """As :func:`_normal`, with queries and keys of :mod:`gpucheck.checks.onehot_attention`."""
-    import torch
-
-    from gpucheck.checks import onehot_attention
-
     made = _normal(case, length, generator)
     if not length:
         return made

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import ANY_KERNEL, Allowed, CandidateCheck, Runtime
+from gpucheck.checks.on_use import torch_model
 from gpucheck.checks.source_files import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.check_source import CheckSource
@@ -54,8 +55,6 @@ class Problem(CandidateCheck):
         return None if params["trial"] >= 1 else f"trial must be at least 1, not {params['trial']}"
 
     def inputs(self, case: Case, generator: Generator) -> dict[str, Tensor]:
-        from gpucheck.checks import torch_model
-
         return torch_model.draw(module_of(self.source, 0), case.input_seed)
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
@@ -74,8 +73,6 @@ class Problem(CandidateCheck):
 
     def allowed(self, case: Case, prepared: Any, inputs: dict[str, Tensor], runtime: Runtime) -> Allowed:
         """What ``Model`` does itself."""
-        from gpucheck.checks import torch_model
-
         return torch_model.side_effects(module_of(self.source, 0), inputs, case.input_seed, runtime.device)
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
@@ -83,8 +80,6 @@ class Problem(CandidateCheck):
         return outputs
 
     def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:
-        from gpucheck.checks import torch_model
-
         return torch_model.draw_inputs(module_of(self.source, 0), seed)
 
     def call(self, prepared: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

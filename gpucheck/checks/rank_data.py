@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpucheck.checks.on_use import bounds
 from gpucheck.model.case import Case
 
 DTYPES: dict[str, torch.dtype] = {
@@ -38,7 +39,6 @@ def chunk(case: Case, round: int, sender: int, receiver: int, count: int, *, sum
 
 def exact(value: Tensor, dtype: torch.dtype) -> Any:
     """The reference that allows for no error."""
-    from gpucheck.verify.bounds import Estimate
     from gpucheck.verify.expected import Expected
 
-    return Expected(Estimate(value.double(), None), dtype)
+    return Expected(bounds.Estimate(value.double(), None), dtype)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.on_use import bounds, experts, extremes, operands, torch
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.model.record import Cost, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.verify.bounds import Estimate
@@ -49,11 +49,6 @@ def make_logits(case: Case, generator: torch.Generator) -> Tensor:
     win and every gate is 1/k. Before a softmax over all, normal data are the steps of STEP in any order: weights that
     are rounded to the same number would be a tie that the logits are not.
     """
-    import torch
-
-    from gpucheck.checks import experts
-    from gpucheck.checks.operands import DTYPES
-
     rows, columns, k = case["m"], case["experts"], case["top_k"]
     logits = torch.randn((rows, columns), generator=generator)
     if case.data == "wide":
@@ -68,7 +63,7 @@ def make_logits(case: Case, generator: torch.Generator) -> Tensor:
     elif case["load"] != "random":
         ids = experts.choose(rows, columns, k, case["load"], generator)
         logits = logits.scatter_add(1, ids, torch.full(ids.shape, 8.0))
-    return logits.to(DTYPES[case["dtype"]])
+    return logits.to(operands.DTYPES[case["dtype"]])
 
 
 WIDE_ROWS = ("inf", "minus inf", "large", "negative zero", "subnormal", "nan")
@@ -77,19 +72,14 @@ WIDE_ROWS = ("inf", "minus inf", "large", "negative zero", "subnormal", "nan")
 
 def _wide_logits(case: Case, logits: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal logits with WIDE_ROWS among them, where there are rows enough."""
-    import torch
-
-    from gpucheck.checks.operands import DTYPES
-    from gpucheck.verify.extremes import SMALLEST_NORMAL
-
-    dtype, (rows, columns), k = DTYPES[case["dtype"]], logits.shape, case["top_k"]
+    dtype, (rows, columns), k = operands.DTYPES[case["dtype"]], logits.shape, case["top_k"]
     order = torch.randperm(columns, generator=generator)
     made = {
         "inf": logits[0].index_fill(0, order[: min(2, k)], torch.inf),
         "minus inf": logits[0].index_fill(0, order[k:], -torch.inf),
         "large": logits[0].sign() * torch.finfo(dtype).max * (0.5 + torch.rand(columns, generator=generator) / 2),
         "negative zero": torch.full((columns,), -0.0),
-        "subnormal": logits[0] / 8 * SMALLEST_NORMAL[dtype],
+        "subnormal": logits[0] / 8 * extremes.SMALLEST_NORMAL[dtype],
         "nan": logits[0].index_fill(0, order[: min(2, k)], torch.nan),
     }
     names = WIDE_ROWS if case.check == "topk" else WIDE_ROWS[:-1]
@@ -101,15 +91,11 @@ def _wide_logits(case: Case, logits: Tensor, generator: torch.Generator) -> Tens
 
 def open_rows(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Of logits (T, E) and chosen ids (T, k): which rows' choice is open, which rows' gates are NaN: bool (T,) both."""
-    import torch
-
     return torch.isnan(logits).any(1), ~torch.isfinite(logits.double().gather(1, ids)).all(1)
 
 
 def reference_gates(case: Case, logits: Tensor) -> tuple[Tensor, Estimate]:
     """Ids (T, k), ascending in a row, and their weights."""
-    from gpucheck.verify import bounds
-
     chosen, ids = reference_topk(logits, case["top_k"])
     if case["softmax"] == "chosen":
         _, without = open_rows(logits, ids)
@@ -152,12 +138,6 @@ class Routing(Check):
         return {"logits": make_logits(case, generator)}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.checks import experts
-        from gpucheck.checks.operands import DTYPES
-        from gpucheck.verify import bounds, extremes
-
         ids, gates = reference_gates(case, inputs["logits"])
         _, without = open_rows(inputs["logits"], ids)
         tables = experts.tables(ids, gates.value, case["experts"])
@@ -171,11 +151,9 @@ class Routing(Check):
         if case.data == "wide":
             gone, also = extremes.rows_of_nan(sorted_gates.reshaped(-1, 1), without[order // case["top_k"]])
             sorted_gates, also = gone.flat(), also.flatten()
-        return {**made, "gates": Expected(sorted_gates, DTYPES[case["dtype"]], also=also)}
+        return {**made, "gates": Expected(sorted_gates, operands.DTYPES[case["dtype"]], also=also)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks import experts
-
         over_all = case["softmax"] == "all"
         routing = runtime.library.route(prepared["logits"], case["top_k"], over_all=over_all)
         schedule = runtime.library.schedule(routing)
@@ -196,15 +174,9 @@ class Routing(Check):
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
         """Logits, then histogram, both permutations and gates of 4 bytes each."""
-        from gpucheck.checks.operands import size
-
-        return Cost(0.0, float(size(inputs["logits"]) + 4 * case["experts"] + 12 * case["m"] * case["top_k"]))
+        return Cost(0.0, float(operands.size(inputs["logits"]) + 4 * case["experts"] + 12 * case["m"] * case["top_k"]))
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        import torch
-
-        from gpucheck.checks import experts
-
         by_size = {"block size": torch.tensor(experts.BLOCK_SIZES)[:, None]}
         expert, row, flat = (Axes((word,), (0,)) for word in ("expert", "sorted row", "flat row"))
         return {

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.attention import DEVIATION, MOST_EXACT_KEYS, heads
 from gpucheck.checks.base import OPERANDS, Check, Runtime
+from gpucheck.checks.on_use import bounds, onehot_attention, operands, torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 EMPTY = 0.1  # share of queries that select nothing
@@ -58,10 +58,6 @@ class SelectionAttention(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks.operands import DTYPES
-
         q_starts, k_starts = _starts(case, generator)
         queries, keys = int(q_starts[-1]), int(k_starts[-1])
         inputs = {"q_starts": q_starts, "k_starts": k_starts}
@@ -75,13 +71,13 @@ class SelectionAttention(Check):
         }
         if case.data == "exact":
             _make_exact(case, made, ranges, inputs, generator)
-        return {**inputs, "ranges": ranges, **{name: part.to(DTYPES[case["dtype"]]) for name, part in made.items()}}
+        return {
+            **inputs,
+            "ranges": ranges,
+            **{name: part.to(operands.DTYPES[case["dtype"]]) for name, part in made.items()},
+        }
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.verify.bounds import Estimate
-
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         value = torch.empty(q.shape, dtype=torch.float64)
         error = None if case.data == "exact" else torch.empty_like(value)
@@ -94,7 +90,7 @@ class SelectionAttention(Check):
                 value[q_part, own] = part.value.transpose(0, 1)
                 if error is not None and part.error is not None:
                     error[q_part, own] = part.error.transpose(0, 1)
-        return {"o": Expected(Estimate(value, error), q.dtype)}
+        return {"o": Expected(bounds.Estimate(value, error), q.dtype)}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         from gpucheck.checks.kernels.selection_attention_kernel import selection_attention
@@ -112,8 +108,6 @@ class SelectionAttention(Check):
         return ("_selection_attention_forward",)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
-        import torch
-
         sequence = torch.arange(case["batch"]).repeat_interleave(inputs["q_starts"].diff())
         owners = {"sequence": sequence[:, None]} if case["batch"] > 1 else {}
         return {"o": Axes(("query", "head", "dimension"), (0, 0, 0), owners)}
@@ -138,16 +132,12 @@ def pieces(inputs: dict[str, Tensor]) -> list[tuple[slice, slice]]:
 
 def visible(ranges: Tensor, keys: int) -> Tensor:
     """(queries, slots, 2) ranges -> (queries, keys) bool: which keys each query sees."""
-    import torch
-
     key = torch.arange(keys)
     return ((key >= ranges[..., :1]) & (key < ranges[..., 1:])).any(1)
 
 
 def _starts(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Where each sequence starts among queries and keys, and where the last ends; the first sequence is the longest."""
-    import torch
-
     lengths = []
     for name in ("q_len", "k_len"):
         length = torch.full((case["batch"],), case[name])
@@ -160,8 +150,6 @@ def _starts(case: Case, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def _select(case: Case, queries: int, keys: int, generator: torch.Generator) -> Tensor:
     """The ranges (queries, kv_heads, slots, 2) of one sequence."""
-    import torch
-
     ranges = torch.zeros((queries, case["kv_heads"], case["slots"], 2), dtype=torch.int32)
     for query in range(queries):
         end = query + keys - queries + 1
@@ -176,8 +164,6 @@ def _select_one(case: Case, end: int, generator: torch.Generator) -> Tensor:
 
     Slots come in any order and empty ones, which may lie anywhere, between them. Half of the neighbours are joined.
     """
-    import torch
-
     block, slots = case["block"], case["slots"]
     last = (end - 1) // block
     count = int(torch.randint(min(slots, last + 1), (), generator=generator))
@@ -198,8 +184,6 @@ def _make_exact(
     case: Case, made: dict[str, Tensor], ranges: Tensor, starts: dict[str, Tensor], generator: torch.Generator
 ) -> None:
     """Replaces queries and keys by those of :mod:`gpucheck.checks.onehot_attention`."""
-    from gpucheck.checks import onehot_attention
-
     group = case["q_heads"] // case["kv_heads"]
     for q_part, k_part in pieces(starts):
         for kv_head in range(case["kv_heads"]):

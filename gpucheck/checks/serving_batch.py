@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpucheck.checks.attention import DEVIATION, normal_sinks
+from gpucheck.checks.on_use import onehot_attention, torch
 from gpucheck.checks.paged_attention import block_table, key_places
 from gpucheck.model.case import Case
 
 if TYPE_CHECKING:
-    import torch
     from torch import Generator, Tensor
 
 FP8_SCALES = {"k": 0.5, "v": 0.25}
@@ -44,8 +44,6 @@ def scales(case: Case) -> dict[str, float]:
 
 def cache_dtype(case: Case) -> torch.dtype:
     """Of the numbers in the cache."""
-    import torch
-
     return torch.float8_e4m3fn if case["kv_dtype"] == "fp8" else torch.bfloat16
 
 
@@ -60,10 +58,6 @@ def sequences(case: Case, inputs: dict[str, Tensor]) -> Iterator[Sequence]:
 
 def make(case: Case, generator: Generator) -> dict[str, Tensor]:
     """``qkv`` (T, H + 2G, D), both caches (pages, page, G, D), the table, both lengths and the sinks."""
-    import torch
-
-    from gpucheck.checks import onehot_attention
-
     q_lens, lengths = _lengths(case, generator)
     table, pages = block_table(lengths, case["page"], generator)
     heads, groups, dim = case["q_heads"], case["kv_heads"], case["head_dim"]
@@ -98,8 +92,6 @@ def visible(case: Case, sequence: Sequence, *, window: int, later: int = 0, shif
         later: keys behind its own that it sees too.
         shift: how much further behind each token is taken to stand.
     """
-    import torch
-
     length = len(sequence.places)
     position = torch.arange(length - sequence.new, length)[:, None] + shift
     key = torch.arange(length)
@@ -114,8 +106,6 @@ def _lengths(case: Case, generator: Generator) -> tuple[Tensor, Tensor]:
     and one more, then any. ``mixed``: a later piece of a long prompt, a decode step, a whole short prompt, a first
     token, a prompt whose last piece is one token on a page of its own, then any.
     """
-    import torch
-
     most, page, window = case["k_len"], case["page"], case["window"] or case["k_len"]
     whole = max(most // page * page, min(page, most))
     if case["queries"] == "decode":
@@ -135,10 +125,6 @@ def _lengths(case: Case, generator: Generator) -> tuple[Tensor, Tensor]:
 
 def _drawn(case: Case, sequence: Sequence, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """Queries (new, H, D) of one sequence, and its keys and values (length, G, D) as bf16 holds them."""
-    import torch
-
-    from gpucheck.checks import onehot_attention
-
     heads, groups, dim = case["q_heads"], case["kv_heads"], case["head_dim"]
     length = len(sequence.places)
     q = torch.randn((sequence.new, heads, dim), generator=generator) * DEVIATION
@@ -157,8 +143,6 @@ def _drawn(case: Case, sequence: Sequence, generator: Generator) -> tuple[Tensor
 
 def _give_away(case: Case, inputs: dict[str, Tensor], caches: dict[str, Tensor], generator: Generator) -> None:
     """Lets the table forget the pages before the window, and fills the first page with keys of somebody else."""
-    import torch
-
     if not case["window"]:
         return
     for sequence in sequences(case, inputs):

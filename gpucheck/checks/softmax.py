@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import OPERANDS, Check, Runtime
+from gpucheck.checks.on_use import bounds, extremes, operands, torch, wide
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec, Param
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 DEVIATION = 4.0  # of normal logits
@@ -45,19 +45,12 @@ class Softmax(Check):
         return "wide data is not masked" if data == "wide" and params["masked"] else None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        from gpucheck.checks import wide
-        from gpucheck.checks.operands import DTYPES
-
         if case.data == "wide":
-            return {"x": wide.values((case["m"], case["n"]), DTYPES[case["dtype"]], generator)}
+            return {"x": wide.values((case["m"], case["n"]), operands.DTYPES[case["dtype"]], generator)}
         x = make_logits(case["m"], case["n"], case.data, generator, masked=case["masked"])
-        return {"x": x.to(DTYPES[case["dtype"]])}
+        return {"x": x.to(operands.DTYPES[case["dtype"]])}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.verify import bounds, extremes
-
         x = inputs["x"]
         if case.data == "wide":  # Inf less Inf, and whatever is divided by a sum with NaN in it, is NaN
             whole = (torch.isnan(x) | (x == torch.inf)).any(1)
@@ -96,8 +89,6 @@ def make_logits(rows: int, columns: int, data: str, generator: torch.Generator, 
     Of exact ones 1, 2, 4, ... MOST_TIES are the largest of their row and the others weigh nothing: each weight is zero
     or a negative power of two.
     """
-    import torch
-
     hidden = _hidden(rows, columns, generator) if masked else torch.zeros((rows, columns), dtype=torch.bool)
     if data == "normal":
         x = torch.randn((rows, columns), generator=generator) * DEVIATION
@@ -112,8 +103,6 @@ def make_logits(rows: int, columns: int, data: str, generator: torch.Generator, 
 
 def _hidden(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """(rows, columns) bool, what is -inf: each row in one of four ways drawn at random, the first row wholly."""
-    import torch
-
     way = torch.randint(4, (rows, 1), generator=generator)
     way[0] = 0
     column = torch.arange(columns)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.on_use import bounds, extremes, operands, torch, wide
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -39,20 +39,12 @@ class Swiglu(Check):
         return "limit must be above 0" if params["limit"] <= 0 else None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks import wide
-        from gpucheck.checks.operands import DTYPES
-
         if case.data == "wide":
-            return {"x": wide.values((case["m"], case["n"]), DTYPES[case["dtype"]], generator)}
+            return {"x": wide.values((case["m"], case["n"]), operands.DTYPES[case["dtype"]], generator)}
         x = torch.randn((case["m"], case["n"]), generator=generator) * 4
-        return {"x": x.to(DTYPES[case["dtype"]])}
+        return {"x": x.to(operands.DTYPES[case["dtype"]])}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        from gpucheck.checks import operands
-        from gpucheck.verify import bounds, extremes
-
         alpha, limit, dtype = float(case["alpha"]), float(case["limit"]), operands.DTYPES[case["dtype"]]
         if case.data == "wide":
             (y, *others), also = extremes.swiglu(inputs["x"].double(), alpha, limit)
@@ -66,9 +58,7 @@ class Swiglu(Check):
         return runtime.library.kernels["swiglu"]
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
-        from gpucheck.checks.operands import size
-
-        return Cost(0.0, 1.5 * size(inputs["x"]))
+        return Cost(0.0, 1.5 * operands.size(inputs["x"]))
 
     def plain(self, case: Case, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
         return lambda: plain_swiglu(inputs["x"], float(case["alpha"]), float(case["limit"]))

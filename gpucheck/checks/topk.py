@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.on_use import bounds, extremes, operands, torch
 from gpucheck.checks.routing import LOGITS, make_logits, open_rows, reference_gates, validate_logits
 from gpucheck.model.case import DATA_KINDS, Case, CheckSpec
 from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -32,14 +32,9 @@ class TopK(Check):
         return {"logits": make_logits(case, generator)}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
-        from gpucheck.checks.operands import DTYPES
-        from gpucheck.verify import bounds, extremes
-
         ids, gates = reference_gates(case, inputs["logits"])
         of_nan, without = open_rows(inputs["logits"], ids)
-        experts, dtype = bounds.Estimate(ids.double(), None), DTYPES[case["dtype"]]
+        experts, dtype = bounds.Estimate(ids.double(), None), operands.DTYPES[case["dtype"]]
         if case.data != "wide":
             return {"experts": Expected(experts, torch.int32), "values": Expected(gates, dtype)}
         gates, also = extremes.rows_of_nan(gates, without)
@@ -62,11 +57,9 @@ class TopK(Check):
 
     def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost:
         """Logits, values in their dtype and int32 ids."""
-        from gpucheck.checks.operands import size
-
         logits = inputs["logits"]
         chosen = case["m"] * case["top_k"]
-        return Cost(0.0, float(size(logits) + chosen * (logits.element_size() + 4)))
+        return Cost(0.0, float(operands.size(logits) + chosen * (logits.element_size() + 4)))
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         slots = Axes(("token", "slot"), (0, 0))
@@ -76,8 +69,6 @@ class TopK(Check):
 
 def _valid(ids: Tensor, experts: int) -> Tensor:
     """1 for each row of ids (T, k) that names different experts, all of which exist: all that is asked beside NaN."""
-    import torch
-
     ordered = ids.sort(1).values
     known = ((ids >= 0) & (ids < experts)).all(1)
     return (known & (ordered[:, 1:] != ordered[:, :-1]).all(1)).to(torch.uint8)

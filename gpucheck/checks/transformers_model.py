@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Runtime
 from gpucheck.checks.engine_model import EngineModel, spec
+from gpucheck.checks.on_use import torch
 from gpucheck.checks.transformers_moe import constant, from_hub, library_for, load_experts, mxfp4_for, quantization
 from gpucheck.library.engines.base import Facts, layout_of
 from gpucheck.library.engines.served_model import Place, Seen, ServedModel, given, result, second, watching
@@ -44,8 +45,6 @@ class TransformersModel(EngineModel):
 
 class _Model(ServedModel):
     def __init__(self, config: dict[str, Any], state: dict[str, Tensor], runtime: Runtime) -> None:
-        import torch
-
         self.facts = Facts("model", backend="Mxfp4GptOssExperts with the library under test, eager_attention_forward")
         try:
             self.code: Any = import_module(MODEL)
@@ -83,8 +82,6 @@ class _Model(ServedModel):
         self.cache = self.cache_class(config=self.config)
 
     def forward(self, tokens: Tensor, first: int) -> Seen:
-        import torch
-
         with watching(self._places()) as seen, self._watching_rope() as turned:
             self.whole(input_ids=tokens, past_key_values=self.cache, use_cache=True)
         parts = zip(seen["q"], seen["k"], seen["v"], strict=True)
@@ -112,8 +109,6 @@ class _Model(ServedModel):
     @contextmanager
     def _watching_rope(self) -> Iterator[list[Tensor]]:
         """Inside, queries and keys are kept when they were turned, which a function does and no module."""
-        import torch
-
         turn, seen = self.code.apply_rotary_pos_emb, []
 
         def keeping(*args: Any, **options: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Runtime
 from gpucheck.checks.gpt_oss_block import GptOssBlock, spec
+from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
 
@@ -34,8 +35,6 @@ class TransformersMoe(GptOssBlock):
         return inputs["x"], _block(case, inputs, runtime)
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         x, block = prepared
         with torch.no_grad():
             y, logits = block(x[None])
@@ -48,8 +47,6 @@ def _block(case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
     Raises:
         Inapplicable: transformers is not installed, or calls another generation of the library.
     """
-    import torch
-
     try:
         mxfp4 = mxfp4_for()
         config_class = import_module("transformers.models.gpt_oss.configuration_gpt_oss").GptOssConfig
@@ -109,8 +106,6 @@ def mxfp4_for() -> Any:
 
 def constant(value: Tensor) -> Any:
     """A parameter that nothing trains."""
-    import torch
-
     return torch.nn.Parameter(value, requires_grad=False)
 
 

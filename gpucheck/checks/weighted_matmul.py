@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import OPERANDS, Check, Runtime
+from gpucheck.checks.on_use import bounds, operands, torch
 from gpucheck.checks.softmax import block_shape, make_logits, parts
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.record import NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 EXACT_VALUES = 8  # values of exact data are integers up to this
@@ -44,10 +44,6 @@ class WeightedMatmul(Check):
         return f"batch must be at most {MOST_BATCHES}" if params["batch"] > MOST_BATCHES else None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks import operands
-
         batch, m, k, n = (case[name] for name in ("batch", "m", "k", "n"))
         scores = make_logits(batch * m, k, case.data, generator, masked=False).view(batch, m, k)
         if case.data == "exact":
@@ -58,9 +54,6 @@ class WeightedMatmul(Check):
         return {"scores": scores.to(dtype), "v": values.to(dtype)}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        from gpucheck.checks import operands
-        from gpucheck.verify import bounds
-
         scores, dtype = inputs["scores"], inputs["v"].dtype
         pieces = parts(case["batch"] * case["m"], case["k"])
         weights = bounds.softmax(scores.double(), parts=pieces, exact=case.data == "exact")
