@@ -104,7 +104,7 @@ class ShardedMoe(JointCheck):
         return "blocks of 32 of the width" if case["parallel"] == "tensor" else "experts"
 
     def operands(self, case: Case, prepared: Any) -> Any:
-        return vars(prepared)
+        return {**prepared.inputs, **prepared.experts.operands()}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = prepared.launch()

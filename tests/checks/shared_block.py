@@ -17,6 +17,7 @@ from gpucheck.checks.sharded_moe import ShardedMoe
 from gpucheck.library.adapters.base import Routing
 from gpucheck.library.adapters.expert_exchange import ExchangeSizes, ExpertExchange
 from gpucheck.model.case import Case
+from gpucheck.model.errors import Inapplicable
 from gpucheck.verify.judge import Judgement, judge
 
 Outputs = dict[str, Tensor]
@@ -34,6 +35,9 @@ class PlainLibrary:
         return PlainExchange(sizes, self.among)
 
     def weight(self, kind: str, data: Tensor, scale: Tensor | None, layout: str, place: Any) -> Tensor:
+        terms = data.shape[1] * (2 if kind == "mxfp4" else 1)
+        if layout == "default" and terms % 64:
+            raise Inapplicable("as some generations refuse their own layout")
         return torch.stack([decode_weight(kind, w, None if scale is None else scale[e]) for e, w in enumerate(data)])
 
     def routed(self, ids: Tensor, gates: Tensor, experts: int, partial: bool) -> Routing:

@@ -19,8 +19,19 @@ from gpucheck.checks.sharded.shard_reference import one_part, references
 from gpucheck.checks.sharded_moe import ShardedMoe
 from gpucheck.library.adapters.base import Routing
 from gpucheck.model.case import Case
+from gpucheck.model.errors import Inapplicable
 from gpucheck.model.vocabulary import TransferFault
-from tests.checks.shared_block import Outputs, case_of, in_threads, inputs_of, judged, over_gloo
+from tests.checks.shared_block import (
+    Outputs,
+    PlainLibrary,
+    PlainRuntime,
+    Threads,
+    case_of,
+    in_threads,
+    inputs_of,
+    judged,
+    over_gloo,
+)
 
 WAYS: tuple[dict[str, Any], ...] = (
     {"parallel": "tensor"},
@@ -169,6 +180,16 @@ def test_over_gloo_each_rank_gives_exactly_its_reference(tmp_path: Path) -> None
 def test_what_makes_no_case_is_refused(params: dict[str, Any], says: str) -> None:
     check = ShardedMoe()
     assert says in str(check.validate({**check.spec.defaults, **params}, "exact"))
+
+
+def test_a_width_that_the_library_does_not_take_is_inapplicable_on_all_ranks() -> None:
+    """Of three ranks, two have 64 of the width and one has 96: that one alone meets the refusal by itself."""
+    case = case_of(intermediate=224, layout="default")
+    assert [shares.width_share(224, rank, 3) for rank in range(3)] == [slice(0, 64), slice(64, 128), slice(128, 224)]
+    for rank in range(3):
+        runtime: Any = PlainRuntime(PlainLibrary())
+        with pytest.raises(Inapplicable):
+            dispatch.Shared(case.at(rank, 3), inputs_of(case), runtime, Threads(3).of(rank))
 
 
 def blamed(case: Case, rank: int, ranks: int, outputs: Outputs) -> list[tuple[int, TransferFault, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -81,6 +81,10 @@ class LocalExperts:
         bias1, bias2 = (place(weights[name].contiguous(), name) for name in ("bias1", "bias2"))
         return cls(runtime, first, second, bias1, bias2, partial, case["combine"])
 
+    def operands(self) -> dict[str, Any]:
+        """What launches read and must not write."""
+        return {"first": self.first, "second": self.second, "bias1": self.bias1, "bias2": self.bias2}
+
     def __call__(self, x: Tensor, ids: Tensor, gates: Tensor) -> Tensor:
         """What the experts here add to tokens (T, H) with choices (T, k), -1 where an expert is not here: (T, H)."""
         library, config = self.runtime.library, launch_config()
@@ -126,6 +130,7 @@ class Shared:
         rank, size, way = case.rank, case.ranks, case["parallel"]
         self.held = share(case["experts"], rank, size)
         if way == TENSOR:
+            self._take_all_widths(runtime)
             part = width_share(case["intermediate"], rank, size)
             weights, partial = of_width(inputs, part, with_bias=rank == 0), case["empty"]
         else:
@@ -139,6 +144,17 @@ class Shared:
             held = tuple(range(part.start, part.stop) for part in parts)
             sizes = ExchangeSizes(case["m"], case["top_k"], case["hidden"], held, rank)
             self.exchange = runtime.library.exchange(sizes, runtime.device)
+
+    def _take_all_widths(self, runtime: Runtime) -> None:
+        """Brings one slice of each width that a rank has into the library's form.
+
+        A width that the library does not take is inapplicable on all ranks alike: none may wait for another.
+        """
+        if self.case["layout"] == "strided":
+            return
+        parts = [width_share(self.case["intermediate"], rank, self.case.ranks) for rank in range(self.case.ranks)]
+        for part in {part.stop - part.start: part for part in parts}.values():
+            LocalExperts.of(self.case, of_width(self.inputs, part, with_bias=True), runtime, partial=False)
 
     def launch(self) -> Outputs:
         """Computes and exchanges what the case asks for."""
