@@ -69,7 +69,8 @@ contents: ## test the adapters with each known library content and our kernels w
 engines: ## test each release of a serving engine whose verdict is known, on the CPU
 	@.ci/setup test
 	GPUCHECK_TEST_ENGINES=1 $(BIN)/python -m pytest tests/end_to_end/test_engines.py \
-		tests/end_to_end/test_engine_kernels.py tests/end_to_end/test_engine_models.py $(ARGS)
+		tests/end_to_end/test_engine_attention.py tests/end_to_end/test_engine_kernels.py \
+		tests/end_to_end/test_engine_models.py $(ARGS)
 
 pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
 	$(BIN)/python .ci/bundle/build.py

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gpucheck.library.engines.engine_option import served_with
+from gpucheck.library.library_option import parse_source, resolve
 from tests.end_to_end.test_engine_faults import planted_engine
 from tests.end_to_end.test_engines import fetched
 
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab
 
 PLANTS = Path(__file__).parents[1] / "data" / "planted_attention.py"
+COMPILE = Path(__file__).parents[1] / "library" / "engines" / "compiled_attention.py"
 BACKENDS = {
     "vllm": "vllm/v1/attention/backends/triton_attn.py",
     "sglang": "sglang/srt/layers/attention/triton_backend.py",
@@ -53,12 +59,8 @@ def plants() -> Any:
 
 
 def group(engine: str, data: str, **params: object) -> str:
-    lines = [
-        f'check = "{engine}_attention"',
-        f'data = "{data}"',
-        *(f"{key} = {value!r}" for key, value in params.items()),
-    ]
-    return "\n[[cases]]\n" + "\n".join(lines).replace("'", '"') + "\n"
+    values = {"check": f"{engine}_attention", "data": data, **params}
+    return "\n[[cases]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
 def run(lab: Lab, folder: Path, engine: str, groups: list[str], *options: str) -> Finished:
@@ -134,3 +136,27 @@ def test_attention_of_every_known_sglang_is_right_but_for_one_key_of_a_decode_st
         narrow = "/decode/" in case and "-w20/" in case
         assert record["outcome"] == ("mismatch" if narrow else "pass"), (case, record["message"])
         assert not narrow or "the window is one key too narrow" in record["message"]
+
+
+@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize(
+    ("name", "version", "kernels"),
+    [
+        ("vllm", "0.33.0", {"reshape_and_cache_kernel_flash", "kernel_unified_attention", "reduce_segments"}),
+        ("sglang", "0.5.19", {"_fwd_kernel", "_fwd_grouped_kernel_stage1", "_fwd_kernel_stage2"}),
+    ],
+)
+def test_the_kernels_of_an_engines_attention_compile_for_gpus_that_are_not_here(
+    name: str, version: str, kernels: set[str], target: str, tmp_path: Path
+) -> None:
+    copy = fetched(name, version)
+    library = resolve(served_with(parse_source(None), [copy])[0])
+    command = [sys.executable, str(COMPILE), json.dumps(copy.planned()), str(library.root), target]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "TRITON_CACHE_DIR": str(tmp_path / "triton")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert len(told) == 3
+    assert {word for case in told.values() for word in case.values()} == {"compiled"}, told
+    assert kernels <= {kernel for case in told.values() for kernel in case}
