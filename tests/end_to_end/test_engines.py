@@ -14,7 +14,8 @@ import pytest
 from gpucheck.library.engines.engine_fetch import fetch_engine
 from gpucheck.library.engines.engine_option import served_with
 from gpucheck.library.library_option import parse_source, resolve
-from gpucheck.model.errors import InfrastructureError
+from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.tools.compile import tritons
 
 if TYPE_CHECKING:
     from gpucheck.library.engines.engine_copy import EngineCopy
@@ -29,15 +30,21 @@ PARTS = {  # cases that two ranks share, by engine; the last one loads another c
     "sglang": ("sglang_moe/m4-h256-i224-e4-top2-tp2-reload/normal",),
 }
 
-RELEASES = {  # whether its loader pads the scales of a shape that ends within what a kernel reads at once
-    ("vllm", "0.12.0"): False,
-    ("vllm", "0.16.0"): False,
-    ("vllm", "0.20.0"): False,
-    ("vllm", "0.25.1"): False,
-    ("vllm", "0.26.0"): True,
-    ("vllm", "0.30.0"): True,
-    ("vllm", "0.33.0"): True,
-}
+INSTALLED = "installed"
+RELEASES = [  # the Triton that its library needs, and whether scales that end within what a kernel reads do no harm
+    ("vllm", "0.12.0", INSTALLED, False),
+    ("vllm", "0.16.0", INSTALLED, False),
+    ("vllm", "0.20.0", INSTALLED, False),
+    ("vllm", "0.25.1", INSTALLED, False),
+    ("vllm", "0.26.0", INSTALLED, True),
+    ("vllm", "0.30.0", INSTALLED, True),
+    ("vllm", "0.33.0", INSTALLED, True),
+    ("sglang", "0.5.5", "3.4.0", True),  # it has the scales in the library's usual layout, which no kernel reads past
+    ("sglang", "0.5.12", INSTALLED, False),
+    ("sglang", "0.5.18", INSTALLED, False),
+    ("sglang", "0.5.19", INSTALLED, True),
+    ("sglang", "0.5.23", "3.8.0", True),
+]
 OTHER_EXPERTS = ("0.12.0", "0.16.0", "0.20.0")
 """Releases of vLLM that are wrong where ranks share the experts: the first two look up all experts' numbers in the
 weights of this rank's."""
@@ -54,11 +61,16 @@ def fetched(name: str, version: str) -> EngineCopy:
     return copy
 
 
-def served(lab: Lab, name: str, version: str) -> Finished:
-    """A run with a released engine."""
+def served(lab: Lab, name: str, version: str, *options: str, triton: str = INSTALLED) -> Finished:
+    """A run with a released engine; skips where the Triton that it takes is not to be had for this Python."""
     copy = fetched(name, version)
+    try:
+        path = tritons.resolve(triton).folder
+    except (InfrastructureError, UsageError) as error:
+        pytest.skip(f"Triton {triton} cannot be fetched: {str(error).splitlines()[0]}")
     engine = f"{copy.name}=={copy.version}"
-    finished: Finished = lab.finish("--engine", engine, scenario=SCENARIO, nproc=1, library=None)
+    run = {"scenario": SCENARIO, "nproc": 1, "library": None, "path": path}
+    finished: Finished = lab.finish("--engine", engine, *options, **run)
     return finished
 
 
@@ -144,16 +156,20 @@ of_every_release = pytest.mark.skipif(
 
 
 @of_every_release
-@pytest.mark.parametrize(("release", "right"), RELEASES.items(), ids=["==".join(release) for release in RELEASES])
-def test_every_known_release_is_right_or_wrong_in_exactly_the_last_expert(
-    lab: Lab, release: tuple[str, str], right: bool
+@pytest.mark.parametrize(("name", "version", "triton", "right"), RELEASES)
+def test_the_expert_block_of_every_known_release_is_right_or_wrong_in_exactly_the_last_expert(
+    lab: Lab, name: str, version: str, triton: str, right: bool
 ) -> None:
-    finished = served(lab, *release)
+    asked = ("--checks", "vllm_moe") if name == "vllm" else ("--case", SGLANG)
+    finished = served(lab, name, version, *asked, triton=triton)
     assert finished.code == (0 if right else 1), finished.text
-    assert right or "exactly expert 7" in finished.lines(CASE)
-    by_width, by_experts = (finished.outcomes(case) for case in PARTS["vllm"])
-    assert by_width == ["pass"]
-    assert by_experts == (["mismatch"] if release[1] in OTHER_EXPERTS else ["pass"])
+    case, last = (CASE, 7) if name == "vllm" else (SGLANG, 3)
+    assert finished.results(0)[case]["outcome"] == ("pass" if right else "mismatch"), finished.text
+    assert right or f"exactly expert {last}" in finished.lines(case)
+    if name == "vllm":
+        by_width, by_experts = (finished.outcomes(case) for case in PARTS[name])
+        assert by_width == ["pass"]
+        assert by_experts == (["mismatch"] if version in OTHER_EXPERTS else ["pass"])
 
 
 @of_every_release

@@ -62,10 +62,12 @@ class Sglang(Engine):
         "compressed-tensors==0.18.0",
         "dill",
         "einops",
+        "fastapi",
         "gguf",
         "ipython",
         "msgspec",
         "openai",
+        "opentelemetry-api",
         "orjson",
         "partial-json-parser",
         "pillow",
@@ -112,6 +114,7 @@ class Sglang(Engine):
             if not self.planned["installed"]:
                 AbsentExtensions(root, self.name, self.stand_ins).install()
                 sglang_stand_ins.kernels(self.stand_ins)
+                sglang_stand_ins.layer_norms(self.stand_ins, root)
                 sglang_stand_ins.image_operators(self.stand_ins)
                 stack.enter_context(sglang_stand_ins.without_cuda(self.stand_ins))
             sglang = import_module("sglang")

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gpucheck.host.text_file import text_of
 from gpucheck.library.engines.base import say
 from gpucheck.library.engines.plain_operators import into_blocks
 
-KERNELS = ("gelu_and_mul", "silu_and_mul")
-"""Names that the path of experts imports from ``sgl_kernel``; it calls them for experts without biases alone."""
+KERNELS = ("gelu_and_mul", "silu_and_mul", "allreduce")
+"""Names that the path of experts takes from ``sgl_kernel``; it calls none, with biases and on a rank by itself."""
+NORMS = "vllm.model_executor.layers.layernorm"
 
 
 def kernels(said: list[str]) -> None:
@@ -34,6 +36,22 @@ def kernels(said: list[str]) -> None:
     vars(module).update(dict.fromkeys(KERNELS, absent))
     sys.modules["sgl_kernel"] = module
     say(said, "sgl_kernel whose functions raise")
+
+
+def layer_norms(said: list[str], root: Path) -> None:
+    """vLLM's layer norms, which 0.5.5 takes for its own where it sees no GPU; the path of experts makes none."""
+    asked = f"\n    from {NORMS} import" in text_of(root / "sglang" / "srt" / "layers" / "layernorm.py")
+    if not asked or find_spec("vllm") is not None:
+        return
+
+    class Absent:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise NotImplementedError(f"{NORMS} is not here")
+
+    module = ModuleType(NORMS, "a module of a package that is not here")
+    vars(module).update(RMSNorm=Absent, GemmaRMSNorm=Absent)
+    sys.modules[NORMS] = module
+    say(said, f"{NORMS} whose classes raise")
 
 
 def image_operators(said: list[str]) -> None:
