@@ -19,7 +19,13 @@ from gpucheck.model.errors import InfrastructureError
 SCRIPT = Path(__file__).with_name("vllm_depths.py")
 
 
-FAULTS = ("scales of another expert", "second bias dropped", "gate and up swapped")
+FAULTS = {  # the layer that is told, and the first wrong output
+    "scales of another expert": ("loader: up_scale and down_scale are the expert's before", "y"),
+    "second bias dropped": ("second product: its bias is left out", "y"),
+    "gate and up swapped": ("loader: gate and up are exchanged", "y"),
+    "slice by LOCAL_RANK": ("loader: tp rank 0 holds what is rank 1's", "y_tp0"),
+    "stale scales after a second load": ("loader: up_scale and down_scale are still those of the checkpoint", "y"),
+}
 ENTRIES = ("module", "method", "functions")
 
 
@@ -34,7 +40,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     except InfrastructureError as error:
         pytest.skip(f"vllm 0.33.0 cannot be fetched: {str(error).splitlines()[0]}")
     command = [sys.executable, str(SCRIPT), json.dumps(copy.planned()), str(copy.root / "vllm/third_party")]
-    env = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("vllm"))}
+    env = {**os.environ, "LOCAL_RANK": "1", "TMPDIR": str(tmp_path_factory.mktemp("vllm"))}
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -52,5 +58,7 @@ def test_every_entry_computes_the_block_and_says_why_it_is_no_deeper(told: dict[
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_the_loader_that_the_bare_library_does_not_have_is_seen(told: dict[str, Any], fault: str) -> None:
+    layer, output = FAULTS[fault]
     wrong = told[fault]["wrong"]
-    assert len(wrong) == 1 and wrong[0].startswith("y: all 5 tokens"), "the router is right, all else is not"
+    assert wrong[0].startswith(f"{output}: all 5 tokens"), "the router is right, all else is not"
+    assert told[fault]["said"].startswith(layer), told[fault]["said"]

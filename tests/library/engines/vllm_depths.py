@@ -6,6 +6,7 @@ Prints a line of JSON: entry or fault -> what a record says of it, and what is w
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +35,7 @@ def main(planned: Any, root: Path) -> None:
     told = {}
     for fault, planted in FAULTS.items():
         with planted():
-            told[fault] = computed(engine)
+            told[fault] = computed(engine, **PARAMS.get(fault, {}))
     for needs in (vllm_engine.MODEL_NEEDS, vllm_parts.METHOD_NEEDS, {}):
         entry = computed(engine)
         told[entry["depth"]] = entry
@@ -42,29 +43,39 @@ def main(planned: Any, root: Path) -> None:
     print(json.dumps(told))
 
 
-def computed(engine: Any) -> dict[str, Any]:
+SIZES = {"m": 5, "hidden": 320, "intermediate": 320, "experts": 4, "top_k": 2}
+
+
+def computed(engine: Any, **params: Any) -> dict[str, Any]:
     """What a record would say of one block, and what is wrong with it."""
-    from gpucheck.checks.engine_block import state_of
     from gpucheck.checks.vllm_moe import VllmMoe
-    from gpucheck.library.engines.base import Sizes
     from gpucheck.verify.judge import judge
 
-    check = VllmMoe()
-    case = check.spec.case({"m": 5, "hidden": 320, "intermediate": 320, "experts": 4, "top_k": 2}, "normal", 7)
+    check, runtime = VllmMoe(), HereRuntime(engine)
+    case = check.spec.case({**SIZES, **params}, "normal", 7)
     inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
     expected, axes = check.reference(case, inputs), check.axes(case, inputs)
-    placed: list[str] = []
+    outputs = check.launch(case, check.prepare(case, inputs, runtime), runtime)
+    found = judge(outputs, expected, axes)
+    ordered, said = check.order_mismatches(case, inputs, outputs, expected, found.mismatches)
+    wrong = [f"{each.output}: {each.region}" for each in ordered] + [str(each) for each in found.violations]
+    return {**vars(runtime.part), "wrong": wrong, "said": said, "placed": runtime.placed}
 
-    def place(tensor: torch.Tensor, name: str = "") -> torch.Tensor:
-        placed.append(name)
+
+class HereRuntime:
+    """What a check uses of the process that it runs in."""
+
+    def __init__(self, engine: Any) -> None:
+        self.library, self.device = engine.library, engine.device
+        self.placed: list[str] = []
+        self.part: Any = None
+
+    def place(self, tensor: torch.Tensor, name: str = "") -> torch.Tensor:
+        self.placed.append(name)
         return tensor
 
-    with torch.no_grad():
-        block = engine.expert_block(Sizes(320, 320, 4, 2), state_of(inputs), place)
-        outputs = block.forward(inputs["x"])
-    found = judge(outputs, expected, axes)
-    wrong = [f"{each.output}: {each.region}" for each in found.mismatches] + [str(each) for each in found.violations]
-    return {**vars(block.facts), "wrong": wrong, "placed": placed}
+    def engine_part(self, part: Any) -> None:
+        self.part = part
 
 
 @contextmanager
@@ -124,10 +135,39 @@ def gate_and_up_swapped() -> Any:
     return replaced("_load_weights_mxfp4", change, "vllm.model_executor.models.gpt_oss:GptOssModel")
 
 
+def cut_by_local_rank() -> Any:
+    """vLLM asks the environment for its place among the ranks that share the experts' width."""
+    return replaced("get_tensor_model_parallel_rank", lambda original: local_rank, f"{LAYERS}.fused_moe.config")
+
+
+def local_rank() -> int:
+    return int(os.environ["LOCAL_RANK"])
+
+
+def first_scales_stay() -> Any:
+    """What a second load swizzles takes the scales that the first one gave."""
+    first: dict[Any, torch.Tensor] = {}
+
+    def change(original: Any) -> Any:
+        def swizzle(values: torch.Tensor, scale: torch.Tensor, *rest: Any, **named: Any) -> Any:
+            kept = first.setdefault(tuple(values.shape), scale.clone())
+            return original(values, kept, *rest, **named)
+
+        return swizzle
+
+    return replaced("_swizzle_mxfp4", change, *HOLDERS)
+
+
 FAULTS = {
     "scales of another expert": other_experts_scales,
     "second bias dropped": second_bias_dropped,
     "gate and up swapped": gate_and_up_swapped,
+    "slice by LOCAL_RANK": cut_by_local_rank,
+    "stale scales after a second load": first_scales_stay,
+}
+PARAMS: dict[str, dict[str, Any]] = {  # what the case of a fault has beside the usual sizes
+    "slice by LOCAL_RANK": {"tp": 2, "intermediate": 256},
+    "stale scales after a second load": {"reload": True},
 }
 
 if __name__ == "__main__":
