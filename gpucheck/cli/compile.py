@@ -150,10 +150,13 @@ def _tell_apart(tritons: Mapping[str, Triton]) -> None:
 
 
 def _cases(scenario: Scenario) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """The distinct cases: those of our own kernels alone, and those that need the library."""
+    """The distinct cases: those of our own kernels alone, and those that need the library.
+
+    What ranks run together is left out: it takes a process group.
+    """
     from gpucheck.checks import load
 
-    cases = {step.case.id: step.case for step in scenario.steps}.values()
+    cases = {step.case.id: step.case for step in scenario.steps if not step.together}.values()
     ours = tuple(case for case in cases if not load(case.check).needs_library)
     return ours, tuple(case for case in cases if case not in ours)
 

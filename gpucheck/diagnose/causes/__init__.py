@@ -50,13 +50,13 @@ class PeerComparison(CauseFile, Protocol):
 
 
 ASKED = (
+    "wrong_device",
     "group_mismatch",
     "wrong_share",
     "unwritten_slots",
     "early_buffer",
     "contribution",
     "wrong_link",
-    "wrong_device",
     "input_misuse",
     "fallback",
     "compile_failure",

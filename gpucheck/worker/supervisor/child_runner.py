@@ -222,8 +222,7 @@ class ChildRunner:
             if isinstance(group, Absent):
                 return attributed(done, absent_states(group, self.plan.world_size))
             assert child is not None and inputs is not None, "without a child this rank is absent"
-            done, replies = self._execute(done, child, inputs, [done.outputs], meeting, group)
-            done = replace(done, reply=replies[0] if replies else None)
+            done = self._part(done, child, inputs, meeting, group)
             own = RankState(self.rank, *_state(done), tuple(collective_journal.read(self._collectives())))
             states = meeting.end(own, self._deadline(done))
         except NoStore as error:
@@ -233,6 +232,26 @@ class ChildRunner:
         if done.record.progress:
             self.retire()
         return done
+
+    def _part(self, attempt: Attempt, child: Child, inputs: Path, meeting: Meeting, group: str) -> Attempt:
+        """This rank's part of a joint case; whatever goes wrong here, the other ranks are told of it."""
+        from gpucheck.worker.supervisor.board import NoStore
+
+        try:
+            done, replies = self._execute(attempt, child, inputs, [attempt.outputs], meeting, group)
+        except NoStore:
+            raise
+        except Exception as error:
+            self.retire()
+            return harness_failed(attempt, error)
+        return replace(done, reply=replies[0] if replies else None)
+
+    def agree(self, name: str, wish: bool) -> bool:
+        """Gives all ranks that run cases together one answer: on one node the first wish, on several that of rank 0."""
+        if self.plan.nnodes == 1 or not any(step.together and not step.inapplicable for step in self.plan.steps):
+            return self.node.vote(name, wish)
+        told = self.board().gather(name, wish)
+        return bool(told[0]) if told else False
 
     def board(self) -> Board:
         """The board of the run, made by the first joint case."""

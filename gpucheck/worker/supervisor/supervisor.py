@@ -239,7 +239,7 @@ class Supervisor:
         yield from ((0, number) for number in self._order)
         deadline = self._began + self.plan.duration
         for round in itertools.count(1):
-            if not self.plan.duration or not self.runner.node.vote(f"round{round}", time.monotonic() < deadline):
+            if not self.plan.duration or not self.runner.agree(f"round{round}", time.monotonic() < deadline):
                 return
             yield from ((round, number) for number in self._order)
 
