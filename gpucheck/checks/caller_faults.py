@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gpucheck.checks.block_parts import Part, parts
 from gpucheck.checks.gpt_oss_block import Change, another_checkpoint, block_reference
+from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case
 from gpucheck.verify.expected import Expected
 
@@ -145,14 +146,10 @@ def _rolled(value: Tensor, places: int, dim: int) -> Tensor:
 
 
 def _of_all(gates: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
-    import torch
-
     return logits.softmax(-1).gather(1, ids).to(torch.bfloat16).double()
 
 
 def _without_softmax(gates: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
-    import torch
-
     return logits.gather(1, ids).to(torch.bfloat16).double()
 
 

@@ -13,6 +13,7 @@ from gpucheck.checks.base import Runtime, leave_outputs
 from gpucheck.checks.engine_block import by_engine
 from gpucheck.checks.generation import Generation
 from gpucheck.checks.moe import block_products
+from gpucheck.checks.on_use import bounds, torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import NeededLaunches
@@ -69,8 +70,6 @@ class EngineModel(Generation):
         return None
 
     def shape(self, case: Case) -> Shape:
-        import torch
-
         from gpucheck.checks.decoder.shape import SERVED, Caller, Shape
 
         return Shape.of(case, Caller(SERVED, torch.bfloat16, torch.bfloat16, self.scores, yarn=True))
@@ -85,8 +84,6 @@ class EngineModel(Generation):
         return by_engine(runtime, lambda engine: engine.model(config, state, runtime.place))
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
-        import torch
-
         from gpucheck.checks.decoder import checkpoint
 
         shape = self.shape(case)
@@ -120,8 +117,6 @@ class EngineModel(Generation):
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         """Reads the prompt and decodes the rest, without a look at any number in between."""
-        import torch
-
         shape, (start, model) = self.shape(case), prepared
         steps: list[dict[str, Tensor]] = []
         try:
@@ -157,8 +152,6 @@ def _decode(shape: Shape, start: Tensor, model: ServedModel, steps: list[dict[st
 
 
 def _outputs(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    import torch
-
     from gpucheck.checks.decoder.shape import ARGMAX, LOGITS, TOKENS, UNEMBEDDING
 
     outputs = {name: torch.cat([found[name] for found in steps]) for name in steps[0]}
@@ -168,8 +161,6 @@ def _outputs(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _not_computed(shape: Shape, steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """What stands for the operations of the steps that are missing: NaN, UNWRITTEN in place of integers."""
     import math
-
-    import torch
 
     from gpucheck.checks.decoder.shape import ARGMAX, IN_LAYER, UNWRITTEN
 
@@ -185,8 +176,6 @@ def _not_computed(shape: Shape, steps: list[dict[str, Tensor]]) -> dict[str, Ten
 
 def _by_step(seen: Seen, name: str, given: Tensor) -> Tensor:
     """What an operation gave for tokens (B, T): (T, L, B, n) if it is one of the layers, else (T, B, n)."""
-    import torch
-
     from gpucheck.checks.decoder.shape import IN_LAYER
 
     batch, steps = given.shape
@@ -204,7 +193,6 @@ def _explained(
     """What the experts of the step and layer where they went wrong first did otherwise, in brackets, or ""."""
     from gpucheck.checks.caller_faults import explanation
     from gpucheck.checks.decoder.shape import EXPERTS
-    from gpucheck.verify.bounds import Estimate
     from gpucheck.verify.expected import Expected
 
     step, layer = mismatch.first[:2]
@@ -212,6 +200,6 @@ def _explained(
     block |= {"x": outputs["expert norm"][step, layer], "router_logits": outputs["router"][step, layer]}
     whole = expected[EXPERTS]
     assert whole.estimate.error is not None
-    estimate = Estimate(whole.estimate.value[step, layer], whole.estimate.error[step, layer])
+    estimate = bounds.Estimate(whole.estimate.value[step, layer], whole.estimate.error[step, layer])
     found = explanation(case, block, outputs[EXPERTS][step, layer], Expected(estimate, whole.dtype))
     return f" ({found})" if found else ""

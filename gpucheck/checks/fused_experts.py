@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.engine_block import by_engine
+from gpucheck.checks.on_use import bounds, experts, operands, torch
 from gpucheck.library.engines.base import Sizes
 from gpucheck.library.engines.own_kernels import Share
 from gpucheck.model.case import Case, CheckSpec, Param
@@ -19,7 +20,6 @@ from gpucheck.model.record import Mismatch, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.verify.bounds import Estimate
@@ -88,10 +88,6 @@ class FusedExpertsCheck(Check):
         return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
-        import torch
-
-        from gpucheck.checks import operands
-
         hidden, inner, count = case["hidden"], case["intermediate"], case["experts"]
         shapes = {"x": (case["m"], hidden), "up": (count, 2 * inner, hidden), "down": (count, hidden, inner)}
         if case.data == "exact":
@@ -106,8 +102,6 @@ class FusedExpertsCheck(Check):
         return {name: value.to(torch.bfloat16) for name, value in made.items()}
 
     def reference(self, case: Case, inputs: Inputs) -> dict[str, Expected]:
-        import torch
-
         choice = chosen(case, inputs["logits"])
         dense = torch.zeros((case["m"], case["experts"]), dtype=torch.float64)
         gates = choice.gates
@@ -145,8 +139,6 @@ class FusedExpertsCheck(Check):
         return {"x": x, "logits": logits, **experts.operands()}
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         x, logits, experts = prepared
         with torch.no_grad():
             made = experts.forward(x, logits)
@@ -172,18 +164,12 @@ def _lift(x: Tensor, gates: Tensor) -> None:
     """Gives the gates (E, I, H) a first column with which all tokens (T, H) have gates that silu does not change."""
     import math
 
-    from gpucheck.verify.bounds import ALL_OF_IT
-
     lowest = float((x[:, 1:] @ gates[:, :, 1:].mT).min())
-    gates[:, :, 0] = 2.0 ** math.ceil(math.log2((ALL_OF_IT - lowest) / ONE))
+    gates[:, :, 0] = 2.0 ** math.ceil(math.log2((bounds.ALL_OF_IT - lowest) / ONE))
 
 
 def _logits(case: Case, generator: torch.Generator) -> Tensor:
     """(T, E): whole steps in any order, with no two alike in a row; exact data has weights of 1/k and zero."""
-    import torch
-
-    from gpucheck.checks import experts
-
     shape, ids = (case["m"], case["experts"]), None
     ids = experts.choose(*shape, case["top_k"], case["load"], generator)
     if case.data == "exact":
@@ -204,8 +190,6 @@ class Choice:
 
 def chosen(case: Case, logits: Tensor) -> Choice:
     """The k largest logits of each token, their weights a softmax over all experts that is renormalised."""
-    from gpucheck.verify import bounds
-
     wide = logits.double()
     ids = wide.sort(dim=-1, descending=True, stable=True).indices[:, : case["top_k"]]
     if case.data == "exact":
@@ -248,23 +232,17 @@ def experts_reference(case: Case, inputs: Inputs, choice: Choice, change: Change
 
     Engines differ in what they round to bf16: silu of the gate before the product, and the sum after each row of it.
     """
-    import torch
-
-    from gpucheck.checks import experts
-    from gpucheck.checks.operands import as_estimate
-    from gpucheck.verify import bounds
-
     bf16, k = torch.bfloat16, case["top_k"]
     given, held = change.inputs(inputs), held_experts(case) if change.held is None else change.held
     ids = torch.where(torch.isin(choice.ids, torch.tensor(held)), choice.ids, -1)
     gates = bounds.Estimate(change.gates(choice, inputs["logits"]), choice.gates.error, choice.gates.unit)
     tables = experts.tables(ids, gates.value, case["experts"])
-    rows = experts.rows_of(as_estimate(inputs["x"], case.data), tables, k, gather=True)
+    rows = experts.rows_of(operands.as_estimate(inputs["x"], case.data), tables, k, gather=True)
     of_rows = experts.take(gates.flat(), tables["to_flat"][: experts.served(tables)].long(), (-1, 1))
     first: dict[int, Estimate] = {}
 
     def product(x: Estimate, weight: Tensor, terms: int | None) -> Estimate:
-        w = as_estimate(weight.mT[:terms], case.data)
+        w = operands.as_estimate(weight.mT[:terms], case.data)
         part = x if terms is None else bounds.Estimate(x.value[:, :terms], _part(x.error, terms), x.unit)
         return bounds.product(part, w, operands=bf16)
 
@@ -291,9 +269,6 @@ def _part(error: Tensor | None, terms: int) -> Tensor | None:
 
 def _sums(rows: Estimate, k: int) -> list[Estimate]:
     """The rows (T, k, H) of each token added up: in fp32, and with a rounding to bf16 after each."""
-    import torch
-
-    from gpucheck.verify import bounds
 
     def slot(number: int) -> Estimate:
         error = None if rows.error is None else rows.error[:, number : number + 1]

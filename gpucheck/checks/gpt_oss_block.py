@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gpucheck.checks.base import Check, Runtime
 from gpucheck.checks.block_parts import Part, parts
 from gpucheck.checks.matmul import SWIGLU
+from gpucheck.checks.on_use import bounds, experts, operands, torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.record import Mismatch, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.verify.bounds import Estimate
@@ -63,10 +63,6 @@ class GptOssBlock(Check):
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         """Router logits are sums of a few small multiples of UNIT / 2: exact in bf16 whatever the order of summing."""
-        import torch
-
-        from gpucheck.checks import operands
-
         hidden, inner, count = case["hidden"], case["intermediate"], case["experts"]
         x = operands.signed_integers((case["m"], hidden), 1, 8, generator) * UNIT
         votes = torch.rand((count, hidden), generator=generator).topk(VOTES, -1).indices
@@ -161,12 +157,8 @@ def block_reference(
         inputs: of a case; where they hold ``router_logits`` (T, E), these are what the experts are chosen by.
         part: what this rank holds, where several share the block: the output is then its share of the sum.
     """
-    import torch
-
-    from gpucheck.checks import experts, operands
     from gpucheck.checks.routing import reference_topk
     from gpucheck.checks.sharded.shares import local_ids
-    from gpucheck.verify import bounds
 
     k = case["top_k"]
     part = change.part(part or parts({**case.params, "tp": 1, "ep": 1})[0])

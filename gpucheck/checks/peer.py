@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import JointCheck, Runtime
+from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gpucheck.model.record import Transfer
@@ -47,14 +47,10 @@ class Peer(JointCheck):
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         """What this rank gives: by receiver and flight."""
-        import torch
-
         given = [[_chunk(case, flight, case.rank, to) for flight in range(case["flights"])] for to in neighbours(case)]
         return {"source": torch.stack([torch.stack(chunks) for chunks in given])}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
-        import torch
-
         from gpucheck.checks.rank_data import exact
 
         source = inputs["source"]
@@ -70,8 +66,6 @@ class Peer(JointCheck):
         return inputs
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        import torch
-
         from gpucheck.checks import peer_copies
 
         places, flights, n = len(neighbours(case)), case["flights"], case["n"]
