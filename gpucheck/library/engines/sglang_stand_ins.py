@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpucheck.host.text_file import text_of
 from gpucheck.library.engines.base import say
 from gpucheck.library.engines.plain_operators import into_blocks
 
@@ -40,7 +39,8 @@ def kernels(said: list[str]) -> None:
 
 def layer_norms(said: list[str], root: Path) -> None:
     """vLLM's layer norms, which 0.5.5 takes for its own where it sees no GPU; the path of experts makes none."""
-    asked = f"\n    from {NORMS} import" in text_of(root / "sglang" / "srt" / "layers" / "layernorm.py")
+    file = root / "sglang" / "srt" / "layers" / "layernorm.py"
+    asked = file.is_file() and f"\n    from {NORMS} import" in file.read_text(encoding="utf-8", errors="replace")
     if not asked or find_spec("vllm") is not None:
         return
 
