@@ -51,10 +51,9 @@ def content_of(root: Path, name: str) -> str:
 
 def identity(root: Path, name: str, version: str) -> str:
     """What is known of a copy beside its version, in words."""
-    expected = KNOWN.get(name, {}).get(version)
+    expected, content = KNOWN.get(name, {}).get(version), content_of(root, name)
     if expected is None:
-        return "known only by its version: gpucheck does not know the files of this release"
-    content = content_of(root, name)
+        return f"known only by its version: gpucheck does not know the files of this release (content {content})"
     if content == expected:
         return RELEASE
     return f"changed: its files have the content {content}, those of the release {expected}"
