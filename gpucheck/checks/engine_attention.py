@@ -37,7 +37,7 @@ def spec(name: str, summary: str) -> CheckSpec:
         summary=summary,
         params=(
             Param("queries", "mixed", "decode: one new token a sequence; mixed: prompts too", ("mixed", "decode")),
-            Param("kv_dtype", "bf16", "of what keys and values are in the cache", KV_DTYPES),
+            Param("kv_dtype", "bf16", "of the cache; queries are bf16 beside an fp8 one too", KV_DTYPES),
             Param("batch", 5, "sequences", label="b"),
             Param("q_heads", 8, "query heads", label="h"),
             Param("kv_heads", 2, "key and value heads, each shared by as many query heads", label="kv"),

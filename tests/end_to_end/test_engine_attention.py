@@ -106,12 +106,12 @@ def test_each_fault_of_an_engines_attention_is_caught_with_its_layer_and_the_bar
             )
 
 
-def released(lab: Lab, folder: Path, name: str, version: str) -> dict[str, Any]:
+def released(lab: Lab, folder: Path, name: str, version: str, *options: str) -> dict[str, Any]:
     """The records of a release, by case."""
     fetched(name, version)
     shapes = [{"queries": queries, "window": window} for queries in ("mixed", "decode") for window in (0, 20)]
     groups = [group(name, data, **shape) for data in ("exact", "normal") for shape in shapes]
-    finished = run(lab, folder, f"{name}=={version}", groups)
+    finished = run(lab, folder, f"{name}=={version}", groups, *options)
     results = finished.results(0)
     assert len(results) == len(groups), finished.text
     return results
@@ -132,7 +132,8 @@ def test_attention_of_every_known_vllm_is_right_but_for_divided_decode_with_a_wi
 def test_attention_of_every_known_sglang_is_right_but_for_one_key_of_a_decode_steps_window(
     lab: Lab, tmp_path: Path, version: str
 ) -> None:
-    for case, record in released(lab, tmp_path, "sglang", version).items():
+    other = ("--library", "wheel:sglang-kernel==0.4.8") if version == "0.5.23" else ()  # its own needs a newer Triton
+    for case, record in released(lab, tmp_path, "sglang", version, *other).items():
         narrow = "/decode/" in case and "-w20/" in case
         assert record["outcome"] == ("mismatch" if narrow else "pass"), (case, record["message"])
         assert not narrow or "the window is one key too narrow" in record["message"]

@@ -229,6 +229,7 @@ def _forward_batch(batch: AttentionBatch, pool: Any) -> Any:
         extend_prefix_lens_cpu=old.tolist(),
         extend_start_loc=batch.starts[:-1],
         out_cache_loc=batch.new_places,
+        out_cache_loc_is_physical=False,  # that, in a plain pool, is the same
         token_to_kv_pool=pool,  # until 0.5.12
         spec_info=None,
         encoder_lens=None,
