@@ -264,7 +264,8 @@ def alike(one: Record, other: Record) -> bool:
 
 def way(record: Record) -> tuple[str, ...]:
     """How a record failed."""
-    return record.outcome.value, error_pattern(record), *sorted(kinds(record))
+    wrong = {each.fault for each in record.transfers}
+    return record.outcome.value, error_pattern(record), *sorted(kinds(record)), *sorted(wrong)
 
 
 def _shared(run: Run, record: Record) -> dict[ExperimentName, Sequence[Record]]:

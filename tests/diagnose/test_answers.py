@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpucheck.diagnose.answers import answers, repeated
+from gpucheck.diagnose.answers import alike, answers, repeated
 from gpucheck.diagnose.chance import (
     CONFIDENCE,
     EVERY_TIME,
@@ -23,8 +23,8 @@ from gpucheck.diagnose.chance import (
 )
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT, applicable
 from gpucheck.model.conditions import TOGETHER, Conditions
-from gpucheck.model.record import Outcome, Violation
-from gpucheck.model.vocabulary import ExperimentName
+from gpucheck.model.record import Outcome, Record, Transfer, Violation
+from gpucheck.model.vocabulary import ExperimentName, TransferFault
 from tests.conftest import Synthetic
 
 
@@ -91,6 +91,15 @@ def test_a_case_that_ranks_run_together_is_tried_together_only(synthetic: Synthe
     assert names(synthetic, Outcome.MISMATCH, **joint) == ["repeat", "in step"]
     assert names(synthetic, Outcome.HANG, **joint) == []
     assert "in step" not in names(synthetic, Outcome.MISMATCH)
+
+
+def test_bytes_that_are_wrong_in_other_ways_do_not_fail_alike(synthetic: Synthetic) -> None:
+    def wrong(fault: TransferFault) -> Record:
+        transfer = Transfer(0, 1, fault, "out0", 0, 3, 1, 4)
+        return synthetic.record(synthetic.plan(), 0, 1, Outcome.MISMATCH, transfers=[transfer])
+
+    dropped, corrupt = wrong(TransferFault.DROPPED), wrong(TransferFault.CORRUPT)
+    assert alike(dropped, wrong(TransferFault.DROPPED)) and not alike(dropped, corrupt)
 
 
 def test_processes_that_fail_in_a_row_by_luck_are_rare() -> None:
