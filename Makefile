@@ -34,9 +34,9 @@ snapshots: ## write the texts in tests/snapshots anew, after words were changed 
 	@.ci/setup test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q --snapshots $(ARGS)
 
-torture: ## kill and stop each process of a run at random moments, 20 times each; ten minutes
+torture: ## kill and stop each process of a run at random moments, again and again; plant on every rank
 	@.ci/setup test
-	nice -n 10 $(BIN)/python -m pytest -m torture -n 3 tests/end_to_end/test_killing.py $(ARGS)
+	nice -n 10 $(BIN)/python -m pytest -m torture -n 3 tests/end_to_end $(ARGS)
 
 lint: ## style and import walls
 	@.ci/setup quick

@@ -198,6 +198,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 _turns = itertools.count()
 
 
+def one_of(ranks: int, now: int) -> list[Any]:
+    """The ranks that a fault is planted on in turn: ``now`` in each test run, all others in make torture."""
+    return [rank if rank == now else pytest.param(rank, marks=pytest.mark.torture) for rank in range(ranks)]
+
+
 def free_ports(count: int) -> int:
     """The first of ``count`` free ports in a row, below those that the kernel hands out; other tests try others."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])

@@ -14,7 +14,7 @@ import pytest
 from gpucheck.model.record import Outcome
 from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, Edit, Expected, Fault
 from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
-from tests.end_to_end.conftest import DEADLINE, Finished, Lab, Running, environment, free_ports
+from tests.end_to_end.conftest import DEADLINE, Finished, Lab, Running, environment, free_ports, one_of
 
 BEFORE = "    each.received.copy_(each.sent)\n"
 N = {"hangs": 31, "dies": 32, "raises": 33, "stopped": 34, "dies inside": 35, "clean": 36, "skips": 37, "size": 38}
@@ -57,7 +57,7 @@ def test_every_rank_passes(lab: Lab) -> None:
     assert run.outcomes("n36") == ["pass"] * 3
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2])
+@pytest.fixture(scope="module", params=one_of(3, now=0))
 def contained(lab: Lab, request: pytest.FixtureRequest) -> Iterator[tuple[int, Finished]]:
     """Three ranks, one of which does all that a rank can do wrong, case by case."""
     names = ("hangs", "dies", "raises", "stopped", "dies inside", "skips", "size")

@@ -12,7 +12,7 @@ from gpucheck.tools.selftest.catalogue import choose
 from gpucheck.tools.selftest.catalogue.collective_faults import FAULTS
 from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, PEER_COPIES, Edit, Expected, Fault
 from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
-from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab, one_of
 
 RANKS = 3
 SEND = "    function = distributed.all_gather_into_tensor\n    return [function(each.received, each.sent, each.group"
@@ -58,7 +58,7 @@ FLIGHTS = Fault(
 )
 
 
-@pytest.fixture(scope="module", params=range(RANKS))
+@pytest.fixture(scope="module", params=one_of(RANKS, now=1))
 def planted(lab: Lab, request: pytest.FixtureRequest) -> tuple[int, Finished]:
     """A run with every fault on one rank."""
     folder, rank, faults = lab.new_folder(), request.param, (*FAULTS, *SENDERS, FLIGHTS)
