@@ -28,7 +28,7 @@ check: quick type ## quick, then types, and the tests of numerics and of a rank
 test: ## set up, then style, import walls, types and all tests
 	@.ci/setup test
 	@$(MAKE) --no-print-directory lint type
-	$(BIN)/python -m pytest -n 3 --dist loadfile --complete $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --complete $(ARGS)
 
 snapshots: ## write the texts in tests/snapshots anew, after words were changed on purpose
 	@.ci/setup test

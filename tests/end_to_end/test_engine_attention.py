@@ -49,6 +49,8 @@ experts = 4
 top_k = 2
 """
 
+FURTHER = pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+
 
 def plants() -> Any:
     spec = importlib.util.spec_from_file_location("planted_attention", PLANTS)
@@ -85,7 +87,7 @@ def planted(lab: Lab, folder: Path, name: str, version: str) -> Finished:
     return run(lab, folder, engine, groups)
 
 
-@pytest.mark.parametrize(("name", "version"), [("vllm", "0.33.0"), ("sglang", "0.5.19")])
+@pytest.mark.parametrize(("name", "version"), [("vllm", "0.33.0"), pytest.param("sglang", "0.5.19", marks=FURTHER)])
 def test_each_fault_of_an_engines_attention_is_caught_with_its_layer_and_the_bare_library_stays_right(
     lab: Lab, tmp_path: Path, name: str, version: str
 ) -> None:
@@ -117,7 +119,7 @@ def released(lab: Lab, folder: Path, name: str, version: str, *options: str) -> 
     return results
 
 
-@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+@FURTHER
 @pytest.mark.parametrize("version", ["0.12.0", "0.16.0", "0.20.0", "0.25.1", "0.26.0", "0.30.0", "0.33.0"])
 def test_attention_of_every_known_vllm_is_right_but_for_divided_decode_with_a_window_in_0_12(
     lab: Lab, tmp_path: Path, version: str
@@ -127,7 +129,7 @@ def test_attention_of_every_known_vllm_is_right_but_for_divided_decode_with_a_wi
         assert record["outcome"] == ("mismatch" if lost else "pass"), (case, record["message"])
 
 
-@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+@FURTHER
 @pytest.mark.parametrize("version", ["0.5.12", "0.5.18", "0.5.19", "0.5.23"])
 def test_attention_of_every_known_sglang_is_right_but_for_one_key_of_a_decode_steps_window(
     lab: Lab, tmp_path: Path, version: str
@@ -139,7 +141,7 @@ def test_attention_of_every_known_sglang_is_right_but_for_one_key_of_a_decode_st
         assert not narrow or "the window is one key too narrow" in record["message"]
 
 
-@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+@FURTHER
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 @pytest.mark.parametrize(
     ("name", "version", "kernels"),

@@ -79,7 +79,7 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
         hash_triton()
     forkserver = Forkserver(serve)
     of_engines = {each["name"]: Forkserver(serve, partial(import_ahead, each, plan.device)) for each in plan.engines}
-    keep_freed_memory()  # in this process alone: a child's memory is that of the software under test
+    keep_freed_memory()  # in no child: its memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
     supervisor = Supervisor(run, plan, forkserver, imported, makers, of_engines)
