@@ -107,3 +107,31 @@ def joined(args: tuple[Any, ...], output: Any) -> Tensor:
     import torch
 
     return torch.cat([part.reshape(part.shape[0], -1) for part in output], -1)
+
+
+def places_of(body: Any, embedding: Any, attention: str) -> Iterator[Place]:
+    """Where a gpt-oss of vLLM or SGLang computes what.
+
+    A norm returns the residual beside what it makes of it; only the first is given none.
+
+    Args:
+        body: the model without its head.
+        embedding: of the tokens.
+        attention: the name that a layer has for its attention.
+    """
+    yield "embedding", embedding, result
+    for number, layer in enumerate(body.layers):
+        own = getattr(layer, attention)
+        if number:
+            yield "expert residual", layer.input_layernorm, second
+        yield "attention norm", layer.input_layernorm, result
+        yield "qkv", own.qkv_proj, result
+        yield "rope", own.rotary_emb, joined
+        yield "attention", own.attn, result
+        yield "attention out", own.o_proj, result
+        yield "attention residual", layer.post_attention_layernorm, second
+        yield "expert norm", layer.post_attention_layernorm, result
+        yield "router", layer.mlp.router, result
+        yield "experts", layer.mlp, result
+    yield "expert residual", body.norm, second
+    yield "final norm", body.norm, result

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import sglang_stand_ins
 from gpucheck.library.engines.base import HELD, Engine, Facts, layout_of, say, weights_and_scales
-from gpucheck.library.engines.served_model import Place, Seen, ServedModel, joined, result, second, watching
+from gpucheck.library.engines.served_model import Seen, ServedModel, places_of, watching
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +133,8 @@ class SglangModel(ServedModel):
     def forward(self, tokens: Tensor, first: int) -> Seen:
         scheduled = self._scheduled(tokens, first)
         context = import_module("sglang.srt.model_executor.forward_context")
-        with context.forward_context(context.ForwardContext(self.attention)), watching(self._places()) as seen:
+        places = places_of(self.body, self.body.embed_tokens, "self_attn")
+        with context.forward_context(context.ForwardContext(self.attention)), watching(places) as seen:
             self.attention.init_forward_metadata(scheduled)
             hidden = self.body(tokens.flatten(), scheduled.positions, scheduled)
             head = self.whole.logits_processor
@@ -169,24 +170,6 @@ class SglangModel(ServedModel):
             scheduled.extend_start_loc = starts
             scheduled.extend_prefix_lens_cpu, scheduled.extend_seq_lens_cpu = [0] * batch, [steps] * batch
         return scheduled
-
-    def _places(self) -> Iterator[Place]:
-        """A norm returns the residual beside what it makes of it; only the first is given none."""
-        yield "embedding", self.body.embed_tokens, result
-        for number, layer in enumerate(self.body.layers):
-            if number:
-                yield "expert residual", layer.input_layernorm, second
-            yield "attention norm", layer.input_layernorm, result
-            yield "qkv", layer.self_attn.qkv_proj, result
-            yield "rope", layer.self_attn.rotary_emb, joined
-            yield "attention", layer.self_attn.attn, result
-            yield "attention out", layer.self_attn.o_proj, result
-            yield "attention residual", layer.post_attention_layernorm, second
-            yield "expert norm", layer.post_attention_layernorm, result
-            yield "router", layer.mlp.router, result
-            yield "experts", layer.mlp, result
-        yield "expert residual", self.body.norm, second
-        yield "final norm", self.body.norm, result
 
     def operands(self) -> dict[str, Tensor]:
         return {**dict(self.whole.named_parameters()), **self._held}

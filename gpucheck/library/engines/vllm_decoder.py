@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines.base import HELD, Engine, Facts, layout_of, say, weights_and_scales
 from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes
-from gpucheck.library.engines.served_model import Place, Seen, ServedModel, joined, result, second, watching
+from gpucheck.library.engines.served_model import Seen, ServedModel, places_of, watching
 from gpucheck.library.engines.vllm_attention_layer import common_metadata, empty_cache
 from gpucheck.model.errors import Inapplicable
 
@@ -164,7 +164,7 @@ class VllmModel(ServedModel):
             stack.enter_context(context)
             if self.native:
                 _compute_natively(stack)
-            seen = stack.enter_context(watching(self._places()))
+            seen = stack.enter_context(watching(places_of(self.body, self.body.embedding, "attn")))
             hidden = self.whole(tokens.flatten(), positions.repeat(batch))
             seen["unembedding"].append(self.whole.compute_logits(hidden))
         return seen
@@ -184,24 +184,6 @@ class VllmModel(ServedModel):
             lengths=lengths,
             new_places=places.flatten(),
         )
-
-    def _places(self) -> Iterator[Place]:
-        """A norm returns the residual beside what it makes of it; only the first is given none."""
-        yield "embedding", self.body.embedding, result
-        for number, layer in enumerate(self.body.layers):
-            if number:
-                yield "expert residual", layer.input_layernorm, second
-            yield "attention norm", layer.input_layernorm, result
-            yield "qkv", layer.attn.qkv_proj, result
-            yield "rope", layer.attn.rotary_emb, joined
-            yield "attention", layer.attn.attn, result
-            yield "attention out", layer.attn.o_proj, result
-            yield "attention residual", layer.post_attention_layernorm, second
-            yield "expert norm", layer.post_attention_layernorm, result
-            yield "router", layer.mlp.router, result
-            yield "experts", layer.mlp, result
-        yield "expert residual", self.body.norm, second
-        yield "final norm", self.body.norm, result
 
     def operands(self) -> dict[str, Tensor]:
         return {**dict(self.whole.named_parameters()), **self._held}
