@@ -10,6 +10,7 @@ from typing import Any
 
 from gpucheck.diagnose.causes.less_exact import excess
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.diagnose.symptoms import VICTIM
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.records.run_folder import Run
@@ -145,7 +146,8 @@ def _sides(run: Run, conclusion: Conclusion) -> dict[Place, Side]:
     """Every planned place; it is wrong where a finding that fails the run shows it."""
     titles: dict[Place, list[str]] = {}
     for finding in conclusion.findings:
-        for failed_case in finding.cases if finding.fails or finding.excuse else ():
+        wrong = finding.fails or (finding.excuse and finding.title != VICTIM.title)
+        for failed_case in finding.cases if wrong else ():
             for rank in failed_case.ranks:
                 words = f"{finding.title} ({finding.excuse})" if finding.excuse else finding.title
                 titles.setdefault((failed_case.case, rank), []).append(words)
@@ -153,7 +155,8 @@ def _sides(run: Run, conclusion: Conclusion) -> dict[Place, Side]:
     for (step, rank), record in sorted(run.records.items()):
         place = (run.plan.steps[step].label, rank)
         side = _side(record, titles.get(place, []), (step, rank) in conclusion.expected)
-        found[place] = replace(side, standing=Standing.ACCEPTED) if (step, rank) in conclusion.accepted else side
+        culprit = rank if record.victim_of is None else record.victim_of
+        found[place] = replace(side, standing=Standing.ACCEPTED) if (step, culprit) in conclusion.accepted else side
     return found
 
 

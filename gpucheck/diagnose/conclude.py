@@ -11,6 +11,7 @@ from gpucheck.diagnose import canary_verdict, causes
 from gpucheck.diagnose.acceptance import accept
 from gpucheck.diagnose.causes.out_of_memory import OUT_OF_MEMORY
 from gpucheck.diagnose.engine_parts import engine_parts
+from gpucheck.diagnose.excused_victims import excuse_victims
 from gpucheck.diagnose.expectations import settle
 from gpucheck.diagnose.finding_cases import Key, failed_case, merged_lines
 from gpucheck.diagnose.judged_path import judge
@@ -39,8 +40,8 @@ def conclude(run: Run) -> Conclusion:
     planned case has a result on every rank, and passed, failed as expected or as accepted, or was inapplicable where
     the scenario allows that (on all ranks of a kind); at least one case passed on each rank; ranks of a machine
     had equal inputs; the launcher ended well; the canary, if there is one, was caught on every rank. NOTHING
-    RAN: every case was inapplicable. All else is INCONCLUSIVE. Warnings change no verdict, be they accepted faults or
-    failures beside what the run is judged by.
+    RAN: every case was inapplicable. All else is INCONCLUSIVE. Warnings change no verdict, be they accepted faults,
+    failures beside what the run is judged by, or the victims of either.
     """
     caught = canary_verdict.caught(run.canary)
     failures, expected = _failures(run)
@@ -49,7 +50,7 @@ def conclude(run: Run) -> Conclusion:
     findings += [*canary_verdict.findings(run.canary, caught), *_warnings(run), *_off_the_gpus(run)]
     accepted = accept(run, findings)
     judged = judge(run, accepted.findings)
-    findings = judged.findings
+    findings, victims = excuse_victims(run, judged.findings, expected, accepted.keys | judged.keys)
     passed = bool(expected or accepted.keys) or any(record.outcome is Outcome.PASS for record in run.records.values())
     if any(finding.fails for finding in findings):
         verdict = Verdict.FAIL
@@ -61,7 +62,7 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.PASS
     explained = _with_known(run, [_with_driver(run, finding) for finding in findings])
     notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
-    return Conclusion(verdict, explained, [*accepted.notes, *notes], expected, accepted.keys, judged.keys)
+    return Conclusion(verdict, explained, [*accepted.notes, *notes], expected, accepted.keys, judged.keys | victims)
 
 
 def _failures(run: Run) -> tuple[list[Finding], frozenset[Key]]:

@@ -67,7 +67,7 @@ class Finding:
     warns: bool = False  # worth a look, no influence on the verdict
     accepted: Acceptance | None = None  # why a failure warns; None: nobody accepted it
     known: list[Known] = field(default_factory=list)  # known faults that its cases are
-    judged: str = ""  # why a failure warns by what the run is judged by; "": it does not
+    judged: str = ""  # why a failure warns by what the run is judged by, or a victim of an excused failure; "": neither
 
     def __post_init__(self) -> None:
         assert not (self.fails and self.warns), "a warning has no influence on the verdict"
@@ -88,4 +88,4 @@ class Conclusion:
     notes: list[str] = field(default_factory=list)  # worth knowing, no influence on the verdict
     expected: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as the scenario says
     accepted: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed just as was accepted
-    warned: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that failed beside what the run is judged by
+    warned: frozenset[tuple[int, int]] = frozenset()  # (step, rank) that only warns: beside what is judged, or a victim

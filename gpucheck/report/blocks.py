@@ -42,7 +42,7 @@ class Cell:
     counts: dict[str, int]  # outcome -> cases
     expected: int = 0  # cases that failed as the scenario expects; not in counts
     accepted: int = 0  # cases that failed as was accepted; not in counts
-    warned: int = 0  # cases that failed beside what the run is judged by; not in counts
+    warned: int = 0  # cases that failed beside what the run is judged by, or as a victim of that; not in counts
 
     @property
     def worst(self) -> Outcome | None:
@@ -70,7 +70,7 @@ class Result:
     conditions: Conditions
     expected: bool  # it failed as the scenario expects
     accepted: bool  # it failed as was accepted
-    warned: bool  # it failed beside what the run is judged by
+    warned: bool  # it failed beside what the run is judged by, or as a victim of an excused failure
     record: Record
     tally: Tally
 
