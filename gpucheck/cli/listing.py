@@ -22,6 +22,10 @@ def list_(
     power: Annotated[
         bool, typer.Option("--power", help="Show how rare a wrong call and how small an error a scenario can find.")
     ] = False,
+    nproc: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ranks that --power is for.", show_default="one a GPU; what the cases need without"),
+    ] = None,
     json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write --power as JSON.")] = None,
     check_file: CheckFileOption = None,
     problem: ProblemOption = None,
@@ -31,10 +35,12 @@ def list_(
     given, _ = check_sources(check_file, problem, candidate)
     if json_file and not power:
         raise UsageError("--json goes with --power")
+    if nproc and not power:
+        raise UsageError("--nproc goes with --power")
     if power:
         if cases or checks or not scenario:
             raise UsageError("--power goes with --scenario, and without --cases and --checks")
-        _power(scenario, json_file)
+        _power(scenario, json_file, nproc)
     elif cases:
         _cases(scenario, given)
     elif checks:
@@ -96,7 +102,7 @@ def _as_here(scenarios: Iterable[Scenario]) -> list[Scenario]:
     return [of_engines(scenario, at_hand) for scenario in scenarios]
 
 
-def _power(name: str, json_file: str | None) -> None:
+def _power(name: str, json_file: str | None, ranks: int | None) -> None:
     from gpucheck.cli.present import check_files, put_json
     from gpucheck.plan import detection_power as power
     from gpucheck.plan import scenario as scenarios
@@ -104,7 +110,7 @@ def _power(name: str, json_file: str | None) -> None:
 
     check_files(json_file, [])
     (loaded,) = _as_here([scenarios.load(scenarios.find(name))])
-    found = power.of(loaded)
+    found = power.of(loaded, ranks)
     if json_file != "-":
         typer.echo("\n".join(found.lines()))
     if json_file:

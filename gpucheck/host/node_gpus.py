@@ -31,6 +31,11 @@ def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
     return sorted({"sm_" + rows[place][2].replace(".", "") for place in used})
 
 
+def count(environ: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs the ranks of this node can run on; 0 without an answer."""
+    return len(visible(listing(environ)[1].gpus, environ.get(VARIABLE)).devices)
+
+
 def places(gpus: Sequence[tuple[str, str]], environ: Mapping[str, str] = os.environ) -> list[int]:
     """Which of some GPUs the ranks of this node run on, in the order of the ranks.
 
