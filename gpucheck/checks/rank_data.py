@@ -24,13 +24,13 @@ ROUNDS = 2  # a second one in the same buffers: what it finds of the first one i
 
 
 def chunk(case: Case, round: int, sender: int, receiver: int, count: int, *, summed: bool = False) -> Tensor:
-    """What a rank gives another one, or all: integers, none of them zero.
+    """What a rank gives another one, or all: integers, none of them zero; 1 or -1 where very many ranks add them up.
 
     Args:
         summed: the data of all ranks are added up, and their sum must be exact too.
     """
     dtype = str(case["dtype"])
-    most = LARGEST[dtype] // max(1, case.ranks) if summed else LARGEST[dtype]
+    most = max(2, LARGEST[dtype] // max(1, case.ranks)) if summed else LARGEST[dtype]
     seed = hashlib.blake2b(f"{case.input_seed}:{round}:{sender}:{receiver}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
     drawn = torch.randint(1, 2 * most - 1, (count,), generator=generator, dtype=torch.int32)

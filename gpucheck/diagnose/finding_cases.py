@@ -19,9 +19,18 @@ Key = tuple[int, int]
 """Step and rank of a record."""
 
 
+OF_NODES = "--nnodes {} --node-rank NUMBER --rdzv-endpoint HOST:PORT"
+"""What is put behind a command that is to be run on each node."""
+
+
 def replay_command(run: Run, step: int, rank: int) -> str:
-    """The command that repeats one step of this run and looks closely at one rank."""
+    """The command that repeats one step of this run and looks closely at one rank.
+
+    A replay has the ranks of one node. What the ranks of several run together is run again by all of them.
+    """
     planned = run.plan.steps[step]
+    if planned.together and run.plan.nnodes > 1:
+        return f"{run_command(run, step)} {OF_NODES.format(run.plan.nnodes)}"
     alone = sum(other.case.id == planned.case.id for other in run.plan.steps) == 1
     case = planned.case.id if alone else planned.label
     return shlex.join(["gpucheck", "replay", str(run.folder), case, "--rank", str(rank)])

@@ -31,6 +31,11 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}{'s' * (count != 1)}"
 
 
+def number(value: float) -> str:
+    """A value of an output; whole numbers with all of their digits, as far as float64 holds these."""
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else f"{value:.9g}"
+
+
 def took(seconds: float) -> str:
     """A time: ``12.3 us``, ``1.23 ms``, ``1.23 s``."""
     for unit, size in (("us", 1e-6), ("ms", 1e-3)):
@@ -150,8 +155,8 @@ def _values(mismatch: Mismatch) -> list[str]:
 
 def worst_words(mismatch: Mismatch) -> str:
     """The worst element against its bound."""
-    got = "NaN" if mismatch.got is None else f"{mismatch.got:.9g}"
-    wanted = "NaN" if math.isnan(mismatch.expected) else f"{mismatch.expected:.9g}"
+    got = "NaN" if mismatch.got is None else number(mismatch.got)
+    wanted = "NaN" if math.isnan(mismatch.expected) else number(mismatch.expected)
     where = f"worst at {_index(mismatch.worst)}: expected {wanted}, got {got}"
     if mismatch.method == "bound":
         off = "" if "NaN" in (got, wanted) else f", off by {abs(mismatch.got - mismatch.expected):.3g}"  # type: ignore[operator]

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from gpucheck import checks  # noqa: E402
 from gpucheck.checks import collectives  # noqa: E402
+from gpucheck.checks.rank_data import ALL, chunk  # noqa: E402
 from gpucheck.checks.wrong_transfers import transfers  # noqa: E402
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.verify.judge import judge  # noqa: E402
@@ -51,6 +52,13 @@ def test_what_is_right_is_held_exactly_by_its_dtype(each: Case) -> None:
         value = item.estimate.value
         assert bool((value.to(item.dtype).double() == value).all())
     assert not judge(right(each), expected, {}).mismatches
+
+
+@pytest.mark.parametrize("ranks", [128, 256, 1000])
+def test_sums_over_very_many_ranks_stay_exact(ranks: int) -> None:
+    parts = [chunk(case("all_reduce", rank, ranks), 0, rank, ALL, 40, summed=True) for rank in range(ranks)]
+    sums = torch.stack(parts).double().cumsum(0)
+    assert bool((sums.to(torch.bfloat16).double() == sums).all()) and bool((parts[0] != 0).all())
 
 
 def test_what_a_rank_gives_is_what_the_others_expect() -> None:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gpucheck import checks
+from gpucheck.cli.app import app
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.finding_cases import replay_command, run_command
 from gpucheck.model.check_source import CheckSource, SourceKind
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.finding import Finding
+from gpucheck.model.plan import Step
 from gpucheck.model.record import Launch, Outcome, Verdict, Violation
 from gpucheck.records.run_folder import Run, Tally, read_run
 from tests.conftest import Synthetic
@@ -249,6 +254,23 @@ def test_replay_names_conditions_where_the_id_alone_would_not_do(synthetic: Synt
     run = synthetic.run(synthetic.plan(cases=1, under=[Conditions(), late]))
     assert replay_command(run, 1, 1) == "gpucheck replay runs/x 'matmul/0/exact (peer, late)' --rank 1"
     assert replay_command(run, 0, 1) == "gpucheck replay runs/x matmul/0/exact --rank 1"
+
+
+def test_what_several_nodes_ran_together_is_run_again_by_all_of_them(synthetic: Synthetic) -> None:
+    """A replay has the ranks of one node; the command that is named instead is one that gpucheck takes."""
+    check = checks.load("collectives")
+    case = check.spec.case({"operation": "barrier", "dtype": "int32", "n": 1}, "exact", 0)
+    step = Step(case, Conditions(process_group=TOGETHER))
+    command = ["gpucheck", "run", "together", "--nproc", "2", "--seed", "0", "--device", "cpu"]
+    run = synthetic.run(synthetic.plan(ranks=2, nnodes=2, steps=(step,), command=command))
+    words = shlex.split(replay_command(run, 0, 3))
+    assert words[-6:] == ["--nnodes", "2", "--node-rank", "NUMBER", "--rdzv-endpoint", "HOST:PORT"]
+    given = [{"NUMBER": "1", "HOST:PORT": "node:29500"}.get(word, word) for word in words[1:]]
+    done = CliRunner().invoke(app, [*given, "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines() == [case.id, "1 cases of together on 4 rank(s), cpu, seed 0"]
+    one = synthetic.run(synthetic.plan(ranks=2, steps=(step,)))
+    assert replay_command(one, 0, 1).startswith("gpucheck replay ")
 
 
 def test_a_run_of_a_case_leaves_out_the_candidates_of_other_checks(synthetic: Synthetic) -> None:

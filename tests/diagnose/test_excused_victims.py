@@ -1,4 +1,4 @@
-"""What one rank's excused failure costs the others does not leave a run open; what anybody else fails by still counts."""
+"""What an excused failure costs other ranks does not leave a run open; what anybody else fails by still counts."""
 
 from __future__ import annotations
 

@@ -52,6 +52,9 @@ def test_the_worst_element_by_method(synthetic: Synthetic) -> None:
     bound = worst_words(synthetic.mismatch(method="bound", expected=0.1, got=0.35, bound=0.001, ulps=9))
     assert bound == "worst at (1, 0): expected 0.1, got 0.35, off by 0.25 (bound 0.001)"
     assert worst_words(synthetic.mismatch(method="integer", ulps=None)).endswith("got 2 (integers: no error allowed)")
+    integers = synthetic.mismatch(method="integer", ulps=None, expected=-1048297791.0, got=2.0**31)
+    assert "expected -1048297791, got 2147483648 (integers" in worst_words(integers)
+    assert "got 1e+20" in worst_words(synthetic.mismatch(method="bound", got=1e20))
     assert "got NaN (bound" in worst_words(synthetic.mismatch(method="bound", got=None))
     lost = synthetic.mismatch(method="bound", expected=math.nan, got=1.5, bound=0.25)
     assert worst_words(lost).endswith("expected NaN, got 1.5 (bound 0.25)")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from gpucheck import checks
+from gpucheck.checks import collectives
 from gpucheck.model.record import Outcome
+from gpucheck.records.run_folder import read_plan
 from gpucheck.tools.selftest.catalogue import choose
 from gpucheck.tools.selftest.catalogue.collective_faults import FAULTS
 from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, PEER_COPIES, Edit, Expected, Fault
 from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
-from tests.end_to_end.conftest import Finished, Lab, one_of
+from tests.end_to_end.conftest import DEADLINE, Finished, Lab, environment, one_of
 
 RANKS = 3
 SEND = "    function = distributed.all_gather_into_tensor\n    return [function(each.received, each.sent, each.group"
@@ -113,3 +119,20 @@ def test_copies_that_arrive_in_each_others_place_name_their_pair(planted: tuple[
     assert finding["title"] == f"chunk swapped or dropped: rank 1 to rank {rank}" and finding["ranks"] == [rank]
     assert f"rank 1 to rank {rank}: swapped: bytes 852 to 1703 of flight0, 213 of 213 elements: " in run.lines("/n213")
     assert "what the sender gave in flight 1" in run.lines("/n213")
+
+
+def test_the_command_of_a_finding_shows_the_wrong_elements(planted: tuple[int, Finished]) -> None:
+    """As for a case of one rank: where, what it is, what it must be, each whole number with all of its digits."""
+    rank, run = planted
+    (fault,) = choose(["wrong-reduction"])
+    command = [sys.executable, "-m", *shlex.split(run.finding(case_of(fault))["failed_case"]["replay"])]
+    path = read_plan(run.folder).command[2].replace("scenario.toml", "startup")  # what is planted
+    done = subprocess.run(command, env=environment(Path(path)), capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"on rank {rank}; as in the run: mismatch" in done.stdout and "the bytes of the run" in done.stdout
+    case = checks.load("collectives").spec.case(fault.case, "exact", 0).at(rank, RANKS)
+    right = collectives.right(case, 0)
+    for place in range(3, 7):
+        row = rf"^\({place}\) +{int(right[place])} +{int(right[place]) + 1} "
+        assert re.search(row, done.stdout, re.MULTILINE), done.stdout
+    assert "not known" not in done.stdout, "programs are not looked for, so nothing is said of them"

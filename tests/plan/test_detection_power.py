@@ -155,12 +155,12 @@ check = "softmax"
 def test_cases_that_ranks_run_together_count_for_two_ranks_or_more(tmp_path: Path, scenario: Make) -> None:
     scenario(JOINT)
     told = {}
+    command = ["list", "--scenario", str(tmp_path / "some.toml"), "--power"]
     for ranks in ("1", "2", "8", ""):
         options = ["--nproc", ranks] if ranks else []
-        done = CliRunner().invoke(app, ["list", "--scenario", str(tmp_path / "some.toml"), "--power", *options])
-        assert done.exit_code == 0, done.output
         path = tmp_path / f"{ranks}.json"
-        CliRunner().invoke(app, ["list", "--scenario", str(tmp_path / "some.toml"), "--power", *options, "--json", str(path)])
+        done = CliRunner().invoke(app, [*command, *options, "--json", str(path)])
+        assert done.exit_code == 0, done.output
         told[ranks] = done.output, json.loads(path.read_text())
     rows = {"collectives all_reduce": 3, "collectives barrier": 3}
     for ranks in ("2", "8", ""):
@@ -169,7 +169,9 @@ def test_cases_that_ranks_run_together_count_for_two_ranks_or_more(tmp_path: Pat
         assert f"6 of these calls are of cases that all ranks run together, counted for\n  {ranks or 2} ranks" in text
     text, content = told["1"]
     assert not rows.keys() & content["calls"]["rows"].keys() and content["calls"]["rank"] > 0
-    assert content["left_out"] == 2 and "for one rank: cases that two ranks or more run together are left out (2)" in text
+    assert (
+        content["left_out"] == 2 and "for one rank: cases that two ranks or more run together are left out (2)" in text
+    )
 
 
 def test_the_scenario_of_ranks_together_has_power_and_tells_for_how_many_ranks() -> None:

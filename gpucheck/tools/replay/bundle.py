@@ -45,7 +45,7 @@ def write_bundle(closeup: Closeup, plan: Plan, copy: LibraryCopy | None, run: Pa
         shutil.copyfile(run / FOLDER / name, folder / name)
     yield f"saved     {folder}: {', '.join(names) or 'no tensors'}"
     program = read_program(run)
-    reason = _unwritable(program) or _foreign(plan)
+    reason = _of_several(plan) or _unwritable(program) or _foreign(plan)
     if reason:
         yield f"script    none: {reason}"
         return
@@ -90,6 +90,11 @@ def not_repeated(conditions: Conditions) -> str:
     if not conditions.placed.scripted:
         left.append(f"placement {conditions.placement}")
     return ", ".join(left)
+
+
+def _of_several(plan: Plan) -> str:
+    """Why there is no script of a case that ranks run together, or ""."""
+    return "a script is one process, and all ranks run this case together" if plan.steps[0].together else ""
 
 
 def _unwritable(program: dict[str, Any]) -> str:

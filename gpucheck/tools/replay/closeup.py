@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from gpucheck.diagnose.wording import lines_of, mismatch_lines, rank_list
+from gpucheck.diagnose.wording import lines_of, mismatch_lines, number, rank_list
 from gpucheck.model.record import Launch, Mismatch, Outcome, Record
 from gpucheck.records.replay_files import Element
 from gpucheck.report.escape import one_line, visible
@@ -122,10 +122,12 @@ def table(mismatch: Mismatch, worst: Sequence[Element]) -> Table:
 
     shown = Table(box=None, pad_edge=False, header_style="dim")
     columns = ["index", "expected", "got", "expected bits", "got bits", "flipped", "ulps", "bound", "tile", "program"]
+    if not any(element.get("writer") for element in worst):  # nobody was asked, or nobody knew
+        columns.remove("program")
     for column in columns:
         shown.add_column(column, justify="left" if column in ("index", "tile", "program") else "right", no_wrap=True)
     for element in worst:
-        shown.add_row(*cells(element))
+        shown.add_row(*cells(element)[: len(columns)])
     shown.title = f"worst {len(worst)} of {mismatch.wrong} wrong elements of {mismatch.output}"
     shown.title_justify, shown.title_style = "left", "bold"
     return shown
@@ -137,8 +139,8 @@ def cells(element: Element) -> list[str]:
     bits = [str(bit) for bit in range(flipped.bit_length()) if flipped >> bit & 1]
     return [
         _tuple(element["index"]),
-        f"{float(element['expected']):.9g}",
-        "NaN" if element["got"] is None else f"{float(element['got']):.9g}",
+        number(float(element["expected"])),
+        "NaN" if element["got"] is None else number(float(element["got"])),
         element["expected_bits"],
         element["got_bits"],
         "bit " + bits[0] if len(bits) == 1 else f"{len(bits)} bits" if bits else "none",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,6 +90,13 @@ def test_table_and_picture_of_each_output(synthetic: Synthetic) -> None:
     text = shown(closeup(synthetic, mismatches=[synthetic.mismatch(heat=heat)]))
     assert "worst 1 of 1 wrong elements of y" in text and "2 |@.|" in text
     assert "(128, 3)" in text and "_matmul_ogs (8) of (10)" in text
+
+
+def test_whole_numbers_keep_their_digits_and_programs_that_nobody_knows_have_no_column(synthetic: Synthetic) -> None:
+    element = {**ELEMENT, "expected": -1048297791.0, "got": 1047456352.0, "writer": ""}
+    table = shown(replace(closeup(synthetic, mismatches=[synthetic.mismatch()]), worst={"y": [element]}))
+    assert "-1048297791" in table and "1047456352" in table
+    assert "program" not in table and "not known" not in table
 
 
 def test_hostile_text_cannot_move_the_cursor(synthetic: Synthetic) -> None:
