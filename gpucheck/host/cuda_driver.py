@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
+from uuid import UUID
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _SMS, _SHARED_MEMORY = 75, 76, 16, 97  # CUdevice_attribute in cuda.h
 
@@ -41,6 +42,20 @@ def has_context(device: int) -> bool:
     if driver is None or driver.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(active)):
         return False
     return bool(active.value)
+
+
+def identity(number: int) -> tuple[str, str]:
+    """UUID and PCI address of a GPU, by its number among those that are visible; "" for what is not to be had.
+
+    The UUID is written as by nvidia-smi, but without the word GPU or MIG ahead of it: of a MIG instance it is its own.
+    """
+    driver, device = _library(), ctypes.c_int()
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), number):
+        return "", ""
+    raw, bus = ctypes.create_string_buffer(16), ctypes.create_string_buffer(32)
+    known = getattr(driver, "cuDeviceGetUuid_v2", None) or driver.cuDeviceGetUuid  # the former since CUDA 11.4
+    uuid = "" if known(raw, device) else str(UUID(bytes=raw.raw))
+    return uuid, "" if driver.cuDeviceGetPCIBusId(bus, len(bus), device) else bus.value.decode()
 
 
 def gpu(number: int) -> Gpu | None:

@@ -1,7 +1,8 @@
 """What the kernel and the GPUs' driver say while a run is under way: Xid messages, memory errors, the OOM killer.
 
 All of it is evidence that may be had or not: a log that may not be read, a driver without tools, a GPU without error
-correction tell nothing and disturb nothing.
+correction tell nothing and disturb nothing. Where nvidia-ml-py is installed, NVML is listened to as well: it tells Xid
+errors in a pod without the kernel's log too, and remapped rows, links and clocks beside them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from typing import Any
 from gpucheck.host.kmsg import KMSG, messages, opened
 from gpucheck.host.node_gpus import places
 from gpucheck.host.nvidia_smi import table
+from gpucheck.host.nvml_process import new_memory_errors
+from gpucheck.host.nvml_words import Heard, NvmlListener
 from gpucheck.host.xid import XID, Xid
 
 TELLING = re.compile(r"NVRM: |[Oo]ut of memory: Killed process|oom-kill:")
 _COUNTERS = {
-    "ecc.errors.uncorrected.volatile.total": "uncorrected memory errors (ECC)",
-    "ecc.errors.corrected.volatile.total": "corrected memory errors (ECC)",
+    "ecc.errors.uncorrected.volatile.total": "uncorrected",
+    "ecc.errors.corrected.volatile.total": "corrected",
 }
+"""Field of nvidia-smi -> kind of memory errors."""
 MOST_MESSAGES = 50
 LONGEST = 300  # characters of a message
 JOURNAL = ["journalctl", "--dmesg", "--output=cat", "--quiet"]
@@ -34,7 +38,9 @@ PATIENCE = 3.0  # s for a tool to answer
 class Gpu:
     """A GPU that a rank of this node runs on."""
 
-    bus: str  # PCI address, see :func:`bus_id`
+    index: str  # nvidia-smi's number
+    uuid: str
+    bus: str  # PCI address
     errors: dict[str, int]  # counter -> count
 
 
@@ -42,10 +48,11 @@ class KernelLog:
     """Listens from its making on.
 
     Args:
-        gpus: whether the ranks run on GPUs, so that their memory errors are asked for.
+        gpus: whether the ranks run on GPUs, so that NVML is listened to and memory errors are asked for.
     """
 
     def __init__(self, *, gpus: bool, kmsg: Path = KMSG) -> None:
+        self._nvml = NvmlListener.started() if gpus else None
         self._fd: int | None = None
         self._cursor = ""
         try:
@@ -56,16 +63,50 @@ class KernelLog:
             self._cursor = _journal_cursor()
         self._gpus = _gpus() if gpus else []
 
+    @property
+    def process(self) -> int | None:
+        """The process that listens to NVML, which ends with :meth:`finish`."""
+        return self._nvml.pid if self._nvml else None
+
     def finish(self) -> list[dict[str, Any]]:
-        """What was said since, each with the local rank whose GPU it is about, or None."""
-        of_bus = {gpu.bus: rank for rank, gpu in enumerate(self._gpus)}
-        heard = []
+        """What was said since, each with the local rank whose GPU it is about, or None.
+
+        Items have a ``text``; those about a GPU also its ``bus`` and a ``kind`` of :class:`Word`, Xids a ``number``.
+        """
+        told = self._nvml.finish() if self._nvml else None
+        if told and not self._gpus:
+            self._gpus = _of_the_ranks([Gpu(index, uuid, bus, {}) for index, uuid, bus in told.gpus])
+        heard: list[dict[str, Any]] = []
         for line in [line for line in self._lines() if TELLING.search(line)][:MOST_MESSAGES]:
-            match = XID.search(line)
-            rank = of_bus.get(bus_id(match["bus"])) if match else None
-            means = f" ({Xid(int(match['number']), match['bus'], match['text']).means})" if match else ""
-            heard.append({"local_rank": rank, "text": line[:LONGEST] + means})
-        return heard + self._memory_errors()
+            item: dict[str, Any] = {"local_rank": None, "text": line[:LONGEST]}
+            if match := XID.search(line):
+                xid = Xid(int(match["number"]), match["bus"], match["text"])
+                item["text"] += f" ({xid.means})"
+                item |= {"local_rank": self._rank(xid.bus), "kind": "xid", "number": xid.number, "bus": bus_id(xid.bus)}
+            heard.append(item)
+        return heard + (self._told_by_nvml(told, heard) if told else self._memory_errors())
+
+    def close(self) -> None:
+        """Ends the process that listens, where :meth:`finish` was not called."""
+        if self._nvml:
+            self._nvml.close()
+
+    def _rank(self, bus: str) -> int | None:
+        return next((rank for rank, gpu in enumerate(self._gpus) if bus_id(gpu.bus) == bus_id(bus)), None)
+
+    def _told_by_nvml(self, told: Heard, logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The words of NVML, without Xid errors of which the kernel's log says more."""
+        known = {(item["bus"], item["number"]) for item in logged if "number" in item}
+        items = []
+        for word in told.words:
+            bus, rank = bus_id(word.bus), self._rank(word.bus)
+            text = word.text if rank is not None or word.kind == "xid" else f"GPU {bus}: {word.text}"
+            item: dict[str, Any] = {"local_rank": rank, "text": text, "kind": word.kind, "bus": bus}
+            if word.kind != "xid":
+                items.append(item)
+            elif (bus, word.number) not in known:
+                items.append({**item, "number": word.number})
+        return items
 
     def _lines(self) -> list[str]:
         if self._fd is not None:
@@ -84,9 +125,14 @@ class KernelLog:
         if [gpu.bus for gpu in after] != [gpu.bus for gpu in self._gpus]:
             return []
         return [
-            {"local_rank": rank, "text": f"{now.errors[name] - count} new {words}, {now.errors[name]} since its reset"}
+            {
+                "local_rank": rank,
+                "text": new_memory_errors(kind, now.errors[name] - count, now.errors[name]),
+                "kind": kind,
+                "bus": bus_id(now.bus),
+            }
             for rank, (before, now) in enumerate(zip(self._gpus, after, strict=True))
-            for name, words in _COUNTERS.items()
+            for name, kind in _COUNTERS.items()
             if (count := before.errors.get(name)) is not None and now.errors.get(name, 0) > count
         ]
 
@@ -102,11 +148,16 @@ def _gpus() -> list[Gpu]:
     """The GPUs of this node that the ranks see, in the order of the ranks."""
     names = list(_COUNTERS)
     _, rows = table(["index", "uuid", "pci.bus_id", *names], limit=PATIENCE)
-    gpus = [
-        Gpu(bus_id(row[2]), {name: int(count) for name, count in zip(names, row[3:], strict=True) if count.isdigit()})
-        for row in rows
-    ]
-    return [gpus[place] for place in places([(row[0], row[1]) for row in rows])]
+    return _of_the_ranks(
+        [
+            Gpu(index, uuid, bus, {name: int(n) for name, n in zip(names, counts, strict=True) if n.isdigit()})
+            for index, uuid, bus, *counts in rows
+        ]
+    )
+
+
+def _of_the_ranks(gpus: list[Gpu]) -> list[Gpu]:
+    return [gpus[place] for place in places([(gpu.index, gpu.uuid) for gpu in gpus])]
 
 
 def _journal_cursor() -> str:

@@ -100,6 +100,10 @@ class Family:
         self._known = children_of(os.getpid())
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
+    def leave(self, pid: int | None) -> None:
+        """Leaves a child of this process out: it ends by itself."""
+        self._known |= {pid} if pid else set()
+
     def end(self) -> list[int]:
         """Kills every descendant, generation by generation; returns those that did not end, stuck in the kernel."""
         deadline = time.monotonic() + _PATIENCE

@@ -123,6 +123,8 @@ def launch(
     try:
         process = start(command(plan, run, rendezvous), _environment(plan, folder), log)
         log_of_kernel = KernelLog(gpus=plan.device == "cuda")
+        shared.callback(log_of_kernel.close)
+        family.leave(log_of_kernel.process)
         health = _Health(process.pid)
         while process.poll() is None and not received and not stuck and time.monotonic() - begin < plan.timeout:
             stuck = health.trouble(all_ended=watch())

@@ -262,6 +262,8 @@ class Record:
     placement: str = ""
     host: str = ""
     device: str = ""
+    gpu: str = ""  # UUID of the GPU, or of the MIG instance, as the driver gives it; "": not known
+    bus: str = ""  # its PCI address
     pid: int = 0
     mismatches: list[Mismatch] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)

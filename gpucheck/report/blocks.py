@@ -92,6 +92,8 @@ class Place:
     rank: int
     host: str  # "" where the rank never started
     device: str  # "" where nothing was launched
+    gpu: str  # UUID; "" where it is not known
+    bus: str  # PCI address; likewise
     import_seconds: float
     seconds: dict[str, float]  # stage -> s, summed over its cases
 
@@ -264,9 +266,13 @@ def build(run: Run, conclusion: Conclusion) -> Report:
 
 def _places(run: Run) -> list[Place]:
     devices: dict[int, str] = {}
+    gpus = {rank: str(facts.get("uuid") or "") for rank, facts in run.gpus.items()}
+    buses: dict[int, str] = {}
     seconds = {rank: dict.fromkeys(STAGES, 0.0) for rank in run.ranks}
     for _, record in sorted(run.records.items()):
         devices[record.rank] = devices.get(record.rank) or record.device
+        gpus[record.rank] = record.gpu or gpus.get(record.rank, "")
+        buses[record.rank] = buses.get(record.rank) or record.bus
         for stage, spent in record.seconds.items():
             if stage != KERNEL:
                 seconds[record.rank][stage] = seconds[record.rank].get(stage, 0.0) + spent
@@ -274,7 +280,8 @@ def _places(run: Run) -> list[Place]:
     for rank in run.ranks:
         start = run.starts.get(rank, {})
         imported = start.get("import_seconds", 0.0)
-        places.append(Place(rank, start.get("host", ""), devices.get(rank, ""), imported, seconds[rank]))
+        where = (devices.get(rank, ""), gpus.get(rank, ""), buses.get(rank, ""))
+        places.append(Place(rank, start.get("host", ""), *where, imported, seconds[rank]))
     return places
 
 

@@ -155,6 +155,8 @@ class Reply:
     launched: int = 0  # launches of a single call, replays of CUDA graphs included
     stream: int | None = None  # of the inputs and the consumer on their device
     device: str = ""
+    gpu: str = ""  # UUID
+    bus: str = ""  # PCI address
     cost: Cost | None = None
     ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -65,7 +65,7 @@ def test_memory_errors_that_came_meanwhile(counts: Path, kmsg: Path) -> None:
     log = KernelLog(gpus=True, kmsg=kmsg)
     counts.write_text("0 8")
     text = "3 new uncorrected memory errors (ECC), 8 since its reset"
-    assert log.finish() == [{"local_rank": 1, "text": text}]
+    assert log.finish() == [{"local_rank": 1, "text": text, "kind": "uncorrected", "bus": "0:3b:00"}]
 
 
 def test_counters_that_were_reset_or_are_gone_tell_nothing(counts: Path, kmsg: Path) -> None:

@@ -229,6 +229,29 @@ def test_what_the_driver_said_is_kept_with_its_ranks(
     assert told == [{"text": "NVRM: Xid", "rank": 0}, {"text": "other", "rank": None}]
 
 
+def test_the_process_that_listens_to_nvml_outlives_the_ranks_by_its_last_words(
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gpucheck.host import kernel_log, nvml_words
+
+    stand_in = Path(__file__).parents[1] / "host" / "pynvml_stand_in.py"
+    (tmp_path / "pynvml.py").write_text(stand_in.read_text())
+    gpu = {"bus": "00000000:3B:00.0", "rows": [[0, 1, 1, 0]] * 2}
+    (tmp_path / "says").write_text(json.dumps({"gpus": [gpu]}))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, value in (("PYTHONPATH", tmp_path), ("NVML_SAYS", tmp_path / "says"), ("PATH", tmp_path)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(nvml_words, "PATIENCE", 600.0)
+    monkeypatch.setattr(kernel_log, "KMSG", tmp_path / "none")
+    run("pass")
+    text = "memory rows wait to be remapped at the next reset, since before the run"
+    told = json.loads((tmp_path / "driver-0.json").read_text())
+    assert [item for item in told if "kind" in item] == [
+        {"text": text, "kind": "remap pending", "bus": "0:3b:00", "rank": 0}
+    ]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_ranks_and_is_told(run: Callable[..., Ending], number: signal.Signals) -> None:
     sent: list[int] = []

@@ -76,7 +76,8 @@ def test_what_findings_say_is_found_by_case_and_rank(busy: Report) -> None:
 def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=2, ranks=2)
     seconds = {"compile": 1.0, "launch": 0.5, "kernel": 0.25, "tea": 0.125}
-    ends = {(step, 0): {"seconds": seconds} for step in range(2)}
+    gpu = {"gpu": "GPU-a", "bus": "0000:3B:00.0"}
+    ends = {(0, 0): {"seconds": seconds}, (1, 0): {"seconds": seconds, **gpu}}
     run = synthetic.run(plan, {**ends, (0, 1): Outcome.LOST, (1, 1): Outcome.LOST})
     run.records = {key: replace(record, device="") if key[1] else record for key, record in run.records.items()}
     run.starts = {0: {"import_seconds": 2.0, "host": "a"}}
@@ -84,6 +85,9 @@ def test_places_tell_where_ranks_ran_and_where_their_time_went(synthetic: Synthe
     first, second = report.places
     assert (first.rank, first.host, first.device, first.import_seconds) == (0, "a", "NVIDIA H200", 2.0)
     assert (second.rank, second.host, second.device, second.import_seconds) == (1, "", "", 0.0)
+    assert (first.gpu, first.bus) == tuple(gpu.values()) and (second.gpu, second.bus) == ("", "")
+    run.gpus = {1: {"uuid": "GPU-b"}}
+    assert blocks.build(run, conclude(run)).places[1].gpu == "GPU-b", "as nvidia-smi said, where nothing ran"
     assert first.seconds["compile"] == 2.0 and first.seconds["launch"] == 1.0 and not any(second.seconds.values())
     assert first.seconds["tea"] == 0.25, "a stage that is new takes its time all the same"
     assert report.results[0].seconds == 1.625 and "kernel" not in first.seconds

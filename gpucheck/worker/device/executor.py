@@ -16,6 +16,7 @@ import torch
 
 from gpucheck import checks
 from gpucheck.checks.base import LAYER, OUTPUTS, Check
+from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
 from gpucheck.model.errors import Inapplicable, error_line, first_line
@@ -46,6 +47,15 @@ class Unusable(Exception):
     """A file of gpucheck itself cannot be read or written; this says nothing about the device."""
 
 
+def _identity(device: torch.device) -> dict[str, Any]:
+    """What tells a device from all others, as fields of a Reply."""
+    if device.type != "cuda":
+        return {"device": "cpu"}
+    name = torch.cuda.get_device_name(device)
+    uuid, bus = cuda_driver.identity(device.index or 0)
+    return {"device": name, "gpu": f"{'MIG' if ' MIG ' in name else 'GPU'}-{uuid}" if uuid else "", "bus": bus}
+
+
 class CaseExecutor(DevicePasses):
     """Runs whole cases on a device: as many passes as it takes, and what else is to be known of the outputs."""
 
@@ -57,14 +67,14 @@ class CaseExecutor(DevicePasses):
             None  # number in the guarded memory of the tensor around which something was read last
         )
         self._repeats: RepeatedCalls | None = None  # of the outputs that the case gave first
-        self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self.identity = _identity(device)
 
     def run(self, request: Request) -> Reply:
         """Runs a case in memory filled with 0xFF and in memory filled with 0x00; more often if the outputs differ.
 
         A case with ``repeat`` runs at least that often; see :mod:`gpucheck.worker.memory_fills`.
         """
-        reply = Reply("ran", device=self.device_name)
+        reply = Reply("ran", **self.identity)
         self.observer.start()
         try:
             if request.group and self.joint_group:

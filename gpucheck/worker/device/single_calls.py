@@ -57,7 +57,7 @@ def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Ca
 
     def answer(request: Request) -> list[Reply]:
         assert request.call is not None
-        reply = make("ran", device=executor.device_name)
+        reply = make("ran", **executor.identity)
         start()
         try:
             held = load(request.call.inputs, weights_only=True)

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ class _Launches:
 def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | None, keep: Keep | None) -> Record:
     launches = [Launch(**launch) for launch in reply.launches]
     seconds = {**attempt.record.seconds, **reply.seconds}
-    record = replace(attempt.record, device=reply.device, launches=launches, stream=reply.stream, seconds=seconds)
+    record = replace(attempt.record, **where_it_ran(reply), launches=launches, stream=reply.stream, seconds=seconds)
     twins = checks.load(attempt.step.case.check).twins(attempt.step.case)
     record = replace(record, engine=reply.engine, twins=list(twins))
     if reply.status == "inapplicable":
@@ -123,6 +124,11 @@ def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | Non
     return known.learn(before or _held_against_reference(files, attempt, reply, record, keep), reply)
 
 
+def where_it_ran(known: Reply | Record) -> dict[str, Any]:
+    """The fields of a record that say on which device a case ran."""
+    return {"device": known.device, "gpu": known.gpu, "bus": known.bus}
+
+
 def _held_against_reference(
     files: CaseFiles, attempt: Attempt, reply: Reply, record: Record, keep: Keep | None
 ) -> Record:
@@ -137,7 +143,7 @@ def _held_against_reference(
     examined = attempt.examined or Examined()
     if examined.failed is not None:
         failed = examined.failed
-        return replace(failed, launches=record.launches, stream=record.stream, device=record.device)
+        return replace(failed, **where_it_ran(record), launches=record.launches, stream=record.stream)
     if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
         with all_processors(files.local_ranks):
             violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)

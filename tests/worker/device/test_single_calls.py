@@ -70,7 +70,7 @@ def ask(tmp_path: Path, log: list[str], made: Twice) -> Ask:
         device=CPU,
         memory=GuardedMemory(CPU),
         observer=Observer(),
-        device_name="cpu",
+        identity={"device": "cpu"},
         synchronize=lambda: None,
         current_stream=lambda: None,
         poisoned_context=lambda: False,
