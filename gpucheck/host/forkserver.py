@@ -23,7 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, NoReturn
 
-from gpucheck.host.processes import die_with_parent, ending, outlive_parent, state_of
+from gpucheck.host.containment import show_memory
+from gpucheck.host.processes import adopt, children_of, die_with_parent, ending, outlive_parent, state_of
 
 _GRACE = 10.0  # s that a child which closed its connection has to end before it is killed
 _KILLED = 30.0  # s that a killed child has to end; taking down a GPU with a busy kernel takes its time
@@ -143,6 +144,20 @@ class Forkserver:
         code = self._end_of(child, _GRACE)
         return self.kill(child) if code is None else code
 
+    def end_leftovers(self, seconds: float) -> int:
+        """Ends what children that have ended left behind in other sessions, and says how many processes that were.
+
+        Args:
+            seconds: that they have to end by themselves, as helpers do that watch over their parent.
+        """
+        deadline = time.monotonic() + seconds
+        while self._ask(b"l", 0) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        count, deadline = self._ask(b"e", 0), time.monotonic() + _KILLED
+        while self._ask(b"e", 0) and time.monotonic() < deadline:  # what those had started in turn
+            time.sleep(_POLL)
+        return count
+
     def last_words(self, code: int) -> str:
         """How a process ended, and the last line printed in this server or its children."""
         lines = []
@@ -214,12 +229,14 @@ class Forkserver:
 def _serve(control: socket.socket, main: Main) -> NoReturn:
     """Forks, kills and waits as told, at once each time, until the other end of the connection is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    adopt()
     children: set[int] = set()
     while True:
         message, fds, _, _ = socket.recv_fds(control, 5, 1)
         if not message:
             for child in children:
                 _kill(child)
+            _leftovers(children, end=True)
             os._exit(0)
         order, (pid,) = message[:1], struct.unpack("i", message[1:])
         answer = 0
@@ -234,12 +251,33 @@ def _serve(control: socket.socket, main: Main) -> NoReturn:
             children.add(answer)
         elif order == b"k":
             _kill(pid)
+        elif order in (b"l", b"e"):
+            answer = len(_leftovers(children, end=order == b"e"))
         elif os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             answer = _RUNNING
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             children.discard(pid)
         control.send(struct.pack("i", answer))
+
+
+def _leftovers(children: set[int], *, end: bool) -> set[int]:
+    """The processes that children which have ended left behind, each with what it has started in turn.
+
+    Args:
+        children: that were forked here and not waited for.
+        end: kills them.
+    """
+    found: set[int] = set()
+    for pid in children_of(os.getpid()) - children:
+        with suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                continue
+        found.add(pid)
+        if end:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return found
 
 
 def _loaded(load: Callable[[], None]) -> bool:
@@ -260,6 +298,7 @@ def _kill(pid: int) -> None:
 
 
 def _run(main: Main, fd: int) -> NoReturn:
+    show_memory()  # that of a server may be hidden; this process is one under test like any other
     with suppress(OSError):  # where memory runs out, the kernel shall end this process and not its supervisor
         Path("/proc/self/oom_score_adj").write_text("1000")
     code = 1

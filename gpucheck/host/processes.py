@@ -46,6 +46,11 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
 
 
+def adopt() -> None:
+    """Makes this process the parent of descendants whose own parents end, however far off they have gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def outlive_parent() -> None:
     """Takes :func:`die_with_parent` back."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
@@ -98,7 +103,7 @@ class Family:
 
     def __init__(self) -> None:
         self._known = children_of(os.getpid())
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        adopt()
 
     def leave(self, pid: int | None) -> None:
         """Leaves a child of this process out: it ends by itself."""

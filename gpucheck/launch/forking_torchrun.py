@@ -16,12 +16,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gpucheck.host.containment import hide_memory
+
 IMPORTED = "GPUCHECK_IMPORTED"
 """Environment variable of the ranks: seconds that was imported before they were forked."""
 
 
 def main() -> None:
     """Runs torchrun with the arguments of this process."""
+    hide_memory()
     begin = time.perf_counter()
     torchrun: Any = import_module("torch.distributed.run")
     cuda: Any = import_module("torch.cuda")

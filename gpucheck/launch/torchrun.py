@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucheck.host.containment import hide_memory
 from gpucheck.host.isolated import python_path
 from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
@@ -118,6 +119,8 @@ def launch(
     stuck = ""
     process: Process | None = None
     family = Family()
+    if plan.candidates:
+        hide_memory()
     if plan.device == "cuda":
         threading.Thread(target=_write_architectures, args=(folder,), daemon=True).start()
     try:

@@ -291,6 +291,7 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)  # stage -> s: inputs, prepare, compile, kernel, ...
     engine: EnginePart | None = None  # None: the case is of no engine
     twins: list[str] = field(default_factory=list)  # products of the case: equal ones are computed from equal operands
+    walls: list[str] = field(default_factory=list)  # between a candidate and its judge that stood, see containment
     transfers: list[Transfer] = field(default_factory=list)  # wrong ones, of a case that ranks run together
     progress: list[Progress] = field(default_factory=list)  # of all ranks, where one did not come to the end
     traceback: str = ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpucheck.diagnose.judged_path import judged_by
 from gpucheck.diagnose.wording import counted
+from gpucheck.host.containment import WALLS
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.plan import Plan
@@ -238,7 +239,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         rows=table,
         verdict=conclusion.verdict.value,
         findings=conclusion.findings,
-        notes=[*soak_summary(run), *conclusion.notes],
+        notes=[*soak_summary(run), *conclusion.notes, *_walls_missing(run)],
         stages=stages,
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
@@ -283,6 +284,13 @@ def _places(run: Run) -> list[Place]:
         where = (devices.get(rank, ""), gpus.get(rank, ""), buses.get(rank, ""))
         places.append(Place(rank, start.get("host", ""), *where, imported, seconds[rank]))
     return places
+
+
+def _walls_missing(run: Run) -> list[str]:
+    """What did not stand between candidates and their judge, since a kernel does not offer it."""
+    seen = [set(record.walls) for record in run.records.values() if record.walls]
+    missing = [wall for wall in WALLS if seen and not all(wall in walls for walls in seen)]
+    return [f"not to be had for candidates here: {'; '.join(missing)}"] if missing else []
 
 
 def _bounds_used(run: Run) -> str:

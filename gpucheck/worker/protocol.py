@@ -37,6 +37,8 @@ class Setup:
     meeting: str = ""  # file where the ranks of a process group meet
     collectives: str = ""  # file in which it notes each collective call of joint cases; "": it runs none
     candidate: str = ""  # name of the candidate that it runs: each one has its own process
+    own_folder: str = ""  # the only one of the run that it may write to; "": it runs no candidate and is not shut in
+    files_walled: bool = True  # such a process writes nowhere else, where the kernel offers that
     calls: str = ""  # for a process that answers single calls: CANDIDATE or BASELINE
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
     partner: int = -1  # the local rank whose environment or device it gets; -1: the next one

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gpucheck.host.containment import hide_memory
 from gpucheck.host.oom_killer import OomKills
 from gpucheck.host.processes import die_with_parent, ending, parent_of
 from gpucheck.model.record import OOM_KILLER
@@ -27,6 +28,7 @@ def outlive(main: Callable[[], None], died: Callable[[str], None] = lambda how: 
     Args:
         died: told how it died, in words.
     """
+    hide_memory()  # and with it that of all that is forked from here; who runs code under test shows its own again
     die_with_parent(os.getppid())
     if _orphaned():
         os._exit(1)

@@ -319,3 +319,18 @@ def test_a_server_that_still_loads_ends_with_its_owners_wish() -> None:
         run(LOADING.replace("loads.append(os.getpid())", "time.sleep(600)") + "server.close(); print('closed')")
         == "closed"
     )
+
+
+def test_what_a_child_left_behind_in_another_session_is_counted_and_ended_and_helpers_that_end_are_not() -> None:
+    daemon = "os.fork() or (os.setsid(), os.fork() and os._exit(0), connection.send(os.getpid()), signal.pause())"
+    helper = "os.fork() or (os.setsid(), time.sleep(0.2), os._exit(0)); connection.send(1)"
+    lines = run(
+        f"""
+        for order in ({daemon!r}, {helper!r}):
+            child = server.spawn()
+            pid = ask(child, order)
+            server.kill(child)
+            print(server.end_leftovers(0.0 if pid > 1 else 60.0), pid > 1 and os.path.exists(f"/proc/{{pid}}"))
+        """
+    )
+    assert lines.split("\n")[:2] == ["1 False", "0 False"]

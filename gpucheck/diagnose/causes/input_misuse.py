@@ -51,12 +51,22 @@ NOT_AS_ASKED = Cause(
     confirm="The finding names the output with what it is and what was expected.",
     fix="Return a dense tensor of the shape and dtype asked for, on the device of the inputs.",
 )
+LEFT_BEHIND = Cause(
+    "leaves processes behind",
+    means="The code under test started processes that went on in sessions of their own when its process had ended.",
+    shows="The numbers may be right. What is left behind holds memory of the host or the GPU, slows down what is "
+    "measured next, and can change files when nobody looks any more. gpucheck ends it.",
+    confirm="The finding says how many there were. Helpers that watch over their parent and end soon after it do "
+    "not count.",
+    fix="Wait for what you start (subprocess.run, Process.join), and start nothing in a session of its own.",
+)
 CAUSES = (
     NOT_FROM_INPUTS,
     CHANGES_INPUTS,
     ALIASED,
     SETTINGS,
     NOT_AS_ASKED,
+    LEFT_BEHIND,
 )
 
 SHOWN = {
@@ -66,6 +76,7 @@ SHOWN = {
     ViolationKind.ALIAS: ALIASED,
     ViolationKind.REUSED: OVERWRITTEN,
     ViolationKind.SETTINGS: SETTINGS,
+    ViolationKind.LEFT_BEHIND: LEFT_BEHIND,
 }
 """Cause by violation kind, the more telling first."""
 FORM = (ViolationKind.OUTPUT, ViolationKind.LAYOUT)

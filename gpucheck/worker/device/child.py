@@ -5,10 +5,14 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpucheck.host import containment
 from gpucheck.worker import hang_stacks
 from gpucheck.worker.protocol import Ahead
 
@@ -28,8 +32,9 @@ HOPPER: dict[str, Any] = {"capability": (9, 0), "sms": 132, "shared_memory": 232
 def serve(connection: Connection) -> None:
     """Receives a Setup and answers "" or what went wrong; then serves requests until the connection closes.
 
-    The answer to a request is a list of replies, one for each device of the process. A process that receives an Ahead
-    instead of a Setup compiles these cases and ends.
+    A process that is to run a candidate is shut in first, and answers with the walls that stand. The answer to a
+    request is a list of replies, one for each device of the process. A process that receives an Ahead instead of a
+    Setup compiles these cases and ends.
     """
     faulthandler.enable(sys.stderr)
     try:
@@ -39,18 +44,53 @@ def serve(connection: Connection) -> None:
 
             precompile.work(setup)
             return
+        if setup.own_folder:
+            containment.close_files([connection.fileno()])
         hang_stacks.register(Path(setup.stacks))
         try:
+            walls = _shut_in(setup) if setup.own_folder else ""
             process = start(setup)
         except Exception as error:
             connection.send(f"{type(error).__name__}: {error}")
             raise
-        connection.send("")
+        connection.send(walls)
         while True:
             request: Request = connection.recv()
             connection.send(process.run(request))
     except (EOFError, ConnectionResetError):
         return
+
+
+def _shut_in(setup: Setup) -> tuple[str, ...]:
+    """Builds walls around a process that will run a candidate, not loaded yet; returns those that stand."""
+    temporary = Path(setup.own_folder, "tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    Path(setup.journal).touch()
+    return containment.contain(_writable(setup), files=setup.files_walled)
+
+
+def _writable(setup: Setup) -> Iterator[Path]:
+    """What a process that runs a candidate may write: what is its own, and the caches of compilers."""
+    yield from (Path(setup.own_folder), Path(setup.stacks), Path(setup.journal))
+    if setup.meeting:
+        Path(setup.meeting).touch()
+        yield Path(setup.meeting)
+    home = Path("~").expanduser()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    usual = {
+        "TRITON_CACHE_DIR": home / ".triton",
+        "TORCH_EXTENSIONS_DIR": caches / "torch_extensions",
+        "CUDA_CACHE_PATH": home / ".nv",
+        "TILELANG_CACHE_DIR": home / ".tilelang",
+    }
+    for variable, folder in usual.items():
+        path = Path(
+            setup.cache if setup.cache and variable == "TRITON_CACHE_DIR" else os.environ.get(variable) or folder
+        )
+        with suppress(OSError):  # a home that cannot be written to
+            path.mkdir(parents=True, exist_ok=True)
+        yield path
 
 
 def import_engine_ahead(engine: PlannedEngine, device: str) -> None:

@@ -60,8 +60,14 @@ def examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
     """The attempt of a candidate, with what further calls of it show if it gave an answer at all."""
     if attempt.reply is None or attempt.reply.status != "ran":
         return attempt
+    before = runner.left_behind
     try:
-        return replace(attempt, examined=Examination(runner, attempt).examine())
+        found = Examination(runner, attempt).examine()
+        left = runner.left_behind - before
+        if left:
+            words = f"{left} process{'es' * (left > 1)} lived on in a session apart when its own had ended"
+            found = replace(found, violations=(*found.violations, Violation(ViolationKind.LEFT_BEHIND, words)))
+        return replace(attempt, examined=found)
     except Exception as error:
         return replace(harness_failed(attempt, error), reply=None)
 

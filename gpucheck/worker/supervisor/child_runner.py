@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ ENGINE_TIMEOUT = 120.0  # s for a forkserver to load what an engine imports; the
 STOPPED = 10.0  # s within which a child that a signal stopped must continue
 GLANCE = 1.0  # s between two checks whether a signal has stopped it
 MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
+LEFT = 3.0  # s that what a candidate left behind has to end by itself, until one has left something that does not
+CANDIDATES = "candidates"  # folder with one for each rank, which alone its candidates may write to
 BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
@@ -63,6 +66,9 @@ class ChildRunner:
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
         self.children = 0
+        self.walls: tuple[str, ...] = ()  # around the candidate that ran last
+        self._files_walled = True
+        self.left_behind = 0  # processes that candidates left behind in other sessions
         self.stuck = ""  # why no further case can run: a process that cannot be killed holds the device
         self._ran: list[int] = []  # steps, by the child at hand
         self._places: dict[
@@ -161,10 +167,17 @@ class ChildRunner:
         if child is not None:
             try:
                 self._forked_by.kill(child)
+                self._clear()
             except Unkillable as unkillable:
                 self.stuck = str(unkillable)
             except OSError:
                 pass  # the forkserver has died, and its children with it; the next case meets that itself
+
+    def _clear(self) -> None:
+        """Ends and removes what a candidate left behind whose process has ended."""
+        if self._setup and self._setup.own_folder:
+            self.left_behind += self._forked_by.end_leftovers(0.0 if self.left_behind else LEFT)
+            shutil.rmtree(Path(self._setup.own_folder, "tmp"), ignore_errors=True)
 
     def _attempt(self, number: int, step: Step, experiment: Attempted, round: int) -> Attempt:
         record = Record(
@@ -182,15 +195,23 @@ class ChildRunner:
         key = _of_round(number, round)
         if experiment and not self.files.holds(key):
             key = f"{number}-again"
-        return Attempt(step, key, record, self._outputs(record, self.node.local_rank))
+        return Attempt(step, key, record, self._outputs(step, record, self.node.local_rank))
 
-    def _outputs(self, record: Record, local_rank: int) -> str:
+    def _outputs(self, step: Step, record: Record, local_rank: int) -> str:
         words = file_name(record.experiment)
-        return str(self.files.folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
+        candidate = step.case.check in self.plan.candidates
+        folder = self._own_folder(local_rank) if candidate else self.files.folder
+        return str(folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
+
+    def _own_folder(self, local_rank: int) -> Path:
+        """The folder of the candidates of a rank, which holds their outputs and what else they write."""
+        folder = self.files.folder / CANDIDATES / str(local_rank)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _host(self, attempt: Attempt) -> Attempt:
         """Runs the process that holds all GPUs of the node and hands the other ranks what came of it."""
-        outputs = [self._outputs(attempt.record, rank) for rank in range(self.node.local_ranks)]
+        outputs = [self._outputs(attempt.step, attempt.record, rank) for rank in range(self.node.local_ranks)]
         done, replies = self._run(attempt, outputs)
         for rank in range(1, self.node.local_ranks):
             self.node.publish(attempt.key, rank, (done.record, replies[rank] if replies else None))
@@ -314,6 +335,8 @@ class ChildRunner:
         from gpucheck.worker.protocol import NoReply, Request, allowance, receive
 
         attempt = replace(attempt, record=replace(attempt.record, pid=child.pid, before=len(self._ran)))
+        if self._setup and self._setup.own_folder:
+            attempt = replace(attempt, record=replace(attempt.record, walls=list(self.walls)))
         if attempt.call is None:
             if not attempt.record.experiment:
                 self._places[attempt.record.step] = attempt.record.round, self._ran, len(self._ran)
@@ -403,6 +426,7 @@ class ChildRunner:
         """How a child that ended by itself did, in words."""
         try:
             code = self._forked_by.reap(child)
+            self._clear()
         except Unkillable as unkillable:
             self.stuck = str(unkillable)
             return f"the process that owns the device broke off; {self.stuck}"
@@ -431,6 +455,7 @@ class ChildRunner:
         begin = time.perf_counter()
         self._logs = log_excerpt.marks()
         child = self._child = self._spawn(setup)
+        self._setup = setup
         self._oom_before = self._oom.count()
         try:
             child.connection.send(setup)
@@ -439,14 +464,19 @@ class ChildRunner:
                 self.retire()
                 words = "was stopped by a signal" if stopped else f"was not ready within {STARTUP_TIMEOUT:g} s"
                 return f"the process on this GPU {words}"
-            problem = child.connection.recv()
+            answer = child.connection.recv()
         except (EOFError, OSError):
             self._child = None
             return "while it was set up, " + self._death(child)
-        if problem:
+        if isinstance(answer, str) and answer:
             self.retire()
-            return f"the device could not be set up: {problem}"
-        self._setup, self._ran = setup, []
+            if setup.own_folder and setup.files_walled:  # a driver that writes where no other does
+                self._files_walled = False
+                return self._ready(attempt)
+            return f"the device could not be set up: {answer}"
+        if setup.own_folder:
+            self.walls = tuple(answer)
+        self._ran = []
         self.child_seconds += time.perf_counter() - begin
         self.children += 1
         return child
@@ -468,6 +498,11 @@ class ChildRunner:
 
         library = self.plan.library
         conditions = attempt.step.conditions.lifelong
+        candidate = attempt.step.case.check in self.plan.candidates
+        own_folder = ""
+        if candidate:
+            folder = self._own_folder(self.node.local_rank)
+            own_folder = str(folder.parent if conditions.whole_node else folder)
         return Setup(
             conditions=conditions,
             device=self.plan.device,
@@ -480,7 +515,9 @@ class ChildRunner:
             stacks=str(self._stacks()),
             journal=str(self._journal()),
             attempt=attempt.process or attempt.record.experiment,
-            candidate=attempt.step.case.check if attempt.step.case.check in self.plan.candidates else "",
+            candidate=attempt.step.case.check if candidate else "",
+            own_folder=own_folder,
+            files_walled=self._files_walled,
             calls=attempt.role,
             launches=attempt.launches,
             cache=self._cache(attempt, conditions),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpucheck import checks
-from gpucheck.checks.base import JointCheck
+from gpucheck.checks.base import CandidateCheck, JointCheck
 from gpucheck.model.case import Case
 from gpucheck.model.record import Launch, Outcome, Record, Transfer, Violation
 from gpucheck.model.vocabulary import ViolationKind
@@ -106,6 +106,9 @@ def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | Non
     record = replace(attempt.record, **where_it_ran(reply), launches=launches, stream=reply.stream, seconds=seconds)
     twins = checks.load(attempt.step.case.check).twins(attempt.step.case)
     record = replace(record, engine=reply.engine, twins=list(twins))
+    of_candidate = isinstance(checks.load(attempt.step.case.check), CandidateCheck)
+    if of_candidate and reply.status != "ran":  # whatever its process says of why there is no answer: there is none
+        reply = replace(reply, status="error")
     if reply.status == "inapplicable":
         return replace(record, outcome=Outcome.INAPPLICABLE, message=reply.message)
     if reply.status in _RAISED:
@@ -118,7 +121,7 @@ def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | Non
             kernels=list(reply.expected_kernels),
             source=reply.source,
         )
-    if known is None:
+    if known is None or of_candidate:  # of its outputs their bytes count, and no digest that its process names
         return _held_against_reference(files, attempt, reply, record, keep)
     before = known.judged(record, reply) if not observed_violations(reply, launches) else None
     return known.learn(before or _held_against_reference(files, attempt, reply, record, keep), reply)
