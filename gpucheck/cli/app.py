@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gpucheck import __version__
-from gpucheck.cli import git_codes
+from gpucheck.cli import exit_codes, git_codes
 from gpucheck.model.errors import ExitCode, GpucheckError
 
 COMMANDS = {
@@ -117,9 +117,11 @@ def options(
 
 
 def main() -> NoReturn:
-    """Runs the command line and ends with its exit code, in the terms of git where ``run --bisect`` asks for them."""
+    """Runs the command line and ends with its exit code, in the terms of others where options ask for them."""
     if git_codes.asked_for(sys.argv[1:]):
         git_codes.translated(_main)
+    if scheme := exit_codes.asked_for(sys.argv[1:]):
+        exit_codes.translated(_main, scheme)
     _main()
 
 
@@ -131,6 +133,7 @@ def _main() -> NoReturn:
         check_identity()
         app()
     except GpucheckError as error:
+        exit_codes.tell(sys.argv[1:], str(error))
         fail(str(error), error.exit_code)
     except OSError as error:
         fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), ExitCode.INCONCLUSIVE)

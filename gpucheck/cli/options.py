@@ -63,6 +63,23 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show every
 
 JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON.")]
 
+NodeVerdictOption = Annotated[
+    str | None,
+    typer.Option("--node-verdict", metavar="FILE|-", help="Write a verdict for each GPU as JSON, for a cluster."),
+]
+
+ExitCodesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--exit-codes",
+        metavar="SCHEME",
+        help="End as other frameworks want it: preflight (0 fit, 1 not, 2 unknown) or nagios (0 fit, 1 warning, "
+        "2 critical, 3 unknown).",
+        show_default="gpucheck's own",
+    ),
+]
+"""``--exit-codes``; see :mod:`gpucheck.cli.exit_codes`."""
+
 WriteOption = Annotated[
     list[str] | None,
     typer.Option(

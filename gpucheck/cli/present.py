@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.diagnose.node_verdict import NodeVerdict, node_verdict
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Verdict
@@ -30,13 +32,26 @@ _EXIT_CODES = {
 }
 
 
+@dataclass(frozen=True)
+class Presented:
+    """What a run folder comes to."""
+
+    conclusion: Conclusion
+    report: Report
+    node: NodeVerdict
+
+
 def exit_code(verdict: Verdict) -> int:
     """The exit code of a verdict."""
     return int(_EXIT_CODES[verdict])
 
 
 def check_files(
-    json_file: str | None, write: Sequence[str], run_dir: Path | None = None, known: Collection[str] = FORMATS
+    json_file: str | None,
+    write: Sequence[str],
+    run_dir: Path | None = None,
+    known: Collection[str] = FORMATS,
+    node_file: str | None = None,
 ) -> None:
     """Raises UsageError where a report could not be written, before the work it reports on.
 
@@ -45,9 +60,13 @@ def check_files(
         write: as given to ``--write``.
         run_dir: the folder of the run, which need not exist yet.
         known: the suffixes that choose a format.
+        node_file: as given to ``--node-verdict``.
     """
-    if json_file and json_file != "-":
-        _check_file("--json", json_file, run_dir)
+    if json_file == node_file == "-":
+        raise UsageError("--json - and --node-verdict - both write to stdout: give one of them a file")
+    for option, file in (("--json", json_file), ("--node-verdict", node_file)):
+        if file and file != "-":
+            _check_file(option, file, run_dir)
     for name in write:
         if Path(name).suffix not in known:
             raise UsageError(f"--write {name}: the suffix chooses the format; known: {', '.join(known)}")
@@ -57,7 +76,7 @@ def check_files(
 def _check_file(option: str, name: str, run_dir: Path | None) -> None:
     path = Path(name).absolute()
     if path.is_dir():
-        raise UsageError(f"{option} {name} is a folder, expected a file" + (" or -" if option == "--json" else ""))
+        raise UsageError(f"{option} {name} is a folder, expected a file" + (" or -" if option != "--write" else ""))
     if run_dir is not None and path.parent == run_dir.absolute() and not run_dir.exists():
         return
     if not path.parent.is_dir():
@@ -76,7 +95,8 @@ def present(
     write: Sequence[str] = (),
     announced: bool = False,
     accepted: Sequence[AcceptedFault] = (),
-) -> tuple[Conclusion, Report]:
+    node_file: str | None = None,
+) -> Presented:
     """Concludes a run folder and shows it.
 
     Args:
@@ -84,15 +104,16 @@ def present(
         write: paths to write the report to, each in the format of its suffix.
         announced: whether to tell the place this runs in, as :func:`gpucheck.report.announce.announce` does.
         accepted: faults to accept beside those that the run was told of.
+        node_file: path to write the verdict for each GPU to, ``-`` for stdout.
 
     Raises:
         UsageError: no run folder, or a file that could never be written.
         InfrastructureError: a file cannot be written after all.
     """
-    check_files(json_file, write)
+    check_files(json_file, write, node_file=node_file)
     run = read_run(run_dir, accepted)
     conclusion = conclude(run)
-    report = blocks.build(run, conclusion)
+    report, node = blocks.build(run, conclusion), node_verdict(run, conclusion)
     if not quiet:
         from gpucheck.report.terminal import show
 
@@ -105,15 +126,19 @@ def present(
         put_json(json_file, render(report, ".json"))
     for name in write:
         write_file("--write", name, render(report, Path(name).suffix))
-    return conclusion, report
+    if node_file:
+        from gpucheck.report.formats import node_verdict as as_json
+
+        put_json(node_file, as_json.render(report, node), "--node-verdict")
+    return Presented(conclusion, report, node)
 
 
-def put_json(json_file: str, text: str) -> None:
-    """Writes what ``--json`` asks for: to a file, or to stdout for ``-``."""
+def put_json(json_file: str, text: str, option: str = "--json") -> None:
+    """Writes what ``--json`` or the like asks for: to a file, or to stdout for ``-``."""
     if json_file == "-":
         sys.stdout.write(text)
     else:
-        write_file("--json", json_file, text)
+        write_file(option, json_file, text)
 
 
 def write_file(option: str, name: str, text: str) -> None:

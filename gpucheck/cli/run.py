@@ -18,10 +18,12 @@ from gpucheck.cli.options import (
     ChecksOption,
     DeviceOption,
     EngineOption,
+    ExitCodesOption,
     ExpectGpusOption,
     JsonOption,
     JudgeOption,
     LibraryOption,
+    NodeVerdictOption,
     ProblemOption,
     VerboseOption,
     WriteOption,
@@ -131,6 +133,8 @@ def run(
     ] = None,
     json_file: JsonOption = None,
     write: WriteOption = None,
+    node_verdict: NodeVerdictOption = None,
+    exit_codes: ExitCodesOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict only.")] = False,
     verbose: VerboseOption = False,
     bisect: Annotated[
@@ -148,6 +152,7 @@ def run(
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
     from rich.console import Console
 
+    from gpucheck.cli import exit_codes as schemes
     from gpucheck.cli.present import check_files
     from gpucheck.launch import join_run
     from gpucheck.launch.gpus import choose
@@ -168,6 +173,9 @@ def run(
 
     rendezvous = Rendezvous(nnodes, node_rank, rdzv_endpoint, rdzv_id, rdzv_backend)
     rendezvous.check()
+    schemes.check(exit_codes)
+    if exit_codes and bisect:
+        raise UsageError("--exit-codes and --bisect both choose the exit codes: give one of them")
     check_seconds("--timeout", timeout)
     check_seconds("--case-timeout", case_timeout)
     check_seconds("--experiments", experiments, none=True)
@@ -202,10 +210,10 @@ def run(
         _show_plan(chosen, kind, count, nnodes)
         return
     if node_rank == 0:
-        check_files(json_file, write or [], out)
+        check_files(json_file, write or [], out, node_file=node_verdict)
         check_folder("--out", out or Path("runs"), new=out is not None)
     require("torch", "triton")
-    console = Console(stderr=json_file == "-")
+    console = Console(stderr="-" in (json_file, node_verdict))
     engine_copies = resolve_engines(engine_sources) if any(step.conditions.engine for step in chosen.steps) else []
     engines = [each.planned() for each in engine_copies]
     served, release = served_with(source, engine_copies)
@@ -272,7 +280,16 @@ def run(
     if trouble:
         typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
     _finish(
-        folder, ending, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write or [], for_git=bisect
+        folder,
+        ending,
+        console,
+        quiet=quiet,
+        verbose=verbose,
+        json_file=json_file,
+        write=write or [],
+        node_file=node_verdict,
+        for_git=bisect,
+        scheme=exit_codes,
     )
 
 
@@ -433,19 +450,29 @@ def _finish(
     verbose: bool,
     json_file: str | None,
     write: list[str],
+    node_file: str | None,
     for_git: bool,
+    scheme: str | None,
 ) -> None:
     """Shows the report and ends with the exit code of the verdict or of the interruption."""
-    from gpucheck.cli import git_codes
+    from gpucheck.cli import exit_codes, git_codes
     from gpucheck.cli.present import exit_code, present
     from gpucheck.records.run_folder import read_run
     from gpucheck.report.blocks import NO_GPU_CHECKED
 
-    conclusion, report = present(
-        folder, console, quiet=quiet, verbose=verbose, json_file=json_file, write=write, announced=True
+    presented = present(
+        folder,
+        console,
+        quiet=quiet,
+        verbose=verbose,
+        json_file=json_file,
+        write=write,
+        announced=True,
+        node_file=node_file,
     )
+    conclusion, report = presented.conclusion, presented.report
     unchecked = "" if report.gpus_checked else NO_GPU_CHECKED
-    if quiet and json_file != "-":
+    if quiet and "-" not in (json_file, node_file):
         typer.echo("  ".join(filter(None, (conclusion.verdict.value, str(folder), report.accepted, unchecked))))
     if unchecked and not quiet:
         about = ": the verdict is about arithmetic in Triton's interpreter" if report.plan.device == "cpu" else ""
@@ -454,4 +481,6 @@ def _finish(
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:
         raise typer.Exit(128 + ending.signal)
+    if scheme:
+        raise typer.Exit(exit_codes.code_of(presented.node))
     raise typer.Exit(git_codes.code_of(read_run(folder), conclusion) if for_git else exit_code(conclusion.verdict))

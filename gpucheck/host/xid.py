@@ -33,6 +33,9 @@ HARDWARE = {
 }
 """Xid numbers that tell of the GPU, its memory or its links."""
 
+DEALT_WITH = (63, 92, 94)
+"""Those of them after which the GPU computes right: the row is out of use, the bit corrected, the process ended."""
+
 SOFTWARE = {
     13: "exception in a kernel",
     31: "a kernel accessed memory that is not mapped",

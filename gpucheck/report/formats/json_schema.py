@@ -34,7 +34,7 @@ def report_schema() -> dict[str, Any]:
     row = {
         "row": str,
         "cases": count,
-        "ranks": _array(
+        "ranks": schema_of_array(
             {
                 "type": "object",
                 "description": "One a rank: how many cases ended how.",
@@ -49,7 +49,7 @@ def report_schema() -> dict[str, Any]:
         "gpus_checked": {**count, "description": "Ranks that worked on a GPU; 0: no GPU was checked."},
         "headline": list[str],
         "ranks": list[int],
-        "rows": _array(_object(row, "A row of the matrix: one check under one set of conditions.")),
+        "rows": schema_of_array(schema_of_object(row, "A row of the matrix: one check under one set of conditions.")),
         "findings": list[Finding],
         "notes": list[str],
         "bounds": str,
@@ -60,10 +60,10 @@ def report_schema() -> dict[str, Any]:
         "folder": str,
         "plan": _plan(),
         "places": list[Place],
-        "results": _array(_result()),
+        "results": schema_of_array(_result()),
     }
     title = {"$schema": DIALECT, "title": "gpucheck report"}
-    return {**title, **_object(top, "The report of a run; its version is the value of `schema`.")}
+    return {**title, **schema_of_object(top, "The report of a run; its version is the value of `schema`.")}
 
 
 def _plan() -> dict[str, Any]:
@@ -71,27 +71,31 @@ def _plan() -> dict[str, Any]:
     hints = get_type_hints(Plan)
     shown = (field.name for field in fields(Plan) if field.name not in ("steps", "replay"))
     keys: dict[str, Any] = {name: hints[name] for name in shown}
-    keys["library"] = _object(library, "The copy of triton_kernels under test; origin none: no case needs one.")
-    engine = _object(get_type_hints(PlannedEngine), "An engine whose own path was tested.")
+    keys["library"] = schema_of_object(
+        library, "The copy of triton_kernels under test; origin none: no case needs one."
+    )
+    engine = schema_of_object(get_type_hints(PlannedEngine), "An engine whose own path was tested.")
     engine["required"] = [name for name in engine["required"] if name in PlannedEngine.__required_keys__]
-    keys["engines"] = _array(engine)
-    keys["environment"] = _object({"software": dict[str, Any]}, "Software and machine that the run was started on.")
-    return _object(keys, "What the run was asked to do, without its cases.")
+    keys["engines"] = schema_of_array(engine)
+    keys["environment"] = schema_of_object(
+        {"software": dict[str, Any]}, "Software and machine that the run was started on."
+    )
+    return schema_of_object(keys, "What the run was asked to do, without its cases.")
 
 
 def _result() -> dict[str, Any]:
     of_result, of_record = get_type_hints(Result), get_type_hints(Record)
     keys = {"conditions": Conditions, "passes": int, "failed_passes": int, "printed": list[str]}
     keys |= {name: of_result[name] for name in OF_RESULT} | {name: of_record[name] for name in OF_RECORD}
-    return _object(keys, "One case on one rank.")
+    return schema_of_object(keys, "One case on one rank.")
 
 
-def _object(keys: Mapping[str, Any], description: str) -> dict[str, Any]:
+def schema_of_object(keys: Mapping[str, Any], description: str) -> dict[str, Any]:
     properties = {name: kind if isinstance(kind, dict) else of_type(kind) for name, kind in keys.items()}
     return {"type": "object", "description": description, "required": [*keys], "properties": properties}
 
 
-def _array(items: dict[str, Any]) -> dict[str, Any]:
+def schema_of_array(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
@@ -107,13 +111,13 @@ def of_type(kind: Any) -> dict[str, Any]:
     if origin in (Union, types.UnionType):
         return {"anyOf": [of_type(argument) for argument in arguments]}
     if origin in (list, tuple):
-        return _array(of_type(arguments[0]))
+        return schema_of_array(of_type(arguments[0]))
     if origin is dict:
         return {"type": "object", "additionalProperties": of_type(arguments[1])}
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         description = (kind.__doc__ or "").partition("\n")[0]
-        return _object({field.name: hints[field.name] for field in fields(kind)}, description)
+        return schema_of_object({field.name: hints[field.name] for field in fields(kind)}, description)
     if isinstance(kind, type) and issubclass(kind, Vocabulary):
         return of_type(str)  # a word that this version does not know is written too
     if isinstance(kind, type) and issubclass(kind, Enum):
