@@ -43,6 +43,7 @@ class Setup:
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
     partner: int = -1  # the local rank whose environment or device it gets; -1: the next one
     engine: PlannedEngine | None = None  # that it imports; None: none
+    turns: str = ""  # begins the names of files by which it shares its GPU with others of its rank; "": there are none
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,11 @@ class Allowance:
     repeats: int  # at most
     seconds: float  # of the host, about
     thorough: bool = False  # plain torch and the GPU's ceilings are measured too, each for as long
+    clocked: bool = True  # else further calls are made and held against the first ones, and no time is taken
 
 
 ALWAYS = Allowance(repeats=5, seconds=0.02)
+UNTIMED = Allowance(repeats=5, seconds=0.02, clocked=False)
 BENCH = Allowance(repeats=30, seconds=0.2, thorough=True)
 
 
@@ -98,7 +101,8 @@ def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
     """How long the call of a step may be timed; None: its time would mean nothing.
 
     That is so without a GPU, in experiments, if every launch is waited for, and under conditions that stress the code
-    under test. A candidate is timed apart, with inputs that no call had before.
+    under test. A candidate is timed apart, with inputs that no call had before. On a single rank, whose time nothing is
+    compared with, the further calls are made without a clock.
     """
     if (
         plan.device != "cuda"
@@ -108,7 +112,9 @@ def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
         or not step.conditions.timed
     ):
         return None
-    return BENCH if plan.bench else ALWAYS
+    if plan.bench:
+        return BENCH
+    return ALWAYS if plan.world_size > 1 else UNTIMED
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Machine:
         for rank in ranks:
             failed = [run.records[(step, rank.local_rank)] for step in range(CASES)]
             runner: Any = rank
-            Experiments(self.plan, runner, runner, [record for record in failed if record.outcome.failed]).work()
+            Experiments(self.plan, [runner], runner, [record for record in failed if record.outcome.failed]).work()
             if rank.results:
                 run.experiments[(FAULTY, rank.local_rank)] = rank.results
         return run

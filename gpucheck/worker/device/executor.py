@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gpucheck import checks
-from gpucheck.checks.base import LAYER, OUTPUTS, Check
+from gpucheck.checks.base import ANY_KERNEL, LAYER, OUTPUTS, Check
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
@@ -28,6 +28,7 @@ from gpucheck.verify.views import to_device
 from gpucheck.worker.device.benchmark import Stopwatch, steady
 from gpucheck.worker.device.case_inspection import inspect
 from gpucheck.worker.device.case_pass import DevicePasses, DeviceRuntime, Library, Outputs, timed
+from gpucheck.worker.device.device_turns import DeviceTurns
 from gpucheck.worker.device.guarded_memory import WatchedAllocation
 from gpucheck.worker.device.launch_observer import Observer
 from gpucheck.worker.device.placements import Binding
@@ -59,8 +60,16 @@ def _identity(device: torch.device) -> dict[str, Any]:
 class CaseExecutor(DevicePasses):
     """Runs whole cases on a device: as many passes as it takes, and what else is to be known of the outputs."""
 
-    def __init__(self, binding: Binding, device: torch.device, library: Library, observer: Observer) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        device: torch.device,
+        library: Library,
+        observer: Observer,
+        turns: DeviceTurns | None = None,
+    ) -> None:
         super().__init__(binding, device, library, observer)
+        self._turns = turns or DeviceTurns("")
         self.joint_group: JointGroup | None = None  # of a process that runs joint cases
         self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
         self._suspect: int | None = (
@@ -113,12 +122,13 @@ class CaseExecutor(DevicePasses):
         passes, together = 0, conditions.together
         while wants_another_pass(conditions.repeat, passes, *reply.settled, alike=together):
             first, fill = not reply.digests, fill_of(passes)
-            prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
-            for outputs in launched:
-                with timed(reply, "copy"):
-                    copies = self._keep(outputs, reply, fill, request)
+            with self._turns.shared():
+                prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
+                for outputs in launched:
+                    with timed(reply, "copy"):
+                        copies = self._keep(outputs, reply, fill, request)
             if first and conditions.concurrency == 1:
-                with timed(reply, "inspect"):
+                with timed(reply, "inspect"), self._turns.shared():
                     self._inspect(check, case, prepared, copies, reply, conditions)
             if first and self.observer.tuned:  # tells nothing of memory: it was launched on more than once
                 reply.tuned, reply.by_fill = len(reply.digests), {}
@@ -129,7 +139,7 @@ class CaseExecutor(DevicePasses):
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         alone = conditions.concurrency == 1 and not together
         if depends_on_fill(*reply.settled) and not conditions.late and alone:
-            with timed(reply, "locate"):
+            with timed(reply, "locate"), self._turns.shared():
                 reply.sensitive = self._sensitive(check, case, inputs, reply.settled[0][1], conditions)
                 self._fill_further(check, case, inputs, reply, request)
         if request.timed is not None and steady(reply):
@@ -142,8 +152,13 @@ class CaseExecutor(DevicePasses):
         assert self._repeats is not None
         repeats, before = self._repeats, reply.calls
         call = partial(work.check.launch, work.case, prepared, work.runtime)
-        with timed(reply, "speed"), self.observer.aside():
-            self._stopwatch.time(call, repeats.add, work.check, work.case, inputs, work.placed, allowed, reply)
+        wanted = allowed.clocked or _fell_back(reply)  # then its time tells what that costs
+        turn = self._turns.alone() if wanted else self._turns.shared()
+        with timed(reply, "speed"), self.observer.aside(), turn as undisturbed:
+            if wanted and undisturbed:
+                self._stopwatch.time(call, repeats.add, work.check, work.case, inputs, work.placed, allowed, reply)
+            else:
+                self._stopwatch.repeat(call, repeats.add, allowed, reply)
         if not reply.fatal:
             self.synchronize()  # what was launched meanwhile is known to have ended
             reply.blamed += [(ViolationKind.REPEATS_DIFFER, words) for words in repeats.differences(before)]
@@ -238,6 +253,14 @@ class CaseExecutor(DevicePasses):
         """The outputs of one more pass, on the host; nothing else of it is kept."""
         _, (outputs,) = self.one_pass(check, case, inputs, Reply("ran"), fill, conditions, odd)
         return on_host(outputs)
+
+
+def _fell_back(reply: Reply) -> bool:
+    """Whether a kernel under test was launched never."""
+    launched = {launch["kernel"] for launch in reply.launches if not launch["refused"]}
+    return not all(
+        launched & {*needed.kernels} or (launched and ANY_KERNEL in needed.kernels) for needed in reply.needed
+    )
 
 
 def on_host(outputs: Outputs) -> Outputs:

@@ -94,6 +94,7 @@ class Maker:
             folders.insert(0, root / "triton_kernels")
         if setup.engine:
             folders.append(Path(setup.engine["root"], setup.engine["name"]))
+        self._turns = setup.turns
         self.binding: Binding = BINDINGS["cpu" if setup.device == "cpu" else setup.conditions.placement]()
         self.library: Library = Library(root, setup.generation)
         self.observer: Observer = Observer(
@@ -111,6 +112,7 @@ class Maker:
 
     def executor(self, index: int) -> CaseExecutor:
         """The executor of a GPU, made in the thread that calls."""
+        from gpucheck.worker.device.device_turns import DeviceTurns
         from gpucheck.worker.device.executor import CaseExecutor
 
         try:
@@ -118,7 +120,7 @@ class Maker:
         except Exception as error:
             message = error_line(error)
             raise UnusableGpu(f"torch cannot use GPU {index} of the visible ones: {message}") from error
-        return CaseExecutor(self.binding, device, self.library, self.observer)
+        return CaseExecutor(self.binding, device, self.library, self.observer, DeviceTurns(self._turns))
 
 
 def own_device(setup: Setup) -> int:

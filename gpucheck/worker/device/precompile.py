@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from gpucheck.model.case import Case
 from gpucheck.triton_hooks.compiled_kernel import note_making
 from gpucheck.triton_hooks.launch_hooks import replace_compilation, replace_launch
 from gpucheck.triton_hooks.targets import Target
+from gpucheck.worker.compile_claims import Claims
 from gpucheck.worker.protocol import Ahead
 
 MEMORY = 1 << 30  # bytes each may take; larger cases are left to the ranks
@@ -45,25 +46,25 @@ def work(ahead: Ahead) -> None:
     built, idle = _compile_only(), 0
     with stand_in(Target(f"sm_{major}{minor}", gpu.capability, gpu.sms, gpu.shared_memory, gpu.name)):
         runtime = CompileRuntime(ahead.library_root, ahead.generation)
-        for case in claimed(ahead):
+        claims = Claims(Path(ahead.claims))
+        for number, case in claimed(ahead.cases, claims):
             built.clear()
             try:
                 _launch(case, runtime)
             except Exception:  # a rank meets it as well, and reports it
                 continue
+            finally:
+                claims.finish(number)
             idle = 0 if built else idle + 1
             if idle == WARM:
                 return
 
 
-def claimed(ahead: Ahead) -> Iterator[Case]:
-    """The cases that no other process has begun, each from now on this one's."""
-    folder = Path(ahead.claims)
-    folder.mkdir(exist_ok=True)
-    for number, case in enumerate(ahead.cases):
-        with suppress(FileExistsError):
-            (folder / str(number)).touch(exist_ok=False)
-            yield case
+def claimed(cases: Sequence[Case], claims: Claims) -> Iterator[tuple[int, Case]]:
+    """The cases that no other process has begun, with their numbers, each from now on this one's."""
+    for number, case in enumerate(cases):
+        if claims.take(number):
+            yield number, case
 
 
 def _launch(case: Case, runtime: Runtime) -> None:

@@ -57,11 +57,16 @@ class ChildRunner:
         host: str,
         run: Path,
         of_engines: Mapping[str, Forkserver] | None = None,
+        *,
+        several: bool = False,
     ) -> None:
         """Args:
         of_engines: forkservers by the name of an engine, whose children need not import what these have loaded; one
             that dies is done without.
+        several: the rank has more than one child at a time, see :meth:`beside`.
         """
+        self._lane = ""  # ends the names of files that each child of the rank has for itself
+        self._several = several
         self.plan, self.node, self.files, self.forkserver = plan, node, files, forkserver
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
@@ -84,6 +89,22 @@ class ChildRunner:
         self._oom = OomKills()
         self._oom_before = 0
         self._logs = log_excerpt.marks()  # where the output of what is under way begins
+
+    def beside(self, number: int) -> ChildRunner:
+        """A runner for one more child of this rank, on the same GPU; what ran before a case is known to all of them."""
+        other = ChildRunner(
+            self.plan,
+            self.node,
+            self.files,
+            self.forkserver,
+            self.rank,
+            self.host,
+            self.run_folder,
+            self._of_engines,
+            several=True,
+        )
+        other._lane, other._places, other._before = f"-{number}", self._places, self._before
+        return other
 
     def run(
         self,
@@ -201,7 +222,7 @@ class ChildRunner:
         words = file_name(record.experiment)
         candidate = step.case.check in self.plan.candidates
         folder = self._own_folder(local_rank) if candidate else self.files.folder
-        return str(folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}")
+        return str(folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}{self._lane}")
 
     def _own_folder(self, local_rank: int) -> Path:
         """The folder of the candidates of a rank, which holds their outputs and what else they write."""
@@ -436,13 +457,13 @@ class ChildRunner:
         return words
 
     def _stacks(self) -> Path:
-        return self.files.folder / f"stacks{self.node.local_rank}"
+        return self.files.folder / f"stacks{self.node.local_rank}{self._lane}"
 
     def _journal(self) -> Path:
-        return self.files.folder / f"journal{self.node.local_rank}"
+        return self.files.folder / f"journal{self.node.local_rank}{self._lane}"
 
     def _collectives(self) -> Path:
-        return self.files.folder / f"collectives{self.node.local_rank}"
+        return self.files.folder / f"collectives{self.node.local_rank}{self._lane}"
 
     def _ready(self, attempt: Attempt) -> Child | str:
         """The child for an attempt, started if needed; a string says how starting it failed."""
@@ -525,6 +546,7 @@ class ChildRunner:
             collectives=str(self._collectives()) if conditions.together else "",
             partner=attempt.partner,
             engine=self.plan.engine(conditions.engine),
+            turns=str(self.files.folder / f"turns{self.node.local_rank}") if self._several else "",
         )
 
     def _cache(self, attempt: Attempt, conditions: Conditions) -> str:

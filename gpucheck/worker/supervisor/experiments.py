@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import time
 from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from gpucheck.diagnose.answers import Answers, again, kinds, serves, way
+from gpucheck.diagnose.answers import Answers, again, kinds, serves, steady, way
 from gpucheck.diagnose.experiment_list import (
     BLOCKING,
     EXPERIMENTS,
@@ -24,6 +26,7 @@ from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
+from gpucheck.worker.supervisor.lanes import runs_beside
 
 MOST_CASES = 64  # of a rank
 MOST_PINNED = 16  # of a rank
@@ -49,13 +52,20 @@ class ExperimentProcess:
 class Experiments:
     """The experiments of one rank, within the time the plan grants them."""
 
-    def __init__(self, plan: Plan, runner: ChildRunner, writer: RecordWriter, failed: Sequence[Record]) -> None:
-        self.plan, self.runner, self.writer = plan, runner, writer
+    def __init__(
+        self, plan: Plan, runners: Sequence[ChildRunner], writer: RecordWriter, failed: Sequence[Record]
+    ) -> None:
+        """Args:
+        runners: of the processes that may run at once; the first one makes what needs to be by itself.
+        """
+        self.plan, self.runner, self.writer = plan, runners[0], writer
+        self._runners = runners
         self.failed = failed
         self._failures = {record.step: record for record in failed}
         self._tried: dict[int, dict[ExperimentName, list[Record]]] = {record.step: {} for record in failed}
         self._applicable: dict[int, dict[ExperimentName, Conditions]] = {}
         self._deadline = 0.0
+        self._ours: set[tuple[int, ExperimentName]] = set()  # experiments that this rank has taken on
 
     def work(self) -> None:
         """Makes the experiments: first those that ranks can make side by side, then those that need an idle node."""
@@ -75,7 +85,7 @@ class Experiments:
         self.runner.node.leave()
 
     def _open(self) -> bool:
-        return time.monotonic() < self._deadline and not self.runner.stuck
+        return time.monotonic() < self._deadline and not any(runner.stuck for runner in self._runners)
 
     def _pinning(self) -> Iterator[ExperimentProcess]:
         """Runs each case whose failing launch is not known again, and waits for each launch."""
@@ -92,24 +102,38 @@ class Experiments:
             if name == HISTORY:
                 for record in chosen:
                     self._replay_history(record)
+                self._ask_at_once(chosen, pinned)
             elif not EXPERIMENTS[name].alone:
                 self._series([record for record in chosen if (record.step, name) not in pinned], name)
         seldom_right = self._repeat_further(chosen)
         if seldom_right:  # what was asked while they seemed to fail every time is asked again
             self._side_by_side(seldom_right, pinned)
 
+    def _ask_at_once(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
+        """Makes at once what would be made in turn if every answer were the failure again, as most of them are."""
+        if not 0 < len(chosen) <= len(self._runners) > 1:
+            return  # many cases share processes instead
+        names = [name for name, each in EXPERIMENTS.items() if name not in (REPEAT, HISTORY) and not each.alone]
+        self._at_once(
+            [
+                self._process_for(record, name)
+                for name in names
+                for record in chosen
+                if self._seen(record).deterministic and (record.step, name) not in pinned
+                if self._worth(record, name) and self._falls_to_us(record, name)
+            ]
+        )
+
     def _unlike(self, chosen: Sequence[Record]) -> list[Record]:
         """Failures that one process shows to differ from the case that was tried in their place."""
         kinds = {way_to_fail(self.plan, record): record for record in chosen}
-        found = []
-        for record in self.failed:
-            other = kinds.get(way_to_fail(self.plan, record))
-            if other is None or other is record or REPEAT not in self._possible(record) or not self._open():
-                continue
-            self._try(replace(self._process_for(record, REPEAT), own=True))
-            if not serves(self._seen(other), self._seen(record)):
-                found.append(record)
-        return found[:MOST_CASES]
+        pairs = [(record, kinds.get(way_to_fail(self.plan, record))) for record in self.failed]
+        alike = [
+            (each, other) for each, other in pairs if other and other is not each and REPEAT in self._possible(each)
+        ]
+        self._at_once([replace(self._process_for(record, REPEAT), own=True) for record, _ in alike])
+        tried = [(record, other) for record, other in alike if self._tried[record.step]]
+        return [record for record, other in tried if not serves(self._seen(other), self._seen(record))][:MOST_CASES]
 
     def _by_itself(self, chosen: Sequence[Record]) -> None:
         for name in (name for name, experiment in EXPERIMENTS.items() if experiment.alone):
@@ -119,44 +143,87 @@ class Experiments:
                 continue
             with self.runner.node.alone(self._deadline - time.monotonic()) as alone:
                 if alone:
-                    self._series(wanted, name, {record.step for record in wanted})
+                    self._series(wanted, name)
                     self.runner.retire()
 
-    def _series(self, records: Sequence[Record], name: ExperimentName, claimed: Container[int] = ()) -> None:
-        """Makes one experiment with some cases, process by process, until no answer can be luck.
-
-        Args:
-            claimed: steps whose experiment this rank has already claimed.
-        """
-        ours = {record.step for record in records if record.step in claimed}
+    def _series(self, records: Sequence[Record], name: ExperimentName) -> None:
+        """Makes one experiment with some cases, process by process, until no answer can be luck."""
         for turn in itertools.count():
             wanted = [record for record in records if self._open() and self._worth(record, name)]
-            wanted = [record for record in wanted if record.step in ours or self._falls_to_us(record, name)]
+            wanted = [record for record in wanted if self._falls_to_us(record, name)]
             if not wanted:
                 break
-            ours |= {record.step for record in wanted}
-            self._once_each(wanted, name, turn)
-        control = [r for r in records if r.step in ours and wants_control(name, self._seen(r))]
-        self._once_each(control, REPEAT, 0)
+            room = len(self._runners) // len(wanted)
+            self._once_each([each for each in wanted for _ in range(self._sure(each, name, room))], name, turn)
+        ours = [record for record in records if (record.step, name) in self._ours]
+        self._once_each([record for record in ours if wants_control(name, self._seen(record))], REPEAT, 0)
+
+    def _sure(self, record: Record, name: ExperimentName, most: int) -> int:
+        """How many processes of an experiment are wanted whatever the first of them answers, if as all before did."""
+        seen, count = self._seen(record), 1
+        if name != REPEAT or not seen.deterministic:
+            return count
+        made = list(seen.processes(REPEAT))
+        while count < most:
+            likely = replace(seen, tried={**seen.tried, REPEAT: [*made, *made[-1:] * count]})
+            if not worth_a_process(name, likely, frozenset(self._possible(record))):
+                break
+            count += 1
+        return count
 
     def _once_each(self, records: Sequence[Record], name: ExperimentName, turn: int, *, known: bool = False) -> None:
         """Runs one more process of an experiment for each case.
 
-        Cases that fail every time share a process, and each one is the first at its turn. Others run alone, so that
-        nothing that ran before can matter.
+        Cases that fail every time share a process, and each one is the first at its turn, where they are too many to
+        have one each at once. Others run alone, so that nothing that ran before can matter.
 
         Args:
             known: one call is enough where it gives the wrong bits that all before gave.
         """
         shared = [record for record in records if name != REPEAT or self._fails_always(record)]
-        for record in records:
-            if record not in shared and self._open():
-                self._try(self._process_for(record, name))
+        own = [self._process_for(record, name) for record in records if record not in shared]
+        if 1 < len(self._runners) >= len(shared):
+            own += [replace(self._process_for(record, name), known=known) for record in shared]
+            shared = []
+        self._at_once(own)
         self.runner.retire()
         first = turn % max(1, len(shared))
         for record in (*shared[first:], *shared[:first]):
             if self._open():
                 self._try(replace(self._process_for(record, name), known=known), fresh=False)
+
+    def _at_once(self, processes: Sequence[ExperimentProcess]) -> None:
+        """Runs processes that each have one case: side by side those that cannot disturb each other."""
+        beside = [each for each in processes if len(self._runners) > 1 and self._undisturbed(each)]
+        for process in processes:
+            if process not in beside and self._open():
+                self._try(process)
+        if not beside:
+            return
+        self.runner.retire()
+        idle: queue.SimpleQueue[ChildRunner] = queue.SimpleQueue()
+        for runner in self._runners:
+            idle.put(runner)
+
+        def run(process: ExperimentProcess) -> None:
+            runner = idle.get()
+            try:
+                if self._open():
+                    self._try(process, runner=runner)
+            finally:
+                runner.retire()
+                idle.put(runner)
+
+        with ThreadPoolExecutor(len(self._runners), "experiment") as threads:
+            for ended in [threads.submit(run, process) for process in beside]:
+                ended.result()
+
+    def _undisturbed(self, process: ExperimentProcess) -> bool:
+        """Whether other processes on the GPU leave what a case does as it is: its failure does not come and go."""
+        record, step = self._failures[process.number], self.plan.steps[process.number]
+        repeats = self._seen(record).processes(REPEAT)
+        usual = runs_beside(step) and not process.after and process.step.conditions.process_group == "none"
+        return usual and steady(record) and (not repeats or self._seen(record).deterministic)
 
     def _fails_always(self, record: Record) -> bool:
         seen = self._seen(record)
@@ -227,9 +294,13 @@ class Experiments:
 
         Each rank finds out by itself whether the bits come every time; only then do answers of others hold for it.
         """
-        if name == REPEAT or not record.bits or not self._seen(record).deterministic:
+        if (record.step, name) in self._ours:
             return True
-        return self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}")
+        everyone = name == REPEAT or not record.bits or not self._seen(record).deterministic
+        if everyone or self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}"):
+            self._ours.add((record.step, name))
+            return True
+        return False
 
     def _process_for(self, record: Record, name: ExperimentName, after: tuple[int, ...] = ()) -> ExperimentProcess:
         step = self.plan.steps[record.step]
@@ -239,20 +310,23 @@ class Experiments:
             conditions = replace(conditions, repeat=calls_asked(record, first, step.conditions))
         return ExperimentProcess(record.step, replace(step, conditions=conditions), name, after=after)
 
-    def _try(self, process: ExperimentProcess, *, fresh: bool = True) -> Record | None:
+    def _try(
+        self, process: ExperimentProcess, *, fresh: bool = True, runner: ChildRunner | None = None
+    ) -> Record | None:
         """Runs one process, fresh or the present one; None: a case that had to run before ended it."""
         from gpucheck.worker.supervisor.judging import finished
 
+        runner = runner or self.runner
         if fresh:
-            self.runner.retire()
+            runner.retire()
         self.writer.begin(process.number, process.name)
         for number in process.after:
-            other = self.runner.run(number, self.plan.steps[number], process.name, own=True)
-            self.runner.forget(other)
+            other = runner.run(number, self.plan.steps[number], process.name, own=True)
+            runner.forget(other)
             if other.reply is None or not self._open():
                 return None
         partner = self._partner(process)
-        attempt = self.runner.run(
+        attempt = runner.run(
             process.number,
             process.step,
             process.name,
@@ -265,10 +339,10 @@ class Experiments:
         if candidate and _seen_by_further_calls(self._failures[process.number]):
             from gpucheck.worker.supervisor.candidate_calls import examined
 
-            attempt = examined(self.runner, attempt)
-        record = replace(finished(self.runner.files, attempt), after=list(process.after), partner=partner)
+            attempt = examined(runner, attempt)
+        record = replace(finished(runner.files, attempt), after=list(process.after), partner=partner)
         if process.own:
-            self.runner.forget(attempt)
+            runner.forget(attempt)
         self.writer.result(record)
         self._tried[process.number].setdefault(process.name, []).append(record)
         return record

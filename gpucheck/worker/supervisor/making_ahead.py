@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
-import torch
-
-from gpucheck import checks
-from gpucheck.host.processes import die_with_parent, keep_freed_memory
 from gpucheck.model.plan import Plan
+from gpucheck.worker.supervisor import lanes, side_process
 from gpucheck.worker.supervisor.case_files import CaseFiles
 
 MAKERS = 8  # at most: processes of a rank
@@ -38,31 +34,19 @@ class Makers:
             processors: of this rank; half of them are left to the child and to those who judge.
         """
         count = max(1, min(MAKERS, processors // 2, len(plan.steps)))
-        sys.stdout.flush()
-        self._pids = [self._fork(plan, max(1, processors // count)) for _ in range(count)]
+        work = partial(_make_all, plan, lanes.count(plan, processors))
+        self._pids = [side_process.fork(plan, max(1, processors // count), work) for _ in range(count)]
 
     def close(self) -> None:
         """Ends them, whatever they are at; what they have not finished leaves no file that anybody reads."""
-        for pid in self._pids:
-            os.kill(pid, signal.SIGKILL)  # one that has ended is still there, since nobody has waited for it
-        for pid in self._pids:
-            os.waitpid(pid, 0)
-        self._pids.clear()
+        side_process.kill(self._pids)
 
-    @staticmethod
-    def _fork(plan: Plan, threads: int) -> int:
-        owner, pid = os.getpid(), os.fork()
-        if not pid:
-            with suppress(BaseException):
-                die_with_parent(owner)
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                keep_freed_memory()
-                torch.set_num_threads(threads)
-                checks.activate(plan.check_sources)
-                rank, local_rank, local_ranks = (int(os.environ[name]) for name in _RANK)
-                make_ahead(CaseFiles.of(plan), plan.seen_by(rank), rotated_order(plan, local_rank, local_ranks), rank)
-            os._exit(0)
-        return pid
+
+def _make_all(plan: Plan, lane_count: int) -> None:
+    """Makes what the rank of this process needs, in about the order that it will ask for it."""
+    rank, local_rank, local_ranks = (int(os.environ[name]) for name in _RANK)
+    order = lanes.schedule(plan, rotated_order(plan, local_rank, local_ranks), lane_count).order
+    make_ahead(CaseFiles.of(plan), plan.seen_by(rank), order, rank)
 
 
 def make_ahead(files: CaseFiles, plan: Plan, order: Sequence[int], rank: int, limit: int = FILES_LIMIT) -> None:

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -35,16 +34,20 @@ if TYPE_CHECKING:
     from gpucheck.host.forkserver import Forkserver
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.experiments import Way
+    from gpucheck.worker.supervisor.judge_pool import JudgePool, JudgeProcesses
     from gpucheck.worker.supervisor.judging import Known
+    from gpucheck.worker.supervisor.lanes import Schedule
     from gpucheck.worker.supervisor.making_ahead import Makers
     from gpucheck.worker.supervisor.node_sync import Node
     from gpucheck.worker.supervisor.replay_capture import ReplayCapture
 
 JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # more do not help: its operations are small
 JUDGES = 2  # at most: threads of a rank that judge; while one waits for a large reference the other goes on
+PROCESSORS = 4  # of a rank, for each process that judges
 PENDING_JUDGEMENTS = 64  # at most: cases that wait to be judged while the child goes on
 PENDING_BYTES = 256 << 20  # at most, of the outputs of these cases
 COMPILERS = 10  # at most: processes of a rank that compile ahead
+AHEAD = "ahead"  # folder in which those who compile divide the cases among themselves
 HEAD_START = 3  # first cases, not compiled ahead: the ranks reach them too soon for that
 
 
@@ -69,9 +72,11 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     import torch
     import triton  # noqa: F401 - loaded for the children, which are forked from here
 
+    from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
     from gpucheck.worker.supervisor.making_ahead import Makers
 
     makers = Makers(plan, fair_threads())  # before anything here computes: a fork has none of torch's threads
+    judges = JudgeProcesses(plan, judge_processes(plan, fair_threads()))
     checks.activate(plan.check_sources)
     if plan.device == "cuda":
         from gpucheck.triton_hooks.compiled_kernel import hash_triton
@@ -82,7 +87,7 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     keep_freed_memory()  # in no child: its memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
     torch.set_num_threads(fair_threads())
-    supervisor = Supervisor(run, plan, forkserver, imported, makers, of_engines)
+    supervisor = Supervisor(run, plan, forkserver, imported, makers, of_engines, judges)
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
     supervisor.work()
     for server in reversed([forkserver, *of_engines.values()]):  # a later one has inherited the connections of others
@@ -105,6 +110,11 @@ def fair_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
+def judge_processes(plan: Plan, processors: int) -> int:
+    """How many processes judge; none where what one record tells is to be known when the next one is judged."""
+    return 0 if plan.duration or plan.replay or plan.candidates else processors // PROCESSORS
+
+
 class Supervisor:
     """Works through the plan for one rank."""
 
@@ -116,11 +126,14 @@ class Supervisor:
         import_seconds: float,
         makers: Makers | None = None,
         of_engines: Mapping[str, Forkserver] | None = None,
+        judges: JudgeProcesses | None = None,
     ) -> None:
         """Args:
         makers: processes that make what this rank needs before it asks; without them it makes all of it by itself.
         of_engines: forkservers for the children of engines by name, see :class:`ChildRunner`.
+        judges: processes that judge; without them threads of this process do.
         """
+        from gpucheck.worker.supervisor import lanes
         from gpucheck.worker.supervisor.case_files import CaseFiles
         from gpucheck.worker.supervisor.judging import Known
         from gpucheck.worker.supervisor.making_ahead import rotated_order
@@ -132,19 +145,27 @@ class Supervisor:
         host = socket.gethostname()
         self.node: Node = Node(Path(os.environ["GPUCHECK_SCRATCH"]), local_rank, local_ranks)
         self.files: CaseFiles = CaseFiles.of(plan)
-        self.runner = ChildRunner(plan, self.node, self.files, forkserver, self.rank, host, run, of_engines)
+        count = lanes.count(plan, fair_threads())
+        self.runner = ChildRunner(
+            plan, self.node, self.files, forkserver, self.rank, host, run, of_engines, several=count > 1
+        )
+        self._runners = [self.runner, *(self.runner.beside(number) for number in range(1, count))]
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None
         self.writer.start(
             rank=self.rank, local_rank=local_rank, host=host, pid=os.getpid(), import_seconds=import_seconds
         )
         self.gpus = Gpus(plan, self.rank, local_rank, self.writer)
-        self._order = rotated_order(plan, local_rank, local_ranks)
+        self._schedule: Schedule = lanes.schedule(plan, rotated_order(plan, local_rank, local_ranks), count)
+        self._order = self._schedule.order
+        self._judges = judges if judges and judges.count else None
         self._examined = first_of_each_candidate(plan)
         self._failed: dict[int, Record] = {}  # by step, the first of each
         self._recording = threading.Lock()  # around what the threads that judge write down
         self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
         self._makers = makers
+        compiles = plan.compile_ahead and plan.device == "cuda"
+        self._compiled = _worth_compiling(plan.steps) if compiles else ()
         self._began = time.monotonic()
         self._replay_capture: ReplayCapture | None = None
         if plan.replay and plan.replay.rank == self.rank:
@@ -181,12 +202,20 @@ class Supervisor:
             joint = [record for record in failed if self.plan.steps[record.step].together]
             JointExperiments(self.plan, self.runner, self.writer, joint).work()
             alone = [record for record in failed if record not in joint]
-            Experiments(self.plan, self.runner, self.writer, alone).work()
+            if len(self._runners) > 1:  # nothing else needs a processor by now
+                self._runners += [
+                    self.runner.beside(len(self._runners) + number) for number in range(len(self._runners))
+                ]
+            Experiments(self.plan, self._runners, self.writer, alone).work()
             if self._replay_capture:
                 self._replay_capture.ask()
-        self.runner.retire()
+        for runner in self._runners:
+            runner.retire()
+        if self._judges:
+            self._judges.close()
         self.gpus.close()
-        self.writer.end(child_seconds=self.runner.child_seconds, children=self.runner.children)
+        child_seconds = sum(runner.child_seconds for runner in self._runners)
+        self.writer.end(child_seconds=child_seconds, children=sum(runner.children for runner in self._runners))
 
     def _compile_ahead(self) -> None:
         """Starts processes that fill the kernel cache; they end by themselves, or with this rank.
@@ -198,45 +227,70 @@ class Supervisor:
         first = self._order[0]
         self.runner.get_ready(first, self.plan.steps[first])
         library, local_rank = self.plan.library, self.node.local_rank
-        claims = str(self.files.folder / "ahead")
-        ahead = Ahead(_worth_compiling(self.plan.steps), local_rank, claims, library["root"], library["generation"])
+        claims = str(self.files.folder / AHEAD)
+        ahead = Ahead(self._compiled, local_rank, claims, library["root"], library["generation"])
         for _ in range(min(COMPILERS, fair_threads() * 2 // 3) if ahead.cases else 0):
             with suppress(OSError):  # a forkserver that died is reported with the first case
                 self.runner.forkserver.spawn().connection.send(ahead)
 
     def _run_plan(self) -> None:
-        """Runs the steps; threads judge cases while the child runs the next one."""
-        import torch
+        """Runs the steps; what judges cases does so while the next ones run."""
+        from gpucheck.worker.supervisor.judge_pool import JudgePool
 
-        pending: dict[Future[None], int] = {}  # with the bytes of the outputs
-        count = self._judges()
+        count = self._judge_threads()
         threads = max(1, JUDGE_THREADS // count)
-        with ThreadPoolExecutor(count, "judge", initializer=torch.set_num_threads, initargs=(threads,)) as judges:
-            for round, number in self._turns():
-                if not round and number == self._order[len(self._order) // 2]:
-                    self.gpus.start()
-                while len(pending) >= PENDING_JUDGEMENTS or sum(pending.values()) > PENDING_BYTES:
-                    _collect(pending, FIRST_COMPLETED)
+        with JudgePool(count, threads, PENDING_JUDGEMENTS, PENDING_BYTES, self._finish) as judges:
+            alone = self._several_at_once(judges)
+            for round, number in self._turns(alone):
+                judges.wait_for_room()
                 if self.runner.stuck:
                     self.writer.skip(self.runner.stuck)
                     break
-                self.writer.begin(number, round=round)
-                attempt = self.runner.run(number, self.plan.steps[number], round=round)
-                if not round and number in self._examined:
-                    from gpucheck.worker.supervisor.candidate_calls import examined
+                judges.submit(self._attempted(self.runner, number, round))
 
-                    attempt = examined(self.runner, attempt)
-                size = attempt.output_bytes  # before the judge removes them
-                pending[judges.submit(self._finish, attempt)] = size
-            _collect(pending, ALL_COMPLETED)
+    def _several_at_once(self, judges: JudgePool) -> Sequence[int]:
+        """Runs what runs in several processes at once; gives what is left to be run by itself."""
+        from gpucheck.worker.compile_claims import Claims
+        from gpucheck.worker.supervisor import lanes
 
-    def _judges(self) -> int:
-        """How many threads judge: one where processors are few, or where a pass is held against the one before."""
+        if not self._schedule.beside:
+            return self._schedule.alone
+        claims = Claims(self.files.folder / AHEAD) if self._compiled else None
+        queue = lanes.Queue(self._schedule.beside, self.plan, claims, self._compiled)
+
+        def attempted(runner: ChildRunner, number: int) -> Attempt:
+            judges.wait_for_room()
+            return self._attempted(runner, number)
+
+        left = lanes.run(queue, self._runners, attempted, judges.submit)
+        self.runner.stuck = next((runner.stuck for runner in self._runners if runner.stuck), "")
+        return (*left, *self._schedule.alone)
+
+    def _attempted(self, runner: ChildRunner, number: int, round: int = 0) -> Attempt:
+        """An attempt of a step, still to be judged."""
+        if not round and number == self._order[len(self._order) // 2]:
+            self.gpus.start()
+        self.writer.begin(number, round=round)
+        attempt = runner.run(number, self.plan.steps[number], round=round)
+        if not round and number in self._examined:
+            from gpucheck.worker.supervisor.candidate_calls import examined
+
+            attempt = examined(runner, attempt)
+        return attempt
+
+    def _judge_threads(self) -> int:
+        """How many threads judge; one where processors are few, or where a pass is held against the one before."""
+        if self._judges:
+            return self._judges.count
         return 1 if self.plan.duration or fair_threads() < 2 * JUDGES else JUDGES
 
-    def _turns(self) -> Iterator[tuple[int, int]]:
-        """Yields (pass, step) in order; all ranks of a node make the same number of passes."""
-        yield from ((0, number) for number in self._order)
+    def _turns(self, first: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yields (pass, step) in order; all ranks of a node make the same number of passes.
+
+        Args:
+            first: steps of the first pass.
+        """
+        yield from ((0, number) for number in first)
         deadline = self._began + self.plan.duration
         for round in itertools.count(1):
             if not self.plan.duration or not self.runner.agree(f"round{round}", time.monotonic() < deadline):
@@ -247,7 +301,11 @@ class Supervisor:
         """Judges an attempt, writes its record and deletes the files of its case."""
         from gpucheck.worker.supervisor.judging import finished
 
-        record = finished(self.files, attempt, self.known, self._replay_capture.keep if self._replay_capture else None)
+        if self._judges:
+            record = self._judges.finished(self.files, attempt)
+        else:
+            keep = self._replay_capture.keep if self._replay_capture else None
+            record = finished(self.files, attempt, self.known, keep)
         with self._recording:
             self._record(record, attempt.key)
 
@@ -282,13 +340,6 @@ class Supervisor:
         return True
 
 
-def _collect(pending: dict[Future[None], int], which: str) -> None:
-    """Takes out judgements that have ended, once as many of them have as ``which`` says; raises what they raised."""
-    for future in wait(pending, return_when=which).done:
-        del pending[future]
-        future.result()
-
-
 def brief(record: Record) -> Record:
     """A record without the fields that equal those of the first pass: ``--duration`` writes very many records."""
     return replace(record, digests={}, tiles={}, launches=[], seconds={})
@@ -308,9 +359,11 @@ def _worth_compiling(steps: Sequence[Step]) -> tuple[Case, ...]:
 
     Not those of engines: what compiles ahead imports none. Not those that ranks run together: they are about no kernel.
     """
+    from gpucheck.worker.supervisor.lanes import kernels_of
+
     found: dict[tuple[Any, ...], Case] = {}
     for step in steps:
         bare = step.conditions.cache == "shared" and not step.conditions.engine and not step.together
         if not step.inapplicable and bare:
-            found.setdefault((step.case.check, *sorted(step.case.params.items())), step.case)
+            found.setdefault(kernels_of(step.case), step.case)
     return tuple(found.values())[HEAD_START:]

@@ -15,7 +15,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Ceilings, Cost
 from gpucheck.worker.device import benchmark
 from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady
-from gpucheck.worker.protocol import ALWAYS, BENCH, Allowance, Reply, allowance
+from gpucheck.worker.protocol import ALWAYS, BENCH, UNTIMED, Allowance, Reply, allowance
 from tests.conftest import Synthetic
 
 
@@ -112,8 +112,9 @@ def step_of(plan: Any, **conditions: Any) -> Any:
 
 
 def test_only_usual_conditions_on_gpus_are_timed(synthetic: Synthetic) -> None:
-    plan = synthetic.plan()
+    plan = synthetic.plan(ranks=2)
     assert allowance(plan, step_of(plan), "") is ALWAYS
+    assert allowance(replace(plan, nproc=1), step_of(plan), "") is UNTIMED, "there is no time to compare it with"
     assert allowance(plan, step_of(plan, placement="visible", process_group="initialised", repeat=7), "") is ALWAYS
     assert allowance(replace(plan, bench=True), step_of(plan), "") is BENCH
     assert allowance(replace(plan, device="cpu", bench=True), step_of(plan, placement="cpu"), "") is None

@@ -16,6 +16,7 @@ from gpucheck import checks
 from gpucheck.host import cuda_driver
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
+from gpucheck.worker.compile_claims import Claims
 from gpucheck.worker.device import precompile
 from gpucheck.worker.protocol import Ahead, Setup
 from gpucheck.worker.supervisor import supervisor
@@ -59,14 +60,14 @@ def test_what_is_claimed_is_compiled_whatever_else_fails(tmp_path: Path) -> None
     rows = ["matmul dense bf16", *["softmax"] * (1 + precompile.WARM)]
     assert done.stdout.strip().split("; ") == rows, "it ends where nothing is left to compile"
     assert {path.stem for path in cache.glob("*/*.cubin")} == {"_row_softmax"}
-    assert len(list((tmp_path / "claims").iterdir())) == len(rows)
+    assert len(list((tmp_path / "claims").iterdir())) == 2 * len(rows), "each is claimed, and done with"
 
 
 def test_processes_divide_the_cases_among_themselves(synthetic: Synthetic, tmp_path: Path) -> None:
     all_of_them = tuple(step.case for step in cases(synthetic, 3))
-    first, second = (precompile.claimed(Ahead(all_of_them, 0, str(tmp_path), "", "")) for _ in range(2))
+    first, second = (precompile.claimed(all_of_them, Claims(tmp_path)) for _ in range(2))
     taken = [next(first), next(second), next(second), *first, *second]
-    assert taken == list(all_of_them)
+    assert taken == list(enumerate(all_of_them))
 
 
 def cases(synthetic: Synthetic, number: int, **conditions: Any) -> list[Step]:

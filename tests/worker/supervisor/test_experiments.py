@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEATS
 from gpucheck.model.plan import ExpectedFailure, Plan
 from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.worker.supervisor import judging
 from gpucheck.worker.supervisor.experiments import MOST_CASES, PIN_SECONDS, SPOILING, Experiments, representatives
 from tests.conftest import Synthetic, make_mismatch
@@ -126,7 +129,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def work(fake: FakeRank, plan: Plan, failed: Sequence[Record]) -> list[str]:
     runner: Any = fake
-    Experiments(plan, runner, runner, failed).work()
+    Experiments(plan, [runner], runner, failed).work()
     return fake.names
 
 
@@ -370,3 +373,63 @@ def test_what_has_a_place_already_is_not_pinned(synthetic: Synthetic, plan: Plan
 def test_a_rank_that_is_stuck_tries_nothing(synthetic: Synthetic, plan: Plan) -> None:
     fake = FakeRank(stuck="process 7 did not end")
     assert work(fake, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == []
+
+
+class TestAtOnce:
+    """Several processes of a rank."""
+
+    def work(
+        self, plan: Plan, failed: Sequence[Record], meet: Callable[[int], object] = lambda _: None
+    ) -> list[FakeRank]:
+        """Who ran what.
+
+        Args:
+            meet: called while a process runs, with how many run.
+        """
+        fakes = [FakeRank() for _ in range(4)]
+        running, lock = [0], threading.Lock()
+
+        def run(fake: FakeRank, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            with lock:
+                running[0] += 1
+                made, now = real(*args, **kwargs), running[0]
+            meet(now)
+            with lock:
+                running[0] -= 1
+            return made
+
+        for fake in fakes:
+            fake.taken, fake.ran = fakes[0].taken, fakes[0].ran
+            fake.run = partial(run, fake, fake.run)  # type: ignore[method-assign]
+        runners: Any = fakes
+        Experiments(plan, runners, runners[0], failed).work()
+        return fakes
+
+    def test_they_ask_what_one_process_after_the_other_would_ask(self, plan: Plan, wrong: Any) -> None:
+        one_by_one = work(FakeRank(), plan, [wrong(0), wrong(1)])
+        fakes = self.work(plan, [wrong(0), wrong(1)])
+        assert Counter(fakes[0].names) == Counter(one_by_one)
+        assert all("retire" in fake.events[-3:] for fake in fakes), "none is left on the GPU"
+
+    def test_all_processes_of_a_rank_work_at_the_same_time(self, plan: Plan, wrong: Any) -> None:
+        first, met = threading.Barrier(2), []
+
+        def meet(_: int) -> None:
+            if len(met) < 2:
+                met.append(first.wait(60))
+
+        self.work(plan, [wrong(0), wrong(1)], meet)
+        assert len(met) == 2
+
+    def test_a_failure_that_comes_and_goes_is_tried_by_itself(self, plan: Plan, wrong: Any) -> None:
+        at_once: list[int] = []
+        self.work(plan, [wrong(0, calls=["a", "b"], bad_calls=[1])], at_once.append)
+        assert set(at_once) == {1}
+
+    def test_no_process_group_is_joined_twice_at_once(self, plan: Plan, wrong: Any) -> None:
+        group = replace(plan.steps[0].conditions, process_group="initialised")
+        steps = (replace(plan.steps[0], conditions=group), *plan.steps[1:])
+        experiments = Experiments(replace(plan, steps=steps), [FakeRank(), FakeRank()], FakeRank(), [wrong(0)])  # type: ignore[arg-type, list-item]
+        repeat = experiments._process_for(experiments.failed[0], ExperimentName.REPEAT)
+        assert not experiments._undisturbed(repeat)
+        assert experiments._undisturbed(experiments._process_for(experiments.failed[0], ExperimentName.NO_GROUP))

@@ -15,6 +15,7 @@ from gpucheck import checks
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.worker.supervisor import making_ahead as module
+from gpucheck.worker.supervisor import side_process
 from gpucheck.worker.supervisor.case_files import CaseFiles
 from gpucheck.worker.supervisor.making_ahead import Makers, make_ahead
 from tests.processes import alive, wait_until
@@ -87,7 +88,7 @@ def test_nothing_is_made_while_the_files_fill_their_room(plan: Plan, scratch: Pa
 def makers(plan: Plan, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Makers]:
     """That of a rank with one processor; it leaves a word when it makes malloc keep what is freed."""
     CaseFiles.of(plan)
-    monkeypatch.setattr(module, "keep_freed_memory", lambda: (scratch / f"kept-{os.getpid()}").touch())
+    monkeypatch.setattr(side_process, "keep_freed_memory", lambda: (scratch / f"kept-{os.getpid()}").touch())
     made = Makers(plan, 1)  # one thread: torch has computed here already, and its threads do not survive a fork
     yield made
     made.close()
@@ -117,6 +118,6 @@ def test_half_of_the_processors_make_and_never_more_than_there_are_steps(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, processors: int, times: int, count: int
 ) -> None:
     told: list[int] = []
-    monkeypatch.setattr(Makers, "_fork", staticmethod(lambda plan, threads: told.append(threads) or 0))
+    monkeypatch.setattr(side_process, "fork", lambda plan, threads, work: told.append(threads) or 0)
     Makers(replace(plan, steps=plan.steps * times), processors)
     assert told == [processors // count] * count

@@ -1,0 +1,35 @@
+"""Who compiles what, among the processes of a node that compile ahead and those that run cases.
+
+One folder; a file says that a case is taken, another one that its kernels are in the cache. A process that died with a
+case leaves it taken: whoever runs out of other cases compiles it again.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+
+class Claims:
+    """The claims on numbered cases."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with suppress(OSError):  # without it nothing is taken, and each process compiles for itself
+            folder.mkdir(exist_ok=True)
+
+    def take(self, number: int) -> bool:
+        """Takes a case; False where another process has it."""
+        try:
+            (self._folder / str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def finish(self, number: int) -> None:
+        """Says that nothing is left to compile for a case."""
+        (self._folder / f"{number}.done").touch()
+
+    def finished(self, number: int) -> bool:
+        """Whether somebody has said so."""
+        return (self._folder / f"{number}.done").exists()

@@ -1,0 +1,185 @@
+"""Which steps of a plan run beside each other on one GPU, each in a process of its own.
+
+Most of a case's time is its host's: while one process prepares, copies or compiles, others launch. What puts stress on
+the order of launches, or needs most of a GPU's memory, has the GPU for itself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+from gpucheck.model.case import Case
+from gpucheck.model.plan import Plan, Step
+from gpucheck.model.record import OOM_KILLER
+from gpucheck.worker.compile_claims import Claims
+from gpucheck.worker.supervisor.attempt import Attempt, remove_outputs
+from gpucheck.worker.supervisor.child_runner import ChildRunner
+
+LANES = 4  # at most: processes of a rank that run cases at once
+PROCESSORS = 4  # that each of them keeps busy, with those who make its inputs and judge its outputs
+NO_MEMORY = ("out of memory", "memoryerror", OOM_KILLER)  # in what an attempt that lacked memory says, lower case
+FEW = 16  # steps of one kind of process that are not worth starting several for
+MPS = Path("/tmp/nvidia-mps/control")  # where the control daemon listens that lets processes share one context
+
+Task = tuple[int, ...]
+"""Steps that one process runs one after the other."""
+
+
+def count(plan: Plan, processors: int) -> int:
+    """How many processes of a rank run cases at once; one where each call is to be timed, repeated or replayed."""
+    single = (plan.duration, plan.replay, plan.candidates, plan.bench, plan.debug, plan.isolate != "rank", _shared())
+    return 1 if any(single) else max(1, min(LANES, processors // PROCESSORS))
+
+
+def _shared() -> bool:
+    """Whether processes on a GPU share its context: there a fault of one ends the others too."""
+    return bool(os.environ.get("CUDA_MPS_PIPE_DIRECTORY")) or MPS.exists()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a rank."""
+
+    beside: tuple[Task, ...]  # at once
+    alone: Task  # after these, one by one
+
+    @property
+    def order(self) -> list[int]:
+        """About the order in which they are begun."""
+        return [*chain.from_iterable(self.beside), *self.alone]
+
+
+def schedule(plan: Plan, order: Sequence[int], lanes: int) -> Schedule:
+    """What runs beside what, given the order in which one process would take the steps."""
+    if lanes == 1:
+        return Schedule((), tuple(order))
+    singles: list[Task] = []
+    sequences: list[Task] = []
+    alone: list[int] = []
+    for _, group in groupby(order, key=lambda number: plan.steps[number].conditions.lifelong):
+        numbers = list(group)
+        alone += [number for number in numbers if not runs_beside(plan.steps[number])]
+        beside = [number for number in numbers if runs_beside(plan.steps[number])]
+        if len(beside) < FEW:
+            sequences += [tuple(beside)] * bool(beside)
+        else:
+            singles += [tuple(task) for _, task in groupby(beside, key=lambda n: kernels_of(plan.steps[n].case))]
+    middle = len(singles) // 2  # late enough that their files are made, and not so late that others wait for them
+    return Schedule((*singles[:middle], *sequences, *singles[middle:]), tuple(alone))
+
+
+def runs_beside(step: Step) -> bool:
+    """Whether a step asks for nothing but a process on its GPU; an optional one may need what others would take."""
+    placed = step.conditions.placed
+    return (
+        step.conditions.timed and (placed.usual or placed.one_visible) and (not step.optional or bool(step.own_engine))
+    )
+
+
+def kernels_of(case: Case) -> tuple[Any, ...]:
+    """What decides about the kernels of a case: everything but its data."""
+    return (case.check, *sorted(case.params.items()))
+
+
+class Queue:
+    """The tasks that are left, for several threads; those are given first that need no compiler.
+
+    What another process compiles at the moment is given last.
+    """
+
+    def __init__(self, tasks: Iterable[Task], plan: Plan, claims: Claims | None, compiled: Sequence[Case]) -> None:
+        """Args:
+        claims: of those who compile ahead; None: nobody does.
+        compiled: what they compile, by number.
+        """
+        self._left, self._claims = list(tasks), claims
+        numbers = {kernels_of(case): number for number, case in enumerate(compiled)} if claims else {}
+        self._claim = {task: numbers.get(kernels_of(plan.steps[task[0]].case)) for task in self._left}
+        self._lock = threading.Lock()
+
+    def take(self) -> Task | None:
+        """The next task; None: there is none."""
+        with self._lock:
+            if not self._left:
+                return None
+            task = next(filter(self._free, self._left), self._left[0])
+            self._left.remove(task)
+            return task
+
+    def give_back(self, task: Task) -> None:
+        """What is left of a task whose process did not come to run it."""
+        with self._lock:
+            self._left.insert(0, task)
+
+    def done(self, task: Task) -> None:
+        """Its kernels are in the cache."""
+        number = self._claim.get(task)
+        if number is not None and self._claims:
+            self._claims.finish(number)
+
+    def drain(self) -> Task:
+        """All steps that are left, which are then left no more."""
+        with self._lock:
+            left, self._left = self._left, []
+            return tuple(chain.from_iterable(left))
+
+    def _free(self, task: Task) -> bool:
+        number = self._claim.get(task)
+        return number is None or not self._claims or self._claims.finished(number) or self._claims.take(number)
+
+
+def run(
+    queue: Queue,
+    runners: Sequence[ChildRunner],
+    attempt: Callable[[ChildRunner, int], Attempt],
+    judge: Callable[[Attempt], None],
+) -> Task:
+    """Runs tasks, with each runner in a thread of its own; gives the steps that are still to be run alone.
+
+    Those are the ones that lacked memory beside others, and those that no runner came to.
+
+    Raises:
+        Exception: what an attempt or the judge raised; no further task is begun then.
+    """
+    again: list[int] = []
+
+    def lane(runner: ChildRunner) -> None:
+        try:
+            while not any(each.stuck for each in runners) and (task := queue.take()):
+                for place, number in enumerate(task):
+                    made = attempt(runner, number)
+                    if runner is not runners[0] and not runner.children and not made.step.inapplicable:
+                        queue.give_back(task[place:])  # the GPU takes no further process
+                        return
+                    if _lacked_memory(made):
+                        remove_outputs(made)
+                        again.append(number)
+                    else:
+                        judge(made)
+                queue.done(task)
+            if runner is not runners[0]:
+                runner.retire()
+        except BaseException:
+            queue.drain()
+            raise
+
+    with ThreadPoolExecutor(len(runners), "lane") as threads:
+        for ended in [threads.submit(lane, runner) for runner in runners]:
+            ended.result()
+    return (*again, *queue.drain())
+
+
+def _lacked_memory(attempt: Attempt) -> bool:
+    """Whether an attempt may have come to nothing for what other processes held at the same time."""
+    reply = attempt.reply
+    if reply and reply.status in ("ran", "harness"):
+        return False
+    message = (reply or attempt.record).message.lower()
+    return bool(reply and reply.status == "inapplicable") or any(words in message for words in NO_MEMORY)

@@ -1,0 +1,186 @@
+"""Steps that run at once: which, in what order, and what becomes of those that others left no room for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gpucheck import checks
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.plan import Plan, Replay, Step
+from gpucheck.model.record import Outcome, Record
+from gpucheck.worker.compile_claims import Claims
+from gpucheck.worker.protocol import Reply
+from gpucheck.worker.supervisor import lanes
+from gpucheck.worker.supervisor.attempt import Attempt
+from tests.conftest import Synthetic
+
+
+@pytest.fixture
+def plan(synthetic: Synthetic) -> Plan:
+    """Both kinds of data of twelve products, then two with one visible GPU."""
+    spec = checks.load("matmul").spec
+    cases = [spec.case({"m": 4, "n": 8 + n, "k": 32}, data, 0) for n in range(12) for data in ("exact", "normal")]
+    steps = [Step(case) for case in cases] + [Step(case, Conditions("visible")) for case in cases[:2]]
+    return replace(synthetic.plan(), steps=tuple(steps))
+
+
+@pytest.fixture(autouse=True)
+def no_mps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    monkeypatch.setattr(lanes, "MPS", tmp_path / "control")
+
+
+def test_processors_decide_how_many_run_at_once(plan: Plan) -> None:
+    assert [lanes.count(plan, processors) for processors in (1, 2, 7, 8, 16, 64)] == [1, 1, 1, 2, 4, 4]
+
+
+@pytest.mark.parametrize("changes", [{"duration": 60.0}, {"bench": True}, {"debug": True}, {"isolate": "case"}])
+def test_what_is_timed_repeated_or_looked_at_closely_has_the_gpu_for_itself(plan: Plan, changes: Any) -> None:
+    assert lanes.count(replace(plan, **changes), 64) == 1
+    assert lanes.count(replace(plan, replay=Replay(0, False)), 64) == 1
+
+
+def test_processes_that_would_share_a_context_run_one_by_one(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes.MPS.touch()
+    assert lanes.count(plan, 64) == 1
+    lanes.MPS.unlink()
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/somewhere")
+    assert lanes.count(plan, 64) == 1
+
+
+def test_one_process_takes_the_steps_in_the_given_order(plan: Plan) -> None:
+    assert lanes.schedule(plan, [3, 1, 2], 1) == lanes.Schedule((), (3, 1, 2))
+
+
+def test_every_step_runs_once_and_cases_with_equal_kernels_in_one_process(plan: Plan) -> None:
+    schedule = lanes.schedule(plan, range(26), 4)
+    assert sorted(schedule.order) == list(range(26)) and not schedule.alone
+    assert len(schedule.beside) == 12 + 1 and (24, 25) in schedule.beside, "two are not worth a process each"
+    assert {len(task) for task in schedule.beside} == {2}
+
+
+STRESS = [{"late": True}, {"consumer": "prompt"}, {"stream": "side"}, {"concurrency": 2}, {"cache": "cold"}]
+STRESS += [{"placement": "peer"}, {"placement": "threads"}, {"process_group": "together"}, {"synchronised": True}]
+
+
+@pytest.mark.parametrize("conditions", STRESS, ids=str)
+def test_what_puts_stress_on_launches_has_the_gpu_for_itself(plan: Plan, conditions: Any) -> None:
+    steps = (replace(plan.steps[0], conditions=Conditions(**conditions)), *plan.steps[1:])
+    assert lanes.schedule(replace(plan, steps=steps), range(26), 4).alone == (0,)
+
+
+def test_what_may_need_most_of_the_memory_has_it(plan: Plan) -> None:
+    steps = (replace(plan.steps[0], optional=True), *plan.steps[1:])
+    assert lanes.schedule(replace(plan, steps=steps), range(26), 4).alone == (0,)
+
+
+class TestQueue:
+    """What is given first."""
+
+    def queue(self, plan: Plan, folder: Path | None) -> lanes.Queue:
+        compiled = [plan.steps[number].case for number in (2, 4, 6)]
+        claims = Claims(folder) if folder else None
+        return lanes.Queue([(0, 1), (2, 3), (4, 5), (6, 7)], plan, claims, compiled)
+
+    def test_without_compilers_in_order(self, plan: Plan) -> None:
+        queue = self.queue(plan, None)
+        assert [queue.take() for _ in range(5)] == [(0, 1), (2, 3), (4, 5), (6, 7), None]
+
+    def test_what_another_process_compiles_comes_last_and_what_it_has_compiled_first(
+        self, plan: Plan, tmp_path: Path
+    ) -> None:
+        queue, others = self.queue(plan, tmp_path), Claims(tmp_path)
+        assert others.take(0) and others.take(1)
+        assert queue.take() == (0, 1), "nobody compiles for it ahead"
+        others.finish(1)
+        assert queue.take() == (4, 5)
+        assert queue.take() == (6, 7) and not others.take(2), "it is this one's now"
+        queue.done((6, 7))
+        assert others.finished(2)
+        assert queue.take() == (2, 3), "rather than wait for a process that may have died"
+
+    def test_what_is_given_back_comes_next(self, plan: Plan) -> None:
+        queue = self.queue(plan, None)
+        queue.take()
+        queue.give_back((1,))
+        assert queue.drain() == (1, 2, 3, 4, 5, 6, 7) and queue.take() is None
+
+
+class Runner:
+    """Stands for a child and its process."""
+
+    def __init__(self, children: int = 1) -> None:
+        self.children, self.stuck, self.retired = children, "", False
+
+    def retire(self) -> None:
+        self.retired = True
+
+
+def run(plan: Plan, runners: list[Any], behave: Callable[[Any, int], Attempt]) -> tuple[list[int], tuple[int, ...]]:
+    """The steps that came to a judge, in order, and those left."""
+    judged: list[int] = []
+    queue = lanes.Queue([(number,) for number in range(8)], plan, None, ())
+    left = lanes.run(queue, runners, behave, lambda attempt: judged.append(attempt.record.step))
+    return sorted(judged), left
+
+
+def attempt(plan: Plan, number: int, status: str = "ran", message: str = "") -> Attempt:
+    record = Record(number, "c", 0, Outcome.HARNESS)
+    return Attempt(plan.steps[number], str(number), record, f"/nowhere/{number}", Reply(status, message))
+
+
+def test_as_many_run_at_once_as_there_are_processes(plan: Plan) -> None:
+    together = threading.Barrier(4)
+
+    def behave(runner: Any, number: int) -> Attempt:
+        together.wait(60)
+        return attempt(plan, number)
+
+    runners = [Runner() for _ in range(4)]
+    assert run(plan, runners, behave) == (list(range(8)), ())
+    assert [runner.retired for runner in runners] == [False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "again"),
+    [
+        ("inapplicable", "needs 48 GiB free", True),
+        ("error", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("error", "AssertionError: wrong", False),
+        ("ran", "a note on memory: out of memory", False),
+    ],
+)
+def test_what_lacked_memory_beside_others_is_run_again_by_itself(
+    plan: Plan, status: str, message: str, again: bool
+) -> None:
+    behave: Any = lambda runner, number: attempt(plan, number, *((status, message) if number == 3 else ()))  # noqa: E731
+    judged, left = run(plan, [Runner(), Runner()], behave)
+    assert (3 in judged, 3 in left) == (not again, again)
+
+
+def test_a_gpu_that_takes_no_second_process_gets_every_step_done_by_the_first(plan: Plan) -> None:
+    def behave(runner: Any, number: int) -> Attempt:
+        failed = replace(attempt(plan, number), reply=None)
+        return attempt(plan, number) if runner.children else failed
+
+    judged, left = run(plan, [Runner(), Runner(children=0)], behave)
+    assert sorted((*judged, *left)) == list(range(8))
+
+
+def test_nothing_more_begins_once_a_process_cannot_be_killed_or_an_attempt_raised(plan: Plan) -> None:
+    stuck: Any = SimpleNamespace(children=1, stuck="process 7 did not end", retire=lambda: None)
+    judged, left = run(plan, [stuck], lambda runner, number: attempt(plan, number))
+    assert (judged, left) == ([], tuple(range(8)))
+
+    def full(runner: Any, number: int) -> Attempt:
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run(plan, [Runner(), Runner()], full)
