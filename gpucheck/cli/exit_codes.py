@@ -84,7 +84,7 @@ def tell(arguments: Sequence[str], message: str) -> None:
     if not file:
         return
     from gpucheck.cli.present import put_json
-    from gpucheck.report.formats.node_verdict import without_run
+    from gpucheck.report.formats.node_json import without_run
 
     with suppress(GpucheckError):  # the first error is the one to show
         put_json(file, without_run(message, time.time()), VERDICT_OPTION)

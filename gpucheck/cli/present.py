@@ -127,9 +127,9 @@ def present(
     for name in write:
         write_file("--write", name, render(report, Path(name).suffix))
     if node_file:
-        from gpucheck.report.formats import node_verdict as as_json
+        from gpucheck.report.formats import node_json
 
-        put_json(node_file, as_json.render(report, node), "--node-verdict")
+        put_json(node_file, node_json.render(report, node), "--node-verdict")
     return Presented(conclusion, report, node)
 
 

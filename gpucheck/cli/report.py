@@ -34,10 +34,9 @@ def report(
     if schema:
         import json
 
-        from gpucheck.report.formats import json_schema
-        from gpucheck.report.formats import node_verdict as of_nodes
+        from gpucheck.report.formats import json_schema, node_json
 
-        typer.echo(json.dumps(of_nodes.schema() if node_verdict else json_schema.report_schema(), indent=1))
+        typer.echo(json.dumps(node_json.schema() if node_verdict else json_schema.report_schema(), indent=1))
         return
     if run_dir is None:
         raise UsageError("report needs the folder of a run, for example runs/1121-103000")

@@ -12,7 +12,6 @@ from enum import Enum
 from typing import Any
 
 from gpucheck.diagnose.causes import absent_rank, crash, hang, straggler, suspect_gpu, undetermined, wrong_link
-from gpucheck.host.xid import DEALT_WITH, HARDWARE
 from gpucheck.model.finding import Conclusion, Finding
 from gpucheck.model.record import Outcome, Verdict
 from gpucheck.records.run_folder import Run
@@ -82,17 +81,39 @@ class NodeVerdict:
         return next(iter(_sorted([*named, *self.whole])), RIGHT)
 
 
-_XID_FIX = "Reset the GPU, or restart the node; replace the GPU if the error comes back."
 _WORDS = {
-    "uncorrected": (NodeState.CRITICAL, "Reset the GPU: results of the process that met the error cannot be trusted."),
-    "remap failed": (NodeState.CRITICAL, "Replace the GPU."),
-    "remap pending": (NodeState.WARNING, "Reset the GPU when no job runs on it, so that the rows go out of use."),
-    "remapped": (NodeState.WARNING, "Reset the GPU when no job runs on it; replace it if rows go on being remapped."),
-    "corrected": (NodeState.WARNING, "Watch the GPU: a growing count of corrected errors ends in uncorrected ones."),
-    "nvlink": (NodeState.WARNING, "Watch the link: errors that go on coming ask for reseating or replacing the GPU."),
-    "slowed": (NodeState.WARNING, "Look at the cooling and the power of the node: the GPU ran below its clocks."),
+    "xid of the GPU": (
+        NodeState.CRITICAL,
+        GPU,
+        "Reset the GPU, or restart the node; replace the GPU if the error comes back.",
+    ),
+    "xid dealt with": (NodeState.WARNING, GPU, "Reset the GPU when no job runs on it; replace it if more come."),
+    "xid of software": (NodeState.WARNING, SOFTWARE, "Look at the process that used the GPU: a kernel of it failed."),
+    "uncorrected": (
+        NodeState.CRITICAL,
+        GPU,
+        "Reset the GPU: results of the process that met the error cannot be trusted.",
+    ),
+    "remap failed": (NodeState.CRITICAL, GPU, "Replace the GPU."),
+    "remap pending": (NodeState.WARNING, GPU, "Reset the GPU when no job runs on it, so that the rows go out of use."),
+    "remapped": (
+        NodeState.WARNING,
+        GPU,
+        "Reset the GPU when no job runs on it; replace it if rows go on being remapped.",
+    ),
+    "corrected": (
+        NodeState.WARNING,
+        GPU,
+        "Watch the GPU: a growing count of corrected errors ends in uncorrected ones.",
+    ),
+    "nvlink": (
+        NodeState.WARNING,
+        GPU,
+        "Watch the link: errors that go on coming ask for reseating or replacing the GPU.",
+    ),
+    "slowed": (NodeState.WARNING, GPU, "Look at cooling and power of the node: the GPU ran below its clocks."),
 }
-"""Kind of a driver message -> what it makes of the GPU, and what to do."""
+"""Kind of a driver message -> what it makes of the GPU, what is to blame, and what to do."""
 
 
 def node_verdict(run: Run, conclusion: Conclusion) -> NodeVerdict:
@@ -132,15 +153,9 @@ def _of_finding(finding: Finding) -> Reason:
 
 def _of_word(item: dict[str, Any]) -> Iterator[Reason]:
     """What a message of the driver makes of its GPU; one of an unknown kind says nothing."""
-    kind, text = item.get("kind"), str(item["text"])
-    if kind == "xid":
-        of_gpu = item.get("number") in HARDWARE
-        critical = of_gpu and item.get("number") not in DEALT_WITH
-        state = NodeState.CRITICAL if critical else NodeState.WARNING
-        fix = _XID_FIX if of_gpu else "Look at the process that used the GPU: a kernel of it failed."
-        yield Reason(state, GPU if of_gpu else SOFTWARE, text, fix)
-    elif kind in _WORDS:
-        yield Reason(_WORDS[kind][0], GPU, text, _WORDS[kind][1])
+    if known := _WORDS.get(item.get("kind", "")):
+        state, blames, fix = known
+        yield Reason(state, blames, str(item["text"]), fix)
 
 
 def _sorted(reasons: Iterable[Reason]) -> tuple[Reason, ...]:

@@ -82,7 +82,12 @@ class KernelLog:
             if match := XID.search(line):
                 xid = Xid(int(match["number"]), match["bus"], match["text"])
                 item["text"] += f" ({xid.means})"
-                item |= {"local_rank": self._rank(xid.bus), "kind": "xid", "number": xid.number, "bus": bus_id(xid.bus)}
+                item |= {
+                    "local_rank": self._rank(xid.bus),
+                    "kind": xid.kind,
+                    "number": xid.number,
+                    "bus": bus_id(xid.bus),
+                }
             heard.append(item)
         return heard + (self._told_by_nvml(told, heard) if told else self._memory_errors())
 
@@ -100,9 +105,9 @@ class KernelLog:
         items = []
         for word in told.words:
             bus, rank = bus_id(word.bus), self._rank(word.bus)
-            text = word.text if rank is not None or word.kind == "xid" else f"GPU {bus}: {word.text}"
+            text = word.text if rank is not None or word.number else f"GPU {bus}: {word.text}"
             item: dict[str, Any] = {"local_rank": rank, "text": text, "kind": word.kind, "bus": bus}
-            if word.kind != "xid":
+            if not word.number:
                 items.append(item)
             elif (bus, word.number) not in known:
                 items.append({**item, "number": word.number})

@@ -128,11 +128,11 @@ class Listener:
     def _xid(self, event: Any) -> None:
         number = int(event.eventData)
         with self._lock:
-            bus = self._bus(event.device)
-            self._xids[bus] += 1
-            if self._xids[bus] <= MOST_XIDS:
-                means = Xid(number, bus, "").means
-                self._say(event.device, "xid", f"Xid (PCI:{bus}): {number}, told by NVML ({means})", number=number)
+            xid = Xid(number, self._bus(event.device), "")
+            self._xids[xid.bus] += 1
+            if self._xids[xid.bus] <= MOST_XIDS:
+                text = f"Xid (PCI:{xid.bus}): {number}, told by NVML ({xid.means})"
+                self._say(event.device, xid.kind, text, number=number)
 
     def _look(self) -> None:
         """Notes why clocks are lowered at this moment."""

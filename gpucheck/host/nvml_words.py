@@ -24,9 +24,9 @@ class Word:
     """Something that NVML said of a GPU."""
 
     bus: str  # PCI address
-    kind: str  # "xid", "uncorrected", "corrected", "remapped", "remap pending", "remap failed", "nvlink" or "slowed"
+    kind: str  # of an Xid its kind, else "uncorrected", "corrected", "remapped", "remap pending", "remap failed", ...
     text: str
-    number: int = 0  # of an Xid
+    number: int = 0  # of an Xid; 0: it is none
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,13 @@ class Xid:
         """The number in words."""
         return HARDWARE.get(self.number) or SOFTWARE.get(self.number) or "see the driver's list of Xid errors"
 
+    @property
+    def kind(self) -> str:
+        """What the error is of: the GPU, the GPU which has dealt with it, or the software on it."""
+        if self.number in DEALT_WITH:
+            return "xid dealt with"
+        return "xid of the GPU" if self.number in HARDWARE else "xid of software"
+
 
 def xids(log: Path) -> list[Xid] | None:
     """The Xid lines of a kernel log such as ``/dev/kmsg``, oldest first; None where it cannot be read."""

@@ -11,6 +11,7 @@ import pytest
 from gpucheck.diagnose.causes.suspect_gpu import SUSPECT_GPU
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.node_verdict import GPU, ORDER, SOFTWARE, UNDECIDED, NodeState, NodeVerdict, node_verdict
+from gpucheck.host.xid import Xid
 from gpucheck.model.finding import Conclusion, Finding
 from gpucheck.model.record import Outcome, Verdict
 from gpucheck.records.run_folder import Run
@@ -60,10 +61,10 @@ def test_the_interpreter_says_nothing_of_a_gpu(synthetic: Synthetic) -> None:
 @pytest.mark.parametrize(
     ("item", "state", "blames"),
     [
-        ({"kind": "xid", "number": 79}, "CRITICAL", GPU),
-        ({"kind": "xid", "number": 94}, "WARNING", GPU),
-        ({"kind": "xid", "number": 31}, "WARNING", SOFTWARE),
-        ({"kind": "xid", "number": 9999}, "WARNING", SOFTWARE),
+        ({"kind": Xid(79, "", "").kind}, "CRITICAL", GPU),
+        ({"kind": Xid(94, "", "").kind}, "WARNING", GPU),
+        ({"kind": Xid(31, "", "").kind}, "WARNING", SOFTWARE),
+        ({"kind": Xid(9999, "", "").kind}, "WARNING", SOFTWARE),
         ({"kind": "uncorrected"}, "CRITICAL", GPU),
         ({"kind": "remap failed"}, "CRITICAL", GPU),
         *(({"kind": kind}, "WARNING", GPU) for kind in ("corrected", "remapped", "remap pending", "nvlink", "slowed")),
@@ -88,7 +89,7 @@ def test_each_kind_that_nvml_tells_of_means_something() -> None:
 
     after = State(1, 1, 1, True, True, {(0, "replays"): 1})
     told = {kind for kind, _ in words(State(0, 0, 0, False, False, {(0, "replays"): 0}), after)}
-    assert {*told, "slowed"} == {*_WORDS}
+    assert {*told, "slowed", *(Xid(number, "", "").kind for number in (79, 94, 31))} == {*_WORDS}
 
 
 def test_software_is_not_blamed_on_the_gpu_nor_the_gpu_on_software(synthetic: Synthetic) -> None:
@@ -109,7 +110,7 @@ def test_software_is_not_blamed_on_the_gpu_nor_the_gpu_on_software(synthetic: Sy
 
 def test_of_equally_bad_reasons_the_one_that_blames_the_gpu_comes_first(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan(cases=2), {(0, 0): Outcome.MISMATCH})
-    run.driver = [{"rank": 0, "text": "Xid 79", "kind": "xid", "number": 79}]
+    run.driver = [{"rank": 0, "text": "Xid 79", "kind": "xid of the GPU"}]
     worst, *further = judged(run).gpus[0].reasons
     assert worst.reason == "Xid 79" and [each.state for each in further] == [NodeState.CRITICAL]
 

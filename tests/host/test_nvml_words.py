@@ -76,8 +76,13 @@ def test_each_kind_of_word_reaches_the_log_with_the_rank_of_its_gpu(says: Says, 
     heard = log.finish()
     looks = heard[-1]["text"].rpartition(" of ")[2]
     assert [(item["kind"], item["local_rank"], item.get("number"), item["text"]) for item in heard] == [
-        ("xid", 1, 79, "Xid (PCI:00000000:3B:00.0): 79, told by NVML (the GPU has fallen off the bus)"),
-        ("xid", 1, 31, "Xid (PCI:00000000:3B:00.0): 31, told by NVML (a kernel accessed memory that is not mapped)"),
+        ("xid of the GPU", 1, 79, "Xid (PCI:00000000:3B:00.0): 79, told by NVML (the GPU has fallen off the bus)"),
+        (
+            "xid of software",
+            1,
+            31,
+            "Xid (PCI:00000000:3B:00.0): 31, told by NVML (a kernel accessed memory that is not mapped)",
+        ),
         ("uncorrected", 1, None, "2 new uncorrected memory errors (ECC), 2 since its reset"),
         ("corrected", 1, None, "1 new corrected memory errors (ECC), 8 since its reset"),
         ("remapped", 1, None, "2 memory rows remapped, 3 in all"),

@@ -12,7 +12,7 @@ from gpucheck.diagnose.node_verdict import node_verdict
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import Run
 from gpucheck.report import blocks
-from gpucheck.report.formats.node_verdict import render, schema, without_run
+from gpucheck.report.formats.node_json import render, schema, without_run
 from tests.conftest import Synthetic
 
 
@@ -63,7 +63,7 @@ def test_each_gpu_has_its_verdict_and_the_node_that_of_the_worst(synthetic: Synt
         (Outcome.PASS, [{"rank": 0, "kind": "corrected", "text": "t"}], "WARNING", "False", "GpusFit"),
         (Outcome.LOST, [], "UNKNOWN", "Unknown", "NoVerdict"),
         (Outcome.MISMATCH, [], "CRITICAL", "True", None),
-        (Outcome.PASS, [{"rank": 0, "kind": "xid", "number": 79, "text": "t"}], "CRITICAL", "True", "GpuFaulty"),
+        (Outcome.PASS, [{"rank": 0, "kind": "xid of the GPU", "text": "t"}], "CRITICAL", "True", "GpuFaulty"),
     ],
 )
 def test_the_condition_says_the_same(
