@@ -36,7 +36,7 @@ snapshots: ## write the texts in tests/snapshots anew, after words were changed 
 
 torture: ## kill and stop each process of a run at random moments, again and again; plant on every rank
 	@.ci/setup test
-	nice -n 10 $(BIN)/python -m pytest -m torture -n 3 tests/end_to_end $(ARGS)
+	nice -n 10 $(BIN)/python -m pytest -m torture -n 3 $(ARGS)
 
 lint: ## style and import walls
 	@.ci/setup quick
@@ -66,11 +66,10 @@ contents: ## test the adapters with each known library content and our kernels w
 		$(BIN)/python -m pytest tests/library/adapters/test_pairs.py tests/checks/test_compile.py \
 		tests/tools/selftest/test_planted_kernels.py $(ARGS)
 
-engines: ## test each release of a serving engine whose verdict is known, on the CPU
+engines: ## test each known release of a serving engine, and plant each fault in one, on the CPU
 	@.ci/setup test
-	GPUCHECK_TEST_ENGINES=1 $(BIN)/python -m pytest tests/end_to_end/test_engines.py \
-		tests/end_to_end/test_engine_attention.py tests/end_to_end/test_engine_kernels.py \
-		tests/end_to_end/test_engine_models.py $(ARGS)
+	GPUCHECK_TEST_ENGINES=1 $(BIN)/python -m pytest tests/end_to_end/test_engine*.py \
+		tests/end_to_end/test_judge.py tests/end_to_end/test_serving.py $(ARGS)
 
 pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
 	$(BIN)/python .ci/bundle/build.py

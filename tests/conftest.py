@@ -24,6 +24,7 @@ from gpucheck.records.run_folder import Run, write_json
 from gpucheck.records.writer import RecordWriter
 
 os.environ.setdefault("GPUCHECK_TEST_SEED", str(random.randrange(1_000_000)))  # one for all processes of a session
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that wait take no core from other workers
 
 
 Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)

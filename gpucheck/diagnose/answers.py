@@ -149,7 +149,8 @@ class Answers:
     def _luck(self, name: ExperimentName) -> float:
         made, alone = self.processes(name), self.processes(REPEAT)
         if self.by_call:
-            strange = sum(all(not _same(each, other) for other in made) for each in alone)
+            known = {*map(_pattern, made)}
+            strange = sum(not any(_same(_pattern(each), other) for other in known) for each in alone)
             return by_luck(strange, len(alone), len(made)) if strange else 1.0
         calls = min(attempt.asked for attempt in made)
         like = [each for each in alone if each.asked <= calls or _from_the_first(each)]
@@ -161,9 +162,10 @@ class Answers:
         made = self.processes(name)
         if all(map(steady, made)):
             return False
-        usual = max(made, key=lambda each: _alike(each, made))
-        strange = [each for each in made if not steady(each) and not _same(each, usual)]
-        if not strange and (steady(usual) or _distinct(made) == 1):
+        alike = _alike(made)
+        usual = max(alike, key=alike.__getitem__)
+        strange = [each for each in made if not steady(each) and not _same(_pattern(each), usual)]
+        if not strange and (not usual or _distinct(made) == 1):
             return False
         lent = {each.partner for each in strange} - {None}
         return len(lent) >= min(LENDERS, len(self.lenders)) if EXPERIMENTS[name].lends else True
@@ -327,33 +329,35 @@ def _bad_calls(attempt: Record) -> int:
     return (len(attempt.calls) or max(1, attempt.asked)) if attempt.mismatches else 0
 
 
-def _same(one: Record, other: Record) -> bool:
+def _pattern(attempt: Record) -> tuple[str, ...]:
+    """The digests of a process's calls where these differ; empty for all that are steady, which count as alike."""
+    return () if steady(attempt) else tuple(attempt.calls)
+
+
+def _same(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """Whether the calls of two processes differ alike, as far as both made them."""
-    if steady(one) or steady(other):
-        return steady(one) and steady(other)
-    if len(one.calls) == len(other.calls):
-        return one.calls == other.calls
-    return all(a == b for a, b in zip(one.calls, other.calls, strict=False))
+    made = min(len(one), len(other))
+    return one[:made] == other[:made] if made else one == other
 
 
-def _alike(one: Record, attempts: Sequence[Record]) -> int:
-    """How many processes' calls differ as those of one do."""
-    return sum(_same(one, other) for other in attempts)
+def _alike(attempts: Sequence[Record]) -> dict[tuple[str, ...], int]:
+    """The patterns of processes, in order, each with how many processes' calls differ as it says."""
+    counts = Counter(map(_pattern, attempts))
+    return {one: sum(count for other, count in counts.items() if _same(one, other)) for one in counts}
 
 
 def _distinct(attempts: Sequence[Record]) -> int:
     """In how many ways the calls of processes differ."""
-    ways: list[Record] = []
-    for attempt in attempts:
-        if not any(_same(attempt, known) for known in ways):
-            ways.append(attempt)
+    ways: list[tuple[str, ...]] = []
+    for pattern in dict.fromkeys(map(_pattern, attempts)):
+        if not any(_same(pattern, known) for known in ways):
+            ways.append(pattern)
     return len(ways)
 
 
 def irregular_share(attempts: Sequence[Record]) -> float:
     """The share of processes whose calls differ otherwise than in most."""
-    most = max(_alike(each, attempts) for each in attempts)
-    return 1 - most / len(attempts)
+    return 1 - max(_alike(attempts).values()) / len(attempts)
 
 
 def _from_the_first(attempt: Record) -> bool:

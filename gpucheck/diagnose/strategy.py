@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucheck.diagnose.answers import FEWEST, Answers, regular
+from gpucheck.diagnose.answers import FEWEST, Answers, kinds, regular
 from gpucheck.diagnose.causes import out_of_bounds
 from gpucheck.diagnose.causes.common import launched_on_other_stream
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
@@ -52,12 +52,15 @@ def wants_control(name: ExperimentName, seen: Answers) -> bool:
 def further_repeats(seen: Answers, ranks: int) -> int:
     """How many more processes each rank of a node makes where all gave the same wrong bits and nothing helps.
 
+    None where a call itself shows the cause: what it read outside of its tensors, or what its autotuner left in them.
+
     Args:
         ranks: of the node.
     """
     helped = any(seen.right(name) for name in seen.tried)
     follows_fill = out_of_bounds.shown(seen.failure) is ViolationKind.PASSES_DIFFER
-    if not seen.deterministic or helped or not seen.failure.mismatches or follows_fill:
+    tuned = ViolationKind.TUNING_DIFFERS in kinds(seen.failure)
+    if not seen.deterministic or helped or not seen.failure.mismatches or follows_fill or tuned:
         return 0
     made = ranks * (1 + len(seen.processes(REPEAT)))
     return max(0, -(-(EVERY_TIME - made) // ranks))

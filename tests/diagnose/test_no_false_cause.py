@@ -21,7 +21,8 @@ from gpucheck.worker.supervisor import judging
 from tests.conftest import Synthetic
 from tests.diagnose.machine import FAULTY, Fault, Machine, kinds, per_call, per_process
 
-SEED, DRAWS = 12, 1600
+SEED = 12
+FEW, MANY = 480, 1600  # draws in each test run, and in make torture
 COINS = 200  # runs with a coin that nearly always shows
 MOST_FALSE = 0.0025  # share of the draws
 FEWEST_RIGHT = 0.75  # of those in which something was seen
@@ -34,9 +35,9 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "finished", lambda store, attempt: attempt.record)
 
 
-def draws(draw: random.Random) -> Iterator[tuple[str, list[Fault], int]]:
+def draws(draw: random.Random, count: int) -> Iterator[tuple[str, list[Fault], int]]:
     """A kind of draw, faults and ranks: coins of each rate, each kind of fault, and pairs of kinds."""
-    for number in range(DRAWS):
+    for number in range(count):
         ranks = draw.randint(1, 8)
         known = kinds(ranks, draw)
         if number % 4 == 0:
@@ -61,11 +62,18 @@ def standing(found: Sequence[Finding], faults: Sequence[Fault]) -> str:
     return "right" if causes & planted else "undetermined" if causes else "not seen"
 
 
-@pytest.mark.parametrize("seed", [SEED, SEED + 1])
-def test_causes_that_are_stated_are_those_that_were_planted(synthetic: Synthetic, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "count"),
+    [
+        (SEED, FEW),
+        pytest.param(SEED, MANY, marks=pytest.mark.torture),
+        pytest.param(SEED + 1, MANY, marks=pytest.mark.torture),
+    ],
+)
+def test_causes_that_are_stated_are_those_that_were_planted(synthetic: Synthetic, seed: int, count: int) -> None:
     draw, table = random.Random(seed), Counter[tuple[str, str]]()
     wrong = []
-    for kind, faults, ranks in draws(draw):
+    for kind, faults, ranks in draws(draw, count):
         found = said_of(Machine(synthetic, faults, ranks, draw.randrange(1 << 30), draw.choice(["cpu", "cuda"])))
         how = standing(found, faults)
         table[(kind, how)] += 1
@@ -74,9 +82,9 @@ def test_causes_that_are_stated_are_those_that_were_planted(synthetic: Synthetic
         for finding in found:
             if finding.cause == UNDETERMINED.title:
                 assert any(words in finding.fix for words in ASKED), finding.fix
-    seen = sum(count for (_, how), count in table.items() if how != "not seen")
-    assert len(wrong) <= MOST_FALSE * DRAWS, (wrong, table)
-    assert sum(count for (_, how), count in table.items() if how == "right") >= FEWEST_RIGHT * seen, table
+    seen = sum(often for (_, how), often in table.items() if how != "not seen")
+    assert len(wrong) <= MOST_FALSE * count, (wrong, table)
+    assert sum(often for (_, how), often in table.items() if how == "right") >= FEWEST_RIGHT * seen, table
 
 
 def test_a_fault_of_most_processes_is_not_called_one_of_the_kernel(synthetic: Synthetic) -> None:

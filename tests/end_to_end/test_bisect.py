@@ -261,8 +261,10 @@ FAULTS = {LESS: STORE, TWICE: ADDED}
 
 @pytest.mark.parametrize(
     ("planted", "matter"),
-    [((LESS,), ["0004-edit.patch"]), ((LESS, TWICE), ["0002-edit.patch", "0005-edit.patch"])],
-    ids=["one of six", "a pair"],
+    [
+        pytest.param((LESS,), ["0004-edit.patch"], id="one of six", marks=pytest.mark.torture),
+        pytest.param((LESS, TWICE), ["0002-edit.patch", "0005-edit.patch"], id="a pair"),
+    ],
 )
 def test_the_patches_that_matter(
     lab: Lab, bisect: Bisect, tmp_path: Path, planted: tuple[str, ...], matter: list[str]

@@ -14,8 +14,8 @@ import pytest
 
 from gpucheck.library.engines.engine_option import served_with
 from gpucheck.library.library_option import parse_source, resolve
-from tests.end_to_end.test_engine_faults import planted_engine
-from tests.end_to_end.test_engines import fetched
+from tests.end_to_end.test_engine_faults import plant, planted_engine
+from tests.end_to_end.test_engines import FURTHER, fetched
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab
@@ -49,8 +49,6 @@ experts = 4
 top_k = 2
 """
 
-FURTHER = pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
-
 
 def plants() -> Any:
     spec = importlib.util.spec_from_file_location("planted_attention", PLANTS)
@@ -72,33 +70,28 @@ def run(lab: Lab, folder: Path, engine: str, groups: list[str], *options: str) -
     return finished
 
 
-def planted(lab: Lab, folder: Path, name: str, version: str) -> Finished:
-    """A run in which each fault has a case of its own, beside one without a fault and the bare library's."""
+def faulty(name: str) -> list[str]:
+    """Groups of cases: one without a fault, and one for each fault that is planted into an engine's attention."""
     module = plants()
     assert list(module.PLANTED) == list(TOLD)
-    engine = planted_engine(fetched(name, version).root, folder / "engine", PLANTS, {BACKENDS[name]: name})
-    groups = [MOE, group(name, "exact", queries="mixed", batch=module.FIRST - 1, window=20)]
+    groups = [group(name, "exact", queries="mixed", batch=module.FIRST - 1, window=20)]
     for number, fault in enumerate(TOLD, module.FIRST):
         data = "normal" if fault == "scores not scaled" else "exact"
         if name == "vllm" or fault in WINDOWS:
             groups.append(group(name, data, queries="mixed", batch=number, window=20))
         elif fault != "last token not written":  # its write is not planted
             groups.append(group(name, data, queries="decode", batch=number))
-    return run(lab, folder, engine, groups)
+    return groups
 
 
-@pytest.mark.parametrize(("name", "version"), [("vllm", "0.33.0"), pytest.param("sglang", "0.5.19", marks=FURTHER)])
-def test_each_fault_of_an_engines_attention_is_caught_with_its_layer_and_the_bare_library_stays_right(
-    lab: Lab, tmp_path: Path, name: str, version: str
-) -> None:
-    finished = planted(lab, tmp_path, name, version)
-    assert finished.code == 1, finished.text
-    results = finished.results(0)
-    right = [case for case, record in results.items() if record["outcome"] == "pass"]
-    assert len(right) == 2 and any(case.startswith("moe/") for case in right), right
+def check_faults(name: str, results: dict[str, Any]) -> None:
+    """Each fault of an engine's attention is caught with its layer, and the case without one is right."""
     first = plants().FIRST
+    own = {case: record for case, record in results.items() if case.startswith(f"{name}_attention/")}
+    assert [case for case, record in own.items() if record["outcome"] == "pass"] == [next(iter(own))]
+    assert f"/b{first - 1}-" in next(iter(own))
     for number, (fault, words) in enumerate(TOLD.items(), first):
-        found = [record for case, record in results.items() if f"/b{number}-" in case]
+        found = [record for case, record in own.items() if f"/b{number}-" in case]
         assert len(found) == (0 if name == "sglang" and fault == "last token not written" else 1), fault
         for record in found:
             assert record["outcome"] == "mismatch", (fault, record["outcome"], record["message"])
@@ -106,6 +99,19 @@ def test_each_fault_of_an_engines_attention_is_caught_with_its_layer_and_the_bar
                 fault,
                 record["message"],
             )
+
+
+@FURTHER
+def test_each_fault_of_sglangs_attention_is_caught_with_its_layer_and_the_bare_library_stays_right(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Those of vLLM's are planted beside the faults of its other kernels."""
+    engine = planted_engine(fetched("sglang", "0.5.19").root, tmp_path / "engine")
+    plant(tmp_path / "engine", PLANTS, {BACKENDS["sglang"]: "sglang"})
+    finished = run(lab, tmp_path, engine, [MOE, *faulty("sglang")])
+    assert finished.code == 1, finished.text
+    assert finished.outcomes("moe/") == ["pass"]
+    check_faults("sglang", finished.results(0))
 
 
 def released(lab: Lab, folder: Path, name: str, version: str, *options: str) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.test_engine_faults import planted_engine, rewrite
-from tests.end_to_end.test_engines import fetched
+from tests.end_to_end import test_engine_attention as attention
+from tests.end_to_end.test_engine_faults import plant, planted_engine, rewrite
+from tests.end_to_end.test_engines import EVERY, FURTHER, fetched
 
 if TYPE_CHECKING:
-    from tests.end_to_end.conftest import Lab
+    from tests.end_to_end.conftest import Finished, Lab
 
 DATA = Path(__file__).parents[1] / "data"
 LAYERS = "vllm/model_executor/layers"
@@ -66,6 +66,20 @@ FAULTY = {
     "vllm_fp8_matmul/strided/m16-n384-k256/exact": "product: the last 128 terms are left out",
     **{f"vllm_fp8_matmul/strided/m{m}-n384-k384/normal": words for m, words in TOKENS.items()},
 }
+OFTEN = (  # one of each layer; make engines plants all
+    "functions/m24-h96-i64-e10-",
+    "functions/m24-h96-i64-e13-",
+    "functions/m24-h96-i64-e17-",
+    "functions/m24-h96-i64-e19-",
+    "functions/m24-h96-i64-e36-",
+    "functions/m24-h96-i64-e12-",
+    "functions/m24-h96-i136-e8-",
+    "layer/m24-h96-i64-e20-",
+    "layer/m24-h96-i64-e22-",
+    "strided/m16-n384-k256/",
+    "strided/m3-",
+    "strided/m5-",
+)
 RIGHT = [
     "vllm_fused_moe/layer/m24-h96-i64-e8-top2/normal",
     "vllm_fused_moe/functions/m24-h96-i64-e8-top2/exact",
@@ -82,33 +96,47 @@ RELEASES = {  # the kernels that are launched
 OTHER_LIBRARY = {"0.5.23": "wheel:sglang-kernel==0.4.6.post1"}  # its own asks for another Triton; this path calls none
 
 
-def test_each_fault_around_vllms_own_kernels_is_told_by_its_layer_and_all_else_stays_right(
-    lab: Lab, tmp_path: Path
-) -> None:
-    root, folder = fetched("vllm", "0.33.0").root, tmp_path / "engine"
-    engine = planted_engine(root, folder, DATA / "planted_vllm_kernels.py", FILES)
+@pytest.fixture(scope="module")
+def planted(lab: Lab) -> Finished:
+    """A run of vLLM with faults around and in its kernels of experts, of fp8 and of attention."""
+    folder = lab.new_folder()
+    engine = planted_engine(fetched("vllm", "0.33.0").root, folder / "engine")
+    plant(folder / "engine", DATA / "planted_vllm_kernels.py", FILES)
+    plant(folder / "engine", attention.PLANTS, {attention.BACKENDS["vllm"]: "vllm"})
     for file in (FUSED_MOE, FP8):
-        text = (folder / file).read_text(encoding="utf-8")
+        text = (folder / "engine" / file).read_text(encoding="utf-8")
         assert LOOP in text
-        rewrite(folder / file, text.replace(LOOP, SHORTER))
-
-    finished = lab.finish("--engine", engine, scenario=DATA / "planted_kernels.toml", nproc=1, library=None)
+        rewrite(folder / "engine" / file, text.replace(LOOP, SHORTER))
+    scenario = folder / "scenario.toml"
+    scenario.write_text((DATA / "planted_kernels.toml").read_text() + "".join(attention.faulty("vllm")))
+    cases = () if EVERY else (*OFTEN, *RIGHT, "vllm_attention/")
+    finished: Finished = lab.finish("--engine", engine, scenario=scenario, nproc=1, library=None, cases=cases)
     assert finished.code == 1, finished.text
-    results = finished.results(0)
-    assert sorted(results) == sorted([*FAULTY, *RIGHT])
+    return finished
+
+
+def test_each_fault_around_vllms_own_kernels_is_told_by_its_layer_and_all_else_stays_right(planted: Finished) -> None:
+    results = {case: record for case, record in planted.results(0).items() if "_attention/" not in case}
+    faulty = {case: words for case, words in FAULTY.items() if EVERY or any(part in case for part in OFTEN)}
+    assert len(faulty) == len(FAULTY if EVERY else OFTEN)
+    assert sorted(results) == sorted([*faulty, *RIGHT])
     assert [case for case, record in results.items() if record["outcome"] == "pass"] == [
         case for case in results if case in RIGHT
     ]
-    for case, words in FAULTY.items():
+    for case, words in faulty.items():
         assert results[case]["outcome"] == "mismatch" and words in results[case]["message"], (case, results[case])
-    assert "launched with default values: no tuned file for this GPU" in finished.text
+    assert "launched with default values: no tuned file for this GPU" in planted.text
     part = results[RIGHT[0]]["engine"]
     assert (part["depth"], part["backend"]) == ("module", "TRITON TritonExperts")
     assert "default, there is no E=8,N=64" in part["configuration"] and "BLOCK_SIZE_M 16" in part["configuration"]
     assert any("moe_align_block_size" in words for words in part["stand_ins"])
 
 
-@pytest.mark.skipif(not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release")
+def test_each_fault_of_vllms_attention_is_caught_with_its_layer(planted: Finished) -> None:
+    attention.check_faults("vllm", planted.results(0))
+
+
+@FURTHER
 @pytest.mark.parametrize("release", RELEASES, ids=["==".join(release) for release in RELEASES])
 def test_the_own_kernels_of_each_known_release_are_right(lab: Lab, release: tuple[str, str]) -> None:
     copy = fetched(*release)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,11 @@ import pytest
 
 from gpucheck.checks import installed
 from tests.end_to_end.planted_models import FIRST, Fault, plant, scenario
-from tests.end_to_end.test_engines import fetched
+from tests.end_to_end.test_engines import EVERY, FURTHER, fetched
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab
 
-ALL = bool(os.environ.get("GPUCHECK_TEST_ENGINES"))
 SIZES = """optional = true
 layers = 2
 batch = 1
@@ -112,7 +110,6 @@ CURE = [
     )
 ]
 needs_transformers = pytest.mark.skipif(not installed("transformers_model"), reason="needs transformers with gpt-oss")
-all_only = pytest.mark.skipif(not ALL, reason="make engines plants faults into every engine's model")
 
 
 def check_faults(
@@ -148,12 +145,12 @@ def check_faults(
 def test_each_fault_in_the_model_of_transformers_is_named(lab: Lab, tmp_path: Path) -> None:
     spec = importlib.util.find_spec("transformers")
     assert spec and spec.submodule_search_locations
-    faults = TRANSFORMERS if ALL else TRANSFORMERS[:3]
+    faults = TRANSFORMERS if EVERY else TRANSFORMERS[:3]
     plant(Path(spec.submodule_search_locations[0]), tmp_path, MODEL, faults)
     check_faults(lab, tmp_path, "transformers_model", "hidden = 64\nintermediate = 32\n", faults)
 
 
-@all_only
+@FURTHER
 def test_each_fault_in_the_model_of_vllm_is_named(lab: Lab, tmp_path: Path) -> None:
     root = fetched("vllm", "0.33.0").root
     plant(root / "vllm", tmp_path / "engine", VLLM_MODEL, VLLM)
@@ -161,7 +158,7 @@ def test_each_fault_in_the_model_of_vllm_is_named(lab: Lab, tmp_path: Path) -> N
     check_faults(lab, tmp_path, "vllm_model", sizes, VLLM, "--engine", f"path:{tmp_path / 'engine'}")
 
 
-@all_only
+@FURTHER
 def test_each_fault_in_the_model_of_sglang_is_named(lab: Lab, tmp_path: Path) -> None:
     """Its Triton attention sees one key less when it decodes, so the windows here are larger than texts or prompts."""
     root = fetched("sglang", "0.5.19").root
@@ -175,7 +172,7 @@ def test_each_fault_in_the_model_of_sglang_is_named(lab: Lab, tmp_path: Path) ->
         check_faults(lab, folder, "sglang_model", sizes, faults, "--engine", f"path:{folder}", changed=longer)
 
 
-@all_only
+@FURTHER
 def test_sglangs_triton_attention_sees_one_key_less_when_it_decodes(lab: Lab, tmp_path: Path) -> None:
     """Of a window of W keys a token of a prompt sees W and a decoded one W - 1, as released; with the cure, W."""
     plant(fetched("sglang", "0.5.19").root / "sglang", tmp_path, SGLANG_MODEL, CURE)

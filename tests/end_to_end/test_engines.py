@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gpucheck.library.engines.engine_copy import EngineCopy
     from tests.end_to_end.conftest import Finished, Lab
 
+EVERY = bool(os.environ.get("GPUCHECK_TEST_ENGINES"))
+FURTHER = pytest.mark.skipif(not EVERY, reason="make engines runs every release and plants every fault")
 SCENARIO = Path(__file__).parents[1] / "data" / "engines.toml"
 CASE = "vllm_moe/m16-h320-i320-e8-top4/normal"
 SGLANG = "sglang_moe/m4-h320-i128-e4-top2/normal"
@@ -150,12 +152,7 @@ def test_sglang_that_reads_past_its_scales_is_wrong_in_exactly_the_last_expert(l
     assert_parts_are_right(finished, "sglang", "a new module: the first load removes")
 
 
-of_every_release = pytest.mark.skipif(
-    not os.environ.get("GPUCHECK_TEST_ENGINES"), reason="make engines runs every release"
-)
-
-
-@of_every_release
+@FURTHER
 @pytest.mark.parametrize(("name", "version", "triton", "right"), RELEASES)
 def test_the_expert_block_of_every_known_release_is_right_or_wrong_in_exactly_the_last_expert(
     lab: Lab, name: str, version: str, triton: str, right: bool
@@ -172,7 +169,7 @@ def test_the_expert_block_of_every_known_release_is_right_or_wrong_in_exactly_th
         assert by_experts == (["mismatch"] if version in OTHER_EXPERTS else ["pass"])
 
 
-@of_every_release
+@FURTHER
 @pytest.mark.parametrize(
     ("case", "old", "new", "first"), [(CASE, "0.25.1", "0.33.0", "0.26.0"), (SGLANG, "0.5.18", "0.5.19", "0.5.19")]
 )

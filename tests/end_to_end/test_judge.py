@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpucheck.tools.selftest.injection import write_scenario
-from tests.end_to_end.test_engines import fetched
+from tests.end_to_end.test_engines import FURTHER, fetched
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab
@@ -37,7 +37,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("widths", "code"), [([BARE, 40], 0), ([ENGINE], 1)], ids=["beside the engine", "in the engine"]
+    ("widths", "code"),
+    [pytest.param([BARE, 40], 0, id="beside the engine"), pytest.param([ENGINE], 1, id="in the engine", marks=FURTHER)],
 )
 def test_faults_count_where_they_concern_what_is_judged(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, widths: list[int], code: int

@@ -32,6 +32,8 @@ WRONG = {
     "cross_entropy": ("- right, 0.0)", "- right, 1.0)"),  # rows that only fill the block up add a loss
 }
 """Problem -> what its right candidate says, and what a wrong one says instead."""
+OFTEN = ("matmul", "softmax", "gelu", "maxpool")
+"""Sums, one value for all of a row, single values, and no rounding; make torture runs the others."""
 QUICK = ("--experiments", "0")
 NOT_ON_CPU = ("cheat_kernels", "graph_replayed", "stream_half_ordered", "stream_ordered", "stream_unwaited")
 CHEATS = sorted(path for path in (DATA / "cheats").glob("*.py") if path.stem not in NOT_ON_CPU)
@@ -57,12 +59,22 @@ def wrong_candidate(problem: str, folder: Path) -> tuple[Path, Path]:
     return model, twin
 
 
-@pytest.fixture(scope="module")
-def problems(lab: Lab) -> Finished:
+def judged(lab: Lab, *names: str) -> Finished:
+    """A run of right and wrong candidates of problems on two ranks."""
     folder = lab.new_folder()
-    options = pairs(*(pair for name in WRONG for pair in (right_candidate(name), wrong_candidate(name, folder))))
+    options = pairs(*(pair for name in names for pair in (right_candidate(name), wrong_candidate(name, folder))))
     finished: Finished = lab.finish(*options, *QUICK, scenario=None)
     return finished
+
+
+@pytest.fixture(scope="module")
+def problems(lab: Lab) -> Finished:
+    return judged(lab, *OFTEN)
+
+
+@pytest.fixture(scope="module")
+def further_problems(lab: Lab) -> Finished:
+    return judged(lab, *(name for name in WRONG if name not in OFTEN))
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +86,17 @@ def cheats(lab: Lab) -> Finished:
     return finished
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_right_and_wrong_candidates_get_their_verdict_on_every_rank(problems: Finished, name: str) -> None:
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        ("problems", name) if name in OFTEN else pytest.param("further_problems", name, marks=pytest.mark.torture)
+        for name in WRONG
+    ],
+)
+def test_right_and_wrong_candidates_get_their_verdict_on_every_rank(
+    request: pytest.FixtureRequest, run: str, name: str
+) -> None:
+    problems: Finished = request.getfixturevalue(run)
     assert problems.code == 1, problems.text
     for trial in (1, 2, 3):
         assert problems.outcomes(f"{name}_right/trial{trial}/") == ["pass", "pass"], problems.text
@@ -228,7 +249,7 @@ def test_file_that_changes_after_planning_is_not_loaded(lab: Lab) -> None:
 
 def test_plan_holds_what_the_ranks_load(problems: Finished) -> None:
     plan: dict[str, Any] = json.loads((problems.folder / "plan.json").read_text())
-    assert len(plan["check_sources"]) == 2 * len(WRONG)
+    assert len(plan["check_sources"]) == 2 * len(OFTEN)
     source = plan["check_sources"][0]
     assert source["kind"] == "problem" and source["checks"] == ["matmul_right"]
     assert source["files"] == [str(path) for path in right_candidate("matmul")]

@@ -53,7 +53,7 @@ def test_what_a_patch_breaks_is_found(lab: Lab, scenario: Path, tmp_path: Path) 
     patch = tmp_path / "break.patch"
     lines = [text.splitlines(keepends=True) for text in (old, new)]
     patch.write_text("".join(difflib.unified_diff(*lines, f"a/triton_kernels/{name}", f"b/triton_kernels/{name}")))
-    run = lab.finish("--patch", str(patch), scenario=scenario)
+    run = lab.finish("--patch", str(patch), "--experiments", "0", scenario=scenario)
     assert run.code == 1, run.text
     assert run.outcomes("matmul") == ["mismatch", "mismatch"] and run.outcomes("routing") == ["pass", "pass"]
     assert "8 of 8 repeats wrong" in run.lines("matmul")

@@ -207,6 +207,9 @@ def test_what_fails_on_every_rank_alike_is_repeated_until_a_fault_of_most_proces
     assert work(fake, plan, [wrong()]).count("repeat") == REPEATS + 2, "each process decides: more tell no more"
     fake = FakeRank({"other rank": RIGHT}, same=True)
     assert work(fake, plan, [wrong()]).count("repeat") == REPEATS + 1, "something helps"
+    tuned = {"violations": [Violation("tuning differs", "gave other bits")]}
+    fake = FakeRank({"repeat": {**WRONG, **tuned}}, same=True)
+    assert work(fake, plan, [wrong(**tuned)]).count("repeat") == REPEATS, "the call that was tuned shows the cause"
 
 
 def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(plan: Plan, wrong: Any) -> None:
