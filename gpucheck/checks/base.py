@@ -6,7 +6,7 @@ A check never sets a tolerance (``gpucheck.verify.bounds`` does) and never knows
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -234,6 +234,19 @@ class CandidateCheck(Check):
     Its process gets inputs and weights only: no file that it can open holds the answer before it has answered. Its
     supervisor finds out by further calls what it does beside answering.
     """
+
+    traced: bool = False
+    """Whether the driver is asked what ran: where kernels are not launched by Triton, whose launches are seen."""
+
+    def fallback(self, launched: Sequence[str], device_kernels: Sequence[str] | None) -> tuple[str, str]:
+        """What it means that these kernels were launched by Triton, and that the driver saw those: fault and remark.
+
+        Both are "" where the candidate's own kernels ran.
+
+        Args:
+            device_kernels: None where the driver was not asked.
+        """
+        return "", ""
 
     @abstractmethod
     def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpucheck.checks.arguments import call, unpack
 from gpucheck.checks.base import Runtime
-from gpucheck.checks.torch_model import build, named, unpack, weights
+from gpucheck.checks.torch_model import build, named, seeded, weights
 
 
 class Candidate:
@@ -20,6 +21,7 @@ class Candidate:
     ) -> None:
         self.inputs = inputs
         self._runtime = runtime
+        self._seed = seed
         self._model = build(module, inputs, seed, name).to(runtime.device)
         self._take_weights()
         self._values = unpack("input", inputs)
@@ -48,9 +50,9 @@ class Candidate:
         """Its outputs for the inputs of another call."""
         return self._call(unpack("input", inputs))
 
-    def _call(self, values: list[Any]) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return named(self._model(*values))
+    def _call(self, values: Any) -> dict[str, Tensor]:
+        with torch.no_grad(), seeded(self._seed):  # so that what draws at random draws what Model does
+            return named(call(self._model, values))
 
 
 def _alike(value: Tensor, other: Tensor) -> bool:

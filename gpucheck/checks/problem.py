@@ -1,28 +1,31 @@
 """A KernelBench-style pair as a check: ``Model`` in one file is the reference, ``ModelNew`` in another is under test.
 
-The file of the problem also has ``get_inputs`` and ``get_init_inputs`` and may state ``tolerance = {"absolute": ...,
-"relative": ...}``; without it the bound is derived from what ``Model`` computes. The candidate is executed only where
-kernels are launched, never where outputs are judged.
+The file of the problem also has ``get_inputs`` and ``get_init_inputs``. It may state ``tolerance = {"absolute": ...,
+"relative": ...}``; without it the bound is derived from what ``Model`` computes. It may also state ``PRECISION =
+"tf32"`` or ``"bf16"``, the least that products may be computed in; without it that is fp32. The candidate is executed
+only where kernels are launched, never where outputs are judged.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import ANY_KERNEL, Allowed, CandidateCheck, Runtime
 from gpucheck.checks.on_use import torch_model
+from gpucheck.checks.own_kernels import declared_kernels, short_name
 from gpucheck.checks.source_files import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.check_source import CheckSource
+from gpucheck.model.check_source import PRECISIONS, CheckSource
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+SHOWN = 5  # kernels that are named where none is the candidate's own
 TRIALS = (1, 2, 3)  # where no scenario says which
 
 
@@ -36,6 +39,8 @@ class Problem(CandidateCheck):
     def __init__(self, name: str, source: CheckSource) -> None:
         self.source = source
         self.tolerance = stated_tolerance(Path(source.files[0]))
+        self.precision = source.pair.precision or stated_precision(Path(source.files[0]))
+        self.own_kernels = declared_kernels(Path(source.files[1]))
         self.spec = CheckSpec(  # type: ignore[misc]  # one a candidate
             name=name,
             summary=f"{Path(source.files[1]).name} against {Path(source.files[0]).name}; bound: {self.bound}",
@@ -47,7 +52,8 @@ class Problem(CandidateCheck):
     def bound(self) -> str:
         """Where the bound comes from, in words."""
         if self.tolerance is None:
-            return "derived from Model, its rounding errors drawn at random"
+            narrow = "" if self.precision == "fp32" else f", products in {self.precision} allowed"
+            return f"derived from Model, its rounding errors drawn at random{narrow}"
         parts = ", ".join(f"{key} {value:g}" for key, value in self.tolerance.items())
         return f"stated in {Path(self.source.files[0]).name}, {parts}"
 
@@ -60,7 +66,8 @@ class Problem(CandidateCheck):
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         from gpucheck.checks import torch_reference
 
-        found = torch_reference.Reference(module_of(self.source, 0), inputs, case.input_seed)
+        module = module_of(self.source, 0)
+        found = torch_reference.Reference(module, inputs, case.input_seed, precision=self.precision)
         return found.expected(self.tolerance, self.bound)
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
@@ -92,10 +99,41 @@ class Problem(CandidateCheck):
         return Candidate(module_of(self.source, 0), inputs, case.input_seed, runtime, "Model")
 
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
-        return (ANY_KERNEL,)
+        return (ANY_KERNEL,) if self.own_kernels.triton_alone else ()
+
+    @property
+    def traced(self) -> bool:  # type: ignore[override]
+        return bool(self.own_kernels.device or self.own_kernels.other)
+
+    def fallback(self, launched: Sequence[str], device_kernels: Sequence[str] | None) -> tuple[str, str]:
+        own = self.own_kernels
+        if launched or own.ran(device_kernels) or (own.triton_alone and own):
+            return "", ""  # what Triton should have launched and did not is seen elsewhere
+        if own and device_kernels is not None:
+            seen = ", ".join(short_name(name) for name in device_kernels[:SHOWN]) or "none"
+            return f"none of {', '.join((*own.device, *own.other))} ran on the GPU; ran: {seen}", ""
+        if own or own.built:
+            return "", ""  # nobody can see what compiled code does on the host
+        words = "ModelNew has no kernel of its own"
+        return (words, "") if self.source.pair.own_kernel else ("", words)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {}
+
+
+def stated_precision(path: Path) -> str:
+    """The ``PRECISION`` that a problem's file states, read without running it; fp32 without one.
+
+    Raises:
+        UsageError: it is not written out as one of those that are known.
+    """
+    bound = top_level(path)
+    if "PRECISION" not in bound:
+        return PRECISIONS[0]
+    value = getattr(bound["PRECISION"], "value", None)
+    if value not in PRECISIONS:
+        raise UsageError(f"{path}: PRECISION is {value!r}, expected one of {', '.join(PRECISIONS)}, written out")
+    return str(value)
 
 
 def stated_tolerance(path: Path) -> dict[str, float] | None:

@@ -69,18 +69,26 @@ def _executed(path: str, name: str, content: bytes) -> ModuleType:
     return module
 
 
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a Python file.
+
+    Raises:
+        UsageError: the file is not Python.
+    """
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{path} is not Python: {error_line(error)}") from None
+
+
 def top_level(path: Path) -> dict[str, ast.AST | None]:
     """The names that a Python file binds outside of functions and classes, with the value or class where it shows.
 
     Raises:
         UsageError: the file is not Python.
     """
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{path} is not Python: {error_line(error)}") from None
     bound: dict[str, ast.AST | None] = {}
-    nodes: list[ast.AST] = list(tree.body)
+    nodes: list[ast.AST] = list(tree_of(path).body)
     for node in nodes:  # grows by what stands in branches
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             bound[node.name] = node

@@ -15,7 +15,7 @@ from gpucheck.checks.base import Check
 from gpucheck.checks.problem import Problem
 from gpucheck.checks.source_files import module_of, read_as_planned, top_level
 from gpucheck.model.case import CheckSpec
-from gpucheck.model.check_source import CheckSource, SourceKind, source_of
+from gpucheck.model.check_source import CheckSource, PairOptions, SourceKind, source_of
 from gpucheck.model.errors import UsageError, error_line
 
 GROUP = "gpucheck.checks"
@@ -26,7 +26,11 @@ MODULES = ("nn.Module", "torch.nn.Module", "Module")  # bases that have no forwa
 
 
 def find(
-    files: Sequence[str], problems: Sequence[str], candidates: Sequence[str], taken: Sequence[str]
+    files: Sequence[str],
+    problems: Sequence[str],
+    candidates: Sequence[str],
+    taken: Sequence[str],
+    pair: PairOptions | None = None,
 ) -> tuple[list[CheckSource], list[CheckSource]]:
     """The sources that were asked for, and those that packages offer.
 
@@ -35,6 +39,7 @@ def find(
         problems: files with ``Model``, each for the candidate at the same place.
         candidates: files with ``ModelNew``.
         taken: names of gpucheck's own checks; a package's check of a name that is in use stays unknown.
+        pair: what is asked of candidates beside their files.
 
     Raises:
         UsageError: a file that is none, or does not hold what it should, or a name that is used twice.
@@ -45,7 +50,8 @@ def find(
             "each problem, in the same order"
         )
     found = [_file(Path(name)) for name in files]
-    found += [_pair(Path(problem), Path(candidate)) for problem, candidate in zip(problems, candidates, strict=True)]
+    pairs = zip(problems, candidates, strict=True)
+    found += [_pair(Path(problem), Path(candidate), pair or PairOptions()) for problem, candidate in pairs]
     seen = dict.fromkeys(taken, "gpucheck itself")
     for source in found:
         for name in source.checks:
@@ -110,7 +116,7 @@ def _require_whole(kind: type[Check], where: str) -> None:
         raise UsageError(f"{where}: {kind.__name__}.spec is a {type(kind.spec).__name__}, expected a CheckSpec")
 
 
-def _pair(problem: Path, candidate: Path) -> CheckSource:
+def _pair(problem: Path, candidate: Path, options: PairOptions) -> CheckSource:
     """A problem and its candidate, after whose file the check is called; both are read, none is run."""
     for path, option, names in ((problem, "--problem", PROBLEM_NAMES), (candidate, "--candidate", ("ModelNew",))):
         bound = top_level(_python_file(path, option))
@@ -118,7 +124,7 @@ def _pair(problem: Path, candidate: Path) -> CheckSource:
         if missing:
             raise UsageError(f"{option} {path} does not define {' and '.join(missing)}")
         _require_forward(bound[names[0]], f"{option} {path}")
-    return source_of(SourceKind.PROBLEM, (candidate.stem,), (problem, candidate))
+    return replace(source_of(SourceKind.PROBLEM, (candidate.stem,), (problem, candidate)), pair=options)
 
 
 def _python_file(path: Path, option: str) -> Path:

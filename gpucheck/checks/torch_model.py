@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -13,30 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpucheck.checks.arguments import call, pack, tensors, unpack
 from gpucheck.checks.base import Allowed
+from gpucheck.checks.drawn_device import redirected
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.digest import whole
 from gpucheck.verify.noise_model import UnknownOperation
 from gpucheck.verify.views import is_dense
 
-LITERAL = ".literal"
 process_lock = threading.RLock()  # the random state, and how torch computes attention, belong to the whole process
 
 
-def draw(module: ModuleType, seed: int) -> dict[str, Tensor]:
-    """Arguments and weights of ``Model``, and the inputs of one call: ``input0``, ..."""
-    with seeded(seed), problems_own("get_init_inputs"):
-        init = pack("init", module.get_init_inputs())
-    inputs = draw_inputs(module, seed)
+def draw(module: ModuleType, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+    """Arguments and weights of ``Model``, and the inputs of one call: ``input0``, ...
+
+    Args:
+        device: where they are drawn, whatever device the problem names; numbers of a GPU are other ones.
+    """
+    with seeded(seed), problems_own("get_init_inputs"), redirected(device):
+        init = pack("init", module.get_init_inputs(), getattr(module, "__name__", ""))
+    inputs = draw_inputs(module, seed, device)
     with problems_own("Model"):
-        state = build(module, init, seed).state_dict()
+        state = build(module, init, seed, device=device).state_dict()
     return {**init, **inputs, **{f"state.{name}": value.detach() for name, value in state.items()}}
 
 
-def draw_inputs(module: ModuleType, seed: int) -> dict[str, Tensor]:
+def draw_inputs(module: ModuleType, seed: int, device: str = "cpu") -> dict[str, Tensor]:
     """The inputs of one call: ``input0``, ..."""
-    with seeded(seed), problems_own("get_inputs"):
-        return pack("input", module.get_inputs())
+    with seeded(seed), problems_own("get_inputs"), redirected(device):
+        return pack("input", module.get_inputs(), getattr(module, "__name__", ""))
 
 
 @contextmanager
@@ -54,10 +58,12 @@ def problems_own(what: str) -> Iterator[None]:
         raise UsageError(f"{what} of the problem raised {type(error).__name__}: {error}") from error
 
 
-def build(module: ModuleType, inputs: Mapping[str, Tensor], seed: int, name: str = "Model") -> torch.nn.Module:
-    """The model called ``name``, made under the seed from the arguments of :func:`draw`."""
-    with seeded(seed):
-        model: torch.nn.Module = getattr(module, name)(*unpack("init", inputs))
+def build(
+    module: ModuleType, inputs: Mapping[str, Tensor], seed: int, name: str = "Model", device: str = "cpu"
+) -> torch.nn.Module:
+    """The model called ``name``, made under the seed from the arguments of :func:`draw` on a device."""
+    with seeded(seed), redirected(device):
+        model: torch.nn.Module = call(getattr(module, name), unpack("init", inputs))
     return model
 
 
@@ -67,68 +73,53 @@ def weights(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def named(result: Any) -> dict[str, Tensor]:
-    """What a model returns, by name: ``out``, or ``out0``, ``out1``, ... of several tensors.
+    """What a model returns, by name: ``out``, or ``out0``, ``out1.logits``, ... of several tensors in whatever form.
+
+    Numbers are tensors without axes; None stands for nothing.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: it holds something else, or nothing.
     """
-    if isinstance(result, Tensor):
-        return {"out": result}
-    if isinstance(result, (tuple, list)) and result and all(isinstance(part, Tensor) for part in result):
-        return {f"out{number}": part for number, part in enumerate(result)}
-    raise TypeError(f"a model returned {type(result).__name__}, expected a tensor or several of them")
+    found = dict(_leaves("out", result))
+    if not found:
+        raise TypeError(f"a model returned {type(result).__name__} without a tensor")
+    return found
 
 
-def pack(prefix: str, values: Sequence[Any]) -> dict[str, Tensor]:
-    """Arguments as tensors: numbers, strings and the like as the bytes of how Python writes them.
-
-    Raises:
-        UsageError: an argument that is neither a tensor on the CPU nor a plain value.
-    """
-    packed = {}
-    for number, value in enumerate(values):
-        if isinstance(value, Tensor):
-            if value.device.type != "cpu":
-                raise UsageError(f"{prefix} {number} of the problem lies on {value.device}, expected the CPU")
-            packed[f"{prefix}{number}"] = value.detach()
-            continue
-        try:
-            plain = ast.literal_eval(repr(value)) == value
-        except (ValueError, SyntaxError):
-            plain = False
-        if not plain:
-            kind = type(value).__name__
-            raise UsageError(f"{prefix} {number} of the problem is a {kind}, expected a tensor or a plain Python value")
-        packed[f"{prefix}{number}{LITERAL}"] = torch.frombuffer(bytearray(repr(value).encode()), dtype=torch.uint8)
-    return packed
-
-
-def unpack(prefix: str, inputs: Mapping[str, Tensor]) -> list[Any]:
-    """The arguments that :func:`pack` made tensors of, tensors as they are."""
-    values: list[Any] = []
-    while True:
-        name = f"{prefix}{len(values)}"
-        if name in inputs:
-            values.append(inputs[name])
-        elif name + LITERAL in inputs:
-            values.append(ast.literal_eval(bytes(inputs[name + LITERAL].tolist()).decode()))
-        else:
-            return values
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, (bool, int, float)):
+        yield name, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _leaves(f"{name}.{key}", part)
+    elif isinstance(value, (tuple, list)):
+        for number, part in enumerate(value):
+            yield from _leaves(f"{name}{number}" if name == "out" else f"{name}.{number}", part)
+    elif value is not None:
+        raise TypeError(f"a model returned {type(value).__name__}, expected tensors or numbers")
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Inside, everything that draws at random from the state of the process does so from this seed."""
     with process_lock:
+        of_gpu = torch.cuda.is_initialized()
         before = random.getstate(), torch.get_rng_state(), _numpy_state()
+        gpu_state = torch.cuda.get_rng_state() if of_gpu else None
         random.seed(seed)
         torch.default_generator.manual_seed(seed)
+        if of_gpu:
+            torch.cuda.manual_seed(seed)
         _numpy_state(seed)
         try:
             yield
         finally:
             random.setstate(before[0])
             torch.set_rng_state(before[1])
+            if gpu_state is not None:
+                torch.cuda.set_rng_state(gpu_state)
             _numpy_state(state=before[2])
 
 
@@ -154,10 +145,11 @@ def side_effects(module: ModuleType, inputs: Mapping[str, Tensor], seed: int, de
     """
     model = build(module, inputs, seed).to(device)
     model.load_state_dict(weights(inputs))
-    values = unpack("input", {name: value.to(device, copy=True) for name, value in inputs.items()})
+    held = {name: value.to(device, copy=True) for name, value in inputs.items()}
+    values = unpack("input", held)
     state = {f"state.{name}": value for name, value in model.state_dict().items()}
-    given = {**state, **{f"input{number}": value for number, value in enumerate(values) if isinstance(value, Tensor)}}
-    first, second = (named(model(*values)) for _ in range(2))
+    given = {**state, **tensors("input", held)}
+    first, second = (named(call(model, values)) for _ in range(2))
     changed = {name for name, value in given.items() if not _same_bits(value, inputs[name].to(device))}
     memory = {value.untyped_storage().data_ptr() for value in (*given.values(), *first.values()) if value.numel()}
     return Allowed(

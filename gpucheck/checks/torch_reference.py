@@ -18,17 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpucheck.checks.torch_model import build, draw_inputs, named, problems_own, process_lock, unpack, weights
+from gpucheck.checks.arguments import call, tensors, unpack
+from gpucheck.checks.drawn_device import redirected
+from gpucheck.checks.torch_model import build, draw_inputs, named, problems_own, process_lock, seeded, weights
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.judge import accepted, judge
-from gpucheck.verify.noise_model import NARROW, UnknownOperation, Wide
+from gpucheck.verify.noise_model import NARROW, RandomDraws, UnknownOperation, Wide
 from gpucheck.verify.normal_numbers import Normal
 
-MANY = 1 << 20  # numbers in inputs and outputs from which noise is taken from a stock and calls are made in parts
-PART = 1 << 20  # of these numbers in a call for a part
+MANY = {"cpu": 1 << 20, "cuda": 1 << 27}  # numbers in inputs and outputs from which calls are made in parts
+PART = {"cpu": 1 << 20, "cuda": 1 << 27}  # of these numbers in a call for a part
 
 Tensors = dict[str, Tensor]
 
@@ -38,21 +40,44 @@ class Inseparable(Exception):
 
 
 class Reference:
-    """``Model`` on the CPU, in float64 whatever dtype it names itself."""
+    """``Model`` in float64, whatever dtype it names itself, on the CPU or on a GPU."""
 
-    def __init__(self, module: ModuleType, inputs: Mapping[str, Tensor], seed: int) -> None:
-        self._inputs, self._others = inputs, draw_inputs(module, seed ^ 1)
-        self._model = build(module, inputs, seed)
-        self._model.load_state_dict(weights(inputs))
+    def __init__(
+        self,
+        module: ModuleType,
+        inputs: Mapping[str, Tensor],
+        seed: int,
+        *,
+        precision: str = "fp32",
+        device: str = "cpu",
+    ) -> None:
+        """Args:
+        inputs: what :func:`draw` gave.
+        precision: the least that products may be computed in, see :func:`bounds.operand_deviation`.
+        device: where the model runs.
+        """
+        self._device = torch.device(device)
+        self._inputs = {name: value.to(self._device) for name, value in inputs.items()}
+        drawn_on = next((value.device.type for value in tensors("input", inputs).values()), "cpu")
+        self._others = draw_inputs(module, seed ^ 1, str(self._device) if drawn_on == "cuda" else "cpu")
+        self._model = build(module, inputs, seed).to(self._device)
+        self._model.load_state_dict(weights(self._inputs))
         parts = [value.dtype for value in inputs.values() if value.is_floating_point()]
         self._dtype = next((dtype for dtype in reversed(NARROW) if dtype in parts), torch.float32)
+        self._precision = precision
         self._seed = seed
+        self._draws = RandomDraws()
         self._wide_weights: dict[int, Tensor] = {}  # by id of a parameter
         self._shared: Tensors = {}  # float64 inputs that calls for parts have as they are
         self._writes = False  # to its weights or to these inputs
 
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether the model draws numbers itself; known once it was called."""
+        return bool(self._draws.drawn)
+
     def expected(self, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected]:
-        """The right outputs.
+        """The right outputs, on the device of the model.
 
         Args:
             tolerance: as stated in the problem; None derives the bound.
@@ -62,14 +87,17 @@ class Reference:
             UsageError: no bound can be had that tells right from wrong.
         """
         with process_lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            with problems_own("Model"):
-                own = named(self._fresh(self._inputs, wide=False)())
-            values = self._wide(self._inputs)
-            others = {name: value.to(own[name].dtype) for name, value in self._wide(self._others).items()}
+            own = self._in_its_own_dtype(self._inputs)
+            try:
+                values = self._wide(self._inputs)
+                others = {name: value.to(own[name].dtype) for name, value in self._wide(self._others).items()}
+            except UnknownOperation as error:
+                raise UsageError(f"Model calls {error}, and its reference cannot do it alike") from None
             if any(bool(value.isnan().any()) for value in values.values()):
                 raise UsageError("Model gives NaN: such outputs cannot be judged")
             if tolerance is None:
-                estimates, longest = self._derived(values)
+                squares, longest = self._derived(values)
+                estimates = {name: bounds.sampled(value, squares[name]) for name, value in values.items()}
                 bound += f" ({bounds.SAMPLES} runs, {bounds.WIDTH} deviations, longest sum {longest})"
             else:
                 estimates = {
@@ -79,35 +107,40 @@ class Reference:
                     for name, value in values.items()
                 }
             self._wide_weights.clear()
-        expected = {
-            name: Expected(estimate, own[name].dtype, basis=_exactly(bound, estimate))
-            for name, estimate in estimates.items()
-        }
+        expected = {name: _expected(estimate, own[name], bound) for name, estimate in estimates.items()}
         _require_that_it_tells(expected, own, others)
         return expected
 
-    def _derived(self, values: Tensors) -> tuple[dict[str, bounds.Estimate], int]:
-        """The estimates, and the terms of the longest sum."""
-        generator = torch.Generator().manual_seed(self._seed)
+    def _in_its_own_dtype(self, inputs: Mapping[str, Tensor]) -> Tensors:
+        """The outputs of the model as it is; what it draws at random is kept, for its further calls."""
+        with problems_own("Model"), seeded(self._seed), self._draws:
+            own = named(self._fresh(inputs, wide=False)())
+        unknown = [f"{name} is {value.dtype}" for name, value in own.items() if value.is_complex()]
+        if unknown:
+            raise UsageError(f"{unknown[0]}; complex numbers cannot be judged: return their parts")
+        return {name: value.to(self._device) for name, value in own.items()}
+
+    def _derived(self, values: Tensors) -> tuple[Tensors, int]:
+        """The squared errors of runs with noise, and the terms of the longest sum."""
+        generator = torch.Generator(self._device).manual_seed(self._seed)
         try:
-            squares, longest = self._squares(values, generator)
+            return self._squares(values, generator)
         except UnknownOperation as error:
             raise UsageError(
                 f"no bound can be derived: Model calls {error}, whose errors are not known; state tolerance = "
                 '{"absolute": ..., "relative": ...} in the problem'
             ) from None
-        return {name: bounds.sampled(value, squares[name]) for name, value in values.items()}, longest
 
     def _squares(self, values: Tensors, generator: torch.Generator) -> tuple[Tensors, int]:
         """Of the differences that errors drawn at random make, and the terms of the longest sum."""
-        given = {name: value for name, value in self._inputs.items() if name.startswith("input")}
+        given, kind = tensors("input", self._inputs), self._device.type
         size = sum(value.numel() for value in (*given.values(), *values.values()))
-        if size <= MANY:
-            return self._noisy(values, self._inputs, Normal(generator))
-        for axis, names in _divisions(given, values):
-            with suppress(Inseparable):
-                return self._in_parts(values, generator, axis, names, size)
-        return self._noisy(values, self._inputs, Normal(generator, stocked=True))
+        stocked = kind == "cpu" and size > MANY[kind]
+        if size > MANY[kind] and not self.draws_at_random:
+            for axis, names in _divisions(given, values):
+                with suppress(Inseparable):
+                    return self._in_parts(values, generator, axis, names, size)
+        return self._noisy(values, self._inputs, Normal(generator, stocked=stocked))
 
     def _in_parts(
         self, values: Tensors, generator: torch.Generator, axis: int, names: Collection[str], size: int
@@ -119,10 +152,10 @@ class Reference:
         """
         squares = {name: torch.zeros_like(value) for name, value in values.items()}
         extent = next(iter(values.values())).shape[axis]
-        step = max(1, extent * PART // size)
+        step = max(1, extent * PART[self._device.type] // size)
         begins = range(0, extent, step)
-        self._shared = {k: _widened(v) for k, v in self._inputs.items() if k.startswith("input") and k not in names}
-        seeds = torch.randint(2**62, (len(begins),), generator=generator).tolist()
+        self._shared = {k: _widened(v) for k, v in tensors("input", self._inputs).items() if k not in names}
+        seeds = torch.randint(2**62, (len(begins),), generator=generator, device=generator.device).tolist()
         threads = torch.get_num_threads()
 
         def part(begin: int, seed: int) -> int:
@@ -130,10 +163,15 @@ class Reference:
                 count = min(step, extent - begin)
                 return {k: v.narrow(axis, begin, count) if k in cut_ones else v for k, v in whole.items()}
 
-            noise = Normal(torch.Generator().manual_seed(seed), stocked=True)
+            noise = Normal(torch.Generator(self._device).manual_seed(seed), stocked=self._device.type == "cpu")
             with torch.no_grad():
                 return self._part(cut(values, values), cut(self._inputs, names), cut(squares, squares), noise)
 
+        if self._device.type == "cuda":
+            try:
+                return squares, max(map(part, begins, seeds))
+            finally:
+                self._shared = {}
         try:
             with ThreadPoolExecutor(threads, "reference", torch.set_num_threads, (1,)) as pool:
                 longest = max(_all_or_first_error(pool, part, begins, seeds))
@@ -184,10 +222,10 @@ class Reference:
     def _call(
         self, inputs: Mapping[str, Tensor], noise: Normal | None, product: FirstProduct | None
     ) -> tuple[Wide, Tensors]:
-        call = self._fresh(inputs, wide=True)
+        model = self._fresh(inputs, wide=True)
         shared = [(each, each.data_ptr()) for each in (*self._wide_weights.values(), *self._shared.values())]
-        with Wide(self._dtype, noise, product) as mode:
-            result = named(call())
+        with Wide(self._dtype, noise, product, self._draws, self._precision) as mode:
+            result = {name: value.to(self._device) for name, value in named(model()).items()}
         if any(place in mode.written or place != each.data_ptr() for each, place in shared):
             self._writes = True
         return mode, result
@@ -197,22 +235,23 @@ class Reference:
 
         Copies share the memory of their float64 weights unless a call writes to them.
         """
-        values = unpack("input", {**inputs, **self._shared})
         kept = {id(value) for value in self._shared.values()}
+        held = {**inputs, **self._shared}
         if wide:
             if self._writes or not self._wide_weights:
                 self._wide_weights = {id(weight): _wide_weight(weight) for weight in self._model.parameters()}
             model = copy.deepcopy(self._model, dict(self._wide_weights)).double()
-            values = [_widened(v) if isinstance(v, Tensor) and id(v) not in kept else v for v in values]
+            copies = {name: v if id(v) in kept else _widened(v) for name, v in tensors("input", held).items()}
         else:
             model = copy.deepcopy(self._model)
-            values = [value.clone() if isinstance(value, Tensor) else value for value in values]
+            copies = {name: value.to(self._device, copy=True) for name, value in tensors("input", held).items()}
+        values = unpack("input", {**held, **copies})
 
-        def call() -> Any:
-            with problems_own("Model"):
-                return model(*values)
+        def run() -> Any:
+            with problems_own("Model"), redirected(self._device):
+                return call(model, values)
 
-        return call
+        return run
 
 
 def _wide_weight(weight: torch.nn.Parameter) -> torch.nn.Parameter:
@@ -245,8 +284,22 @@ def _divisions(inputs: Mapping[str, Tensor], outputs: Tensors) -> Iterator[tuple
             yield from ((axis, [name]) for name in fitting if len(fitting) > 1)
 
 
-def _exactly(bound: str, estimate: bounds.Estimate) -> str:
-    return bound if estimate.error is not None else "derived from Model, which makes no rounding error: none allowed"
+def _expected(estimate: bounds.Estimate, own: Tensor, bound: str) -> Expected:
+    """The reference of an output that has the dtype of ``own``.
+
+    Whole numbers that come of rounded ones, as the place of a maximum does, are known where no run with noise differs.
+    """
+    exactly = "derived from Model, which makes no rounding error: none allowed"
+    basis = bound if estimate.error is not None else exactly
+    if estimate.error is None or own.dtype.is_floating_point:
+        if estimate.error is not None and own.dtype == torch.float64:
+            narrower = bounds.in_float64(estimate)
+            strict = Expected(narrower, own.dtype, basis=basis)
+            if accepted(own, strict) is not None:
+                return strict
+        return Expected(estimate, own.dtype, basis=basis)
+    unknown = estimate.error > bounds.SMALLEST_NORMAL
+    return Expected(bounds.Estimate(estimate.value, None), own.dtype, basis=basis, unknown=unknown)
 
 
 def _require_that_it_tells(expected: dict[str, Expected], own: Tensors, others: Tensors) -> None:
@@ -255,12 +308,12 @@ def _require_that_it_tells(expected: dict[str, Expected], own: Tensors, others: 
     own, others: of the dtypes of the outputs.
     """
     for name, item in expected.items():
-        if item.dtype.is_floating_point and item.dtype not in NARROW:
-            raise UsageError(f"{name} of Model is {item.dtype}: bounds are known for fp32, bf16 and fp16")
+        if item.dtype.is_floating_point and item.dtype not in (*NARROW, torch.float64):
+            raise UsageError(f"{name} of Model is {item.dtype}: bounds are known for fp64, fp32, bf16 and fp16")
     refused = judge(own, expected, {}).mismatches
     if refused:
         raise UsageError(
-            f"the bound refuses Model itself, computed in its own dtype on the CPU: {refused[0].output} is off by "
+            f"the bound refuses Model itself, computed in its own dtype: {refused[0].output} is off by "
             f"{abs((refused[0].got or 0.0) - refused[0].expected):.3g}, allowed {refused[0].bound:.3g}; state another "
             "tolerance in the problem"
         )

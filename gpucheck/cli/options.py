@@ -14,7 +14,7 @@ from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.report.formats import FORMATS
 
 if TYPE_CHECKING:
-    from gpucheck.model.check_source import CheckSource
+    from gpucheck.model.check_source import CheckSource, PairOptions
 
 LibraryOption = Annotated[
     str | None,
@@ -123,15 +123,60 @@ CandidateOption = Annotated[
 ]
 """Where checks come from; read with :func:`check_sources`."""
 
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="The least that a candidate may compute products in: fp32, tf32 or bf16.",
+        show_default="PRECISION in the problem's file, else fp32",
+    ),
+]
+ReferenceOption = Annotated[
+    str,
+    typer.Option(
+        "--reference", metavar="WHERE", help="Where the float64 reference of a problem is computed: cpu, gpu or auto."
+    ),
+]
+OwnKernelOption = Annotated[
+    bool, typer.Option("--own-kernel", help="Fail candidates that have no kernel of their own, as plain torch code.")
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rule", metavar="NAME", help="Also give the verdict of a published rule on candidates: kernelbench."
+    ),
+]
+"""What is asked of candidates; read with :func:`pair_options`."""
+
+
+def pair_options(precision: str | None, reference: str, own_kernel: bool, rule: str | None) -> PairOptions:
+    """What is asked of candidates.
+
+    Raises:
+        UsageError: a name that is none.
+    """
+    from gpucheck.model.check_source import PRECISIONS, REFERENCES, RULES, PairOptions
+
+    named = (("--precision", precision, PRECISIONS), ("--reference", reference, REFERENCES), ("--rule", rule, RULES))
+    for option, value, known in named:
+        if value is not None and value not in known:
+            raise UsageError(f"{option} is {value!r}, expected one of {', '.join(known)}")
+    return PairOptions(precision or "", reference, own_kernel, rule or "")
+
 
 def check_sources(
-    check_file: list[str] | None, problem: list[str] | None, candidate: list[str] | None
+    check_file: list[str] | None,
+    problem: list[str] | None,
+    candidate: list[str] | None,
+    pair: PairOptions | None = None,
 ) -> tuple[list[CheckSource], list[CheckSource]]:
     """The check sources that options name and those that packages offer; all are active from here on."""
     from gpucheck import checks
     from gpucheck.checks.sources import find
 
-    given, offered = find(check_file or [], problem or [], candidate or [], [*checks.CHECKS, *checks.UNLISTED])
+    taken = [*checks.CHECKS, *checks.UNLISTED]
+    given, offered = find(check_file or [], problem or [], candidate or [], taken, pair)
     checks.activate([*given, *offered])
     return given, offered
 

@@ -24,12 +24,17 @@ from gpucheck.cli.options import (
     JudgeOption,
     LibraryOption,
     NodeVerdictOption,
+    OwnKernelOption,
+    PrecisionOption,
     ProblemOption,
+    ReferenceOption,
+    RuleOption,
     VerboseOption,
     WriteOption,
     check_folder,
     check_seconds,
     check_sources,
+    pair_options,
     require,
     split,
     time_span,
@@ -78,6 +83,10 @@ def run(
     check_file: CheckFileOption = None,
     problem: ProblemOption = None,
     candidate: CandidateOption = None,
+    precision: PrecisionOption = None,
+    reference: ReferenceOption = "auto",
+    own_kernel: OwnKernelOption = False,
+    rule: RuleOption = None,
     library: LibraryOption = None,
     engine: EngineOption = None,
     patch: Annotated[
@@ -192,7 +201,8 @@ def run(
         raise UsageError("--checks names no check")
     accepted = read_files(accept or []) if node_rank == 0 else []
     source, engine_sources = parse_source(library), parse_engines(engine or [])
-    given, offered = check_sources(check_file, problem, candidate)
+    pair = pair_options(precision, reference, own_kernel, rule)
+    given, offered = check_sources(check_file, problem, candidate, pair)
     unselected = load(find(scenario), seed) if scenario else implied(given, seed) if given else None
     made_for_gpus = unselected.made_for_gpus if unselected else ""
     choice = choose(device, nproc, expected=expect_gpus, made_for_gpus=made_for_gpus)
@@ -240,6 +250,7 @@ def run(
         "--canary": "" if canary else None,
         "--no-canary": "" if canary is False else None,
         "--judge": decided if judge or decided == "engine" else None,
+        **pair.options,
     }
     plan = _plan(
         chosen,

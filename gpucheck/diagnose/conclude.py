@@ -243,6 +243,16 @@ def _other_messages(run: Run, findings: list[Finding]) -> list[str]:
     ]
 
 
+def _remarks(run: Run) -> list[str]:
+    """What there is to say of candidates that are right."""
+    right = {
+        (run.plan.steps[step].case.check, record.message): None
+        for (step, _), record in sorted(run.records.items())
+        if run.plan.steps[step].case.check in run.plan.candidates and record.outcome is Outcome.PASS and record.message
+    }
+    return [f"{check}: {message}" for check, message in right]
+
+
 def _speeds(run: Run) -> list[str]:
     """How fast candidates are, compared with the torch code they replace: the median over ranks.
 
@@ -282,7 +292,7 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
     notes += [*engine_parts(run), *_unlike(run), *other_kernels(run), *_widest_bounds(run)]
-    notes += _speeds(run)
+    notes += [*_remarks(run), *_speeds(run)]
     if run.plan.bench and run.plan.device == "cpu":
         notes.append("speed is measured on GPUs only: --bench has nothing to tell about a run on the CPU")
     if run.torn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -16,6 +16,32 @@ class SourceKind(str, Enum):
     PROBLEM = "problem"  # a file with Model and one with ModelNew
 
 
+PRECISIONS = ("fp32", "tf32", "bf16")
+REFERENCES = ("auto", "cpu", "gpu")
+KERNELBENCH = "kernelbench"
+RULES = (KERNELBENCH,)
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """What was asked of a problem and its candidate beside their files."""
+
+    precision: str = ""  # the least that products may be computed in; "": what the problem's file says, else fp32
+    reference: str = "auto"  # where the float64 reference is computed: cpu, gpu or auto
+    own_kernel: bool = False  # a candidate without a kernel of its own fails
+    rule: str = ""  # a published rule whose verdict is given beside ours; "": none
+
+    @property
+    def options(self) -> dict[str, str | None]:
+        """What says so on the command line: values of options, "" of those without one, None of those left out."""
+        return {
+            "--precision": self.precision or None,
+            "--reference": self.reference if self.reference != REFERENCES[0] else None,
+            "--own-kernel": "" if self.own_kernel else None,
+            "--rule": self.rule or None,
+        }
+
+
 @dataclass(frozen=True)
 class CheckSource:
     """Where one or several checks come from, and what was there when the run was planned."""
@@ -25,6 +51,7 @@ class CheckSource:
     files: tuple[str, ...]  # absolute paths; of a problem first Model's, then ModelNew's
     hashes: tuple[str, ...]  # SHA-256 of the content of each file
     target: str = ""  # of an entry point: "module:Class"
+    pair: PairOptions = field(default_factory=PairOptions)  # of a problem and its candidate
 
     @property
     def options(self) -> list[str]:

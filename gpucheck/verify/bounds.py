@@ -31,6 +31,7 @@ _EXPONENT = 0x7FF << 52  # its bits in a float64
 _SIGNIFICAND = {
     torch.bfloat16: (8, -126),
     torch.float16: (11, -14),
+    torch.float64: (53, -1022),
     torch.float32: (24, -126),
     torch.float8_e4m3fn: (4, -6),
 }
@@ -182,6 +183,8 @@ def round_to(dtype: torch.dtype, value: Tensor) -> Tensor:
     torch rounds float64 to bf16 and fp16 by way of float32, which rounds twice; rounding the float32 step to odd
     keeps the information that the second rounding needs.
     """
+    if dtype == torch.float64:
+        return value
     if dtype == torch.float32:
         return value.to(torch.float32).to(torch.float64)
     if dtype not in _SIGNIFICAND:
@@ -824,6 +827,45 @@ def rounding_deviation(dtype: torch.dtype) -> float:
     if dtype not in _SIGNIFICAND:
         raise ValueError(f"rounding to {dtype} is not defined here")
     return float(2.0 ** -_SIGNIFICAND[dtype][0] / math.sqrt(3))
+
+
+_OPERAND_BITS = {"fp32": 24, "tf32": 11, "bf16": 8}
+"""What a problem may allow products to be computed in: fp32 as it is, or operands cut to tf32 or bf16.
+
+With bf16 results may be stored in it as well.
+"""
+
+
+def operand_deviation(precision: str) -> float:
+    """Deviation to draw the error of one operand with, for a product whose two operands are cut to a precision.
+
+    What is cut off lies evenly within one unit in the last place, whether it is rounded or not: a deviation of
+    2^(1 - bits) / sqrt(12) for each operand. 0 for fp32, whose products are exact.
+    """
+    return 0.0 if precision == "fp32" else float(2.0 ** (1 - _OPERAND_BITS[precision]) / math.sqrt(6))
+
+
+def truncation_deviation(precision: str) -> float:
+    """Deviation to draw one factor of a whole product with, whose operands were cut off and not rounded.
+
+    Hardware that is given fp32 bits takes the upper ones. Each operand then shrinks by half a unit in the last place on
+    average, all terms alike; WIDTH deviations come to three times that.
+    """
+    return 0.0 if precision == "fp32" else 3 * 2.0 ** (1 - _OPERAND_BITS[precision]) / WIDTH
+
+
+def storage_deviation(precision: str) -> float:
+    """Deviation of the rounding of results that may be stored in a precision; 0 where they stay in their dtype."""
+    return rounding_deviation(torch.bfloat16) if precision == "bf16" else 0.0
+
+
+def in_float64(estimate: Estimate) -> Estimate:
+    """The error of a computation in float64 from that of the same in fp32: errors of both grow alike.
+
+    The reference is computed in float64 too, and errs as much, so the two add up.
+    """
+    assert estimate.error is not None
+    return Estimate(estimate.value, estimate.error * (2.0 * 2.0**-29), estimate.unit)
 
 
 def sampled(value: Tensor, squares: Tensor) -> Estimate:

@@ -37,6 +37,7 @@ class Rule:
     terms: how many terms each result adds up, from the arguments; None adds nothing up.
     operand: argument whose elements err as the terms of such a sum do; -1 for none.
     elementary: it is, or contains, a function that hardware approximates.
+    product: it multiplies two operands, which hardware may take with less precision.
     offset: what the error is relative to beside the result itself, from the arguments: where a usual formula adds up
         parts that are larger than the result; None where there is no such part.
     """
@@ -44,6 +45,7 @@ class Rule:
     terms: Callable[[Arguments], int] | None = None
     operand: int = -1
     elementary: bool = False
+    product: bool = False
     offset: Callable[[Arguments], Tensor | None] = lambda args: None
 
 
@@ -65,21 +67,73 @@ def rule_of(func: Any) -> Rule | None:
     raise UnknownOperation(name)
 
 
+class RandomDraws(TorchDispatchMode):
+    """Keeps what a call draws at random, so that calls in float64 go on with the same numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[Any] = []  # results of the operations that draw, in their order
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asks torch not to import its compiler; nothing here is compiled."""
+        return False
+
+    def __enter__(self) -> Any:
+        self.drawn = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.drawn.append(tree_map_only(Tensor, torch.clone, result))
+        return result
+
+
+def _drawn_before(func: Any, args: Any, drawn: Any) -> Any:
+    """The result of an operation that draws at random, with the numbers that were drawn before.
+
+    Raises:
+        UnknownOperation: what it draws does not show in its result.
+    """
+    name = func._schema.name.removeprefix("aten::")
+    if name == "native_dropout":
+        kept = args[0] * drawn[1]
+        scale = 1 / (1 - args[1]) if args[2] is not False and args[1] < 1 else 1.0
+        return kept * scale, drawn[1]
+    if not isinstance(drawn, Tensor) or name.startswith(("rrelu", "_")):
+        raise UnknownOperation(f"{name}, which draws at random")
+    wide = _widened(drawn)
+    return args[0].copy_(wide) if func._schema.is_mutable else wide
+
+
 class Wide(TorchDispatchMode):
     """Inside, torch code computes in float64, whatever floating dtype it names; with a source of noise, with that."""
 
-    def __init__(self, dtype: torch.dtype, noise: Normal | None = None, product: FirstProduct | None = None) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        noise: Normal | None = None,
+        product: FirstProduct | None = None,
+        draws: RandomDraws | None = None,
+        precision: str = "fp32",
+    ) -> None:
         """Args:
         dtype: that the code would compute in by itself; each operation may round its result to it.
         noise: where its numbers come from; None for none.
         product: watches without noise, and stands in for a product with noise.
+        draws: what an earlier call drew at random; without them no call may draw.
+        precision: the least that hardware may take operands of products in, see :func:`bounds.operand_deviation`.
         """
         super().__init__()
         self.longest = 1  # terms of the longest sum so far
         self.written: set[int] = set()  # addresses of the memory that operations wrote to beside that of their results
         self._noise = noise
         self._product = product
-        self._rounding = bounds.rounding_deviation(dtype)
+        self._drawn = list(draws.drawn) if draws is not None else []
+        self._operands = bounds.operand_deviation(precision)
+        self._leaning = bounds.truncation_deviation(precision)
+        self._rounding = max(bounds.rounding_deviation(dtype), bounds.storage_deviation(precision))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -93,6 +147,8 @@ class Wide(TorchDispatchMode):
         if func._schema.is_mutable:
             self.written |= _written(func, args, kwargs)
         args = tree_map_only(Tensor, _widened, args)
+        if torch.Tag.nondeterministic_seeded in func.tags and self._drawn:
+            return _drawn_before(func, args, self._drawn.pop(0))
         if self._noise is None:
             result = tree_map_only(Tensor, _widened, func(*args, **kwargs))
             if self._product is not None:
@@ -112,16 +168,17 @@ class Wide(TorchDispatchMode):
         function = bounds.ELEMENTARY_DEVIATION if rule.elementary else 0.0
         terms = 1 if rule.terms is None else max(1, rule.terms(args))
         summing = 0.0 if rule.terms is None else bounds.summing_deviation(terms)
+        operands = max(summing, self._operands) if rule.product else summing
         self.longest = max(self.longest, terms)
         offset = rule.offset(args)
         product, self._product = self._product, None  # none but the first operation that errs
         if product is not None and product.known:
             assert self._noise is not None
-            result: Any = product.draw(self._noise, summing)
+            result: Any = product.draw(self._noise, operands)
         else:
             given = list(args)
             for number, argument in enumerate(args):
-                deviation = max(function, summing if number == rule.operand else 0.0)
+                deviation = max(function, operands if number == rule.operand else 0.0)
                 own = number == 0 and func._schema.is_mutable
                 if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
                     given[number] = self._draw(argument, 1, deviation).mul_(argument)
@@ -130,10 +187,15 @@ class Wide(TorchDispatchMode):
         for output in [result] if isinstance(result, Tensor) else result:
             if isinstance(output, Tensor) and output.is_floating_point():
                 self._disturb(output, max(self._rounding, function, summing))
+                if rule.product and self._leaning:  # operands that are cut off all shrink
+                    output.mul_(1 + self._leaning * self._noise_scalar(output))
                 if first and offset is not None:
                     output.add_(self._draw(output, 0, max(function, summing)).mul_(offset))
                 first = False
         return result
+
+    def _noise_scalar(self, like: Tensor) -> Tensor:
+        return self._draw(like.new_empty(()), 0, 1)
 
     def _disturb(self, tensor: Tensor, deviation: float) -> None:
         tensor.mul_(self._draw(tensor, 1, deviation))
@@ -160,7 +222,8 @@ _MOVES = (
     "where masked_fill masked_fill_ gather scatter index index_select index_put index_put_ take cat stack embedding "
     "tril triu copy copy_ clone contiguous roll flip repeat rot90 im2col constant_pad_nd reflection_pad1d "
     "reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle "
-    "_unsafe_view _reshape_alias"
+    "_unsafe_view _reshape_alias unsafe_split unsafe_split_with_sizes split_copy unfold_copy masked_scatter "
+    "masked_select"
 )
 _COMPARES = (
     "max min amax amin argmax argmin maximum minimum aminmax clamp clamp_ clamp_min clamp_max relu relu_ hardtanh "
@@ -219,8 +282,8 @@ def _bias(position: int, axis: int) -> Callable[[Arguments], Tensor | None]:
 
 
 def _table() -> dict[str, Rule]:
-    product = Rule(lambda args: args[0].shape[-1], 0)
-    added = Rule(lambda args: args[1].shape[-1] + 1, 1, offset=_size)
+    product = Rule(lambda args: args[0].shape[-1], 0, product=True)
+    added = Rule(lambda args: args[1].shape[-1] + 1, 1, product=True, offset=_size)
     reduced, weighed = Rule(_axes(1), 0), Rule(_axes(1), elementary=True)
     layers = Rule(lambda args: math.prod(args[1]), 0, offset=lambda args: None if args[3] is None else args[3].abs())
     groups = Rule(lambda args: args[4] * args[5] // args[6], 0, offset=_bias(2, 1))
@@ -228,22 +291,23 @@ def _table() -> dict[str, Rule]:
     rules = {
         "mm bmm mv dot vdot": product,
         "addmm addmv baddbmm": added,
-        "convolution _convolution mkldnn_convolution": Rule(_filter, 0, offset=_bias(2, 1)),
+        "convolution _convolution mkldnn_convolution": Rule(_filter, 0, product=True, offset=_bias(2, 1)),
         "sum mean cumsum var std var_mean std_mean": reduced,
         "avg_pool2d avg_pool3d": Rule(lambda args: math.prod(args[1]), 0),
         "_adaptive_avg_pool2d _adaptive_avg_pool3d": Rule(_pooled, 0),
         "nll_loss_forward nll_loss2d_forward": Rule(lambda args: args[1].numel(), 0),
-        "mse_loss": Rule(lambda args: args[0].numel(), 0),
+        "mse_loss smooth_l1_loss huber_loss": Rule(lambda args: args[0].numel(), 0),
         "prod cumprod": Rule(_axes(1)),
         "linalg_vector_norm norm": Rule(_axes(2)),
         "native_layer_norm": layers,
         "native_group_norm": groups,
-        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training": channels,
+        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
+        "_batch_norm_with_update _batch_norm_no_update": channels,
         "_softmax _safe_softmax logsumexp logcumsumexp": weighed,
         "_log_softmax": Rule(_axes(1), elementary=True, offset=_one),
         "add add_ sub sub_ rsub mul mul_ div div_ addcmul addcdiv lerp sqrt reciprocal square hardswish hardsigmoid "
         "leaky_relu _prelu_kernel": Rule(),
-        "glu": Rule(elementary=True),
+        "glu _thnn_fused_lstm_cell _thnn_fused_gru_cell": Rule(elementary=True),
         "gelu mish": Rule(elementary=True, offset=_size),
         "elu selu celu softplus log_sigmoid_forward tanh expm1 log1p": Rule(elementary=True, offset=_one),
     }

@@ -29,7 +29,8 @@ class Normal:
     def draw(self, shape: Sequence[int], mean: float, deviation: float) -> Tensor:
         """Numbers of a mean and a standard deviation."""
         if not self._stocked:
-            drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64)
+            where = self._generator.device
+            drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64, device=where)
             return drawn.mul_(deviation).add_(mean)
         drawn, middle = torch.empty(shape, dtype=torch.float64), torch.tensor(mean, dtype=torch.float64)
         parts = drawn.view(-1).split(WINDOW)

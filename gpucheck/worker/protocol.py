@@ -160,6 +160,7 @@ class Reply:
     needed: tuple[NeededLaunches, ...] = ()  # launches of each call
     calls: int = 0  # that were made
     launches: list[dict[str, Any]] = field(default_factory=list)
+    device_kernels: list[str] | None = None  # that the driver saw in a candidate's first pass; None: nobody looked
     launched: int = 0  # launches of a single call, replays of CUDA graphs included
     stream: int | None = None  # of the inputs and the consumer on their device
     device: str = ""

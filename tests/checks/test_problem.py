@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gpucheck.checks import CHECKS, sources
+from gpucheck.checks.arguments import call, pack, tensors, unpack
 from gpucheck.checks.problem import stated_tolerance
-from gpucheck.checks.torch_model import draw, pack, unpack
+from gpucheck.checks.source_files import module_of
+from gpucheck.checks.torch_model import draw, named, seeded
+from gpucheck.checks.torch_reference import Reference
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.digest import whole
 from gpucheck.verify.judge import judge
@@ -104,17 +109,25 @@ def test_several_outputs_and_narrow_dtypes(problem: Make) -> None:
 @pytest.mark.parametrize(
     ("body", "inputs", "more", "words"),
     [
-        ("F.dropout(x)", "torch.randn(9)", "", r"Model calls bernoulli_, which draws at random.*state tolerance = "),
+        ("F.rrelu(x, training=True)", "torch.randn(9)", "", r"Model calls rrelu_with_noise, which draws at random"),
         ("torch.linalg.inv(x)", "torch.randn(4, 4)", "", r"no bound can be derived: Model calls linalg_inv_ex"),
         ("x * 3", "torch.ones(9)", "", r"accepts the answer to other inputs.*get_inputs must draw at random"),
         ("x * 3", "torch.randn(9)", 'tolerance = {"absolute": 100}\n', r"the bound accepts the answer to other inputs"),
         ("x.sqrt()", "-torch.rand(9)", "", r"Model gives NaN: such outputs cannot be judged"),
-        ("x.double()", "torch.randn(9)", "", r"out of Model is torch.float64: bounds are known for fp32, bf16 and"),
-        ("[x, 3]", "torch.randn(9)", "", r"Model of the problem raised TypeError: a model returned list, expected a"),
+        ("x.to(torch.complex64)", "torch.randn(9)", "", r"out is torch.complex64; complex numbers cannot be judged"),
+        ("[None, ()]", "torch.randn(9)", "", r"Model of the problem raised TypeError: a model returned list without a"),
+        ("[x, 'word']", "torch.randn(9)", "", r"Model of the problem raised TypeError: a model returned str, expected"),
         ("x.nothing()", "torch.randn(9)", "", r"Model of the problem raised AttributeError: "),
         ("x", "1 / 0", "", r"get_inputs of the problem raised ZeroDivisionError: division by zero"),
-        ("x", "torch.randn(9, device='meta')", "", r"input 0 of the problem lies on meta, expected the CPU"),
-        ("x", "object()", "", r"input 0 of the problem is a object, expected a tensor or a plain Python value"),
+        ("x", "torch.randn(9, device='meta')", "", r"input 0 of the problem lies on meta, expected the CPU or"),
+        ("x", "torch.randn(9) + 1j", "", r"input 0 of the problem is torch.complex64; complex numbers cannot be"),
+        ("x", "torch.randn(9).to_sparse()", "", r"input 0 of the problem is a sparse_coo tensor; dense ones can be"),
+        (
+            "x",
+            "torch.randn(9), {'f': lambda: 0}",
+            "",
+            r"input 1.f of the problem is a function, expected tensors, plain",
+        ),
         ("x", "torch.randn(9)", "import no_such_package\n", r"hard.py cannot be loaded: ModuleNotFoundError"),
     ],
 )
@@ -143,12 +156,94 @@ def test_a_tolerance_must_be_written_out(tmp_path: Path, text: str, words: str) 
         stated_tolerance(tmp_path / "hard.py")
 
 
-def test_plain_arguments_survive_being_packed() -> None:
-    values = [torch.ones(2), 3, -2.5, "sum", None, (2, 3), {"dim": -1}, True]
+def test_arguments_of_any_form_survive_being_packed() -> None:
+    inner = torch.ones(2, 3).t()
+    values = [torch.ones(2), 3, -2.5, "sum", None, (2, {"x": [inner]}), {"dim": -1, 4: ()}, True, math.inf, torch.half]
     packed = pack("init", values)
     assert all(isinstance(value, torch.Tensor) for value in packed.values())
-    assert unpack("init", packed)[1:] == values[1:] and unpack("init", packed)[0] is packed["init0"]
-    assert unpack("other", packed) == []
+    got = unpack("init", packed)
+    assert got[0] is packed["init0"] and got[5][1]["x"][0] is packed["init1"] and packed["init1"].stride() == (1, 3)
+    assert got[1:5] + got[6:] == values[1:5] + values[6:] and got[5][0] == 2
+    assert unpack("other", packed) == [] and list(tensors("init", packed)) == ["init0", "init1"]
+
+
+@pytest.mark.parametrize(
+    ("values", "called"),
+    [
+        (None, ((), {})),
+        ([], ((), {})),
+        ((1, 2), ((1, 2), {})),
+        ({"a": 1, "b": 2}, ((), {"a": 1, "b": 2})),
+        (7, ((7,), {})),
+        ([[], {}], ((), {})),
+        ([[1], {"b": 2}], ((1,), {"b": 2})),
+        ([[1], {"other": 2}], (([1], {"other": 2}), {})),
+        ([[1], {}], (([1], {}), {})),
+    ],
+)
+def test_arguments_are_handed_over_as_their_form_says(values: Any, called: Any) -> None:
+    def function(a: Any = None, b: Any = None) -> Any:
+        return a, b
+
+    positions, keywords = called
+    assert call(function, values) == function(*positions, **keywords)
+
+
+def test_outputs_of_any_form_have_names_of_their_own() -> None:
+    x = torch.ones(2)
+    found = named({"logits": x, "state": (x, None, [x]), "loss": 0.5})
+    assert list(found) == ["out.logits", "out.state.0", "out.state.2.0", "out.loss"]
+    assert found["out.loss"].dtype == torch.float64 and named((x, 3))["out1"].dtype == torch.int64
+
+
+def test_random_numbers_are_the_same_in_the_reference_and_in_the_candidate(problem: Make) -> None:
+    body = "F.dropout(x, 0.3) @ torch.rand(30, 4) + torch.randint(0, 9, (4,))"
+    inputs, expected = reference(problem(body))
+    with seeded(problem(body).spec.case({"trial": 1}, "normal", 0).input_seed):
+        x = inputs["input0"]
+        right = F.dropout(x, 0.3) @ torch.rand(30, 4) + torch.randint(0, 9, (4,))
+    assert not judge({"out": right}, expected, {}).mismatches
+    assert judge({"out": F.dropout(x, 0.3) @ torch.rand(30, 4)}, expected, {}).mismatches
+
+
+def test_numbers_in_float64_are_held_to_float64_where_the_model_keeps_to_it(problem: Make) -> None:
+    inputs, expected = reference(problem("x @ x.T", "torch.randn(20, 30, dtype=torch.float64)"))
+    x = inputs["input0"]
+    assert not judge({"out": x @ x.T}, expected, {}).mismatches
+    assert judge({"out": (x.float() @ x.float().T).double()}, expected, {}).mismatches
+    inputs, expected = reference(problem("(x @ x.T).double()"))
+    assert not judge({"out": (inputs["input0"] @ inputs["input0"].T).double()}, expected, {}).mismatches
+
+
+def test_a_place_that_rounding_decides_is_not_judged_and_every_other_one_is(problem: Make) -> None:
+    more = "torch.manual_seed(3)\nW = torch.randn(30, 30)\nW[:, 1:6] = W[:, :1] * 2\n"
+    inputs, expected = reference(problem("(x @ W).argmax(1)", more=more))
+    right = expected["out"].estimate.value.long()
+    unknown = expected["out"].unknown
+    assert unknown is not None and 0 < int(unknown.sum()) < len(right)
+    assert not judge({"out": right}, expected, {}).mismatches
+    assert judge({"out": (right + 1) % 30}, expected, {}).mismatches
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_pairs_that_name_a_gpu_run_where_they_are_run(problem: Make, device: str) -> None:
+    more = f"class Shift(nn.Module):\n    def forward(self, x): return x + torch.ones(3, device='{device}').cuda()\n"
+    inputs, expected = reference(problem("Shift()(x)", f"torch.rand(3, device='{device}').cuda()", more))
+    assert inputs["input0"].device.type == "cpu"
+    assert not judge({"out": inputs["input0"] + 1}, expected, {}).mismatches
+
+
+def test_products_may_be_as_narrow_as_allowed_and_no_narrower(problem: Make) -> None:
+    check = problem("x @ x.T", "torch.rand(50, 400)")
+    case = check.spec.case({"trial": 1}, "normal", 0)
+    inputs = check.inputs(case, torch.Generator())
+    x = inputs["input0"]
+    cut = (x.view(torch.int32) & ~0x1FFF).view(torch.float32)  # as hardware takes fp32 bits for tf32
+    results = {"fp32": x @ x.T, "tf32": cut @ cut.T, "bf16": (x.bfloat16() @ x.bfloat16().T).float()}
+    for number, allowed in enumerate(results):
+        expected = Reference(module_of(check.source, 0), inputs, case.input_seed, precision=allowed).expected(None, "")
+        wrong = [name for name, value in results.items() if judge({"out": value}, expected, {}).mismatches]
+        assert wrong == list(results)[number + 1 :]
 
 
 def test_weights_are_drawn_before_and_beside_the_inputs(tmp_path: Path) -> None:
@@ -156,5 +251,5 @@ def test_weights_are_drawn_before_and_beside_the_inputs(tmp_path: Path) -> None:
     module.Model, module.get_init_inputs = torch.nn.Linear, staticmethod(lambda: [3, 2])
     module.get_inputs = staticmethod(lambda: [torch.randn(5, 3)])
     drawn = draw(module, 7)
-    assert {"state.weight", "state.bias", "input0", "init0.literal", "init1.literal"} == set(drawn)
+    assert {"state.weight", "state.bias", "input0", "input.literal", "init.literal"} == set(drawn)
     assert not drawn["state.weight"].requires_grad

@@ -62,8 +62,8 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return found
 
     monkeypatch.setattr(Reference, "_in_parts", noted)
-    monkeypatch.setattr(torch_reference, "MANY", 1000)
-    monkeypatch.setattr(torch_reference, "PART", 1500)
+    monkeypatch.setitem(torch_reference.MANY, "cpu", 1000)
+    monkeypatch.setitem(torch_reference.PART, "cpu", 1500)
     return worked
 
 
@@ -99,7 +99,7 @@ def test_a_large_problem_has_the_bounds_that_it_has_as_a_whole(
     module, seen = module_of(compute, inputs=inputs)
     parts = reference(module)
     assert in_parts == ([way] if way else [])
-    monkeypatch.setattr(torch_reference, "MANY", 1 << 20)
+    monkeypatch.setitem(torch_reference.MANY, "cpu", 1 << 20)
     whole = reference(module)
     assert in_parts == ([way] if way else []) and seen
     for name, item in whole.items():
@@ -169,7 +169,7 @@ def test_a_large_reference_takes_twenty_passes_over_the_data_and_draws_no_number
     made.expected(None, "derived")
     size = extent * extent
     assert sum(seen) == size * (4 + bounds.SAMPLES) and drawn == [0]
-    assert seen[:3] == [size] * 3 and max(seen[3:]) <= torch_reference.PART // 2
+    assert seen[:3] == [size] * 3 and max(seen[3:]) <= torch_reference.PART["cpu"] // 2
 
 
 def test_a_right_output_is_gone_through_once_and_a_wrong_one_is_noticed_at_its_first_piece(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gpucheck import checks
-from gpucheck.checks.base import ANY_KERNEL, LAYER, OUTPUTS, Check
+from gpucheck.checks.base import ANY_KERNEL, LAYER, OUTPUTS, CandidateCheck, Check
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
@@ -25,6 +25,7 @@ from gpucheck.triton_hooks import cache_damage
 from gpucheck.triton_hooks.launch_hooks import kernel_cache
 from gpucheck.verify import digest
 from gpucheck.verify.views import to_device
+from gpucheck.worker.device import device_trace
 from gpucheck.worker.device.benchmark import Stopwatch, steady
 from gpucheck.worker.device.case_inspection import inspect
 from gpucheck.worker.device.case_pass import DevicePasses, DeviceRuntime, Library, Outputs, timed
@@ -123,7 +124,8 @@ class CaseExecutor(DevicePasses):
         while wants_another_pass(conditions.repeat, passes, *reply.settled, alike=together):
             first, fill = not reply.digests, fill_of(passes)
             with self._turns.shared():
-                prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
+                with self._seen_by_driver(check, reply, first):
+                    prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
                 for outputs in launched:
                     with timed(reply, "copy"):
                         copies = self._keep(outputs, reply, fill, request)
@@ -144,6 +146,17 @@ class CaseExecutor(DevicePasses):
                 self._fill_further(check, case, inputs, reply, request)
         if request.timed is not None and steady(reply):
             self._time(held, request.timed, reply)
+
+    @contextmanager
+    def _seen_by_driver(self, check: Check, reply: Reply, first: bool) -> Iterator[None]:
+        """Around the first pass of a candidate whose kernels are not launched by Triton: what ran is taken down."""
+        if not (first and self.device.type == "cuda" and isinstance(check, CandidateCheck) and check.traced):
+            yield
+            return
+        names: list[str] = []
+        with timed(reply, "trace"), device_trace.kernels_seen(self.device, names):
+            yield
+        reply.device_kernels = names
 
     def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
         """Times further calls of the last pass; their launches are not counted."""

@@ -152,6 +152,10 @@ def _held_against_reference(
             violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
     transfers: list[Transfer] = []
     check = checks.load(attempt.step.case.check)
+    fault, remark = "", ""
+    if isinstance(check, CandidateCheck):
+        fault, remark = check.fallback([launch.kernel for launch in record.launches], reply.device_kernels)
+        violations += [Violation(ViolationKind.FALLBACK, fault)] if fault else []
     if judged.found.mismatches and isinstance(check, JointCheck):
         transfers = check.transfers(attempt.step.case, inputs, judged.outputs, expected)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
@@ -160,7 +164,7 @@ def _held_against_reference(
     record = replace(
         record,
         outcome=outcome,
-        message="; ".join(filter(None, (reply.message, judged.words))),
+        message="; ".join(filter(None, (reply.message, remark, judged.words))),
         transfers=transfers,
         mismatches=judged.found.mismatches,
         violations=violations,
