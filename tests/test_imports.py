@@ -19,7 +19,7 @@ HEAVY = ("torch", "triton", "triton_kernels", "numpy", "gpucheck.worker", "gpuch
 QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "model", "host", "library", "templates", "tools")
 OWN_PROCESS = ("audit.probe", "compile.compile_process", "compile.capture", "compile.problems", "doctor.device_process")
 OWN_PROCESS += ("doctor.operations", "replay.script_template", "selftest.matmul_faults", "selftest.wrong_kernels")
-OWN_PROCESS += ("selftest.planted_candidates",)
+OWN_PROCESS += ("selftest.planted_candidates", "serve.device_proof")
 """What tools run apart from the command; so do the adapters of a library."""
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "doctor": ("doctor", "doctor"),
     "preset": ("preset", "preset"),
     "selftest": ("selftest", "selftest"),
+    "serve": ("serve", "serve"),
     "library": ("library", "app"),
     "new": ("new", "app"),
 }

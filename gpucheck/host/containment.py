@@ -24,7 +24,8 @@ _KEPT = (*_OF_FILES, 14, 23)  # IPC_LOCK and SYS_NICE, which drivers ask for
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same numbers on every architecture
 _VERSION, _PATH_BENEATH, _SCOPE_SIGNAL = 1, 1, 1 << 1
-_WRITE_FILE, _REFER, _TRUNCATE = 1 << 1, 1 << 13, 1 << 14
+_WRITE_FILE, _READ_FILE, _READ_FOLDER, _REFER, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 13, 1 << 14
+_READS = _READ_FILE | _READ_FOLDER
 _CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make entries of folders too
 
 MEMORY = "memory of its judge closed"
@@ -69,10 +70,33 @@ def contain(writable: Iterable[Path], *, files: bool = True) -> tuple[str, ...]:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     standing = [MEMORY, PRIVILEGES] if _without_privileges(libc) else []
-    version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION) if files else 0
+    version = landlock_version() if files else 0
     if version >= 1 and _restrict(libc, version, [*writable, *_devices()]):
         standing += [FILES, MEMORY] + [SIGNALS] * (version >= 6)
     return tuple(wall for wall in WALLS if wall in standing)
+
+
+def confine(writable: Iterable[Path], hidden: Path) -> bool:
+    """Lets this process, and all that it starts from now on, write in a few places, and read nothing of a folder.
+
+    It sends no signal to other processes, where the kernel can keep it from that. Call it as :func:`contain`.
+
+    Args:
+        writable: as there; they may lie in the next, and can then be read.
+        hidden: a folder.
+
+    Returns:
+        Whether the kernel has built the wall.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    version = landlock_version()
+    return version >= 1 and _restrict(libc, version, writable, hidden.resolve())
+
+
+def landlock_version() -> int:
+    """The version of Landlock in this kernel; 0 without it."""
+    return max(0, ctypes.CDLL(None, use_errno=True).syscall(_CREATE_RULESET, None, 0, _VERSION))
 
 
 def _without_privileges(libc: ctypes.CDLL) -> bool:
@@ -90,9 +114,11 @@ def _without_privileges(libc: ctypes.CDLL) -> bool:
     return libc.capset(header, struct.pack("6I", *lower, 0, 0, 0)) == 0
 
 
-def _restrict(libc: ctypes.CDLL, version: int, writable: Iterable[Path]) -> bool:
+def _restrict(libc: ctypes.CDLL, version: int, writable: Iterable[Path], hidden: Path | None = None) -> bool:
     """Landlock: changes in these places only. Kernels know more of it the higher the version is."""
-    handled = _CHANGES | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
+    handled = (
+        _CHANGES | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0) | (_READS if hidden else 0)
+    )
     attributes = struct.pack("QQQ", handled, 0, _SCOPE_SIGNAL if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = libc.syscall(_CREATE_RULESET, attributes[:size], size, 0)
@@ -101,20 +127,31 @@ def _restrict(libc: ctypes.CDLL, version: int, writable: Iterable[Path]) -> bool
     try:
         for path in writable:
             _allow(libc, ruleset, path, handled)
+        for path in _beside(hidden) if hidden else ():
+            _allow(libc, ruleset, path, _READS, os.O_NOFOLLOW)  # what a link leads to has a rule where it lies
         return libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0
     finally:
         os.close(ruleset)
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, handled: int) -> None:
+def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int, flags: int = 0) -> None:
     with suppress(OSError):  # what is not there needs no rule
-        held = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        held = os.open(path, os.O_PATH | os.O_CLOEXEC | flags)
         try:
-            folder = stat.S_ISDIR(os.fstat(held).st_mode)
-            allowed = handled if folder else handled & (_WRITE_FILE | _TRUNCATE)
-            libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, held), 0)
+            mode = os.fstat(held).st_mode
+            allowed = rights if stat.S_ISDIR(mode) else rights & (_WRITE_FILE | _READ_FILE | _TRUNCATE)
+            if not stat.S_ISLNK(mode):
+                libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", allowed, held), 0)
         finally:
             os.close(held)
+
+
+def _beside(hidden: Path) -> Iterator[Path]:
+    """All that does not lie in a folder, in as few paths as there are."""
+    for folder in hidden.parents:
+        inside = hidden.relative_to(folder).parts[0]
+        with suppress(OSError):  # a folder above that cannot be listed
+            yield from (Path(entry.path) for entry in os.scandir(folder) if entry.name != inside)
 
 
 def _devices() -> Iterator[Path]:

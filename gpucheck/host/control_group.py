@@ -7,6 +7,10 @@ from pathlib import Path
 
 from gpucheck.host.text_file import text_of
 
+PROC, MOUNT = Path("/proc"), Path("/sys/fs/cgroup")
+UNLIMITED = 1 << 60  # "no limit" is written as a number above this
+_NAMES = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+
 
 @dataclass(frozen=True)
 class MemoryGroup:
@@ -31,3 +35,19 @@ def memory_groups(proc: Path, mount: Path) -> list[MemoryGroup]:
             root = mount if number == "0" else mount / "memory"
             found.append(MemoryGroup(2 if number == "0" else 1, root, root / path.strip("/")))
     return found
+
+
+def memory_limit(proc: Path = PROC, mount: Path = MOUNT) -> tuple[int, int] | None:
+    """Bytes that the control group of this process may use and those it does use; None without a limit.
+
+    Args:
+        proc: as in :func:`memory_groups`, like the next.
+    """
+    found = []
+    for group in memory_groups(proc, mount):
+        above = (folder for folder in group.folder.parents if folder.is_relative_to(group.root))
+        for folder in (group.folder, *above):
+            allowed, used = (text_of(folder / name).strip() for name in _NAMES[group.version])
+            if allowed.isdigit() and int(allowed) < UNLIMITED:
+                found.append((int(allowed), int(used) if used.isdigit() else 0))
+    return min(found, default=None, key=lambda pair: pair[0] - pair[1])

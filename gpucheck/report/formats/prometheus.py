@@ -23,12 +23,22 @@ Family = tuple[str, str, Iterable[Sample]]  # name, help, samples
 
 def render(report: Report) -> str:
     """The text of the file."""
+    return text(_families(report), scenario=report.plan.scenario)
+
+
+def text(families: Iterable[Family], **common: str) -> str:
+    """Series in Prometheus' text format; names that end in ``_total`` are counters, all others gauges.
+
+    Args:
+        common: labels that every series carries.
+    """
     lines: list[str] = []
-    for name, words, samples in _families(report):
-        lines += [f"# HELP gpucheck_{name} {words}", f"# TYPE gpucheck_{name} gauge"]
+    for name, words, samples in families:
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# HELP gpucheck_{name} {words}", f"# TYPE gpucheck_{name} {kind}"]
         for labels, value in samples:
-            pairs = {"scenario": report.plan.scenario, **labels}
-            written = ",".join(f'{key}="{_escaped(str(text))}"' for key, text in pairs.items())
+            pairs = {**common, **labels}
+            written = ",".join(f'{key}="{_escaped(str(shown))}"' for key, shown in pairs.items())
             lines.append(f"gpucheck_{name}{{{written}}} {value:.10g}")
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from gpucheck.host.control_group import memory_groups
+from gpucheck.host.control_group import UNLIMITED, memory_limit
 from gpucheck.host.text_file import text_of
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
 from gpucheck.tools.doctor.machine import Machine, amount
@@ -14,7 +14,6 @@ MEMORY_NEEDED = 1 << 30  # bytes below which ranks die while they import torch
 MEMORY_WANTED = 8 << 30  # bytes; the large scenarios hold that much of inputs and references
 SHM_WANTED = 4 << 30  # bytes in /dev/shm from which on inputs and references are kept there
 FILES_WANTED = 1024
-UNLIMITED = 1 << 60  # cgroups write "no limit" as a number above this
 
 
 def look(machine: Machine) -> list[Line]:
@@ -30,7 +29,7 @@ def _memory(machine: Machine) -> Line:
         return warn("memory", "not known", advice, looked=False)
     free = int(fields["MemAvailable"][0]) * 1024
     value = f"{amount(free)} free of {amount(int(fields['MemTotal'][0]) * 1024)}"
-    limit = memory_limit(machine)
+    limit = memory_limit(machine.proc, machine.cgroup)
     if limit is not None:
         allowed, used = limit
         free = min(free, max(0, allowed - used))
@@ -39,19 +38,6 @@ def _memory(machine: Machine) -> Line:
     if free < MEMORY_NEEDED:
         return fail("memory", value, advice)
     return ok("memory", value) if free >= MEMORY_WANTED else warn("memory", value, advice)
-
-
-def memory_limit(machine: Machine) -> tuple[int, int] | None:
-    """Bytes that the control group of this process may use and those it does use; None without a limit."""
-    names = {2: ("memory.max", "memory.current"), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
-    found = []
-    for group in memory_groups(machine.proc, machine.cgroup):
-        above = (folder for folder in group.folder.parents if folder.is_relative_to(group.root))
-        for folder in (group.folder, *above):
-            allowed, used = (_number(folder / name) for name in names[group.version])
-            if allowed is not None and allowed < UNLIMITED:
-                found.append((allowed, used or 0))
-    return min(found, default=None, key=lambda pair: pair[0] - pair[1])
 
 
 def _number(path: Path) -> int | None:

@@ -1,0 +1,171 @@
+"""The process that carries out evaluations on one device, one at a time; see ``evaluator.py``.
+
+It has loaded what is slow to load and never touches CUDA. Each evaluation, and each proof of the device, is forked from
+it as a fresh process with a session, a folder and limits of its own. It watches what comes of that and ends all of it,
+also when the server dies: then its connection is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import runpy
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from gpucheck.host.containment import confine
+from gpucheck.host.isolated import receive, send
+from gpucheck.host.processes import Family, die_with_parent
+from gpucheck.tools.serve.evaluator import PRINTED
+from gpucheck.tools.serve.resource_watch import ResourceWatch
+
+POLL = 0.05  # s
+GRACE = 10.0  # s that a run has to write its report after it was asked to end
+LOADED = ("torch.distributed.run", "gpucheck.cli.run", "gpucheck.worker.__main__", "gpucheck.checks.problem")
+HANG = b'"outcome":"hang"'
+"""What a record holds of a case that did not end: the others of the same pair would not end either."""
+
+
+def main() -> None:
+    """Does what is asked for until the connection is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    connection = Connection(os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for name in LOADED:
+        import_module(name)
+    send(connection, {"loaded": True})
+    while True:
+        try:
+            asked = receive(connection)
+        except (EOFError, OSError):
+            return
+        if "stop" not in asked:  # of one that has just ended
+            send(connection, _Evaluation(asked, connection).carry_out())
+
+
+class _Evaluation:
+    """One evaluation or proof."""
+
+    def __init__(self, asked: Mapping[str, Any], connection: Connection) -> None:
+        self._asked, self._connection = asked, connection
+        self._folder = Path(asked["folder"])
+        self._stopped = ""  # why it is to end early
+
+    def carry_out(self) -> dict[str, Any]:
+        """How it ended and what it took."""
+        begin = time.monotonic()
+        family = Family()
+        watch = ResourceWatch(self._asked["limits"], self._folder, self._asked["uuid"])
+        pid = self._fork()
+        exceeded, code = None, None
+        while code is None and exceeded is None and not self._stopped:
+            self._connection.poll(POLL)
+            code, exceeded, self._stopped = _ended(pid), watch.look(), self._heard()
+            if code is None and self._hangs():
+                code = _asked_to_end(pid)
+                break
+        if code is None:
+            _kill_session(pid)
+        stuck = family.end()
+        return {
+            "code": code,
+            "exceeded": None if exceeded is None else {"limit": exceeded.limit, "detail": exceeded.detail},
+            "stopped": self._stopped,
+            "stuck": stuck,
+            "seconds": time.monotonic() - begin,
+            "host_memory": watch.peak_host,
+            "device_memory": watch.peak_device,
+            "processes": watch.peak_processes,
+        }
+
+    def _heard(self) -> str:
+        """Why the server wants it to end; "" while it does not."""
+        try:
+            return str(receive(self._connection)["stop"]) if self._connection.poll() else ""
+        except (EOFError, OSError, ValueError, KeyError):
+            return "the server is gone"
+
+    def _hangs(self) -> bool:
+        with suppress(OSError):
+            return HANG in (self._folder / "run/records/rank-00000.jsonl").read_bytes()
+        return False
+
+    def _fork(self) -> int:
+        owner, pid = os.getpid(), os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            die_with_parent(owner)
+            os.setsid()
+            self._enter()
+            self._work()
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(BaseException):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _enter(self) -> None:
+        """Takes this process away from all but its folder and what it may use."""
+        self._connection.close()
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, signal.SIG_DFL)
+        printed = os.open(self._folder / PRINTED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for number in (1, 2):
+            os.dup2(printed, number)
+        os.close(printed)
+        os.chdir(self._folder)
+        os.environ.update(self._asked["environment"])
+        for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, self._asked["limits"]["host_memory"])):
+            hard = resource.getrlimit(kind)[1]
+            if value or kind == resource.RLIMIT_CORE:
+                resource.setrlimit(kind, (value, value if hard == resource.RLIM_INFINITY else min(value, hard)))
+        with suppress(OSError):  # where memory runs out, the kernel shall end this process and not the server
+            Path("/proc/self/oom_score_adj").write_text("500")
+        confine([self._folder, Path("/dev"), Path("/proc")], Path(self._asked["hidden"]))
+
+    def _work(self) -> None:
+        sys.argv = ["gpucheck", *self._asked["command"]]
+        runpy.run_module(self._asked["module"], run_name="__main__", alter_sys=True)
+
+
+def _ended(pid: int) -> int | None:
+    """The exit code of a child, negative for a signal; None while it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _asked_to_end(pid: int) -> int | None:
+    """The exit code of a run that may still write its report; None where it does not end."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    code = None
+    while code is None and time.monotonic() < deadline:
+        time.sleep(POLL)
+        code = _ended(pid)
+    return code
+
+
+def _kill_session(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
