@@ -60,6 +60,7 @@ def serve(
         raise InfrastructureError(
             f"gpucheck serve needs {' and '.join(missing)}: install them with pip install 'gpucheck-harness[serve]'"
         )
+    from gpucheck.launch.gpus import choose
     from gpucheck.tools.serve import device_pool
     from gpucheck.tools.serve.service_options import Limits, ServiceOptions, default_state
     from gpucheck.tools.serve.service_options import host_memory as memory_here
@@ -67,7 +68,7 @@ def serve(
     check_seconds("--time-limit", time_limit)
     token = _token(token_file) if token_file else ""
     require("torch", "triton")
-    found = device_pool.find(devices)
+    found = device_pool.find(devices, choose(device_pool.asked(devices), None).device)
     slots = len(found) * (share if found[0].uuid == "" else 1)
     memory = host_memory * GIB if host_memory else SHARE_OF_MEMORY * memory_here() / max(1, slots)
     limits = Limits(

@@ -12,7 +12,6 @@ from gpucheck.host.gpu_memory import memory_used
 from gpucheck.host.node_gpus import listing
 from gpucheck.host.nvidia_smi import table
 from gpucheck.host.visible_gpus import VARIABLE, visible
-from gpucheck.launch import gpus
 from gpucheck.model.errors import UsageError
 
 CPU = "cpu"
@@ -70,35 +69,33 @@ class Device:
         }
 
 
-def find(option: str, environ: Mapping[str, str] = os.environ) -> list[Device]:
+def asked(option: str) -> str:
+    """What an option asks for in the words of ``gpucheck run --device``: auto, cuda or cpu."""
+    return option if option in ("auto", CPU) else "cuda"
+
+
+def find(option: str, kind: str, environ: Mapping[str, str] = os.environ) -> list[Device]:
     """The devices that ``--devices`` names.
 
     Args:
         option: "auto" for all GPUs, or the CPU where nothing speaks of a GPU; "cpu"; or numbers as CUDA counts them.
+        kind: "cuda" or "cpu", what there is to use.
 
     Raises:
         UsageError: it names something else, or a device twice.
-        InfrastructureError: there should be GPUs, and there are none.
     """
-    words = [word.strip() for word in option.split(",")]
-    if words == [CPU]:
-        return [_cpu()]
-    choice = gpus.choose("auto" if words == ["auto"] else "cuda", None)
-    if choice.device == CPU:
-        return [_cpu()]
+    if kind == CPU:
+        return [Device(0, "CPU (Triton's interpreter)")]
     known = _gpus(environ)
-    if words == ["auto"]:
+    if option == "auto":
         return known
-    if not all(word.isdigit() for word in words) or len(set(words)) < len(words):
+    words = [word.strip() for word in option.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words) or len(set(words)) < len(words):
         raise UsageError(f"--devices is {option!r}, expected auto, cpu, or numbers of GPUs such as 0,1")
     missing = [word for word in words if int(word) >= len(known)]
     if missing:
         raise UsageError(f"--devices names {', '.join(missing)}, and there are {len(known)} GPU(s), counted from 0")
     return [known[int(word)] for word in words]
-
-
-def _cpu() -> Device:
-    return Device(0, "CPU (Triton's interpreter)")
 
 
 def _gpus(environ: Mapping[str, str]) -> list[Device]:
