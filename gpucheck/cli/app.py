@@ -53,7 +53,8 @@ class Commands(dict[str, Any]):
         found = getattr(import_module(f"gpucheck.cli.{module}"), attribute)
         several = isinstance(found, typer.Typer)
         if self.brief:
-            return TyperCommand(name, help=found.info.help if several else inspect.getdoc(found))
+            words = found.info.help if several else inspect.getdoc(found)
+            return TyperCommand(name, short_help=(words or "").partition("\n\n")[0])
         command: Any
         if several:
             command = typer.main.get_group(found)
@@ -79,6 +80,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self._ours.brief = True
+        self.rich_markup_mode = None  # what typer loads to draw boxes takes as long as all else together
         super().format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:

@@ -344,14 +344,33 @@ def _timing(run: Run, stages: dict[str, float]) -> list[str]:
     if wall is None or not run.starts:
         return []
     imports = max(start.get("import_seconds", 0.0) for start in run.starts.values())
-    kernels = stages["launch"]
-    overhead = max(0.0, wall - imports - stages["compile"] - kernels)
+    lanes = max((end.get("lanes", 1) for end in run.ends.values()), default=1)
+    compiling, kernels = stages["compile"] / lanes, stages["launch"] / lanes
+    overhead = max(0.0, wall - imports - compiling - kernels)
+    at_once = f"; a rank ran cases in {lanes} processes at once, so their times are divided by that" * (lanes > 1)
     return [
-        f"wall {wall:.1f} s = import {imports:.1f} + compile {stages['compile']:.1f} + launches {kernels:.1f} "
-        f"+ harness {overhead:.1f}",
+        f"wall {wall:.1f} s = import {imports:.1f} + compile {compiling:.1f} + launches {kernels:.1f} "
+        f"+ harness {overhead:.1f}{at_once}",
         "per rank, summed over its cases: "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05),
+        *_compiled(run, stages),
         *_fresh_processes(run),
+    ]
+
+
+def _compiled(run: Run, stages: dict[str, float]) -> list[str]:
+    """Who compiled how many kernels, and how long others waited for inputs and references, where GPUs were at work."""
+    if run.plan.device != "cuda" or not any("compiled" in end for end in run.ends.values()):
+        return []
+    ahead, processes, own = (
+        sum(end.get(name, 0) for end in run.ends.values()) for name in ("compiled_ahead", "compilers", "compiled")
+    )
+    by_others = f"{counted(ahead, 'kernel')} compiled ahead by {processes} process{'es' * (processes != 1)}, "
+    return [
+        by_others
+        * bool(processes)
+        + f"{own if processes else counted(own, 'kernel')} compiled by the ranks; per rank, {stages['inputs']:.1f} s "
+        f"of waiting for inputs and, of those who judge, {stages['reference']:.1f} s for references"
     ]
 
 

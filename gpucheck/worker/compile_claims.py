@@ -30,6 +30,15 @@ class Claims:
         """Says that nothing is left to compile for a case."""
         (self._folder / f"{number}.done").touch()
 
+    def compiled(self, process: int, kernels: int) -> None:
+        """Takes down how many kernels a process has compiled ahead so far."""
+        (self._folder / f"{process}.compiled").write_text(str(kernels))
+
+    def count(self) -> tuple[int, int]:
+        """How many processes have compiled ahead on this node, and how many kernels."""
+        kernels = [int(path.read_text() or 0) for path in self._folder.glob("*.compiled")]
+        return len(kernels), sum(kernels)
+
     def finished(self, number: int) -> bool:
         """Whether somebody has said so."""
         return (self._folder / f"{number}.done").exists()

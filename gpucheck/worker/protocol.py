@@ -164,6 +164,7 @@ class Reply:
     launched: int = 0  # launches of a single call, replays of CUDA graphs included
     stream: int | None = None  # of the inputs and the consumer on their device
     device: str = ""
+    compiled: int = 0  # kernels that no cache had
     gpu: str = ""  # UUID
     bus: str = ""  # PCI address
     cost: Cost | None = None

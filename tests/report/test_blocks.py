@@ -59,6 +59,26 @@ def test_time_is_split_and_adds_up(synthetic: Synthetic) -> None:
     assert "compile 2.0 s, launch 1.0 s, judge 0.5 s" in report.timing[1]
 
 
+def test_cases_that_ran_at_once_are_not_summed_to_more_than_there_was(synthetic: Synthetic) -> None:
+    run = synthetic.run(synthetic.plan(), {(0, 0): {"seconds": {"compile": 6.0, "launch": 18.0}}})
+    run.starts, run.ends = {0: {"import_seconds": 2.0}}, {0: {"lanes": 3}}
+    (line,) = (line for line in blocks.build(run, conclude(run)).timing if line.startswith("wall"))
+    assert line.startswith("wall 12.5 s = import 2.0 + compile 2.0 + launches 6.0 + harness 2.5; a rank ran cases in 3")
+
+
+def test_who_compiled_and_who_waited_is_told(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(ranks=2)
+    run = synthetic.run(plan, {(0, rank): {"seconds": {"inputs": 0.5, "reference": 1.5}} for rank in range(2)})
+    run.starts = {0: {"import_seconds": 2.0}}
+    run.ends = {0: {"compiled": 3, "compilers": 10, "compiled_ahead": 120}, 1: {"compiled": 4}}
+    words = "120 kernels compiled ahead by 10 processes, 7 compiled by the ranks; per rank, 0.5 s of waiting for inputs"
+    assert any(line.startswith(words) for line in blocks.build(run, conclude(run)).timing)
+    run.ends = {0: {"compiled": 1}}
+    assert any(line.startswith("1 kernel compiled by the ranks") for line in blocks.build(run, conclude(run)).timing)
+    run.ends = {0: {"children": 1}}
+    assert not any("compiled" in line for line in blocks.build(run, conclude(run)).timing), "of an older version"
+
+
 def test_without_times_no_time_is_shown(synthetic: Synthetic) -> None:
     run = synthetic.run(synthetic.plan())
     assert blocks.build(run, conclude(run)).timing == []

@@ -108,6 +108,7 @@ class CaseExecutor(DevicePasses):
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
             self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
+        reply.compiled = self.observer.log.compiled
         self.last, self._repeats, self.returned = None, None, []
         return reply
 

@@ -19,6 +19,7 @@ import torch
 
 from gpucheck.host import cuda_driver
 from gpucheck.model.record import LargeTensor, Launch
+from gpucheck.triton_hooks.compiled_kernel import note_making
 from gpucheck.triton_hooks.launch_hooks import replace_compilation, replace_launch, watch_tuning
 from gpucheck.worker.launch_journal import Journal
 
@@ -35,6 +36,7 @@ class Log:
         self.launches: dict[Key, Launch] = {}
         self.counts: dict[Key, int] = {}
         self.compile_seconds = 0.0
+        self.compiled = 0  # kernels that no cache had
         self.tried: Counter[str] = Counter()  # kernel -> configurations that its autotuner tried
 
     def add(self, others: Sequence[Log]) -> None:
@@ -45,6 +47,7 @@ class Log:
                 self.counts[key] = self.counts.get(key, 0) + other.counts[key]
             self.tried.update(other.tried)
         self.compile_seconds += max(other.compile_seconds for other in others)
+        self.compiled += sum(other.compiled for other in others)
 
 
 class Observer:
@@ -185,12 +188,15 @@ class Observer:
         return run
 
     def _timed(self, build: Callable[..., Any]) -> Callable[..., Any]:
-        def compile_timed(*args: Any, **kwargs: Any) -> Any:
-            begin = time.perf_counter()
+        def compile_timed(source: Any, *args: Any, **kwargs: Any) -> Any:
+            begin, made = time.perf_counter(), list[bool]()
+            with suppress(AttributeError):  # of a Triton that compiles in another way: then nobody counts
+                note_making(source, made)
             try:
-                return build(*args, **kwargs)
+                return build(source, *args, **kwargs)
             finally:
                 self.log.compile_seconds += time.perf_counter() - begin
+                self.log.compiled += bool(made)
 
         return compile_timed
 

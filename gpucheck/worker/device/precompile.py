@@ -43,7 +43,7 @@ def work(ahead: Ahead) -> None:
     torch.set_num_threads(1)
     torch.cuda.is_available = lambda: False  # so that the stand-in answers in its place
     major, minor = gpu.capability
-    built, idle = _compile_only(), 0
+    built, idle, kernels = _compile_only(), 0, 0
     with stand_in(Target(f"sm_{major}{minor}", gpu.capability, gpu.sms, gpu.shared_memory, gpu.name)):
         runtime = CompileRuntime(ahead.library_root, ahead.generation)
         claims = Claims(Path(ahead.claims))
@@ -54,6 +54,8 @@ def work(ahead: Ahead) -> None:
             except Exception:  # a rank meets it as well, and reports it
                 continue
             finally:
+                kernels += len(built)
+                claims.compiled(os.getpid(), kernels)
                 claims.finish(number)
             idle = 0 if built else idle + 1
             if idle == WARM:

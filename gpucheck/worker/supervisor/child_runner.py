@@ -71,6 +71,7 @@ class ChildRunner:
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
         self.children = 0
+        self.compiled = 0  # kernels that no cache had, by all children
         self.walls: tuple[str, ...] = ()  # around the candidate that ran last
         self._files_walled = True
         self.left_behind = 0  # processes that candidates left behind in other sessions
@@ -385,6 +386,7 @@ class ChildRunner:
             if waited is not True:
                 return self._unanswered(attempt, child, deadline, meeting, waited), []
             replies = receive(child.connection)
+            self.compiled += sum(reply.compiled for reply in replies)
         except NoReply as refused:
             if meeting:
                 meeting.failed()

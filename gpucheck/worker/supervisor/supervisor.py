@@ -149,6 +149,7 @@ class Supervisor:
         self.runner = ChildRunner(
             plan, self.node, self.files, forkserver, self.rank, host, run, of_engines, several=count > 1
         )
+        self._lanes = count
         self._runners = [self.runner, *(self.runner.beside(number) for number in range(1, count))]
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None
@@ -214,8 +215,22 @@ class Supervisor:
         if self._judges:
             self._judges.close()
         self.gpus.close()
-        child_seconds = sum(runner.child_seconds for runner in self._runners)
-        self.writer.end(child_seconds=child_seconds, children=sum(runner.children for runner in self._runners))
+        self.writer.end(**self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What the end line tells of the work as a whole."""
+        from gpucheck.worker.compile_claims import Claims
+
+        runners = self._runners
+        facts: dict[str, Any] = {
+            "child_seconds": sum(runner.child_seconds for runner in runners),
+            "children": sum(runner.children for runner in runners),
+            "lanes": self._lanes,
+            "compiled": sum(runner.compiled for runner in runners),
+        }
+        if self._compiled and not self.node.local_rank:
+            facts["compilers"], facts["compiled_ahead"] = Claims(self.files.folder / AHEAD).count()
+        return facts
 
     def _compile_ahead(self) -> None:
         """Starts processes that fill the kernel cache; they end by themselves, or with this rank.
