@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ import pytest
 from gpucheck.library.library_option import LibraryCopy, parse_source, resolve
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
+from tests.end_to_end.warm import Warm
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTS = REPOSITORY / "tests" / "data" / "plants.toml"
@@ -113,6 +114,7 @@ class Lab:
 
     library: LibraryCopy
     new_folder: Callable[[], Path]
+    warm: Warm
 
     def plant(self, *edits: Edit, append: tuple[str, str] | None = None) -> str:
         """Copies the library and edits the copy.
@@ -154,18 +156,32 @@ class Lab:
             path: a folder with packages that come before all others.
         """
         folder = folder or self.new_folder() / "run"
-        command = [sys.executable, "-m", "gpucheck", "run", *([str(scenario)] * (scenario is not None))]
-        command += ["--device", "cpu", "--nproc", str(nproc)]
-        command += ["--library", library] if library else []
-        command += ["--out", str(folder), "--json", str(folder / "report.json"), *options]
-        command += [option for case in select(scenario, cases) for option in ("--case", case)]
-        pipe = subprocess.PIPE
+        words = arguments(*options, library=library, scenario=scenario, nproc=nproc, cases=cases, folder=folder)
+        command, pipe = [sys.executable, "-m", "gpucheck", *words], subprocess.PIPE
         process = subprocess.Popen(command, env=environment(path), stdout=pipe, stderr=subprocess.STDOUT, text=True)
         return Running(process, folder)
 
     def finish(self, *options: str, **choices: Any) -> Finished:
         """Runs to the end; arguments as for :meth:`start`."""
         return self.start(*options, **choices).finish()
+
+    def forked(
+        self,
+        *options: str,
+        library: str | None = LIBRARY,
+        scenario: str | Path | None = PLANTS,
+        nproc: int = 2,
+        cases: tuple[str, ...] = (),
+        path: Path | None = None,
+    ) -> Finished:
+        """As :meth:`finish`, a second in place of four: for what neither torchrun nor the start of a Python matters to.
+
+        Ranks are forks of a process that has torch loaded; see :mod:`tests.end_to_end.warm`.
+        """
+        folder = self.new_folder() / "run"
+        words = arguments(*options, library=library, scenario=scenario, nproc=nproc, cases=cases, folder=folder)
+        log = folder.with_name("output.txt")
+        return Finished(self.warm.ended(words, environment(path), log), log.read_text(), folder)
 
     def planted(self, *planted: Planted, groups: Sequence[Mapping[str, Any]] = (), **limits: float) -> Finished:
         """Runs the cases of some faults on two ranks, with the faults planted, to the end.
@@ -182,8 +198,18 @@ class Lab:
         return self.finish(scenario=folder / "scenario.toml", library=library, path=injector.startup_with(planted))
 
 
+def arguments(
+    *options: str, library: str | None, scenario: str | Path | None, nproc: int, cases: tuple[str, ...], folder: Path
+) -> list[str]:
+    """Those of ``gpucheck`` for a run on the CPU; see :meth:`Lab.start`."""
+    words = ["run", *([str(scenario)] * (scenario is not None)), "--device", "cpu", "--nproc", str(nproc)]
+    words += ["--library", library] if library else []
+    words += ["--out", str(folder), "--json", str(folder / "report.json"), *options]
+    return words + [option for case in select(scenario, cases) for option in ("--case", case)]
+
+
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Skips where torch, triton or the library that the plants are made for cannot be had."""
     for package in ("torch", "triton"):
         if importlib.util.find_spec(package) is None:
@@ -192,7 +218,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         library = resolve(parse_source(LIBRARY))
     except InfrastructureError as error:
         pytest.skip(f"{LIBRARY} is neither cached nor to be had: {error}")
-    return Lab(library, lambda: tmp_path_factory.mktemp("lab"))
+    warm = Warm()
+    yield Lab(library, lambda: tmp_path_factory.mktemp("lab"), warm)
+    warm.close()
 
 
 _turns = itertools.count()

@@ -54,7 +54,7 @@ class Accepting:
     def run(self, *places: Place, options: tuple[str, ...] = ()) -> Finished:
         """Ends a run in which columns are wrong: rank, width of the product, first and last column."""
         self.patch.setenv("PLANTED", json.dumps(places))
-        run: Finished = self.lab.finish(*options, library=self.library, scenario=self.scenario)
+        run: Finished = self.lab.forked(*options, library=self.library, scenario=self.scenario)
         return run
 
 
@@ -116,5 +116,5 @@ def test_one_that_is_gone_is_noted(accepting: Accepting, accepted: str) -> None:
 def test_another_library_fails(accepting: Accepting, accepted: str, lab: Lab) -> None:
     accepting.patch.setenv("PLANTED", json.dumps([FAULT]))
     other = lab.plant(append=("matmul_ogs.py", PLANT + "\n"))
-    run = lab.finish("--accept", accepted, library=other, scenario=accepting.scenario)
+    run = lab.forked("--accept", accepted, library=other, scenario=accepting.scenario)
     assert run.code == 1 and re.search(r"seen before\): the content of triton_kernels was \w{12}, is ", run.text)

@@ -13,7 +13,7 @@ CHECK = Path(__file__).parents[1] / "data" / "checks" / "autotuned.py"
 
 @pytest.fixture(scope="module")
 def run(lab: Lab) -> Finished:
-    finished: Finished = lab.finish("--check-file", str(CHECK), "--experiments", "60", scenario=None)
+    finished: Finished = lab.forked("--check-file", str(CHECK), "--experiments", "60", scenario=None)
     return finished
 
 

@@ -18,7 +18,6 @@ import pytest
 
 from gpucheck.library.copies import PACKAGE
 from tests.end_to_end.conftest import PLANTS, Edit, Lab
-from tests.end_to_end.warm import Warm
 from tests.library.conftest import Index, index, make_wheel
 from tests.tools.bisect.sources.test_packages import wheel
 
@@ -75,16 +74,9 @@ class Found:
 Bisect = Callable[..., Found]
 
 
-@pytest.fixture(scope="module")
-def warm(lab: Lab) -> Iterator[Warm]:
-    made = Warm()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def bisect(
-    warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Bisect]:
     """Searches in a new folder; runs need no start of their own."""
     from gpucheck.cli.app import main
@@ -98,7 +90,7 @@ def bisect(
         state = json.loads(file.read_text()) if file.exists() else {}
         return Found(int(ended.value.code or 0), captured.out + captured.err, state)
 
-    monkeypatch.setattr("gpucheck.tools.bisect.run_once._run", warm.run)
+    monkeypatch.setattr("gpucheck.tools.bisect.run_once._run", lab.warm.run)
     previous = signal.getsignal(signal.SIGTERM)
     yield search
     signal.signal(signal.SIGTERM, previous)

@@ -25,7 +25,7 @@ def smoke(lab: Lab) -> Finished:
 
 @pytest.fixture(scope="module")
 def alone(lab: Lab) -> Finished:
-    finished: Finished = lab.finish(scenario="smoke", nproc=1, cases=CASES)
+    finished: Finished = lab.forked(scenario="smoke", nproc=1, cases=CASES)
     return finished
 
 
@@ -98,7 +98,7 @@ def test_other_number_of_ranks_gives_the_same_bits(smoke: Finished, alone: Finis
 
 
 def test_other_seed_gives_other_inputs(lab: Lab, alone: Finished) -> None:
-    other = lab.finish("--seed", "1", scenario="smoke", nproc=1, cases=CASES)
+    other = lab.forked("--seed", "1", scenario="smoke", nproc=1, cases=CASES)
     assert other.code == 0, other.text
     assert other.report["plan"]["seed"] == 1
     assert other.results(0).keys() == alone.results(0).keys()

@@ -86,7 +86,7 @@ def test_what_is_unusual_about_the_run_is_in_its_report_and_plan(isolated: Finis
 
 
 def test_a_soak_tells_how_often_and_is_never_green_when_flaky(lab: Lab) -> None:
-    run = lab.finish(
+    run = lab.forked(
         *("--duration", "1h", "--experiments", "0"),
         library=lab.plant(append=(HOST, FLAKY)),
         cases=("m20-n41-", "m20-n45-"),

@@ -51,7 +51,7 @@ device.flash_attention = _without_window
 
 @pytest.fixture(scope="module")
 def run(lab: Lab) -> Finished:
-    finished: Finished = lab.finish(scenario=SCENARIO, library=lab.plant(append=(HOST, WRAPPER)))
+    finished: Finished = lab.forked(scenario=SCENARIO, library=lab.plant(append=(HOST, WRAPPER)))
     assert finished.code == 1, finished.text
     return finished
 

@@ -63,7 +63,7 @@ def judged(lab: Lab, *names: str) -> Finished:
     """A run of right and wrong candidates of problems on two ranks."""
     folder = lab.new_folder()
     options = pairs(*(pair for name in names for pair in (right_candidate(name), wrong_candidate(name, folder))))
-    finished: Finished = lab.finish(*options, *QUICK, scenario=None)
+    finished: Finished = lab.forked(*options, *QUICK, scenario=None)
     return finished
 
 
@@ -240,7 +240,7 @@ def test_file_that_changes_after_planning_is_not_loaded(lab: Lab) -> None:
     problem, (_, path) = lab.new_folder() / "moving.py", right_candidate("gelu")
     code = "\nwith open(__file__, 'a') as file:\n    file.write('# more\\n')\n"
     problem.write_text((DATA / "problems" / "gelu.py").read_text() + code)
-    run = lab.finish(*pairs((problem, path)), scenario=None, nproc=1)
+    run = lab.forked(*pairs((problem, path)), scenario=None, nproc=1)
     assert run.code == 3, run.text
     assert run.outcomes("gelu_right/trial1") == ["harness"]
     assert run.finding("gelu_right/trial1")["title"] == "check that cannot be used"
@@ -282,7 +282,7 @@ def test_installed_package_offers_a_check(lab: Lab, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PYTHONPATH", str(site))
     scenario = site / "theirs.toml"
     scenario.write_text('[[cases]]\ncheck = "theirs"\ndata = "exact"\n')
-    run = lab.finish(scenario=scenario, nproc=1)
+    run = lab.forked(scenario=scenario, nproc=1)
     assert run.code == 0, run.text
     assert run.outcomes("theirs/fp32/n1000/exact") == ["pass"]
     assert run.report["plan"]["check_sources"][0]["target"] == "their_kernels.checks:Theirs"

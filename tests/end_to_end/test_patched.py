@@ -36,7 +36,7 @@ def scenario(tmp_path: Path) -> Path:
 def test_a_guard_patch_applies_to_the_library_and_changes_no_number(lab: Lab, scenario: Path, tmp_path: Path) -> None:
     patch = tmp_path / "guard.patch"
     patch.write_text(guard_patch(lab.library.package))
-    run = lab.finish("--patch", str(patch), scenario=scenario)
+    run = lab.forked("--patch", str(patch), scenario=scenario)
     assert run.code == 0, run.text
     assert " + guard.patch" in run.text
     guarded = (run.folder / "library" / "triton_kernels" / "matmul_ogs.py").read_text()
@@ -53,7 +53,7 @@ def test_what_a_patch_breaks_is_found(lab: Lab, scenario: Path, tmp_path: Path) 
     patch = tmp_path / "break.patch"
     lines = [text.splitlines(keepends=True) for text in (old, new)]
     patch.write_text("".join(difflib.unified_diff(*lines, f"a/triton_kernels/{name}", f"b/triton_kernels/{name}")))
-    run = lab.finish("--patch", str(patch), "--experiments", "0", scenario=scenario)
+    run = lab.forked("--patch", str(patch), "--experiments", "0", scenario=scenario)
     assert run.code == 1, run.text
     assert run.outcomes("matmul") == ["mismatch", "mismatch"] and run.outcomes("routing") == ["pass", "pass"]
     assert "8 of 8 repeats wrong" in run.lines("matmul")

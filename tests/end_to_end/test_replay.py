@@ -32,7 +32,7 @@ ELEMENT = re.compile(r"^ *(\(\d+, \d+\)) +(?:expected )?(\S+) +(?:got )?(\S+)", 
 def run(lab: Lab) -> Finished:
     """A run in a folder that has been moved since."""
     library = lab.plant(*EDITS, append=("matmul_ogs.py", CRASH))
-    finished: Finished = lab.finish("--experiments", "0", library=library, cases=("n43", "n50", "attention"))
+    finished: Finished = lab.forked("--experiments", "0", library=library, cases=("n43", "n50", "attention"))
     assert finished.code == 1, finished.text
     moved = finished.folder.with_name("moved")
     finished.folder.rename(moved)

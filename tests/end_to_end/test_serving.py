@@ -63,6 +63,6 @@ def test_experts_sliced_by_rank_are_the_callers_fault(sliced: Finished) -> None:
 
 def test_where_transformers_is_missing_nothing_is_proven(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "transformers.py").write_text("raise ImportError('no transformers here')")
-    finished = lab.finish(scenario=SCENARIO, nproc=1, path=tmp_path)
+    finished = lab.forked(scenario=SCENARIO, nproc=1, path=tmp_path)
     assert finished.code == 5, finished.text
     assert "needs transformers 5 with its mxfp4 integration of gpt-oss" in finished.text

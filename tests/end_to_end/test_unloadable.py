@@ -13,7 +13,7 @@ IMPORT = "import itertools\n"  # a line of the module with the matrix product
 
 def test_syntax_error(lab: Lab) -> None:
     library = lab.plant(("matmul_ogs.py", IMPORT, IMPORT + "def broken(:\n"))
-    run = lab.finish(library=library, nproc=1, cases=("m20-n41-", "attention"))
+    run = lab.forked(library=library, nproc=1, cases=("m20-n41-", "attention"))
     assert run.code == 1, run.text
     assert run.outcomes("m20-n41-") == ["error"]
     assert "SyntaxError: " in run.lines("m20-n41-")
@@ -23,7 +23,7 @@ def test_syntax_error(lab: Lab) -> None:
 
 def test_missing_module(lab: Lab) -> None:
     library = lab.plant(("matmul_ogs.py", IMPORT, IMPORT + "import no_such_module\n"))
-    run = lab.finish(library=library, nproc=1, cases=("m20-n41-", "attention"))
+    run = lab.forked(library=library, nproc=1, cases=("m20-n41-", "attention"))
     assert run.code == 3, run.text
     assert run.report["verdict"] == "INCONCLUSIVE"
     assert run.outcomes("m20-n41-") == ["inapplicable"]
@@ -35,7 +35,7 @@ def test_generation_that_needs_an_older_triton(lab: Lab, tmp_path: Path) -> None
 
     if hasattr(triton.language, "constexpr_function"):
         pytest.skip("this Triton runs generation v3.4")
-    run = lab.finish(library=f"path:{older_library(tmp_path)}", nproc=1, cases=("m20-n41-",))
+    run = lab.forked(library=f"path:{older_library(tmp_path)}", nproc=1, cases=("m20-n41-",))
     assert run.code == 5, run.text
     assert run.report["verdict"] == "NOTHING RAN"
     assert run.outcomes("m20-n41-") == ["inapplicable"]

@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,31 +36,40 @@ LOADED = [
 REPOSITORY = Path(__file__).parents[2]
 
 
-class Warm:
-    """The process that runs are forked from."""
+VARIABLES = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 
-    def __init__(self) -> None:
-        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
+
+class Warm:
+    """The process that runs are forked from; it begins with the first of them."""
+
+    @cached_property
+    def _process(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.end_to_end.warm"],
             cwd=REPOSITORY,
-            env=variables,
+            env={**os.environ, **VARIABLES, "PYTHONPATH": str(REPOSITORY)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, command: Sequence[str], environment: dict[str, str], log: Path, limit: float) -> bool:
-        """Stands in for the function of this signature in :mod:`gpucheck.tools.bisect.run_once`."""
+    def ended(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+        """The exit code of ``gpucheck`` with these arguments and this environment; ``log`` gets what it prints."""
         assert self._process.stdin and self._process.stdout
-        print(json.dumps([command[3:], environment, str(log)]), file=self._process.stdin, flush=True)
+        print(json.dumps([arguments, dict(environment), str(log)]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         assert answer, "the process that runs are forked from has died"
+        return int(answer)
+
+    def run(self, command: Sequence[str], environment: dict[str, str], log: Path, limit: float) -> bool:
+        """Stands in for the function of this signature in :mod:`gpucheck.tools.bisect.run_once`."""
+        self.ended(command[3:], environment, log)
         return True
 
     def close(self) -> None:
         """Ends it."""
-        self._process.communicate()
+        if "_process" in vars(self):
+            self._process.communicate()
 
 
 def _serve() -> None:
@@ -83,12 +93,12 @@ def _serve() -> None:
             with open(log, "wb") as output:
                 for stream in (1, 2):
                     os.dup2(output.fileno(), stream)
-            os.environ.update(environment)
+            os.environ.clear()
+            os.environ.update({**environment, **VARIABLES})
             sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
             sys.argv = ["gpucheck", *arguments]
             _exit_with(app.main)
-        os.waitpid(pid, 0)
-        print("ended", flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], peer_lost: Any = None) -> Any:
