@@ -59,6 +59,9 @@ class ViolationKind(Vocabulary):
     ORDER = "order"  # the answer is right only if the caller waits for the GPU
     IDLE = "idle"  # the answer stays right when the candidate's kernels do nothing, or something else
     GROUP = "group"  # ranks called different collectives, or with different sizes
+    STATISTICS = (
+        "statistics"  # a candidate's answer is wrong for inputs that are drawn otherwise than those of the case
+    )
     LEFT_BEHIND = "left behind"  # processes of a candidate live on when its own has ended
     PROCESS = "process"  # the process ends, or does not return, when the candidate's kernels do nothing
 

@@ -66,20 +66,28 @@ class Inspection:
     elements: tuple[tuple[str, tuple[int, ...]], ...] = ()  # output and index: which programs write them
 
 
+AFTER = "after the call: "
+"""Begins the names of inputs among the outputs of a call, see ``Call.compared``."""
 RUN, IDLE, CHANGED, DELAYED = "run", "idle", "changed", "delayed"
 """What Triton launches do in a call of a candidate: run, do nothing, write other values, or start late."""
 
 
+PLACE, GO, FETCH = "place", "go", "fetch"
+"""The steps of a timed call: its sealed inputs are put on the device, the call is made, its outputs are written."""
+
+
 @dataclass(frozen=True)
 class Call:
-    """One further call of a candidate, that its supervisor asks for."""
+    """One further call of a candidate, or a step of a timed one, that its supervisor asks for."""
 
-    inputs: str  # file with the inputs of this call
+    inputs: str  # file with the inputs of this call; "" in the later steps of a timed one
     launches: str = RUN
     in_place: bool = False  # inputs are put into the memory of the call before
     late: bool = False  # inputs are produced on the device right before the call, after a delay
     prompt: bool = False  # outputs are read on the caller's stream right after the call, without waiting
-    timed: bool = False  # its time on the GPU is measured; memory is not watched
+    compared: bool = False  # what the inputs hold after the call is written beside the outputs
+    step: str = ""  # of a timed call, whose memory is not watched; "": it is none
+    key: int = 0  # that its inputs are sealed with, told when the call is to be made
 
 
 @dataclass(frozen=True)

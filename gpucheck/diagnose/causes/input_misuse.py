@@ -51,6 +51,15 @@ NOT_AS_ASKED = Cause(
     confirm="The finding names the output with what it is and what was expected.",
     fix="Return a dense tensor of the shape and dtype asked for, on the device of the inputs.",
 )
+TUNED_TO_DRAWS = Cause(
+    "right for the drawn inputs alone",
+    means="The answer counts on how the problem draws its inputs: on their sign, their mean, their size, or on a value "
+    "that most of them do not exceed. Work that such inputs do not need is left out.",
+    shows="Right numbers for all inputs of the problem; wrong ones, where the plain code has an answer, once these are "
+    "turned around, made smaller and moved a little.",
+    confirm="The finding says how these inputs were made: draw some, change them so, and compare with the plain code.",
+    fix="Compute what the plain code computes for every input of its shape and dtype.",
+)
 LEFT_BEHIND = Cause(
     "leaves processes behind",
     means="The code under test started processes that went on in sessions of their own when its process had ended.",
@@ -66,6 +75,7 @@ CAUSES = (
     ALIASED,
     SETTINGS,
     NOT_AS_ASKED,
+    TUNED_TO_DRAWS,
     LEFT_BEHIND,
 )
 
@@ -76,6 +86,7 @@ SHOWN = {
     ViolationKind.ALIAS: ALIASED,
     ViolationKind.REUSED: OVERWRITTEN,
     ViolationKind.SETTINGS: SETTINGS,
+    ViolationKind.STATISTICS: TUNED_TO_DRAWS,
     ViolationKind.LEFT_BEHIND: LEFT_BEHIND,
 }
 """Cause by violation kind, the more telling first."""

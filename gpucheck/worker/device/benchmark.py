@@ -69,9 +69,10 @@ class CudaClock:
         self._device = device
         size = L2_TIMES * int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))
         self._memory = torch.empty(size or FLUSHED, dtype=torch.uint8, device=device)
+        self._clear = self._memory.zero_
 
     def flush(self) -> None:
-        self._memory.zero_()
+        self._clear()
 
     def hold(self, seconds: float) -> None:
         torch.cuda._sleep(int(seconds * CYCLES))

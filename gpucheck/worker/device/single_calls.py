@@ -6,7 +6,6 @@ or gpucheck changes what it calls itself, and not what it is judged by.
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,16 +19,15 @@ from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS
 from gpucheck.model.errors import first_line
 from gpucheck.worker.device import launch_modes, stream_stress
-from gpucheck.worker.device.benchmark import AHEAD, CudaClock
 from gpucheck.worker.device.case_pass import DeviceRuntime
 from gpucheck.worker.device.executor import CaseExecutor, out_of_memory
 from gpucheck.worker.device.gpu_process import Maker, Process, own_device
 from gpucheck.worker.device.guarded_memory import WatchedAllocation
 from gpucheck.worker.device.launch_modes import Launches
-from gpucheck.worker.protocol import BASELINE, Call, Reply, Request, Setup
+from gpucheck.worker.device.timed_calls import timed_steps
+from gpucheck.worker.protocol import AFTER, BASELINE, FETCH, GO, PLACE, Call, Reply, Request, Setup
 
 Outputs = dict[str, Tensor]
-Timed = Callable[[Callable[[], Outputs]], tuple[Outputs, float]]
 
 
 class SingleCalls(Process):
@@ -60,9 +58,10 @@ def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Ca
         reply = make("ran", **executor.identity)
         start()
         try:
-            held = load(request.call.inputs, weights_only=True)
+            held = load(request.call.inputs, weights_only=True) if request.call.inputs else {}
             outputs = call_of(request.case, request.inputs, held, request.call, reply)
-            save(copy_out(outputs), request.outputs[0])
+            if request.call.step not in (PLACE, GO):
+                save(copy_out(outputs), request.outputs[0])
         except Exception as error:
             reply.status, reply.message, reply.traceback = "error", f"{type(error).__name__}: {words(error)}", stack()
             reply.sticky = poisoned()
@@ -81,7 +80,8 @@ def _reader() -> Callable[[Outputs], Outputs]:
 
 def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Callable[..., Outputs]:
     """What makes a call. The first one prepares the candidate, when launches already do what the process is for."""
-    timed, ordered, place = _timing(executor.device), _ordering(executor), _placing(executor.device)
+    steps, ordered, place = timed_steps(executor.device), _ordering(executor), _placing(executor.device)
+    plain, no_modes_left = _plain_outputs(), _no_modes_left()
     synchronize, stream = executor.synchronize, executor.current_stream
     choose, count, load, watched, memory = (
         launches.choose,
@@ -101,7 +101,19 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
             memory.reset(FILLS[0])
             inputs = {name: memory.place(value) for name, value in load(given, weights_only=True).items()}
             prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(executor, reply))
+        if asked.step == PLACE:
+            steps.place(held)
+            return {}
+        if asked.step == FETCH:
+            return steps.fetch()
         memory.reset(FILLS[0])  # the same in each call: what nobody writes is no other answer
+        if asked.step == GO:
+            before, begun = ({}, {}), count()
+            choose(asked.launches)
+            reply.timings["call"] = steps.go(lambda values: plain(check.call(prepared, values)), asked.key)
+            no_modes_left()
+            reply.launched = count() - begun
+            return {}
         values = place(held, before[0] if asked.in_place else {})
         synchronize()
         reply.stream, begun = stream(), count()
@@ -109,19 +121,42 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
 
         def in_watched_memory() -> Outputs:
             with watched(memory):
-                outputs: Outputs = check.call(prepared, values)
+                outputs: Outputs = plain(check.call(prepared, values))
                 return outputs
 
-        if asked.timed:
-            outputs, reply.timings["call"] = timed(lambda: check.call(prepared, values))
-        else:
-            outputs = ordered(in_watched_memory, values, asked)
+        outputs = ordered(in_watched_memory, values, asked)
+        no_modes_left()
         synchronize()
         reply.launched = count() - begun
         before = values, outputs
-        return outputs
+        return {**outputs, **{AFTER + name: value for name, value in values.items() if asked.compared}}
 
     return call
+
+
+def _plain_outputs() -> Callable[[Outputs], Outputs]:
+    """Lets outputs through that are tensors and nothing more: a subclass could put work off until they are read."""
+    kinds, kind_of, error = (Tensor, torch.nn.Parameter), type, TypeError
+
+    def plain(outputs: Outputs) -> Outputs:
+        for name, value in outputs.items():
+            if kind_of(value) not in kinds:
+                raise error(f"{name} is a {kind_of(value).__name__}, expected a torch.Tensor and no subclass of it")
+        return outputs
+
+    return plain
+
+
+def _no_modes_left() -> Callable[[], None]:
+    """Raises where a candidate has left a mode of torch on, which takes part in all that is done with its outputs."""
+    own: Any = torch._C
+    stacks, error = (own._len_torch_function_stack, own._len_torch_dispatch_stack), RuntimeError
+
+    def check() -> None:
+        if any(stack() for stack in stacks):
+            raise error("the call left a mode of torch on that takes part in all further operations")
+
+    return check
 
 
 def _placing(device: torch.device) -> Callable[[Outputs, Outputs], Outputs]:
@@ -139,31 +174,6 @@ def _placing(device: torch.device) -> Callable[[Outputs, Outputs], Outputs]:
         return placed
 
     return place
-
-
-def _timing(device: torch.device) -> Timed:
-    """What takes the GPU's time for a call, in s; on the CPU, where times tell nothing, it is 0."""
-    if device.type != "cuda":
-        return lambda call: (call(), 0.0)
-    clock, host = CudaClock(device), time.perf_counter
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin, end, wait, between = first.record, last.record, last.synchronize, first.elapsed_time
-    hold, flush, stream_of = clock.hold, clock.flush, torch.cuda.current_stream
-    launching: list[float] = []  # s that the host took; the least counts, since a call that waits waits for the delay
-
-    def timed(call: Callable[[], Outputs]) -> tuple[Outputs, float]:
-        stream = stream_of(device)
-        hold(AHEAD * min(launching, default=0.0))
-        flush()
-        begin(stream)
-        began = host()
-        outputs = call()
-        launching.append(host() - began)
-        end(stream)
-        wait()
-        return outputs, between(last) / 1000
-
-    return timed
 
 
 def _ordering(executor: CaseExecutor) -> Callable[[Callable[[], Outputs], Outputs, Call], Outputs]:

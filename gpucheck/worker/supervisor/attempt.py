@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from gpucheck.worker.protocol import Call, Inspection, Reply
 
 
+ANSWER = "answer"
+"""Stage of a call that its supervisor asked for: from the request to the reply, by the supervisor's clock."""
+
+
 @dataclass(frozen=True)
 class Doubt:
     """Outputs that must be held against a reference to know what they mean."""
@@ -27,6 +31,7 @@ class Doubt:
     inputs: dict[str, Tensor] = field(default_factory=dict)  # of that call; {}: those of the case
     right: Violation | None = None  # what it is where they are right
     wrong: Violation | None = None  # what it is where they are wrong
+    optional: bool = False  # the problem may have no answer to these inputs; then they say nothing
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Examined:
     violations: tuple[Violation, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call
+    note: str = ""  # a remark on these times
     failed: Record | None = None  # of the call that gave no answer though its kernels ran
 
 

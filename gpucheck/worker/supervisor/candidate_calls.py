@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,17 +23,32 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import digest
-from gpucheck.worker.protocol import BASELINE, CANDIDATE, CHANGED, DELAYED, IDLE, RUN, Call
-from gpucheck.worker.supervisor.attempt import Attempt, Doubt, Examined, harness_failed
+from gpucheck.worker.protocol import (
+    AFTER,
+    BASELINE,
+    CANDIDATE,
+    CHANGED,
+    DELAYED,
+    FETCH,
+    GO,
+    IDLE,
+    PLACE,
+    RUN,
+    Call,
+)
+from gpucheck.worker.sealed_inputs import KEY_BITS, seal
+from gpucheck.worker.supervisor import other_statistics
+from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined, harness_failed
 
 if TYPE_CHECKING:
-    from gpucheck.worker.protocol import Reply
     from gpucheck.worker.supervisor.child_runner import ChildRunner
 
 WARM_UP = 2  # calls before those whose time counts; like those they get inputs of their own
 TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
 FEWEST = 4
 SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
+UNSEEN = 5e-3  # s of a call that the supervisor's clock may see beyond the device's own time, and beyond plain torch's
+LARGE = 256 << 20  # bytes of a call's inputs and outputs, from which on one reference beside that of the case has to do
 MOVED = 6 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
 
 Inputs = dict[str, Tensor]
@@ -47,7 +63,9 @@ class Answer:
     launches: tuple[str, ...] = ()  # kernels that were launched
     elsewhere: tuple[str, ...] = ()  # launches on another stream than the caller's, in words
     launched: int = 0  # launches and replays of CUDA graphs
-    seconds: float = 0.0  # of the GPU
+    seconds: float = 0.0  # of the GPU, as the process says
+    waited: float = 0.0  # s, by the clock of this process
+    after: Inputs = field(default_factory=dict)  # what its inputs held after the call, where that was asked for
 
     @property
     def varies(self) -> bool:
@@ -109,43 +127,78 @@ class Examination:
     def _examined(self) -> Examined:
         other = self.check.fresh_inputs(self.case, secrets.randbits(48))
         live = self._process("calls", CANDIDATE, RUN)
-        seen = Seen(before=live.ask(other), first=live.ask(self.own), again=live.ask(self.own))
+        seen = Seen(before=live.ask(other), first=live.ask(self.own, compared=True), again=live.ask(self.own))
         if _alike(self.own, other):
             seen.moved = live.ask(other, in_place=True)
         if self.device == "cuda":
             seen.late = live.try_(self.own, late=True)
             seen.prompt = live.try_(self.own, launches=DELAYED, prompt=True)
         timed = self._timed(live, seen)
+        unlike = self._unlike(live)
         seen.kept = live.try_(self.own, launches=IDLE)
         idle = self._process("idle calls", CANDIDATE, IDLE)
         seen.idle, seen.changed = idle.try_(self.own, launches=IDLE), idle.try_(self.own, launches=CHANGED)
-        violations = [*seen.violations(), *idle.broken_off()]
+        violations = [*self._changed(seen.first), *seen.violations(), *idle.broken_off()]
         if violations:
             return Examined(tuple(violations))
-        return Examined(doubts=(*seen.doubts(), *self._doubtful(timed)), timings=self._timings(timed))
+        timings, note = self._timings(timed)
+        doubtful = self._doubtful(timed, always=not unlike or self._size(seen) < LARGE)
+        return Examined(doubts=(*seen.doubts(), *doubtful, *unlike), timings=timings, note=note)
+
+    def _size(self, seen: Seen) -> int:
+        """Bytes of the inputs and outputs of a call."""
+        return sum(value.nbytes for value in (*self.own.values(), *seen.first.outputs.values()))
+
+    def _changed(self, first: Answer) -> list[Violation]:
+        """Inputs that the call changed and ``Model`` leaves alone, by the copies that are here."""
+        changed = {
+            name: digest.differing(value, self.own[name])
+            for name, value in first.after.items()
+            if (value.shape, value.dtype) == (self.own[name].shape, self.own[name].dtype)
+        }
+        changed = {name: count for name, count in changed.items() if count}
+        if changed:
+            given = self.runner.files.given(self._attempt.key, self.case)
+            host: Any = SimpleNamespace(device=torch.device("cpu"))
+            allowed = self.check.allowed(self.case, None, given, host).writes
+            changed = {name: count for name, count in changed.items() if name not in allowed}
+        return [
+            Violation(ViolationKind.INPUTS, f"the call changed {name}: {count} of {self.own[name].numel()} elements")
+            for name, count in changed.items()
+        ]
+
+    def _unlike(self, live: _Calls) -> list[Doubt]:
+        """A call with inputs that are drawn otherwise, for candidates that count on how those of the case are."""
+        drawn = other_statistics.unlike(self.check.fresh_inputs(self.case, secrets.randbits(48)))
+        answer = live.try_(drawn.inputs) if drawn.words else None
+        if answer is None:
+            return []
+        words = f"right for inputs as they are drawn, wrong for such that are {drawn.words}"
+        return [Doubt(answer.outputs, drawn.inputs, wrong=Violation(ViolationKind.STATISTICS, words), optional=True)]
 
     def _timed(self, live: _Calls, seen: Seen) -> list[_Timed]:
         """Calls with inputs that none had before. Those taken by chance are made twice, and their outputs stay."""
-        size = sum(value.nbytes for value in (*self.own.values(), *seen.first.outputs.values()))
-        count = WARM_UP + max(FEWEST, min(TIMED[self.device], MOVED // max(size, 1)))
+        count = WARM_UP + max(FEWEST, min(TIMED[self.device], MOVED // max(self._size(seen), 1)))
         sampled = secrets.SystemRandom().sample(range(count), min(SAMPLED, count))
         before = {seen.before.digest, seen.first.digest}
         made = []
         for number in range(count):
             seed = secrets.randbits(48)
             inputs = self.check.fresh_inputs(self.case, seed)
-            answer = live.ask(inputs, timed=True)
+            answer = live.time(inputs)
             repeated = answer.varies and answer.digest in before
             before.add(answer.digest)
-            again = live.ask(inputs, timed=True) if number in sampled else answer
+            again = live.time(inputs) if number in sampled else answer
             kept = answer if repeated or number in sampled else replace(answer, outputs={})
             made.append(_Timed(number, seed, kept, repeated, again.digest == answer.digest))
         return made
 
-    def _doubtful(self, timed: Sequence[_Timed]) -> list[Doubt]:
+    def _doubtful(self, timed: Sequence[_Timed], *, always: bool) -> list[Doubt]:
         """Timed calls to which a fresh process, asked for few calls, gives other answers.
 
-        One is in doubt anyway: all processes may give the same wrong answer to inputs that are not those of the case.
+        Args:
+            always: one is in doubt anyway, since all processes may give the same wrong answer to inputs that are not
+                those of the case.
         """
         kept = [call for call in timed if call.answer.outputs]
         suspects = [call for call in kept if call.repeated][:SAMPLED] + [call for call in kept if not call.repeated]
@@ -154,18 +207,31 @@ class Examination:
         for call in suspects:
             inputs = self.check.fresh_inputs(self.case, call.seed)
             answer = fresh.try_(inputs)
-            if call is suspects[-1] or answer is None or answer.digest != call.answer.digest:
+            if (always and call is suspects[-1]) or answer is None or answer.digest != call.answer.digest:
                 found.append(Doubt(call.answer.outputs, inputs, wrong=call.violation(len(timed))))
         return found
 
-    def _timings(self, timed: Sequence[_Timed]) -> dict[str, float]:
-        """Median times of a call of the candidate and of the plain code, which has a process of its own."""
+    def _timings(self, timed: Sequence[_Timed]) -> tuple[dict[str, float], str]:
+        """Median times of a call of the candidate and of the plain code, which has a process of its own; a remark.
+
+        The process of a candidate may say what it likes of its time. Where the clock of this process saw much more go
+        by, beyond what it saw beyond the time of the plain code, that counts.
+        """
         if self.device != "cuda":
-            return {}
+            return {}, ""
         plain = self._process("plain calls", BASELINE, RUN)
-        times = [plain.ask(self.own, timed=True).seconds for _ in timed]
-        candidate = median(call.answer.seconds for call in timed[WARM_UP:])
-        return {"call": candidate, "candidate": candidate, "reference": median(times[WARM_UP:])}
+        model = [plain.time(self.own) for _ in timed][WARM_UP:]
+        calls = [call.answer for call in timed[WARM_UP:]]
+        told, reference = (median(answer.seconds for answer in each) for each in (calls, model))
+        beyond, usual = (median(answer.waited - answer.seconds for answer in each) for each in (calls, model))
+        note = ""
+        if beyond > 2 * max(usual, 0.0) + UNSEEN:
+            seen = told + beyond - max(usual, 0.0)
+            note = (
+                f"its process says that a call takes {told * 1e3:.3f} ms; the clock outside of it says {seen * 1e3:.3f}"
+            )
+            told = seen
+        return {"call": told, "candidate": told, "reference": reference}, note
 
     def _process(self, name: str, role: str, launches: str) -> _Calls:
         return _Calls(self.runner, replace(self._attempt, process=name, role=role, launches=launches), self._file)
@@ -184,10 +250,26 @@ class _Calls:
         Raises:
             Unanswered: it raised, or its process ended or hung.
         """
+        torch.save(inputs, self._file)
+        done = self._answered(Call(str(self._file), **how))
+        return _answer(self._outputs(done), done)
+
+    def time(self, inputs: Inputs) -> Answer:
+        """One timed call, of whose inputs its process knows nothing before it is to be made.
+
+        Raises:
+            Unanswered: as :meth:`ask`.
+        """
+        key = secrets.randbits(KEY_BITS)
+        torch.save(seal(inputs, key), self._file)
+        self._answered(Call(str(self._file), step=PLACE))
+        done = self._answered(Call("", step=GO, key=key))
+        return _answer(self._outputs(self._answered(Call("", step=FETCH))), done)
+
+    def _answered(self, call: Call) -> Attempt:
         if self._ended is not None:
             raise Unanswered(self._ended)
-        torch.save(inputs, self._file)
-        done = self._runner.ask(replace(self._attempt, call=Call(str(self._file), **how)))
+        done = self._runner.ask(replace(self._attempt, call=call))
         if done.reply is None:
             self._ended = done.record
             raise Unanswered(done.record)
@@ -197,10 +279,14 @@ class _Calls:
             record = replace(done.record, outcome=outcome, message=reply.message, traceback=reply.traceback)
             self._ended = record if reply.fatal else None
             raise Unanswered(replace(record, sticky=reply.sticky, source=reply.source))
+        return done
+
+    @staticmethod
+    def _outputs(done: Attempt) -> Inputs:
         path = Path(done.outputs)
-        outputs = torch.load(path, weights_only=True)
+        outputs: Inputs = torch.load(path, weights_only=True)
         path.unlink()  # no other process is to find an answer there
-        return _answer(outputs, done.reply)
+        return outputs
 
     def try_(self, inputs: Inputs, **how: Any) -> Answer | None:
         """One call; None where it gives no outputs."""
@@ -326,16 +412,26 @@ def _differing(outputs: Inputs, others: Inputs) -> tuple[int, int]:
     return wrong, sum(value.numel() for value in outputs.values())
 
 
-def _answer(outputs: Inputs, reply: Reply) -> Answer:
+def _answer(written: Inputs, done: Attempt) -> Answer:
+    """What an attempt that was answered says, with the outputs that were written."""
+    reply = done.reply
+    assert reply is not None
     elsewhere = [
         f"{launch['kernel']} launched on stream {launch['stream']}, the caller's is {reply.stream}"
         for launch in reply.launches
         if reply.stream is not None and launch["stream"] != reply.stream
     ]
-    names = dict.fromkeys(str(launch["kernel"]) for launch in reply.launches)
-    whole = digest.whole(*(outputs[name] for name in sorted(outputs)))
-    seconds = reply.timings.get("call", 0.0)
-    return Answer(outputs, whole, tuple(names), tuple(elsewhere), reply.launched, seconds)
+    outputs = {name: value for name, value in written.items() if not name.startswith(AFTER)}
+    return Answer(
+        outputs,
+        digest.whole(*(outputs[name] for name in sorted(outputs))),
+        tuple(dict.fromkeys(str(launch["kernel"]) for launch in reply.launches)),
+        tuple(elsewhere),
+        reply.launched,
+        seconds=reply.timings.get("call", 0.0),
+        waited=done.record.seconds.get(ANSWER, 0.0),
+        after={name.removeprefix(AFTER): value for name, value in written.items() if name.startswith(AFTER)},
+    )
 
 
 def _alike(inputs: Inputs, others: Inputs) -> bool:

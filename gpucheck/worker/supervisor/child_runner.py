@@ -23,7 +23,7 @@ from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.model.vocabulary import Attempted, ExperimentName, file_name
 from gpucheck.worker import collective_journal, launch_journal
 from gpucheck.worker.supervisor import blame
-from gpucheck.worker.supervisor.attempt import Attempt, ended, harness_failed, remove_outputs
+from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, ended, harness_failed, remove_outputs
 from gpucheck.worker.supervisor.meeting import Waited
 
 if TYPE_CHECKING:
@@ -381,8 +381,12 @@ class ChildRunner:
                 group=group,
                 deadline=deadline,
             )
+            begin = time.perf_counter()
             child.connection.send(request)
             waited = meeting.wait(child, deadline) if meeting else _answers(child, deadline)
+            if attempt.call is not None:
+                seconds = {**attempt.record.seconds, ANSWER: time.perf_counter() - begin}
+                attempt = replace(attempt, record=replace(attempt.record, seconds=seconds))
             if waited is not True:
                 return self._unanswered(attempt, child, deadline, meeting, waited), []
             replies = receive(child.connection)

@@ -15,6 +15,7 @@ from torch import Tensor
 from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck, JointCheck
 from gpucheck.model.case import Case
+from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Launch, Outcome, Record, Transfer, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, digest, offsets
@@ -164,7 +165,7 @@ def _held_against_reference(
     record = replace(
         record,
         outcome=outcome,
-        message="; ".join(filter(None, (reply.message, remark, judged.words))),
+        message="; ".join(filter(None, (reply.message, remark, judged.words, examined.note))),
         transfers=transfers,
         mismatches=judged.found.mismatches,
         violations=violations,
@@ -206,7 +207,12 @@ def examined_violations(
             return doubt.right
         references = expected
         if doubt.inputs:
-            references = checks.load(case.check).reference(case, {**inputs, **doubt.inputs})
+            try:
+                references = checks.load(case.check).reference(case, {**inputs, **doubt.inputs})
+            except UsageError:
+                if not doubt.optional:
+                    raise
+                return None
         judged = judge(doubt.outputs, references, {})
         return doubt.wrong if judged.mismatches or judged.violations else doubt.right
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
@@ -16,7 +17,7 @@ from gpucheck.worker.device import single_calls
 from gpucheck.worker.device.guarded_memory import GuardedMemory
 from gpucheck.worker.device.launch_modes import Launches
 from gpucheck.worker.device.launch_observer import Observer
-from gpucheck.worker.protocol import IDLE, RUN, Call, Reply, Request
+from gpucheck.worker.protocol import AFTER, GO, IDLE, RUN, Call, Reply, Request
 
 pytest.importorskip("triton")
 
@@ -149,38 +150,33 @@ def test_a_stressed_call_is_rehearsed_and_its_memory_is_ready(
     assert delays == [CPU], "inputs that come late come behind a delay"
 
 
-class Event:
-    """Stands in for an event of a GPU."""
-
-    def __init__(self, enable_timing: bool) -> None:
-        assert enable_timing
-
-    def record(self, stream: str) -> None:
-        assert stream == "current"
-
-    def synchronize(self) -> None:
-        pass
-
-    def elapsed_time(self, last: Event) -> float:
-        return 4.0
+class Lazy(torch.Tensor):
+    """A tensor whose work is done when it is read."""
 
 
-def test_the_delay_before_a_timed_call_does_not_grow_with_calls_that_wait_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    holds: list[float] = []
-    now = [0.0]
-    clock = SimpleNamespace(hold=holds.append, flush=lambda: None)
-    monkeypatch.setattr(single_calls, "CudaClock", lambda device: clock)
-    monkeypatch.setattr(single_calls.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
-    timed = single_calls._timing(torch.device("cuda", 0))
-    monkeypatch.setattr(torch.cuda, "Event", None)
+def test_outputs_that_could_do_their_work_later_are_refused(ask: Ask, made: Twice) -> None:
+    made.call = lambda prepared, inputs: {"out": torch.ones(2).as_subclass(Lazy)}  # type: ignore[method-assign]
+    for how in ({}, {"step": GO}):
+        assert "out is a Lazy, expected a torch.Tensor and no subclass of it" in ask(torch.ones(2, 5), **how)[0].message
 
-    def waits() -> dict[str, Any]:
-        now[0] += 1.0 + holds[-1]
-        return {}
 
-    assert [timed(waits) for _ in range(4)] == [({}, 0.004)] * 4
-    assert holds == [0.0, 1.5, 1.5, 1.5]
+class Through(TorchFunctionMode):
+    """Changes nothing."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_mode_of_torch_that_a_call_leaves_on_is_told(ask: Ask, made: Twice) -> None:
+    mode = Through()
+    made.call = lambda prepared, inputs: mode.__enter__() and {"out": torch.ones(2)}  # type: ignore[method-assign]
+    try:
+        assert "the call left a mode of torch on" in ask(torch.ones(2, 5))[0].message
+    finally:
+        mode.__exit__(None, None, None)
+
+
+def test_what_the_inputs_hold_after_the_call_is_written_where_it_is_asked_for(ask: Ask, tmp_path: Path) -> None:
+    x = torch.rand(2, 5)
+    ask(x, compared=True)
+    assert torch.equal(torch.load(tmp_path / "outputs")[AFTER + "input0"], x)

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from gpucheck.checks.base import CandidateCheck
+from gpucheck.checks.base import Allowed, CandidateCheck
 from gpucheck.model.record import Outcome, Violation
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
-from gpucheck.worker.protocol import BASELINE, CHANGED, DELAYED, IDLE, RUN, Reply
+from gpucheck.worker.protocol import AFTER, BASELINE, CHANGED, DELAYED, FETCH, GO, IDLE, PLACE, RUN, Reply
+from gpucheck.worker.sealed_inputs import seal
 from gpucheck.worker.supervisor import candidate_calls, judging
-from gpucheck.worker.supervisor.attempt import Attempt, Doubt
+from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt
 from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Examination, Seen
 from tests.conftest import Synthetic
 
@@ -100,6 +101,11 @@ class Twice(CandidateCheck):
     inputs = launch = kernels = axes = call = baseline = None  # type: ignore[assignment]
 
 
+class Positive(Twice):
+    def fresh_inputs(self, case: Any, seed: int) -> dict[str, Any]:
+        return {"input0": torch.rand(64, generator=torch.Generator().manual_seed(seed))}
+
+
 Behave = Callable[[Any, Any, int], Any]
 
 
@@ -112,6 +118,8 @@ class Processes:
     behave: Behave
     asked: list[tuple[str, Any]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    placed: Any = None  # the sealed input of a timed call
+    waited: float = 0.0  # beyond the time that a process of a candidate tells
 
     @property
     def files(self) -> Any:
@@ -122,18 +130,26 @@ class Processes:
 
     def ask(self, attempt: Attempt) -> Attempt:
         assert attempt.call is not None
+        reply = Reply("ran", launched=1, launches=[{"kernel": "twice", "stream": 0}], stream=0)
+        if attempt.call.step == FETCH:
+            return replace(attempt, reply=reply)
+        given = torch.load(attempt.call.inputs, weights_only=True) if attempt.call.inputs else self.placed
+        if attempt.call.step == PLACE:
+            self.placed = given
+            return replace(attempt, reply=reply)
         self.asked.append((attempt.process, attempt.call))
         number = self.counts[attempt.process] = self.counts.get(attempt.process, 0) + 1
-        (x,) = torch.load(attempt.call.inputs, weights_only=True).values()
-        reply = Reply("ran", launched=1, launches=[{"kernel": "twice", "stream": 0}], stream=0)
+        (x,) = (seal(given, attempt.call.key) if attempt.call.step == GO else given).values()
         out = self.behave(attempt, x, number)
         if isinstance(out, Outcome):
             return replace(attempt, record=replace(attempt.record, outcome=out, message="ended with exit code 0"))
         if isinstance(out, str):
             return replace(attempt, reply=Reply("error", out))
-        reply.timings["call"] = 0.002 if attempt.role == BASELINE else 0.001
-        torch.save({"out": out}, attempt.outputs)
-        return replace(attempt, reply=reply)
+        told = reply.timings["call"] = 0.002 if attempt.role == BASELINE else 0.001
+        waited = {ANSWER: told + (0.0001 if attempt.role == BASELINE else self.waited)}
+        after = {AFTER + "input0": x} if attempt.call.compared else {}
+        torch.save({"out": out, **after}, attempt.outputs)
+        return replace(attempt, reply=reply, record=replace(attempt.record, seconds=waited))
 
 
 def twice(attempt: Attempt, x: Any, number: int) -> Any:
@@ -143,10 +159,12 @@ def twice(attempt: Attempt, x: Any, number: int) -> Any:
 
 @pytest.fixture
 def examine(tmp_path: Path, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def examine(behave: Behave, device: str = "cpu") -> tuple[Any, Processes]:
+    def examine(
+        behave: Behave, device: str = "cpu", draw: Twice | None = None, waited: float = 0.0
+    ) -> tuple[Any, Processes]:
         plan = synthetic.plan(cases=1, device=device)
-        monkeypatch.setattr(candidate_calls.checks, "load", lambda name: Twice())
-        processes = Processes(tmp_path, plan, behave)
+        monkeypatch.setattr(candidate_calls.checks, "load", lambda name: draw or Twice())
+        processes = Processes(tmp_path, plan, behave, waited=waited)
         attempt = Attempt(plan.steps[0], "0", synthetic.record(plan, 0, 0), str(tmp_path / "0.outputs0"), Reply("ran"))
         runner: Any = processes
         return Examination(runner, attempt).examine(), processes
@@ -166,8 +184,8 @@ def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(e
     assert examined.timings == {"call": 0.001, "candidate": 0.001, "reference": 0.002}
     calls = [call for name, call in processes.asked if name == "calls"]
     inputs = [x for name, x in drawn if name == "calls"]
-    timed = [x for x, call in zip(inputs, calls, strict=True) if call.timed]
-    untimed = {x for x, call in zip(inputs, calls, strict=True) if not call.timed}
+    timed = [x for x, call in zip(inputs, calls, strict=True) if call.step]
+    untimed = {x for x, call in zip(inputs, calls, strict=True) if not call.step}
     assert len(set(timed)) == WARM_UP + TIMED["cuda"] == len(timed) - SAMPLED and not untimed & set(timed)
     assert [x for x, after in pairwise(timed) if x == after] == [x for x in timed if timed.count(x) == 2][::2]
     assert {x for name, x in drawn if name == "fresh calls"} <= set(timed)
@@ -196,18 +214,48 @@ def test_an_answer_kept_while_calls_are_timed_is_in_doubt_whatever_call_it_begin
 
 def test_work_left_out_while_calls_are_timed_is_in_doubt(examine: Any) -> None:
     examined, _ = examine(lambda attempt, x, number: twice(attempt, x, number) + (number > 5) * number)
-    assert {doubt.wrong.kind for doubt in examined.doubts if doubt.inputs and doubt.wrong} == {"repeats differ"}
+    assert {doubt.wrong.kind for doubt in examined.doubts if doubt.inputs and not doubt.optional} == {"repeats differ"}
     examined, _ = examine(lambda attempt, x, number: twice(attempt, x, number) + (number > 5))
-    assert {doubt.wrong.kind for doubt in examined.doubts if doubt.wrong} == {"calls differ"}
+    assert {doubt.wrong.kind for doubt in examined.doubts if not doubt.optional and doubt.wrong} == {"calls differ"}
 
 
 def test_one_timed_call_is_always_held_against_its_reference(examine: Any) -> None:
     for behave in (twice, lambda attempt, x, number: twice(attempt, x, number) * (x.tolist() == [0, 1, 2, 3, 4])):
         examined, _ = examine(behave)
-        (doubt,) = [doubt for doubt in examined.doubts if doubt.inputs]
+        (doubt,) = [doubt for doubt in examined.doubts if doubt.inputs and not doubt.optional]
         assert doubt.wrong and "got a wrong answer" in doubt.wrong.detail
         right = torch.equal(doubt.outputs["out"], doubt.inputs["input0"] * 2)
         assert right is (behave is twice), "all processes answer as this one does"
+
+
+def test_inputs_drawn_otherwise_are_asked_for_and_held_against_their_own_reference(examine: Any) -> None:
+    examined, _ = examine(lambda attempt, x, number: twice(attempt, x.abs(), number), draw=Positive())
+    (doubt,) = [doubt for doubt in examined.doubts if doubt.optional]
+    x = doubt.inputs["input0"]
+    assert float(x.min()) < 0 and torch.equal(doubt.outputs["out"], x.abs() * 2)
+    assert doubt.wrong.kind == "statistics" and "multiplied by -0." in doubt.wrong.detail
+
+
+def test_inputs_that_a_call_changed_are_told_by_the_supervisor_unless_the_plain_code_changes_them_too(
+    examine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def zeroes(attempt: Attempt, x: Any, number: int) -> Any:
+        out = twice(attempt, x, number)
+        x[1:3] = 0
+        return out
+
+    (violation,) = examine(zeroes)[0].violations
+    assert violation == Violation(violation.kind, "the call changed input0: 2 of 5 elements")
+    assert violation.kind == "inputs"
+    monkeypatch.setattr(Twice, "allowed", lambda *_: Allowed(writes=frozenset({"input0"})))
+    assert examine(zeroes)[0].violations == ()
+
+
+def test_a_time_that_the_clock_outside_of_the_process_contradicts_does_not_count(examine: Any) -> None:
+    for waited, seconds, note in ((0.004, 0.001, False), (0.5, 0.5009, True)):
+        examined, _ = examine(twice, "cuda", waited=waited)
+        assert examined.timings["candidate"] == pytest.approx(seconds) and examined.timings["reference"] == 0.002
+        assert ("the clock outside of it says 500.9" in examined.note) is note
 
 
 def test_a_call_that_gives_no_answer_fails_only_where_its_kernels_ran(examine: Any) -> None:
