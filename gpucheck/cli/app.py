@@ -23,6 +23,8 @@ COMMANDS = {
     "replay": ("replay", "replay"),
     "bisect": ("bisect", "bisect"),
     "diff": ("diff", "diff"),
+    "attest": ("attest", "attest"),
+    "verify": ("verify", "verify"),
     "explain": ("explain", "explain"),
     "audit": ("audit", "audit"),
     "compile": ("compile", "compile_"),
