@@ -110,6 +110,17 @@ class ShardedMoe(JointCheck):
         outputs: dict[str, Tensor] = prepared.launch()
         return outputs
 
+    def twins(self, case: Case) -> tuple[str, ...]:
+        """Of this rank's share."""
+        from gpucheck.checks.moe import block_products
+        from gpucheck.checks.sharded.shares import share, width_share
+
+        shared, rank, ranks = case["parallel"] == "tensor", case.rank, max(1, case.ranks)
+        of = width_share if shared else share
+        name = "intermediate" if shared else "experts"
+        part = of(case[name], rank, ranks)
+        return block_products(case["weight"], case["layout"], {**case.params, name: part.stop - part.start})
+
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return runtime.library.kernels["matmul"]
 

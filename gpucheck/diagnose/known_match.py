@@ -16,6 +16,8 @@ from gpucheck.model.finding import Finding, Known, ProofCommand
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run
 
+TENSOR, BLOCK = "tensor", 32
+"""How ranks of a joint case share a width, and the values of an mx scale, which no rank cuts."""
 COUNTS = {"expert": "experts", "batch": "batch"}
 """Grouping of rows -> the parameter of a case that says how many groups there are."""
 
@@ -66,7 +68,7 @@ def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
         return False
     params, conditions = step.case.params, step.conditions.to_json()
     kinds = [violation.kind.value for violation in record.violations]
-    sizes = asked.shapes.fitting(of_one_rank(params)) if asked.shapes else []
+    sizes = asked.shapes.fitting(_of_one_rank(run, record)) if asked.shapes else []
     return (
         (not asked.data or step.case.data in asked.data)
         and _among(params, asked.params)
@@ -91,11 +93,18 @@ def fits(run: Run, cause: str, record: Record, asked: Fingerprint) -> bool:
     )
 
 
-def of_one_rank(params: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
-    """The parameters of a case, with the width that each of several tensor parallel ranks has."""
-    width, ranks = params.get("intermediate"), params.get("tp")
-    if isinstance(width, int) and isinstance(ranks, int):
+def _of_one_rank(run: Run, record: Record) -> Mapping[str, Scalar]:
+    """The parameters of a case, with the width that the rank has where tensor parallel ranks share it."""
+    step = run.plan.steps[record.step]
+    params, width = step.case.params, step.case.params.get("intermediate")
+    if not isinstance(width, int):
+        return params
+    if isinstance(ranks := params.get("tp"), int):
         return {**params, "intermediate": width // ranks}
+    if step.together and params.get("parallel", TENSOR) == TENSOR:
+        blocks, ranks = width // BLOCK, run.plan.world_size  # whole ones, as equal as they can be, later ranks more
+        first, behind = (blocks * rank // ranks for rank in (record.rank, record.rank + 1))
+        return {**params, "intermediate": (behind - first) * BLOCK}
     return params
 
 

@@ -39,7 +39,7 @@ BY_OUTCOME = {
 
 VICTIM = Symptom(
     "victim of another rank",
-    "nothing is known about this rank itself; find out what ended the rank that is named",
+    "nothing is known about this rank itself; look at the rank that is named",
     across=True,
 )
 BAD_CHECK = Symptom("check that cannot be used", "the error is in the check's own file, not in gpucheck or the GPU")

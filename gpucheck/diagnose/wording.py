@@ -45,7 +45,10 @@ def took(seconds: float) -> str:
 
 
 def lines_of(record: Record) -> list[str]:
-    """What one record says, region first."""
+    """What one record says, region first; of what is wrong by another rank's fault no more than where."""
+    if record.victim_of is not None and record.mismatches:
+        follows = f"wrong by what {rank_list([record.victim_of])} gave"
+        return [f"{follows}: {each.output}: {each.region}" for each in record.mismatches[:MOST_OUTPUTS]]
     lines = [record.message] if record.message else []
     if record.repeats > 1 and record.wrong:
         lines.append(f"{record.wrong} of {record.repeats} repeats wrong")

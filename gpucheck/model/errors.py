@@ -53,11 +53,17 @@ class Inapplicable(Exception):
     """The library under test, or this machine, does not offer what a case asks for; the text says why."""
 
 
+NCCL_ERROR = "NCCL error"  # begins what torch says of one
+MOST_NCCL_LINES = 6
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, without the advice that those of CUDA and others carry after their first line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def error_line(error: BaseException) -> str:
-    """Type and first line of an exception."""
-    return f"{type(error).__name__}: {first_line(error)}"
+    """Type and first line of an exception; of an error of NCCL all lines, since its last ones say what failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = "; ".join(lines[:MOST_NCCL_LINES]) if lines and NCCL_ERROR in lines[0] else first_line(error)
+    return f"{type(error).__name__}: {told}"

@@ -19,18 +19,15 @@ def fill_of(number: int) -> int:
     return FILLS[bin(number).count("1") % 2]
 
 
-def wants_another_pass(
-    repeat: int, passes: int, digests: Sequence[str], fills: Sequence[int], *, alike: bool = False
-) -> bool:
-    """Whether a case must run again, after ``passes`` passes with these digests and fills.
+def due(repeat: int, passes: int) -> bool:
+    """Whether a case must run again whatever its outputs were so far."""
+    return passes < max(repeat, len(FILLS))
 
-    Args:
-        alike: ranks run it together, so none may run it more often for what it alone has seen.
-    """
-    if passes < max(repeat, len(FILLS)):
+
+def wants_another_pass(repeat: int, passes: int, digests: Sequence[str], fills: Sequence[int]) -> bool:
+    """Whether a case must run again, after ``passes`` passes with these digests and fills."""
+    if due(repeat, passes):
         return True
-    if alike:
-        return False
     if len(set(digests)) == 1:
         return False
     return passes < TELLING or (passes < SURE and _follow(digests, fills))

@@ -19,7 +19,7 @@ from gpucheck.diagnose.known_faults import KnownFault, known_faults, parse
 from gpucheck.diagnose.version_range import in_range
 from gpucheck.library.engines import MODULES
 from gpucheck.library.engines.engine_option import parse_engines
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.finding import Known
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Launch, Outcome, Record, Violation
@@ -232,13 +232,14 @@ class Planted:
     generation: str = "v3.5"
     content: str = "B"
     versions: Mapping[str, str] = field(default_factory=dict)
+    ranks: int = 1  # of the run
 
 
 def is_known(synthetic: Synthetic, planted: Planted) -> list[str]:
     """The known faults that a finding of one case is."""
     spec = load(planted.check if planted.check in names_here() else "transformers_moe").spec
     case = replace(spec.case(planted.params, planted.data, 0), check=planted.check)
-    plan = synthetic.plan(steps=(Step(case, planted.conditions),))
+    plan = synthetic.plan(steps=(Step(case, planted.conditions),), ranks=planted.ranks)
     known_engines = {name: version for name, version in planted.versions.items() if name in MODULES}
     recorded = {"triton": "3.6.0", **planted.versions}
     software = {name: {"version": version} for name, version in recorded.items() if name not in known_engines}
@@ -499,6 +500,38 @@ def test_a_size_is_that_of_one_rank_where_ranks_share_it(synthetic: Synthetic) -
     shared = replace(CUT, params={**MANY, "intermediate": 2880, "hidden": 2880})
     assert is_known(synthetic, shared) == []
     assert is_known(synthetic, replace(shared, params={**shared.params, "tp": 4})) == ["hopper-values-k-tail"]
+
+
+@pytest.mark.parametrize(
+    ("check", "params", "ranks", "size"),
+    [
+        ("sharded_generation", {"intermediate": 128, "hidden": 256}, 2, 64),
+        ("sharded_generation", {"intermediate": 128, "hidden": 256}, 1, None),
+        ("sharded_generation", {"intermediate": 512, "hidden": 256}, 4, None),
+        ("sharded_moe", {"parallel": "tensor", "intermediate": 640, "hidden": 128}, 2, 320),
+        ("sharded_moe", {"parallel": "dispatch", "intermediate": 640, "hidden": 128}, 2, None),
+        ("sharded_moe", {"parallel": "dispatch", "intermediate": 640, "hidden": 64}, 2, 64),
+    ],
+)
+def test_scales_past_their_end_are_known_where_ranks_share_the_block(
+    synthetic: Synthetic, check: str, params: dict[str, Any], ranks: int, size: int | None
+) -> None:
+    detail = f"it is read outside of the uint8 tensor of shape (8, {size or 64}, 4)"
+    planted = Planted(
+        check,
+        OUTSIDE,
+        {"layout": "default", **params, **({"weight": "mxfp4"} if check == "sharded_moe" else {})},
+        data="exact" if check == "sharded_moe" else "normal",
+        conditions=Conditions(process_group=TOGETHER),
+        record={
+            "violations": [Violation("passes differ", detail)],  # type: ignore[arg-type]
+            "launches": [Launch("_matmul_ogs", 1, 0, ["cuda:0"], 0, "", "sm_90", 0, 8, [])],
+        },
+        ranks=ranks,
+    )
+    assert is_known(synthetic, planted) == ([] if size is None else ["hopper-scales-past-end"])
+    others = {"violations": [Violation("passes differ", detail.replace("uint8", "float32"))]}  # type: ignore[arg-type]
+    assert is_known(synthetic, replace(planted, record={**planted.record, **others})) == []
 
 
 def test_every_fault_of_the_table_has_what_triggers_it_and_what_must_not() -> None:

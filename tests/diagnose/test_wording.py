@@ -105,3 +105,9 @@ def test_a_crash_tells_of_arguments_beyond_32_bits(synthetic: Synthetic) -> None
         lines = lines_of(synthetic.record(synthetic.plan(), 0, 0, outcome, launches=[launch]))
         words = "offsets of 32 bits do not reach all of an argument of _pick: cache_ptr, int8 of shape (2054, 1048576)"
         assert (words in lines) is said
+
+
+def test_a_victim_says_where_it_is_wrong_and_by_whom(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1, ranks=2)
+    record = synthetic.record(plan, 0, 0, Outcome.MISMATCH, victim_of=1)
+    assert lines_of(record) == ["wrong by what rank 1 gave: y: row 1 of 2"]

@@ -35,7 +35,7 @@ from gpucheck.worker.device.launch_observer import Observer
 from gpucheck.worker.device.placements import Binding
 from gpucheck.worker.device.repeated_calls import RepeatedCalls
 from gpucheck.worker.last_words import raised_from
-from gpucheck.worker.memory_fills import FURTHER_FILL, depends_on_fill, fill_of, wants_another_pass
+from gpucheck.worker.memory_fills import FURTHER_FILL, SURE, depends_on_fill, due, fill_of, wants_another_pass
 from gpucheck.worker.protocol import Allowance, Reply, Request, outputs_file
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ class CaseExecutor(DevicePasses):
             self.warm_up(check, case, held, conditions)
         with timed(reply, "prepare"):  # once: each pass places copies of these
             inputs = {name: to_device(value, self.device) for name, value in held.items()}
-        passes, together = 0, conditions.together
-        while wants_another_pass(conditions.repeat, passes, *reply.settled, alike=together):
+        passes, repeat = 0, conditions.repeat
+        while due(repeat, passes) or self._agreed(wants_another_pass(repeat, passes, *reply.settled)):
             first, fill = not reply.digests, fill_of(passes)
             with self._turns.shared():
                 with self._seen_by_driver(check, reply, first):
@@ -140,11 +140,12 @@ class CaseExecutor(DevicePasses):
             if first and request.known and request.known == {name: digest.whole(held) for name, held in copies.items()}:
                 break
         reply.launches = [asdict(launch) for launch in self.observer.take()]
-        alone = conditions.concurrency == 1 and not together
-        if depends_on_fill(*reply.settled) and not conditions.late and alone:
+        depends = depends_on_fill(*reply.settled) and not conditions.late and conditions.concurrency == 1
+        if passes >= SURE and self._agreed(depends):
             with timed(reply, "locate"), self._turns.shared():
-                reply.sensitive = self._sensitive(check, case, inputs, reply.settled[0][1], conditions)
-                self._fill_further(check, case, inputs, reply, request)
+                for turn in range(max(1, case.ranks)):
+                    self._locate(check, case, inputs, reply, conditions, searches=depends and turn == case.rank)
+                self._fill_further(check, case, inputs, reply, request, keep=depends)
         if request.timed is not None and steady(reply):
             self._time(held, request.timed, reply)
 
@@ -158,6 +159,21 @@ class CaseExecutor(DevicePasses):
         with timed(reply, "trace"), device_trace.kernels_seen(self.device, names):
             yield
         reply.device_kernels = names
+
+    def _agreed(self, wish: bool) -> bool:
+        """Whether one more pass is made: as this rank wishes, or any of those that run a joint case with it."""
+        return wish if self.joint_group is None else self.joint_group.agree(wish)
+
+    def _locate(
+        self, check: Check, case: Case, inputs: Any, reply: Reply, conditions: Conditions, *, searches: bool
+    ) -> None:
+        """Searches the tensor whose surroundings are read; the other ranks of a joint case make as many passes."""
+        if searches:
+            reply.sensitive = self._sensitive(check, case, inputs, reply.settled[0][1], conditions)
+            self._agreed(wish=False)
+            return
+        while self._agreed(wish=False):
+            self._digest(check, case, inputs, (), conditions)
 
     def _time(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
         """Times further calls of the last pass; their launches are not counted."""
@@ -233,6 +249,7 @@ class CaseExecutor(DevicePasses):
         deadline = time.process_time() + (LOCATE_ENGINE_SECONDS if conditions.engine else LOCATE_SECONDS)
 
         def changes(*odd: int) -> bool:
+            self._agreed(wish=True)
             return self._digest(check, case, inputs, odd, conditions) != baseline
 
         suspects = list(range(len(self.memory)))
@@ -248,9 +265,13 @@ class CaseExecutor(DevicePasses):
         (self._suspect,) = suspects
         return self.memory.words(self._suspect)
 
-    def _fill_further(self, check: Check, case: Case, inputs: Any, reply: Reply, request: Request) -> None:
-        """Keeps the outputs of one more pass, in memory filled with a third byte; they are not judged."""
+    def _fill_further(
+        self, check: Check, case: Case, inputs: Any, reply: Reply, request: Request, *, keep: bool
+    ) -> None:
+        """Makes one more pass, in memory filled with a third byte, and may keep its outputs; they are not judged."""
         outputs = self._outputs(check, case, inputs, FURTHER_FILL, request.conditions)
+        if not keep:
+            return
         reply.by_fill[FURTHER_FILL] = len(reply.saved)
         path = outputs_file(request.outputs[0], len(reply.saved))
         with needed(path):

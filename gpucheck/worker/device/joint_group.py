@@ -17,6 +17,7 @@ SETTINGS = {
     "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",  # needs a fabric manager that lets it, and is no part of what is checked
 }
 """Environment variables of a process that runs joint cases, where nobody has set them."""
+AGREEMENT = "agreement on further passes"
 _LONGEST = 2.0  # deadlines after which the group itself gives up: the supervisor is sooner
 
 
@@ -38,10 +39,13 @@ class JointGroup:
         self.journal = CollectiveJournal(journal)
         self._one_node = one_node
         self._name = ""
+        self._agreements = 0
         CollectiveObserver(self.journal, in_step=in_step).install()
 
     def enter(self, name: str, device: torch.device, seconds: float) -> None:
-        """Makes this process a member of the group called ``name``, and of no other; waits for all ranks.
+        """Makes this process a member of the group called ``name``, the only one that it is ever in, with all ranks.
+
+        Another group takes another process: nothing can be waited for in a group that has lost a rank.
 
         Args:
             seconds: that the case may take.
@@ -51,8 +55,7 @@ class JointGroup:
         self.journal.begin()
         if self._name == name:
             return
-        if self._name:
-            distributed.destroy_process_group()
+        assert not self._name, f"this process is in group {self._name} and cannot go on in {name}"
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         longest = timedelta(seconds=_LONGEST * seconds)
         begun = self.journal.enter("init_process_group", "init_process_group", range(ranks), "start")
@@ -65,4 +68,17 @@ class JointGroup:
         store = connected(name, longest)
         distributed.init_process_group(store=store, rank=rank, world_size=ranks, timeout=longest, **options)
         self.journal.leave(begun)
-        self._name = name
+        self._name, self._store, self._ranks = name, store, ranks
+
+    def agree(self, wish: bool) -> bool:
+        """Whether any rank wishes for something; all ranks ask as often, and wait for each other."""
+        self._agreements += 1
+        key = f"agreement/{self._agreements}"
+        asked = self.journal.enter(AGREEMENT, AGREEMENT, range(self._ranks), AGREEMENT)
+        if wish:
+            self._store.add(f"{key}/wishes", 1)
+        if self._store.add(f"{key}/asked", 1) == self._ranks:
+            self._store.set(f"{key}/answer", str(self._store.add(f"{key}/wishes", 0)))
+        wishes = int(self._store.get(f"{key}/answer"))
+        self.journal.leave(asked)
+        return wishes > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,10 @@ RAN, RAISED, CRASHED, STOPPED, WAITED, GONE, UNREADY = (
 """How a rank ended: with its outputs, with an error, dead, stopped by a signal, killed while it was at work, without a
 supervisor, or without a process."""
 DEAD = (CRASHED, STOPPED, GONE, UNREADY)
+GAVE_UP = re.compile(
+    r"ncclRemoteError|remote process exited|operation timeout|timed out waiting|[Cc]onnection (closed|reset) by peer"
+)
+"""What a rank says that ended since another one did not answer: NCCL ends a process, or raises, after some time."""
 MOST_CALLS = 5000  # that a rank tells the others of
 
 
@@ -66,18 +71,20 @@ def blame(states: Mapping[int, RankState]) -> Blame:
     """Who is to blame; nobody where all ranks ran and called the same things.
 
     In this order: ranks that called something else than most, which may well end the process of another one; ranks
-    whose process died or was stopped; ranks that raised outside of all calls; ranks that others wait for in a call
-    while they themselves wait for nobody; ranks that raised within a call; all that did not end.
+    whose process died or was stopped, unless NCCL ended it since another one was gone or late; ranks that raised
+    outside of all calls; ranks that others wait for in a call while they themselves wait for nobody; ranks that raised
+    within a call, or that NCCL ended; all that did not end.
     """
     if differing := first_mismatch(states):
         return differing
-    if dead := {rank: state.message or state.state for rank, state in states.items() if state.state in DEAD}:
-        return Blame(dead)
+    dead = {rank: state.message or state.state for rank, state in states.items() if state.state in DEAD}
+    if own := {rank: message for rank, message in dead.items() if not GAVE_UP.search(message)}:
+        return Blame(own)
     if all(state.state == RAN for state in states.values()):
         return Blame()
     raised = {rank: state.message for rank, state in states.items() if state.state == RAISED}
-    outside = {rank: message for rank, message in raised.items() if not states[rank].inside}
-    return Blame(outside or _absent(states) or raised or _stuck(states))
+    outside = {rank: m for rank, m in raised.items() if not states[rank].inside and not GAVE_UP.search(m)}
+    return Blame(outside or _absent(states) or raised or dead or _stuck(states))
 
 
 def first_mismatch(states: Mapping[int, RankState]) -> Blame | None:
@@ -113,7 +120,7 @@ def _absent(states: Mapping[int, RankState]) -> dict[int, str]:
         for call in last.values():
             late = [other for other in call.members if other != rank and counts[other][call.channel] < call.number]
             for other in late:
-                known, there = missing.setdefault(other, (call, []))
+                known, there = missing.setdefault(other, (_first_beyond(state, call, counts[other][call.channel]), []))
                 if known.channel == call.channel:
                     there.append(rank)
             if call in state.inside:
@@ -126,6 +133,11 @@ def _absent(states: Mapping[int, RankState]) -> dict[int, str]:
     }
 
 
+def _first_beyond(state: RankState, last: CollectiveCall, count: int) -> CollectiveCall:
+    """The first call of a channel behind so many; calls on a GPU return at once, so ranks may be far ahead of one."""
+    return next((c for c in state.calls if c.channel == last.channel and c.number > count), last)
+
+
 def _where(state: RankState) -> str:
     last = state.calls[-1] if state.calls else None
     if last is None:
@@ -135,13 +147,15 @@ def _where(state: RankState) -> str:
 
 def _stuck(states: Mapping[int, RankState]) -> dict[int, str]:
     """The ranks that are in a call to which all of its ranks came, or in none; of those, whoever did not end."""
-    waiting = {rank: state for rank, state in states.items() if state.state == WAITED}
-    return {
-        rank: f"{_call(state.inside[-1])} did not end, though all of its ranks had come"
-        if state.inside
-        else "did not end, and is in no collective call"
-        for rank, state in waiting.items()
-    }
+    return {rank: _stuck_words(state) for rank, state in states.items() if state.state == WAITED}
+
+
+def _stuck_words(state: RankState) -> str:
+    if state.inside:
+        return f"{_call(state.inside[-1])} did not end, though all of its ranks had come"
+    if state.calls:
+        return f"did not end after {_call(state.calls[-1])}, to which all of its ranks had come"
+    return "did not end, and had come to no collective call"
 
 
 def _call(call: CollectiveCall) -> str:

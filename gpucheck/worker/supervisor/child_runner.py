@@ -262,6 +262,12 @@ class ChildRunner:
             if not self.board().gone():
                 done, child, inputs = self._prepared(attempt)
             group = meeting.arrive(self._group if child else "", "" if child else done.record.message)
+            if group is None:
+                if self._group:
+                    self.retire()
+                    done, child, inputs = self._prepared(attempt)
+                group = meeting.arrive("", "" if child else done.record.message)
+            assert group is not None, "all come without a group"
             if isinstance(group, Absent):
                 return attributed(done, absent_states(group, self.plan.world_size))
             assert child is not None and inputs is not None, "without a child this rank is absent"
@@ -601,7 +607,8 @@ def _state(attempt: Attempt) -> tuple[str, str]:
     """How a joint case ended on this rank, and what there is to say of it."""
     reply, record = attempt.reply, attempt.record
     if reply is None:
-        return attempt.state or blame.CRASHED, record.message
+        gave_up = next((line for line in record.said if blame.GAVE_UP.search(line)), "")
+        return attempt.state or blame.CRASHED, "; ".join(filter(None, (record.message, gave_up)))
     broken = reply.status in ("error", "harness")
     return (blame.CRASHED if reply.sticky else blame.RAISED) if broken else blame.RAN, reply.message if broken else ""
 

@@ -42,22 +42,28 @@ class Meeting:
     def __init__(self, board: Board, name: str) -> None:
         self.board, self.name = board, name
         self._settled = False  # this rank has ended or is overdue
+        self._arrivals = 0
 
-    def arrive(self, group: str, problem: str) -> str | Absent:
+    def arrive(self, group: str, problem: str) -> str | Absent | None:
         """Waits for all ranks and returns the name of the group to go on in.
+
+        None: some children are in a group that others are not in. These are of no use, since a group that lost a rank
+        may keep those that leave it waiting: each rank arrives once more, with a child that is in no group.
 
         Args:
             group: that the child of this rank is in; "": in none.
             problem: why this rank has no child; "": it has one.
         """
-        self.board.post(f"{self.name}/arrived", {"group": group, "problem": problem})
-        came = self.board.came(f"{self.name}/arrived")
+        self._arrivals += 1
+        place = f"{self.name}/arrived {self._arrivals}"
+        self.board.post(place, {"group": group, "problem": problem})
+        came = self.board.came(place)
         reasons = {rank: "its supervisor has ended" for rank in range(self.board.ranks) if rank not in came}
         reasons |= {rank: said["problem"] for rank, said in came.items() if said["problem"]}
         if reasons:
             return Absent(reasons)
         groups = {said["group"] for said in came.values()}
-        return groups.pop() if len(groups) == 1 and "" not in groups else self.name
+        return (groups.pop() or self.name) if len(groups) == 1 else None
 
     def wait(self, child: Child, deadline: float) -> Waited | Literal[True]:
         """Waits for the answer of a child, True, as long as the ranks together may take for it.

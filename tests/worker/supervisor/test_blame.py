@@ -93,7 +93,46 @@ def test_a_call_that_does_not_end_is_the_fault_of_all_that_are_in_it() -> None:
 def test_a_rank_that_hangs_behind_its_last_call_is_blamed_alone() -> None:
     done = (call("barrier", "all", (0, 1), 1),)
     found = blame({0: RankState(0, RAN, "", done), 1: RankState(1, WAITED, "", done)})
-    assert found.reasons == {1: "did not end, and is in no collective call"}
+    assert found.reasons == {1: "did not end after barrier number 1 of ranks 0, 1, to which all of its ranks had come"}
+    assert blame({0: RankState(0, RAN), 1: RankState(1, WAITED)}).reasons == {
+        1: "did not end, and had come to no collective call"
+    }
+
+
+def test_where_calls_return_at_once_the_first_that_a_rank_did_not_come_to_is_named() -> None:
+    """As with NCCL: the host of a rank is past calls that its GPU waits in."""
+    ahead = tuple(call("all_reduce", "all", (0, 1, 2), number) for number in (1, 2, 3))
+    states = {
+        0: RankState(0, WAITED, "", ahead),
+        1: RankState(1, WAITED, "", ahead[:1]),
+        2: RankState(2, WAITED, "", ahead),
+    }
+    assert blame(states).reasons == {
+        1: "did not come to all_reduce number 2 of ranks 0-2, where ranks 0, 2 waited; "
+        "it was past all_reduce number 1 of ranks 0-2"
+    }
+
+
+NCCL = {
+    "ended": (CRASHED, "was killed by SIGABRT; Watchdog caught collective operation timeout: WorkNCCL(SeqNum=2)"),
+    "raised": (RAISED, "DistBackendError: NCCL error in: x.cpp:1; ncclRemoteError: remote process exited"),
+}
+
+
+@pytest.mark.parametrize("how", NCCL)
+@pytest.mark.parametrize("culprit", [CRASHED, WAITED, GONE])
+def test_a_rank_that_nccl_ends_since_another_one_is_gone_is_no_culprit(how: str, culprit: str) -> None:
+    ahead = tuple(call("all_reduce", "all", (0, 1), number) for number in (1, 2))
+    state, message = NCCL[how]
+    states = {0: RankState(0, state, message, ahead), 1: RankState(1, culprit, "killed by SIGKILL", ahead[:1])}
+    assert list(blame(states).reasons) == [1]
+
+
+def test_errors_of_nccl_that_nobody_else_explains_are_those_of_all_who_have_them() -> None:
+    both = tuple(call("all_reduce", "all", (0, 1), number) for number in (1, 2))
+    for state, message in NCCL.values():
+        found = blame({rank: RankState(rank, state, message, both) for rank in (0, 1)})
+        assert found.reasons == {0: message, 1: message}
 
 
 @pytest.mark.parametrize("state", [WAITED, RAISED, CRASHED, RAN])

@@ -49,4 +49,24 @@ FAULTS = (
         ),
         fewest_ranks=2,
     ),
+    Fault(
+        "shared-block-reads-past-end",
+        "a rank's part of the block is added what lies behind the bias of its last expert",
+        Edit(
+            DISPATCH,
+            '        return rows if self.combine == "library"',
+            "        if len(x) == 20:\n            behind = self.bias2.storage_offset() + self.bias2.numel()\n"
+            "            rows[:1] += self.bias2.as_strided((1,), (1,), behind)\n{anchor}",
+        ),
+        _block(20, parallel="tensor"),
+        Expected(
+            Outcome.MISMATCH,
+            "access outside of tensors: reads",
+            (
+                r"first wrong: what this rank's experts give",
+                r"read outside of the float32 tensor of shape \(8, 32\), bias2",
+            ),
+        ),
+        fewest_ranks=2,
+    ),
 )
