@@ -6,11 +6,14 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 Process = subprocess.Popen[bytes]
 
@@ -84,7 +87,87 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path, by:
         )
 
 
-def end(process: Process, grace: float) -> int:
+class ForkedProcess:
+    """A fork of this process that works with an environment and a log of its own, as :func:`start` starts a command.
+
+    What this process has loaded need not be loaded again. Fork before this process has threads.
+    """
+
+    def __init__(self, work: Callable[[], None], environment: Mapping[str, str], log: Path) -> None:
+        """Forks.
+
+        Args:
+            work: what the fork does; its exit code is 0 where that returns, and 1 where it raises.
+            log: file that it prints to.
+        """
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        owner, self.pid = os.getpid(), os.fork()
+        if not self.pid:
+            _as_command(work, owner, environment, log)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # it was waited for elsewhere
+                pid, status = self.pid, 0
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not within so many seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("fork", timeout or 0)
+            time.sleep(_POLL)
+        return code
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends it."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _as_command(work: Callable[[], None], owner: int, environment: Mapping[str, str], log: Path) -> NoReturn:
+    code = 1
+    try:
+        os.setsid()
+        die_with_parent(owner)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        for descriptor, opened in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+            os.dup2(opened, descriptor)
+        os.environ.clear()
+        os.environ.update(environment)
+        work()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def end(process: Process | ForkedProcess, grace: float) -> int:
     """Asks a process to end, kills it if it does not within ``grace`` seconds, and returns its exit code."""
     if process.poll() is None:
         process.terminate()

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ IMPORTED = "GPUCHECK_IMPORTED"
 """Environment variable of the ranks: seconds that was imported before they were forked."""
 
 
-def main() -> None:
-    """Runs torchrun with the arguments of this process."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs torchrun with some arguments; by default those of this process."""
     hide_memory()
     begin = time.perf_counter()
     torchrun: Any = import_module("torch.distributed.run")
@@ -47,7 +48,7 @@ def main() -> None:
 
     torchrun.config_from_args = read_to_fork
     cuda.is_available = lambda: False  # torchrun asks, and once asked torch takes no fork for fit to use a GPU
-    torchrun.main(sys.argv[1:])
+    torchrun.main(sys.argv[1:] if arguments is None else list(arguments))
 
 
 def _can_fork() -> bool:

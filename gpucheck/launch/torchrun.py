@@ -8,9 +8,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from gpucheck.host.containment import hide_memory
@@ -18,7 +19,7 @@ from gpucheck.host.isolated import python_path
 from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
 from gpucheck.host.node_gpus import architectures
-from gpucheck.host.processes import Family, Process, children_of, end, start, state_of
+from gpucheck.host.processes import Family, ForkedProcess, Process, children_of, end, start, state_of
 from gpucheck.launch.gpus import ARCHITECTURES
 from gpucheck.launch.node_channel import has_children
 from gpucheck.launch.scratch import scratch
@@ -26,6 +27,8 @@ from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
 AGENT = "gpucheck.launch.forking_torchrun"  # what is started: torchrun with ranks that are forked
+LOADED = "torch.distributed.run"  # torchrun itself
+AnyProcess = Process | ForkedProcess
 GRACE = 2.0  # s between asking torchrun to end and killing it
 LINGER = 30.0  # s within which torchrun must end once all ranks have
 STOPPED = 10.0  # s within which a torchrun that a signal stopped before it started the ranks must go on
@@ -89,6 +92,14 @@ def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
     return [sys.executable, "-m", AGENT, *options, "-m", "gpucheck.worker", str(run)]
 
 
+def _start(plan: Plan, run: Path, rendezvous: Rendezvous, environment: Mapping[str, str], log: Path) -> AnyProcess:
+    """Starts torchrun: as a fork of this process where that has loaded it, which takes no time to load it again."""
+    words = command(plan, run, rendezvous)
+    if LOADED not in sys.modules or threading.active_count() > 1:
+        return start(words, environment, log)
+    return ForkedProcess(lambda: import_module(AGENT).main(words[words.index(AGENT) + 1 :]), environment, log)
+
+
 def launch(
     plan: Plan,
     run: Path,
@@ -117,14 +128,14 @@ def launch(
     previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
     begin = time.monotonic()
     stuck = ""
-    process: Process | None = None
+    process: AnyProcess | None = None
     family = Family()
     if plan.candidates:
         hide_memory()
-    if plan.device == "cuda":
-        threading.Thread(target=_write_architectures, args=(folder,), daemon=True).start()
     try:
-        process = start(command(plan, run, rendezvous), _environment(plan, folder), log)
+        process = _start(plan, run, rendezvous, _environment(plan, folder), log)
+        if plan.device == "cuda":
+            threading.Thread(target=_write_architectures, args=(folder,), daemon=True).start()
         log_of_kernel = KernelLog(gpus=plan.device == "cuda")
         shared.callback(log_of_kernel.close)
         family.leave(log_of_kernel.process)

@@ -215,7 +215,8 @@ class Slot(threading.Thread):
         super().__init__(daemon=True, name=f"device {device.number} slot {number}")
         self.dispatcher, self.device, self.number = dispatcher, device, number
         state = dispatcher.options.state
-        self.evaluator = Evaluator(device.uuid, state, state / f"device-{device.number}-{number}.log")
+        threads = max(1, len(os.sched_getaffinity(0)) // len(dispatcher.devices))
+        self.evaluator = Evaluator(device.uuid, state, state / f"device-{device.number}-{number}.log", threads)
         self.task: Task | None = None
 
     def run(self) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -60,14 +61,16 @@ class Ended:
 class Evaluator:
     """One such process, started when it is first needed; at most one thread asks it at a time."""
 
-    def __init__(self, uuid: str, state: Path, log: Path) -> None:
+    def __init__(self, uuid: str, state: Path, log: Path, threads: int) -> None:
         """Starts nothing yet.
 
         Args:
             uuid: of the device; "" for the CPU.
             state: folder of the service, which evaluations cannot read.
             log: file that the process itself prints to.
+            threads: of torch on the CPU, which it takes note of when it is loaded.
         """
+        self._threads = threads
         self.uuid, self._state, self._log = uuid, state, log
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -91,7 +94,7 @@ class Evaluator:
                 stdin=theirs.fileno(),
                 stdout=log,
                 stderr=log,
-                env={**self._visible(), "PYTHONPATH": python_path()},
+                env={**self._visible(), "PYTHONPATH": _path()},
                 start_new_session=True,
             )
         self._connection = Connection(ours.detach())
@@ -172,7 +175,15 @@ class Evaluator:
 
     def _visible(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_WITH)}
-        return {**kept, VARIABLE: self.uuid, **({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if self.uuid else {})}
+        usual = {"OMP_NUM_THREADS": str(self._threads), "OMP_WAIT_POLICY": "passive"}
+        return {**usual, **kept, VARIABLE: self.uuid, **({} if self.uuid else {"TRITON_INTERPRET": "1"})}
+
+
+def _path() -> str:
+    """PYTHONPATH of a process that runs the whole command, whose packages may lie apart from all others."""
+    command = find_spec("typer")
+    own = [] if command is None or command.origin is None else [str(Path(command.origin).parents[1])]
+    return os.pathsep.join(dict.fromkeys([*python_path().split(os.pathsep), *own]))
 
 
 def last_line(log: Path) -> str:

@@ -24,12 +24,26 @@ from typing import Any
 from gpucheck.host.containment import confine
 from gpucheck.host.isolated import receive, send
 from gpucheck.host.processes import Family, die_with_parent
+from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.tools.serve.evaluator import PRINTED
 from gpucheck.tools.serve.resource_watch import ResourceWatch
 
 POLL = 0.05  # s
 GRACE = 10.0  # s that a run has to write its report after it was asked to end
-LOADED = ("torch.distributed.run", "gpucheck.cli.run", "gpucheck.worker.__main__", "gpucheck.checks.problem")
+LOADED = (
+    *("torch.distributed.run", "torch.utils.cpp_extension", "triton", "rich.console", "rich.progress"),
+    *(
+        "gpucheck.cli.run",
+        "gpucheck.cli.present",
+        "gpucheck.plan.bind",
+        "gpucheck.plan.select",
+        "gpucheck.worker.__main__",
+    ),
+    *("gpucheck.worker.supervisor.judge_pool", "gpucheck.worker.supervisor.judging", "gpucheck.worker.device.executor"),
+    *("gpucheck.worker.device.single_calls", "gpucheck.checks.problem", "gpucheck.checks.candidate"),
+    *("gpucheck.checks.torch_model", "gpucheck.checks.torch_reference", "gpucheck.report.formats.json"),
+)
+"""What every evaluation needs; what is not there any more is loaded by the evaluation itself."""
 HANG = b'"outcome":"hang"'
 """What a record holds of a case that did not end: the others of the same pair would not end either."""
 
@@ -40,8 +54,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for name in LOADED:
-        import_module(name)
+    _load()
     send(connection, {"loaded": True})
     while True:
         try:
@@ -50,6 +63,15 @@ def main() -> None:
             return
         if "stop" not in asked:  # of one that has just ended
             send(connection, _Evaluation(asked, connection).carry_out())
+
+
+def _load() -> None:
+    for name in LOADED:
+        with suppress(ImportError):
+            import_module(name)
+    if os.environ.get(VARIABLE):
+        with suppress(Exception):  # the evaluation meets it too, and reports it
+            import_module("gpucheck.triton_hooks.compiled_kernel").hash_triton()
 
 
 class _Evaluation:

@@ -55,7 +55,8 @@ def answer(evaluation: Evaluation, ended: Ended, folder: Path, facts: Mapping[st
         return _without_report(ended, folder, metadata)
     if report["verdict"] not in ("PASS", "FAIL") and _timed_out(folder):
         detail = f"it was not judged within {evaluation.seconds:g} s"
-        return Answer(504, "FAIL", detail=detail, metadata={**metadata, "exceeded": "seconds", "runtime_error": detail})
+        late = {"verdict": "FAIL", "exceeded": "seconds", "runtime_error": detail}
+        return Answer(504, "FAIL", detail=detail, metadata={**metadata, **late})
     return _judged(evaluation, report, metadata)
 
 
