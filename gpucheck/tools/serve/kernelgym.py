@@ -131,7 +131,8 @@ def _add_answer(found: EvaluationResponse, answer: Answer) -> None:
     found.metadata = metadata
     found.compiled, found.correctness = answer.compiled, answer.correct
     found.decoy_kernel = bool(metadata.get("not_own_kernels"))
-    found.reference_runtime, found.kernel_runtime, found.speedup = answer.reference, answer.runtime, answer.speedup
+    found.reference_runtime, found.kernel_runtime = answer.reference, answer.runtime
+    found.speedup = answer.speedup or 0.0  # clients compare it with numbers, whatever it is
     if answer.status != 200:
         found.error_message = answer.detail
         found.error_code = ERROR_CODES.get(answer.status, "SYSTEM_ERROR")
