@@ -6,6 +6,7 @@ evaluations cannot keep one waiting that needs a device for itself. Tasks with t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 
 from gpucheck.host.containment import landlock_version
 from gpucheck.host.processes import adopt, children_of
+from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.serve import run_answer
 from gpucheck.tools.serve.device_pool import Device, DeviceState
 from gpucheck.tools.serve.evaluator import Ended, Evaluator, starting
@@ -29,6 +31,7 @@ from gpucheck.tools.serve.task_store import TaskStore
 from gpucheck.tools.serve.tasks import Answer, Evaluation, Task
 
 AHEAD = 50  # waiting tasks looked at, where the first ones run already under another id
+LEFT_OVER = 60.0  # s that processes of a server that died have to end
 RECENT = 100  # evaluations whose times tell how long others will wait
 FIRST_GUESS = 10.0  # s of an evaluation, before there was one
 HAND_BACK, CANCEL = "the server is stopping", "it was cancelled"
@@ -48,6 +51,7 @@ class Dispatcher:
         self._closing = False
         self._waiters: dict[str, list[Callable[[], None]]] = {}
         self.isolation = {"processes": "fresh for each evaluation", "landlock": landlock_version()}
+        self.held = _lock_work(options.state)
         self._slots = [Slot(self, device, number) for device in devices for number in range(options.share)]
 
     def start(self) -> None:
@@ -122,6 +126,9 @@ class Dispatcher:
         for slot in self._slots:
             slot.evaluator.close()
         self.end_orphans()
+        if self.held >= 0:
+            os.close(self.held)
+            self.held = -1
         shutil.rmtree(self._work, ignore_errors=True)
         with self._changed:
             waiters, self._waiters = self._waiters, {}
@@ -208,6 +215,25 @@ class Dispatcher:
             call()
 
 
+def _lock_work(state: Path) -> int:
+    """Waits until nothing of a server that died is left on the devices, and locks what this one will start there.
+
+    Raises:
+        InfrastructureError: something of it does not end.
+    """
+    lock = os.open(state / "work.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + LEFT_OVER
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                words = f"processes of an earlier service of {state} still run after {LEFT_OVER:g} s"
+                raise InfrastructureError(f"{words}: end them, they hold {state / 'work.lock'}") from None
+            time.sleep(0.05)
+
+
 class Slot(threading.Thread):
     """What works on a device, one evaluation at a time; the first slot of a device also proves it."""
 
@@ -216,7 +242,8 @@ class Slot(threading.Thread):
         self.dispatcher, self.device, self.number = dispatcher, device, number
         state = dispatcher.options.state
         threads = max(1, len(os.sched_getaffinity(0)) // len(dispatcher.devices))
-        self.evaluator = Evaluator(device.uuid, state, state / f"device-{device.number}-{number}.log", threads)
+        log = state / f"device-{device.number}-{number}.log"
+        self.evaluator = Evaluator(device.uuid, state, log, threads, dispatcher.held)
         self.task: Task | None = None
 
     def run(self) -> None:

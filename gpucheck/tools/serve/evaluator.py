@@ -61,7 +61,7 @@ class Ended:
 class Evaluator:
     """One such process, started when it is first needed; at most one thread asks it at a time."""
 
-    def __init__(self, uuid: str, state: Path, log: Path, threads: int) -> None:
+    def __init__(self, uuid: str, state: Path, log: Path, threads: int, held: int) -> None:
         """Starts nothing yet.
 
         Args:
@@ -69,8 +69,9 @@ class Evaluator:
             state: folder of the service, which evaluations cannot read.
             log: file that the process itself prints to.
             threads: of torch on the CPU, which it takes note of when it is loaded.
+            held: a locked file that it holds too, so that the lock ends with the last of these processes.
         """
-        self._threads = threads
+        self._threads, self._held = threads, held
         self.uuid, self._state, self._log = uuid, state, log
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -96,6 +97,7 @@ class Evaluator:
                 stderr=log,
                 env={**self._visible(), "PYTHONPATH": _path()},
                 start_new_session=True,
+                pass_fds=(self._held,),
             )
         self._connection = Connection(ours.detach())
         receive(self._connection)

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from gpucheck.host.containment import confine
+from gpucheck.host.containment import close_files, confine
 from gpucheck.host.isolated import receive, send
 from gpucheck.host.processes import Family, die_with_parent
 from gpucheck.host.visible_gpus import VARIABLE
@@ -59,10 +59,10 @@ def main() -> None:
     while True:
         try:
             asked = receive(connection)
+            if "stop" not in asked:  # of one that has just ended
+                send(connection, _Evaluation(asked, connection).carry_out())
         except (EOFError, OSError):
-            return
-        if "stop" not in asked:  # of one that has just ended
-            send(connection, _Evaluation(asked, connection).carry_out())
+            os._exit(0)  # taking down an interpreter with torch in it takes its time
 
 
 def _load() -> None:
@@ -144,7 +144,7 @@ class _Evaluation:
 
     def _enter(self) -> None:
         """Takes this process away from all but its folder and what it may use."""
-        self._connection.close()
+        close_files([])
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, signal.SIG_DFL)
         printed = os.open(self._folder / PRINTED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

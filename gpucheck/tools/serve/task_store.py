@@ -16,7 +16,8 @@ from typing import Any
 
 from gpucheck.tools.serve.tasks import Answer, Evaluation, State, Task
 
-STARTS = 3  # times that a task may be running when the server dies; it is then taken for the reason
+SUSPECT = 3  # times that a task was running when the server died, from which on all others go before it
+STARTS = 30  # times after which it is taken for the reason, and not tried again
 TABLES = """
 CREATE TABLE IF NOT EXISTS tasks (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, content TEXT NOT NULL,
@@ -92,7 +93,7 @@ class TaskStore:
 
     def waiting(self, most: int) -> list[Task]:
         """The tasks that wait, in the order in which they are taken."""
-        return self._tasks("state = 'pending' ORDER BY priority, number LIMIT ?", (most,))
+        return self._tasks("state = 'pending' ORDER BY starts >= ?, priority, number LIMIT ?", (SUSPECT, most))
 
     def position(self, task: Task) -> int:
         """How many tasks are taken before one that waits."""
@@ -157,7 +158,8 @@ class TaskStore:
     def recover(self) -> int:
         """Makes tasks wait again that ran when the last server died; says how many.
 
-        One that was running each time is ended: the server would go on dying of it.
+        One that was running again and again waits until there is no other, and is ended at last: the server would go on
+        dying of it.
         """
         words = f"the server ended {STARTS} times while it ran, and does not try it again"
         with self._change():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucheck.tools.serve.task_store import STARTS, TaskStore
+from gpucheck.tools.serve.task_store import STARTS, SUSPECT, TaskStore
 from gpucheck.tools.serve.tasks import Answer, Evaluation, State
 
 PAIR = Evaluation("problem", "candidate")
@@ -98,6 +98,15 @@ def test_a_task_with_which_the_server_died_each_time_is_not_tried_for_ever(store
         store.recover()
     ended = store.task("a")
     assert ended is not None and ended.state is State.FAILED and ended.answer is not None and not ended.answer.lasting
+
+
+def test_a_task_with_which_the_server_died_often_waits_until_there_is_no_other(store: TaskStore) -> None:
+    task = store.add("a", PAIR, 0)
+    for _ in range(SUSPECT):
+        assert store.start(task, 0)
+        store.recover()
+    store.add("b", pair("b"), 2)
+    assert [each.id for each in store.waiting(9)] == ["b", "a"]
 
 
 def test_a_task_that_was_handed_back_has_not_been_started(store: TaskStore) -> None:
