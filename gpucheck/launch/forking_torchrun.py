@@ -62,3 +62,6 @@ def _can_fork() -> bool:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # all ranks ended well, and taking down an interpreter with torch in it takes a second
