@@ -19,8 +19,9 @@ HEAVY = ("torch", "triton", "triton_kernels", "numpy", "gpucheck.worker", "gpuch
 QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "model", "host", "library", "templates", "tools")
 OWN_PROCESS = ("audit.probe", "compile.compile_process", "compile.capture", "compile.problems", "doctor.device_process")
 OWN_PROCESS += ("doctor.operations", "replay.script_template", "selftest.matmul_faults", "selftest.wrong_kernels")
-OWN_PROCESS += ("selftest.planted_candidates", "serve.device_proof")
-"""What tools run apart from the command; so do the adapters of a library."""
+OWN_PROCESS += ("selftest.planted_candidates", "serve.device_proof", "screen.tile_launches", "screen.kernels")
+OWN_PROCESS += ("screen.known_tiles", "screen.tally")
+"""What tools run apart from the command, or load once they judge; so do the adapters of a library."""
 
 
 def modules(*rooms: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from gpucheck.model.errors import ExitCode, GpucheckError
 
 COMMANDS = {
     "run": ("run", "run"),
+    "screen": ("screen", "screen"),
     "list": ("listing", "list_"),
     "report": ("report", "report"),
     "accept": ("accept", "accept"),

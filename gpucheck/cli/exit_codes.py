@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpucheck.diagnose.node_verdict import NodeVerdict
 
 OPTION, VERDICT_OPTION = "--exit-codes", "--node-verdict"
-COMMANDS = ("run", "report")
+COMMANDS = ("run", "report", "screen")
 WARNING = 10  # of a command whose codes are translated; nobody else sees it
 SCHEMES = {
     "preflight": ({ExitCode.PASS: 0, WARNING: 0, ExitCode.FAIL: 1}, 2),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +38,7 @@ from gpucheck.cli.options import (
     split,
     time_span,
 )
+from gpucheck.cli.run_folders import new_folder
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def run(
         joined.client.close(ending.code)
         raise typer.Exit(join_run.exit_code(joined, ending))
     patched = patched_files(copy.package, patches) if copy else {}
-    folder = _new_folder(out)
+    folder = new_folder(out)
     if copy and patched:
         copy = write_patched(copy, patched, folder / "library")
     decided = judge or judged_by(chosen)
@@ -408,32 +408,7 @@ def _plan(scenario: Scenario, copy: LibraryCopy | None, **options: Any) -> Plan:
 def _fresh_folder(out: Path | None) -> Path:
     """Makes the run folder of a further node, which is not the one of node 0."""
     check_folder("--out", out or Path("runs"), new=out is not None)
-    return _new_folder(out)
-
-
-def _new_folder(out: Path | None) -> Path:
-    """Makes the run folder."""
-    folder = out or Path("runs") / time.strftime("%m%d-%H%M%S")
-    try:
-        while not _made(folder, new=out is None):
-            folder = folder.with_name(folder.name + "a")
-        (folder / "records").mkdir()  # of two runs that were given one folder, one gets no further
-    except FileExistsError:
-        raise UsageError(f"run folder {folder} was taken by another run just now; give another with --out") from None
-    except OSError as error:
-        raise UsageError(f"run folder {folder} cannot be made: {error.strerror}; give another with --out") from None
-    return folder.resolve()
-
-
-def _made(folder: Path, *, new: bool) -> bool:
-    """Makes a folder; says whether it is ours: one that was there already is not where it must be new."""
-    try:
-        folder.mkdir(parents=True, exist_ok=not new)
-    except FileExistsError:
-        if not new:
-            raise
-        return False
-    return True
+    return new_folder(out)
 
 
 def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]]) -> str:

@@ -66,6 +66,65 @@ def rate_words(hits: int, runs: int) -> str:
     return f"rate {hits / runs:.{digits}%}, 95% interval {low:.{digits}%} to {high:.{digits}%}"
 
 
+def seen_with(rate: float, count: int) -> float:
+    """The chance that at least one of so many is wrong, each with a rate and for itself: 1 - (1 - rate)^count."""
+    return -math.expm1(count * math.log1p(-rate)) if rate < 1 else float(count > 0)
+
+
+def one_of(rate: float, count: int) -> float:
+    """The rate of each of so many, of which at least one is wrong at a rate."""
+    return -math.expm1(math.log1p(-rate) / count) if rate < 1 else 1.0
+
+
+def count_needed(rate: float, chance: float = CONFIDENCE) -> int:
+    """How many must be looked at for one that is wrong at a rate to be seen with a chance."""
+    return math.ceil(math.log1p(-chance) / math.log1p(-rate)) if rate < 1 else 1
+
+
+def rate_seen(count: int, chance: float = CONFIDENCE) -> float:
+    """The smallest rate that shows among so many with a chance; 1 where there are none."""
+    return one_of(chance, count) if count else 1.0
+
+
+def exact_interval(hits: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of Clopper and Pearson of a rate seen as ``hits`` of ``runs``: it is never too narrow."""
+    tail = (1 - confidence) / 2
+    low = _quantile(tail, hits, runs - hits + 1) if hits else 0.0
+    high = _quantile(1 - tail, hits + 1, runs - hits) if hits < runs else 1.0
+    return low, high
+
+
+def _quantile(share: float, a: float, b: float) -> float:
+    """Where the beta distribution has a share below, by halving its logarithm: small rates keep their digits."""
+    low, high = -745.0, 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beta_below(math.exp(middle), a, b) < share else (low, middle)
+    return math.exp(high)
+
+
+def _beta_below(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function, by Lentz's continued fraction (Numerical Recipes, section 6.4)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_below(1 - x, b, a)
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    tiny, d = 1e-300, 1 - (a + b) * x / (a + 1)
+    d = 1 / (d or tiny)
+    c, value = 1.0, d
+    for m in range(1, 10_000):
+        for step in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d, c = 1 / ((1 + step * d) or tiny), (1 + step / c) or tiny
+            value *= d * c
+        if abs(d * c - 1) < 1e-12:
+            break
+    return math.exp(front) * value / a
+
+
 def interval(hits: int, runs: int) -> tuple[float, float]:
     """Wilson's 95% interval of a rate seen as ``hits`` of ``runs``."""
     rate, square = hits / runs, Z95 * Z95 / runs

@@ -152,7 +152,7 @@ def launch(
         family.end()
         watch()
         if not received:
-            _keep(log_of_kernel, plan, run, rendezvous.node_rank)
+            keep_driver_messages(log_of_kernel, plan, run, rendezvous.node_rank)
         return Ending(
             code=code,
             timed_out=code is None and not received and not stuck and late,
@@ -198,7 +198,7 @@ class _Health:
         return ""
 
 
-def _keep(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
+def keep_driver_messages(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
     """Writes the messages of the GPU driver to the run folder, each with the rank whose GPU it names."""
     heard = log.finish()
     for item in heard:

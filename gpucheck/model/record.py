@@ -8,6 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, TypeVar
 
+from gpucheck.model.screened import Screened
 from gpucheck.model.vocabulary import Attempted, ExperimentName, TransferFault, ViolationKind
 
 T = TypeVar("T")
@@ -294,6 +295,7 @@ class Record:
     walls: list[str] = field(default_factory=list)  # between a candidate and its judge that stood, see containment
     transfers: list[Transfer] = field(default_factory=list)  # wrong ones, of a case that ranks run together
     progress: list[Progress] = field(default_factory=list)  # of all ranks, where one did not come to the end
+    screened: Screened | None = None  # None: the case is no datapath of a screen
     traceback: str = ""
     sticky: bool = False  # a CUDA error that no later call of the process survives
     kernels: list[str] = field(default_factory=list)  # under test; of attempts that gave no output
@@ -333,6 +335,7 @@ class Record:
         if part := values.get("engine"):
             names = {f.name for f in fields(EnginePart)}
             values["engine"] = EnginePart(**{name: value for name, value in part.items() if name in names})
+        values["screened"] = Screened.from_json(values["screened"]) if values.get("screened") else None
         values["cost"] = _read(Cost, values.get("cost"))
         values["ceilings"] = _read(Ceilings, values.get("ceilings"))
         return cls(**values)

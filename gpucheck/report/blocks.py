@@ -14,6 +14,7 @@ from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import Run, Tally
+from gpucheck.report.screen_summary import ScreenSummary, screen_summary
 from gpucheck.report.soak import soak_summary
 from gpucheck.report.timings import Speed, measured
 
@@ -146,6 +147,7 @@ class Report:
     results: list[Result]  # by step, then rank
     places: list[Place]  # by rank
     speed: Speed  # empty without --bench
+    screen: ScreenSummary = ScreenSummary()  # empty without a screen
 
     @property
     def summary(self) -> str:
@@ -232,14 +234,14 @@ def build(run: Run, conclusion: Conclusion) -> Report:
     table = [
         (name, len(steps), [_cell(run, conclusion, steps, rank) for rank in run.ranks]) for name, steps in rows.items()
     ]
-    stages = _stages(run)
+    stages, screen = _stages(run), screen_summary(run)
     return Report(
         headline=_headline(run),
         ranks=list(run.ranks),
         rows=table,
         verdict=conclusion.verdict.value,
         findings=conclusion.findings,
-        notes=[*soak_summary(run), *conclusion.notes, *_walls_missing(run)],
+        notes=[*screen.statements, *soak_summary(run), *conclusion.notes, *_walls_missing(run)],
         stages=stages,
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
@@ -262,6 +264,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         ],
         places=_places(run),
         speed=measured(run, list(rows.items())),
+        screen=screen,
     )
 
 

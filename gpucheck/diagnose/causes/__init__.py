@@ -51,6 +51,7 @@ class PeerComparison(CauseFile, Protocol):
 
 ASKED = (
     "wrong_device",
+    "faulty_multiprocessor",
     "group_mismatch",
     "wrong_share",
     "unwritten_slots",

@@ -16,7 +16,7 @@ OF_RESULT = ("row", "expected", "accepted", "warned")
 OF_RECORD = (
     *("case", "rank", "outcome", "message", "traceback", "log", "mismatches", "violations", "wrong", "repeats"),
     *("tightness", "arithmetic", "bounds", "timings", "cost", "seconds", "engine", "twins"),
-    *("walls", "transfers", "progress", "victim_of"),
+    *("walls", "transfers", "progress", "victim_of", "screened"),
 )
 """Fields that an item of the results has from :class:`Result` and from its record."""
 _NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a line break that is not escaped
@@ -48,6 +48,7 @@ def document(report: Report) -> dict[str, Any]:
             "stages": report.stages,
             "timing": report.timing,
             "speed": report.speed,
+            "screen": report.screen,
             "seconds": report.seconds,
             "folder": report.folder,
             "plan": {key: value for key, value in plan.items() if key not in ("steps", "schema")},

@@ -15,6 +15,7 @@ from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.model.vocabulary import Vocabulary
 from gpucheck.report.blocks import Place, Result
 from gpucheck.report.formats.json import ACCEPTED, EXPECTED, OF_RECORD, OF_RESULT, SCHEMA, WARNED
+from gpucheck.report.screen_summary import ScreenSummary
 from gpucheck.report.timings import Speed
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -56,6 +57,7 @@ def report_schema() -> dict[str, Any]:
         "stages": dict[str, float],
         "timing": list[str],
         "speed": Speed,
+        "screen": ScreenSummary,
         "seconds": float | None,
         "folder": str,
         "plan": _plan(),

@@ -8,7 +8,7 @@ from gpucheck.diagnose.causes import described
 from gpucheck.diagnose.wording import counted, rank_list
 from gpucheck.model.finding import Finding
 from gpucheck.model.record import Outcome
-from gpucheck.report import timings
+from gpucheck.report import screen_summary, timings
 from gpucheck.report.blocks import Cell, Piece, Report, Sheet, Table, finding_lines, heading
 from gpucheck.report.escape import visible
 
@@ -59,10 +59,22 @@ def sheet(report: Report) -> Sheet:
         report.headline,
         Table([_heads(heads), *rows], legend(report), between=" "),
         report.findings,
-        [speeds] if paces else [],
+        [*([speeds] if paces else []), *_screen_tables(report)],
         [(note, "note") for note in report.notes],
         [*bounds, *((line, "time") for line in report.timing), (report.folder, "run")],
     )
+
+
+def _screen_tables(report: Report) -> list[Table]:
+    """What a screen ran, and what a longer one would see."""
+    screen = report.screen
+    if not screen.rows:
+        return []
+    rows = [[(cell, "") for cell in screen_summary.cells(row)] for row in screen.rows]
+    points = [[(cell, "") for cell in screen_summary.curve_cells(point)] for point in screen.curve]
+    tables = [Table([_heads(screen_summary.COLUMNS), *rows], screen_summary.legend(screen), "Screen")]
+    words = ["chance to see a fault that shows once in so many tiles, of the datapath with the fewest tiles"]
+    return tables + [Table([_heads(screen_summary.curve_heads()), *points], words, "Power")] * bool(points)
 
 
 def _heads(names: Iterable[str]) -> list[Piece]:

@@ -22,6 +22,7 @@ def render(report: Report) -> str:
         "findings": ("Findings", findings(report)),
         "bounds": ("Error against bound", sections.bounds(report)),
         "time": ("Time", sections.times(report)),
+        "screen": ("Screen", sections.screen(report)),
         "speed": ("Speed", sections.speeds(report)),
         "cases": ("Cases", sections.cases(report)),
         "environment": ("Environment", sections.environment(report)),

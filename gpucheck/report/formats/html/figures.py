@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from gpucheck.model.record import Heat, Record
 from gpucheck.report.formats.html.markup import Html, tag
+from gpucheck.report.screen_summary import CurvePoint
 
 LEVELS = 32  # shades of a map beside none
 FAINTEST = 0.25  # opacity of a cell with a single wrong element
@@ -17,6 +18,8 @@ WRONG = (211, 63, 47)  # seen on light and on dark ground
 MOST_LINES = 64  # tile lines along a side; beyond, only every so many are drawn
 WIDTH = 1000  # of a strip
 DECADES = (-3, 3)  # of error / bound that a strip spans
+CURVE_HEIGHT = 240
+DASHES = ("none", "8 4", "2 4")  # by which the lines of a curve are told apart
 ENDS = 60  # width of the zones beside them: no error at one end, none allowed at the other
 
 
@@ -113,6 +116,35 @@ def strip(right: Sequence[float], wrong: Sequence[float], label: str) -> Html:
         preserveAspectRatio="none",
         role="img",
         aria_label=label,
+    )
+
+
+def power_curve(points: Sequence[CurvePoint]) -> Html:
+    """The chance to see a fault against seconds, both of a screen, a line for each rate; seconds by their logarithm."""
+    first, last = (math.log(points[end].seconds) for end in (0, -1))
+    places = [ENDS + (WIDTH - 2 * ENDS) * (math.log(point.seconds) - first) / (last - first) for point in points]
+    lines, words = [], []
+    for number, rate in enumerate(points[0].chances):
+        chances = [point.chances[rate] for point in points]
+        heights = [CURVE_HEIGHT - 20 - (CURVE_HEIGHT - 40) * chance for chance in chances]
+        path = "L".join(f"{at:.0f} {height:.0f}" for at, height in zip(places, heights, strict=True))
+        lines.append(
+            tag("path", d=f"M{path}", class_="curve", style=f"stroke-dasharray:{DASHES[number % len(DASHES)]}")
+        )
+        lines.append(tag("text", f"1 in {1 / float(rate):,.0f}", x=f"{places[-1] + 4:.0f}", y=f"{heights[-1] - 4:.0f}"))
+        words.append(f"1 in {1 / float(rate):,.0f} tiles: {chances[0]:.0%} to {chances[-1]:.0%}")
+    ticks = [
+        tag("text", f"{point.seconds:g} s", x=f"{at:.0f}", y=str(CURVE_HEIGHT - 4))
+        for point, at in zip(points, places, strict=True)
+    ]
+    return tag(
+        "svg",
+        *lines,
+        *ticks,
+        class_="power",
+        viewBox=f"0 0 {WIDTH + ENDS} {CURVE_HEIGHT}",
+        role="img",
+        aria_label=f"chance to see a fault after {points[0].seconds:g} to {points[-1].seconds:g} s: {'; '.join(words)}",
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from gpucheck.diagnose.wording import counted
 from gpucheck.model.record import Outcome
-from gpucheck.report import timings
+from gpucheck.report import screen_summary, timings
 from gpucheck.report.blocks import Report, Result
-from gpucheck.report.formats.html.figures import error_to_bound, scale, strip
+from gpucheck.report.formats.html.figures import error_to_bound, power_curve, scale, strip
 from gpucheck.report.formats.html.markup import Html, joined, tag
 from gpucheck.report.formats.json import counts
 from gpucheck.report.formats.text import ACCEPTED, EXPECTED, MARKS, MEANING, WARNED, legend, mark
@@ -119,14 +120,29 @@ def speeds(report: Report) -> Html:
     """The table of ``--bench``; empty without it."""
     if not report.speed.paces:
         return Html()
-    rows = (
-        tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in others))
-        for name, *others in map(timings.cells, report.speed.paces)
-    )
-    head = tag("thead", tag("tr", *(_column(title) for title in timings.COLUMNS)))
-    table = tag("table", head, tag("tbody", joined(rows, "\n")))
+    table = _plain_table(timings.COLUMNS, map(timings.cells, report.speed.paces))
     words = (tag("p", line, class_="words") for line in timings.legend(report.speed))
     return joined([*words, _scrolling(table, "Speed by check and rank")])
+
+
+def screen(report: Report) -> Html:
+    """What a screen ran on each GPU, and what screens of other lengths would see; empty where there was none."""
+    summary = report.screen
+    if not summary.rows:
+        return Html()
+    words = (tag("p", line, class_="words") for line in [*summary.statements, *screen_summary.legend(summary)])
+    ran = _plain_table(screen_summary.COLUMNS, map(screen_summary.cells, summary.rows))
+    parts = [*words, _scrolling(ran, "Datapaths by GPU")]
+    if summary.curve:
+        seen = _plain_table(screen_summary.curve_heads(), map(screen_summary.curve_cells, summary.curve))
+        parts += [power_curve(summary.curve), _scrolling(seen, "Power by seconds")]
+    return joined(parts)
+
+
+def _plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
+    """A table whose rows are named by their first cell."""
+    body = (tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in others)) for name, *others in rows)
+    return tag("table", tag("thead", tag("tr", *map(_column, heads))), tag("tbody", joined(body, "\n")))
 
 
 def cases(report: Report) -> Html:
