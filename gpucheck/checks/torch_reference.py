@@ -11,12 +11,14 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
 
 from gpucheck.checks.arguments import call, tensors, unpack
 from gpucheck.checks.drawn_device import redirected
@@ -50,16 +52,18 @@ class Reference:
         *,
         precision: str = "fp32",
         device: str = "cpu",
+        values_on: str = "",
     ) -> None:
         """Args:
         inputs: what :func:`draw` gave.
         precision: the least that products may be computed in, see :func:`bounds.operand_deviation`.
-        device: where the model runs.
+        device: where the model runs as it is, and with noise.
+        values_on: where the values come from that outputs are held against; "": the same device.
         """
         self._device = torch.device(device)
+        self._module, self._values_on = module, values_on or self._device.type
         self._inputs = {name: value.to(self._device) for name, value in inputs.items()}
-        drawn_on = next((value.device.type for value in tensors("input", inputs).values()), "cpu")
-        self._others = draw_inputs(module, seed ^ 1, str(self._device) if drawn_on == "cuda" else "cpu")
+        self._drawn_on = str(next((value.device for value in tensors("input", inputs).values()), "cpu"))
         self._model = build(module, inputs, seed).to(self._device)
         self._model.load_state_dict(weights(self._inputs))
         parts = [value.dtype for value in inputs.values() if value.is_floating_point()]
@@ -88,28 +92,113 @@ class Reference:
         """
         with process_lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             own = self._in_its_own_dtype(self._inputs)
+            in_blocks = self._in_blocks(own, tolerance, bound)
+            if in_blocks is not None:
+                return in_blocks
             try:
-                values = self._wide(self._inputs)
-                others = {name: value.to(own[name].dtype) for name, value in self._wide(self._others).items()}
+                values, others = self._values(own), self._answer_to_others(own)
             except UnknownOperation as error:
                 raise UsageError(f"Model calls {error}, and its reference cannot do it alike") from None
             if any(bool(value.isnan().any()) for value in values.values()):
                 raise UsageError("Model gives NaN: such outputs cannot be judged")
-            if tolerance is None:
-                squares, longest = self._derived(values)
-                estimates = {name: bounds.sampled(value, squares[name]) for name, value in values.items()}
-                bound += f" ({bounds.SAMPLES} runs, {bounds.WIDTH} deviations, longest sum {longest})"
-            else:
-                estimates = {
-                    name: bounds.stated(
-                        value, absolute=tolerance.get("absolute", 0.0), relative=tolerance.get("relative", 0.0)
-                    )
-                    for name, value in values.items()
-                }
+            squares, longest = self._derived(values) if tolerance is None else ({}, 1)
             self._wide_weights.clear()
-        expected = {name: _expected(estimate, own[name], bound) for name, estimate in estimates.items()}
+        expected = _bounded(values, squares, own, tolerance, bound, longest)
         _require_that_it_tells(expected, own, others)
         return expected
+
+    def _in_blocks(self, own: Tensors, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected] | None:
+        """As :meth:`expected`, of a large problem on a GPU, block by block; None where it is small or has no blocks.
+
+        That blocks give what the whole gives is seen from the whole that the model computes in its own dtype.
+        """
+        given = tensors("input", self._inputs)
+        size = sum(value.numel() for value in (*given.values(), *own.values()))
+        if self._device.type != "cuda" or self._values_on == "cpu" or size <= MANY["cuda"] or self.draws_at_random:
+            return None
+        for axis, names in _divisions(given, own):
+            with suppress(Inseparable):
+                made = self._made_in_blocks(own, axis, names, size, noisy=tolerance is None)
+                expected = _bounded(*made[:2], own, tolerance, bound, made[2])
+                if all(accepted(own[name], item) is not None for name, item in expected.items()):
+                    self._require_other_block(expected, own, axis, names, made[3])
+                    return expected
+        return None
+
+    def _made_in_blocks(
+        self, own: Tensors, axis: int, names: Collection[str], size: int, *, noisy: bool
+    ) -> tuple[Tensors, Tensors, int, int]:
+        """Values and squares from blocks along an axis, the terms of the longest sum, and the extent of a block."""
+        values = {name: torch.empty(value.shape, dtype=torch.float64, device=self._device) for name, value in own.items()}
+        squares = {name: torch.zeros_like(value) for name, value in values.items()} if noisy else {}
+        extent = next(iter(own.values())).shape[axis]
+        step, begin, longest = max(1, extent * PART["cuda"] // size), 0, 1
+        self._shared = {k: _widened(v) for k, v in tensors("input", self._inputs).items() if k not in names}
+        noise = Normal(torch.Generator(self._device).manual_seed(self._seed))
+        try:
+            while begin < extent:
+                count = min(step, extent - begin)
+                inputs = {k: v.narrow(axis, begin, count) if k in names else v for k, v in self._inputs.items()}
+                block = {k: v.narrow(axis, begin, count) for k, v in values.items()}
+                spread = {k: v.narrow(axis, begin, count) for k, v in squares.items()}
+                try:
+                    longest = max(longest, self._block(block, spread, inputs, noise))
+                except torch.cuda.OutOfMemoryError:
+                    if step == 1:
+                        raise
+                    step = -(-step // 4)
+                    torch.cuda.empty_cache()
+                    continue
+                begin += count
+        finally:
+            self._shared = {}
+        return values, squares, longest, step
+
+    def _block(self, values: Tensors, squares: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> int:
+        """Fills in the values and squares of a block; gives the terms of the longest sum."""
+        product = FirstProduct() if squares else None
+        try:
+            alone = self._wide(inputs, product)
+        except (UsageError, UnknownOperation) as error:
+            raise Inseparable from error
+        if self._writes or any(name not in alone or alone[name].shape != v.shape for name, v in values.items()):
+            raise Inseparable
+        for name, value in values.items():
+            value.copy_(alone[name])
+        for value in squares.values():
+            value.zero_()
+        if not squares:
+            return 1
+        try:
+            return self._add_squares(squares, alone, inputs, noise, product)
+        except UnknownOperation as error:
+            raise Inseparable from error
+
+    def _require_other_block(
+        self, expected: dict[str, Expected], own: Tensors, axis: int, names: Collection[str], count: int
+    ) -> None:
+        """As :func:`_require_that_it_tells`, by the first block of what other inputs give."""
+        drawn = draw_inputs(self._module, self._seed ^ 1, self._drawn_on)
+        others = {k: v.narrow(axis, 0, count) if k in names else v for k, v in drawn.items()}
+        found = self._wide({**self._inputs, **{name: value.to(self._device) for name, value in others.items()}})
+        answers = {name: value.to(own[name].dtype) for name, value in found.items()}
+        first = {name: _first(item, axis, count) for name, item in expected.items()}
+        _require_that_it_tells(first, {k: v.narrow(axis, 0, count) for k, v in own.items()}, answers)
+
+    def _values(self, own: Tensors) -> Tensors:
+        """The outputs in float64, on the device of the model wherever they were computed."""
+        if self._values_on == self._device.type:
+            return self._wide(self._inputs)
+        inputs = {name: value.to(self._values_on) for name, value in self._inputs.items()}
+        there = Reference(self._module, inputs, self._seed, precision=self._precision, device=self._values_on)
+        there._draws.drawn = tree_map_only(Tensor, lambda value: value.to(self._values_on), self._draws.drawn)
+        return {name: value.to(self._device) for name, value in there._wide(inputs).items()}
+
+    def _answer_to_others(self, own: Tensors) -> Tensors:
+        """The outputs for inputs that are not those of the case, in the dtypes of the outputs."""
+        drawn = draw_inputs(self._module, self._seed ^ 1, self._drawn_on)
+        others = {name: value.to(self._device) for name, value in drawn.items()}
+        return {name: value.to(own[name].dtype) for name, value in self._wide({**self._inputs, **others}).items()}
 
     def _in_its_own_dtype(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """The outputs of the model as it is; what it draws at random is kept, for its further calls."""
@@ -282,6 +371,27 @@ def _divisions(inputs: Mapping[str, Tensor], outputs: Tensors) -> Iterator[tuple
         if extent > 1 and fitting:
             yield axis, fitting
             yield from ((axis, [name]) for name in fitting if len(fitting) > 1)
+
+
+def _bounded(
+    values: Tensors, squares: Tensors, own: Tensors, tolerance: Mapping[str, float] | None, bound: str, longest: int
+) -> dict[str, Expected]:
+    """The references of outputs that have the dtypes of ``own``."""
+    if tolerance is None:
+        bound += f" ({bounds.SAMPLES} runs, {bounds.WIDTH} deviations, longest sum {longest})"
+        estimates = {name: bounds.sampled(value, squares[name]) for name, value in values.items()}
+    else:
+        stated = {"absolute": tolerance.get("absolute", 0.0), "relative": tolerance.get("relative", 0.0)}
+        estimates = {name: bounds.stated(value, **stated) for name, value in values.items()}
+    return {name: _expected(estimate, own[name], bound) for name, estimate in estimates.items()}
+
+
+def _first(item: Expected, axis: int, count: int) -> Expected:
+    """The first elements along an axis of a reference."""
+    estimate = item.estimate
+    error = None if estimate.error is None else estimate.error.narrow(axis, 0, count)
+    unknown = None if item.unknown is None else item.unknown.narrow(axis, 0, count)
+    return replace(item, estimate=replace(estimate, value=estimate.value.narrow(axis, 0, count), error=error), unknown=unknown)
 
 
 def _expected(estimate: bounds.Estimate, own: Tensor, bound: str) -> Expected:

@@ -28,6 +28,52 @@ def _library() -> ctypes.CDLL | None:
         return None
 
 
+class SharedMemory(ctypes.Structure):
+    """A handle by which another process opens memory of a GPU."""
+
+    _fields_ = (("reserved", ctypes.c_char * 64),)
+
+
+def share(size: int) -> tuple[int, bytes]:
+    """Memory on the device of this thread's context, which lives as long as this process; its address and handle.
+
+    Raises:
+        OSError: there is not so much, or the driver shares none.
+    """
+    driver, address, handle = _library(), ctypes.c_uint64(), SharedMemory()
+    if driver is None:
+        raise OSError("there is no CUDA driver")
+    _require(driver.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size)), f"no {size} bytes")
+    _require(driver.cuIpcGetMemHandle(ctypes.byref(handle), address), "memory is not shared")
+    return address.value, bytes(handle)
+
+
+def free(address: int) -> None:
+    """Gives memory of :func:`share` back."""
+    driver = _library()
+    if driver is not None:
+        driver.cuMemFree_v2(ctypes.c_uint64(address))
+
+
+def open_shared(handle: bytes) -> int:
+    """The address here of memory that another process shares.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    driver, address = _library(), ctypes.c_uint64()
+    if driver is None:
+        raise OSError("there is no CUDA driver")
+    held = SharedMemory.from_buffer_copy(handle)
+    _require(driver.cuIpcOpenMemHandle_v2(ctypes.byref(address), held, ctypes.c_uint(1)), "memory cannot be opened")
+    return address.value
+
+
+def _require(code: int, words: str) -> None:
+    if code:
+        raise OSError(f"the CUDA driver answers {code}: {words}")
+
+
 def context_device() -> int | None:
     """The device of the context that is current in this thread; None without one, or without a driver."""
     driver, device = _library(), ctypes.c_int()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpucheck.verify.views import pieces
+from gpucheck.verify.views import pieces_of
 
 EXACT_LIMIT = 2.0**24  # integers below this are exact in fp32
 EXACT_LIMIT_FP8 = 2.0**11  # what data may reach that is exact on every device, Ada's and Hopper's fp8 sums included
@@ -886,7 +886,7 @@ def sampled(value: Tensor, squares: Tensor) -> Estimate:
 
 def add_square(squares: Tensor, value: Tensor, run: Tensor) -> None:
     """Adds the squared difference of a run, to which equal infinities add nothing."""
-    for piece in pieces(value.shape):
+    for piece in pieces_of(value):
         squares[piece].add_(_difference(run[piece].double(), value[piece]).square_())
 
 
@@ -897,7 +897,7 @@ def differs(value: Tensor, other: Tensor, squares: Tensor) -> bool:
     """Whether two values of one computation differ by more than float64 may round, seen from the noise of its runs."""
     return not all(
         bool((_difference(other[piece], value[piece]).square_() <= ALIKE * squares[piece]).all())
-        for piece in pieces(value.shape)
+        for piece in pieces_of(value)
     )
 
 

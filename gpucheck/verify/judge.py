@@ -17,7 +17,7 @@ from gpucheck.verify.digest import integers
 from gpucheck.verify.error_statistics import character
 from gpucheck.verify.expected import Axes, Expected, plain_axes
 from gpucheck.verify.heatmap import heat_map
-from gpucheck.verify.views import pieces
+from gpucheck.verify.views import pieces_of
 
 POISON = 0xFF  # fill of the memory that judged outputs are allocated in
 MOST_ULPS = 2**32  # from there on the distance says nothing that the values do not
@@ -93,7 +93,7 @@ def accepted(output: Tensor, reference: Expected) -> float | None:
 def _used_of(output: Tensor, reference: Expected, estimate: Estimate) -> float | None:
     """As :func:`accepted`, of one accepted answer; ends at the first piece with a wrong element."""
     used = 0.0
-    for piece in pieces(output.shape):
+    for piece in pieces_of(output):
         if bool(_compared(output, reference, estimate, piece)[0].any()):
             return None
         used = max(used, _used(output[piece], _part(estimate, piece)))
@@ -104,8 +104,8 @@ def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tens
     """The accepted answer with the fewest wrong elements, these elements, and the ratios of :func:`compare`."""
     best: tuple[int, Estimate, Tensor, Tensor] | None = None
     for estimate in (reference.estimate, *reference.alternatives):
-        wrong, ratio = torch.empty(output.shape, dtype=torch.bool), torch.empty(output.shape, dtype=torch.float64)
-        for piece in pieces(output.shape):
+        wrong, ratio = (output.new_empty(output.shape, dtype=dtype) for dtype in (torch.bool, torch.float64))
+        for piece in pieces_of(output):
             wrong[piece], ratio[piece] = _compared(output, reference, estimate, piece)
         count = int(wrong.sum())
         if best is None or count < best[0]:
@@ -137,7 +137,7 @@ def compare(output: Tensor, estimate: Estimate, also: Tensor | None = None) -> t
         also: the values beside these that elements may have, see :class:`Expected`; without it NaN is never right.
     """
     got = output.double()
-    right = torch.zeros(got.shape, dtype=torch.bool) if also is None else extremes.among(got, also)
+    right = torch.zeros_like(got, dtype=torch.bool) if also is None else extremes.among(got, also)
     if not output.dtype.is_floating_point or estimate.error is None:
         wrong = (got != target(output.dtype, estimate.value).double()) & ~right  # true for NaN alone
         return wrong, torch.where(wrong, torch.inf, 0.0)

@@ -41,18 +41,24 @@ def once(tensor: Tensor) -> Tensor:
 
 
 PIECE = 1 << 18  # elements: their tensors stay in a cache; smaller ones make threads wait for the interpreter's lock
+PIECE_OF_GPU = 1 << 26  # elements: few launches, and 512 MiB of float64 each
 
 
-def pieces(size: Sequence[int]) -> Iterator[tuple[int | slice, ...]]:
+def pieces_of(tensor: Tensor) -> Iterator[tuple[int | slice, ...]]:
+    """As :func:`pieces`, of a size that suits the device of a tensor."""
+    return pieces(tensor.shape, PIECE if tensor.device.type == "cpu" else PIECE_OF_GPU)
+
+
+def pieces(size: Sequence[int], most: int = PIECE) -> Iterator[tuple[int | slice, ...]]:
     """Indices of the parts of a tensor, which need no copies: whatever is computed one by one stays in a cache."""
     below = math.prod(size[1:])
     if not size or not size[0] * below:
         yield from [] if 0 in size else [()]
-    elif below <= PIECE:
-        step = PIECE // below
+    elif below <= most:
+        step = most // below
         yield from ((slice(first, first + step),) for first in range(0, size[0], step))
     else:
-        yield from ((row, *rest) for row in range(size[0]) for rest in pieces(size[1:]))
+        yield from ((row, *rest) for row in range(size[0]) for rest in pieces(size[1:], most))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -1,0 +1,158 @@
+"""Tensors that one process hands to another: in a file, or, where they are large, in memory of the GPU that both have.
+
+Shared memory is made by the process that judges and opened by the one under test, whose end then costs nothing: no
+gigabyte is copied to the host, hashed there, or lost with a process that was killed. Both copy what they take out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpucheck.host import cuda_driver
+from gpucheck.verify.digest import integers
+from gpucheck.verify.views import extent
+
+ALIGNMENT = 512  # bytes
+Tensors = dict[str, Tensor]
+
+
+class _Bytes:
+    """Memory of a GPU as torch takes it from other software."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__cuda_array_interface__ = {"data": (address, False), "shape": (size,), "typestr": "|u1", "version": 3}
+
+
+@dataclass
+class Box:
+    """Shared memory of a GPU."""
+
+    path: str  # of the file that says how to open it
+    memory: Tensor  # uint8
+    address: int
+
+    def free(self) -> None:
+        """Gives the memory back; only of a box that was made here."""
+        torch.cuda.synchronize(self.memory.device)
+        cuda_driver.free(self.address)
+
+
+def make_box(path: str, size: int, device: torch.device) -> Box:
+    """A box of so many bytes.
+
+    Raises:
+        OSError: there is no such memory.
+    """
+    torch.cuda.synchronize(device)
+    address, handle = cuda_driver.share(size)
+    Path(path).write_text(json.dumps({"handle": handle.hex(), "size": size}))
+    return Box(path, torch.as_tensor(_Bytes(address, size), device=device), address)
+
+
+def open_box(path: str, device: torch.device) -> Box:
+    """A box that another process made.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    torch.cuda.synchronize(device)
+    told = json.loads(Path(path).read_text())
+    address = cuda_driver.open_shared(bytes.fromhex(told["handle"]))
+    return Box(path, torch.as_tensor(_Bytes(address, told["size"]), device=device), address)
+
+
+def bytes_in_box(tensors: Mapping[str, Tensor]) -> int:
+    """How large a box these tensors need."""
+    return sum(_room(value) for value in tensors.values()) + ALIGNMENT
+
+
+def _room(tensor: Tensor) -> int:
+    size = extent(tensor.shape, tensor.stride()) * tensor.element_size() if tensor.numel() else 0
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def save(tensors: Mapping[str, Tensor], path: str, box: Box | None = None) -> None:
+    """Writes tensors into a file; those on the box's device into the box, as far as there is room."""
+    boxed: dict[str, Any] = {}
+    held: Tensors = {}
+    place = 0
+    for name, value in tensors.items():
+        value, room = value.detach(), _room(value)
+        if box is None or value.device != box.memory.device or not room or place + room > len(box.memory):
+            held[name] = value.to("cpu").contiguous() if box else value
+            continue
+        count = extent(value.shape, value.stride())
+        target = box.memory[place : place + count * value.element_size()].view(value.dtype)
+        target.copy_(value.as_strided((count,), (1,)))
+        boxed[name] = [str(value.dtype), list(value.shape), list(value.stride()), place]
+        place += room
+    if box is None:
+        torch.save(held, path)
+        return
+    torch.cuda.synchronize(box.memory.device)
+    torch.save({BOX: box.path, "held": held, "boxed": boxed, "order": list(tensors)}, path)
+
+
+BOX = "gpucheck box"
+"""Key of a file whose tensors lie in a box."""
+
+
+def load(path: str, boxes: dict[str, Box], device: torch.device) -> Tensors:
+    """The tensors of a file; those of a box are views of its memory.
+
+    Args:
+        boxes: that are open here, by path; others are opened.
+    """
+    told = torch.load(path, mmap=True, weights_only=True)
+    if BOX not in told:
+        return dict(told)
+    where = str(told[BOX])
+    if where not in boxes:
+        boxes[where] = open_box(where, device)
+    memory, found = boxes[where].memory, dict(told["held"])
+    for name, (dtype, shape, stride, place) in told["boxed"].items():
+        kind = getattr(torch, dtype.removeprefix("torch."))
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"{name} is of no dtype: {dtype}")
+        count = extent(shape, stride)
+        flat = memory[place : place + count * kind.itemsize].view(kind)
+        found[name] = flat.as_strided(shape, stride)
+    return {name: found[name] for name in told["order"]}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of dtypes, shapes and bits, computed on the device where the tensors lie."""
+    words = []
+    for name, value in tensors.items():
+        words.append(f"{name}{value.dtype}{tuple(value.shape)}{_sums(value.detach().contiguous())}")
+    return torch_hash(" ".join(words))
+
+
+def torch_hash(text: str) -> str:
+    """A short hash of a text."""
+    import hashlib
+
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+CHUNK = 1 << 27  # elements that are hashed at once
+
+
+def _sums(value: Tensor) -> list[int]:
+    """Two sums of all elements' bits, each weighed by where it stands, modulo 2^64."""
+    flat, sums = integers(value).reshape(-1), []
+    for begin in range(0, flat.numel(), CHUNK):
+        part = flat[begin : begin + CHUNK].to(torch.int64)
+        place = torch.arange(begin, begin + len(part), device=part.device)
+        for factor, shift in ((6364136223846793005, 1442695040888963407), (-7046029254386353131, 1)):
+            mixed = (part ^ (place * factor + shift)) * (2 * place + 1)
+            mixed ^= mixed >> 29
+            sums.append(int((mixed * factor).sum()))
+    return sums
