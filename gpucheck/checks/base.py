@@ -248,6 +248,29 @@ class CandidateCheck(Check):
         """
         return "", ""
 
+    on_gpu_only: bool = False
+    """Whether references must be made with the GPU, where there is one."""
+
+    def large(self, case: Case) -> int:
+        """Bytes of its inputs, weights and outputs that are drawn on the GPU and never leave it; 0: it is not large."""
+        return 0
+
+    def inputs_on(self, case: Case, device: str) -> dict[str, Tensor]:
+        """As :meth:`inputs`, drawn on a device."""
+        import torch
+
+        return self.inputs(case, torch.Generator().manual_seed(case.input_seed))
+
+    def reference_on(
+        self, case: Case, inputs: dict[str, Tensor], device: str, *, large: bool
+    ) -> tuple[dict[str, Expected], str]:
+        """As :meth:`reference`, computed with a GPU, and where its values come from, in words.
+
+        Args:
+            large: values and bounds stay on the device.
+        """
+        return self.reference(case, inputs), "float64 values of the CPU"
+
     @abstractmethod
     def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:
         """Inputs of one more call of the same model, on the CPU, as part of what :meth:`inputs` gives."""

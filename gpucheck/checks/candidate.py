@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gpucheck.checks.arguments import call, unpack
 from gpucheck.checks.base import Runtime
-from gpucheck.checks.torch_model import build, named, seeded, weights
+from gpucheck.checks.torch_model import ON_GPU, build, named, seeded, weights
 
 
 class Candidate:
@@ -22,7 +22,8 @@ class Candidate:
         self.inputs = inputs
         self._runtime = runtime
         self._seed = seed
-        self._model = build(module, inputs, seed, name).to(runtime.device)
+        made_on = str(runtime.device) if ON_GPU in inputs else "cpu"
+        self._model = build(module, inputs, seed, name, made_on).to(runtime.device)
         self._take_weights()
         self._values = unpack("input", inputs)
 

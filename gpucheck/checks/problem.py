@@ -25,6 +25,9 @@ from gpucheck.verify.expected import Axes, Expected
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+LARGE = 256 << 20  # bytes of inputs, weights and outputs from which a GPU's memory is their place
+WHERE = {"cpu": "float64 values of the CPU, noise drawn on the GPU", "cuda": "float64 values of this GPU"}
+"""Where a reference made with a GPU comes from."""
 SHOWN = 5  # kernels that are named where none is the candidate's own
 TRIALS = (1, 2, 3)  # where no scenario says which
 
@@ -39,7 +42,7 @@ class Problem(CandidateCheck):
     def __init__(self, name: str, source: CheckSource) -> None:
         self.source = source
         self.tolerance = stated_tolerance(Path(source.files[0]))
-        self.precision = source.pair.precision or stated_precision(Path(source.files[0]))
+        self.precision = source.pair.precision or PRECISIONS[0]
         self.own_kernels = declared_kernels(Path(source.files[1]))
         self.spec = CheckSpec(  # type: ignore[misc]  # one a candidate
             name=name,
@@ -69,6 +72,36 @@ class Problem(CandidateCheck):
         module = module_of(self.source, 0)
         found = torch_reference.Reference(module, inputs, case.input_seed, precision=self.precision)
         return found.expected(self.tolerance, self.bound)
+
+    @property
+    def on_gpu_only(self) -> bool:  # type: ignore[override]
+        return self.source.pair.reference == "gpu"
+
+    def large(self, case: Case) -> int:
+        if self.source.pair.reference == "cpu":
+            return 0
+        size = torch_model.sizes(module_of(self.source, 0))
+        return size if size > LARGE else 0
+
+    def inputs_on(self, case: Case, device: str) -> dict[str, Tensor]:
+        return torch_model.draw(module_of(self.source, 0), case.input_seed, device)
+
+    def reference_on(
+        self, case: Case, inputs: dict[str, Tensor], device: str, *, large: bool
+    ) -> tuple[dict[str, Expected], str]:
+        from gpucheck.checks import torch_reference
+
+        module, seed = module_of(self.source, 0), case.input_seed
+        values_on = "cuda" if large or self.source.pair.reference == "gpu" else "cpu"
+        if device == "cpu":
+            values_on = "cpu"
+        elif self.source.pair.reference == "auto" and not large:
+            values_on = torch_reference.cheapest(module, inputs)
+        found = torch_reference.Reference(
+            module, inputs, seed, precision=self.precision, device=device, values_on=values_on
+        )
+        words = WHERE[values_on]
+        return found.expected(self.tolerance, f"{self.bound}; {words}"), words
 
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks.candidate import Candidate

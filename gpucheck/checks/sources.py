@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gpucheck.checks.base import Check
-from gpucheck.checks.problem import Problem
+from gpucheck.checks.problem import Problem, stated_precision
 from gpucheck.checks.source_files import module_of, read_as_planned, top_level
 from gpucheck.model.case import CheckSpec
 from gpucheck.model.check_source import CheckSource, PairOptions, SourceKind, source_of
@@ -124,7 +124,8 @@ def _pair(problem: Path, candidate: Path, options: PairOptions) -> CheckSource:
         if missing:
             raise UsageError(f"{option} {path} does not define {' and '.join(missing)}")
         _require_forward(bound[names[0]], f"{option} {path}")
-    return replace(source_of(SourceKind.PROBLEM, (candidate.stem,), (problem, candidate)), pair=options)
+    asked = replace(options, precision=options.precision or stated_precision(problem))
+    return replace(source_of(SourceKind.PROBLEM, (candidate.stem,), (problem, candidate)), pair=asked)
 
 
 def _python_file(path: Path, option: str) -> Path:

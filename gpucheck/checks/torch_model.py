@@ -6,11 +6,13 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from gpucheck.checks.arguments import call, pack, tensors, unpack
 from gpucheck.checks.base import Allowed
@@ -20,6 +22,8 @@ from gpucheck.verify.digest import whole
 from gpucheck.verify.noise_model import UnknownOperation
 from gpucheck.verify.views import is_dense
 
+ON_GPU = "drawn on the GPU"
+"""Among the inputs where Model was made there: its candidate is too, so that what both draw is the same."""
 process_lock = threading.RLock()  # the random state, and how torch computes attention, belong to the whole process
 
 
@@ -34,13 +38,32 @@ def draw(module: ModuleType, seed: int, device: str = "cpu") -> dict[str, Tensor
     inputs = draw_inputs(module, seed, device)
     with problems_own("Model"):
         state = build(module, init, seed, device=device).state_dict()
-    return {**init, **inputs, **{f"state.{name}": value.detach() for name, value in state.items()}}
+    drawn = {ON_GPU: torch.ones(1, dtype=torch.uint8)} if torch.device(device).type == "cuda" else {}
+    return {**init, **inputs, **{f"state.{name}": value.detach() for name, value in state.items()}, **drawn}
 
 
 def draw_inputs(module: ModuleType, seed: int, device: str = "cpu") -> dict[str, Tensor]:
     """The inputs of one call: ``input0``, ..."""
     with seeded(seed), problems_own("get_inputs"), redirected(device):
         return pack("input", module.get_inputs(), getattr(module, "__name__", ""))
+
+
+@cache
+def sizes(module: ModuleType) -> int:
+    """Bytes of inputs, weights and outputs, found without memory; 0 where the problem's code needs real numbers."""
+    meta = torch.device("meta")
+    try:
+        with process_lock, torch.no_grad(), redirected(meta):
+            model = call(module.Model, module.get_init_inputs())
+            given = module.get_inputs()
+            held = [*_tensors(given), *model.state_dict().values()]
+            return sum(value.nbytes for value in (*held, *_tensors(call(model, given))))
+    except Exception:
+        return 0
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(value) if isinstance(each, Tensor)]
 
 
 @contextmanager

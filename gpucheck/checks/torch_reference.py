@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from gpucheck.checks.arguments import call, tensors, unpack
 from gpucheck.checks.drawn_device import redirected
-from gpucheck.checks.torch_model import build, draw_inputs, named, problems_own, process_lock, seeded, weights
+from gpucheck.checks.torch_model import ON_GPU, build, draw_inputs, named, problems_own, process_lock, seeded, weights
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds
 from gpucheck.verify.expected import Expected
@@ -35,6 +35,25 @@ MANY = {"cpu": 1 << 20, "cuda": 1 << 27}  # numbers in inputs and outputs from w
 PART = {"cpu": 1 << 20, "cuda": 1 << 27}  # of these numbers in a call for a part
 
 Tensors = dict[str, Tensor]
+
+
+CHEAP = 2e11  # floating-point operations that a CPU makes in float64 within a second or so
+FEW = 1 << 24  # numbers in inputs and weights that it goes through within a second or so
+
+
+def cheapest(module: ModuleType, inputs: Mapping[str, Tensor]) -> str:
+    """Where values in float64 are had within seconds: on the CPU, which is trusted more, or else on the GPU."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    numbers = sum(value.numel() for value in inputs.values())
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), redirected("meta"), counter:
+            model = call(module.Model, unpack("init", inputs))
+            call(model, unpack("input", {k: v if k.endswith(".literal") else v.to("meta") for k, v in inputs.items()}))
+    except Exception:
+        return "cpu" if numbers <= FEW // 16 else "cuda"
+    return "cpu" if numbers <= FEW and counter.get_total_flops() <= CHEAP else "cuda"
 
 
 class Inseparable(Exception):
@@ -64,7 +83,8 @@ class Reference:
         self._module, self._values_on = module, values_on or self._device.type
         self._inputs = {name: value.to(self._device) for name, value in inputs.items()}
         self._drawn_on = str(next((value.device for value in tensors("input", inputs).values()), "cpu"))
-        self._model = build(module, inputs, seed).to(self._device)
+        made_on = device if ON_GPU in inputs else "cpu"
+        self._model = build(module, inputs, seed, device=made_on).to(self._device)
         self._model.load_state_dict(weights(self._inputs))
         parts = [value.dtype for value in inputs.values() if value.is_floating_point()]
         self._dtype = next((dtype for dtype in reversed(NARROW) if dtype in parts), torch.float32)
@@ -129,7 +149,9 @@ class Reference:
         self, own: Tensors, axis: int, names: Collection[str], size: int, *, noisy: bool
     ) -> tuple[Tensors, Tensors, int, int]:
         """Values and squares from blocks along an axis, the terms of the longest sum, and the extent of a block."""
-        values = {name: torch.empty(value.shape, dtype=torch.float64, device=self._device) for name, value in own.items()}
+        values = {
+            name: torch.empty(value.shape, dtype=torch.float64, device=self._device) for name, value in own.items()
+        }
         squares = {name: torch.zeros_like(value) for name, value in values.items()} if noisy else {}
         extent = next(iter(own.values())).shape[axis]
         step, begin, longest = max(1, extent * PART["cuda"] // size), 0, 1
@@ -337,10 +359,21 @@ class Reference:
         values = unpack("input", {**held, **copies})
 
         def run() -> Any:
-            with problems_own("Model"), redirected(self._device):
+            with problems_own("Model"), redirected(self._device), _open_cells(model, self._device):
                 return call(model, values)
 
         return run
+
+
+@contextmanager
+def _open_cells(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, recurrent layers compute cell by cell: cuDNN makes one operation of all, whose errors are not known."""
+    recurrent = any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
+    if device.type != "cuda" or not recurrent:
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+        yield
 
 
 def _wide_weight(weight: torch.nn.Parameter) -> torch.nn.Parameter:
@@ -391,7 +424,9 @@ def _first(item: Expected, axis: int, count: int) -> Expected:
     estimate = item.estimate
     error = None if estimate.error is None else estimate.error.narrow(axis, 0, count)
     unknown = None if item.unknown is None else item.unknown.narrow(axis, 0, count)
-    return replace(item, estimate=replace(estimate, value=estimate.value.narrow(axis, 0, count), error=error), unknown=unknown)
+    return replace(
+        item, estimate=replace(estimate, value=estimate.value.narrow(axis, 0, count), error=error), unknown=unknown
+    )
 
 
 def _expected(estimate: bounds.Estimate, own: Tensor, bound: str) -> Expected:

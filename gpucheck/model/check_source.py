@@ -26,7 +26,7 @@ RULES = (KERNELBENCH,)
 class PairOptions:
     """What was asked of a problem and its candidate beside their files."""
 
-    precision: str = ""  # the least that products may be computed in; "": what the problem's file says, else fp32
+    precision: str = ""  # the least that products may be computed in; "": nobody said so
     reference: str = "auto"  # where the float64 reference is computed: cpu, gpu or auto
     own_kernel: bool = False  # a candidate without a kernel of its own fails
     rule: str = ""  # a published rule whose verdict is given beside ours; "": none

@@ -205,6 +205,11 @@ class Plan:
         problems = [source for source in self.check_sources if source.kind is SourceKind.PROBLEM]
         return frozenset(name for source in problems for name in source.checks)
 
+    def precision(self, check: str) -> str:
+        """The least that a candidate's products may be computed in; "" for any other check."""
+        pairs = (source for source in self.check_sources if source.kind is SourceKind.PROBLEM)
+        return next((source.pair.precision for source in pairs if check in source.checks), "")
+
     @property
     def must_fail(self) -> frozenset[int]:
         """Numbers of the steps that must fail: by the scenario, or as the canary."""

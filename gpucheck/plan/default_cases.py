@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpucheck.model.check_source import CheckSource
+from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
 from gpucheck.plan.scenario import CASE_TIMEOUT, EXPERIMENTS, TIMEOUT, Scenario
+
+OF_PAIRS = 10.0  # s of experiments: who hands in a candidate waits for its verdict
 
 
 def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
@@ -24,7 +26,9 @@ def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
                 if check.validate(params, data) is None:
                     step = Step(check.spec.case(params, data, seed or 0), Conditions(engine=check.engine))
                     steps[step.key] = step
+    pairs = all(source.kind is SourceKind.PROBLEM for source in sources)
+    experiments = min(EXPERIMENTS, OF_PAIRS) if pairs else EXPERIMENTS
     title = f"the usual cases of {', '.join(names)}"
     return Scenario(
-        "usual", None, title, seed or 0, TIMEOUT, CASE_TIMEOUT, EXPERIMENTS, tuple(steps.values()), implied=True
+        "usual", None, title, seed or 0, TIMEOUT, CASE_TIMEOUT, experiments, tuple(steps.values()), implied=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from gpucheck.model.plan import Plan, PlannedEngine, Step
 from gpucheck.model.record import Ceilings, Cost, EnginePart, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 
-CANDIDATE, BASELINE = "candidate", "baseline"
+CANDIDATE, BASELINE, REFERENCE = "candidate", "baseline", "reference"
 ARGUMENT = "argument-{}.pt"  # file with an argument of a recorded call, see ``Inspection.calls``
 
 
@@ -36,10 +37,11 @@ class Setup:
     cache: str = ""  # folder of Triton's kernel cache; "": the usual one
     meeting: str = ""  # file where the ranks of a process group meet
     collectives: str = ""  # file in which it notes each collective call of joint cases; "": it runs none
+    precision: str = ""  # the least that torch's own products may be computed in; "": as torch has it
     candidate: str = ""  # name of the candidate that it runs: each one has its own process
     own_folder: str = ""  # the only one of the run that it may write to; "": it runs no candidate and is not shut in
     files_walled: bool = True  # such a process writes nowhere else, where the kernel offers that
-    calls: str = ""  # for a process that answers single calls: CANDIDATE or BASELINE
+    calls: str = ""  # for a process that answers single calls: CANDIDATE or BASELINE; REFERENCE: it answers Questions
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
     partner: int = -1  # the local rank whose environment or device it gets; -1: the next one
     engine: PlannedEngine | None = None  # that it imports; None: none
@@ -136,9 +138,47 @@ class Request:
     timed: Allowance | None = None  # None: not at all
     inspection: Inspection | None = None
     call: Call | None = None  # of a process that answers single calls, see ``Setup.calls``
+    box: str = ""  # file that tells of shared memory for the outputs; "": they go into a file
     known: dict[str, str] = field(default_factory=dict)  # output -> digest; a first call that gives these is the last
     group: str = ""  # name of the process group of all ranks that a joint case runs in; "": it runs in none
     deadline: float = 0.0  # s that a joint case may take
+
+
+class Ask(str, Enum):
+    """What a supervisor asks the process that makes the references of a pair."""
+
+    PLACE = "place"  # draw the inputs of a case, in shared memory of the GPU if they are large
+    EXPECTED = "expected"  # the reference, to judge by on the CPU
+    JUDGE = "judge"  # outputs that lie in shared memory
+
+
+@dataclass(frozen=True)
+class Question:
+    """Asked of the process that makes references; it has never run a candidate."""
+
+    what: Ask
+    case: Case
+    path: str = ""  # of the file with inputs or outputs
+    inputs: bytes = b""  # of a further call, as torch saves them; b"": those of the case
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What that process answers."""
+
+    problem: str = ""  # why it cannot: a fault of the problem's file
+    failure: str = ""  # why it cannot: anything else
+    traceback: str = ""
+    where: str = ""  # where values and noise were computed, in words
+    large: bool = False  # the inputs lie in shared memory, and so may outputs
+    box: str = ""  # file that tells of the shared memory for outputs
+    inputs: str = ""  # digest of the inputs
+    content: bytes = b""  # of the reference, as torch saves it
+    judged: Any = None  # Judgement
+    bases: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from
+    digests: dict[str, str] = field(default_factory=dict)  # output -> hash
+    seconds: float = 0.0
+    peak: int = 0  # bytes of the GPU that it held at most
 
 
 def outputs_file(outputs: str, number: int) -> str:

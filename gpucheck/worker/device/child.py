@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.host import containment
 from gpucheck.worker import hang_stacks
-from gpucheck.worker.protocol import Ahead
+from gpucheck.worker.protocol import REFERENCE, Ahead
 
 if TYPE_CHECKING:
     from gpucheck.model.plan import PlannedEngine
     from gpucheck.worker.device.gpu_process import Process
-    from gpucheck.worker.protocol import Request, Setup
+    from gpucheck.worker.device.reference_process import ReferenceProcess
+    from gpucheck.worker.protocol import Setup
 
 DEVICE = "GPUCHECK_DEVICE"
 """Environment variable that tells code in a child which GPU of the node it was given, or stands for on the CPU."""
@@ -55,7 +56,7 @@ def serve(connection: Connection) -> None:
             raise
         connection.send(walls)
         while True:
-            request: Request = connection.recv()
+            request: Any = connection.recv()  # a Request; a Question where references are made
             connection.send(process.run(request))
     except (EOFError, ConnectionResetError):
         return
@@ -109,7 +110,7 @@ def _stand_in(device: str, engine: PlannedEngine | None) -> None:
         interpreter.install(**(HOPPER if engine else {}))
 
 
-def start(setup: Setup) -> Process:
+def start(setup: Setup) -> Process | ReferenceProcess:
     """Makes this fresh process what the setup asks for."""
     from gpucheck.worker.device import gpu_process
 
@@ -121,6 +122,12 @@ def start(setup: Setup) -> Process:
         from gpucheck.library import engines
 
         engines.settle(setup.engine, setup.device, str(Path(setup.journal).parent))
+    if setup.calls == REFERENCE:
+        from gpucheck.worker.device.reference_process import ReferenceProcess
+
+        return ReferenceProcess(setup)
+    if setup.precision:
+        _allow(setup.precision)
     maker = gpu_process.Maker(setup)
     if setup.calls:
         from gpucheck.worker.device.single_calls import SingleCalls
@@ -130,6 +137,13 @@ def start(setup: Setup) -> Process:
     if not placed.whole_node:
         return gpu_process.OneDevice(setup, maker)
     return (gpu_process.ThreadPerDevice if placed.threads else gpu_process.DeviceByDevice)(setup, maker)
+
+
+def _allow(precision: str) -> None:
+    """Has torch compute its products as they are asked for: by itself it takes TF32 for convolutions."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 def _environment(setup: Setup) -> None:

@@ -25,6 +25,7 @@ from gpucheck.triton_hooks import cache_damage
 from gpucheck.triton_hooks.launch_hooks import kernel_cache
 from gpucheck.verify import digest
 from gpucheck.verify.views import to_device
+from gpucheck.worker import parcels
 from gpucheck.worker.device import device_trace
 from gpucheck.worker.device.benchmark import Stopwatch, steady
 from gpucheck.worker.device.case_inspection import inspect
@@ -76,6 +77,7 @@ class CaseExecutor(DevicePasses):
         self._suspect: int | None = (
             None  # number in the guarded memory of the tensor around which something was read last
         )
+        self._boxes: dict[str, parcels.Box] = {}  # shared memory that is open here, by path
         self._repeats: RepeatedCalls | None = None  # of the outputs that the case gave first
         self.identity = _identity(device)
 
@@ -116,7 +118,8 @@ class CaseExecutor(DevicePasses):
         case, conditions = request.case, request.conditions
         check = checks.load(case.check)
         with timed(reply, "load"), needed(request.inputs):
-            held = torch.load(request.inputs, mmap=True, weights_only=True)
+            held = parcels.load(request.inputs, self._boxes, self.device)
+            box = self._box(request.box)
         if conditions.warm_up:
             self.warm_up(check, case, held, conditions)
         with timed(reply, "prepare"):  # once: each pass places copies of these
@@ -141,6 +144,7 @@ class CaseExecutor(DevicePasses):
                 break
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         depends = depends_on_fill(*reply.settled) and not conditions.late and conditions.concurrency == 1
+        depends = depends and box is None  # large outputs have room for one pass
         if passes >= SURE and self._agreed(depends):
             with timed(reply, "locate"), self._turns.shared():
                 for turn in range(max(1, case.ranks)):
@@ -201,17 +205,25 @@ class CaseExecutor(DevicePasses):
         if self._repeats is not None and self._repeats.same(outputs):
             self._take_down(reply.saved[0], reply, fill)
             return {}
-        held = on_host(outputs)
-        whole = digest.whole(*held.values())
+        box = self._box(request.box)
+        held = {} if box else on_host(outputs)
+        whole = parcels.digest(outputs) if box else digest.whole(*held.values())
         if whole not in reply.saved:
             path = outputs_file(request.outputs[0], len(reply.saved))
-            with needed(path):
-                torch.save(held, path)
+            if not box or not reply.saved:  # there is room for one
+                with needed(path):
+                    parcels.save(outputs if box else held, path, box)
             reply.saved.append(whole)
         if self._repeats is None:
             self._repeats = RepeatedCalls(outputs)
         self._take_down(whole, reply, fill)
         return held
+
+    def _box(self, path: str) -> parcels.Box | None:
+        """The shared memory that outputs go to; None: they go into files."""
+        if path and path not in self._boxes:
+            self._boxes[path] = parcels.open_box(path, self.device)
+        return self._boxes.get(path)
 
     def _take_down(self, whole: str, reply: Reply, fill: int) -> None:
         """Notes the digest of one launch in memory filled with ``fill``."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,12 @@ from gpucheck.model.plan import Plan
 from gpucheck.verify import bounds, digest
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
+from gpucheck.worker.protocol import Answer, Ask
+from gpucheck.worker.supervisor import reference_desk
 from gpucheck.worker.supervisor.gpu_snapshot import Adders
+from gpucheck.worker.supervisor.reference_desk import NoAnswer, ReferenceDesk
 
+SHARED = "shared."  # begins names of files that tell of shared memory
 KINDS = ("inputs", "digest", "reference")
 PART = "part"  # before the rank in names of files
 MOST_HELD = 2 << 30  # bytes of inputs and references that a rank keeps for experiments
@@ -45,36 +49,93 @@ class CaseFiles:
         self.folder = folder
         self.local_ranks = local_ranks
         self.arithmetic = arithmetic
+        self._with_gpu = False  # whether pairs are judged with the help of a GPU
         self._held: dict[str, int] = {}  # key -> bytes
         self._in_parts: set[str] = set()  # keys of cases of which each rank has a part of its own
         self._of_candidates: dict[str, dict[str, Expected]] = {}  # key -> references that no file may hold
+        self.desk: ReferenceDesk | None = None  # where a GPU helps to make those
+        self._drawn: dict[str, tuple[Path, Answer]] = {}  # key -> inputs of a large pair, in shared memory of the GPU
         folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def of(cls, plan: Plan) -> CaseFiles:
         """Those of a plan, as the rank of this process sees them; its environment names folder and ranks."""
         scratch = Path(os.environ["GPUCHECK_SCRATCH"])
-        return cls(scratch, int(os.environ["LOCAL_WORLD_SIZE"]), Adders(plan, scratch).arithmetic)
+        files = cls(scratch, int(os.environ["LOCAL_WORLD_SIZE"]), Adders(plan, scratch).arithmetic)
+        files._with_gpu = plan.device == "cuda"
+        return files
 
     def inputs(self, key: str, case: Case) -> Path:
         """The file with the inputs of a case, made if it is not there yet."""
+        if self.desk is not None and isinstance(checks.load(case.check), CandidateCheck):
+            path = self.folder / f"{key}.{SHARED}{case.check}.inputs"
+            if key not in self._drawn:
+                with suppress(NoAnswer):
+                    answer = self.desk.ask(Ask.PLACE, case, str(path))
+                    if answer.large:
+                        self._drawn[key] = path, answer
+            if key in self._drawn:
+                return path
         return self._ensure(self._name(key, case, "inputs"), lambda: _make_inputs(case))
+
+    def box(self, key: str) -> str:
+        """The file that tells of the shared memory for the outputs of a large pair; "" for any other case."""
+        return self._drawn[key][1].box if key in self._drawn else ""
+
+    def judged(self, key: str, case: Case, outputs: str) -> Answer | None:
+        """What outputs of a large pair are, judged where they lie; None of any other case."""
+        if key not in self._drawn:
+            return None
+        assert self.desk is not None
+        return self.desk.ask(Ask.JUDGE, case, outputs)
+
+    def reference_of(self, case: Case, inputs: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> Any:
+        """The reference of a further call of a candidate.
+
+        Args:
+            inputs: of the case.
+            others: those of the call, instead of some of these.
+        """
+        check = checks.load(case.check)
+
+        def on_cpu() -> dict[str, Expected]:
+            return check.reference(case, {**inputs, **others})
+
+        if self.desk is None or not isinstance(check, CandidateCheck):
+            return on_cpu()
+        return reference_desk.reference(self.desk, case, others, on_cpu, gpu=check.on_gpu_only)
 
     def input_digest(self, key: str, case: Case) -> str:
         """Hash of the input bytes."""
+        if key in self._drawn:
+            return self._drawn[key][1].inputs
         return self._ensure(self._name(key, case, "digest"), lambda: self._digest(key, case)).read_text()
 
     def reference(self, key: str, case: Case) -> dict[str, Expected]:
         """The references of a case, made if they are not there yet; of a candidate's case ask when it has answered."""
         if isinstance(checks.load(case.check), CandidateCheck):
             if key not in self._of_candidates:
-                with all_processors(self.local_ranks):
-                    self._of_candidates[key] = self._reference(key, case)
+                self._of_candidates[key] = self._of_candidate(key, case)
             return self._of_candidates[key]
         return _unpack(torch.load(self._reference_file(key, case), mmap=True, weights_only=True))
 
+    def _of_candidate(self, key: str, case: Case) -> dict[str, Expected]:
+        check = checks.load(case.check)
+        assert isinstance(check, CandidateCheck)
+
+        def on_cpu() -> dict[str, Expected]:
+            with all_processors(self.local_ranks):
+                return self._reference(key, case)
+
+        if self.desk is None:
+            return on_cpu()
+        found: dict[str, Expected] = reference_desk.reference(self.desk, case, None, on_cpu, gpu=check.on_gpu_only)
+        return found
+
     def given(self, key: str, case: Case) -> dict[str, torch.Tensor]:
         """The inputs to judge by, in this process; a candidate's are drawn anew, whatever has become of the file."""
+        if key in self._drawn:
+            return {}  # nothing of them is on the host
         if isinstance(checks.load(case.check), CandidateCheck):
             return _make_inputs(case)
         held: dict[str, torch.Tensor] = torch.load(self.inputs(key, case), mmap=True, weights_only=True)
@@ -90,6 +151,8 @@ class CaseFiles:
 
     def make_ahead(self, key: str, case: Case) -> None:
         """Makes inputs and references unless another rank is at it; no reference where a candidate will answer."""
+        if self._with_gpu and isinstance(checks.load(case.check), CandidateCheck):
+            return  # they may be too large for the host
         if self._try(self._name(key, case, "inputs"), lambda: _make_inputs(case)):
             self.input_digest(key, case)
             if not isinstance(checks.load(case.check), CandidateCheck):
@@ -119,6 +182,8 @@ class CaseFiles:
             entirely: also what says that ranks are done with it, which nobody will ask for.
         """
         self._of_candidates.pop(key, None)
+        if key in self._drawn:
+            self._drawn.pop(key)[0].unlink(missing_ok=True)
         self._done(key, rank).touch()
         if self._sweep(key) and entirely:
             for path in self.folder.glob(f"{key}.*"):

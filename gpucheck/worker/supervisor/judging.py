@@ -22,7 +22,7 @@ from gpucheck.verify import bounds, digest, offsets
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
-from gpucheck.worker.protocol import Reply, outputs_file
+from gpucheck.worker.protocol import Answer, Reply, outputs_file
 from gpucheck.worker.supervisor.attempt import Attempt, Doubt, Examined, remove_outputs, words
 from gpucheck.worker.supervisor.case_files import CaseFiles, all_processors
 from gpucheck.worker.supervisor.violations import observed_violations
@@ -137,11 +137,12 @@ def _held_against_reference(
     files: CaseFiles, attempt: Attempt, reply: Reply, record: Record, keep: Keep | None
 ) -> Record:
     begin = time.perf_counter()
-    expected = files.reference(attempt.key, attempt.step.case)
+    large = files.judged(attempt.key, attempt.step.case, attempt.outputs)
+    expected = {} if large else files.reference(attempt.key, attempt.step.case)
     waited = time.perf_counter() - begin
     inputs, axes = _inputs_and_axes(files, attempt)
-    judged = _judge_launches(attempt, reply, inputs, axes, expected)
-    if keep:
+    judged = _of_large(large, reply) if large else _judge_launches(attempt, reply, inputs, axes, expected)
+    if keep and not large:
         keep(judged.outputs, expected, axes)
     violations = judged.found.violations + observed_violations(reply, record.launches)
     examined = attempt.examined or Examined()
@@ -150,7 +151,7 @@ def _held_against_reference(
         return replace(failed, **where_it_ran(record), launches=record.launches, stream=record.stream)
     if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
         with all_processors(files.local_ranks):
-            violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs)
+            violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs, files)
     transfers: list[Transfer] = []
     check = checks.load(attempt.step.case.check)
     fault, remark = "", ""
@@ -169,12 +170,12 @@ def _held_against_reference(
         transfers=transfers,
         mismatches=judged.found.mismatches,
         violations=violations,
-        digests={name: digest.whole(value) for name, value in judged.outputs.items()},
+        digests=large.digests if large else {name: digest.whole(value) for name, value in judged.outputs.items()},
         tiles={name: digest.tiles(value) for name, value in judged.outputs.items()},
         inputs=files.input_digest(attempt.key, attempt.step.case),
         tightness=judged.found.tightness,
         arithmetic=files.arithmetic().name,
-        bounds={name: item.basis for name, item in expected.items() if item.basis},
+        bounds=large.bases if large else {name: item.basis for name, item in expected.items() if item.basis},
         timings=reply.timings if attempt.examined is None else examined.timings if outcome is Outcome.PASS else {},
         cost=reply.cost,
         ceilings=reply.ceilings,
@@ -189,12 +190,20 @@ def _held_against_reference(
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
 
 
+def _of_large(answer: Answer, reply: Reply) -> _Launches:
+    """What outputs are that were judged where they lie; those of other passes that differ are not judged."""
+    found: Judgement = answer.judged
+    bad = bool(found.mismatches or found.violations)
+    return _Launches(found=found, wrong=max(1, len(reply.digests)) * bad, bad=[*range(len(reply.digests))] * bad)
+
+
 def examined_violations(
     examined: Examined,
     case: Case,
     inputs: dict[str, Tensor],
     expected: dict[str, Expected],
     right: dict[str, Tensor],
+    files: CaseFiles,
 ) -> list[Violation]:
     """What further calls of a candidate showed; those in doubt are held against their reference, one of each kind.
 
@@ -208,7 +217,7 @@ def examined_violations(
         references = expected
         if doubt.inputs:
             try:
-                references = checks.load(case.check).reference(case, {**inputs, **doubt.inputs})
+                references = files.reference_of(case, inputs, doubt.inputs)
             except UsageError:
                 if not doubt.optional:
                     raise

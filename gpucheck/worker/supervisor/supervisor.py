@@ -150,6 +150,10 @@ class Supervisor:
             plan, self.node, self.files, forkserver, self.rank, host, run, of_engines, several=count > 1
         )
         self._lanes = count
+        if plan.device == "cuda" and plan.candidates:
+            from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
+
+            self.files.desk = ReferenceDesk(plan, self.node, self.rank, forkserver, self.files.folder)
         self._runners = [self.runner, *(self.runner.beside(number) for number in range(1, count))]
         self.writer = RecordWriter(run, self.rank)
         self.known: Known | None = Known() if plan.duration else None
@@ -214,6 +218,8 @@ class Supervisor:
             runner.retire()
         if self._judges:
             self._judges.close()
+        if self.files.desk:
+            self.files.desk.close()
         self.gpus.close()
         self.writer.end(**self._facts())
 
@@ -287,7 +293,7 @@ class Supervisor:
             self.gpus.start()
         self.writer.begin(number, round=round)
         attempt = runner.run(number, self.plan.steps[number], round=round)
-        if not round and number in self._examined:
+        if not round and number in self._examined and not self.files.box(attempt.key):
             from gpucheck.worker.supervisor.candidate_calls import examined
 
             attempt = examined(runner, attempt)

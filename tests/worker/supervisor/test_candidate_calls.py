@@ -290,7 +290,8 @@ def test_doubtful_outputs_are_held_against_the_reference_of_their_own_inputs(mon
         examined = candidate_calls.Examined(violations, doubts)
         case: Any = SimpleNamespace(check="twice")
         expected = Twice().reference(case, own)
-        return [each.kind for each in judging.examined_violations(examined, case, own, expected, right)]
+        files: Any = SimpleNamespace(reference_of=lambda case, inputs, others: Twice().reference(case, inputs | others))
+        return [each.kind for each in judging.examined_violations(examined, case, own, expected, right, files)]
 
     assert shown(Doubt(right, wrong=timed), Doubt({"out": own["input0"] * 3}, right=idle)) == []
     assert shown(Doubt(right, right=idle), Doubt(right, right=changed)) == ["idle"]

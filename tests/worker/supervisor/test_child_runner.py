@@ -82,7 +82,10 @@ def plan(synthetic: Synthetic) -> Plan:
 def make(plan: Plan, folder: Path, children: Any, local_rank: int = 0) -> ChildRunner:
     folder.mkdir(exist_ok=True)
     files: Any = SimpleNamespace(
-        folder=folder, inputs=lambda key, case: folder / f"{key}.inputs", holds=lambda key: key == "1"
+        folder=folder,
+        inputs=lambda key, case: folder / f"{key}.inputs",
+        holds=lambda key: key == "1",
+        box=lambda key: "",
     )
     return ChildRunner(plan, Node(folder, local_rank, 2), files, children, local_rank, "host", folder)
 

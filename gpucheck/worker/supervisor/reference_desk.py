@@ -1,0 +1,153 @@
+"""What a supervisor asks the process that makes references of pairs on its GPU, see :mod:`gpucheck.worker.protocol`.
+
+The process is started with the first question and has never loaded a candidate. What it answers comes over a
+connection: no file holds a reference.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gpucheck.model.case import Case
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import UsageError
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Expected
+from gpucheck.worker.protocol import REFERENCE, Answer, Ask, Question, Setup
+
+if TYPE_CHECKING:
+    from gpucheck.host.forkserver import Child, Forkserver
+    from gpucheck.model.plan import Plan
+    from gpucheck.worker.supervisor.node_sync import Node
+
+PATIENCE = 600.0  # s for one answer, of a process that has the GPU's own time to wait for
+
+
+class NoAnswer(RuntimeError):
+    """The process could not answer, for no fault of the problem."""
+
+
+class ReferenceDesk:
+    """Asks that process; one question at a time, from whatever thread."""
+
+    def __init__(self, plan: Plan, node: Node, rank: int, forkserver: Forkserver, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._forkserver = forkserver
+        self._child: Child | None = None
+        self.peak = 0  # bytes of the GPU that it held at most
+        self.seconds = 0.0  # that it took to answer
+        self._setup = Setup(
+            conditions=Conditions("pinned" if plan.device == "cuda" else "cpu").lifelong,
+            device=plan.device,
+            local_rank=node.local_rank,
+            local_ranks=node.local_ranks,
+            rank=rank,
+            world_size=plan.world_size,
+            library_root="",
+            generation="",
+            stacks=str(folder / f"reference-stacks{node.local_rank}"),
+            journal=str(folder / f"reference-journal{node.local_rank}"),
+            calls=REFERENCE,
+        )
+
+    def start(self) -> None:
+        """Starts the process, so that it is ready when asked; errors are met by the first question."""
+        with suppress(NoAnswer, OSError), self._lock:
+            self._ready()
+
+    def ask(self, what: Ask, case: Case, path: str = "", inputs: Mapping[str, Tensor] | None = None) -> Answer:
+        """The answer to a question.
+
+        Raises:
+            UsageError: the problem's file is at fault.
+            NoAnswer: something else is.
+        """
+        held = io.BytesIO()
+        if inputs:
+            torch.save(dict(inputs), held)
+        with self._lock:
+            answer = self._answer(Question(what, case, path, held.getvalue()))
+        self.peak, self.seconds = max(self.peak, answer.peak), self.seconds + answer.seconds
+        if answer.problem:
+            raise UsageError(answer.problem)
+        if answer.failure:
+            raise NoAnswer(f"{answer.failure}\n{answer.traceback}".rstrip())
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        with self._lock:
+            self._end()
+
+    def _answer(self, question: Question) -> Answer:
+        child = self._ready()
+        try:
+            child.connection.send(question)
+            if not child.connection.poll(PATIENCE):
+                self._end()
+                raise NoAnswer(f"no reference within {PATIENCE:g} s")
+            answer = child.connection.recv()
+        except (EOFError, OSError) as error:
+            self._end()
+            raise NoAnswer("the process that makes references on the GPU has ended") from error
+        assert isinstance(answer, Answer)
+        return answer
+
+    def _ready(self) -> Child:
+        if self._child is None:
+            child = self._child = self._forkserver.spawn()
+            try:
+                child.connection.send(self._setup)
+                problem: Any = child.connection.recv() if child.connection.poll(PATIENCE) else "it does not start"
+            except (EOFError, OSError):
+                problem = "it has ended"
+            if isinstance(problem, str) and problem:
+                self._end()
+                raise NoAnswer(f"the process that makes references on the GPU: {problem}")
+        return self._child
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            with suppress(OSError):
+                self._forkserver.kill(child)
+
+
+def unpacked(content: bytes) -> dict[str, Expected]:
+    """The reference that an answer holds."""
+    found = {}
+    for name, item in torch.load(io.BytesIO(content), weights_only=True).items():
+        dtype = getattr(torch, item["dtype"].removeprefix("torch."))
+        found[name] = Expected(Estimate(*item["estimate"]), dtype, basis=item["basis"], unknown=item["unknown"])
+    return found
+
+
+Make = Callable[[], dict[str, Expected]]
+
+
+def reference(desk: ReferenceDesk, case: Case, inputs: Mapping[str, Tensor] | None, on_cpu: Make, *, gpu: bool) -> Any:
+    """The reference of a case that is not large, made with the GPU, or on the CPU where that cannot be.
+
+    Args:
+        inputs: of a further call; None: those of the case.
+        on_cpu: makes it there.
+        gpu: it must be made with the GPU.
+
+    Raises:
+        UsageError: the problem's file is at fault.
+        NoAnswer: the GPU does not answer.
+    """
+    try:
+        return unpacked(desk.ask(Ask.EXPECTED, case, inputs=inputs).content)
+    except NoAnswer:
+        if gpu:
+            raise
+        return on_cpu()
