@@ -23,7 +23,7 @@ from typing import Any
 
 from gpucheck.host.containment import close_files, confine
 from gpucheck.host.isolated import receive, send
-from gpucheck.host.processes import Family, die_with_parent
+from gpucheck.host.processes import Family, die_with_parent, outlive_parent
 from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.tools.serve.evaluator import PRINTED
 from gpucheck.tools.serve.resource_watch import ResourceWatch
@@ -54,15 +54,17 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    die_with_parent(os.getppid())  # while nothing runs that is to be ended first
     _load()
-    send(connection, {"loaded": True})
-    while True:
-        try:
+    outlive_parent()
+    try:
+        send(connection, {"loaded": True})
+        while True:
             asked = receive(connection)
             if "stop" not in asked:  # of one that has just ended
                 send(connection, _Evaluation(asked, connection).carry_out())
-        except (EOFError, OSError):
-            os._exit(0)  # taking down an interpreter with torch in it takes its time
+    except (EOFError, OSError):
+        os._exit(0)  # taking down an interpreter with torch in it takes its time
 
 
 def _load() -> None:
