@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gpucheck.tools.serve.task_answers import Service
 from gpucheck.tools.serve.tasks import PRIORITIES, Answer, Evaluation, State, Task
-from gpucheck.tools.serve.tritonforge import ERRORS, MOST_TRIALS
+from gpucheck.tools.serve.tritonforge import ERRORS, MOST_TRIALS, PRECISIONS
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 MOST_TASKS = 100  # of a batch
@@ -41,6 +41,10 @@ class EvaluationRequest(BaseModel):
     timeout: float = Field(300, gt=0, description="seconds; at most the limit of the service")
     priority: str = Field("normal", pattern="^(high|normal|low)$")
     device_preference: str | None = Field(None, max_length=32)
+    precision: str | None = Field(None, pattern=PRECISIONS, description="the least that products may be computed in")
+    detect_decoy_kernel: bool | None = Field(None, description="a candidate without a kernel of its own is a decoy")
+    enable_triton_detection: bool | None = None
+    run_triton_detection: bool | None = None
     force_refresh: bool = Field(False, description="an answer that is known already does not count")
 
     def evaluation(self, service: Service) -> Evaluation:
@@ -56,6 +60,8 @@ class EvaluationRequest(BaseModel):
             seconds=service.seconds(self.timeout),
             backend=self.backend,
             entry_point=self.entry_point,
+            precision=self.precision or "",
+            own_kernel=bool(self.detect_decoy_kernel or self.run_triton_detection or self.enable_triton_detection),
             preferred=int(preferred) if preferred.isascii() and preferred.isdigit() else None,
         )
 

@@ -20,7 +20,7 @@ REPORTING = 15.0  # s that a run has to write its report once its own time is up
 LONGEST = 20_000  # characters of a text from the run
 STATUS = {"seconds": 504, "host_memory": 507, "device_memory": 507, "files": 507}
 """HTTP status where a limit was exceeded; 500 for the others."""
-OUT_OF_MEMORY = "out of memory"
+OUT_OF_MEMORY, FALLBACK = "out of memory", "fallback"
 COMPILE_CAUSES = ("compile error on this Triton",)
 NOT_LOADED = f"{CANDIDATE} cannot be loaded: "
 
@@ -57,6 +57,10 @@ def answer(evaluation: Evaluation, ended: Ended, folder: Path, facts: Mapping[st
         detail = f"it was not judged within {evaluation.seconds:g} s"
         late = {"verdict": "FAIL", "exceeded": "seconds", "runtime_error": detail}
         return Answer(504, "FAIL", detail=detail, metadata={**metadata, **late})
+    elsewhere = {result["gpu"] for result in report["results"]} - {"", facts["device_uuid"]}
+    if elsewhere:
+        detail = f"it ran on {', '.join(sorted(elsewhere))}, and was given {facts['device_uuid'] or 'the CPU'}"
+        return Answer(500, detail=detail, metadata=metadata, lasting=False)
     return _judged(evaluation, report, metadata)
 
 
@@ -78,12 +82,13 @@ def command(evaluation: Evaluation, device: str, folder: Path) -> list[str]:
         (folder / name).write_text(text, encoding="utf-8")
     limits = ["--timeout", f"{evaluation.seconds:g}", "--case-timeout", f"{evaluation.seconds / 2:g}"]
     options = ["--experiments", "0", "--out", "run", "--json", "report.json", "--quiet"]
-    timed = ["--bench"] if evaluation.timed else []
-    return ["run", SCENARIO, *_pair(evaluation), "--device", device, *limits, *options, *timed]
+    return ["run", SCENARIO, *_pair(evaluation), "--device", device, *limits, *options]
 
 
 def _pair(evaluation: Evaluation) -> list[str]:
-    return ["--problem", PROBLEM, "--candidate", CANDIDATE, "--nproc", "1", "--seed", str(evaluation.seed)]
+    asked = [*(["--own-kernel"] if evaluation.own_kernel else []), "--seed", str(evaluation.seed)]
+    asked += ["--precision", evaluation.precision] if evaluation.precision else []
+    return ["--problem", PROBLEM, "--candidate", CANDIDATE, "--nproc", "1", *asked]
 
 
 def _scenario(trials: Sequence[int]) -> str:
@@ -132,6 +137,8 @@ def _of_report(evaluation: Evaluation, report: Mapping[str, Any]) -> dict[str, A
         "notes": report["notes"],
         "replay": replay(evaluation, report["plan"]["device"], failed or range(1, evaluation.trials + 1)),
         "correctness_trials": f"({passed} / {evaluation.trials})",
+        "walls": sorted({wall for result in results for wall in result["walls"]}),
+        "not_own_kernels": any(finding["fails"] and finding["cause"] == FALLBACK for finding in report["findings"]),
         "software": {
             name: (report["plan"]["environment"]["software"].get(name) or {}).get("version", "")
             for name in ("torch", "triton")
@@ -151,7 +158,8 @@ def _judged(evaluation: Evaluation, report: Mapping[str, Any], metadata: dict[st
         detail = "; ".join(finding["title"] for finding in report["findings"]) or "not everything was judged"
         return Answer(500, verdict, detail=f"no verdict: {detail}", metadata=metadata, lasting=False)
     correct = verdict == "PASS"
-    stats, reference = (_stats(results, name) for name in ("candidate", "reference"))
+    taken = results if evaluation.timed else []  # with others on the device a time says nothing
+    stats, reference = (_stats(taken, name) for name in ("candidate", "reference"))
     if correct and stats and reference:
         speedup = reference["mean"] / stats["mean"]
         metadata["speedup"] = round(speedup, 4)

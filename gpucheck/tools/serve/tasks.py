@@ -42,6 +42,8 @@ class Evaluation:
     seconds: float = 600.0  # it may take
     backend: str = "triton"  # as the client names it
     entry_point: str = "Model"  # class of the problem; that of the candidate ends in "New"
+    precision: str = ""  # the least that products may be computed in; "": as the problem says
+    own_kernel: bool = False  # a candidate without a kernel of its own fails
     preferred: int | None = None  # device, if it is free
 
     @property

@@ -18,6 +18,7 @@ BACKENDS = {
     "triton": "Triton kernels",
 }
 MOST_TRIALS = 20
+PRECISIONS = "^(fp32|tf32|bf16)$"
 
 
 class EvalRequest(BaseModel):
@@ -37,6 +38,8 @@ class EvalRequest(BaseModel):
     backend: str = Field("cuda", max_length=32)
     timeout: float | None = Field(None, gt=0, description="seconds; at most the limit of the service")
     priority: str = Field("normal", pattern="^(high|normal|low)$")
+    precision: str | None = Field(None, pattern=PRECISIONS, description="the least that products may be computed in")
+    own_kernel: bool = Field(False, description="fail a candidate that has no kernel of its own")
 
 
 class EvalResponse(BaseModel):
@@ -115,6 +118,8 @@ def router(service: Service, describe: Callable[[], dict[str, Any]]) -> APIRoute
             timed=request.measure_performance and request.num_perf_trials > 0,
             seconds=service.seconds(request.timeout),
             backend=request.backend,
+            precision=request.precision or "",
+            own_kernel=request.own_kernel,
             preferred=request.preferred_device,
         )
         submitted = await service.submit(service.new_id(), evaluation, PRIORITIES[request.priority])
