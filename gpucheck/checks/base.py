@@ -221,6 +221,14 @@ class JointCheck(Check):
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return ()
 
+    @contextmanager
+    def exchange(self, case: Case, prepared: Any, runtime: Runtime) -> Iterator[Callable[[], Any] | None]:
+        """Gives the communication of the case alone, which all ranks make as often, to be timed; None: it has none.
+
+        The bytes of :meth:`cost` are those that its bandwidth is counted in.
+        """
+        yield None
+
     def transfers(
         self, case: Case, inputs: dict[str, Tensor], outputs: dict[str, Tensor], expected: dict[str, Expected]
     ) -> list[Transfer]:

@@ -54,6 +54,12 @@ def all_reduce(each: Exchange) -> list[Any]:
     return [distributed.all_reduce(each.received, _reduction(each), each.group, async_op=each.asynchronous)]
 
 
+def all_reduce_again(each: Exchange) -> list[Any]:
+    """The operation alone, in what the buffer holds by then."""
+    buffer, reduction, later = each.received, _reduction(each), each.asynchronous
+    return [distributed.all_reduce(buffer, reduction, each.group, async_op=later)]
+
+
 def reduce_scatter(each: Exchange) -> list[Any]:
     function = distributed.reduce_scatter_tensor
     return [function(each.received, each.sent, _reduction(each), each.group, async_op=each.asynchronous)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import JointCheck, Runtime
 from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from gpucheck.model.record import Transfer
 
 REDUCING = ("all_reduce", "reduce_scatter")
+BANDWIDTH = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
+"""Operations that use all links at once, so that their time says what these can carry."""
 TO_EACH = ("reduce_scatter", "all_to_all", "scatter", "send_recv")
 """Operations in which a rank has a chunk for each other one; in the others all get the same."""
 OPERATIONS = (*REDUCING, "all_gather", "all_to_all", "broadcast", "gather", "scatter", "send_recv", "barrier")
@@ -102,6 +107,31 @@ class Collectives(JointCheck):
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
         return _Launch(case, prepared, runtime).run()
+
+    @contextmanager
+    def exchange(self, case: Case, prepared: Any, runtime: Runtime) -> Iterator[Callable[[], Any] | None]:
+        from gpucheck.checks.collective_calls import CALLS, all_reduce_again
+
+        unusual = case["form"] != "call" or case["groups"] != "all" or case["staggered"] or case["in_place"]
+        if case["operation"] not in BANDWIDTH or unusual:
+            yield None
+            return
+        each = _Launch(case, prepared, runtime).exchange(0)
+        yield partial(all_reduce_again if case["operation"] == "all_reduce" else CALLS[case["operation"]], each)
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
+        """No work but the bytes that each link carries, as NCCL's tests count them for the bandwidth of its bus.
+
+        Of S bytes in the larger buffer of each of n ranks that is S (n-1)/n, and twice as much for an all-reduce.
+        """
+        from gpucheck.checks.rank_data import DTYPES
+
+        if case["operation"] not in BANDWIDTH:
+            return None
+        elements = float(sum(size(case, case.rank, other) for other in members(case) if other != case.rank))
+        if case["operation"] == "all_reduce":  # the buffer is one chunk, the others are one for each rank
+            elements *= 2 / len(members(case))
+        return Cost(0.0, elements * DTYPES[case["dtype"]].itemsize)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         one, two = Axes(("element",), (0,)), Axes(("sender", "element"), (1, 0))
@@ -257,14 +287,34 @@ class _Launch:
     def _round(self, round: int, sent: Tensor, received: Tensor, group: Any) -> list[Any]:
         """Produces the data of a round and starts its exchange; returns what is to be waited for."""
         from gpucheck.checks import collective_calls
-        from gpucheck.checks.collective_calls import CALLS, Exchange
+        from gpucheck.checks.collective_calls import CALLS
 
         case = self.case
         if case["staggered"]:
             self._come_late(round)
         sent.copy_(self.prepared[f"round{round}"])
         received.view(torch.uint8).fill_(0xFF)
-        exchange = Exchange(
+        exchange = self._exchange(sent, received, group)
+        call = CALLS[case["operation"]]
+        if case["in_place"]:
+            call = collective_calls.all_gather_in_place
+        if case["form"] == "coalesced" and case["operation"] == "send_recv":
+            call = collective_calls.batched
+        elif case["form"] == "coalesced":
+            return collective_calls.coalesced(_halves(exchange), call)
+        return call(exchange)
+
+    def exchange(self, round: int) -> Any:
+        """The exchange of a round in the group of all ranks, in buffers of its own."""
+        sent, received = self._buffers()
+        sent.copy_(self.prepared[f"round{round}"])
+        return self._exchange(sent, received, None)
+
+    def _exchange(self, sent: Tensor, received: Tensor, group: Any) -> Any:
+        from gpucheck.checks.collective_calls import Exchange
+
+        case = self.case
+        return Exchange(
             sent,
             received,
             tuple(size(case, case.rank, other) for other in _receivers(case)),
@@ -275,14 +325,6 @@ class _Launch:
             case["reduce"],
             asynchronous=case["form"] != "call" or case["groups"] == "several",
         )
-        call = CALLS[case["operation"]]
-        if case["in_place"]:
-            call = collective_calls.all_gather_in_place
-        if case["form"] == "coalesced" and case["operation"] == "send_recv":
-            call = collective_calls.batched
-        elif case["form"] == "coalesced":
-            return collective_calls.coalesced(_halves(exchange), call)
-        return call(exchange)
 
     def _come_late(self, round: int) -> None:
         """Comes later than the rank before, in the second round earlier; on a GPU the data are produced late too."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from gpucheck.checks.base import JointCheck, Runtime
 from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.errors import Inapplicable
+from gpucheck.model.record import Cost
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
@@ -63,21 +65,25 @@ class Peer(JointCheck):
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         if case["way"] != "staged" and runtime.device.type != "cuda":
             raise Inapplicable(f"{case['way']} copies are between GPUs")
+        if case["way"] in ("pull", "push") and torch.cuda.device_count() < len(neighbours(case)):
+            raise Inapplicable(f"{case['way']} copies need the GPUs of all ranks of the node to be visible to each")
         return inputs
 
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        from gpucheck.checks import peer_copies
-
-        places, flights, n = len(neighbours(case)), case["flights"], case["n"]
-        source = torch.empty((places, flights, n), dtype=prepared["source"].dtype, device=runtime.device)
-        source.copy_(prepared["source"])
-        received = torch.empty((places, flights, n), dtype=source.dtype, device=runtime.device)
-        received.view(torch.uint8).fill_(0xFF)
-        runtime.synchronize()
-        copies = peer_copies.Copies(source, received, neighbours(case), case.rank, runtime.synchronize)
+        copies = _copies(case, prepared, runtime)
         copies.make(case["way"])
-        outputs = {f"flight{flight}": received[:, flight].clone() for flight in range(flights)}
-        return {"source": source, **outputs}
+        outputs = {f"flight{flight}": copies.received[:, flight].clone() for flight in range(case["flights"])}
+        return {"source": copies.source, **outputs}
+
+    @contextmanager
+    def exchange(self, case: Case, prepared: Any, runtime: Runtime) -> Iterator[Callable[[], Any] | None]:
+        with _copies(case, prepared, runtime).opened(case["way"]) as copy:
+            yield copy
+
+    def cost(self, case: Case, inputs: dict[str, Tensor]) -> Cost | None:
+        """The bytes that a rank gets from the others, while each of them gets as many."""
+        source = inputs["source"]
+        return Cost(0.0, float((len(source) - 1) * source[0].numel() * source.itemsize))
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         pairs = {f"flight{flight}": Axes(("sender", "element"), (1, 0)) for flight in range(case["flights"])}
@@ -98,6 +104,19 @@ class Peer(JointCheck):
             parts = {sender: _chunk(case, flight, sender, case.rank) for sender in neighbours(case)}
             found += wrong_chunks(case, name, output.flatten(), wrong, parts, partial(_elsewhere, case, flight))
         return found
+
+
+def _copies(case: Case, prepared: Any, runtime: Runtime) -> Any:
+    """What a rank gives and gets, in buffers of its own."""
+    from gpucheck.checks.peer_copies import Copies
+
+    shape = len(neighbours(case)), case["flights"], case["n"]
+    source = torch.empty(shape, dtype=prepared["source"].dtype, device=runtime.device)
+    source.copy_(prepared["source"])
+    received = torch.empty(shape, dtype=source.dtype, device=runtime.device)
+    received.view(torch.uint8).fill_(0xFF)
+    runtime.synchronize()
+    return Copies(source, received, neighbours(case), case.rank, runtime.synchronize)
 
 
 def neighbours(case: Case) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,32 +31,46 @@ class Copies:
 
     def make(self, way: str) -> None:
         """Makes all copies and returns when no rank is at one any more."""
-        {"pull": self._pull, "push": self._push, "staged": self._staged, "symmetric": self._symmetric}[way]()
+        with self.opened(way) as copy:
+            copy()
 
-    def _pull(self) -> None:
+    @contextmanager
+    def opened(self, way: str) -> Iterator[Callable[[], None]]:
+        """Gives what makes all copies of this rank, as often as wanted; at the end no rank is at one any more."""
+        ways = {"pull": self._pull, "push": self._push, "staged": self._staged, "symmetric": self._symmetric}
+        with ways[way]() as copy:
+            yield copy
+            self._meet()
+
+    @contextmanager
+    def _pull(self) -> Iterator[Callable[[], None]]:
         """Each rank reads what is for it from the memory of the others."""
         sources = self._shared(self.source)
-        for sender, flight, _ in self._side_by_side():
-            self.received[sender, flight].copy_(sources[sender][self.place, flight], non_blocking=True)
-        self._meet()
+        yield self._side_by_side(
+            lambda sender, flight: (self.received[sender, flight], sources[sender][self.place, flight])
+        )
 
-    def _push(self) -> None:
+    @contextmanager
+    def _push(self) -> Iterator[Callable[[], None]]:
         """Each rank writes what it gives into the memory of the others."""
         places = self._shared(self.received)
-        for receiver, flight, _ in self._side_by_side():
-            places[receiver][self.place, flight].copy_(self.source[receiver, flight], non_blocking=True)
-        self._meet()
+        yield self._side_by_side(lambda to, flight: (places[to][self.place, flight], self.source[to, flight]))
 
-    def _staged(self) -> None:
+    @contextmanager
+    def _staged(self) -> Iterator[Callable[[], None]]:
         """Each rank copies to memory of the host that all ranks of the node map, and from it."""
         with self._mapped() as staged:
-            staged[self.place].copy_(self.source)
-            self._meet()
-            for sender, flight, _ in self._side_by_side():
-                self.received[sender, flight].copy_(staged[sender][self.place, flight], non_blocking=True)
-            self._meet()
+            fetch = self._side_by_side(lambda at, flight: (self.received[at, flight], staged[at][self.place, flight]))
 
-    def _symmetric(self) -> None:
+            def copy() -> None:
+                staged[self.place].copy_(self.source)
+                self._meet()
+                fetch()
+
+            yield copy
+
+    @contextmanager
+    def _symmetric(self) -> Iterator[Callable[[], None]]:
         """Each rank reads what is for it out of torch's symmetric memory."""
         from gpucheck.model.errors import Inapplicable
 
@@ -72,24 +86,31 @@ class Copies:
         handle = symmetric.rendezvous(held, group.group_name)
         held.copy_(self.source)
         self._meet()
-        for sender, flight, _ in self._side_by_side():
-            there = handle.get_buffer(sender, self.source.shape, self.source.dtype)
-            self.received[sender, flight].copy_(there[self.place, flight], non_blocking=True)
-        self._meet()
+        there = [handle.get_buffer(sender, held.shape, held.dtype) for sender in range(len(self.neighbours))]
+        yield self._side_by_side(
+            lambda sender, flight: (self.received[sender, flight], there[sender][self.place, flight])
+        )
 
-    def _side_by_side(self) -> Iterator[tuple[int, int, Any]]:
-        """Each neighbour and flight, each on a stream of its own where there are streams."""
-        count = self.source.shape[1]
-        cuda = self.source.device.type == "cuda"
-        streams = [torch.cuda.Stream(self.source.device) for _ in range(count)] if cuda else [None] * count
-        for neighbour in range(len(self.neighbours)):
-            for flight, stream in enumerate(streams):
-                with ExitStack() as stack:
-                    if stream is not None:
-                        stack.enter_context(torch.cuda.stream(stream))
-                    yield neighbour, flight, stream
-        for stream in filter(None, streams):
-            stream.synchronize()
+    def _side_by_side(self, pair: Callable[[int, int], tuple[Tensor, Tensor]]) -> Callable[[], None]:
+        """What makes one copy for each neighbour and flight; each flight has a stream of its own where there are any.
+
+        Args:
+            pair: where to and where from, by place of the neighbour and flight.
+        """
+        device, flights = self.source.device, range(self.source.shape[1])
+        pairs = [(*pair(place, flight), flight) for place in range(len(self.neighbours)) for flight in flights]
+        streams = [torch.cuda.Stream(device) for _ in flights] if device.type == "cuda" else []
+
+        def copy() -> None:
+            for stream in streams:
+                stream.wait_stream(torch.cuda.current_stream(device))
+            for target, source, flight in pairs:
+                with torch.cuda.stream(streams[flight]) if streams else nullcontext():
+                    target.copy_(source, non_blocking=True)
+            for stream in streams:
+                torch.cuda.current_stream(device).wait_stream(stream)
+
+        return copy
 
     def _meet(self) -> None:
         """Waits until the work of all ranks is done."""

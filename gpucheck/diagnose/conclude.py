@@ -293,7 +293,7 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
         )
     notes += [*engine_parts(run), *_unlike(run), *other_kernels(run), *_widest_bounds(run)]
     notes += [*_remarks(run), *_speeds(run)]
-    if run.plan.bench and run.plan.device == "cpu":
+    if run.plan.bench and run.plan.device == "cpu" and not any(each.timings for each in run.records.values()):
         notes.append("speed is measured on GPUs only: --bench has nothing to tell about a run on the CPU")
     if run.torn:
         notes.append(f"{run.torn} record line(s) could not be read or do not belong to this plan")

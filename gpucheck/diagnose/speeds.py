@@ -16,7 +16,12 @@ def call_seconds(record: Record, what: str = "call") -> float | None:
 
 
 def peers(run: Run, record: Record) -> list[Record]:
-    """The records of other ranks with GPUs of the same kind whose same case is right and was timed."""
+    """The records of other ranks with GPUs of the same kind whose same case is right and was timed.
+
+    What ranks do together takes all of them as long: nobody is slower at it than others.
+    """
+    if run.plan.steps[record.step].together:
+        return []
     others = (run.records[(record.step, rank)] for rank in run.ranks if rank != record.rank)
     return [
         other

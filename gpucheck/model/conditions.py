@@ -97,7 +97,7 @@ class Conditions:
     def timed(self) -> bool:
         """Whether calls may be timed: nothing is to put stress on the code under test, or waits for each launch."""
         usual = Conditions(self.placement, self.process_group, repeat=self.repeat, engine=self.engine)
-        return self == usual and self.placed.timed and not self.together
+        return self == usual and self.placed.timed
 
     @property
     def lifelong(self) -> Conditions:

@@ -140,7 +140,7 @@ def calls(scenario: Scenario, device: str, ranks: int = FEWEST_TOGETHER) -> Call
     for step in _judged(scenario, device, ranks):
         conditions = step.conditions
         made = max(conditions.repeat, len(FILLS)) * conditions.concurrency
-        made += FEWEST_TIMED if device == "cuda" and conditions.timed else 0
+        made += FEWEST_TIMED if device == "cuda" and conditions.timed and not step.together else 0
         rows[step.case.row] = rows.get(step.case.row, 0) + made
         together += made * step.together
     return Calls(rows, together)

@@ -30,6 +30,7 @@ class Pace:
     share: float | None  # of the measured ceilings: 1 where each call takes just what the one that binds it allows
     binding: str  # the ceiling that binds most of that time, "compute" or "memory"; "" where share is None
     torch: float | None  # time of the same work in plain torch over that of the calls
+    joint: bool = False  # what all ranks do together: bytes are those of links, of the largest case of the row alone
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Speed:
 
     paces: list[Pace] = field(default_factory=list)  # by row, then rank
     ceilings: list[RankCeilings] = field(default_factory=list)  # of the ranks where they were measured
+    of_gpus: bool = True  # else of processes of a machine's CPU
 
 
 def measured(run: Run, rows: Sequence[tuple[str, Sequence[int]]]) -> Speed:
@@ -63,9 +65,22 @@ def measured(run: Run, rows: Sequence[tuple[str, Sequence[int]]]) -> Speed:
         for rank in run.ranks:
             records = [run.records[(step, rank)] for step in steps]
             timed = [each for each in records if each.outcome is Outcome.PASS and call_seconds(each) is not None]
-            if timed:
+            if timed and run.plan.steps[timed[0].step].together:
+                paces.append(_joint_pace(run, name, timed))
+            elif timed:
                 paces.append(_pace(name, rank, timed, known[rank]))
-    return Speed(paces, [RankCeilings(rank, best.flops, best.bytes) for rank, best in known.items() if best])
+    of_gpus = run.plan.device != "cpu"
+    return Speed(paces, [RankCeilings(r, best.flops, best.bytes) for r, best in known.items() if best], of_gpus)
+
+
+def _joint_pace(run: Run, row: str, records: list[Record]) -> Pace:
+    """The largest case: what small ones take is no bandwidth."""
+    largest = max(records, key=lambda each: each.cost.bytes if each.cost else 0.0)
+    params, seconds = run.plan.steps[largest.step].case.params, largest.timings["call"]
+    size = " x ".join(str(params[name]) for name in ("n", "flights", "dtype") if name in params)
+    moved = largest.cost.bytes / seconds if largest.cost else None
+    name = f"{row}, {size}" if size else row
+    return Pace(name, largest.rank, 1, seconds, None, moved, share=None, binding="", torch=None, joint=True)
 
 
 def _pace(row: str, rank: int, records: list[Record], best: Ceilings | None) -> Pace:
@@ -100,10 +115,14 @@ def cells(pace: Pace) -> list[str]:
         str(pace.cases),
         took(pace.seconds),
         UNKNOWN if pace.flops is None else f"{pace.flops / 1e12:.3g}",
-        UNKNOWN if pace.bytes is None else f"{pace.bytes / 1e9:.0f}",
+        UNKNOWN if pace.bytes is None else _gigabytes(pace.bytes),
         UNKNOWN if pace.share is None else f"{pace.share:.0%} {pace.binding}",
         UNKNOWN if pace.torch is None else f"{pace.torch:.2f}x",
     ]
+
+
+def _gigabytes(speed: float) -> str:
+    return f"{speed / 1e9:.0f}" if speed >= 99.5e9 else f"{speed / 1e9:.3g}"
 
 
 def legend(speed: Speed) -> list[str]:
@@ -114,7 +133,15 @@ def legend(speed: Speed) -> list[str]:
         "time: GPU time of one call of each case, after a flush of the L2 cache; torch: time of the same work in plain "
         "torch, divided by that",
         "TFLOP/s and GB/s: the least operations and bytes that any implementation needs, divided by that time",
-    ]
+    ] * any(not pace.joint for pace in speed.paces)
+    if any(pace.joint for pace in speed.paces):
+        lines += [
+            "collectives: time of one call of the largest case, of many in turn; GB/s: bandwidth of the bus as NCCL's "
+            "tests count it, for an all_reduce of S bytes on n ranks 2 S (n-1)/n",
+            "peer: GB/s that each rank gets from all others, while they get as much",
+        ]
+    if not speed.of_gpus:
+        lines.append("on the CPU: gloo between processes of this machine, which says nothing about GPUs")
     return lines + [
         f"ceilings of rank {each.rank}: {each.flops / 1e12:.0f} TFLOP/s in a large bf16 product, "
         f"{each.bytes / 1e9:.0f} GB/s in a large copy"

@@ -112,8 +112,12 @@ def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
 
     That is so without a GPU, in experiments, if every launch is waited for, and under conditions that stress the code
     under test. A candidate is timed apart, with inputs that no call had before. On a single rank, whose time nothing is
-    compared with, the further calls are made without a clock.
+    compared with, the further calls are made without a clock. What ranks do together is timed where that is asked for,
+    on the CPU too: its time is that of their processes and of what connects them.
     """
+    if step.together:
+        asked = plan.bench and not plan.debug and not experiment and step.conditions.timed
+        return BENCH if asked else None
     if (
         plan.device != "cuda"
         or plan.debug

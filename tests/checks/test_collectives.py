@@ -145,3 +145,29 @@ def test_the_bytes_of_a_wrong_transfer_are_named() -> None:
 def test_uneven_chunks_have_some_that_are_empty() -> None:
     sizes = {collectives.size(case("all_to_all", uneven=True), a, b) for a in range(4) for b in range(4)}
     assert 0 in sizes and len(sizes) > 4
+
+
+@pytest.mark.parametrize(
+    ("params", "ranks", "size"),
+    [
+        ({"operation": "all_reduce", "dtype": "fp32", "n": 1024}, 2, 4096.0),  # 2 S (n-1)/n of S = 4 KiB
+        ({"operation": "all_reduce", "dtype": "fp32", "n": 1024}, 8, 2 * 7 / 8 * 4096),
+        ({"operation": "all_gather", "dtype": "bf16", "n": 1024}, 4, 3 / 4 * 4 * 2048),  # S (n-1)/n of S = n chunks
+        ({"operation": "reduce_scatter", "dtype": "bf16", "n": 1024}, 4, 3 / 4 * 4 * 2048),
+        ({"operation": "all_to_all", "dtype": "int32", "n": 7}, 2, 28.0),
+        ({"operation": "broadcast", "dtype": "int32", "n": 7}, 2, None),
+    ],
+)
+def test_bytes_of_the_bus_are_counted_as_the_tests_of_nccl_count_them(
+    params: dict[str, Any], ranks: int, size: float | None
+) -> None:
+    cost = CHECK.cost(case(ranks=ranks, **params), {})
+    assert (cost and cost.bytes) == (None if size is None else pytest.approx(size))
+    assert cost is None or cost.flops == 0
+
+
+def test_uneven_chunks_count_with_their_sizes() -> None:
+    each = case("all_to_all", 1, n=70, dtype="int32", uneven=True)
+    sent = sum(collectives.size(each, 1, other) for other in (0, 2))
+    cost = CHECK.cost(each, {})
+    assert cost and cost.bytes == 4 * sent

@@ -52,9 +52,20 @@ def start(lab: Lab, *planted: tuple[str, int], ranks: int, **limits: float) -> R
 
 
 def test_every_rank_passes(lab: Lab) -> None:
-    run = start(lab, ranks=3).finish()
+    folder = lab.new_folder()
+    write_scenario(folder / "s.toml", [*cases("clean"), {"check": "peer", "way": "staged"}], case_timeout=60)
+    run = lab.finish("--bench", library=None, scenario=folder / "s.toml", nproc=3)
     assert run.code == 0, run.text
     assert run.outcomes("n36") == ["pass"] * 3
+    for row, size in (
+        ("collectives all_reduce, 36 x bf16", 2 * 2 / 3 * 36 * 2),
+        ("peer staged, 1000", 2 * 4 * 1000 * 4),
+    ):
+        records = [run.results(rank)[case] for rank in range(3) for case in run.results(rank) if row[:4] in case]
+        assert len(records) == 3 and all(record["timings"]["call"] > 0 for record in records)
+        assert [record["cost"]["bytes"] for record in records] == [pytest.approx(size)] * 3
+        assert row in run.text, "with its bandwidth"
+    assert "which says nothing about GPUs" in run.text
 
 
 @pytest.fixture(scope="module", params=one_of(3, now=0))

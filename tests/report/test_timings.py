@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
+from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.record import Ceilings, Cost, Outcome
 from gpucheck.records.run_folder import Run, read_run
 from gpucheck.report import blocks, formats
@@ -169,3 +170,24 @@ def test_speed_comes_back_from_a_run_folder(synthetic: Synthetic, tmp_path: Path
     again = read_run(synthetic.write(tmp_path / "run", run))
     assert again.records == run.records and again.plan == run.plan
     assert report_of(again).speed == report_of(run).speed
+
+
+def test_what_ranks_do_together_is_told_of_the_largest_case_alone(synthetic: Synthetic) -> None:
+    """Small cases say how long a message takes, not how much a link carries."""
+    plan = replace(
+        synthetic.plan(cases=2, ranks=2, under=[Conditions(process_group=TOGETHER)], one_row=True), bench=True
+    )
+    sizes = {0: Cost(0.0, 4e3), 1: Cost(0.0, 3e8)}
+    records = {
+        (step, rank): synthetic.record(plan, step, rank, timings={"call": 1e-3}, cost=cost)
+        for step, cost in sizes.items()
+        for rank in (0, 1)
+    }
+    report = report_of(synthetic.run(plan, records))
+    assert [(pace.rank, pace.cases, pace.bytes, pace.joint) for pace in report.speed.paces] == [
+        (0, 1, pytest.approx(3e11), True),
+        (1, 1, pytest.approx(3e11), True),
+    ]
+    text = plain(report)
+    assert "bandwidth of the bus as NCCL's tests count it" in text and "GPU time of one call" not in text
+    assert " 300 " in text and "which says nothing about GPUs" not in text

@@ -21,6 +21,7 @@ from gpucheck.worker.protocol import Allowance
 if TYPE_CHECKING:
     from gpucheck.checks.base import Check
     from gpucheck.model.case import Case
+    from gpucheck.worker.device.joint_group import JointGroup
     from gpucheck.worker.protocol import Reply
 
 L2_TIMES = 2  # size of what is written to flush the L2 cache, in sizes of that cache
@@ -30,6 +31,10 @@ AHEAD = 1.5  # length of a delay in times of what the host took to launch the sa
 BATCH = 5  # calls behind one delay
 LONG = 10  # times what is allowed; a pass that took longer is not made again for its time
 HELD = 0.003  # s of launching behind one delay: more launches than a stream holds would make the host wait
+
+WARM = 2  # calls of all ranks before any is timed
+ROUNDS = 3  # of calls that ranks make together; the median counts
+MOST_TOGETHER = 100  # calls of a round
 
 SIDE = 8192  # of the square bf16 product that is the ceiling of compute
 COPIED = 512 << 20  # bytes; of the copy that is the ceiling of memory
@@ -87,6 +92,28 @@ class CudaClock:
 
     def wait(self) -> None:
         torch.cuda.synchronize(self._device)
+
+    def host(self) -> float:
+        return time.perf_counter()
+
+
+class HostClock:
+    """The clock of the host, for what runs on the CPU: a call has ended when it returns."""
+
+    def flush(self) -> None:
+        """Leaves the cache as it is."""
+
+    def hold(self, seconds: float) -> None:
+        """There is no stream to keep busy."""
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def between(self, first: float, last: float) -> float:
+        return last - first
+
+    def wait(self) -> None:
+        """Nothing goes on behind a call that has returned."""
 
     def host(self) -> float:
         return time.perf_counter()
@@ -207,6 +234,31 @@ class Stopwatch:
                 with self._optional(reply):
                     reply.ceilings = ceilings(self._device, self._ready())
 
+    def together(self, call: Call, group: JointGroup, allowed: Allowance) -> float:
+        """How long a call takes that all ranks make at once, in s; all of them get to this at the same time.
+
+        They meet, make many calls one after the other, and divide; the median of ROUNDS such rounds counts.
+        """
+        clock = self._ready()
+        longest = 0.0
+        for _ in range(WARM):  # the last of these says how many are made
+            group.meet(self._device)
+            begin = clock.host()
+            call()
+            clock.wait()
+            longest = group.largest(clock.host() - begin)
+        count = max(1, min(MOST_TOGETHER, int(allowed.seconds / ROUNDS / max(longest, 1e-6))))
+        took = []
+        for _ in range(ROUNDS):
+            group.meet(self._device)
+            first = clock.mark()
+            for _ in range(count):
+                call()
+            last = clock.mark()
+            clock.wait()
+            took.append(clock.between(first, last) / count)
+        return median(took)
+
     def repeat(self, call: Call, on_return: OnReturn, allowed: Allowance, reply: Reply) -> None:
         """Makes as many calls as :meth:`time` would, without a clock: what they return is held against what is judged.
 
@@ -226,7 +278,7 @@ class Stopwatch:
 
     def _ready(self) -> Clock:
         if self._clock is None:
-            self._clock = CudaClock(self._device)
+            self._clock = CudaClock(self._device) if self._device.type == "cuda" else HostClock()
         return self._clock
 
     @contextmanager

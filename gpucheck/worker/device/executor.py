@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gpucheck import checks
-from gpucheck.checks.base import ANY_KERNEL, LAYER, OUTPUTS, CandidateCheck, Check
+from gpucheck.checks.base import ANY_KERNEL, LAYER, OUTPUTS, CandidateCheck, Check, JointCheck
 from gpucheck.host import cuda_driver
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
@@ -150,7 +150,9 @@ class CaseExecutor(DevicePasses):
                 for turn in range(max(1, case.ranks)):
                     self._locate(check, case, inputs, reply, conditions, searches=depends and turn == case.rank)
                 self._fill_further(check, case, inputs, reply, request, keep=depends)
-        if request.timed is not None and steady(reply):
+        if request.timed is not None and conditions.together:
+            self._time_together(held, request.timed, reply)
+        elif request.timed is not None and steady(reply):
             self._time(held, request.timed, reply)
 
     @contextmanager
@@ -196,6 +198,20 @@ class CaseExecutor(DevicePasses):
         if not reply.fatal:
             self.synchronize()  # what was launched meanwhile is known to have ended
             reply.blamed += [(ViolationKind.REPEATS_DIFFER, words) for words in repeats.differences(before)]
+
+    def _time_together(self, inputs: Any, allowed: Allowance, reply: Reply) -> None:
+        """Times the communication of a joint case, whatever this rank saw of it: all ranks make as many calls."""
+        assert self.last is not None and self.joint_group is not None
+        work, prepared = self.last
+        assert isinstance(work.check, JointCheck)
+        with (
+            timed(reply, "speed"),
+            self.observer.aside(),
+            work.check.exchange(work.case, prepared, work.runtime) as call,
+        ):
+            if call is not None:
+                reply.timings["call"] = self._stopwatch.together(call, self.joint_group, allowed)
+                reply.cost = work.check.cost(work.case, inputs)
 
     def _keep(self, outputs: Outputs, reply: Reply, fill: int, request: Request) -> Outputs:
         """Notes the digest of one launch, writes its outputs if they must be judged, and returns copies of them.

@@ -70,6 +70,22 @@ class JointGroup:
         self.journal.leave(begun)
         self._name, self._store, self._ranks = name, store, ranks
 
+    def largest(self, value: float) -> float:
+        """The largest of what all ranks say; all of them ask as often, and wait for each other."""
+        self._agreements += 1
+        key = f"largest/{self._agreements}"
+        asked = self.journal.enter(AGREEMENT, AGREEMENT, range(self._ranks), AGREEMENT)
+        self._store.set(f"{key}/{os.environ['RANK']}", repr(value))
+        values = [float(self._store.get(f"{key}/{rank}")) for rank in range(self._ranks)]
+        self.journal.leave(asked)
+        return max(values)
+
+    def meet(self, device: torch.device) -> None:
+        """Waits until all ranks have come."""
+        from torch import distributed
+
+        distributed.barrier(device_ids=[device.index] if device.type == "cuda" else None)
+
     def agree(self, wish: bool) -> bool:
         """Whether any rank wishes for something; all ranks ask as often, and wait for each other."""
         self._agreements += 1
