@@ -17,6 +17,7 @@ from gpucheck.model.record import Outcome, Verdict
 from gpucheck.records.run_folder import Run
 
 NO_GPU = "no GPU was checked"
+SHOWN_ROWS = 3  # of those that a finding is about
 
 
 class NodeState(str, Enum):
@@ -147,8 +148,9 @@ def _of_finding(finding: Finding) -> Reason:
     blames = GPU if finding.cause in _OF_GPUS else SOFTWARE
     if not finding.cause or finding.cause in _SAYS_LITTLE:
         blames = UNDECIDED
-    excuse = f" ({finding.excuse})" if finding.excuse else ""
-    return Reason(state, blames, finding.title + excuse, finding.fix)
+    rows = ", ".join(finding.rows[:SHOWN_ROWS]) + ", ..." * (len(finding.rows) > SHOWN_ROWS)
+    words = finding.title + (f" in {rows}" if rows else "") + (f" ({finding.excuse})" if finding.excuse else "")
+    return Reason(state, blames, words, finding.fix)
 
 
 def _of_word(item: dict[str, Any]) -> Iterator[Reason]:

@@ -93,7 +93,7 @@ def attested(folder: Path, subjects: list[dict[str, Any]], *, any_verdict: bool 
         "_type": STATEMENT,
         "subject": [*subjects, *own],
         "predicateType": REPORT if missing else PROOF,
-        "predicate": predicate(run, conclusion, report, files),
+        "predicate": predicate(run, conclusion, report, files, proof=not missing),
     }
 
 
@@ -116,8 +116,10 @@ def text(statement: dict[str, Any]) -> str:
     return json.dumps(statement, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def predicate(run: Run, conclusion: Conclusion, report: Report, files: dict[str, str]) -> dict[str, Any]:
-    """What a run proved and on what, as plain data."""
+def predicate(
+    run: Run, conclusion: Conclusion, report: Report, files: dict[str, str], *, proof: bool
+) -> dict[str, Any]:
+    """What a run proved and on what, as plain data; that it is a proof it says itself, whatever type it is given."""
     plan, software = run.plan, run.plan.environment.get("software", {})
     steps = json.dumps(finite([step.to_json() for step in plan.steps]), sort_keys=True)
     ended = plan.created + (report.seconds or 0.0)
@@ -134,7 +136,7 @@ def predicate(run: Run, conclusion: Conclusion, report: Report, files: dict[str,
                 "started": _moment(plan.created),
                 "ended": _moment(ended),
             },
-            "result": _result(run, conclusion, report),
+            "result": {"proof": proof, **_result(run, conclusion, report)},
             "power": _power(run),
             "gpus": [
                 {"rank": each.rank, "host": each.host, "gpu": each.gpu, "bus": each.bus, "name": each.device}

@@ -83,7 +83,8 @@ def _parsed(path: Path, content: bytes) -> Any:
         _refuse(path, "it is no text")
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        end = "it ends too early: the file was cut" if error.pos >= len(error.doc.rstrip()) else "it is no JSON"
+        cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated")
+        end = "it ends too early: the file was cut" if cut else "it is no JSON"
         _refuse(path, f"{end} ({error.msg} at {place})")
     except (ValueError, RecursionError) as error:
         _refuse(path, f"it is no JSON that all tools read alike ({error})")

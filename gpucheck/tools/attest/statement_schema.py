@@ -37,6 +37,7 @@ def statement_schema() -> dict[str, Any]:
         "gpucheck": schema_of_object({"version": str}, "What made the statement."),
         "run": _of(id=str, scenario=str, steps=step, seed=int, judged=str, started=MOMENT, ended=MOMENT),
         "result": _of(
+            proof=bool,
             verdict=of_type(Verdict),
             ranks=COUNT,
             gpusChecked=COUNT,

@@ -53,7 +53,10 @@ def agrees_with_itself(statement: Statement) -> Point:
     """Whether what it says first follows from what it says in detail: a statement never looks better than its run."""
     said, result = statement.predicate, statement.predicate["result"]
     wrong = []
-    if statement.item["predicateType"] == PROOF and (why := unproven(result["verdict"], said["gpus"])):
+    kind = statement.item["predicateType"]
+    if result["proof"] != (kind == PROOF):
+        wrong.append(f"its type is {kind}, but it says that it is {'a' if result['proof'] else 'no'} proof")
+    if kind == PROOF and (why := unproven(result["verdict"], said["gpus"])):
         wrong.append(f"its type is that of a proof, but {why}")
     failing = [each["title"] for each in result["findings"] if each["kind"] != "warns"]
     if result["verdict"] == Verdict.PASS.value and failing:
@@ -66,9 +69,11 @@ def agrees_with_itself(statement: Statement) -> Point:
     if any(each != ranks for each in cases) or len(cases) * len(ranks) != sum(result["cases"].values()):
         wrong.append("its outputs are not those of each case on each rank")
     digests = {each.get("name"): each["digest"]["sha256"] for each in statement.item["subject"]}
-    if digests.get(RUN) != evidence.combined(dict(sorted(said["files"].items()))):
+    files = evidence.combined(dict(sorted(said["files"].items())))
+    if digests.get(RUN, files) != files:  # a tool that makes a statement of the predicate alone has subjects of its own
         wrong.append(f"its subject {RUN!r} is not the digest of its files")
-    if digests.get(LIBRARY, "") != said["software"]["library"].get("content", ""):
+    library = said["software"]["library"].get("content", "")
+    if digests.get(LIBRARY, library) != library:
         wrong.append(f"its subject {LIBRARY!r} is not the library that it names")
     if said["run"]["ended"] < said["run"]["started"]:
         wrong.append("it ended before it started")
@@ -90,7 +95,7 @@ def against_run(statement: Statement, folder: Path) -> Point:
     except GpucheckError as error:
         return Point("run", None, str(error))
     mine, theirs = ({key: each[key] for key in ("predicateType", "predicate")} for each in (again, statement.item))
-    paths = list(_differences(mine, theirs))
+    paths = sorted(_differences(mine, theirs), key=lambda path: not path.startswith("predicate.result"))
     version, ours = (each["predicate"]["gpucheck"]["version"] for each in (statement.item, again))
     if version != ours:  # another version may say more
         paths = [path for path in paths if not path.endswith((THERE, MISSING)) and "gpucheck.version" not in path]

@@ -35,10 +35,12 @@ class StandIns:
         tool.chmod(0o755)
         return tool
 
-    def gpucheck(self, code: int, said: str = "") -> Path:
-        """A gpucheck that makes its run folder, says something and ends."""
+    def gpucheck(self, code: int, said: str = "", verdict: str = "", *, name: str = "gpucheck") -> Path:
+        """A gpucheck that makes its run folder, writes a node verdict, says something and ends."""
         make = "os.makedirs(sys.argv[sys.argv.index('--out') + 1])\n"
-        return self.stand_in("gpucheck", f"{make}print({said!r})\nsys.exit({code})")
+        if verdict:
+            make += f"open(sys.argv[sys.argv.index('--node-verdict') + 1], 'w').write({verdict!r})\n"
+        return self.stand_in(name, f"{make}print({said!r})\nsys.exit({code})")
 
     def calls(self, name: str) -> list[list[str]]:
         """The arguments of each call of a stand-in."""

@@ -35,8 +35,13 @@ def test_what_there_is() -> None:
     assert list(PRESETS) == [
         "container-image",
         "github-actions",
+        "gpud-plugin",
         "kubernetes-init",
         "kubernetes-job",
+        "kyverno-policy",
+        "node-condition",
+        "node-problem-detector",
+        "nvsentinel-preflight",
         "slurm-health",
         "slurm-job",
         "slurm-prolog",

@@ -12,6 +12,7 @@ import pytest
 from tests.templates.presets.conftest import StandIns
 from tests.templates.presets.test_files import KUBERNETES, containers
 
+VERDICT = '{\n "verdict": "CRITICAL",\n "reason": "rank 1: kernel bug",\n "fix": "Take another release."\n}\n'
 REPORT = "ok  matmul/dense  0.1 s\nFAIL  1 finding\nquick · 2 x H200\n\n1  wrong output   rank 1\n"
 
 
@@ -82,10 +83,10 @@ def test_a_job_without_gpus_is_not_held_up(stand_ins: StandIns) -> None:
     assert stand_ins.calls("gpucheck") == []
 
 
-def health(stand_ins: StandIns, code: int, *, smi: str = "", said: str = REPORT, **environ: str) -> int:
+def health(stand_ins: StandIns, code: int, *, smi: str = "", verdict: str = VERDICT, **environ: str) -> int:
     stand_ins.stand_in("scontrol")
     stand_ins.stand_in("nvidia-smi", smi)
-    stand_ins.gpucheck(code, said)
+    stand_ins.gpucheck(code, REPORT, verdict)
     return stand_ins.run("slurm-health", SLURMD_NODENAME="n7", **environ).returncode
 
 
@@ -96,7 +97,23 @@ def test_the_health_check_drains_a_node_that_computes_wrong(stand_ins: StandIns)
     assert float(call[call.index("--timeout") + 1]) <= 45
     (drain,) = stand_ins.calls("scontrol")
     assert drain[:3] == ["update", "NodeName=n7", "State=DRAIN"]
-    assert drain[3].startswith("Reason=gpucheck: FAIL  1 finding, see /")
+    assert drain[3].startswith("Reason=gpucheck: rank 1: kernel bug, see /")
+    assert (stand_ins.folder / "state/node-verdict.json").read_text() == VERDICT
+
+
+def test_a_python_that_cannot_run_gpucheck_drains_nothing(stand_ins: StandIns) -> None:
+    assert health(stand_ins, 1, verdict="") == 2
+    assert stand_ins.calls("scontrol") == [] and len(stand_ins.calls("logger")) == 1
+
+
+def test_the_health_check_ends_before_slurm_kills_it_whatever_hangs(stand_ins: StandIns) -> None:
+    stand_ins.stand_in("timeout", "os.execvp(sys.argv[4], sys.argv[4:])")
+    assert health(stand_ins, 1) == 1
+    asked = stand_ins.calls("timeout")
+    assert [call[3] for call in asked] == ["nvidia-smi", asked[1][3], "scontrol"] and "gpucheck" in asked[1][4]
+    smi, _, drain = (int(grace) + int(limit) for _, grace, limit, *_ in asked)
+    grace, end = int(asked[1][1]), 52  # the run ends 52 s after the start, however long nvidia-smi took
+    assert 0 < int(asked[1][2]) <= end and smi < end and end + grace + drain < 60
 
 
 def test_a_healthy_node_stays_and_keeps_nothing(stand_ins: StandIns) -> None:
@@ -105,7 +122,7 @@ def test_a_healthy_node_stays_and_keeps_nothing(stand_ins: StandIns) -> None:
 
 
 def test_no_verdict_drains_nothing(stand_ins: StandIns) -> None:
-    assert health(stand_ins, 3) == 3
+    assert health(stand_ins, 2) == 2
     assert stand_ins.calls("scontrol") == [] and len(stand_ins.calls("logger")) == 1
 
 
@@ -121,8 +138,11 @@ def test_a_node_whose_driver_is_broken_is_drained(stand_ins: StandIns) -> None:
 
 
 def test_a_node_with_other_gpus_than_it_should_have_is_drained(stand_ins: StandIns) -> None:
+    stand_ins.stand_in("scontrol")
+    stand_ins.stand_in("nvidia-smi")
     said = "gpucheck: --device cuda: --expect-gpus 8, 7 can be used; nothing was checked"
-    assert health(stand_ins, 3, said=said, GPUS="8") == 3
+    stand_ins.gpucheck(2, said, VERDICT)
+    assert stand_ins.run("slurm-health", SLURMD_NODENAME="n7", GPUS="8").returncode == 2
     (call,) = stand_ins.calls("gpucheck")
     assert call[call.index("--expect-gpus") + 1] == "8"
     understood(call)

@@ -63,7 +63,7 @@ def passed_off(item: dict[str, Any]) -> None:
     from gpucheck.tools.attest.statement import PROOF
 
     put(PROOF, "predicateType")(item)
-    item["predicate"]["result"] |= {"verdict": "PASS", "findings": [], "cases": {"pass": 6}}
+    item["predicate"]["result"] |= {"proof": True, "verdict": "PASS", "findings": [], "cases": {"pass": 6}}
     for case in item["predicate"]["outputs"]:
         for group in case["ended"]:
             group["outcome"] = "pass"
@@ -73,6 +73,8 @@ def passed_off(item: dict[str, Any]) -> None:
     ("change", "words"),
     [
         (put("FAIL", *RESULT, "verdict"), "its type is that of a proof, but its verdict is FAIL"),
+        (put(False, *RESULT, "proof"), "but it says that it is no proof"),
+        (put(REPORT, "predicateType"), "but it says that it is a proof"),
         (put("", "predicate", "gpus", 0, "gpu"), "the UUID of the GPU of rank 0 is not known"),
         (put("cpu", "predicate", "gpus", 1, "name"), "no GPU was checked"),
         (put(8, *RESULT, "ranks"), "it tells of 8 ranks"),
@@ -97,6 +99,12 @@ def test_a_statement_that_was_edited_without_care_contradicts_itself(
 ) -> None:
     point = agrees_with_itself(statement(stored(), change))
     assert point.holds is False and words in point.words
+
+
+def test_a_statement_that_another_tool_made_of_the_predicate_is_about_an_image(stored: Stored) -> None:
+    folder = stored()
+    proof = statement(folder, put([{"name": "image", "digest": {"sha256": "a" * 64}}], "subject"))
+    assert agrees_with_itself(proof).holds and against_run(proof, folder).holds
 
 
 def test_one_that_was_edited_with_care_contradicts_its_run(stored: Stored) -> None:
