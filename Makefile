@@ -69,7 +69,7 @@ contents: ## test the adapters with each known library content and our kernels w
 engines: ## test each known release of a serving engine, and plant each fault in one, on the CPU
 	@.ci/setup test
 	GPUCHECK_TEST_ENGINES=1 $(BIN)/python -m pytest tests/end_to_end/test_engine*.py \
-		tests/end_to_end/test_judge.py tests/end_to_end/test_serving.py $(ARGS)
+		tests/end_to_end/test_judge.py tests/end_to_end/test_serving.py tests/library/engines $(ARGS)
 
 pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
 	$(BIN)/python .ci/bundle/build.py

@@ -24,6 +24,8 @@ from tests.processes import naming, wait_until
 SEED = os.environ["GPUCHECK_TEST_SEED"]  # see the head of pytest's output
 VICTIMS = ("child", "supervisor", "torchrun", "command")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
+ONCE = [*((victim, signal.SIGSTOP) for victim in VICTIMS), ("torchrun", signal.SIGKILL)]
+"""What each run of the tests does at a random moment; test_command and test_planted kill the others at a given one."""
 CASES = ("attention", "m20-n41-", "m20-n45-", "m20-n46-", "top2-gather/")
 LATEST = 9.0  # s after its start that a run is hit
 STOPPED = 3.0  # s after which a command that was stopped goes on
@@ -72,14 +74,13 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize(("victim", "number"), ONCE)
 def test_once(lab: Lab, victim: str, number: signal.Signals) -> None:
     strike(lab, victim, number, turn=0)
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("turn", range(1, TURNS + 1))
+@pytest.mark.parametrize("turn", range(TURNS))
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_many_times(lab: Lab, victim: str, number: signal.Signals, turn: int) -> None:

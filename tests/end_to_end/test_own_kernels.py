@@ -215,11 +215,10 @@ def test_skeleton_passes_and_its_wrong_twin_fails(lab: Lab) -> None:
     made = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert made.returncode == 0, made.stderr
     scenario = folder / "double_it.toml"
-    right, wrong = (
-        lab.start("--check-file", str(folder / name), *QUICK, scenario=scenario)
+    good, bad = (
+        lab.forked("--check-file", str(folder / name), *QUICK, scenario=scenario)
         for name in ("double_it.py", "double_it_wrong.py")
     )
-    good, bad = right.finish(), wrong.finish()
     assert good.code == 0, good.text
     assert good.outcomes("fp32/n1000/exact") == good.outcomes("bf16/n1000/normal") == ["pass", "pass"]
     assert {launch["source"] for result in good.results(0).values() for launch in result["launches"]} == {

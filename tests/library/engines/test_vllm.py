@@ -15,7 +15,9 @@ import pytest
 from gpucheck.library.engines.base import HELD
 from gpucheck.library.engines.engine_fetch import fetch_engine
 from gpucheck.model.errors import InfrastructureError
+from tests.end_to_end.test_engines import FURTHER
 
+pytestmark = FURTHER  # the module is run by each test of an engine; here it is run once more, entry by entry
 SCRIPT = Path(__file__).with_name("vllm_depths.py")
 
 

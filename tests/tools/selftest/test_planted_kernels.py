@@ -1,7 +1,7 @@
 """Planted source compiles for a GPU with the operands of every other case of its run, not only with those of its own.
 
 ``GPUCHECK_TEST_TRITONS`` names a folder with a folder for each Triton: with these all cases are compiled, which takes
-minutes; without it one case of each kind of operand, with the Triton at hand.
+minutes; without it one case of each kind of operand, with the Triton at hand, where ``make torture`` asks for it.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def not_built(report: Any) -> dict[str, str]:
     return {name: case["reason"] or case["built"] for name, case in found.items() if case["built"] != "compiled"}
 
 
+@pytest.mark.torture
 def test_planted_kernels_compile_with_operands_of_every_kind(
     everything: FaultRun, library: LibraryCopy, tmp_path: Path
 ) -> None:

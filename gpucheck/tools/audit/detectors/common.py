@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from gpucheck.tools.audit.hazard import Hazard, Kind
@@ -33,8 +34,9 @@ def assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr | None]]:
         yield node.target, node.value
 
 
+@lru_cache(maxsize=4096)  # detectors ask again and again, for each place in a function
 def local_values(function: ast.AST) -> dict[str, list[ast.expr]]:
-    """What each local name of a function is assigned."""
+    """What each local name of a function is assigned; shared by all who ask, so nobody may change it."""
     values: dict[str, list[ast.expr]] = {}
     for node in ast.walk(function):
         for target, value in assigned(node):
