@@ -214,6 +214,7 @@ class Reply:
     launches: list[dict[str, Any]] = field(default_factory=list)
     device_kernels: list[str] | None = None  # that the driver saw in a candidate's first pass; None: nobody looked
     launched: int = 0  # launches of a single call, replays of CUDA graphs included
+    bit_sum: int = 0  # of the outputs of a timed call, which are sent later
     stream: int | None = None  # of the inputs and the consumer on their device
     device: str = ""
     compiled: int = 0  # kernels that no cache had

@@ -1,7 +1,8 @@
-"""Inputs under a seal: bits that mean nothing until the key is known.
+"""Inputs under a seal, bits that mean nothing until the key is known; and sums that bind outputs before they are sent.
 
 A supervisor sends the inputs of a timed call ahead of the call, which then need not be copied while time runs. Under a
-seal nobody can work on them before it does.
+seal nobody can work on them before it does. The answer that a call has ended holds the sum of its outputs, so that
+nobody can work on those any more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from gpucheck.verify.digest import integers
 from gpucheck.verify.views import is_dense
 
 KEY_BITS = 62
+_add = Tensor.sum
 xor = torch.bitwise_xor  # taken now: code under test may put something else in its place
 
 
@@ -34,3 +36,8 @@ def sealable(value: Tensor) -> bool:
 def mask_of(value: Tensor, key: int) -> int:
     """What the integers of a tensor's elements are sealed with; a bool stays one."""
     return key & (1 if value.dtype == torch.bool else (1 << (8 * integers(value).element_size() - 1)) - 1)
+
+
+def bit_sum(outputs: dict[str, Tensor]) -> int:
+    """The sum of all elements' bits, taken as integers, of 64 bits."""
+    return sum(int(_add(integers(value), dtype=torch.int64)) for value in outputs.values() if value.numel()) % (1 << 64)

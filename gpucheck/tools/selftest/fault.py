@@ -22,6 +22,7 @@ class Target(str, Enum):
     """The ranks that a fault is planted on in one run."""
 
     EACH = "each"  # one rank, each in turn
+    ONE = "one"  # one rank, the others have an honest twin
     ALL = "all"  # all ranks at once
     OTHERS = "others"  # all ranks at once; shows on every rank but the first of a node, which must stay clean
 

@@ -31,10 +31,12 @@ matmul_ogs = _wrapped(matmul_ogs, {plants})
 PROBLEM = "from gpucheck.tools.selftest.planted_candidates import Model, get_init_inputs, get_inputs\n"
 CANDIDATE = """import os
 
+import planted_candidates  # a copy beside this file, whose kernels it launches
+
 if os.environ.get("RANK") in {ranks}:
-    from gpucheck.tools.selftest.planted_candidates import {kind} as ModelNew
+    from gpucheck.tools.selftest.planted_cheats import {kind} as ModelNew
 else:
-    from gpucheck.tools.selftest.planted_candidates import Honest as ModelNew
+    from gpucheck.tools.selftest.planted_twins import {twin} as ModelNew
 """
 SITECUSTOMIZE = """import sys
 
@@ -123,12 +125,18 @@ class Injector:
         kinds = [(item, item.fault.plant.kind) for item in planted if isinstance(item.fault.plant, Candidate)]
         if not kinds:
             return []
+        from gpucheck.tools.selftest.planted_twins import twin_of
+
         files = {str(item.fault.case["check"]): (kind, item.ranks) for item, kind in kinds}
         folder, options = self.folder / "candidates", list[str]()
         folder.mkdir(parents=True)
         (folder / "problem.py").write_text(PROBLEM)
+        kernels = Path(__file__).with_name("planted_candidates.py")
+        shutil.copyfile(kernels, folder / kernels.name)
         for stem, (kind, ranks) in {**files, str(HONEST["check"]): ("Honest", ())}.items():
-            (folder / f"{stem}.py").write_text(CANDIDATE.format(kind=kind, ranks={str(rank) for rank in ranks} or "()"))
+            cheating = {str(rank) for rank in ranks} or "()"
+            text = CANDIDATE.format(kind=kind, ranks=cheating, twin=twin_of(kind))
+            (folder / f"{stem}.py").write_text(text)
             options += ["--problem", str(folder / "problem.py"), "--candidate", str(folder / f"{stem}.py")]
         return options
 

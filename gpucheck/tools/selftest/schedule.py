@@ -73,7 +73,7 @@ class FaultRun:
         """Seconds a rank may spend on trying failed cases otherwise: nearly all causes take that."""
         if self.session is Session.HANG:  # only to tell which kernel it is that does not end
             return self.case_timeout if self.device == "cuda" else 0.0
-        return EXPERIMENTS if self.session is not Session.LOST else 0.0
+        return EXPERIMENTS if self.session not in (Session.LOST, Session.CANDIDATES) else 0.0
 
 
 def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool = False) -> list[FaultRun]:
@@ -100,10 +100,9 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
         if hung:
             made.append(FaultRun(name, "each", device, ranks, len(made), hung, session))
     cheats = _of(faults, Session.CANDIDATES)
-    for turn in range(ranks if cheats else 0):
-        name = f"candidates that cheat, turn {turn + 1}"
-        planted = tuple(Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate(cheats))
-        made.append(FaultRun(name, "each", device, ranks, len(made), planted, Session.CANDIDATES))
+    if cheats:  # whose twins run on the other ranks
+        planted = tuple(Planted(fault, (number % ranks,)) for number, fault in enumerate(cheats))
+        made.append(FaultRun("candidates that cheat", "each", device, ranks, len(made), planted, Session.CANDIDATES))
     damaged = [Planted(fault, tuple(range(ranks))) for fault in _of(faults, Session.CACHE)]
     if damaged:
         name = "damage in the kernel cache"

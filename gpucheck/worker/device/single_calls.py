@@ -110,7 +110,8 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
         if asked.step == GO:
             before, begun = ({}, {}), count()
             choose(asked.launches)
-            reply.timings["call"] = steps.go(lambda values: plain(check.call(prepared, values)), asked.key)
+            done = steps.go(lambda given: plain(check.call(prepared, given)), asked.key)
+            reply.timings["call"], reply.bit_sum = done
             no_modes_left()
             reply.launched = count() - begun
             return {}

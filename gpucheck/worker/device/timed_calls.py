@@ -19,7 +19,7 @@ from torch import Tensor
 from gpucheck.verify.digest import integers
 from gpucheck.verify.views import to_device
 from gpucheck.worker.device.benchmark import AHEAD, CYCLES, CudaClock
-from gpucheck.worker.sealed_inputs import mask_of, sealable, xor
+from gpucheck.worker.sealed_inputs import bit_sum, mask_of, sealable, xor
 
 Outputs = dict[str, Tensor]
 CallOf = Callable[[Outputs], Outputs]
@@ -32,14 +32,16 @@ class Steps:
     """The steps of a timed call."""
 
     place: Callable[[Outputs], None]  # puts sealed inputs on the device
-    go: Callable[[CallOf, int], float]  # breaks the seal and calls; s on the device, 0 on the CPU
+    go: Callable[
+        [CallOf, int], tuple[float, int]
+    ]  # breaks the seal and calls; s on the device (CPU: 0), sum of outputs
     fetch: Callable[[], Outputs]  # what the outputs were when the call had ended
 
 
 def timed_steps(device: torch.device) -> Steps:
     """The steps on a device, with all that they use bound now."""
     to, empty, detach, clone = Tensor.to, torch.empty_like, Tensor.detach, Tensor.clone
-    bits, mask, can_be, seal, poison = integers, mask_of, sealable, xor, Tensor.fill_
+    bits, mask, can_be, seal, summed, poison = integers, mask_of, sealable, xor, bit_sum, Tensor.fill_
     timed = _on_gpu(device) if device.type == "cuda" else _on_cpu
     moved, boolean = to_device, torch.bool
     staged: Outputs = {}  # under their seal
@@ -56,7 +58,7 @@ def timed_steps(device: torch.device) -> Steps:
             else:
                 whole[name] = moved(value, device)
 
-    def go(call: CallOf, key: int) -> float:
+    def go(call: CallOf, key: int) -> tuple[float, int]:
         broken = {name: empty(value) for name, value in staged.items()}
         for value in broken.values():
             poison(bits(value), -1 if value.dtype != boolean else 1)
@@ -68,7 +70,8 @@ def timed_steps(device: torch.device) -> Steps:
         def take(outputs: Outputs) -> None:
             taken.update({name: clone(detach(value)) for name, value in outputs.items()})
 
-        return timed(unseal, lambda: call({**broken, **whole}), take)
+        seconds = timed(unseal, lambda: call({**broken, **whole}), take)
+        return seconds, summed(taken)
 
     return Steps(place, go, lambda: dict(taken))
 

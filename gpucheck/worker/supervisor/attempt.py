@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucheck.model.errors import first_line
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.worker.last_words import raised_from
@@ -75,6 +76,28 @@ class Attempt:
             with suppress(OSError):  # a process that died wrote less than it said
                 total += os.path.getsize(outputs_file(self.outputs, number))
         return total
+
+
+class NoOutputs(Exception):
+    """A process said that it has answered, and its outputs cannot be read."""
+
+
+def read_outputs(path: str, *, mapped: bool = False) -> dict[str, Tensor]:
+    """The outputs in a file that a process wrote, which may hold anything.
+
+    Raises:
+        NoOutputs: there is none, or it holds something else.
+    """
+    import torch
+
+    try:
+        held = torch.load(path, mmap=mapped, weights_only=True)
+        if isinstance(held, dict) and all(isinstance(part, torch.Tensor) for part in held.values()):
+            return {str(name): value for name, value in held.items()}
+        problem = f"the file holds a {type(held).__name__}"
+    except Exception as error:
+        problem = f"{type(error).__name__}: {first_line(error)}"
+    raise NoOutputs(f"its process said that it has answered, and its outputs cannot be read: {problem}")
 
 
 def remove_outputs(attempt: Attempt) -> None:

@@ -36,9 +36,9 @@ from gpucheck.worker.protocol import (
     RUN,
     Call,
 )
-from gpucheck.worker.sealed_inputs import KEY_BITS, seal
+from gpucheck.worker.sealed_inputs import KEY_BITS, bit_sum, seal
 from gpucheck.worker.supervisor import other_statistics
-from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined, harness_failed
+from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined, NoOutputs, harness_failed, read_outputs
 
 if TYPE_CHECKING:
     from gpucheck.worker.supervisor.child_runner import ChildRunner
@@ -264,7 +264,11 @@ class _Calls:
         torch.save(seal(inputs, key), self._file)
         self._answered(Call(str(self._file), step=PLACE))
         done = self._answered(Call("", step=GO, key=key))
-        return _answer(self._outputs(self._answered(Call("", step=FETCH))), done)
+        outputs = self._outputs(self._answered(Call("", step=FETCH)))
+        if bit_sum(outputs) != (done.reply and done.reply.bit_sum):
+            words = "the outputs that its process sent are not those that it had when it said that the call had ended"
+            raise Unanswered(replace(done.record, outcome=Outcome.ERROR, message=words))
+        return _answer(outputs, done)
 
     def _answered(self, call: Call) -> Attempt:
         if self._ended is not None:
@@ -283,10 +287,12 @@ class _Calls:
 
     @staticmethod
     def _outputs(done: Attempt) -> Inputs:
-        path = Path(done.outputs)
-        outputs: Inputs = torch.load(path, weights_only=True)
-        path.unlink()  # no other process is to find an answer there
-        return outputs
+        try:
+            return read_outputs(done.outputs)
+        except NoOutputs as error:
+            raise Unanswered(replace(done.record, outcome=Outcome.ERROR, message=str(error))) from None
+        finally:
+            Path(done.outputs).unlink(missing_ok=True)  # no other process is to find an answer there
 
     def try_(self, inputs: Inputs, **how: Any) -> Answer | None:
         """One call; None where it gives no outputs."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gpucheck import checks
@@ -23,7 +22,15 @@ from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
 from gpucheck.worker.protocol import Answer, Reply, outputs_file
-from gpucheck.worker.supervisor.attempt import Attempt, Doubt, Examined, remove_outputs, words
+from gpucheck.worker.supervisor.attempt import (
+    Attempt,
+    Doubt,
+    Examined,
+    NoOutputs,
+    read_outputs,
+    remove_outputs,
+    words,
+)
 from gpucheck.worker.supervisor.case_files import CaseFiles, all_processors
 from gpucheck.worker.supervisor.violations import observed_violations
 
@@ -83,6 +90,9 @@ def finished(files: CaseFiles, attempt: Attempt, known: Known | None = None, kee
         if record.outcome.failed and not record.inputs:
             record = replace(record, inputs=files.input_digest(attempt.key, attempt.step.case))
         return record
+    except NoOutputs as error:
+        of_candidate = isinstance(checks.load(attempt.step.case.check), CandidateCheck)
+        return replace(attempt.record, outcome=Outcome.ERROR if of_candidate else Outcome.HARNESS, message=str(error))
     except Exception as error:
         message = words(error)
         return replace(attempt.record, outcome=Outcome.HARNESS, message=message, traceback=traceback.format_exc())
@@ -261,8 +271,7 @@ def _judge_launches(
 
     @functools.cache  # a file holds what several fills gave
     def read(number: int) -> dict[str, Tensor]:
-        held: dict[str, Tensor] = torch.load(outputs_file(attempt.outputs, number), mmap=True, weights_only=True)
-        return held
+        return read_outputs(outputs_file(attempt.outputs, number), mapped=True)
 
     judged, filled = _Launches(), _filled(reply, read)
     for number, whole in enumerate(reply.saved or [""]):

@@ -76,9 +76,10 @@ def test_what_a_fault_names_exists(fault: Fault) -> None:
         assert "{anchor}" in plant.text or plant.text != plant.anchor
     elif isinstance(plant, Candidate):
         pytest.importorskip("triton")
-        from gpucheck.tools.selftest import planted_candidates
+        from gpucheck.tools.selftest import planted_cheats, planted_twins
 
-        assert callable(getattr(planted_candidates, plant.kind).forward)
+        assert callable(getattr(planted_cheats, plant.kind).forward)
+        assert plant.kind in planted_cheats.CHEATS and planted_twins.twin_of(plant.kind) in vars(planted_twins)
         assert fault.session is Session.CANDIDATES
     elif isinstance(plant, CacheDamage):
         assert fault.session is Session.CACHE

@@ -115,5 +115,9 @@ def test_a_candidate_cheats_on_its_ranks_and_an_honest_one_goes_beside_it(tmp_pa
     assert [Path(path).stem for path in options[3::4]] == ["kept_answers", "honest"]
     problem, candidate = options[1], options[3]
     assert "Model, get_init_inputs, get_inputs" in Path(problem).read_text()
-    code = f"exec(open({candidate!r}).read()); print(ModelNew.__name__)"
-    assert [run(code, tmp_path, RANK=str(rank)) for rank in (0, 1)] == ["Honest", "KeptAnswers"]
+    loaded = f"import sys; sys.path.append({str(Path(candidate).parent)!r}); exec(open({candidate!r}).read())"
+    for rank, module in enumerate(("planted_twins", "planted_cheats")):
+        told = run(
+            f"{loaded}; print(ModelNew.__module__.rpartition('.')[2], ModelNew.__name__)", tmp_path, RANK=str(rank)
+        )
+        assert told == f"{module} KeptAnswers"

@@ -10,7 +10,7 @@ import torch
 
 from gpucheck.worker.device import timed_calls
 from gpucheck.worker.device.timed_calls import TAIL, timed_steps
-from gpucheck.worker.sealed_inputs import seal
+from gpucheck.worker.sealed_inputs import bit_sum, seal
 
 CPU = torch.device("cpu")
 KEY = 0x1234_5678_9ABC_DEF1
@@ -41,7 +41,9 @@ def test_a_seal_hides_what_is_in_the_inputs_until_it_is_broken_and_keeps_their_f
         seen.update(values)
         return {"out": values["input0"] * 2}
 
-    assert steps.go(call, KEY) == 0.0 and torch.equal(steps.fetch()["out"], given["input0"] * 2)
+    assert steps.go(call, KEY) == (0.0, bit_sum({"out": given["input0"] * 2})) and torch.equal(
+        steps.fetch()["out"], given["input0"] * 2
+    )
     for name, value in given.items():
         assert torch.equal(seen[name], value) and seen[name].stride() == value.stride(), name
 

@@ -17,7 +17,7 @@ from gpucheck.model.record import Outcome, Violation
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
 from gpucheck.worker.protocol import AFTER, BASELINE, CHANGED, DELAYED, FETCH, GO, IDLE, PLACE, RUN, Reply
-from gpucheck.worker.sealed_inputs import seal
+from gpucheck.worker.sealed_inputs import bit_sum, seal
 from gpucheck.worker.supervisor import candidate_calls, judging
 from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt
 from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, WARM_UP, Answer, Examination, Seen
@@ -119,6 +119,7 @@ class Processes:
     asked: list[tuple[str, Any]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     placed: Any = None  # the sealed input of a timed call
+    change: Callable[[Attempt], Any] = lambda attempt: None  # what becomes of the outputs of a timed call in the end
     waited: float = 0.0  # beyond the time that a process of a candidate tells
 
     @property
@@ -132,6 +133,7 @@ class Processes:
         assert attempt.call is not None
         reply = Reply("ran", launched=1, launches=[{"kernel": "twice", "stream": 0}], stream=0)
         if attempt.call.step == FETCH:
+            self.change(attempt)
             return replace(attempt, reply=reply)
         given = torch.load(attempt.call.inputs, weights_only=True) if attempt.call.inputs else self.placed
         if attempt.call.step == PLACE:
@@ -147,6 +149,7 @@ class Processes:
             return replace(attempt, reply=Reply("error", out))
         told = reply.timings["call"] = 0.002 if attempt.role == BASELINE else 0.001
         waited = {ANSWER: told + (0.0001 if attempt.role == BASELINE else self.waited)}
+        reply.bit_sum = bit_sum({"out": out})
         after = {AFTER + "input0": x} if attempt.call.compared else {}
         torch.save({"out": out, **after}, attempt.outputs)
         return replace(attempt, reply=reply, record=replace(attempt.record, seconds=waited))
@@ -160,11 +163,11 @@ def twice(attempt: Attempt, x: Any, number: int) -> Any:
 @pytest.fixture
 def examine(tmp_path: Path, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def examine(
-        behave: Behave, device: str = "cpu", draw: Twice | None = None, waited: float = 0.0
+        behave: Behave, device: str = "cpu", draw: Twice | None = None, **process: Any
     ) -> tuple[Any, Processes]:
         plan = synthetic.plan(cases=1, device=device)
         monkeypatch.setattr(candidate_calls.checks, "load", lambda name: draw or Twice())
-        processes = Processes(tmp_path, plan, behave, waited=waited)
+        processes = Processes(tmp_path, plan, behave, **process)
         attempt = Attempt(plan.steps[0], "0", synthetic.record(plan, 0, 0), str(tmp_path / "0.outputs0"), Reply("ran"))
         runner: Any = processes
         return Examination(runner, attempt).examine(), processes
@@ -256,6 +259,22 @@ def test_a_time_that_the_clock_outside_of_the_process_contradicts_does_not_count
         examined, _ = examine(twice, "cuda", waited=waited)
         assert examined.timings["candidate"] == pytest.approx(seconds) and examined.timings["reference"] == 0.002
         assert ("the clock outside of it says 500.9" in examined.note) is note
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda attempt: torch.save({"out": torch.ones(5)}, attempt.outputs), "are not those that it had when it said"),
+        (lambda attempt: torch.save([1], attempt.outputs), "outputs cannot be read: the file holds a list"),
+        (lambda attempt: Path(attempt.outputs).unlink(), "outputs cannot be read: FileNotFoundError"),
+        (lambda attempt: Path(attempt.outputs).write_bytes(b"no"), "outputs cannot be read: "),
+    ],
+)
+def test_outputs_that_come_into_being_after_the_call_or_not_at_all_are_an_error(
+    examine: Any, change: Callable[[Attempt], Any], words: str
+) -> None:
+    examined, _ = examine(twice, change=change)
+    assert examined.failed.outcome is Outcome.ERROR and words in examined.failed.message
 
 
 def test_a_call_that_gives_no_answer_fails_only_where_its_kernels_ran(examine: Any) -> None:
