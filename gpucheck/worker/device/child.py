@@ -123,6 +123,7 @@ def start(setup: Setup) -> Process | ReferenceProcess:
 
         engines.settle(setup.engine, setup.device, str(Path(setup.journal).parent))
     if setup.calls == REFERENCE:
+        containment.hide_memory()  # which holds what is right
         from gpucheck.worker.device.reference_process import ReferenceProcess
 
         return ReferenceProcess(setup)
