@@ -283,6 +283,9 @@ class CandidateCheck(Check):
     def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:
         """Inputs of one more call of the same model, on the CPU, as part of what :meth:`inputs` gives."""
 
+    def build(self, case: Case, inputs: dict[str, Tensor]) -> None:
+        """Loads the candidate and makes its model on the CPU, so that what it has built is there."""
+
     @abstractmethod
     def call(self, prepared: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The outputs of one more call, for inputs of :meth:`fresh_inputs` on the device."""

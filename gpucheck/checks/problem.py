@@ -103,6 +103,9 @@ class Problem(CandidateCheck):
         words = WHERE[values_on]
         return found.expected(self.tolerance, f"{self.bound}; {words}"), words
 
+    def build(self, case: Case, inputs: dict[str, Tensor]) -> None:
+        torch_model.build(module_of(self.source, 1), inputs, case.input_seed, "ModelNew")
+
     def prepare(self, case: Case, inputs: dict[str, Tensor], runtime: Runtime) -> Any:
         from gpucheck.checks.candidate import Candidate
 

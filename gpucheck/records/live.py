@@ -19,6 +19,7 @@ class RankState:
     step: int | None = None  # running now
     round: int = 0  # pass over the plan
     experiment: str = ""  # that the step runs for
+    building: bool = False  # what its candidate has built by a compiler
     done: int = 0
     failed: int = 0
     ended: bool = False
@@ -31,6 +32,7 @@ class Follower:
     run: Path
     world_size: int
     must_fail: frozenset[int] = frozenset()  # steps whose failure is no news
+    built: list[int] = field(default_factory=list)  # steps whose candidates were being built, for who takes them out
     ranks: dict[int, RankState] = field(default_factory=dict)
     _offsets: dict[Path, int] = field(default_factory=dict)
 
@@ -69,11 +71,15 @@ class Follower:
         state.started = True
         if event == "begin":
             state.step, state.experiment = item["step"], item.get("experiment", "")
-            state.round = max(state.round, item.get("round", 0))
+            state.round, state.building = max(state.round, item.get("round", 0)), False
+        elif event == "building":
+            state.building = True
+            self.built.append(int(item["step"]))
         elif event == "end":
             state.ended, state.step = True, None
         elif event == "result":
             record = Record.from_json(item)
+            state.building = False
             if record.experiment:
                 return None
             state.done += not record.round

@@ -51,6 +51,10 @@ class RecordWriter:
                 if not self._take_back_begin():
                     raise
 
+    def building(self, step: int) -> None:
+        """The extensions of a step's candidate are being built, which may take a minute or more."""
+        self._write({"event": "building", "step": step, "time": time.time()})
+
     def gpu(self, rank: int, **facts: Any) -> None:
         """State of the GPU of a rank, as the driver reports it; the rank may be another one."""
         self._write({"event": "gpu", "rank": rank, "time": time.time(), **facts})

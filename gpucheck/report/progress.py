@@ -39,7 +39,9 @@ class Progress:
 
     def __call__(self) -> bool:
         """Shows what is new; says whether every rank has ended."""
-        for record in self.follower.poll():
+        records = self.follower.poll()
+        self._building()
+        for record in records:
             finished = self._by_step.setdefault((record.round, record.step), [])
             finished.append(record)
             if len(finished) == self.plan.world_size:
@@ -48,6 +50,14 @@ class Progress:
         if self._live and not self.quiet:
             self._live.update(self._table(), refresh=True)
         return all(state.ended for state in self.follower.ranks.values())
+
+    def _building(self) -> None:
+        """Shows what a compiler is at, once for each candidate."""
+        while self.follower.built:
+            name = self.plan.steps[self.follower.built.pop(0)].case.check
+            if not self.quiet and not self._live:
+                self.console.file.write(f"building {name}: its compiler may take a minute or two, this once\n")
+                self.console.file.flush()
 
     def _case(self, records: list[Record]) -> None:
         """Shows a case that every rank has been through; of later passes only what fails."""
@@ -87,4 +97,5 @@ class Progress:
             return "[dim]starting[/]"
         if state.step is None:
             return "[dim]waiting[/]"
-        return self.plan.steps[state.step].label + (f" [dim]{state.experiment}[/]" if state.experiment else "")
+        doing = state.experiment or ("building" if state.building else "")
+        return self.plan.steps[state.step].label + (f" [dim]{doing}[/]" if doing else "")

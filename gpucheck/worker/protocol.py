@@ -15,7 +15,7 @@ from gpucheck.model.plan import Plan, PlannedEngine, Step
 from gpucheck.model.record import Ceilings, Cost, EnginePart, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 
-CANDIDATE, BASELINE, REFERENCE = "candidate", "baseline", "reference"
+CANDIDATE, BASELINE, REFERENCE, BUILD = "candidate", "baseline", "reference", "build"
 ARGUMENT = "argument-{}.pt"  # file with an argument of a recorded call, see ``Inspection.calls``
 
 
@@ -41,7 +41,10 @@ class Setup:
     candidate: str = ""  # name of the candidate that it runs: each one has its own process
     own_folder: str = ""  # the only one of the run that it may write to; "": it runs no candidate and is not shut in
     files_walled: bool = True  # such a process writes nowhere else, where the kernel offers that
-    calls: str = ""  # for a process that answers single calls: CANDIDATE or BASELINE; REFERENCE: it answers Questions
+    calls: str = (
+        ""  # for a process that answers single calls: CANDIDATE or BASELINE; REFERENCE: it answers Questions; BUILD
+    )
+    extensions: str = ""  # folder where torch keeps what it builds; "": the usual one
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
     partner: int = -1  # the local rank whose environment or device it gets; -1: the next one
     engine: PlannedEngine | None = None  # that it imports; None: none

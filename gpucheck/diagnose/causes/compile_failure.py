@@ -17,6 +17,13 @@ COMPILE_ERROR = Cause(
     confirm="gpucheck compile --triton shows which versions take the kernel.",
     fix="Use a Triton that the library supports (gpucheck library show), or a library made for this Triton.",
 )
+NOT_BUILT = Cause(
+    "candidate does not build",
+    means="A compiler refuses the CUDA or C++ source of the candidate.",
+    shows="The compiler's errors with file and line, before any call; it is built once for all ranks and trials.",
+    confirm="The finding names file and line; cuda.cu and main.cpp are the sources that load_inline is given.",
+    fix="Mend the source at that line; look at the installed nvcc and at the C++ standard that torch asks for.",
+)
 RESOURCE_LIMIT = Cause(
     "resource limit",
     means="The kernel's configuration asks for more shared memory, registers or threads than the GPU has, or the "
@@ -27,11 +34,13 @@ RESOURCE_LIMIT = Cause(
 )
 CAUSES = (
     COMPILE_ERROR,
+    NOT_BUILT,
     RESOURCE_LIMIT,
 )
 
 COMPILER = ("CompilationError", "UnsupportedLanguageConstruct", "CompileTimeAssertionFailure", "PTXASError")
 RESOURCES = ("OutOfResources", "ResourceLimit")  # Triton's own, and the one of gpucheck.triton_hooks.resource_limits
+BUILD_ERROR = "BuildError"  # of gpucheck.worker.device.build_process
 GRID = "GridLimit"  # of gpucheck.triton_hooks.resource_limits too
 FEWER_BLOCKS = "put the long extent on axis 0 of the grid, fold axes into one, or launch in parts"
 LANGUAGE = re.compile(r"module 'triton\.language[.\w]*' has no attribute")  # the interpreter raises it at the call
@@ -42,6 +51,8 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if record.outcome is not Outcome.ERROR:
         return None
     kind = record.message.partition(":")[0]
+    if kind == BUILD_ERROR:
+        return Evidence(NOT_BUILT)
     if kind in RESOURCES:
         return Evidence(RESOURCE_LIMIT)
     if kind == GRID:

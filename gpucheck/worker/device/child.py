@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.host import containment
 from gpucheck.worker import hang_stacks
-from gpucheck.worker.protocol import REFERENCE, Ahead
+from gpucheck.worker.protocol import BUILD, REFERENCE, Ahead
 
 if TYPE_CHECKING:
     from gpucheck.model.plan import PlannedEngine
+    from gpucheck.worker.device.build_process import BuildProcess
     from gpucheck.worker.device.gpu_process import Process
     from gpucheck.worker.device.reference_process import ReferenceProcess
     from gpucheck.worker.protocol import Setup
@@ -45,6 +46,8 @@ def serve(connection: Connection) -> None:
 
             precompile.work(setup)
             return
+        if setup.extensions:
+            os.environ["TORCH_EXTENSIONS_DIR"] = setup.extensions
         if setup.own_folder:
             containment.close_files([connection.fileno()])
         hang_stacks.register(Path(setup.stacks))
@@ -110,7 +113,7 @@ def _stand_in(device: str, engine: PlannedEngine | None) -> None:
         interpreter.install(**(HOPPER if engine else {}))
 
 
-def start(setup: Setup) -> Process | ReferenceProcess:
+def start(setup: Setup) -> Process | ReferenceProcess | BuildProcess:
     """Makes this fresh process what the setup asks for."""
     from gpucheck.worker.device import gpu_process
 
@@ -122,6 +125,10 @@ def start(setup: Setup) -> Process | ReferenceProcess:
         from gpucheck.library import engines
 
         engines.settle(setup.engine, setup.device, str(Path(setup.journal).parent))
+    if setup.calls == BUILD:
+        from gpucheck.worker.device.build_process import BuildProcess
+
+        return BuildProcess()
     if setup.calls == REFERENCE:
         containment.hide_memory()  # which holds what is right
         from gpucheck.worker.device.reference_process import ReferenceProcess

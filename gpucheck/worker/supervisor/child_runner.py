@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER, Outcome, Record
 from gpucheck.model.vocabulary import Attempted, ExperimentName, file_name
 from gpucheck.worker import collective_journal, launch_journal
-from gpucheck.worker.supervisor import blame
+from gpucheck.worker.supervisor import blame, source_builds
 from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, ended, harness_failed, remove_outputs
 from gpucheck.worker.supervisor.meeting import Waited
 
@@ -70,6 +70,8 @@ class ChildRunner:
         self.plan, self.node, self.files, self.forkserver = plan, node, files, forkserver
         self.rank, self.host, self.run_folder = rank, host, run
         self.child_seconds = 0.0
+        self.building: Callable[[int], None] = lambda step: None  # told of a step whose candidate is being built
+        self._folders: dict[str, Path | None] = {}  # candidate -> where its extensions lie
         self.children = 0
         self.compiled = 0  # kernels that no cache had, by all children
         self.walls: tuple[str, ...] = ()  # around the candidate that ran last
@@ -336,6 +338,9 @@ class ChildRunner:
         try:
             inputs = self.files.inputs(attempt.key, attempt.step.case)
             waited = time.perf_counter() - begin
+            said = self._built(attempt, inputs)
+            if said:
+                return ended(attempt, Outcome.ERROR, said), None, None
             child = self._ready(attempt)
         except Exception as error:
             return harness_failed(attempt, error), None, None
@@ -346,6 +351,40 @@ class ChildRunner:
         if UnusableGpu.__name__ in child:
             return ended(attempt, Outcome.HARNESS, child), None, None
         return self._with_output(ended(attempt, Outcome.CRASH, child)), None, None
+
+    def _built(self, attempt: Attempt, inputs: Path) -> str:
+        """Has the extensions of a candidate built, once; what a compiler says of them, "" if they are there."""
+        folder = self._extensions(attempt.step.case.check)
+        if folder is None:
+            return ""
+
+        def build() -> str:
+            from gpucheck.worker.protocol import BUILD, Request, receive
+
+            self.building(attempt.record.step)
+            child = self._ready(replace(attempt, process="build", role=BUILD))
+            if isinstance(child, str):
+                return ""  # the case itself meets that too
+            try:
+                child.connection.send(Request(attempt.step.case, attempt.step.conditions, str(inputs), ()))
+                if not _answers(child, source_builds.TIMEOUT):
+                    return f"BuildError: its compiler did not end within {source_builds.TIMEOUT:g} s"
+                return receive(child.connection)[0].message
+            except (EOFError, OSError):
+                return ""
+            finally:
+                self.retire()
+
+        return source_builds.ensure(folder, self.plan.id, build)
+
+    def _extensions(self, name: str) -> Path | None:
+        """Where the extensions of a candidate lie; None where it has none, and for all that is no candidate."""
+        if name not in self.plan.candidates:
+            return None
+        if name not in self._folders:
+            path = Path(next(source.files[-1] for source in self.plan.check_sources if name in source.checks))
+            self._folders[name] = source_builds.folder_of(path)
+        return self._folders[name]
 
     def _deadline(self, attempt: Attempt) -> float:
         """Seconds that a case may take on one device."""
@@ -549,6 +588,7 @@ class ChildRunner:
             stacks=str(self._stacks()),
             journal=str(self._journal()),
             attempt=attempt.process or attempt.record.experiment,
+            extensions=str(self._extensions(attempt.step.case.check) or ""),
             precision=self.plan.precision(attempt.step.case.check),
             candidate=attempt.step.case.check if candidate else "",
             own_folder=own_folder,

@@ -156,6 +156,8 @@ class Supervisor:
             self.files.desk = ReferenceDesk(plan, self.node, self.rank, forkserver, self.files.folder)
         self._runners = [self.runner, *(self.runner.beside(number) for number in range(1, count))]
         self.writer = RecordWriter(run, self.rank)
+        for runner in self._runners:
+            runner.building = self.writer.building
         self.known: Known | None = Known() if plan.duration else None
         self.writer.start(
             rank=self.rank, local_rank=local_rank, host=host, pid=os.getpid(), import_seconds=import_seconds
