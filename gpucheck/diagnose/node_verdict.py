@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from gpucheck.diagnose.causes import absent_rank, crash, hang, straggler, suspect_gpu, undetermined, wrong_link
+from gpucheck.diagnose.causes.faulty_multiprocessor import FAULTY_GPU, FAULTY_MULTIPROCESSOR, NOT_AGAIN
 from gpucheck.model.finding import Conclusion, Finding
 from gpucheck.model.record import Outcome, Verdict
 from gpucheck.records.run_folder import Run
@@ -35,8 +36,12 @@ ORDER = tuple(NodeState)
 GPU, SOFTWARE, UNDECIDED = "gpu", "software", "undecided"
 """What is to blame: replacing the GPU helps against the first, and not against the second."""
 
-_OF_GPUS = {suspect_gpu.SUSPECT_GPU.title, wrong_link.LINK_ERROR.title}
-_SAYS_LITTLE = {cause.title for file in (absent_rank, crash, hang, straggler, undetermined) for cause in file.CAUSES}
+_OF_GPUS = {
+    cause.title for cause in (suspect_gpu.SUSPECT_GPU, wrong_link.LINK_ERROR, FAULTY_MULTIPROCESSOR, FAULTY_GPU)
+}
+_SAYS_LITTLE = {NOT_AGAIN.title} | {
+    cause.title for file in (absent_rank, crash, hang, straggler, undetermined) for cause in file.CAUSES
+}
 
 
 @dataclass(frozen=True)

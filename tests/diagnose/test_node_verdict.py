@@ -100,7 +100,8 @@ def test_software_is_not_blamed_on_the_gpu_nor_the_gpu_on_software(synthetic: Sy
         return node_verdict(run, Conclusion(Verdict.FAIL, [replace(finding, **more)]))
 
     assert of(SUSPECT_GPU.title).worst.blames == GPU
-    assert of("kernel bug").worst.blames == SOFTWARE
+    assert of("faulty multiprocessor").worst.blames == GPU
+    assert of("kernel bug").worst.blames == of("screen wrong on every GPU").worst.blames == SOFTWARE
     for cause in ("", "crash", "hang", "undetermined"):
         assert of(cause).worst.blames == UNDECIDED
     accepted = of("kernel bug", fails=False, warns=True, judged="the engine does not reach it")

@@ -8,10 +8,12 @@ import stat
 from pathlib import Path
 
 from gpucheck.model.errors import UsageError
+from gpucheck.model.screened import FOLDER
 
 PLAN = "plan.json"
 PATTERNS = (PLAN, "outcome.json", "driver-*.json", "records/rank-*.jsonl")
-"""What the verdict is made of; logs and what else lies in the folder have no part in it."""
+"""What the verdict is made of, in the folder of a run and in that of its screen; logs and what else lies there are
+no part of it."""
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -20,7 +22,7 @@ def digests(folder: Path) -> dict[str, str]:
     Raises:
         UsageError: one is no regular file, or leads out of the folder: it could change behind the statement's back.
     """
-    found = sorted(path for pattern in PATTERNS for path in folder.glob(pattern))
+    found = sorted(path for part in ("", f"{FOLDER}/") for pattern in PATTERNS for path in folder.glob(part + pattern))
     return {str(path.relative_to(folder)): _digest(folder, path) for path in found}
 
 
@@ -30,7 +32,8 @@ def combined(files: dict[str, str]) -> str:
 
 
 def _digest(folder: Path, path: Path) -> str:
-    if path.is_symlink() or path.parent.is_symlink() and path.parent != folder:
+    between = [parent for parent in path.parents if folder in parent.parents]  # the folder itself may be a link
+    if any(each.is_symlink() for each in (path, *between)):
         raise UsageError(f"{path} is or lies under a link, expected a regular file: copy the run folder with its files")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucheck import __version__
-from gpucheck.diagnose.chance import CONFIDENCE, share_at_least
+from gpucheck.diagnose.chance import CONFIDENCE, rate_seen, seen_with
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.errors import ExitCode, GpucheckError, InfrastructureError, UsageError
 from gpucheck.model.finding import Conclusion
@@ -188,30 +188,25 @@ def _power(run: Run) -> dict[str, Any]:
     calls: dict[int, int] = dict.fromkeys(run.ranks, 0)
     screened = []
     for (step, rank), record in sorted(run.records.items()):
-        if record.outcome is Outcome.PASS:
+        if record.outcome is Outcome.PASS and not record.screened:
             calls[rank] += record.repeats * max(1, run.tallies[(step, rank)].runs if (step, rank) in run.tallies else 1)
-        if part := getattr(record, "screened", None):
+        if part := record.screened:
             screened.append(
                 {
                     "rank": rank,
                     "datapath": part.datapath,
                     "multiprocessors": part.multiprocessors,
                     "fewestTiles": part.fewest,
-                    "rateSeen": _rate_seen(part.fewest),
+                    "rateSeen": rate_seen(part.fewest),
                 }
             )
     least = min(calls.values(), default=0)
     return {
         "confidence": CONFIDENCE,
-        "calls": {"fewestOfARank": least, "rateSeen": _rate_seen(least)},
-        "chances": [{"rate": rate, "chance": 1 - (1 - rate) ** least} for rate in RATES],
+        "calls": {"fewestOfARank": least, "rateSeen": rate_seen(least)},
+        "chances": [{"rate": rate, "chance": seen_with(rate, least)} for rate in RATES],
         "screen": screened,
     }
-
-
-def _rate_seen(count: int) -> float:
-    """The smallest rate of wrong ones that shows among so many with :data:`CONFIDENCE`; 1 where there are none."""
-    return 1 - share_at_least(count) if count else 1.0
 
 
 def _outputs(run: Run) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from gpucheck.model.errors import GpucheckError, UsageError
 from gpucheck.model.record import Outcome
+from gpucheck.model.screened import Screened
 from gpucheck.tools.attest.statement import PROOF, REPORT, attested, subject, text
 from gpucheck.tools.attest.statement_file import PAYLOAD_TYPE, read_statement
 from gpucheck.tools.attest.statement_schema import problems, statement_schema
@@ -125,6 +127,35 @@ def test_files_that_could_change_behind_its_back_are_refused(stored: Stored, nam
         "folder": path.mkdir,
     }[kind]()
     with pytest.raises(UsageError):
+        attested(folder, [])
+
+
+def test_a_screen_tells_the_rate_that_it_would_have_seen(stored: Stored) -> None:
+    part = {
+        "datapath": "tensor cores bf16",
+        "tile": "t",
+        "tiles_a_digest": 1,
+        "numbers": [0, 1],
+        "tiles": [460515, 600000],
+    }
+    part |= {"multiprocessors": 2, "seconds": 1.0, "share": 1.0, "rate": 1.0, "unit": "TFLOP", "ceiling": 0.0}
+    folder = stored({(2, 1): {"screened": Screened(**part, source="the CPU")}})
+    power = attested(folder, [])["predicate"]["power"]
+    (screened,) = power["screen"]
+    assert (screened["rank"], screened["datapath"]) == (1, "tensor cores bf16")
+    assert (screened["multiprocessors"], screened["fewestTiles"]) == (2, 460515)
+    assert screened["rateSeen"] == pytest.approx(1e-5, rel=1e-4)
+    assert power["calls"]["fewestOfARank"] == 16, "a screen is no call of a kernel"
+
+
+def test_the_screen_of_a_run_is_part_of_what_its_statement_rests_on(stored: Stored) -> None:
+    folder = stored()
+    shutil.copytree(folder, folder / "screen")
+    files = attested(folder, [])["predicate"]["files"]
+    assert {f"screen/{name}" for name in files if "screen" not in name} < {*files}
+    (folder / "screen").rename(folder / "elsewhere")
+    (folder / "screen").symlink_to(folder / "elsewhere")
+    with pytest.raises(UsageError, match="under a link"):
         attested(folder, [])
 
 
