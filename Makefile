@@ -7,10 +7,10 @@ export PYTHON
 export PYTHONDONTWRITEBYTECODE = # byte code is written, whatever an image says: hundreds of processes import torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run quick check test snapshots torture lint fmt type gpu selftest contents engines pyz clean
+.PHONY: help setup run quick check test snapshots torture lint fmt type gpu selftest contents engines bench-gpucheck pyz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv: this Python's own torch where it has one, else the CPU set
 	@.ci/setup run
@@ -70,6 +70,9 @@ engines: ## test each known release of a serving engine, and plant each fault in
 	@.ci/setup test
 	GPUCHECK_TEST_ENGINES=1 $(BIN)/python -m pytest tests/end_to_end/test_engine*.py \
 		tests/end_to_end/test_judge.py tests/end_to_end/test_serving.py tests/library/engines $(ARGS)
+
+bench-gpucheck: setup ## how long gpucheck takes here, beside an earlier version (ARGS="--against REVISION") and a bare script
+	$(BIN)/python .ci/bench/bench.py $(ARGS)
 
 pyz: setup ## dist/gpucheck.pyz: one file that a pod's own Python runs without installing anything
 	$(BIN)/python .ci/bundle/build.py
