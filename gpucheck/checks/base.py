@@ -119,6 +119,10 @@ class Check(ABC):
         """Why these parameters cannot make a case, or None; called while planning, without torch."""
         return None
 
+    def needs_most_memory(self, case: Case) -> bool:
+        """Whether a case may take most of a GPU's memory: nothing runs beside it then."""
+        return False
+
     @abstractmethod
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         """The inputs on the CPU; equal seeds give equal bytes."""

@@ -87,6 +87,9 @@ class Matmul(Check):
         ),
     )
 
+    def needs_most_memory(self, case: Case) -> bool:
+        return bool(case["operands"] == "far")
+
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         mode, weight = params["mode"], params["weight"]
         if min(params[name] for name in SIZES) < 0:

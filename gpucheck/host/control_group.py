@@ -1,4 +1,4 @@
-"""The control groups that limit the memory of this process, in both versions."""
+"""The control groups that limit memory and processors of this process, in both versions."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ def memory_limit(proc: Path = PROC, mount: Path = MOUNT) -> tuple[int, int] | No
             if allowed.isdigit() and int(allowed) < UNLIMITED:
                 found.append((int(allowed), int(used) if used.isdigit() else 0))
     return min(found, default=None, key=lambda pair: pair[0] - pair[1])
+
+
+def cpu_quota(mount: Path = MOUNT) -> float | None:
+    """Processors' worth of time that a container may use; None without a limit."""
+    fields = text_of(mount / "cpu.max").split()
+    if len(fields) == 2 and all(field.isdigit() for field in fields) and int(fields[1]):
+        return int(fields[0]) / int(fields[1])
+    quota, period = (text_of(mount / f"cpu/cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(quota) * int(period) else None

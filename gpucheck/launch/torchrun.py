@@ -20,6 +20,7 @@ from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
 from gpucheck.host.node_gpus import architectures
 from gpucheck.host.processes import Family, ForkedProcess, Process, children_of, end, start, state_of
+from gpucheck.host.resources import usable_processors
 from gpucheck.launch.gpus import ARCHITECTURES
 from gpucheck.launch.node_channel import has_children
 from gpucheck.launch.scratch import scratch
@@ -227,5 +228,5 @@ def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
         "OMP_WAIT_POLICY": os.environ.get(
             "OMP_WAIT_POLICY", "passive"
         ),  # idle threads must not spin: ranks share cores
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // plan.nproc)),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_processors() // plan.nproc)),
     }

@@ -30,7 +30,7 @@ class Traces:
         self.started |= event == "start"
         self.ended |= event == "end"
         if event == "begin" and not item.get("experiment"):
-            self.begun.append(key)
+            self.begun = [*(other for other in self.begun if other != key), key]
         elif event == "result" and not item.get("experiment") and key in self.begun:
             self.begun.remove(key)
         elif event == "stop":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from gpucheck.host.control_group import UNLIMITED, memory_limit
+from gpucheck.host.control_group import UNLIMITED, cpu_quota, memory_limit
 from gpucheck.host.text_file import text_of
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
 from gpucheck.tools.doctor.machine import Machine, amount
@@ -62,7 +62,7 @@ def _cores(machine: Machine) -> list[Line]:
     cores = machine.cores()
     gpus = len(machine.smi().gpus)
     lines = []
-    quota = cpu_quota(machine)
+    quota = cpu_quota(machine.cgroup)
     if quota is not None and quota < cores:
         advice = "programs with a thread for each core are throttled: set OMP_NUM_THREADS, or raise the CPU limit"
         lines.append(warn("CPU quota", f"{quota:g} of the {cores} cores this process may use", advice))
@@ -71,16 +71,6 @@ def _cores(machine: Machine) -> list[Line]:
         advice = "references are computed on the CPU: give two cores or more to each GPU, or expect to wait for them"
         return [warn("cores", f"{cores} for {gpus} GPU(s)", advice), *lines]
     return [ok("cores", str(cores)), *lines]
-
-
-def cpu_quota(machine: Machine) -> float | None:
-    """Cores' worth of time that a container may use; None without a limit."""
-    fields = text_of(machine.cgroup / "cpu.max").split()
-    if len(fields) == 2 and fields[0].isdigit() and int(fields[1]):
-        return int(fields[0]) / int(fields[1])
-    quota = _number(machine.cgroup / "cpu/cpu.cfs_quota_us")
-    period = _number(machine.cgroup / "cpu/cpu.cfs_period_us")
-    return quota / period if quota and period else None
 
 
 def _limits(machine: Machine) -> list[Line]:

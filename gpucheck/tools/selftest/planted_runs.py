@@ -17,6 +17,7 @@ from typing import Any
 
 from gpucheck.host.isolated import python_path
 from gpucheck.host.processes import start
+from gpucheck.host.resources import SHARE, usable_processors
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.selftest import cache_faults
 from gpucheck.tools.selftest.assess import Assessment, Cell, assess, label_of
@@ -171,7 +172,7 @@ class SelfTest:
         limits |= {"straggler": NO_STRAGGLER} if self.at_once > 1 else {}
         write_scenario(scenario, run.groups, title=run.name, **limits)
         library, startup = injector.library_with(planted), injector.startup_with(planted)
-        environment = _environment(startup, self.folder / "kernel-cache")
+        environment = _environment(startup, self.folder / "kernel-cache", self.at_once)
         if run.session is Session.CACHE:
             environment["TRITON_CACHE_DIR"] = str(folder / "kernel-cache")
             self._command(folder / "first", run, scenario, library, environment)
@@ -234,15 +235,20 @@ class SelfTest:
 
 def at_once(device: str, ranks: int) -> int:
     """How many runs are made at a time: on the CPU one, since its processors are what runs take all of."""
-    return max(1, min(MOST_ON_GPUS, len(os.sched_getaffinity(0)) // ranks)) if device == "cuda" else 1
+    return max(1, min(MOST_ON_GPUS, usable_processors() // ranks)) if device == "cuda" else 1
 
 
-def _environment(startup: Path | None, kernel_cache: Path) -> dict[str, str]:
-    """Of a planted run: its startup code first, this gpucheck behind it, and a kernel cache that is nobody else's."""
+def _environment(startup: Path | None, kernel_cache: Path, at_once: int) -> dict[str, str]:
+    """Of a planted run: its startup code first, this gpucheck behind it, and a kernel cache that is nobody else's.
+
+    Args:
+        at_once: runs that share the processors.
+    """
     return {
         **os.environ,
         "PYTHONPATH": python_path(*[startup] if startup else []),
         "TRITON_CACHE_DIR": str(kernel_cache),
+        SHARE: str(max(1, usable_processors() // at_once)),
     }
 
 

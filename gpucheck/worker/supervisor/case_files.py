@@ -21,6 +21,7 @@ import torch
 
 from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
+from gpucheck.host.resources import usable_processors
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan
 from gpucheck.verify import bounds, digest
@@ -264,7 +265,7 @@ class CaseFiles:
 def all_processors(local_ranks: int) -> Iterator[None]:
     """Inside, torch computes with this rank's share of the processors: references of whole problems are large."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+    torch.set_num_threads(max(1, usable_processors() // local_ranks))
     try:
         yield
     finally:

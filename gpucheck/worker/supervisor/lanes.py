@@ -15,6 +15,8 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+from gpucheck import checks
+from gpucheck.host.resources import available_memory
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER
@@ -25,6 +27,7 @@ from gpucheck.worker.supervisor.child_runner import ChildRunner
 LANES = 4  # at most: processes of a rank that run cases at once
 PROCESSORS = 4  # that each of them keeps busy, with those who make its inputs and judge its outputs
 NO_MEMORY = ("out of memory", "memoryerror", OOM_KILLER)  # in what an attempt that lacked memory says, lower case
+MEMORY = 6 << 30  # bytes of the host that must be free for each of them
 FEW = 16  # steps of one kind of process that are not worth starting several for
 MPS = Path("/tmp/nvidia-mps/control")  # where the control daemon listens that lets processes share one context
 
@@ -35,7 +38,9 @@ Task = tuple[int, ...]
 def count(plan: Plan, processors: int) -> int:
     """How many processes of a rank run cases at once; one where each call is to be timed, repeated or replayed."""
     single = (plan.duration, plan.replay, plan.candidates, plan.bench, plan.debug, plan.isolate != "rank", _shared())
-    return 1 if any(single) else max(1, min(LANES, processors // PROCESSORS))
+    memory = available_memory()
+    room = LANES if memory is None else memory // plan.nproc // MEMORY
+    return 1 if any(single) else max(1, min(LANES, processors // PROCESSORS, room))
 
 
 def _shared() -> bool:
@@ -77,10 +82,9 @@ def schedule(plan: Plan, order: Sequence[int], lanes: int) -> Schedule:
 
 def runs_beside(step: Step) -> bool:
     """Whether a step asks for nothing but a process on its GPU; an optional one may need what others would take."""
-    placed = step.conditions.placed
-    return (
-        step.conditions.timed and (placed.usual or placed.one_visible) and (not step.optional or bool(step.own_engine))
-    )
+    placed, conditions = step.conditions.placed, step.conditions
+    usual = conditions.timed and (placed.usual or placed.one_visible) and (not step.optional or bool(step.own_engine))
+    return usual and not checks.load(step.case.check).needs_most_memory(step.case)
 
 
 def kernels_of(case: Case) -> tuple[Any, ...]:

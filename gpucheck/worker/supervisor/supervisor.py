@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpucheck.host.resources import usable_processors
 from gpucheck.launch.forking_torchrun import IMPORTED
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan, PlannedEngine, Step
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from gpucheck.worker.supervisor.node_sync import Node
     from gpucheck.worker.supervisor.replay_capture import ReplayCapture
 
-JUDGE_THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))  # more do not help: its operations are small
+JUDGE_THREADS = max(1, min(4, usable_processors() // 2))  # more do not help: its operations are small
 JUDGES = 2  # at most: threads of a rank that judge; while one waits for a large reference the other goes on
 PROCESSORS = 4  # of a rank, for each process that judges
 PENDING_JUDGEMENTS = 64  # at most: cases that wait to be judged while the child goes on
@@ -107,7 +108,7 @@ def stand_for_node(plan: Plan) -> None:
 
 def fair_threads() -> int:
     """This rank's share of the processors it may use."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"]))
+    return max(1, usable_processors() // int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
 def judge_processes(plan: Plan, processors: int) -> int:
@@ -209,6 +210,8 @@ class Supervisor:
             joint = [record for record in failed if self.plan.steps[record.step].together]
             JointExperiments(self.plan, self.runner, self.writer, joint).work()
             alone = [record for record in failed if record not in joint]
+            able = all(runner.children for runner in self._runners)
+            self._runners = self._runners if able else self._runners[:1]
             if len(self._runners) > 1:  # nothing else needs a processor by now
                 self._runners += [
                     self.runner.beside(len(self._runners) + number) for number in range(len(self._runners))
@@ -285,6 +288,8 @@ class Supervisor:
             judges.wait_for_room()
             return self._attempted(runner, number)
 
+        first = self._order[0]
+        self.runner.get_ready(first, self.plan.steps[first])  # a GPU that takes one process takes this one
         left = lanes.run(queue, self._runners, attempted, judges.submit)
         self.runner.stuck = next((runner.stuck for runner in self._runners if runner.stuck), "")
         return (*left, *self._schedule.alone)

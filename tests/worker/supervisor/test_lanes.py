@@ -35,10 +35,18 @@ def plan(synthetic: Synthetic) -> Plan:
 def no_mps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     monkeypatch.setattr(lanes, "MPS", tmp_path / "control")
+    monkeypatch.setattr(lanes, "available_memory", lambda: 1 << 40)
 
 
 def test_processors_decide_how_many_run_at_once(plan: Plan) -> None:
     assert [lanes.count(plan, processors) for processors in (1, 2, 7, 8, 16, 64)] == [1, 1, 1, 2, 4, 4]
+
+
+def test_memory_decides_how_many_run_at_once(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, at_once in ((4, 1), (13, 2), (30, 4)):
+        monkeypatch.setattr(lanes, "available_memory", lambda free=free: free << 30)
+        assert lanes.count(plan, 64) == at_once
+    assert lanes.count(replace(plan, nproc=4), 64) == 1, "of all ranks of a node"
 
 
 @pytest.mark.parametrize("changes", [{"duration": 60.0}, {"bench": True}, {"debug": True}, {"isolate": "case"}])
@@ -77,8 +85,10 @@ def test_what_puts_stress_on_launches_has_the_gpu_for_itself(plan: Plan, conditi
 
 
 def test_what_may_need_most_of_the_memory_has_it(plan: Plan) -> None:
-    steps = (replace(plan.steps[0], optional=True), *plan.steps[1:])
-    assert lanes.schedule(replace(plan, steps=steps), range(26), 4).alone == (0,)
+    far = checks.load("matmul").spec.case({"m": 4, "n": 8, "k": 32, "operands": "far"}, "exact", 0)
+    for greedy in (replace(plan.steps[0], optional=True), replace(plan.steps[0], case=far)):
+        steps = (greedy, *plan.steps[1:])
+        assert lanes.schedule(replace(plan, steps=steps), range(26), 4).alone == (0,)
 
 
 class TestQueue:

@@ -672,3 +672,58 @@ def work_through(whole: Plan, tmp_path: Path, answer: Any, judged: Any, monkeypa
     write_json(tmp_path / "plan.json", whole.to_json())
     Supervisor(tmp_path, whole, StandIn(answer), 0.0).work()
     assert {record.outcome for record in read_run(tmp_path).records.values()} == {Outcome.PASS}
+
+
+class OneAtATime(StandIn):
+    """A GPU in the compute mode EXCLUSIVE_PROCESS: it refuses a second process."""
+
+    def __init__(self, behave: Behaviour) -> None:
+        super().__init__(behave)
+        self.refused = 0
+        self._holder: Child | None = None
+        self._served: dict[int, threading.Thread] = {}
+        self._turn = threading.Lock()
+
+    def spawn(self) -> Child:
+        with self._turn:
+            held = self._holder is not None
+            self.refused += held
+            self.problem = "UnusableGpu: torch cannot use GPU 0: all CUDA-capable devices are busy" if held else ""
+            ours, theirs = Pipe()
+            thread = threading.Thread(target=self._serve_with, args=(theirs, self.problem), daemon=True)
+            thread.start()
+            child = Child(os.getpid(), ours)
+            self._holder = self._holder or child
+            return child
+
+    def _serve_with(self, connection: Connection, problem: str) -> None:
+        with connection, suppress(EOFError, OSError):
+            connection.recv()
+            connection.send(problem)
+            while True:
+                connection.send([self.behave(connection.recv())])
+
+    def kill(self, child: Child) -> int:
+        with self._turn:
+            self._holder = None if child is self._holder else self._holder
+        return super().kill(child)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_gpu_that_takes_one_process_gets_every_case_and_experiment_done(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    spec = checks.load("matmul").spec
+    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 40)]
+    steps = tuple(Step(case, Conditions("cpu")) for case in cases)
+    whole = replace(plan, steps=steps, experiments=60.0)
+    monkeypatch.setattr(supervisor, "fair_threads", lambda: 16)
+    monkeypatch.setattr("gpucheck.worker.supervisor.lanes.available_memory", lambda: 1 << 40)
+    write_json(tmp_path / "plan.json", whole.to_json())
+    gpu = OneAtATime(on(20, changed(lambda y: y[0].add_(1))) if wrong else right)
+    Supervisor(tmp_path, whole, gpu, 0.0).work()  # type: ignore[arg-type]
+    run = read_run(tmp_path)
+    tried = [record for records in run.experiments.values() for record in records]
+    assert gpu.refused and len(run.records) == len(steps)
+    outcomes = [record.outcome for record in (*run.records.values(), *tried)]
+    assert set(outcomes) == {Outcome.PASS, *[Outcome.MISMATCH] * wrong} and bool(tried) is wrong
