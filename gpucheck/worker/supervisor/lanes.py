@@ -83,7 +83,12 @@ def schedule(plan: Plan, order: Sequence[int], lanes: int) -> Schedule:
 def runs_beside(step: Step) -> bool:
     """Whether a step asks for nothing but a process on its GPU; an optional one may need what others would take."""
     placed, conditions = step.conditions.placed, step.conditions
-    usual = conditions.timed and (placed.usual or placed.one_visible) and (not step.optional or bool(step.own_engine))
+    usual = (
+        conditions.timed
+        and not step.together
+        and (placed.usual or placed.one_visible)
+        and (not step.optional or bool(step.own_engine))
+    )
     return usual and not checks.load(step.case.check).needs_most_memory(step.case)
 
 

@@ -723,7 +723,7 @@ def test_a_gpu_that_takes_one_process_gets_every_case_and_experiment_done(
     gpu = OneAtATime(on(20, changed(lambda y: y[0].add_(1))) if wrong else right)
     Supervisor(tmp_path, whole, gpu, 0.0).work()  # type: ignore[arg-type]
     run = read_run(tmp_path)
-    tried = [record for records in run.experiments.values() for record in records]
+    tried = [record for answers in run.experiments.values() for records in answers.values() for record in records]
     assert gpu.refused and len(run.records) == len(steps)
     outcomes = [record.outcome for record in (*run.records.values(), *tried)]
     assert set(outcomes) == {Outcome.PASS, *[Outcome.MISMATCH] * wrong} and bool(tried) is wrong
