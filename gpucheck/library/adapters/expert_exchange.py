@@ -1,11 +1,12 @@
 """The library's own way of moving rows to the ranks of their experts and back, where a generation has one.
 
-It writes straight into the memory of other ranks, which torch calls symmetric.
+It writes straight into the memory of other ranks, which torch calls symmetric; without GPUs it is memory of the host.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.library.adapters.common import require
+from gpucheck.library.adapters.host_symmetric import symmetric_memory_of_host
 
 POOL = "symm_mem_pool"  # of generations that have one for the whole process
 
@@ -86,7 +88,6 @@ class LibraryExchange:
         return own
 
     def _pool(self, sizes: ExchangeSizes, device: torch.device) -> Any:
-        require(device.type == "cuda", "the library's dispatch needs symmetric memory, which torch has for GPUs alone")
         here = int(os.environ.get("LOCAL_WORLD_SIZE", sizes.ranks))
         require(here == sizes.ranks, "the library's dispatch writes into memory of other GPUs: all ranks on one node")
         import torch.distributed as dist
@@ -100,11 +101,13 @@ class LibraryExchange:
             "dtype": torch.bfloat16,
             "device": device,
         }
-        if self._shared:
-            pool = self._module.SymmetricMemoryPool()
-            pool.initialize_matmul_ogs(**what, n_ranks=sizes.ranks, group=dist.group.WORLD)
+        require(dist.is_initialized(), "the library's dispatch takes ranks that run together, in one process group")
+        mesh: Any = self._module if self._shared else import_module("triton_kernels.distributed_details.mesh")
+        with nullcontext() if device.type == "cuda" else symmetric_memory_of_host(mesh):
+            if self._shared:
+                pool = mesh.SymmetricMemoryPool()
+                pool.initialize_matmul_ogs(**what, n_ranks=sizes.ranks, group=dist.group.WORLD)
+                return pool
+            pool = mesh.SymmetricMemoryPool(mesh.Mesh(dist.group.WORLD))
+            pool.initialize_matmul(**what)
             return pool
-        mesh: Any = import_module("triton_kernels.distributed_details.mesh")
-        pool = mesh.SymmetricMemoryPool(mesh.Mesh(dist.group.WORLD))
-        pool.initialize_matmul(**what)
-        return pool

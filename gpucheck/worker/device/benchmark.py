@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -239,7 +239,10 @@ class Stopwatch:
 
         They meet, make many calls one after the other, and divide; the median of ROUNDS such rounds counts.
         """
-        clock = self._ready()
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            return self._together(call, group, allowed, self._ready())
+
+    def _together(self, call: Call, group: JointGroup, allowed: Allowance, clock: Clock) -> float:
         longest = 0.0
         for _ in range(WARM):  # the last of these says how many are made
             group.meet(self._device)

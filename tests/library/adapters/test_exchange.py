@@ -83,7 +83,7 @@ def test_what_the_librarys_dispatch_does_not_take_is_inapplicable(
         adapter.exchange(ExchangeSizes(tokens, per_token, HIDDEN, held_by(ranks, 8), 0), torch.device("cpu"))
 
 
-def test_without_gpus_it_is_inapplicable(adapter: Adapter) -> None:
-    says = "symmetric memory" if adapter.generation in ("v3.6", "v3.7", "v3.8") else "has no distributed.py"
+def test_without_a_group_of_ranks_it_is_inapplicable(adapter: Adapter) -> None:
+    says = "one process group" if adapter.generation in ("v3.6", "v3.7", "v3.8") else "has no distributed.py"
     with pytest.raises(Inapplicable, match=says):
         adapter.exchange(ExchangeSizes(8, 2, HIDDEN, held_by(2, 8), 0), torch.device("cpu"))

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.record import Ceilings, Cost
 from gpucheck.worker.device import benchmark
-from gpucheck.worker.device.benchmark import CudaClock, Stopwatch, seconds_of, steady
+from gpucheck.worker.device.benchmark import ROUNDS, WARM, CudaClock, Stopwatch, seconds_of, steady
 from gpucheck.worker.protocol import ALWAYS, BENCH, UNTIMED, Allowance, Reply, allowance
 from tests.conftest import Synthetic
 
@@ -118,6 +118,12 @@ def test_only_usual_conditions_on_gpus_are_timed(synthetic: Synthetic) -> None:
     assert allowance(plan, step_of(plan, placement="visible", process_group="initialised", repeat=7), "") is ALWAYS
     assert allowance(replace(plan, bench=True), step_of(plan), "") is BENCH
     assert allowance(replace(plan, device="cpu", bench=True), step_of(plan, placement="cpu"), "") is None
+    joint = step_of(plan, process_group=TOGETHER)
+    assert allowance(plan, joint, "") is None, "each rank would have to make as many calls"
+    assert allowance(replace(plan, bench=True), joint, "") is BENCH
+    assert allowance(replace(plan, device="cpu", bench=True), joint, "") is BENCH
+    assert allowance(replace(plan, bench=True), step_of(plan, process_group=TOGETHER, stream="side"), "") is None
+    assert allowance(replace(plan, bench=True), joint, "repeat") is None
     assert allowance(plan, step_of(plan), "repeat") is None
     assert allowance(replace(plan, debug=True), step_of(plan), "") is None
     away = ("unpinned", "context0", "peer", "threads", "threads-unpinned", "sequential", "sequential-unpinned")
@@ -276,3 +282,26 @@ def test_the_quickest_of_several_tries_is_the_ceiling() -> None:
     device = Device()
     device.slow = {n: 0.1 for n in range(2, 12) if n != 7}
     assert benchmark._quickest(device.call, device) == pytest.approx(1e-3)
+
+
+class Alike:
+    """Ranks that all take as long as the slowest of them says."""
+
+    def __init__(self, slowest: float) -> None:
+        self.slowest, self.met = slowest, 0
+
+    def meet(self, device: Any) -> None:
+        self.met += 1
+
+    def largest(self, value: float) -> float:
+        return self.slowest
+
+
+@pytest.mark.parametrize(("slowest", "calls"), [(1.0, 1), (0.01, 6), (1e-9, 100)])
+def test_ranks_make_as_many_calls_together_however_long_one_of_them_takes(slowest: float, calls: int) -> None:
+    group: Any = Alike(slowest)
+    made: list[int] = []
+    stopwatch = Stopwatch(torch.device("cpu"), lambda: True)
+    seconds = stopwatch.together(lambda: made.append(group.met), group, Allowance(30, 0.2))
+    assert seconds > 0
+    assert [made.count(round) for round in range(1, group.met + 1)] == [1] * WARM + [calls] * ROUNDS
