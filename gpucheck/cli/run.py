@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -213,6 +214,8 @@ def run(
     engine_asked = any(source.path or source.release for source in engine_sources)
     chosen = of_engines(chosen, named_engines(engine_sources), asked=engine_asked)
     chosen = replace(chosen, bench=chosen.bench or bench)
+    if chosen.screen and nnodes > 1:
+        raise UsageError("a scenario with screen = SECONDS runs on one node; run gpucheck screen on each node instead")
     if canary is not None:
         chosen = replace(chosen, canary=canary)
     patches = [Path(os.path.abspath(name)) for name in patch or []]
@@ -287,6 +290,8 @@ def run(
         ending = launch(plan, folder, rendezvous, progress, server.poll if server else None)
         others = server.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if server else []
         progress()
+    if plan.screen and not ending.signal:
+        _screen(folder, plan, console, quiet=quiet)
     trouble = _close(folder, plan, ending, [node.to_json() for node in others])
     if trouble:
         typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
@@ -302,6 +307,17 @@ def run(
         for_git=bisect,
         scheme=exit_codes,
     )
+
+
+def _screen(folder: Path, plan: Plan, console: Console, *, quiet: bool) -> None:
+    """Screens the GPUs, which the ranks have left, into a folder of the run."""
+    from gpucheck.cli.screen import screen_gpus
+    from gpucheck.model.screened import FOLDER
+
+    (folder / FOLDER).mkdir()
+    command = ["gpucheck", "screen", "--nproc", str(plan.nproc), "--seconds", f"{plan.screen:g}"]
+    show = (lambda text: None) if quiet else partial(console.print, highlight=False, markup=False)
+    screen_gpus(folder / FOLDER, plan.device, plan.nproc, plan.seed, plan.screen, command, progress=show)
 
 
 def _library(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,14 +136,14 @@ def screen_gpus(
     names: list[str] | None = None,
     tiles: int = 0,
     idle: bool = False,
-    plant: dict[str, Any] | None = None,
+    plants: Sequence[Mapping[str, Any]] = (),
     progress: Any = lambda text: None,
 ) -> int:
     """Screens the GPUs of this node into a run folder; gives the signal that ended it, or 0.
 
     Args:
         folder: is there.
-        seconds, tiles, idle, plant: as :class:`gpucheck.tools.screen.screening.Screening` takes them.
+        seconds, tiles, idle, plants: as :class:`gpucheck.tools.screen.screening.Screening` takes them.
     """
     from gpucheck.host.env_vars import variables
     from gpucheck.host.kernel_log import KernelLog
@@ -167,7 +168,7 @@ def screen_gpus(
     log = KernelLog(gpus=device == "cuda")
     try:
         screening = Screening(
-            folder, plan, seconds, tiles, idle, plant, progress=progress, interrupted=lambda: bool(received)
+            folder, plan, seconds, tiles, idle, plants, progress=progress, interrupted=lambda: bool(received)
         )
         outcome = screening.run()
         keep_driver_messages(log, plan, folder, 0)

@@ -28,6 +28,7 @@ from gpucheck.diagnose.symptoms import Symptom, symptom
 from gpucheck.diagnose.wording import raised_lines, rank_list
 from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.record import Outcome, Record, Verdict
+from gpucheck.model.screened import CHECK
 from gpucheck.records.run_folder import Run
 
 MOST_DIFFERING_TILES = 6
@@ -46,6 +47,7 @@ def conclude(run: Run) -> Conclusion:
     caught = canary_verdict.caught(run.canary)
     failures, expected = _failures(run)
     findings = [*failures, *_disagreements(run), *_software(run), *_ending(run), *_cut_short(run)]
+    findings += _not_screened(run)
     findings += [*nothing_judged(run), *judged_on_some_ranks(run), *other_inputs(run)]
     findings += [*canary_verdict.findings(run.canary, caught), *_warnings(run), *_off_the_gpus(run)]
     accepted = accept(run, findings)
@@ -211,6 +213,17 @@ def _cut_short(run: Run) -> list[Finding]:
         return []
     shown = FailedCase("every case", short, ["the rank ended before the time of --duration was up"], "")
     return [Finding("lost", False, short, [], [shown], "look at the rank's log in the run folder's logs/")]
+
+
+def _not_screened(run: Run) -> list[Finding]:
+    """A screen that the scenario asks for and that left nothing behind."""
+    if not run.plan.screen or any(step.case.check == CHECK for step in run.plan.steps):
+        return []
+    shown = FailedCase(
+        "screen", list(run.ranks), [f"screen = {run.plan.screen:g} is asked for, and it did not run"], ""
+    )
+    fix = "see what the command printed; gpucheck screen runs it alone"
+    return [Finding("the GPUs were not screened", False, list(run.ranks), [], [shown], fix)]
 
 
 def _with_driver(run: Run, finding: Finding) -> Finding:

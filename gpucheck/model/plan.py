@@ -184,6 +184,7 @@ class Plan:
     replay: Replay | None = None
     accepted: tuple[AcceptedFault, ...] = ()  # that do not fail the run if they show as they did
     engines: tuple[PlannedEngine, ...] = ()  # those at hand; a step under a condition ``engine`` runs in one of them
+    screen: float = 0.0  # s that each GPU is screened once its ranks have ended; 0: not at all
     judge: str = "both"  # one of JUDGE: whose failures fail the run; plans of older versions mean both
 
     def engine(self, name: str) -> PlannedEngine | None:

@@ -146,6 +146,7 @@ def build(
         bench=scenario.bench,
         straggler=scenario.straggler,
         compile_ahead=scenario.compile_ahead,
+        screen=scenario.screen,
         isolate=isolate,
         debug=debug,
         duration=duration,

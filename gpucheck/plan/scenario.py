@@ -34,6 +34,7 @@ TOP_LEVEL: dict[str, Rule] = {
     "timeout": LIMIT,
     "case_timeout": LIMIT,
     "experiments": real(lambda value: 0 <= value <= LONGEST, f"seconds, 0 for none, at most {LONGEST:g}"),
+    "screen": real(lambda value: 0 <= value <= LONGEST, f"seconds, 0 for none, at most {LONGEST:g}"),
     "bench": TRUTH,
     "straggler": real(lambda value: 1 < value < math.inf, "a factor above 1"),
     "canary": TRUTH,
@@ -77,6 +78,7 @@ class Scenario:
     straggler: float = STRAGGLER  # see :class:`gpucheck.model.plan.Plan`
     compile_ahead: bool = False  # see :class:`gpucheck.model.plan.Plan`
     device: str = ""  # "cuda": made for GPUs, and on the CPU only where the user says --device cpu
+    screen: float = 0.0  # see :class:`gpucheck.model.plan.Plan`
     canary: bool = False  # whether a case that is wrong on purpose proves that the detector sees
 
     @property
@@ -155,6 +157,7 @@ def load(path: Path, seed: int | None = None) -> Scenario:
         bench=document.get("bench", False),
         straggler=float(document.get("straggler", STRAGGLER)),
         compile_ahead=document.get("compile_ahead", False),
+        screen=float(document.get("screen", 0.0)),
         canary=document.get("canary", False),
         device=document.get("device", ""),
     )

@@ -59,7 +59,9 @@ def select(
         )
     if repeat is not None:
         steps = tuple(replace(step, conditions=replace(step.conditions, repeat=repeat)) for step in steps)
-    return replace(scenario, steps=_moved(steps, placement=placement, process_group=process_group))
+    screen = 0.0 if checks or cases else scenario.screen  # who names what to run means no more than that
+    moved = _moved(steps, placement=placement, process_group=process_group)
+    return replace(scenario, steps=moved, screen=screen)
 
 
 def of_engines(scenario: Scenario, engines: Collection[str], *, asked: bool = False) -> Scenario:

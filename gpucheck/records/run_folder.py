@@ -15,6 +15,7 @@ from gpucheck.model.canary import CHECK
 from gpucheck.model.errors import UsageError
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import SCHEMA, Record
+from gpucheck.model.screened import FOLDER
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.followers import followers
 from gpucheck.records.missing import Traces, lost
@@ -172,6 +173,7 @@ def read_run(folder: Path, accepted: Sequence[AcceptedFault] = ()) -> Run:
     run.records.update({(record.step, record.rank): record for record in followers(run.plan, run.records.values())})
     run.driver = _driver(folder)
     _set_canary_aside(run)
+    _take_screen(run)
     return run
 
 
@@ -182,6 +184,26 @@ def _set_canary_aside(run: Run) -> None:
         run.canary = [run.records.pop((last, rank)) for rank in run.ranks]
         run.tallies = {(step, rank): tally for (step, rank), tally in run.tallies.items() if step != last}
         run.plan = replace(run.plan, steps=run.plan.steps[:last])
+
+
+def _take_screen(run: Run) -> None:
+    """Adds the datapaths of the screen that followed the ranks, as further steps; none where it did not begin."""
+    folder = run.folder / FOLDER
+    if not run.plan.screen or not (folder / "plan.json").is_file():
+        return
+    screen = read_run(folder)
+    if screen.plan.nproc != run.plan.world_size:
+        return
+    first = len(run.plan.steps)
+    run.plan = replace(run.plan, steps=(*run.plan.steps, *screen.plan.steps))
+    for (step, rank), record in screen.records.items():
+        run.records[(first + step, rank)] = replace(record, step=first + step)
+    for (step, rank), attempts in screen.experiments.items():
+        run.experiments[(first + step, rank)] = attempts
+    run.tallies |= {(first + step, rank): tally for (step, rank), tally in screen.tallies.items()}
+    run.driver += screen.driver
+    run.torn += screen.torn
+    run.outcome = {**run.outcome, "screen_seconds": screen.outcome.get("seconds")}
 
 
 def rank_files(folder: Path) -> list[tuple[int, Path]]:

@@ -356,9 +356,16 @@ def _timing(run: Run, stages: dict[str, float]) -> list[str]:
         f"+ harness {overhead:.1f}{at_once}",
         "per rank, summed over its cases: "
         + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages.items() if seconds >= 0.05),
+        *_screen_time(run),
         *_compiled(run, stages),
         *_fresh_processes(run),
     ]
+
+
+def _screen_time(run: Run) -> list[str]:
+    """What a screen behind the ranks cost."""
+    seconds = run.outcome.get("screen_seconds")
+    return [f"screen {seconds:.1f} s, after that"] if seconds else []
 
 
 def _compiled(run: Run, stages: dict[str, float]) -> list[str]:

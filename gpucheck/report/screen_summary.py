@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpucheck.diagnose.chance import CONFIDENCE, rate_seen, seen_with
 from gpucheck.model.screened import Screened
 from gpucheck.records.run_folder import Run
 
-COLUMNS = ("datapath", "rank", "multiprocessors", "tiles of each", "time", "rate", "of ceiling", "seen with 99%")
+COLUMNS = ("datapath", "GPU", "multiprocessors", "tiles of each", "time", "rate", "of ceiling", "seen with 99%")
 CURVE_COLUMNS = ("seconds on each GPU", "seen with 99%")
 RATES = (1e-5, 1e-6, 1e-7)  # of wrong tiles, of which the curve gives the chance to see one
 CURVE = (1.0, 3.0, 10.0, 20.0, 60.0, 300.0, 1200.0, 3600.0)  # s
@@ -114,6 +114,26 @@ def _curve(parts: list[Screened]) -> list[CurvePoint]:
     return points
 
 
+def merged(summary: ScreenSummary) -> list[ScreenRow]:
+    """A row for each datapath with what its worst GPU ran: eight GPUs with a row each are more than fits a screen."""
+    of_name: dict[str, list[ScreenRow]] = {}
+    for row in summary.rows:
+        of_name.setdefault(row.datapath, []).append(row)
+    return [
+        replace(
+            min(rows, key=lambda row: row.covered / row.multiprocessors),
+            rank=max(rows, key=lambda row: row.seen).rank,
+            fewest=min(row.fewest for row in rows),
+            most=max(row.most for row in rows),
+            share=sum(row.share for row in rows) / len(rows),
+            rate=min(row.rate for row in rows),
+            of_ceiling=min((row.of_ceiling for row in rows if row.of_ceiling is not None), default=None),
+            seen=max(row.seen for row in rows),
+        )
+        for rows in of_name.values()
+    ]
+
+
 def cells(row: ScreenRow) -> list[str]:
     """A row of the table, under :data:`COLUMNS`."""
     tiles = f"{row.fewest:,}" if row.fewest == row.most else f"{row.fewest:,} to {row.most:,}"
@@ -143,5 +163,7 @@ def legend(summary: ScreenSummary) -> list[str]:
     """What the numbers mean."""
     tiles = dict.fromkeys(f"{row.datapath}: {row.tile}" for row in summary.rows)
     sources = dict.fromkeys(f"{row.datapath} by {row.source}" for row in summary.rows if row.source != "the CPU")
-    lines = [ASSUMED, f"a tile is of {'; '.join(tiles)}", "of ceiling: the dense rate of the data sheet"]
+    several = len({row.rank for row in summary.rows}) > 1
+    lines = ["of several GPUs: the one that ran least, with the slowest rate"] * several
+    lines += [ASSUMED, f"a tile is of {'; '.join(tiles)}", "of ceiling: the dense rate of the data sheet"]
     return lines + [f"right digests are known from the CPU before the launch; {', '.join(sources)}"] * bool(sources)

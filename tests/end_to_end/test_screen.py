@@ -61,7 +61,7 @@ def test_a_clean_screen_passes_and_says_what_that_is_worth(tmp_path: Path) -> No
 
 def test_a_faulty_multiprocessor_is_named_on_its_gpu_alone_and_seen_again_in_fresh_processes(tmp_path: Path) -> None:
     plant = {"rank": 1, "path": "integer", "sm": 2, "bits": 0x80, "chance": 0.3}
-    run = screened(tmp_path / "run", 2, names=["integer", "L2"], plant=plant)
+    run = screened(tmp_path / "run", 2, names=["integer", "L2"], plants=[plant])
     conclusion = conclude(run)
     (finding,) = conclusion.findings
     assert conclusion.verdict is Verdict.FAIL
@@ -101,3 +101,42 @@ def test_the_datapath_at_which_the_process_of_a_gpu_died_crashed_and_what_it_did
     assert Outcome.PASS not in outcomes and outcomes <= {Outcome.CRASH, Outcome.LOST}
     assert all("was killed by SIGKILL" in record.message for record in run.records.values())
     assert conclude(run).verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)
+
+
+SCENARIO = """
+title = "a screen behind the ranks"
+screen = 0.1
+[[cases]]
+check = "softmax"
+data = "exact"
+"""
+
+
+def test_a_scenario_may_carry_a_screen_whose_datapaths_count_as_its_cases(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SCENARIO)
+    folder = tmp_path / "run"
+    arguments = ["run", str(tmp_path / "s.toml"), "--device", "cpu", "--out", str(folder), "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "gpucheck", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = blocks.build(run := read_run(folder), conclude(run))
+    assert [name for name, *_ in report.rows] == ["softmax", *(path.name for path in DATAPATHS)]
+    assert len(report.screen.rows) == len(DATAPATHS) and len(report.screen.statements) == 1
+
+    begun = (folder / "screen" / "plan.json").read_text()  # one that never began proves nothing
+    (folder / "screen" / "plan.json").unlink()
+    without = conclude(read_run(folder))
+    assert without.verdict is Verdict.INCONCLUSIVE
+    assert [finding.title for finding in without.findings] == ["the GPUs were not screened"]
+
+    (folder / "screen" / "plan.json").write_text(begun)  # one that broke off has lost what it did not come to
+    lines = (folder / "screen" / "records" / "rank-00000.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"event":"result"' not in line or "tensor-fp16" in line]
+    (folder / "screen" / "records" / "rank-00000.jsonl").write_text("".join(kept))
+    broken = conclude(read_run(folder))
+    assert broken.verdict is Verdict.INCONCLUSIVE
+
+
+def test_built_in_scenarios_carry_no_screen_until_its_cost_is_known() -> None:
+    from gpucheck.plan.scenario import builtin, load
+
+    assert not [name for name, path in builtin().items() if load(path).screen]

@@ -89,7 +89,9 @@ def findings(run: Run, evidence: Mapping[Key, Evidence]) -> list[Finding]:
 
 
 def _command(run: Run, datapath: str) -> str:
-    return shlex.join([*run.plan.command, "--datapaths", datapath])
+    command = ["gpucheck", "screen", "--nproc", str(run.plan.nproc), "--seed", str(run.plan.seed)]
+    command += ["--device", "cpu"] if run.plan.device == "cpu" else []
+    return shlex.join([*command, "--datapaths", datapath])
 
 
 def _all_wrong(seen: Screened) -> bool:

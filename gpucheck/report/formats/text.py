@@ -70,7 +70,7 @@ def _screen_tables(report: Report) -> list[Table]:
     screen = report.screen
     if not screen.rows:
         return []
-    rows = [[(cell, "") for cell in screen_summary.cells(row)] for row in screen.rows]
+    rows = [[(cell, "") for cell in screen_summary.cells(row)] for row in screen_summary.merged(screen)]
     points = [[(cell, "") for cell in screen_summary.curve_cells(point)] for point in screen.curve]
     tables = [Table([_heads(screen_summary.COLUMNS), *rows], screen_summary.legend(screen), "Screen")]
     words = ["chance to see a fault that shows once in so many tiles, of the datapath with the fewest tiles"]

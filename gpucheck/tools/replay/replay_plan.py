@@ -83,6 +83,7 @@ def repeated(
         timeout=plan.timeout if timeout is None else timeout,
         experiments=0.0,
         bench=False,
+        screen=0.0,
         library=library,
         steps=(_whole(plan.steps[step]),),
         replay=Replay(rank, save),

@@ -40,9 +40,9 @@ def main(connection: Connection) -> None:
         interpreter.install(STAND_IN_CAPABILITY)
     from gpucheck.tools.screen.tile_launches import Device, Plant
 
-    plant = Plant(**asked["plant"]) if asked.get("plant") else None
+    plants = [Plant(**plant) for plant in asked["plants"]]
     users = _users(asked["uuid"]) if asked["idle"] else None
-    device = Device(asked["seed"], plant)
+    device = Device(asked["seed"], plants)
     others = _others(users) if users else None
     facts = {"name": device.name, "capability": device.capability, "multiprocessors": device.programs}
     send(connection, {"event": "device", **facts, "sees_others": others is not None})

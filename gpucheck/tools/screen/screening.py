@@ -58,7 +58,8 @@ class Screening:
         seconds: that each GPU is screened at most.
         tiles: that every multiprocessor is to run of each datapath; 0: as many as the seconds allow.
         idle: the GPU is left to any other process.
-        plant: a fault of a self-test, as :class:`gpucheck.tools.screen.tile_launches.Plant` takes it.
+        plants: faults of a self-test, each with the rank of its GPU, as
+            :class:`gpucheck.tools.screen.tile_launches.Plant` takes it.
     """
 
     folder: Path
@@ -66,7 +67,7 @@ class Screening:
     seconds: float
     tiles: int = 0
     idle: bool = False
-    plant: Mapping[str, Any] | None = None
+    plants: Sequence[Mapping[str, Any]] = ()
     progress: Callable[[str], None] = lambda text: None
     interrupted: Callable[[], bool] = lambda: False
     _gpus: list[Gpu] = field(default_factory=list)
@@ -146,8 +147,8 @@ class Screening:
 
     def _asked(self, rank: int) -> dict[str, Any]:
         asked = {"device": self.plan.device, "seed": self.plan.seed, "uuid": self._gpus[rank].uuid, "idle": self.idle}
-        plant = self.plant if self.plant and self.plant.get("rank", 0) == rank else None
-        return {**asked, "plant": {key: value for key, value in plant.items() if key != "rank"} if plant else None}
+        plants = [{**plant} for plant in self.plants if plant["rank"] == rank]
+        return {**asked, "plants": [{key: plant[key] for key in plant if key != "rank"} for plant in plants]}
 
     def _state(self, rank: int) -> dict[str, Any]:
         return {"temperature": self._gpus[rank].temperature, "sm_clock": self._gpus[rank].sm_clock}
@@ -213,7 +214,7 @@ class Screening:
             words = f"the process of the GPU: {screen.problem}"
             return replace(record, outcome=Outcome.LOST, message=words) if screen.problem else None
         screened = self._part(screen, name)
-        record = replace(record, screened=screened, seconds={"launch": tally.seconds})
+        record = replace(record, screened=screened, seconds={"screen": tally.seconds})
         if tally.path.exact is False:
             digest = hashlib.sha256(tally.known.tobytes()).hexdigest()[:16]
             record = replace(record, digests={"functions": digest}, inputs="functions")

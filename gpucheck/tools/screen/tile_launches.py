@@ -85,8 +85,8 @@ class Launched:
 class Device:
     """The device that is current in this process, or the interpreter."""
 
-    def __init__(self, seed: int, plant: Plant | None = None) -> None:
-        self.seed, self.plant = seed, plant
+    def __init__(self, seed: int, plants: Sequence[Plant] = ()) -> None:
+        self.seed, self._plants = seed, {plant.path: plant for plant in plants}
         self.interpreted = not torch.cuda.is_available()
         self.device = torch.device("cpu" if self.interpreted else "cuda")
         properties = None if self.interpreted else torch.cuda.get_device_properties(0)
@@ -106,7 +106,7 @@ class Device:
             expected: the right digest of each group; empty where nobody promises them: then most programs are right.
         """
         arguments, options = self._arguments(path)
-        plant = self.plant if self.plant and self.plant.path == path.name else None
+        plant = self._plants.get(path.name)
         options |= {"PLANTED": plant is not None, "STAND_IN": self.interpreted}
         if not self.interpreted:
             options |= {"num_warps": path.warps, "num_stages": STAGES.get(path.format, 4)}
@@ -129,8 +129,8 @@ class Device:
         buffers = self._buffer(path, groups)
         buffers.digests.zero_()
         buffers.wrong.fill_(-1)
-        if self.plant and self.plant.path == path.name:
-            ready.plant[3] = random.Random(self.plant.seed * 1_000_003 + self._count).getrandbits(32)
+        if plant := self._plants.get(path.name):
+            ready.plant[3] = random.Random(plant.seed * 1_000_003 + self._count).getrandbits(32)
         began: Any = None if self.interpreted else torch.cuda.Event(True)
         ended: Any = None if self.interpreted else torch.cuda.Event(True)
         start = self._count * 5 % path.numbers

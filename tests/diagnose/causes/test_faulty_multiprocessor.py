@@ -89,7 +89,7 @@ def test_a_multiprocessor_that_is_wrong_again_in_fresh_processes_is_named_with_g
         "NVIDIA H200, GPU-1, PCI 00000000:3B:00.0 at 54 C, 1755 MHz",
         "131 other multiprocessors ran 512,000 tiles each at least without a wrong one",
         "integer: wrong on the same multiprocessor in 3 of 3 fresh processes",
-        "gpucheck screen --datapaths 'tensor bf16'",
+        "gpucheck screen --nproc 2 --seed 0 --datapaths 'tensor bf16'",
     ):
         assert words in text
 

@@ -17,7 +17,7 @@ BITS = 0x410
 
 
 def screened(launches: Any, path: Datapath, times: int, plant: Any = None) -> Tally:
-    device = launches.Device(3, plant)
+    device = launches.Device(3, [plant] if plant else [])
     right = known_tiles.known_bits(path, 3)
     known = known_tiles.known_digests(right)
     ready = device.prepare(path, [int(each) for each in known])
