@@ -75,38 +75,38 @@ def _edge(path: Datapath) -> int:
 
 
 def _product(name: str, format: str, k: int, block: tuple[int, int, int], largest: int, spread: int) -> Datapath:
-    edge, warps = (32, 4) if format == "float64" else (64, 8)
+    edge = 32 if format == "float64" else 64
     unit = "TOP" if format == "int8" else "TFLOP"
     tile = f"{edge}x{edge}x{edge} products"
-    return Datapath(name, "tensor_core", tile, 2e-12, unit, warps, format, "", k, block, largest=largest, spread=spread)
+    return Datapath(name, "tensor_core", tile, 2e-12, unit, 8, format, "", k, block, largest=largest, spread=spread)
 
 
 DATAPATHS: tuple[Datapath, ...] = (
     _product("tensor fp16", "float16", 4096, (128, 256, 64), 300, 5),
     _product("tensor bf16", "bfloat16", 4096, (128, 256, 64), 255, 40),
     _product("tensor tf32", "float32", 2048, (128, 256, 32), 440, 40),
-    _product("tensor fp8 e4m3", "float8_e4m3fn", 1024, (128, 256, 128), 6, 4),
-    _product("tensor fp8 e5m2", "float8_e5m2", 1024, (128, 256, 128), 6, 8),
+    _product("tensor fp8 e4m3", "float8_e4m3fn", 1024, (128, 128, 128), 6, 4),
+    _product("tensor fp8 e5m2", "float8_e5m2", 1024, (128, 128, 128), 6, 8),
     _product("tensor int8", "int8", 4096, (128, 256, 128), 127, 0),
-    _product("tensor fp64", "float64", 512, (64, 64, 16), 1 << 20, 200),
-    Datapath("fma fp32", "chain", "{} chained steps", 7e-12, "TFLOP", 16, function="fused_multiply_add_32",
+    _product("tensor fp64", "float64", 512, (128, 128, 16), 1 << 20, 200),
+    Datapath("fma fp32", "chain", "{} chained steps", 7e-12, "TFLOP", 8, function="fused_multiply_add_32",
              lanes=4096, steps=512, lanes_of_tile=4096),
-    Datapath("fma fp64", "chain", "{} chained steps", 7e-12, "TFLOP", 16, function="fused_multiply_add_64",
+    Datapath("fma fp64", "chain", "{} chained steps", 7e-12, "TFLOP", 8, function="fused_multiply_add_64",
              lanes=2048, steps=512, lanes_of_tile=2048),
-    Datapath("integer", "chain", "{} chained steps", 6e-12, "TOP", 16, function="integer",
+    Datapath("integer", "chain", "{} chained steps", 6e-12, "TOP", 32, function="integer",
              lanes=4096, steps=256, lanes_of_tile=2048),
     Datapath("special functions", "chain", "{} arguments of 8 functions", 8e-12, "TOP", 16,
              function="special_functions", lanes=2048, steps=64, lanes_of_tile=512, exact=False),
-    Datapath("shuffles", "chain", "{} words handed on", 11e-12, "TOP", 16, function="shuffles",
-             lanes=1024, steps=32, lanes_of_tile=1024),
+    Datapath("shuffles", "chain", "{} words handed on", 11e-12, "TOP", 32, function="shuffles",
+             lanes=4096, steps=32, lanes_of_tile=1024),
     Datapath("shared memory", "chain", "{} words written and read", 8e-12, "TB", 16, function="shared_memory",
              lanes=8192, steps=32, lanes_of_tile=2048),
     Datapath("atomics", "atomics", "{} words, 2 operations each", 2e-12, "TOP", 16, lanes=1024, steps=16,
-             lanes_of_tile=256),
-    Datapath("L2", "walk", "{} words written and read", 8e-12, "TB", 16, lanes=4096, steps=8,
-             lanes_of_tile=1024),
-    Datapath("device memory", "walk", "{} words written and read", 8e-12, "TB", 16, lanes=4096, steps=128,
-             lanes_of_tile=1024),
+             lanes_of_tile=64),
+    Datapath("L2", "walk", "{} words written and read", 8e-12, "TB", 32, lanes=8192, steps=8,
+             lanes_of_tile=512),
+    Datapath("device memory", "walk", "{} words written and read", 8e-12, "TB", 32, lanes=4096, steps=128,
+             lanes_of_tile=512),
 )  # fmt: skip
 """In the order of the report."""
 

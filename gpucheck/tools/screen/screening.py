@@ -135,15 +135,10 @@ class Screening:
         at_once([partial(work, screen, server) for screen, server in pairs], self.interrupted)
 
     def _of_architecture(self, known: Mapping[str, Known], architecture: str) -> dict[str, Known]:
-        """What is known where the GPU is of an architecture: bits that its vendor does not promise are in a table."""
+        """What is known of the datapaths that a GPU of an architecture has."""
         capability = _capability(architecture)
         has = {path.name for path in chosen(capability)} if capability else set(known)
-        told = {
-            name: replace(each, digests=SPECIAL[architecture])
-            for name, each in known.items()
-            if each.digests is None and architecture in SPECIAL
-        }
-        return {name: told.get(name, each) for name, each in known.items() if name in has}
+        return {name: each for name, each in known.items() if name in has}
 
     def _asked(self, rank: int) -> dict[str, Any]:
         asked = {"device": self.plan.device, "seed": self.plan.seed, "uuid": self._gpus[rank].uuid, "idle": self.idle}
@@ -227,6 +222,12 @@ class Screening:
     def _short(self, screen: GpuScreen, screened: Screened) -> str:
         """Why right tiles are not enough, in words; "" where they are."""
         ran = len(screened.tiles)
+        table = SPECIAL.get(screened.architecture)
+        if not screen.known[screened.datapath].path.exact and table and screen.agreed(screened.datapath) != [*table]:
+            return (
+                f"all multiprocessors agree, but not with the table of {screened.architecture}: either this GPU or its "
+                "compiler rounds otherwise than the one of the table, or all of them are wrong"
+            )
         if ran < screened.multiprocessors:
             return f"{ran} of {screened.multiprocessors} multiprocessors ran it: something else occupies the others"
         if screened.fewest < self.tiles:
@@ -242,7 +243,8 @@ class Screening:
         architecture, multiprocessors = gpu.architecture, screen.facts["multiprocessors"]
         source = "the CPU"
         if not tally.path.exact:
-            source = f"table of {architecture}" if architecture in SPECIAL else "most multiprocessors"
+            table = f"the table of {architecture}" if architecture in SPECIAL else f"no table of {architecture}"
+            source = f"most multiprocessors and {table}"
         return Screened(
             datapath=name,
             tile=tally.path.tile,

@@ -41,6 +41,7 @@ class Plant:
     bits: int  # to flip, in one element of a group
     chance: float  # of a tile
     seed: int = 0
+    element: int = -1  # of a group, always the same one; -1: any
 
     def of_group(self, path: Datapath) -> float:
         """The chance that some tile of a group is wrong."""
@@ -111,7 +112,8 @@ class Device:
         if not self.interpreted:
             options |= {"num_warps": path.warps, "num_stages": STAGES.get(path.format, 4)}
         known = torch.tensor(list(expected) or [0] * path.numbers, dtype=torch.int64, device=self.device)
-        planted = [plant.sm, plant.bits, int(plant.of_group(path) * 2**32), plant.seed] if plant else [-1, 0, 0, 0]
+        limit = int(plant.of_group(path) * 2**32) if plant else 0
+        planted = [plant.sm, plant.bits, limit, plant.seed, plant.element] if plant else [-1, 0, 0, 0, -1]
         ready = Ready(path, arguments, options, known, torch.tensor(planted, dtype=torch.int64, device=self.device))
         self.finish(self.launch(ready, 1))  # compiles
         groups = 1 if self.interpreted else TIMED

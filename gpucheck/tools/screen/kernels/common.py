@@ -71,7 +71,7 @@ def finish(bits, detail, places, group, number, sm, results, PLANTED: tl.constex
         number: of the group in the pool.
         results: as the kernels take them: digests, expected, details, wrong, plant, and how many groups there are.
         PLANTED: a self-test makes one multiprocessor faulty: ``plant`` has its number, the bits to flip in one element,
-            the chance of a group times 2^32, and a seed.
+            the chance of a group times 2^32, a seed, and the element if it is always the same, else -1.
     """
     digests, expected, details, wrong, plant, groups = results
     program = tl.program_id(0)
@@ -79,7 +79,8 @@ def finish(bits, detail, places, group, number, sm, results, PLANTED: tl.constex
         seed = (tl.load(plant + 3) & 0xFFFFFFFF).to(tl.uint32)
         luck = mixed((program * groups + group).to(tl.uint32) ^ seed)
         hit = (sm == tl.load(plant)) & (luck.to(tl.int64) < tl.load(plant + 2))
-        element = mixed(luck) % bits.numel.value
+        stuck = tl.load(plant + 4)
+        element = tl.where(stuck >= 0, stuck, (mixed(luck) % bits.numel.value).to(tl.int64)).to(tl.uint32)
         flip = tl.where(hit & (places == element), tl.load(plant + 1), tl.full([], 0, tl.int64))
         bits = bits ^ flip.to(bits.dtype)
         detail = detail ^ flip.to(detail.dtype)

@@ -37,7 +37,7 @@ def tensor_core(
         digests: int64 (programs, groups), written.
         expected: int64 (POOL_A * POOL_B).
         details: int64 (programs, BLOCK_M * BLOCK_N), written where a digest is wrong; wrong: int32 (programs), then
-            the group. plant: int64 (4), see :func:`common.finish`.
+            the group. plant: int64 (5), see :func:`common.finish`.
         multiprocessors: int32 (programs), written.
         start: of this launch in the pool.
     """

@@ -30,8 +30,11 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-def choose(names: Sequence[str]) -> tuple[Fault, ...]:
+def choose(names: Sequence[str], beside: Sequence[str] = ()) -> tuple[Fault, ...]:
     """The faults of these names; all of them for no name.
+
+    Args:
+        beside: names of faults that are planted elsewhere, for the message.
 
     Raises:
         UsageError: a fault that does not exist.
@@ -39,5 +42,5 @@ def choose(names: Sequence[str]) -> tuple[Fault, ...]:
     known = {fault.name: fault for fault in FAULTS}
     for name in names:
         if name not in known:
-            raise UsageError(f"--faults: unknown fault {name!r}; known: {', '.join(known)}")
+            raise UsageError(f"--faults: unknown fault {name!r}; known: {', '.join([*known, *beside])}")
     return tuple(known[name] for name in dict.fromkeys(names)) if names else FAULTS
