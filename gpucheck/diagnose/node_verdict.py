@@ -115,11 +115,11 @@ _WORDS = {
     "nvlink": (
         NodeState.WARNING,
         GPU,
-        "Watch the link: errors that go on coming ask for reseating or replacing the GPU.",
+        "Watch the links: where they go on repeating or starting anew, reseat or replace the GPU.",
     ),
     "slowed": (NodeState.WARNING, GPU, "Look at cooling and power of the node: the GPU ran below its clocks."),
 }
-"""Kind of a driver message -> what it makes of the GPU, what is to blame, and what to do."""
+"""Kind of a driver message -> what it makes of the GPU, what is to blame, and what to do; others are notes alone."""
 
 
 def node_verdict(run: Run, conclusion: Conclusion) -> NodeVerdict:

@@ -23,6 +23,8 @@ from gpucheck.host.nvml_words import Heard, NvmlListener
 from gpucheck.host.xid import XID, Xid
 
 TELLING = re.compile(r"NVRM: |[Oo]ut of memory: Killed process|oom-kill:")
+PLAIN = re.compile(r"NVRM: (GPU Board Serial Number|GPU at PCI:\S+ GPU-|loading )")
+"""Lines that only name a GPU or the driver: they come with others that say what is wrong."""
 _COUNTERS = {
     "ecc.errors.uncorrected.volatile.total": "uncorrected",
     "ecc.errors.corrected.volatile.total": "corrected",
@@ -77,7 +79,8 @@ class KernelLog:
         if told and not self._gpus:
             self._gpus = _of_the_ranks([Gpu(index, uuid, bus, {}) for index, uuid, bus in told.gpus])
         heard: list[dict[str, Any]] = []
-        for line in [line for line in self._lines() if TELLING.search(line)][:MOST_MESSAGES]:
+        telling = [line for line in self._lines() if TELLING.search(line) and not PLAIN.search(line)]
+        for line in telling[:MOST_MESSAGES]:
             item: dict[str, Any] = {"local_rank": None, "text": line[:LONGEST]}
             if match := XID.search(line):
                 xid = Xid(int(match["number"]), match["bus"], match["text"])
@@ -100,17 +103,19 @@ class KernelLog:
         return next((rank for rank, gpu in enumerate(self._gpus) if bus_id(gpu.bus) == bus_id(bus)), None)
 
     def _told_by_nvml(self, told: Heard, logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The words of NVML, without Xid errors of which the kernel's log says more."""
+        """The words of NVML, without Xid errors of which the kernel's log says more.
+
+        Of GPUs that no rank runs on, where the ranks' are known, only Xid errors are told.
+        """
         known = {(item["bus"], item["number"]) for item in logged if "number" in item}
         items = []
         for word in told.words:
             bus, rank = bus_id(word.bus), self._rank(word.bus)
+            if (bus, word.number) in known or (rank is None and self._gpus and not word.number):
+                continue
             text = word.text if rank is not None or word.number else f"GPU {bus}: {word.text}"
             item: dict[str, Any] = {"local_rank": rank, "text": text, "kind": word.kind, "bus": bus}
-            if not word.number:
-                items.append(item)
-            elif (bus, word.number) not in known:
-                items.append({**item, "number": word.number})
+            items.append({**item, "number": word.number} if word.number else item)
         return items
 
     def _lines(self) -> list[str]:

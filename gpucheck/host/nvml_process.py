@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -23,8 +24,10 @@ from gpucheck.host.xid import Xid
 LOOK = 500  # ms between two looks at the clocks; a look does not wait for the end of it where an error comes
 MOST_XIDS = 50  # of a GPU that are told
 LINKS = 18  # NVLinks that a GPU can have, NVML_NVLINK_MAX_LINKS
-LINK_ERRORS = ("replays", "recoveries", "CRC errors of headers", "CRC errors of data", "ECC errors of data")
-"""nvmlNvLinkErrorCounter_t in its order, from 0."""
+LINK_ERRORS = ("replays", "recoveries", "CRC errors", "CRC errors")
+"""nvmlNvLinkErrorCounter_t in its order, from 0: the last two are of headers and of data. The fifth counts what error
+correction mended, a few each second on every healthy link, and is left out."""
+MANY_CRC_ERRORS = 100.0  # a second on one link, from which on they matter: below, resending mends them (NVIDIA's DCGM)
 SLOWED_BY = {
     0x08: "hw_slowdown",
     0x20: "sw_thermal_slowdown",
@@ -32,6 +35,7 @@ SLOWED_BY = {
     0x80: "hw_power_brake_slowdown",
 }
 """Bits of nvmlClocksEventReasons; a limit of power, which large kernels reach as a rule, is none of them."""
+BY_SOFTWARE = ("sw_thermal_slowdown",)  # the driver lowers clocks a little ahead of a limit
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class State:
     pending: bool = False  # rows to be remapped at the next reset
     failed: bool = False  # a row could not be remapped
     links: Mapping[tuple[int, str], int] = field(default_factory=dict)  # (link, kind) -> errors
+    at: float = 0.0  # s, when it was read
 
 
 def words(before: State, after: State) -> list[tuple[str, str]]:
@@ -63,10 +68,31 @@ def words(before: State, after: State) -> list[tuple[str, str]]:
     ):
         if now:
             said.append((kind, text + (", since before the run" if was else "")))
-    for (link, name), count in sorted(after.links.items()):
-        if count > before.links.get((link, name), count):
-            said.append(("nvlink", f"NVLink {link}: {count - before.links[(link, name)]} new {name}"))
+    return said + _link_words(before, after)
+
+
+def _link_words(before: State, after: State) -> list[tuple[str, str]]:
+    """A line for what all links of a GPU had to repeat, and one for errors that come too often, though mended."""
+    new = {key: count - before.links[key] for key, count in after.links.items() if key in before.links}
+    seconds, said = max(after.at - before.at, 1.0), []
+    serious = {key: count for key, count in new.items() if key[1] in ("recoveries", "replays") and count > 0}
+    if serious:
+        counts = Counter[str]()
+        for (_, name), count in serious.items():
+            counts[name] += count
+        words = " and ".join(f"{count} new {name}" for name, count in sorted(counts.items()))
+        said.append(("nvlink", f"NVLink: {words} on {_links(link for link, _ in serious)}"))
+    rates = {link: count / seconds for (link, name), count in new.items() if name == "CRC errors"}
+    many = {link: rate for link, rate in rates.items() if rate >= MANY_CRC_ERRORS}
+    if many:
+        words = f"up to {max(many.values()):.0f} CRC errors a second, mended by resending, on {_links(many)}"
+        said.append(("nvlink corrected", f"NVLink: {words}"))
     return said
+
+
+def _links(numbers: Iterable[int]) -> str:
+    shown = sorted(set(numbers))
+    return f"link{'s' * (len(shown) > 1)} {', '.join(map(str, shown))}"
 
 
 def new_memory_errors(kind: str, new: int, all_of_them: int) -> str:
@@ -123,7 +149,8 @@ class Listener:
                 for kind, text in words(before, self._state(handle)):
                     self._say(handle, kind, text)
                 for reason, looks in sorted(slowed.items()):
-                    self._say(handle, "slowed", f"slowed itself down by {reason} in {looks} of {self._looks} looks")
+                    kind = "slowed by software" if reason in BY_SOFTWARE else "slowed"
+                    self._say(handle, kind, f"slowed itself down by {reason} in {looks} of {self._looks} looks")
 
     def _xid(self, event: Any) -> None:
         number = int(event.eventData)
@@ -145,13 +172,11 @@ class Listener:
 
     def _state(self, handle: Any) -> State:
         rows = self._ask("nvmlDeviceGetRemappedRows", handle)
-        links = {
-            (link, name): count
-            for link in range(LINKS)
-            if self._ask("nvmlDeviceGetNvLinkState", handle, link)
-            for number, name in enumerate(LINK_ERRORS)
-            if isinstance(count := self._ask("nvmlDeviceGetNvLinkErrorCounter", handle, link, number), int)
-        }
+        links = Counter[tuple[int, str]]()
+        for link in range(LINKS):
+            for number, name in enumerate(LINK_ERRORS) if self._ask("nvmlDeviceGetNvLinkState", handle, link) else ():
+                count = self._ask("nvmlDeviceGetNvLinkErrorCounter", handle, link, number)
+                links[(link, name)] += count if isinstance(count, int) else 0
         return State(
             uncorrected=self._ask("nvmlDeviceGetTotalEccErrors", handle, 1, 0),
             corrected=self._ask("nvmlDeviceGetTotalEccErrors", handle, 0, 0),
@@ -159,6 +184,7 @@ class Listener:
             pending=bool(rows and rows[2]),
             failed=bool(rows and rows[3]),
             links=links,
+            at=time.monotonic(),
         )
 
     def _bus(self, handle: Any) -> str:

@@ -201,10 +201,13 @@ class _Health:
 
 def keep_driver_messages(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
     """Writes the messages of the GPU driver to the run folder, each with the rank whose GPU it names."""
-    heard = log.finish()
-    for item in heard:
+    heard = []
+    for item in log.finish():
         local_rank = item.pop("local_rank")
-        item["rank"] = None if local_rank is None else node_rank * plan.nproc + local_rank
+        if local_rank is None or local_rank < plan.nproc:
+            heard.append({**item, "rank": None if local_rank is None else node_rank * plan.nproc + local_rank})
+        elif "number" in item:  # an Xid of a GPU that is visible and has no rank
+            heard.append({**item, "rank": None})
     if heard:
         with suppress(OSError):
             (run / f"driver-{node_rank}.json").write_text(json.dumps(heard), encoding="utf-8")

@@ -51,6 +51,7 @@ def test_messages_since_the_start_with_the_rank_of_their_gpu(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     log = KernelLog(gpus=True, kmsg=kmsg)
     say(kmsg, "6,2,2,-;eth0: link up\n" + XID + " SUBSYSTEM=pci\n")
+    say(kmsg, "4,9,8,-;NVRM: GPU at PCI:0000:3b:00: GPU-1\n4,9,8,-;NVRM: GPU Board Serial Number: 16540\n")
     say(kmsg, "4,9,9,-;Out of memory: Killed process 12 (python3) total-vm:1kB\n")
     heard = log.finish()
     assert [item["local_rank"] for item in heard] == [{None: 1, "1,0": 0, "0": None}[visible], None]

@@ -28,7 +28,7 @@ WRONG = {
     "reasons": 0x44,
     "ecc": [[7, 0], [8, 2]],
     "rows": [[0, 1, 0, 0], [0, 3, 1, 1]],
-    "links": [[[0] * 5, [4] * 5], [[0] * 5, [4, 4, 9, 4, 4]]],
+    "links": [[[0] * 5, [4] * 5], [[3, 0, 0, 0, 99], [4, 6, 10**9, 4, 99]]],
 }
 Says = Callable[..., Path]
 
@@ -88,9 +88,32 @@ def test_each_kind_of_word_reaches_the_log_with_the_rank_of_its_gpu(says: Says, 
         ("remapped", 1, None, "2 memory rows remapped, 3 in all"),
         ("remap pending", 1, None, "memory rows wait to be remapped at the next reset"),
         ("remap failed", 1, None, "a memory row could not be remapped"),
-        ("nvlink", 1, None, "NVLink 1: 5 new CRC errors of headers"),
+        ("nvlink", 1, None, "NVLink: 2 new recoveries and 3 new replays on links 0, 1"),
+        ("nvlink corrected", 1, None, heard[-2]["text"]),
         ("slowed", 1, None, f"slowed itself down by hw_thermal_slowdown in {looks.split()[0]} of {looks}"),
     ]
+
+
+def test_a_healthy_machine_is_not_drowned_in_what_its_links_mend() -> None:
+    """As two H200 counted in 15 s: a few errors on each of 18 links, which resending and error correction mended."""
+    before = State(links={(link, name): 40 for link in range(18) for name in ("CRC errors", "replays")}, at=100.0)
+    few = {key: count + (44 if key[1] == "CRC errors" else 0) for key, count in before.links.items()}
+    assert words(before, State(links=few, at=115.0)) == []
+    many = {**few, (7, "CRC errors"): 40 + 1500, (9, "CRC errors"): 40 + 3000}
+    text = "NVLink: up to 200 CRC errors a second, mended by resending, on links 7, 9"
+    assert words(before, State(links=many, at=115.0)) == [("nvlink corrected", text)]
+    assert words(before, State(links=dict.fromkeys(few, 0), at=115.0)) == [], "the counters were reset"
+
+
+def test_gpus_without_a_rank_are_told_of_only_where_they_failed(
+    says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says(gpus=[{**WRONG, "xids": [79]}, {**QUIET, "bus": "00000000:4B:00.0"}])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    log = KernelLog(gpus=True, kmsg=tmp_path / "none")
+    assert log._nvml
+    first_lines(log._nvml, 2)
+    assert [(item["local_rank"], item["number"]) for item in log.finish()] == [(None, 79)]
 
 
 def test_ranks_are_told_by_the_visible_gpus_where_nvidia_smi_is_missing(

@@ -223,10 +223,12 @@ def test_what_the_driver_said_is_kept_with_its_ranks(
     from gpucheck.host.kernel_log import KernelLog
 
     heard = [{"local_rank": 0, "text": "NVRM: Xid"}, {"local_rank": None, "text": "other"}]
+    heard += [{"local_rank": 7, "text": "of no rank", "number": 79}, {"local_rank": 7, "text": "of no rank"}]
     monkeypatch.setattr(KernelLog, "finish", lambda self: heard)
     run("pass")
     told = json.loads((tmp_path / "driver-0.json").read_text())
-    assert told == [{"text": "NVRM: Xid", "rank": 0}, {"text": "other", "rank": None}]
+    failed = {"text": "of no rank", "number": 79, "rank": None}
+    assert told == [{"text": "NVRM: Xid", "rank": 0}, {"text": "other", "rank": None}, failed]
 
 
 def test_the_process_that_listens_to_nvml_outlives_the_ranks_by_its_last_words(
