@@ -260,6 +260,10 @@ class CandidateCheck(Check):
         """
         return "", ""
 
+    precision: str = ""
+    """The least that its products may be computed in."""
+    rule: str = ""
+    """A published rule whose verdict is asked for beside ours."""
     on_gpu_only: bool = False
     """Whether references must be made with the GPU, where there is one."""
 

@@ -18,7 +18,7 @@ from gpucheck.checks.on_use import torch_model
 from gpucheck.checks.own_kernels import declared_kernels, short_name
 from gpucheck.checks.source_files import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.check_source import PRECISIONS, CheckSource
+from gpucheck.model.check_source import KERNELBENCH, KERNELBENCH_TRIALS, PRECISIONS, CheckSource
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.expected import Axes, Expected
 
@@ -43,6 +43,9 @@ class Problem(CandidateCheck):
         self.source = source
         self.tolerance = stated_tolerance(Path(source.files[0]))
         self.precision = source.pair.precision or PRECISIONS[0]
+        self.rule = source.pair.rule
+        if self.rule == KERNELBENCH:
+            self.usual = tuple({"trial": number + 1} for number in range(KERNELBENCH_TRIALS))  # type: ignore[misc]
         self.own_kernels = declared_kernels(Path(source.files[1]))
         self.spec = CheckSpec(  # type: ignore[misc]  # one a candidate
             name=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -26,11 +27,13 @@ from gpucheck.diagnose.rank_differences import (
 )
 from gpucheck.diagnose.symptoms import Symptom, symptom
 from gpucheck.diagnose.wording import raised_lines, rank_list
+from gpucheck.model.check_source import KERNELBENCH
 from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.record import Outcome, Record, Verdict
 from gpucheck.model.screened import CHECK
 from gpucheck.records.run_folder import Run
 
+MOST_SPEED_UP = 10.0  # that KernelBench's rule believes
 MOST_DIFFERING_TILES = 6
 
 
@@ -256,6 +259,36 @@ def _other_messages(run: Run, findings: list[Finding]) -> list[str]:
     ]
 
 
+def _published_rules(run: Run) -> list[str]:
+    """The verdict of a published rule on each candidate, beside ours."""
+    told: dict[str, list[Record]] = defaultdict(list)
+    for (step, _), record in sorted(run.records.items()):
+        if run.plan.steps[step].case.check in run.plan.candidates and KERNELBENCH in run.plan.rules:
+            told[run.plan.steps[step].case.check].append(record)
+    notes = []
+    for check, records in told.items():
+        close = sum(record.rules.get(KERNELBENCH, {}).get("close", False) for record in records)
+        used = max((record.rules[KERNELBENCH]["tolerance"] for record in records if record.rules), default=0.0)
+        words = f"{check}: by KernelBench's rule {'correct' if close == len(records) else 'not correct'} "
+        words += f"({close} / {len(records)} trials" + (f" within {used:g})" if used else ")")
+        ours = "right" if all(record.outcome is Outcome.PASS for record in records) else "not right"
+        notes.append(f"{words}; by ours {ours}{_excessive(records)}")
+    return notes
+
+
+def _excessive(records: Sequence[Record]) -> str:
+    """That a speed-up is larger than KernelBench's rule believes."""
+    speed_ups = [
+        record.timings["reference"] / record.timings["candidate"]
+        for record in records
+        if {"candidate", "reference"} <= record.timings.keys() and record.timings["candidate"] > 0
+    ]
+    most = max(speed_ups, default=0.0)
+    return f"; {most:.1f} times as fast is more than the {MOST_SPEED_UP:g} that its rule believes" * (
+        most > MOST_SPEED_UP
+    )
+
+
 def _remarks(run: Run) -> list[str]:
     """What there is to say of candidates that are right."""
     right = {
@@ -305,7 +338,7 @@ def _notes(run: Run, expected: frozenset[Key]) -> list[str]:
             f"{len(cases)} optional case(s) inapplicable: {reason} ({', '.join(cases[:3])}{', ...' * (len(cases) > 3)})"
         )
     notes += [*engine_parts(run), *_unlike(run), *other_kernels(run), *_widest_bounds(run)]
-    notes += [*_remarks(run), *_speeds(run)]
+    notes += [*_remarks(run), *_speeds(run), *_published_rules(run)]
     if run.plan.bench and run.plan.device == "cpu" and not any(each.timings for each in run.records.values()):
         notes.append("speed is measured on GPUs only: --bench has nothing to tell about a run on the CPU")
     if run.torn:

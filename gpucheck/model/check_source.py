@@ -19,6 +19,7 @@ class SourceKind(str, Enum):
 PRECISIONS = ("fp32", "tf32", "bf16")
 REFERENCES = ("auto", "cpu", "gpu")
 KERNELBENCH = "kernelbench"
+KERNELBENCH_TRIALS = 5
 RULES = (KERNELBENCH,)
 
 

@@ -212,6 +212,11 @@ class Plan:
         return next((source.pair.precision for source in pairs if check in source.checks), "")
 
     @property
+    def rules(self) -> frozenset[str]:
+        """Published rules whose verdict on candidates is asked for."""
+        return frozenset(source.pair.rule for source in self.check_sources if source.pair.rule)
+
+    @property
     def must_fail(self) -> frozenset[int]:
         """Numbers of the steps that must fail: by the scenario, or as the canary."""
         return frozenset(number for number, step in enumerate(self.steps) if step.expect is not None)

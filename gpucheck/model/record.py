@@ -296,6 +296,9 @@ class Record:
     transfers: list[Transfer] = field(default_factory=list)  # wrong ones, of a case that ranks run together
     progress: list[Progress] = field(default_factory=list)  # of all ranks, where one did not come to the end
     screened: Screened | None = None  # None: the case is no datapath of a screen
+    precision: str = ""  # the least that a candidate's products may be computed in; "": the case is of none
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)  # published rule -> what it says of a candidate
+    memory: dict[str, int] = field(default_factory=dict)  # whose -> bytes at most, of host and GPU
     traceback: str = ""
     sticky: bool = False  # a CUDA error that no later call of the process survives
     kernels: list[str] = field(default_factory=list)  # under test; of attempts that gave no output

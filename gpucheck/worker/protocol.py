@@ -184,8 +184,9 @@ class Answer:
     judged: Any = None  # Judgement
     bases: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from
     digests: dict[str, str] = field(default_factory=dict)  # output -> hash
+    rule: dict[str, Any] = field(default_factory=dict)  # what the published rule says that was asked for
+    memory: dict[str, int] = field(default_factory=dict)  # whose -> bytes at most
     seconds: float = 0.0
-    peak: int = 0  # bytes of the GPU that it held at most
 
 
 def outputs_file(outputs: str, number: int) -> str:
@@ -227,6 +228,7 @@ class Reply:
     ceilings: Ceilings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     engine: EnginePart | None = None
+    memory: dict[str, int] = field(default_factory=dict)  # whose -> bytes at most, of host and GPU
     fatal: bool = False  # the process can no longer be used
     sticky: bool = False  # since its CUDA context is lost
     source: str = ""  # "file:line" of the library that raised

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpucheck.diagnose.answers import answers
-from gpucheck.diagnose.error_pattern import error_pattern
+from gpucheck.diagnose.error_pattern import PRECISION, error_pattern
 from gpucheck.diagnose.finding_cases import Key, clean_line, failed_case, merged_lines, run_command
 from gpucheck.diagnose.page import Cause
 from gpucheck.diagnose.wording import raised_lines
@@ -91,6 +91,8 @@ def launched_on_other_stream(record: Record) -> list[Launch]:
 def error_summary(record: Record) -> str:
     """What is wrong about a record, in a few words."""
     words = error_pattern(record)
+    if words == PRECISION and record.precision:
+        return f"{words}: {record.precision} is allowed"
     if words or not record.violations:
         return words or record.outcome.value
     return ", ".join(dict.fromkeys(violation.kind for violation in record.violations))

@@ -16,7 +16,7 @@ OF_RESULT = ("row", "expected", "accepted", "warned")
 OF_RECORD = (
     *("case", "rank", "outcome", "message", "traceback", "log", "mismatches", "violations", "wrong", "repeats"),
     *("tightness", "arithmetic", "bounds", "timings", "cost", "seconds", "engine", "twins"),
-    *("gpu", "walls", "transfers", "progress", "victim_of", "screened"),
+    *("precision", "rules", "memory", "gpu", "walls", "transfers", "progress", "victim_of", "screened"),
 )
 """Fields that an item of the results has from :class:`Result` and from its record."""
 _NUMBERS = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a line break that is not escaped

@@ -33,6 +33,7 @@ from gpucheck.worker.device.case_pass import DevicePasses, DeviceRuntime, Librar
 from gpucheck.worker.device.device_turns import DeviceTurns
 from gpucheck.worker.device.guarded_memory import WatchedAllocation
 from gpucheck.worker.device.launch_observer import Observer
+from gpucheck.worker.device.memory_used import memory_of
 from gpucheck.worker.device.placements import Binding
 from gpucheck.worker.device.repeated_calls import RepeatedCalls
 from gpucheck.worker.last_words import raised_from
@@ -110,6 +111,8 @@ class CaseExecutor(DevicePasses):
             reply.fatal = reply.sticky or out_of_memory(error)  # memory that leaked is free again in a fresh process
             self._salvage(error, reply, request)
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
+        if isinstance(checks.load(request.case.check), CandidateCheck) and not reply.sticky:
+            reply.memory = memory_of("candidate", self.device)
         reply.compiled = self.observer.log.compiled
         self.last, self._repeats, self.returned = None, None, []
         return reply

@@ -20,11 +20,12 @@ from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.case import Case
 from gpucheck.model.errors import UsageError, error_line
-from gpucheck.verify import bounds
+from gpucheck.verify import bounds, published_rules
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import Judgement, accepted, compare, judge
 from gpucheck.verify.views import pieces_of
 from gpucheck.worker import parcels
+from gpucheck.worker.device.memory_used import memory_of
 from gpucheck.worker.device.placements import BINDINGS
 from gpucheck.worker.protocol import Answer, Ask, Question, Setup
 
@@ -48,8 +49,6 @@ class ReferenceProcess:
     def run(self, question: Question) -> Answer:
         """The answer to a question; whatever goes wrong is one too."""
         begin = time.perf_counter()
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
         try:
             answer = {Ask.PLACE: self._place, Ask.EXPECTED: self._reference, Ask.JUDGE: self._judge}[question.what](
                 question
@@ -58,8 +57,8 @@ class ReferenceProcess:
             answer = {"problem": str(error)}
         except Exception as error:
             answer = {"failure": error_line(error), "traceback": traceback.format_exc()}
-        peak = torch.cuda.max_memory_reserved(self._device) if self._device.type == "cuda" else 0
-        return Answer(seconds=time.perf_counter() - begin, peak=peak, **answer)
+        memory = memory_of("reference", self._device)
+        return Answer(seconds=time.perf_counter() - begin, memory=memory, **answer)
 
     def _place(self, question: Question) -> dict[str, Any]:
         """Draws the inputs of a case: into a box if they are large, which the reply says, else nowhere."""
@@ -110,6 +109,7 @@ class ReferenceProcess:
             "bases": {name: item.basis for name, item in expected.items() if item.basis},
             "digests": {name: parcels.digest({name: value}) for name, value in outputs.items()},
             "where": where,
+            "rule": published_rules.kernelbench(outputs, expected) if _check(question.case).rule else {},
         }
 
     def _of_case(self, case: Case) -> tuple[dict[str, Expected], str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +90,11 @@ class CaseFiles:
             return None
         assert self.desk is not None
         return self.desk.ask(Ask.JUDGE, case, outputs)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that this process held at most, and the one that makes references of pairs with the GPU."""
+        held = {"supervisor, host": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+        return held | (self.desk.memory if self.desk else {})
 
     def reference_of(self, case: Case, inputs: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> Any:
         """The reference of a further call of a candidate.

@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from gpucheck import checks
-from gpucheck.checks.base import CandidateCheck, JointCheck
+from gpucheck.checks.base import CandidateCheck, Check, JointCheck
 from gpucheck.model.case import Case
+from gpucheck.model.check_source import KERNELBENCH
 from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Launch, Outcome, Record, Transfer, Violation
 from gpucheck.model.vocabulary import ViolationKind
-from gpucheck.verify import bounds, digest, offsets
+from gpucheck.verify import bounds, digest, offsets, published_rules
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
@@ -117,7 +118,10 @@ def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | Non
     record = replace(attempt.record, **where_it_ran(reply), launches=launches, stream=reply.stream, seconds=seconds)
     twins = checks.load(attempt.step.case.check).twins(attempt.step.case)
     record = replace(record, engine=reply.engine, twins=list(twins))
-    of_candidate = isinstance(checks.load(attempt.step.case.check), CandidateCheck)
+    check = checks.load(attempt.step.case.check)
+    of_candidate = isinstance(check, CandidateCheck)
+    if isinstance(check, CandidateCheck):
+        record = replace(record, precision=check.precision)
     if of_candidate and reply.status != "ran":  # whatever its process says of why there is no answer: there is none
         reply = replace(reply, status="error")
     if reply.status == "inapplicable":
@@ -176,6 +180,8 @@ def _held_against_reference(
     record = replace(
         record,
         outcome=outcome,
+        rules=_rules(check, judged.outputs, expected, large),
+        memory={**reply.memory, **(files.memory() if isinstance(check, CandidateCheck) else {})},
         message="; ".join(filter(None, (reply.message, remark, judged.words, examined.note))),
         transfers=transfers,
         mismatches=judged.found.mismatches,
@@ -198,6 +204,16 @@ def _held_against_reference(
     )
     spent = time.perf_counter() - begin - waited
     return replace(record, seconds={**record.seconds, "reference": waited, "judge": spent})
+
+
+def _rules(
+    check: Check, outputs: dict[str, Tensor], expected: dict[str, Expected], large: Answer | None
+) -> dict[str, dict[str, Any]]:
+    """What the published rule that was asked for says of a candidate's outputs."""
+    rule = check.rule if isinstance(check, CandidateCheck) else ""
+    if rule != KERNELBENCH:
+        return {}
+    return {rule: large.rule if large else published_rules.kernelbench(outputs, expected)}
 
 
 def _of_large(answer: Answer, reply: Reply) -> _Launches:

@@ -42,7 +42,7 @@ class ReferenceDesk:
         self._lock = threading.Lock()
         self._forkserver = forkserver
         self._child: Child | None = None
-        self.peak = 0  # bytes of the GPU that it held at most
+        self.memory: dict[str, int] = {}  # bytes that it held at most, of host and GPU
         self.seconds = 0.0  # that it took to answer
         self._setup = Setup(
             conditions=Conditions("pinned" if plan.device == "cuda" else "cpu").lifelong,
@@ -75,7 +75,8 @@ class ReferenceDesk:
             torch.save(dict(inputs), held)
         with self._lock:
             answer = self._answer(Question(what, case, path, held.getvalue()))
-        self.peak, self.seconds = max(self.peak, answer.peak), self.seconds + answer.seconds
+        self.seconds += answer.seconds
+        self.memory |= answer.memory
         if answer.problem:
             raise UsageError(answer.problem)
         if answer.failure:

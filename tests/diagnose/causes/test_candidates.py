@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpucheck.diagnose.conclude import conclude
-from gpucheck.model.check_source import CheckSource, SourceKind
+from gpucheck.model.check_source import CheckSource, PairOptions, SourceKind
 from gpucheck.model.record import Launch, Outcome, Verdict, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from tests.conftest import Synthetic
@@ -18,13 +18,15 @@ SOURCE = CheckSource(SourceKind.PROBLEM, ("matmul",), ("p.py", "c.py"), ("a", "b
 TIMES = {"call": 0.001, "candidate": 0.001, "reference": 0.003}
 
 
-def concluded(synthetic: Synthetic, *records: dict[str, Any], candidate: bool = True) -> Any:
+def concluded(
+    synthetic: Synthetic, *records: dict[str, Any], candidate: bool = True, source: CheckSource = SOURCE
+) -> Any:
     """The conclusion about one rank's trials, each failed where it has violations."""
-    plan = synthetic.plan(cases=len(records), check_sources=(SOURCE,) if candidate else ())
+    plan = synthetic.plan(cases=len(records), check_sources=(source,) if candidate else ())
     run = synthetic.run(plan)
     for step, changes in enumerate(records):
-        outcome = Outcome.VIOLATION if changes.get("violations") else Outcome.PASS
-        run.records[(step, 0)] = synthetic.record(plan, step, 0, outcome, **changes)
+        usual = Outcome.VIOLATION if changes.get("violations") else Outcome.PASS
+        run.records[(step, 0)] = synthetic.record(plan, step, 0, **{"outcome": usual, **changes})
     return conclude(run)
 
 
@@ -86,3 +88,36 @@ def test_every_kind_of_violation_fails_a_run_by_name_and_most_name_a_cause(
     assert bool(finding.cause) == (kind not in BY_ITSELF_NO_CAUSE)
     told = [finding.title, *finding.cases[0].lines]
     assert f"{kind}: where" in told or (kind is ViolationKind.DEVICE and "outputs are right" in told)
+
+
+def test_a_published_rule_is_told_beside_our_verdict(synthetic: Synthetic) -> None:
+    close = {"rules": {"kernelbench": {"close": True, "tolerance": 1e-4}}}
+    far = {"rules": {"kernelbench": {"close": False, "tolerance": 1e-4}}}
+    asked = replace(SOURCE, pair=PairOptions(rule="kernelbench"))
+    fast = {"timings": {**TIMES, "reference": 0.02}}
+
+    def notes(*records: dict[str, Any], source: CheckSource = asked) -> str:
+        return "\n".join(concluded(synthetic, *records, source=source).notes)
+
+    words = "matmul: by KernelBench's rule correct (2 / 2 trials within 0.0001); by ours right"
+    assert words in notes(close, close)
+    assert "; by ours not right" in notes(close, violated("cached", **close))
+    assert "by KernelBench's rule not correct (1 / 2 trials within 0.0001); by ours right" in notes(close, far)
+    assert "20.0 times as fast is more than the 10 that its rule believes" in notes({**close, **fast})
+    assert "KernelBench" not in notes(close, close, source=SOURCE)
+
+
+def test_a_title_says_which_precision_was_allowed(synthetic: Synthetic) -> None:
+    lost = synthetic.mismatch(correlation=1.0, relative=1e-4, wrong=900, total=1000, nan=0, method="bound")
+    record = {"mismatches": [lost], "outcome": Outcome.MISMATCH}
+    for precision, title in (
+        ("tf32", "lower precision than asked: tf32 is allowed"),
+        ("", "lower precision than asked"),
+    ):
+        conclusion = concluded(synthetic, {**record, "precision": precision})
+        assert conclusion.findings[0].title.endswith(title)
+
+
+def test_what_there_is_to_say_of_a_right_candidate_is_a_note(synthetic: Synthetic) -> None:
+    conclusion = concluded(synthetic, {"message": "ModelNew has no kernel of its own"})
+    assert conclusion.verdict is Verdict.PASS and "matmul: ModelNew has no kernel of its own" in conclusion.notes
