@@ -308,7 +308,7 @@ def watch():
     if log.read_text().strip():
         os.kill(os.getpid(), 9)
 class Plan:
-    nproc, timeout, device, debug = 1, 600.0, "cpu", False
+    nproc, timeout, device, debug, candidates = 1, 600.0, "cpu", False, ()
 torchrun.launch(Plan, Path(sys.argv[1]), torchrun.Rendezvous(), watch)
 """
 
