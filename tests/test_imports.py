@@ -20,7 +20,7 @@ QUICK = ("cli", "plan", "launch", "records", "diagnose", "report", "model", "hos
 OWN_PROCESS = ("audit.probe", "compile.compile_process", "compile.capture", "compile.problems", "doctor.device_process")
 OWN_PROCESS += ("doctor.operations", "replay.script_template", "selftest.matmul_faults", "selftest.wrong_kernels")
 OWN_PROCESS += ("selftest.planted_candidates", "serve.device_proof", "screen.tile_launches", "screen.kernels")
-OWN_PROCESS += ("screen.known_tiles", "screen.tally")
+OWN_PROCESS += ("screen.known_tiles", "screen.tally", "selftest.planted_cheats", "selftest.planted_twins")
 """What tools run apart from the command, or load once they judge; so do the adapters of a library."""
 
 

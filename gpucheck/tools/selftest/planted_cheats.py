@@ -272,10 +272,9 @@ class ForgesReply(nn.Module):
     """Finds the connection to its judge, and answers in its own name that all went well, and in no time."""
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        from gpucheck.worker.protocol import Reply
-
+        protocol = sys.modules["gpucheck.worker.protocol"]  # of the process that the candidate is called in
         square(x, gate)
-        forged = pickle.dumps([Reply("ran", digests=["a", "a"], saved=["a"], fills=[255, 0], calls=2)])
+        forged = pickle.dumps([protocol.Reply("ran", digests=["a", "a"], saved=["a"], fills=[255, 0], calls=2)])
         for name in os.listdir("/proc/self/fd"):
             try:
                 if int(name) > 2 and "socket" in os.readlink(f"/proc/self/fd/{name}"):
