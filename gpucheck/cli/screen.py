@@ -168,7 +168,14 @@ def screen_gpus(
     log = KernelLog(gpus=device == "cuda")
     try:
         screening = Screening(
-            folder, plan, seconds, tiles, idle, plants, progress=progress, interrupted=lambda: bool(received)
+            folder,
+            plan,
+            seconds,
+            tiles,
+            idle,
+            plants,
+            progress=progress,
+            interrupted=lambda: received[0] if received else 0,
         )
         outcome = screening.run()
         keep_driver_messages(log, plan, folder, 0)
@@ -176,7 +183,5 @@ def screen_gpus(
         log.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if received:
-        outcome["signal"] = received[0]
     write_json(folder / "outcome.json", {**outcome, "changes": changes(before, software(None))})
     return received[0] if received else 0

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from gpucheck.tools.screen.tally import Tally
 
 MODULE = "gpucheck.tools.screen.screen_process"
+BLIND = (
+    "the processes on the GPU cannot be seen from here, so none can be given way to: run --idle on the host or in a "
+    "container with the host's process ids (hostPID), or leave it out"
+)
 PATIENCE = 300.0  # s without a word of a process that is no process of an idle-time screen
 
 
@@ -69,6 +73,11 @@ class GpuScreen:
             self._guarded(lambda: self._run(seconds, tiles), server)
         self._end(server)
 
+    @property
+    def architecture(self) -> str:
+        """``sm_90`` for one; "" before its process has told."""
+        return "sm_{}{}".format(*self.facts["capability"]) if self.facts and self.asked["device"] == "cuda" else ""
+
     def agreed(self, name: str) -> list[int] | None:
         """The digests that most multiprocessors gave for a datapath that nobody promises the bits of."""
         tally = self.tallies.get(name)
@@ -87,8 +96,16 @@ class GpuScreen:
             elif message["event"] == "compiling":
                 self.at = message["path"]
             elif message["event"] == "failed":
-                failed = Ended(Outcome.ERROR, message["message"], message["traceback"])
+                failed = Ended(
+                    Outcome.HARNESS, message["message"], message["traceback"]
+                )  # the kernel is gpucheck's own
                 self.ended[message["path"]] = failed
+            elif message["event"] == "lacking":
+                self.ended[message["path"]] = Ended(Outcome.INAPPLICABLE, "this GPU does not have it")
+            elif message["event"] == "blind":
+                self.problem = BLIND
+                self.ended = dict.fromkeys(self.known, Ended(Outcome.HARNESS, BLIND))
+                return
             else:
                 self._prepared(message)
 
@@ -169,7 +186,7 @@ def environment(device: str, entry: str) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def at_once(works: Sequence[Callable[[], None]], watch: Callable[[], bool]) -> None:
+def at_once(works: Sequence[Callable[[], None]], watch: Callable[[], object]) -> None:
     """Runs some functions, each in a thread, and returns when all have ended or ``watch`` says to wait no longer."""
     threads = [threading.Thread(target=work, daemon=True) for work in works]
     for thread in threads:

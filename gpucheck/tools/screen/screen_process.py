@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpucheck.host.isolated import receive, send
 from gpucheck.tools.screen.datapaths import chosen
 
 if TYPE_CHECKING:
+    from gpucheck.host.gpu_users import GpuUsers
     from gpucheck.tools.screen.tile_launches import Device, Launched, Ready
 
 POLL = 0.01  # s between looks for other processes, while the GPU is theirs
@@ -41,20 +42,31 @@ def main(connection: Connection) -> None:
     from gpucheck.tools.screen.tile_launches import Device, Plant
 
     plants = [Plant(**plant) for plant in asked["plants"]]
-    users = _users(asked["uuid"]) if asked["idle"] else None
+    users = gpu_users(asked["uuid"]) if asked["idle"] else None
     device = Device(asked["seed"], plants)
-    others = _others(users) if users else None
     facts = {"name": device.name, "capability": device.capability, "multiprocessors": device.programs}
-    send(connection, {"event": "device", **facts, "sees_others": others is not None})
+    send(connection, {"event": "device", **facts})
+    others = None
+    if asked["idle"]:
+        device.touch()
+        others = users and others_on_gpu(*users, os.getpid())
+        if others is None:
+            send(connection, {"event": "blind"})
+            return
     wanted = {path.name: path for path in chosen(device.capability, small=device.interpreted)}
     ready: dict[str, Ready] = {}
     for name in asked["paths"]:
-        path = wanted[name]
+        path = wanted.get(name)
+        if path is None:
+            send(connection, {"event": "lacking", "path": name})
+            continue
         begin = time.monotonic()
         send(connection, {"event": "compiling", "path": name})
         try:
             ready[name] = device.prepare(path, asked["expected"][name])
         except Exception as error:
+            if "CUDA error" in str(error):  # no later call survives it: the process ends, and that is the GPU's doing
+                raise
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"
             send(connection, {"event": "failed", "path": name, "message": text, "traceback": traceback.format_exc()})
@@ -69,8 +81,8 @@ def main(connection: Connection) -> None:
     send(connection, {"event": "done"})
 
 
-def _users(uuid: str) -> Any:
-    """Asks for the processes of the GPU before this one is among them."""
+def gpu_users(uuid: str) -> tuple[GpuUsers, set[int]] | None:
+    """The processes of a GPU: whom to ask, and who is there before this process is; None where nobody tells."""
     from gpucheck.host.gpu_users import GpuUsers
 
     with suppress(OSError, AttributeError):
@@ -79,20 +91,16 @@ def _users(uuid: str) -> Any:
     return None
 
 
-def _others(users: Any) -> Callable[[], bool]:
-    """Whether another process is on the GPU now; this one's id, which may be the host's, is the one that came with it.
+def others_on_gpu(users: GpuUsers, before: set[int], own: int) -> Callable[[], bool] | None:
+    """Says whether another process is on the GPU now; None where this one is not seen: then others are not either.
 
     Args:
-        users: the GPU's, and who was there before this process was.
+        before: who was there before this process was.
+        own: the id of this process, as it knows it; in a container the GPU may know it by the host's.
     """
-    import torch
-
-    torch.cuda.init()
-    torch.zeros(1, device="cuda")
-    gpu, before = users
-    came = gpu.pids() - before
-    own = came if len(came) == 1 else {os.getpid()}
-    return lambda: bool(gpu.pids() - own)
+    came = users.pids() - before
+    mine = {own} if own in came else came
+    return (lambda: bool(users.pids() - mine)) if len(mine) == 1 else None
 
 
 class Turns:

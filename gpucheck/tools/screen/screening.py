@@ -27,7 +27,7 @@ from gpucheck.model.screened import CHECK, Screened
 from gpucheck.model.vocabulary import Attempted, ExperimentName
 from gpucheck.records.run_folder import write_json
 from gpucheck.records.writer import RecordWriter
-from gpucheck.tools.screen.datapaths import DATAPATHS, Datapath, ceiling, chosen
+from gpucheck.tools.screen.datapaths import DATAPATHS, LEAST_CAPABILITY, Datapath, ceiling, chosen
 from gpucheck.tools.screen.gpu_screen import MODULE, GpuScreen, Known, at_once, environment
 from gpucheck.tools.screen.special_digests import SPECIAL
 
@@ -35,7 +35,6 @@ FRESH = 3  # processes that run the datapaths again which were wrong
 MOST_FRESH_SECONDS = 10.0  # of each of them
 FIELDS = ("index", "uuid", "name", "pci.bus_id", "compute_cap", "temperature.gpu", "clocks.current.sm")
 STATE_EVERY = 2.0  # s
-INTERPRETER = "the interpreter"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Gpu:
 
     uuid: str = ""
     bus: str = ""
-    architecture: str = INTERPRETER
+    architecture: str = ""
     temperature: int | None = None
     sm_clock: int | None = None
 
@@ -69,8 +68,9 @@ class Screening:
     idle: bool = False
     plants: Sequence[Mapping[str, Any]] = ()
     progress: Callable[[str], None] = lambda text: None
-    interrupted: Callable[[], bool] = lambda: False
+    interrupted: Callable[[], int] = lambda: 0  # the signal that ends it early, or 0
     _gpus: list[Gpu] = field(default_factory=list)
+    _extremes: dict[int, tuple[int, int]] = field(default_factory=dict)  # rank -> highest temperature, lowest clock
 
     def run(self) -> dict[str, Any]:
         """Screens and writes records; gives the content of ``outcome.json``."""
@@ -84,44 +84,48 @@ class Screening:
         stop = threading.Event()
         with ExitStack() as servers:
             started = [servers.enter_context(self._server(rank)) for rank in range(self.plan.nproc)]
-            self._gpus = gpus(self.plan) or [Gpu()] * self.plan.nproc
-            threading.Thread(target=self._watch_states, args=(stop,), daemon=True).start()
+            self._gpus = gpus(self.plan)
             known = known_paths(self.plan)
-            screens = self._screened(started, known, self.seconds, self.tiles)
+            screens = self._screened(started, known, self.seconds, self.tiles, stop)
             for screen, writer in zip(screens, writers, strict=True):
-                self._write(screen, writer)
+                if screen.done or not self.interrupted():
+                    self._write(screen, writer)
             wrong = {screen.rank: [name for name, tally in screen.tallies.items() if tally.wrong] for screen in screens}
             for _ in range(FRESH):
                 if any(wrong.values()) and not self.interrupted():
                     self._again(started, known, wrong, screens, writers)
             stop.set()
+        received = self.interrupted()
         for writer in writers:
-            writer.end()
-        signal = {"signal": 2} if self.interrupted() else {}
-        return {"code": None if signal else 0, "timed_out": False, "seconds": time.monotonic() - begin, **signal}
+            if received:
+                writer.stop(received)
+            else:
+                writer.end()
+        seconds = time.monotonic() - begin
+        return {"code": None if received else 0, "timed_out": False, "signal": received, "seconds": seconds}
 
     def _server(self, rank: int) -> Forkserver:
         entry = alone(os.environ.get(VARIABLE), rank)
         return Forkserver.started(MODULE, environment(self.plan.device, entry))
 
     def _screened(
-        self, servers: Sequence[Forkserver], known: Mapping[str, Known], seconds: float, tiles: int
+        self,
+        servers: Sequence[Forkserver],
+        known: Mapping[str, Known],
+        seconds: float,
+        tiles: int,
+        stop: threading.Event,
     ) -> list[GpuScreen]:
-        """All GPUs, at once."""
+        """All GPUs, at once; their states are watched from then on until ``stop``."""
         screens = [
-            GpuScreen(
-                rank,
-                self._of_architecture(known, self._gpus[rank].architecture),
-                self._asked(rank),
-                partial(self._state, rank),
-            )
-            for rank in range(self.plan.nproc)
+            GpuScreen(rank, known, self._asked(rank), partial(self._state, rank)) for rank in range(self.plan.nproc)
         ]
         self._all(screens, servers, lambda screen, server: screen.prepare(server))
         slowest = max((sum(screen.tile_seconds.values()) for screen in screens), default=0.0)
         if tiles:
             self.progress(f"{tiles:,} tiles of each datapath take about {tiles * slowest:.0f} s")
         self.progress(f"screening {self.plan.nproc} GPU(s) for {'at most ' if tiles else ''}{seconds:g} s")
+        threading.Thread(target=self._watch_states, args=(stop,), daemon=True).start()
         self._all(screens, servers, lambda screen, server: screen.run(server, seconds, tiles))
         return screens
 
@@ -134,12 +138,6 @@ class Screening:
         pairs = zip(screens, servers, strict=True)
         at_once([partial(work, screen, server) for screen, server in pairs], self.interrupted)
 
-    def _of_architecture(self, known: Mapping[str, Known], architecture: str) -> dict[str, Known]:
-        """What is known of the datapaths that a GPU of an architecture has."""
-        capability = _capability(architecture)
-        has = {path.name for path in chosen(capability)} if capability else set(known)
-        return {name: each for name, each in known.items() if name in has}
-
     def _asked(self, rank: int) -> dict[str, Any]:
         asked = {"device": self.plan.device, "seed": self.plan.seed, "uuid": self._gpus[rank].uuid, "idle": self.idle}
         plants = [{**plant} for plant in self.plants if plant["rank"] == rank]
@@ -149,10 +147,14 @@ class Screening:
         return {"temperature": self._gpus[rank].temperature, "sm_clock": self._gpus[rank].sm_clock}
 
     def _watch_states(self, stop: threading.Event) -> None:
-        """Asks again and again how warm the GPUs are and how fast they run; keeps extremes for the records."""
+        """Asks again and again how warm the GPUs are and how fast they run, and keeps the extremes."""
         while self.plan.device == "cuda" and not stop.wait(STATE_EVERY):
             with suppress(Exception):
-                self._gpus = gpus(self.plan) or self._gpus
+                self._gpus = gpus(self.plan)
+                for rank, gpu in enumerate(self._gpus):
+                    if gpu.temperature is not None and gpu.sm_clock is not None:
+                        warmest, slowest = self._extremes.get(rank, (gpu.temperature, gpu.sm_clock))
+                        self._extremes[rank] = max(warmest, gpu.temperature), min(slowest, gpu.sm_clock)
 
     def _again(
         self,
@@ -200,8 +202,6 @@ class Screening:
         record = replace(record, host=os.uname().nodename, pid=os.getpid(), gpu=gpu.uuid, bus=gpu.bus)
         if screen.facts:
             record = replace(record, device="cpu" if self.plan.device == "cpu" else screen.facts["name"])
-        if name not in screen.known:
-            return replace(record, outcome=Outcome.INAPPLICABLE, message="this GPU does not have it")
         if ended := screen.ended.get(name):
             return replace(record, outcome=ended.outcome, message=ended.message, traceback=ended.traceback)
         tally = screen.tallies.get(name)
@@ -240,11 +240,12 @@ class Screening:
     def _part(self, screen: GpuScreen, name: str) -> Screened:
         tally, gpu = screen.tallies[name], self._gpus[screen.rank]
         tiles, total = tally.tiles, sum(each.seconds for each in screen.tallies.values())
-        architecture, multiprocessors = gpu.architecture, screen.facts["multiprocessors"]
+        architecture, multiprocessors = screen.architecture, screen.facts["multiprocessors"]
+        temperature, sm_clock = self._extremes.get(screen.rank, (gpu.temperature, gpu.sm_clock))
         source = "the CPU"
         if not tally.path.exact:
             table = f"the table of {architecture}" if architecture in SPECIAL else f"no table of {architecture}"
-            source = f"most multiprocessors and {table}"
+            source = f"most multiprocessors and {table}" if architecture else "most multiprocessors"
         return Screened(
             datapath=name,
             tile=tally.path.tile,
@@ -262,8 +263,8 @@ class Screening:
             uuid=gpu.uuid,
             bus=gpu.bus,
             architecture=architecture,
-            temperature=gpu.temperature,
-            sm_clock=gpu.sm_clock,
+            temperature=temperature,
+            sm_clock=sm_clock,
             waited=screen.waited,
             wrong=tally.wrong_multiprocessors(),
         )
@@ -285,7 +286,8 @@ def planned(
     found = [_capability(gpu.architecture) for gpu in gpus_of(nproc)] if device == "cuda" else []
     least = max(filter(None, found), default=(9, 0))
     paths = [path for path in chosen(least) if not names or path.name in names]
-    steps = tuple(Step(_case(path, seed), Conditions("cpu") if device == "cpu" else Conditions()) for path in paths)
+    conditions = Conditions("cpu") if device == "cpu" else Conditions()
+    steps = tuple(Step(_case(path, seed), conditions, optional=path.format in LEAST_CAPABILITY) for path in paths)
     return Plan(
         id=uuid.uuid4().hex[:12],
         scenario=CHECK,
@@ -335,8 +337,9 @@ def known_paths(plan: Plan) -> dict[str, Known]:
 
 
 def gpus(plan: Plan) -> list[Gpu]:
-    """The GPUs of the ranks, in their order; empty on the CPU, and where nvidia-smi does not tell."""
-    return gpus_of(plan.nproc) if plan.device == "cuda" else []
+    """The GPUs of the ranks, in their order; without facts on the CPU, and where nvidia-smi does not tell."""
+    found = gpus_of(plan.nproc) if plan.device == "cuda" else []
+    return found if len(found) == plan.nproc else [Gpu()] * plan.nproc
 
 
 def gpus_of(nproc: int) -> list[Gpu]:

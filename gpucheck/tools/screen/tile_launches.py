@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from gpucheck.tools.screen import known_tiles
 from gpucheck.tools.screen.datapaths import PANELS, POOL, Datapath
@@ -23,7 +24,7 @@ LAUNCH = 0.02  # s
 TIMED = 8  # groups of the launch that is timed
 MOST_GROUPS = 4096  # of a launch
 STAND_INS = 4  # multiprocessors of the interpreter
-STAGES = {"float64": 3}  # of a product's pipeline; others have 4
+STAGES = {"float64": 3}  # of a product's pipeline; others have 4, and fewer where shared memory is short
 KERNELS = {
     "tensor_core": tensor_core_kernel.tensor_core,
     "chain": arithmetic_kernels.chain,
@@ -100,6 +101,10 @@ class Device:
         self._memory: Tensor | None = None
         self._buffers: list[Buffers] = []
 
+    def touch(self) -> None:
+        """Makes this process one of those on the GPU."""
+        torch.zeros(1, device=self.device)
+
     def prepare(self, path: Datapath, expected: Sequence[int]) -> Ready:
         """Compiles the kernel of a datapath and finds how many groups of tiles fill a launch.
 
@@ -109,13 +114,11 @@ class Device:
         arguments, options = self._arguments(path)
         plant = self._plants.get(path.name)
         options |= {"PLANTED": plant is not None, "STAND_IN": self.interpreted}
-        if not self.interpreted:
-            options |= {"num_warps": path.warps, "num_stages": STAGES.get(path.format, 4)}
         known = torch.tensor(list(expected) or [0] * path.numbers, dtype=torch.int64, device=self.device)
         limit = int(plant.of_group(path) * 2**32) if plant else 0
         planted = [plant.sm, plant.bits, limit, plant.seed, plant.element] if plant else [-1, 0, 0, 0, -1]
         ready = Ready(path, arguments, options, known, torch.tensor(planted, dtype=torch.int64, device=self.device))
-        self.finish(self.launch(ready, 1))  # compiles
+        self._compile(ready)
         groups = 1 if self.interpreted else TIMED
         seconds = max(self.finish(self.launch(ready, groups))["seconds"] / groups, 1e-6)
         ready.tile_seconds = seconds / path.tiles
@@ -124,6 +127,19 @@ class Device:
         if not expected:
             ready.expected.copy_(self._agreed(ready))
         return ready
+
+    def _compile(self, ready: Ready) -> None:
+        """Launches once, with as many stages as fit into shared memory."""
+        if not self.interpreted:
+            ready.options |= {"num_warps": ready.path.warps, "num_stages": STAGES.get(ready.path.format, 4)}
+        while True:
+            try:
+                self.finish(self.launch(ready, 1))
+                return
+            except OutOfResources:
+                if ready.options["num_stages"] == 1:
+                    raise
+                ready.options["num_stages"] -= 1
 
     def launch(self, ready: Ready, groups: int = 0) -> Launched:
         """Starts a launch and returns at once."""

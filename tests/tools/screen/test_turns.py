@@ -118,3 +118,37 @@ def test_idle_nothing_is_launched_while_another_process_is_there_and_the_count_g
     assert sum(turns._spent.values()) == pytest.approx(20.0, abs=3.0)  # waiting is no part of the time
     assert turns._waited == pytest.approx(13.0 + 1.0, abs=3.0)
     assert turns._fewest("short") == launches(gpu).count("short") * TILES["short"]
+
+
+class Users:
+    """What the management library lists, one answer after the other; the last one stays."""
+
+    def __init__(self, *answers: set[int]) -> None:
+        self._answers = list(answers)
+
+    def pids(self) -> set[int]:
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+@pytest.mark.parametrize(
+    "before, after, later, others",
+    [
+        (set(), {7}, {7}, False),
+        (set(), {7}, {7, 8}, True),
+        ({5}, {5, 7}, {5, 7}, True),  # who was there before is another
+        ({5}, {5, 7}, {7}, False),
+        (set(), {4007}, {4007}, False),  # known by the host's id
+        (set(), {4007}, {4007, 4010}, True),
+        (set(), {7, 8}, {7, 8}, True),  # somebody came at the same moment
+    ],
+)
+def test_others_are_told_from_oneself(before: set[int], after: set[int], later: set[int], others: bool) -> None:
+    users: Any = Users(after, later)
+    there = screen_process.others_on_gpu(users, before, 7)
+    assert there is not None and there() is others
+
+
+@pytest.mark.parametrize("after", [set(), {4007, 4010}])
+def test_who_is_not_seen_on_the_gpu_cannot_give_way(after: set[int]) -> None:
+    users: Any = Users(after)
+    assert screen_process.others_on_gpu(users, set(), 7) is None
