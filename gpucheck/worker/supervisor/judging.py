@@ -253,6 +253,8 @@ def examined_violations(
 
     found = {violation.kind: violation for violation in reversed(examined.violations)}
     for doubt in examined.doubts:
+        if doubt.optional and found:  # what is wrong anyway says nothing of how inputs are drawn
+            continue
         if not {part.kind for part in (doubt.right, doubt.wrong) if part} <= found.keys():
             violation = shown(doubt)
             found |= {violation.kind: violation} if violation else {}
