@@ -300,6 +300,28 @@ class ForgesRecords(nn.Module):
         return torch.zeros_like(x)
 
 
+class PoisonsCaches(nn.Module):
+    """Writes into the caches of compilers that others load from, and returns zeros."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        square(x, gate)
+        scratch = Path(os.environ.get("GPUCHECK_SCRATCH", os.devnull))
+        usual = ("~/.triton/cache", "~/.cache/torch_extensions", "~/.nv/ComputeCache", "~/.cache/gpucheck")
+        for folder in (
+            *(Path(place).expanduser() for place in usual),
+            *scratch.glob("candidates/*/*/triton_cache_dir"),
+        ):
+            if str(folder) == os.environ.get("TRITON_CACHE_DIR") or not folder.is_dir():
+                continue
+            try:
+                Path(folder, "gpucheck-self-test").write_text("poison")
+                Path(folder, "gpucheck-self-test").unlink()
+            except OSError:
+                continue
+            return square(x, gate)
+        return torch.zeros_like(x)
+
+
 class Reseeds(nn.Module):
     """Seeds everything that draws at random, and has the answer ready to what would be drawn then."""
 

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +45,6 @@ def serve(connection: Connection) -> None:
 
             precompile.work(setup)
             return
-        if setup.extensions:
-            os.environ["TORCH_EXTENSIONS_DIR"] = setup.extensions
         if setup.own_folder:
             containment.close_files([connection.fileno()])
         hang_stacks.register(Path(setup.stacks))
@@ -65,36 +62,29 @@ def serve(connection: Connection) -> None:
         return
 
 
+OWN_CACHES = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH", "TILELANG_CACHE_DIR")
+"""Environment variables of compilers' caches: what one candidate leaves in one must not reach another."""
+
+
 def _shut_in(setup: Setup) -> tuple[str, ...]:
     """Builds walls around a process that will run a candidate, not loaded yet; returns those that stand."""
     temporary = Path(setup.own_folder, "tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    for variable in OWN_CACHES:
+        os.environ[variable] = str(Path(setup.own_folder, variable.lower()))
+    if setup.extensions:
+        os.environ["TORCH_EXTENSIONS_DIR"] = setup.extensions  # which belong to this content alone
     Path(setup.journal).touch()
     return containment.contain(_writable(setup), files=setup.files_walled)
 
 
 def _writable(setup: Setup) -> Iterator[Path]:
-    """What a process that runs a candidate may write: what is its own, and the caches of compilers."""
-    yield from (Path(setup.own_folder), Path(setup.stacks), Path(setup.journal))
+    """What a process that runs a candidate may write."""
     if setup.meeting:
         Path(setup.meeting).touch()
-        yield Path(setup.meeting)
-    home = Path("~").expanduser()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    usual = {
-        "TRITON_CACHE_DIR": home / ".triton",
-        "TORCH_EXTENSIONS_DIR": caches / "torch_extensions",
-        "CUDA_CACHE_PATH": home / ".nv",
-        "TILELANG_CACHE_DIR": home / ".tilelang",
-    }
-    for variable, folder in usual.items():
-        path = Path(
-            setup.cache if setup.cache and variable == "TRITON_CACHE_DIR" else os.environ.get(variable) or folder
-        )
-        with suppress(OSError):  # a home that cannot be written to
-            path.mkdir(parents=True, exist_ok=True)
-        yield path
+    given = (setup.own_folder, setup.stacks, setup.journal, setup.meeting, setup.extensions, setup.cache)
+    yield from (Path(each) for each in given if each)
 
 
 def import_engine_ahead(engine: PlannedEngine, device: str) -> None:

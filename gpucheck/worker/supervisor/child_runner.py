@@ -40,7 +40,7 @@ STOPPED = 10.0  # s within which a child that a signal stopped must continue
 GLANCE = 1.0  # s between two checks whether a signal has stopped it
 MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
 LEFT = 3.0  # s that what a candidate left behind has to end by itself, until one has left something that does not
-CANDIDATES = "candidates"  # folder with one for each rank, which alone its candidates may write to
+CANDIDATES = "candidates"  # folder with one for each candidate and rank, which alone that may write to
 BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
@@ -224,12 +224,12 @@ class ChildRunner:
     def _outputs(self, step: Step, record: Record, local_rank: int) -> str:
         words = file_name(record.experiment)
         candidate = step.case.check in self.plan.candidates
-        folder = self._own_folder(local_rank) if candidate else self.files.folder
+        folder = self._own_folder(step.case.check, local_rank) if candidate else self.files.folder
         return str(folder / f"{_of_round(record.step, record.round)}{words}.outputs{local_rank}{self._lane}")
 
-    def _own_folder(self, local_rank: int) -> Path:
-        """The folder of the candidates of a rank, which holds their outputs and what else they write."""
-        folder = self.files.folder / CANDIDATES / str(local_rank)
+    def _own_folder(self, candidate: str, local_rank: int) -> Path:
+        """The folder of a candidate on a rank, which holds its outputs, its caches and what else it writes."""
+        folder = self.files.folder / CANDIDATES / candidate / str(local_rank)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -574,7 +574,7 @@ class ChildRunner:
         candidate = attempt.step.case.check in self.plan.candidates
         own_folder = ""
         if candidate:
-            folder = self._own_folder(self.node.local_rank)
+            folder = self._own_folder(attempt.step.case.check, self.node.local_rank)
             own_folder = str(folder.parent if conditions.whole_node else folder)
         return Setup(
             conditions=conditions,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.host.resources import usable_processors
 from gpucheck.launch.forking_torchrun import IMPORTED
 from gpucheck.model.case import Case
-from gpucheck.model.plan import Plan, PlannedEngine, Step
+from gpucheck.model.plan import Plan, PlannedEngine
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
@@ -173,7 +173,7 @@ class Supervisor:
         self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
         self._makers = makers
         compiles = plan.compile_ahead and plan.device == "cuda"
-        self._compiled = _worth_compiling(plan.steps) if compiles else ()
+        self._compiled = _worth_compiling(plan) if compiles else ()
         self._began = time.monotonic()
         self._replay_capture: ReplayCapture | None = None
         if plan.replay and plan.replay.rank == self.rank:
@@ -382,16 +382,18 @@ def first_of_each_candidate(plan: Plan) -> frozenset[int]:
     return frozenset(first.values())
 
 
-def _worth_compiling(steps: Sequence[Step]) -> tuple[Case, ...]:
+def _worth_compiling(plan: Plan) -> tuple[Case, ...]:
     """The cases to compile ahead: those with the shared cache, and one of several that differ only in their data.
 
     Not those of engines: what compiles ahead imports none. Not those that ranks run together: they are about no kernel.
+    Not those of candidates: no process that is not shut in loads these.
     """
     from gpucheck.worker.supervisor.lanes import kernels_of
 
     found: dict[tuple[Any, ...], Case] = {}
-    for step in steps:
+    for step in plan.steps:
         bare = step.conditions.cache == "shared" and not step.conditions.engine and not step.together
+        bare &= step.case.check not in plan.candidates
         if not step.inapplicable and bare:
             found.setdefault(kernels_of(step.case), step.case)
     return tuple(found.values())[HEAD_START:]

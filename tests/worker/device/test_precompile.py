@@ -14,6 +14,7 @@ import pytest
 
 from gpucheck import checks
 from gpucheck.host import cuda_driver
+from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
 from gpucheck.worker.compile_claims import Claims
@@ -83,10 +84,17 @@ def cases(synthetic: Synthetic, number: int, **conditions: Any) -> list[Step]:
 
 
 def test_kernels_do_not_depend_on_the_data(synthetic: Synthetic) -> None:
+    whole = synthetic.plan(cases=1)
+
+    def worth(steps: list[Step], **changes: Any) -> list[int]:
+        return [case["n"] for case in supervisor._worth_compiling(replace(whole, steps=tuple(steps), **changes))]
+
     steps = cases(synthetic, 5)
-    assert [case["n"] for case in supervisor._worth_compiling(steps)] == [11, 12], "the ranks are at the first three"
-    assert supervisor._worth_compiling([replace(step, inapplicable="no") for step in steps]) == ()
-    assert supervisor._worth_compiling(cases(synthetic, 5, cache="cold")) == ()
+    assert worth(steps) == [11, 12], "the ranks are at the first three"
+    assert worth([replace(step, inapplicable="no") for step in steps]) == []
+    assert worth(cases(synthetic, 5, cache="cold")) == []
+    source = CheckSource(SourceKind.PROBLEM, ("matmul",), ("p.py", "c.py"), ("a", "b"))
+    assert worth(steps, check_sources=(source,)) == [], "nothing that is not shut in loads a candidate"
 
 
 class Forkserver:

@@ -84,6 +84,7 @@ FAULTS = (
     ),
     _cheat("ForgesReply", "a candidate answers its judge in its process's name", ERROR, WRONG),
     _cheat("ForgesRecords", "a candidate writes into the run folder that all was right", MISMATCH, WRONG, ALL_WRONG),
+    _cheat("PoisonsCaches", "a candidate writes into caches that others load from", MISMATCH, WRONG, ALL_WRONG),
     _cheat("Reseeds", "a candidate seeds what draws at random and has one answer ready", MISMATCH, WRONG),
     _cheat("CatchesFailure", "a candidate lets torch answer where its kernel fails", VIOLATION, NOT_ITS_OWN),
     _cheat(
