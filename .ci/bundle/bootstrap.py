@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 
 OLDEST = (3, 10)
-INCONCLUSIVE = 3  # exit code; see gpucheck.model.errors
+INCONCLUSIVE, INTERRUPTED = 3, 130  # exit codes; see gpucheck.model.errors
 DIGEST = "DIGEST"  # member that holds the digest of all others
 
 
@@ -25,9 +25,13 @@ def main() -> None:
         raise failed("found Python {}.{}, expected {}.{} or later".format(*sys.version_info[:2], *OLDEST))
     folder = unpacked(os.path.dirname(os.path.abspath(__file__)))
     sys.path[0:1] = [os.path.join(folder, "app"), os.path.join(folder, "vendor")]  # in place of the archive
-    from gpucheck.cli.app import main as command
+    try:
+        from gpucheck.cli.app import main as command
 
-    command()
+        command()
+    except KeyboardInterrupt:
+        sys.stderr.write("gpucheck: interrupted\n")
+        sys.exit(INTERRUPTED)
 
 
 def unpacked(archive: str) -> str:

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import sys
 import threading
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -54,7 +55,9 @@ def _module(path: str, planned: str, content: bytes) -> ModuleType:
 
 
 def _executed(path: str, name: str, content: bytes) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=SourceFileLoader(name, path)
+    )  # whatever its suffix
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     folder = str(Path(path).parent)

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from gpucheck import __version__
 from gpucheck.cli import exit_codes, git_codes
 from gpucheck.model.errors import ExitCode, GpucheckError
+from gpucheck.report.escape import visible
 
 COMMANDS = {
     "run": ("run", "run"),
@@ -143,10 +144,12 @@ def _main() -> NoReturn:
         fail(str(error), error.exit_code)
     except OSError as error:
         fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), ExitCode.INCONCLUSIVE)
+    except KeyboardInterrupt:
+        fail("interrupted", ExitCode.INTERRUPTED)
     raise AssertionError("typer ends the process itself")
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Ends the command with one message."""
-    print(f"gpucheck: {message}", file=sys.stderr)
+    """Ends the command with one message; what others said in it reaches no terminal as a command."""
+    print(f"gpucheck: {visible(message)}", file=sys.stderr)
     sys.exit(code)

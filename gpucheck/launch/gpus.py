@@ -15,6 +15,7 @@ from pathlib import Path
 from gpucheck.host import node_gpus
 from gpucheck.host.accelerators import DEV, SYS, TorchBuild, hardware_signs, software_signs, torch_build
 from gpucheck.host.nvidia_smi import LIMIT, Answer, Reply
+from gpucheck.host.processes import ending
 from gpucheck.host.visible_gpus import VARIABLE, Listing, Visible, visible
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -144,7 +145,7 @@ def _problem(answer: Answer, listing: Listing, left: Visible, build: TorchBuild 
     if answer.reply is Reply.SILENT:
         return f"nvidia-smi did not answer within {LIMIT:g} s", driver
     if answer.reply is Reply.REFUSED:
-        return f"nvidia-smi ended with exit code {answer.code}: {last_line(answer)}", driver
+        return f"nvidia-smi {ending(answer.code)}: {last_line(answer)}", driver
     if broken:
         return f"nvidia-smi lists {len(listing.gpus)} GPU(s) and says: {'; '.join(broken)}", driver
     if not listing.gpus:

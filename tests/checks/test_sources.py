@@ -60,6 +60,14 @@ def test_a_file_names_its_checks_and_they_are_made_from_its_bytes(write: object)
         found_by.make(source, "mine")
 
 
+def test_a_file_of_checks_may_have_any_name_and_one_of_anything_is_refused_in_words(write: object) -> None:
+    (source,), _ = found_by.find([write("checks-without-suffix", CHECK)], [], [], CHECKS)  # type: ignore[operator]
+    assert source.checks == ("mine",) and found_by.make(source, "mine").spec.name == "mine"
+    Path("bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="bytes.toml cannot be loaded: SyntaxError"):
+        found_by.find(["bytes.toml"], [], [], CHECKS)
+
+
 def test_a_pair_is_named_after_its_candidate_and_neither_is_run(write: object) -> None:
     pytest.importorskip("torch")
     loud = "raise SystemExit('executed')\n"

@@ -8,6 +8,7 @@ import pytest
 
 from gpucheck import __version__
 from gpucheck.checks import CHECKS, NEEDS, installed
+from gpucheck.model.errors import UsageError
 from tests.cli.conftest import Command
 
 
@@ -42,6 +43,31 @@ def test_what_happens_to_anyone_is_one_message(
     monkeypatch.setattr("gpucheck.plan.scenario.builtin", fail)
     answer = gpucheck("list")
     assert (answer.code, answer.message) == (code, message)
+
+
+def test_an_interruption_before_the_command_is_one_message_too(
+    gpucheck: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpucheck.library.identity.check_identity", interrupted)
+    answer = gpucheck("list")
+    assert (answer.code, answer.message) == (130, "interrupted")
+    monkeypatch.setattr("gpucheck.cli.app.main", interrupted)
+    from gpucheck.__main__ import main
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130 and capsys.readouterr().err == "gpucheck: interrupted\n"
+
+
+def test_what_others_said_commands_no_terminal(gpucheck: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise UsageError("nvidia-smi said \x1b[2J\x07\n  try  something")
+
+    monkeypatch.setattr("gpucheck.plan.scenario.builtin", fail)
+    assert gpucheck("list").message == "nvidia-smi said \\x1b[2J\\x07\n  try  something"
 
 
 def test_a_bug_is_not_dressed_up(gpucheck: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,8 @@ def test_a_tool_that_never_answers_is_told(node: Node, monkeypatch: pytest.Monke
     node.nvidia_smi("")
     monkeypatch.setattr("gpucheck.host.node_gpus.ask", lambda *_: gpus.Answer(gpus.Reply.SILENT))
     assert "nvidia-smi did not answer" in refused("auto", None)
+    monkeypatch.setattr("gpucheck.host.node_gpus.ask", lambda *_: gpus.Answer(gpus.Reply.REFUSED, "", -11))
+    assert "nvidia-smi was killed by SIGSEGV: it said nothing" in refused("auto", None)
 
 
 def test_each_sign_alone_keeps_a_run_from_the_cpu(node: Node, torch: Torch) -> None:

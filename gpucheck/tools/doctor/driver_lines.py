@@ -6,6 +6,7 @@ import re
 
 from gpucheck.host.accelerators import hardware_signs
 from gpucheck.host.gpu_state import Reply, Snapshot
+from gpucheck.host.processes import ending
 from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.launch.gpus import last_line
 from gpucheck.tools.doctor.line import Line, fail, ok, warn
@@ -39,7 +40,7 @@ def _nothing(machine: Machine, snapshot: Snapshot) -> Line:
         advice = "load the driver of the host (modprobe nvidia), and let user and kernel parts be of one version"
         if BROKEN_GPU.search(answer.text):
             advice = "look for Xid in the kernel log; reset the GPU or reboot the node, and replace it if it comes back"
-        return fail("version", f"nvidia-smi ended with exit code {answer.code}: {last_line(answer)}", advice)
+        return fail("version", f"nvidia-smi {ending(answer.code)}: {last_line(answer)}", advice)
     if answer.reply is Reply.ABSENT:
         if (machine.proc / "driver/nvidia/version").exists() or (machine.dev / "nvidia0").exists():
             advice = "put nvidia-smi on PATH: in containers the NVIDIA runtime mounts it with the capability 'utility'"

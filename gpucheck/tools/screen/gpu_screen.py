@@ -187,8 +187,19 @@ def environment(device: str, entry: str) -> dict[str, str]:
 
 
 def at_once(works: Sequence[Callable[[], None]], watch: Callable[[], object]) -> None:
-    """Runs some functions, each in a thread, and returns when all have ended or ``watch`` says to wait no longer."""
-    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    """Runs some functions, each in a thread, and returns when all have ended or ``watch`` says to wait no longer.
+
+    What a function that nobody waits for raises is of no interest: its process was taken from it.
+    """
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            if not watch():
+                raise
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads) and not watch():
