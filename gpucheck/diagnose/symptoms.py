@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpucheck.model.conditions import LONELY
 from gpucheck.model.errors import UnusableGpu, UsageError
 from gpucheck.model.record import Outcome, Record
 
@@ -42,6 +43,11 @@ VICTIM = Symptom(
     "nothing is known about this rank itself; look at the rank that is named",
     across=True,
 )
+ALONE = Symptom(
+    "no other rank to run with",
+    "give the run two ranks or more (--nproc 2): on GPUs one for each, on the CPU (--device cpu) as many as you like",
+    across=True,
+)
 BAD_CHECK = Symptom("check that cannot be used", "the error is in the check's own file, not in gpucheck or the GPU")
 
 
@@ -56,6 +62,8 @@ def symptom(record: Record) -> Symptom:
     """What a record that no rule explains shows."""
     if record.victim_of is not None:
         return VICTIM
+    if record.outcome is Outcome.INAPPLICABLE and record.message == LONELY:
+        return ALONE
     if record.outcome is Outcome.HARNESS and record.message.startswith(UsageError.__name__):
         return BAD_CHECK
     if record.outcome is Outcome.HARNESS and UnusableGpu.__name__ in record.message:

@@ -15,6 +15,8 @@ PROCESS_GROUPS = ("none", "initialised")
 """Those that a scenario may ask for."""
 TOGETHER = "together"
 """The process group of a joint case: all ranks run it at once, each its part, and their processes are connected."""
+LONELY = "it takes two ranks or more, this run has one"
+"""Why a joint case is inapplicable where there is nobody to run it with."""
 CONSUMERS = ("waits", "prompt", "delayed")
 STREAMS = ("default", "side")
 CACHES = ("shared", "cold", "fresh")

@@ -11,7 +11,7 @@ from gpucheck.library.copies import LibraryCopy
 from gpucheck.model import canary
 from gpucheck.model.accepted import AcceptedFault
 from gpucheck.model.check_source import CheckSource
-from gpucheck.model.conditions import Conditions
+from gpucheck.model.conditions import LONELY, Conditions
 from gpucheck.model.plan import NO_LIBRARY, Environment, ExpectedFailure, Plan, PlannedEngine, PlannedLibrary, Step
 from gpucheck.plan.scenario import Scenario
 from gpucheck.plan.scenario_conditions import needs_gpus
@@ -57,9 +57,8 @@ def _without_gpus(step: Step) -> Step:
 
 def with_company(steps: Iterable[Step], ranks: int) -> tuple[Step, ...]:
     """The steps for so many ranks: one rank cannot run what ranks run together."""
-    lonely = "it takes two ranks or more, this run has one"
     return tuple(
-        replace(step, inapplicable=lonely) if step.together and ranks < 2 and not step.inapplicable else step
+        replace(step, inapplicable=LONELY) if step.together and ranks < 2 and not step.inapplicable else step
         for step in steps
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -117,7 +116,9 @@ def test_the_case_behind_all_that_is_right(contained: tuple[int, Finished]) -> N
 def test_one_rank_has_nobody_to_run_with(lab: Lab, tmp_path: Path) -> None:
     write_scenario(tmp_path / "s.toml", cases("clean"))
     run = lab.finish(library=None, scenario=tmp_path / "s.toml", nproc=1)
-    assert run.code == 5 and "it takes two ranks or more, this run has one" in json.dumps(run.report)
+    assert run.code == 5 and "it takes two ranks or more, this run has one" in run.text
+    (finding,) = run.report["findings"]
+    assert finding["title"] == "no other rank to run with" and "--nproc 2" in finding["fix"]
 
 
 def test_ranks_of_two_nodes_run_together(lab: Lab) -> None:
