@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.base import ANY_KERNEL, Allowed, CandidateCheck, Runtime
+from gpucheck.checks.declared_kernels import declared_kernels, short_name
 from gpucheck.checks.on_use import torch_model
-from gpucheck.checks.own_kernels import declared_kernels, short_name
 from gpucheck.checks.source_files import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
 from gpucheck.model.check_source import KERNELBENCH, KERNELBENCH_TRIALS, PRECISIONS, CheckSource

@@ -28,12 +28,8 @@ _WRITE_FILE, _READ_FILE, _READ_FOLDER, _REFER, _TRUNCATE = 1 << 1, 1 << 2, 1 << 
 _READS = _READ_FILE | _READ_FOLDER
 _CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make entries of folders too
 
-MEMORY = "memory of its judge closed"
-FILES = "files read-only outside of its own folder and the caches of compilers"
-SIGNALS = "no signal reaches its judge"
-PRIVILEGES = "no privileges"
-WALLS = (MEMORY, FILES, SIGNALS, PRIVILEGES)
-"""What :func:`contain` builds where the kernel offers it, in words."""
+MEMORY, FILES, SIGNALS, PRIVILEGES = WALLS = ("MEMORY", "FILES", "SIGNALS", "PRIVILEGES")
+"""What :func:`contain` builds where the kernel offers it; in words: ``gpucheck.model.vocabulary.Wall``."""
 
 
 def hide_memory() -> None:

@@ -93,6 +93,15 @@ class TransferFault(Vocabulary):
         return self in (TransferFault.REDUCED, TransferFault.FOLLOWS)
 
 
+class Wall(Vocabulary):
+    """What keeps a candidate from its judge, in the words of records and reports."""
+
+    MEMORY = "memory of its judge closed"
+    FILES = "files read-only outside of its own folder and the caches of compilers"
+    SIGNALS = "no signal reaches its judge"
+    PRIVILEGES = "no privileges"
+
+
 class ExperimentName(Vocabulary):
     """What is changed when a failing case runs again; :mod:`gpucheck.diagnose.experiment_list` describes each."""
 

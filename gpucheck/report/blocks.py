@@ -8,11 +8,11 @@ from pathlib import Path
 
 from gpucheck.diagnose.judged_path import judged_by
 from gpucheck.diagnose.wording import counted
-from gpucheck.host.containment import WALLS
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.finding import Conclusion, FailedCase, Finding
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
+from gpucheck.model.vocabulary import Wall
 from gpucheck.records.run_folder import Run, Tally
 from gpucheck.report.screen_summary import ScreenSummary, screen_summary
 from gpucheck.report.soak import soak_summary
@@ -292,7 +292,7 @@ def _places(run: Run) -> list[Place]:
 def _walls_missing(run: Run) -> list[str]:
     """What did not stand between candidates and their judge, since a kernel does not offer it."""
     seen = [set(record.walls) for record in run.records.values() if record.walls]
-    missing = [wall for wall in WALLS if seen and not all(wall in walls for walls in seen)]
+    missing = [wall.value for wall in Wall if seen and not all(wall.value in walls for walls in seen)]
     return [f"not to be had for candidates here: {'; '.join(missing)}"] if missing else []
 
 

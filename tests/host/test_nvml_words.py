@@ -94,7 +94,7 @@ def test_each_kind_of_word_reaches_the_log_with_the_rank_of_its_gpu(says: Says, 
     ]
 
 
-def test_a_healthy_machine_is_not_drowned_in_what_its_links_mend() -> None:
+def test_a_healthy_machine_is_not_drowned_in_what_its_links_correct() -> None:
     """As two H200 counted in 15 s: a few errors on each of 18 links, which resending and error correction mended."""
     before = State(links={(link, name): 40 for link in range(18) for name in ("CRC errors", "replays")}, at=100.0)
     few = {key: count + (44 if key[1] == "CRC errors" else 0) for key, count in before.links.items()}

@@ -22,7 +22,7 @@ NOT_BUILT = Cause(
     means="A compiler refuses the CUDA or C++ source of the candidate.",
     shows="The compiler's errors with file and line, before any call; it is built once for all ranks and trials.",
     confirm="The finding names file and line; cuda.cu and main.cpp are the sources that load_inline is given.",
-    fix="Mend the source at that line; look at the installed nvcc and at the C++ standard that torch asks for.",
+    fix="Fix the source at that line; look at the installed nvcc and at the C++ standard that torch asks for.",
 )
 RESOURCE_LIMIT = Cause(
     "resource limit",

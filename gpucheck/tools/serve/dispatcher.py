@@ -42,7 +42,7 @@ class Dispatcher:
 
     def __init__(self, options: ServiceOptions, store: TaskStore, devices: Sequence[Device]) -> None:
         self.options, self.store, self.devices = options, store, list(devices)
-        self.began = time.time()
+        self.began = time.monotonic()
         self.evaluated = Counter[str]()  # by verdict, "" without one
         self.seconds = deque[float](maxlen=RECENT)
         self.total_seconds = 0.0

@@ -154,7 +154,7 @@ def _health(dispatcher: Dispatcher) -> dict[str, Any]:
     return {
         "status": status,
         "timestamp": _now(),
-        "uptime": time.time() - dispatcher.began,
+        "uptime": time.monotonic() - dispatcher.began,
         "version": gpucheck.__version__,
         "gpu_platform": _platform(dispatcher),
         "cuda_available": _cuda(dispatcher),

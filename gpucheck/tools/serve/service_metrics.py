@@ -22,7 +22,7 @@ def _families(dispatcher: Dispatcher) -> Iterator[Family]:
     yield "serve_evaluations_total", "Evaluations that ended since the start, by verdict.", done
     words = "Time of the evaluations that ended since the start, all together."
     yield "serve_evaluation_seconds_total", words, [({}, dispatcher.total_seconds)]
-    yield "serve_uptime_seconds", "Time since the start.", [({}, time.time() - dispatcher.began)]
+    yield "serve_uptime_seconds", "Time since the start.", [({}, time.monotonic() - dispatcher.began)]
     labels = [
         ({"device": device.number, "name": device.name, "uuid": device.uuid}, device) for device in dispatcher.devices
     ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.host import containment
+from gpucheck.model.vocabulary import Wall
 from gpucheck.worker import hang_stacks
 from gpucheck.worker.protocol import BUILD, REFERENCE, Ahead
 
@@ -76,7 +77,7 @@ def _shut_in(setup: Setup) -> tuple[str, ...]:
     if setup.extensions:
         os.environ["TORCH_EXTENSIONS_DIR"] = setup.extensions  # which belong to this content alone
     Path(setup.journal).touch()
-    return containment.contain(_writable(setup), files=setup.files_walled)
+    return tuple(Wall[name].value for name in containment.contain(_writable(setup), files=setup.files_walled))
 
 
 def _writable(setup: Setup) -> Iterator[Path]:

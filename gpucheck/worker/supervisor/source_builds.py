@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from gpucheck.checks.own_kernels import declared_kernels
+from gpucheck.checks.declared_kernels import declared_kernels
 from gpucheck.library.cache import cache_root
 from gpucheck.model.errors import UsageError
 
@@ -73,9 +73,9 @@ def ensure(folder: Path, run: str, build: Build) -> str:
             return ""
         if failed.exists():
             return str(json.loads(failed.read_text())["said"])
-        begin = time.time()
+        begin = time.monotonic()
         said = build()
-        (failed if said else folder / BUILT).write_text(json.dumps({"said": said, "seconds": time.time() - begin}))
+        (failed if said else folder / BUILT).write_text(json.dumps({"said": said, "seconds": time.monotonic() - begin}))
         return said
 
 

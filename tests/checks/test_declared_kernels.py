@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpucheck.checks import CHECKS, sources
-from gpucheck.checks.own_kernels import declared_kernels, short_name
+from gpucheck.checks.declared_kernels import declared_kernels, short_name
 from gpucheck.checks.problem import stated_precision
 from gpucheck.model.check_source import PairOptions
 from gpucheck.model.errors import UsageError
