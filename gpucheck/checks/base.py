@@ -262,6 +262,8 @@ class CandidateCheck(Check):
 
     precision: str = ""
     """The least that its products may be computed in."""
+    declares_triton: bool = True
+    """Whether its source declares Triton kernels, as far as can be told."""
     rule: str = ""
     """A published rule whose verdict is asked for beside ours."""
     on_gpu_only: bool = False

@@ -25,7 +25,7 @@ from gpucheck.verify.expected import Axes, Expected
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-LARGE = 256 << 20  # bytes of inputs, weights and outputs from which a GPU's memory is their place
+LARGE = 1 << 30  # bytes of inputs, weights and outputs from which a GPU's memory is their place
 WHERE = {"cpu": "float64 values of the CPU, noise drawn on the GPU", "cuda": "float64 values of this GPU"}
 """Where a reference made with a GPU comes from."""
 SHOWN = 5  # kernels that are named where none is the candidate's own
@@ -155,6 +155,10 @@ class Problem(CandidateCheck):
             return "", ""  # nobody can see what compiled code does on the host
         words = "ModelNew has no kernel of its own"
         return (words, "") if self.source.pair.own_kernel else ("", words)
+
+    @property
+    def declares_triton(self) -> bool:  # type: ignore[override]
+        return bool(self.own_kernels.triton)
 
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         return {}

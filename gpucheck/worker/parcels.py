@@ -40,8 +40,14 @@ class Box:
 
     def free(self) -> None:
         """Gives the memory back; only of a box that was made here."""
-        torch.cuda.synchronize(self.memory.device)
+        _settle(self.memory.device)
         cuda_driver.free(self.address)
+
+
+def _settle(device: torch.device) -> None:
+    """Waits for what the device has to do; its context is then the one of this thread."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def make_box(path: str, size: int, device: torch.device) -> Box:
@@ -50,7 +56,7 @@ def make_box(path: str, size: int, device: torch.device) -> Box:
     Raises:
         OSError: there is no such memory.
     """
-    torch.cuda.synchronize(device)
+    _settle(device)
     address, handle = cuda_driver.share(size)
     Path(path).write_text(json.dumps({"handle": handle.hex(), "size": size}))
     return Box(path, torch.as_tensor(_Bytes(address, size), device=device), address)
@@ -62,7 +68,7 @@ def open_box(path: str, device: torch.device) -> Box:
     Raises:
         OSError: it cannot be opened.
     """
-    torch.cuda.synchronize(device)
+    _settle(device)
     told = json.loads(Path(path).read_text())
     address = cuda_driver.open_shared(bytes.fromhex(told["handle"]))
     return Box(path, torch.as_tensor(_Bytes(address, told["size"]), device=device), address)
@@ -96,8 +102,9 @@ def save(tensors: Mapping[str, Tensor], path: str, box: Box | None = None) -> No
     if box is None:
         torch.save(held, path)
         return
-    torch.cuda.synchronize(box.memory.device)
-    torch.save({BOX: box.path, "held": held, "boxed": boxed, "order": list(tensors)}, path)
+    _settle(box.memory.device)
+    told = {BOX: box.path, "held": held, "boxed": boxed, "order": list(tensors), "digest": digest(tensors)}
+    torch.save(told, path)
 
 
 BOX = "gpucheck box"
@@ -109,6 +116,9 @@ def load(path: str, boxes: dict[str, Box], device: torch.device) -> Tensors:
 
     Args:
         boxes: that are open here, by path; others are opened.
+
+    Raises:
+        OSError: the box cannot be opened, or holds something else.
     """
     told = torch.load(path, mmap=True, weights_only=True)
     if BOX not in told:
@@ -124,7 +134,10 @@ def load(path: str, boxes: dict[str, Box], device: torch.device) -> Tensors:
         count = extent(shape, stride)
         flat = memory[place : place + count * kind.itemsize].view(kind)
         found[name] = flat.as_strided(shape, stride)
-    return {name: found[name] for name in told["order"]}
+    tensors = {name: found[name] for name in told["order"]}
+    if digest(tensors) != told["digest"]:
+        raise OSError(f"shared memory does not hold what {path} tells of")
+    return tensors
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -155,6 +155,7 @@ class Ask(str, Enum):
     """What a supervisor asks the process that makes the references of a pair."""
 
     PLACE = "place"  # draw the inputs of a case, in shared memory of the GPU if they are large
+    OPEN = "open"  # inputs that another such process placed: whether they arrive as they are
     EXPECTED = "expected"  # the reference, to judge by on the CPU
     JUDGE = "judge"  # outputs that lie in shared memory
 

@@ -48,8 +48,8 @@ TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is re
 FEWEST = 4
 SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
 UNSEEN = 5e-3  # s of a call that the supervisor's clock may see beyond the device's own time, and beyond plain torch's
-LARGE = 256 << 20  # bytes of a call's inputs and outputs, from which on one reference beside that of the case has to do
-MOVED = 6 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
+LARGE = 64 << 20  # bytes of a call's inputs and outputs, from which on one reference beside that of the case has to do
+MOVED = 1 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
 
 Inputs = dict[str, Tensor]
 
@@ -137,7 +137,8 @@ class Examination:
         unlike = self._unlike(live)
         seen.kept = live.try_(self.own, launches=IDLE)
         idle = self._process("idle calls", CANDIDATE, IDLE)
-        seen.idle, seen.changed = idle.try_(self.own, launches=IDLE), idle.try_(self.own, launches=CHANGED)
+        if seen.first.launches or self.check.declares_triton:  # else there is nothing to hold back
+            seen.idle, seen.changed = idle.try_(self.own, launches=IDLE), idle.try_(self.own, launches=CHANGED)
         violations = [*self._changed(seen.first), *seen.violations(), *idle.broken_off()]
         if violations:
             return Examined(tuple(violations))

@@ -14,7 +14,7 @@ import fcntl
 import os
 import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from gpucheck.verify.expected import Expected
 from gpucheck.worker.protocol import Answer, Ask
 from gpucheck.worker.supervisor import reference_desk
 from gpucheck.worker.supervisor.gpu_snapshot import Adders
-from gpucheck.worker.supervisor.reference_desk import NoAnswer, ReferenceDesk
+from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
 
 SHARED = "shared."  # begins names of files that tell of shared memory
 KINDS = ("inputs", "digest", "reference")
@@ -72,10 +72,9 @@ class CaseFiles:
         if self.desk is not None and isinstance(checks.load(case.check), CandidateCheck):
             path = self.folder / f"{key}.{SHARED}{case.check}.inputs"
             if key not in self._drawn:
-                with suppress(NoAnswer):
-                    answer = self.desk.ask(Ask.PLACE, case, str(path))
-                    if answer.large:
-                        self._drawn[key] = path, answer
+                answer = self.desk.place(case, str(path))
+                if answer is not None:
+                    self._drawn[key] = path, answer
             if key in self._drawn:
                 return path
         return self._ensure(self._name(key, case, "inputs"), lambda: _make_inputs(case))

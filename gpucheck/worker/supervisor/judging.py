@@ -36,6 +36,7 @@ from gpucheck.worker.supervisor.case_files import CaseFiles, all_processors
 from gpucheck.worker.supervisor.violations import observed_violations
 
 AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data
+NOT_EXAMINED = "too large for further calls: what it does beside answering was not seen, and its time is not told"
 SHORT = 12  # characters of a digest that tell the outputs of calls apart
 _RAISED = {"error": Outcome.ERROR, "harness": Outcome.HARNESS}
 
@@ -170,7 +171,10 @@ def _held_against_reference(
     check = checks.load(attempt.step.case.check)
     fault, remark = "", ""
     if isinstance(check, CandidateCheck):
-        fault, remark = check.fallback([launch.kernel for launch in record.launches], reply.device_kernels)
+        if large:
+            remark = NOT_EXAMINED
+        fault, about = check.fallback([launch.kernel for launch in record.launches], reply.device_kernels)
+        remark = "; ".join(filter(None, (about, remark)))
         violations += [Violation(ViolationKind.FALLBACK, fault)] if fault else []
     if judged.found.mismatches and isinstance(check, JointCheck):
         transfers = check.transfers(attempt.step.case, inputs, judged.outputs, expected)

@@ -42,6 +42,8 @@ class ReferenceDesk:
         self._lock = threading.Lock()
         self._forkserver = forkserver
         self._child: Child | None = None
+        self._shares: bool | None = None  # whether memory of the GPU arrives in another process; None: not tried
+        self._again = (plan, node, rank, forkserver, folder)
         self.memory: dict[str, int] = {}  # bytes that it held at most, of host and GPU
         self.seconds = 0.0  # that it took to answer
         self._setup = Setup(
@@ -57,11 +59,6 @@ class ReferenceDesk:
             journal=str(folder / f"reference-journal{node.local_rank}"),
             calls=REFERENCE,
         )
-
-    def start(self) -> None:
-        """Starts the process, so that it is ready when asked; errors are met by the first question."""
-        with suppress(NoAnswer, OSError), self._lock:
-            self._ready()
 
     def ask(self, what: Ask, case: Case, path: str = "", inputs: Mapping[str, Tensor] | None = None) -> Answer:
         """The answer to a question.
@@ -82,6 +79,31 @@ class ReferenceDesk:
         if answer.failure:
             raise NoAnswer(f"{answer.failure}\n{answer.traceback}".rstrip())
         return answer
+
+    def place(self, case: Case, path: str) -> Answer | None:
+        """Draws the inputs of a case into shared memory of the GPU; None where it is not large, or nothing is shared.
+
+        Another process that was never handed a candidate opens the first of them: only where they arrive bit for bit
+        are candidates given any.
+
+        Raises:
+            UsageError: the problem's file is at fault.
+        """
+        if self._shares is False:
+            return None
+        try:
+            answer = self.ask(Ask.PLACE, case, path)
+            if not answer.large:
+                return None
+            if self._shares is None:
+                witness = ReferenceDesk(*self._again)
+                try:
+                    self._shares = witness.ask(Ask.OPEN, case, path).inputs == answer.inputs
+                finally:
+                    witness.close()
+        except NoAnswer:
+            self._shares = False
+        return answer if self._shares else None
 
     def close(self) -> None:
         """Ends the process."""
@@ -148,7 +170,7 @@ def reference(desk: ReferenceDesk, case: Case, inputs: Mapping[str, Tensor] | No
     """
     try:
         return unpacked(desk.ask(Ask.EXPECTED, case, inputs=inputs).content)
-    except NoAnswer:
+    except (NoAnswer, UsageError):  # a fault of the problem's file shows on the CPU too, one of the GPU does not
         if gpu:
             raise
         return on_cpu()

@@ -1,0 +1,216 @@
+"""The process that makes references of pairs: what it answers, and what it says of large outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gpucheck import checks
+from gpucheck.checks import CHECKS, sources
+from gpucheck.model.conditions import Conditions
+from gpucheck.model.errors import UsageError
+from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.expected import Expected
+from gpucheck.verify.judge import judge
+from gpucheck.worker import parcels
+from gpucheck.worker.device import reference_process
+from gpucheck.worker.device.reference_process import ReferenceProcess, judged_by_window
+from gpucheck.worker.protocol import REFERENCE, Answer, Ask, Question, Setup
+from gpucheck.worker.supervisor import reference_desk
+from gpucheck.worker.supervisor.reference_desk import NoAnswer, ReferenceDesk, unpacked
+
+PROBLEM = """
+import torch
+from torch import nn
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(7, 5)
+    def forward(self, x): return {body}
+def get_inputs(): return [torch.randn(30, 7)]
+def get_init_inputs(): return []
+"""
+CANDIDATE = "from torch import nn\nclass ModelNew(nn.Module):\n    def forward(self, x): return x\n"
+SETUP = Setup(Conditions("cpu").lifelong, "cpu", 0, 1, 0, 1, "", "", "", "", calls=REFERENCE)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """The case and the check of a problem that computes ``body``."""
+
+    def make(body: str) -> Any:
+        (tmp_path / "hard.py").write_text(PROBLEM.format(body=body))
+        (tmp_path / "fast.py").write_text(CANDIDATE)
+        (source,), _ = sources.find([], [str(tmp_path / "hard.py")], [str(tmp_path / "fast.py")], CHECKS)
+        checks.activate([source])
+        check = checks.load("fast")
+        return check.spec.case({"trial": 1}, "normal", 0), check
+
+    yield make
+    checks.activate([])
+
+
+def test_its_reference_is_the_one_of_the_check_and_says_where_its_values_come_from(pair: Any) -> None:
+    case, check = pair("self.linear(x)")
+    process = ReferenceProcess(SETUP)
+    answer = process.run(Question(Ask.EXPECTED, case))
+    found, own = unpacked(answer.content), check.reference(case, check.inputs(case, torch.Generator()))
+    assert torch.equal(found["out"].estimate.value, own["out"].estimate.value) and not answer.failure
+    assert "float64 values of the CPU" in found["out"].basis and answer.memory["reference, host"] > 0
+    assert not process.run(Question(Ask.PLACE, case, "nowhere")).large, "nothing is shared without a GPU"
+
+
+def test_a_further_call_has_the_weights_of_the_case_and_inputs_of_its_own(pair: Any) -> None:
+    case, check = pair("self.linear(x)")
+    other = check.fresh_inputs(case, 9)
+    desk = FakeDesk(ReferenceProcess(SETUP))
+    found = reference_desk.reference(desk, case, other, dict, gpu=False)  # type: ignore[arg-type]
+    given = check.inputs(case, torch.Generator())
+    right = other["input0"] @ given["state.linear.weight"].T + given["state.linear.bias"]
+    assert not judge({"out": right}, found, {}).mismatches
+
+
+class FakeDesk(ReferenceDesk):
+    """Asks a process that runs here."""
+
+    def __init__(self, *processes: Any) -> None:
+        self.processes, self.asked, self.closed = list(processes), [], 0  # type: ignore[var-annotated]
+        self._shares, self._again, self.memory, self.seconds = None, (self,), {}, 0.0  # type: ignore[assignment]
+
+    def ask(self, what: Ask, case: Any, path: str = "", inputs: Any = None) -> Answer:
+        import io
+
+        held = io.BytesIO()
+        torch.save(inputs or {}, held)
+        self.asked.append(what)
+        answer: Answer = self.processes[0].run(Question(what, case, path, held.getvalue() if inputs else b""))
+        if answer.failure:
+            raise NoAnswer(answer.failure)
+        if answer.problem:
+            raise UsageError(answer.problem)
+        return answer
+
+
+@pytest.mark.parametrize("failure", [{"failure": "out of memory"}, {"problem": "the bound refuses Model itself"}])
+def test_what_the_gpu_cannot_do_is_done_on_the_cpu_unless_the_gpu_was_asked_for(pair: Any, failure: Any) -> None:
+    case, _ = pair("x * 2")
+    desk = FakeDesk(Constant(Answer(**failure)))
+    assert reference_desk.reference(desk, case, None, lambda: {"out": 1}, gpu=False) == {"out": 1}  # type: ignore[dict-item,return-value]
+    with pytest.raises((NoAnswer, UsageError)):
+        reference_desk.reference(desk, case, None, dict, gpu=True)
+
+
+class Constant:
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+
+    def run(self, question: Question) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.mark.parametrize(("arrives", "given"), [("a", True), ("b", False)])
+def test_candidates_get_shared_memory_only_where_it_arrives_bit_for_bit_in_another_process(
+    monkeypatch: pytest.MonkeyPatch, arrives: str, given: bool
+) -> None:
+    placed = Answer(large=True, inputs="a", box="x.box")
+    witnesses: list[FakeDesk] = []
+
+    def witness(*_: Any) -> FakeDesk:
+        witnesses.append(FakeDesk(Constant(Answer(inputs=arrives))))
+        witnesses[-1].close = lambda: None  # type: ignore[method-assign]
+        return witnesses[-1]
+
+    monkeypatch.setattr(reference_desk, "ReferenceDesk", witness)
+    desk, case = FakeDesk(Constant(placed)), None
+    assert [desk.place(case, "p") for _ in range(3)] == [placed if given else None] * 3  # type: ignore[arg-type]
+    assert len(witnesses) == 1 and witnesses[0].asked == [Ask.OPEN]
+    assert len(desk.asked) == (3 if given else 1)
+
+
+def test_memory_that_cannot_be_shared_leaves_the_usual_way(pair: Any) -> None:
+    desk = FakeDesk(Constant(Answer(failure="the CUDA driver answers 801: memory is not shared")))
+    assert desk.place(None, "p") is None and desk.place(None, "p") is None and len(desk.asked) == 1  # type: ignore[arg-type]
+
+
+def expected(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, Expected]:
+    value = torch.randn(rows, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return {"out": Expected(Estimate(value, torch.full_like(value, 1e-6)), dtype, basis="b")}
+
+
+@pytest.mark.parametrize(("rows", "columns", "window"), [(50, 40, 200), (2000, 1, 64), (3, 500, 64), (50, 40, 1 << 20)])
+def test_a_large_output_is_judged_as_a_whole_and_described_from_its_first_error_on(
+    monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, window: int
+) -> None:
+    monkeypatch.setattr(reference_process, "WINDOW", window)
+    reference = expected(rows, columns)
+    right = reference["out"].estimate.value.float()
+    assert judged_by_window({"out": right}, reference).tightness == judge({"out": right}, reference, {}).tightness
+    wrong = right.clone()
+    wrong.view(-1)[[rows * columns // 3, rows * columns - 1]] += 0.5
+    found, usual = (
+        judged_by_window({"out": wrong}, reference).mismatches,
+        judge({"out": wrong}, reference, {}).mismatches,
+    )
+    (mismatch,), (plain,) = found, usual
+    assert (mismatch.wrong, mismatch.total, mismatch.first) == (plain.wrong, plain.total, plain.first)
+    assert mismatch.box[0][0] == plain.box[0][0] and mismatch.expected == float(
+        reference["out"].estimate.value[tuple(mismatch.worst)]
+    )
+
+
+def test_outputs_that_are_missing_or_of_another_form_are_said_as_ever() -> None:
+    reference = expected(4, 5)
+    right = reference["out"].estimate.value.float()
+    for outputs in ({}, {"out": right[1:]}, {"out": right.half()}):
+        assert judged_by_window(outputs, reference) == judge(outputs, reference, {})
+    assert judged_by_window({}, {}) == judge({}, {}, {})
+
+
+def test_what_nothing_can_be_said_of_is_not_wrong_in_a_large_output() -> None:
+    reference = expected(4, 5)
+    wrong = reference["out"].estimate.value.float()
+    wrong[2, 2] = 9
+    unknown = torch.zeros(4, 5, dtype=torch.bool)
+    assert judged_by_window({"out": wrong}, reference).mismatches
+    unknown[2, 2] = True
+    assert not judged_by_window({"out": wrong}, {"out": replace(reference["out"], unknown=unknown)}).mismatches
+
+
+def test_parcels_without_a_box_are_files_and_digests_tell_order_and_place(tmp_path: Path) -> None:
+    x = torch.randn(200)
+    parcels.save({"x": x, "n": torch.arange(3)}, str(tmp_path / "p"))
+    assert torch.equal(parcels.load(str(tmp_path / "p"), {}, torch.device("cpu"))["x"], x)
+    other, swapped = x.clone(), x.clone()
+    other[7] = torch.nextafter(other[7], torch.tensor(9.0))
+    swapped[1], swapped[2] = x[2], x[1]
+    told = {parcels.digest({"x": value}) for value in (x, other, swapped, x.double(), x.view(2, 100))}
+    assert len(told) == 5 and parcels.digest({"x": x.clone()}) in told
+
+
+def test_a_box_hands_over_strides_and_bits_and_one_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    """Memory of the CPU stands in for that of a GPU: what says where things lie is the same."""
+    box = parcels.Box(str(tmp_path / "box"), torch.zeros(4096, dtype=torch.uint8), 0)
+    tensors = {"a": torch.randn(5, 6).t(), "b": torch.arange(7), "c": torch.randn(3, 8)[:, ::2]}
+    parcels.save(tensors, str(tmp_path / "p"), box)
+    got = parcels.load(str(tmp_path / "p"), {box.path: box}, torch.device("cpu"))
+    assert list(got) == list(tensors)
+    for name, value in tensors.items():
+        assert torch.equal(got[name], value) and got[name].stride() == value.stride()
+        assert box.memory.data_ptr() <= got[name].data_ptr() < box.memory.data_ptr() + 4096
+    box.memory[100] ^= 1
+    with pytest.raises(OSError, match="shared memory does not hold what"):
+        parcels.load(str(tmp_path / "p"), {box.path: box}, torch.device("cpu"))
+    assert parcels.bytes_in_box(tensors) <= 4096
+
+
+def test_what_a_box_has_no_room_for_is_held_by_the_file(tmp_path: Path) -> None:
+    box = parcels.Box(str(tmp_path / "box"), torch.zeros(1024, dtype=torch.uint8), 0)
+    tensors = {"small": torch.ones(8), "large": torch.ones(4096)}
+    parcels.save(tensors, str(tmp_path / "p"), box)
+    got = parcels.load(str(tmp_path / "p"), {box.path: box}, torch.device("cpu"))
+    assert all(torch.equal(got[name], value) for name, value in tensors.items())
