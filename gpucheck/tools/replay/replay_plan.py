@@ -10,6 +10,7 @@ from gpucheck.library.copies import LibraryCopy
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement_table import PLACEMENTS
 from gpucheck.model.plan import Plan, PlannedEngine, Replay, Step
+from gpucheck.model.screened import CHECK as SCREEN
 from gpucheck.records.run_folder import Run
 
 
@@ -64,9 +65,12 @@ def repeated(
     """The plan of a replay: the step alone, on the ranks of one node, without experiments.
 
     Raises:
-        UsageError: the step ran under a placement that only another version of gpucheck has, or on several nodes at
-            once.
+        UsageError: the step ran under a placement that only another version of gpucheck has, on several nodes at
+            once, or in a screen.
     """
+    if plan.steps[step].case.check == SCREEN:
+        name = plan.steps[step].case["datapath"]
+        raise UsageError(f"{name} is a datapath of a screen: run it again with gpucheck screen --datapaths '{name}'")
     placement = plan.steps[step].conditions.placement
     if placement not in PLACEMENTS:
         raise UsageError(f"the case ran under placement {placement}, which this gpucheck lacks: use a newer one")

@@ -105,7 +105,7 @@ DATAPATHS: tuple[Datapath, ...] = (
              lanes_of_tile=64),
     Datapath("L2", "walk", "{} words written and read", 8e-12, "TB", 32, lanes=8192, steps=8,
              lanes_of_tile=512),
-    Datapath("device memory", "walk", "{} words written and read", 8e-12, "TB", 32, lanes=4096, steps=128,
+    Datapath("device memory", "walk", "{} words written and read", 8e-12, "TB", 32, lanes=4096, steps=72,
              lanes_of_tile=512),
 )  # fmt: skip
 """In the order of the report."""

@@ -67,3 +67,11 @@ def test_a_parameter_that_came_after_the_run_takes_its_default(synthetic: Synthe
     known = replace(plan.steps[0], case=replace(plan.steps[0].case, params={"m": 33}))
     (step,) = repeated(replace(plan, steps=(known,)), 0, 0, COPY, save=False, timeout=None).steps
     assert (step.case["m"], step.case["operands"]) == (33, "dense") and step.case.id == known.case.id
+
+
+def test_a_datapath_of_a_screen_is_run_again_by_a_screen(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    case = replace(plan.steps[0].case, check="screen", params={"datapath": "fma fp32"})
+    screened = replace(plan, steps=(replace(plan.steps[0], case=case),))
+    with pytest.raises(UsageError, match="gpucheck screen --datapaths 'fma fp32'"):
+        repeated(screened, 0, 0, None, save=False, timeout=None)

@@ -133,3 +133,12 @@ def test_a_digest_that_was_not_written_is_wrong(launches: Any, monkeypatch: pyte
     header = {"start": launched.start, "groups": 2, "seconds": 1.0, "details": [], "multiprocessors": [0, 1, 2, 3]}
     tally.take(header, came["digests"].tobytes(), [], {})
     assert [tally.wrong[number] for number in range(4)] == [2, 2, 2, 2]
+
+
+def test_a_walk_visits_each_block_of_its_region_once_and_leaves_the_cache(launches: Any) -> None:
+    for path in DATAPATHS:
+        if path.kernel == "walk":
+            for number in range(path.numbers):
+                assert len({(step * 5 + number * 3 + 1) % path.steps for step in range(path.steps)}) == path.steps
+    region = {path.name: 4 * path.words * 132 / 2**20 for path in DATAPATHS}  # MiB on an H200, whose L2 has 50
+    assert region["L2"] < 50 < 100 < region["device memory"] < 256  # idle-time screens are to stay below 1 GiB
