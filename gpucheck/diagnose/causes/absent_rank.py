@@ -26,6 +26,7 @@ ENDLESS = Cause(
     fix="Look at the links between these GPUs (gpucheck doctor, nvidia-smi nvlink -e) and at NCCL's version.",
 )
 CAUSES = (ABSENT, ENDLESS)
+WAITED = "waited"  # how a rank ended that was at work until it was killed
 
 
 def recognise(run: Run, record: Record) -> Evidence | None:
@@ -33,6 +34,12 @@ def recognise(run: Run, record: Record) -> Evidence | None:
     if record.outcome is not Outcome.HANG or not record.progress:
         return None
     own = next((part for part in record.progress if part.rank == record.rank), None)
-    if own is not None and own.inside and own.signature and "did not end" in record.message:
+    if own is not None and own.signature and "did not end" in record.message and (own.inside or _all_wait(run, record)):
         return Evidence(ENDLESS, own.operation)
     return Evidence(ABSENT)
+
+
+def _all_wait(run: Run, record: Record) -> bool:
+    """Whether all ranks were at one call and had not ended on a GPU, where calls return before they have ended."""
+    calls = {(part.operation, part.number, part.signature) for part in record.progress}
+    return run.plan.device == "cuda" and len(calls) == 1 and all(part.state == WAITED for part in record.progress)
