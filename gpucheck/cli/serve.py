@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,9 @@ def serve(
     ] = None,
     processes: Annotated[int, typer.Option(min=8, help="Processes of an evaluation at one time.")] = 256,
     output: Annotated[float, typer.Option(min=0.1, metavar="MIB", help="What an evaluation may print.")] = 16.0,
-    files: Annotated[float, typer.Option(min=1, metavar="MIB", help="What an evaluation may write.")] = 4096.0,
+    files: Annotated[
+        float | None, typer.Option(min=1, metavar="GIB", help="What it may write.", show_default="half of what is free")
+    ] = None,
     share: Annotated[int, typer.Option(min=1, max=16, help="Evaluations on a device while no times are taken.")] = 2,
     queue: Annotated[int, typer.Option(min=1, help="Evaluations that may wait.")] = 1000,
     body: Annotated[float, typer.Option(min=0.01, metavar="MIB", help="Size of a request.")] = 4.0,
@@ -69,13 +72,14 @@ def serve(
     token = _token(token_file) if token_file else ""
     require("torch", "triton")
     found = device_pool.find(devices, choose(device_pool.asked(devices), None).device)
+    folder = (state or default_state(port)).absolute()
     slots = len(found) * (share if found[0].uuid == "" else 1)
     memory = host_memory * GIB if host_memory else SHARE_OF_MEMORY * memory_here() / max(1, slots)
     limits = Limits(
-        time_limit, int(memory), int((device_memory or 0) * GIB), processes, int(output * MIB), int(files * MIB)
+        time_limit, int(memory), int((device_memory or 0) * GIB), processes, int(output * MIB), _room(files, folder)
     )
     options = ServiceOptions(
-        state=(state or default_state(port)).absolute(),
+        state=folder,
         host=host,
         port=port,
         token=token,
@@ -94,6 +98,14 @@ def serve(
     names = ", ".join(f"{device.number}: {device.name}" for device in found)
     typer.echo(f"gpucheck serve on http://{host}:{port}  devices {names}  queue {options.state}", err=True)
     run(options, found)
+
+
+def _room(files: float | None, folder: Path) -> int:
+    """Bytes that an evaluation may write in its scratch folder."""
+    if files is not None:
+        return int(files * GIB)
+    existing = next(each for each in (folder, *folder.parents) if each.is_dir())
+    return shutil.disk_usage(existing).free // 2
 
 
 def _token(path: Path) -> str:

@@ -51,10 +51,21 @@ HEAD = "import ctypes, os, subprocess, sys, time\nimport torch\nimport torch.nn 
 CRASHES = HEAD + "    def forward(self, x):\n        ctypes.string_at(0)\n"
 HANGS = HEAD + "    def forward(self, x):\n        while True: time.sleep(1)\n"
 HOARDS = HEAD + "    def forward(self, x):\n        hoard = []\n        while True: hoard.append(b'1' * (64 << 20))\n"
+EXITS = HEAD + "    def forward(self, x):\n        os._exit(0)\n"
 LEAVES = (
     HEAD
     + "    def forward(self, x):\n        subprocess.Popen(['setsid', 'sh', '-c', 'sleep 3000 & sleep 3000'])\n"
     + "        return torch.relu(x) * 2\n"
+)
+KILLS = (
+    HEAD
+    + "    def forward(self, x):\n        for name in os.listdir('/proc'):\n            try:\n"
+    + "                os.kill(int(name), 9)\n            except (ValueError, OSError):\n                pass\n"
+    + "        return torch.relu(x) * 3\n"
+)
+KEEPS = RIGHT.replace(
+    "        out = torch.empty_like(x)\n",
+    "        if hasattr(self, 'kept'):\n            return self.kept\n        self.kept = out = torch.empty_like(x)\n",
 )
 
 

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fastapi  # noqa: F401 - what the server needs
 import pytest
 
 from gpucheck.host.processes import descendants_of
 from tests.end_to_end.serve_client import CRASHES, LEAVES, RIGHT, WRONG, Served
-
-pytest.importorskip("fastapi", reason="needs fastapi")
 
 
 @pytest.fixture(scope="module")

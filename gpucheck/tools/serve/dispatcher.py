@@ -50,7 +50,7 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._closing = False
         self._waiters: dict[str, list[Callable[[], None]]] = {}
-        self.isolation = {"processes": "fresh for each evaluation", "landlock": landlock_version()}
+        self.isolation: dict[str, Any] = {"processes": "fresh for each evaluation", "landlock": landlock_version()}
         self.held = _lock_work(options.state)
         self._slots = [Slot(self, device, number) for device in devices for number in range(options.share)]
 
@@ -84,7 +84,7 @@ class Dispatcher:
             running = [slot for slot in self._slots if slot.task is not None and slot.task.id == id]
             cancelled = self.store.cancel(id)
         for slot in running if cancelled else []:
-            slot.evaluator.stop(CANCEL)
+            slot.evaluator.stop(id, CANCEL)
         if cancelled:
             self._notify([id])
         return cancelled
@@ -93,9 +93,9 @@ class Dispatcher:
         """Ends what runs on a device and proves it anew; says how many evaluations were ended."""
         with self._changed:
             device.state, device.problem = DeviceState.PROVING, ""
-            running = [slot for slot in self._slots if slot.device is device and slot.task is not None]
-        for slot in running:
-            slot.evaluator.stop(f"device {device.number} was reset while it ran")
+            running = [(slot, slot.task.id) for slot in self._slots if slot.device is device and slot.task is not None]
+        for slot, id in running:
+            slot.evaluator.stop(id, f"device {device.number} was reset while it ran")
         with self._changed:
             self._changed.notify_all()
             self._changed.wait_for(lambda: device.state is not DeviceState.PROVING or self._closing)
@@ -119,8 +119,9 @@ class Dispatcher:
             while any(slot.task for slot in self._slots) and time.monotonic() < deadline:
                 self._changed.wait(max(0.0, deadline - time.monotonic()))
         for slot in self._slots:
-            if slot.task is not None:
-                slot.evaluator.stop(HAND_BACK)
+            task = slot.task
+            if task is not None:
+                slot.evaluator.stop(task.id, HAND_BACK)
         for slot in self._slots:
             slot.join(20)
         for slot in self._slots:
@@ -135,6 +136,11 @@ class Dispatcher:
         for calls in waiters.values():
             for call in calls:
                 call()
+
+    @property
+    def confined(self) -> bool:
+        """Whether all evaluations are walled in: they read nothing of this service and write in their own folders."""
+        return bool(self.isolation["landlock"]) and all(slot.evaluator.confined for slot in self._slots)
 
     @property
     def closing(self) -> bool:
@@ -187,9 +193,12 @@ class Dispatcher:
                 slot.device.state = DeviceState.PROVING
         self._notify(ids)
 
-    def proved(self, device: Device, problem: str) -> None:
-        """Puts a device into the pool, or out of it."""
+    def proved(self, device: Device, problem: str, *, confined: bool) -> None:
+        """Puts a device into the pool, or out of it; its slots are confined as the one that proved it."""
         with self._changed:
+            for slot in self._slots:
+                if slot.device is device:
+                    slot.evaluator.confined = confined
             device.problem = problem
             device.state = DeviceState.FAILED if problem else DeviceState.READY
         self._notify([])
@@ -253,7 +262,8 @@ class Slot(threading.Thread):
             if task is not None:
                 self._evaluate(task)
             elif not self.dispatcher.closing:
-                self.dispatcher.proved(self.device, self._prove())
+                problem = self._prove()
+                self.dispatcher.proved(self.device, problem, confined=self.evaluator.confined)
 
     def _prove(self) -> str:
         try:
@@ -268,7 +278,7 @@ class Slot(threading.Thread):
             folder.mkdir(mode=0o700)
             limits = replace(self.dispatcher.options.limits, seconds=task.evaluation.seconds + run_answer.REPORTING)
             command = run_answer.command(task.evaluation, self.device.kind, folder)
-            ended = self.evaluator.carry_out(command, folder, limits)
+            ended = self.evaluator.carry_out(task.id, command, folder, limits)
             answer = run_answer.answer(task.evaluation, ended, folder, self._facts())
         except Exception as error:  # of this server: the next evaluation must not pay for it
             answer = Answer(500, detail=f"the server could not evaluate it: {error}", lasting=False)
@@ -287,4 +297,5 @@ class Slot(threading.Thread):
             "hardware": self.device.name,
             "device": f"cuda:{self.device.number}" if self.device.uuid else "cpu",
             "device_uuid": self.device.uuid,
+            "confined": self.evaluator.confined and bool(self.dispatcher.isolation["landlock"]),
         }

@@ -76,7 +76,9 @@ class Evaluator:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()  # of what is sent
-        self._stop = ""  # why what runs, or is about to, is to end
+        self._stops: dict[str, str] = {}  # name -> why what runs under it, or is about to, is to end
+        self.confined = True  # evaluations are walled in where the kernel offers that
+        self._proved = False  # the device was proved once
 
     @property
     def pid(self) -> int | None:
@@ -102,46 +104,61 @@ class Evaluator:
         self._connection = Connection(ours.detach())
         receive(self._connection)
 
-    def carry_out(self, command: Sequence[str], folder: Path, limits: Limits, module: str = "gpucheck") -> Ended:
+    def carry_out(
+        self, name: str, command: Sequence[str], folder: Path, limits: Limits, module: str = "gpucheck"
+    ) -> Ended:
         """Runs a command of a module in a fresh process and waits for its end.
 
         Args:
+            name: what :meth:`stop` calls it.
             folder: its scratch folder, which exists.
         """
-        environment = {name: str(folder / inner) for name, inner in OWN_FOLDERS.items()}
+        environment = {variable: str(folder / inner) for variable, inner in OWN_FOLDERS.items()}
         for path in environment.values():
             Path(path).mkdir(exist_ok=True)
         asked = {
+            "name": name,
             "module": module,
             "command": list(command),
             "folder": str(folder),
             "environment": environment,
             "limits": limits.to_json(),
             "uuid": self.uuid,
-            "hidden": str(self._state),
+            "hidden": str(self._state) if self.confined else "",
         }
         try:
             self.start()
             assert self._connection is not None
             with self._lock:
                 send(self._connection, asked)
-            if self._stop:
-                self.stop(self._stop)
+                if name in self._stops:
+                    send(self._connection, {"stop": self._stops[name], "name": name})
             answer = receive(self._connection)
         except (EOFError, OSError, ValueError):
             self._close()
-            return Ended(died=True, stopped=self._stop)
-        finally:
-            stopped, self._stop = self._stop, ""
+            return Ended(died=True, stopped=self._stops.pop(name, ""))
+        stopped = self._stops.pop(name, "")
         return Ended(
             **{**answer, "exceeded": answer["exceeded"] or {}, "stuck": tuple(answer["stuck"]), "stopped": stopped}
         )
 
     def prove(self, folder: Path) -> str:
-        """What is wrong with the device; "" where an exact product on it, in a fresh process, is right."""
+        """What is wrong with the device; "" where an exact product on it, in a fresh process, is right.
+
+        The first proof is tried without walls too: a driver may need what they keep from it, which is told then.
+        """
+        problem = self._prove(folder)
+        if problem and self.confined and not self._proved:
+            self.confined = False
+            self.confined = bool(self._prove(folder))
+            problem = problem if self.confined else ""
+        self._proved = self._proved or not problem
+        return problem
+
+    def _prove(self, folder: Path) -> str:
         folder.mkdir(mode=0o700)
         try:
-            ended = self.carry_out([self.uuid or "cpu"], folder, Limits(seconds=PROOF_SECONDS), PROOF)
+            ended = self.carry_out("proof", [self.uuid or "cpu"], folder, Limits(seconds=PROOF_SECONDS), PROOF)
             said = last_line(folder / PRINTED)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -151,12 +168,12 @@ class Evaluator:
             return f"processes {', '.join(map(str, ended.stuck))} on it do not end"
         return ended.exceeded.get("detail", "") or said or f"the proof ended with code {ended.code}"
 
-    def stop(self, why: str) -> None:
-        """Ends what runs."""
-        self._stop = why
+    def stop(self, name: str, why: str) -> None:
+        """Ends what runs under a name, or is about to; nothing else."""
+        self._stops[name] = why
         with self._lock, suppress(OSError):
             if self._connection is not None:
-                send(self._connection, {"stop": why})
+                send(self._connection, {"stop": why, "name": name})
 
     def close(self) -> None:
         """Ends the process and all that runs in it."""

@@ -23,13 +23,14 @@ from typing import Any
 
 from gpucheck.host.containment import close_files, confine
 from gpucheck.host.isolated import receive, send
-from gpucheck.host.processes import Family, die_with_parent, outlive_parent
+from gpucheck.host.processes import Family, descendants_of, die_with_parent, outlive_parent
 from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.tools.serve.evaluator import PRINTED
 from gpucheck.tools.serve.resource_watch import ResourceWatch
 
 POLL = 0.05  # s
 GRACE = 10.0  # s that a run has to write its report after it was asked to end
+ROUNDS = 50  # in which new processes of an evaluation are stopped
 LOADED = (
     *("torch.distributed.run", "torch.utils.cpp_extension", "triton", "rich.console", "rich.progress"),
     *(
@@ -98,6 +99,7 @@ class _Evaluation:
                 code = _asked_to_end(pid)
                 break
         if code is None:
+            _freeze()
             _kill_session(pid)
         stuck = family.end()
         return {
@@ -114,7 +116,10 @@ class _Evaluation:
     def _heard(self) -> str:
         """Why the server wants it to end; "" while it does not."""
         try:
-            return str(receive(self._connection)["stop"]) if self._connection.poll() else ""
+            if not self._connection.poll():
+                return ""
+            heard = receive(self._connection)
+            return str(heard["stop"]) if heard["name"] == self._asked["name"] else ""
         except (EOFError, OSError, ValueError, KeyError):
             return "the server is gone"
 
@@ -155,13 +160,15 @@ class _Evaluation:
         os.close(printed)
         os.chdir(self._folder)
         os.environ.update(self._asked["environment"])
-        for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, self._asked["limits"]["host_memory"])):
-            hard = resource.getrlimit(kind)[1]
-            if value or kind == resource.RLIMIT_CORE:
-                resource.setrlimit(kind, (value, value if hard == resource.RLIM_INFINITY else min(value, hard)))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        memory, hard = self._asked["limits"]["host_memory"], resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if memory and not self._asked["uuid"]:  # drivers of GPUs map more than they use
+            memory = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
         with suppress(OSError):  # where memory runs out, the kernel shall end this process and not the server
             Path("/proc/self/oom_score_adj").write_text("500")
-        confine([self._folder, Path("/dev"), Path("/proc")], Path(self._asked["hidden"]))
+        if self._asked["hidden"]:
+            confine([self._folder, Path("/dev"), Path("/proc")], Path(self._asked["hidden"]))
 
     def _work(self) -> None:
         sys.argv = ["gpucheck", *self._asked["command"]]
@@ -184,6 +191,19 @@ def _asked_to_end(pid: int) -> int | None:
         time.sleep(POLL)
         code = _ended(pid)
     return code
+
+
+def _freeze() -> None:
+    """Stops all descendants: what forks as fast as it can does not while the others are killed."""
+    frozen: set[int] = set()
+    for _ in range(ROUNDS):
+        new = descendants_of(os.getpid()) - frozen
+        if not new:
+            return
+        for pid in new:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        frozen |= new
 
 
 def _kill_session(pid: int) -> None:

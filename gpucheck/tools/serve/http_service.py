@@ -172,7 +172,7 @@ def _health(dispatcher: Dispatcher) -> dict[str, Any]:
         "memory_usage": {"server": resident(os.getpid())},
         "active_tasks": counts["processing"],
         "total_processed": sum(dispatcher.evaluated.values()),
-        "isolation": dispatcher.isolation,
+        "isolation": {**dispatcher.isolation, "confined": dispatcher.confined},
     }
 
 

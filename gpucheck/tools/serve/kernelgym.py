@@ -146,6 +146,8 @@ def _add_answer(found: EvaluationResponse, answer: Answer) -> None:
         names = {"compilation_error": "COMPILATION_ERROR", "runtime_error": "RUNTIME_ERROR"}
         name = next((name for name in names if name in metadata), "correctness_issue")
         found.error_message, found.error_code = metadata.get(name), names.get(name, "CORRECTNESS_ERROR")
+        if metadata.get("resource_limit"):
+            found.error_code = "RESOURCE_ERROR"
 
 
 def moment(seconds: float | None) -> str | None:

@@ -20,7 +20,8 @@ REPORTING = 15.0  # s that a run has to write its report once its own time is up
 LONGEST = 20_000  # characters of a text from the run
 STATUS = {"seconds": 504, "host_memory": 507, "device_memory": 507, "files": 507}
 """HTTP status where a limit was exceeded; 500 for the others."""
-OUT_OF_MEMORY, FALLBACK = "out of memory", "fallback"
+OUT_OF_MEMORY, RESOURCE_LIMIT, FALLBACK = "out of memory", "resource limit", "fallback"
+RULE = "kernelbench"
 COMPILE_CAUSES = ("compile error on this Triton",)
 NOT_LOADED = f"{CANDIDATE} cannot be loaded: "
 
@@ -88,7 +89,7 @@ def command(evaluation: Evaluation, device: str, folder: Path) -> list[str]:
 def _pair(evaluation: Evaluation) -> list[str]:
     asked = [*(["--own-kernel"] if evaluation.own_kernel else []), "--seed", str(evaluation.seed)]
     asked += ["--precision", evaluation.precision] if evaluation.precision else []
-    return ["--problem", PROBLEM, "--candidate", CANDIDATE, "--nproc", "1", *asked]
+    return ["--problem", PROBLEM, "--candidate", CANDIDATE, "--rule", RULE, "--nproc", "1", *asked]
 
 
 def _scenario(trials: Sequence[int]) -> str:
@@ -137,6 +138,7 @@ def _of_report(evaluation: Evaluation, report: Mapping[str, Any]) -> dict[str, A
         "notes": report["notes"],
         "replay": replay(evaluation, report["plan"]["device"], failed or range(1, evaluation.trials + 1)),
         "correctness_trials": f"({passed} / {evaluation.trials})",
+        RULE: _by_rule(results, evaluation.trials),
         "walls": sorted({wall for result in results for wall in result["walls"]}),
         "not_own_kernels": any(finding["fails"] and finding["cause"] == FALLBACK for finding in report["findings"]),
         "software": {
@@ -144,6 +146,13 @@ def _of_report(evaluation: Evaluation, report: Mapping[str, Any]) -> dict[str, A
             for name in ("torch", "triton")
         },
     }
+
+
+def _by_rule(results: Sequence[Mapping[str, Any]], trials: int) -> dict[str, Any]:
+    """What KernelBench itself would say of the outputs, beside our own verdict."""
+    said = [result["rules"][RULE] for result in results if RULE in result["rules"]]
+    close = sum(each["close"] for each in said)
+    return {"correctness": close == trials, "correctness_trials": f"({close} / {trials})", "trials": said}
 
 
 def _judged(evaluation: Evaluation, report: Mapping[str, Any], metadata: dict[str, Any]) -> Answer:
@@ -188,19 +197,16 @@ def _reasons(report: Mapping[str, Any]) -> dict[str, Any]:
             text = result["traceback"] or result["message"]
             found.setdefault(name, text[-LONGEST:])
             found.setdefault(f"{name}_name", result["message"].partition(":")[0][:200])
-        wrong = [item for item in result["mismatches"] if _number(item["expected"]) and _number(item["got"])]
-        if wrong:
-            worst = max(abs(item["expected"] - item["got"]) for item in wrong)
-            found.setdefault("max_difference", []).append(f"{worst:.6f}")
+        said = result["rules"].get(RULE, {}) if result["mismatches"] else {}
+        for name in ("max_difference", "avg_difference"):
+            if isinstance(said.get(name), (int, float)):
+                found.setdefault(name, []).append(f"{said[name]:.6f}")
+    found["resource_limit"] = RESOURCE_LIMIT in causes
     found["crashed"] = any(result["outcome"] in ("crash", "hang") for result in report["results"])
     titles = [finding["title"] for finding in report["findings"] if finding["fails"]]
     if titles and not {"compilation_error", "runtime_error"} & found.keys():
         found["correctness_issue"] = "; ".join(titles)
     return found
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float))
 
 
 def _first(results: Sequence[Mapping[str, Any]], outcome: str) -> str:

@@ -43,7 +43,9 @@ class Puppet:
         self.puppets, self.uuid, self.pid = puppets, uuid, None
         self._candidate, self._stopped = "", ""
 
-    def carry_out(self, command: Sequence[str], folder: Path, limits: Limits) -> Ended:
+    confined = True
+
+    def carry_out(self, name: str, command: Sequence[str], folder: Path, limits: Limits) -> Ended:
         self._candidate = command[0]
         self.puppets.began.append((self._candidate, self.uuid))
         self.puppets.running.append(self._candidate)
@@ -57,7 +59,7 @@ class Puppet:
         self.puppets.proofs.append(self.uuid)
         return "a product is wrong" if self.uuid in self.puppets.bad else ""
 
-    def stop(self, why: str) -> None:
+    def stop(self, name: str, why: str) -> None:
         self._stopped = why
         self.puppets.ends[self._candidate].set()
 
