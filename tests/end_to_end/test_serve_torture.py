@@ -1,4 +1,4 @@
-"""Hundreds of evaluations of which one in five is bad, a server killed at random moments, and a thousand connections."""
+"""Hundreds of evaluations, one in five bad, a server killed at random moments, and a thousand connections."""
 
 from __future__ import annotations
 
