@@ -21,14 +21,16 @@ def diff(
     """Compare two runs; ends with 1 where a case that was right in A is wrong or missing in B."""
     from gpucheck.cli.present import check_files, put_json
     from gpucheck.diagnose.compare import compare
+    from gpucheck.records.damage import explained_by_damage
     from gpucheck.records.run_folder import json_text, read_run
     from gpucheck.report import comparison as rendered
 
     check_files(json_file, [])
-    comparison = compare(read_run(run_a), read_run(run_b), common=common)
-    names = (str(run_a), str(run_b))
-    if json_file != "-":
-        typer.echo("\n".join(rendered.lines(comparison, names, verbose=verbose)))
-    if json_file:
-        put_json(json_file, json_text(rendered.to_json(comparison, names)))
+    runs, names = (read_run(run_a), read_run(run_b)), (str(run_a), str(run_b))
+    with explained_by_damage(*runs):
+        comparison = compare(*runs, common=common)
+        if json_file != "-":
+            typer.echo("\n".join(rendered.lines(comparison, names, verbose=verbose)))
+        if json_file:
+            put_json(json_file, json_text(rendered.to_json(comparison, names)))
     raise typer.Exit(ExitCode.FAIL if comparison.regressions else ExitCode.PASS)

@@ -14,6 +14,7 @@ from gpucheck.diagnose.node_verdict import NodeVerdict, node_verdict
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Verdict
+from gpucheck.records.damage import explained_by_damage
 from gpucheck.records.run_folder import read_run, write_text
 from gpucheck.report import blocks
 from gpucheck.report.formats import FORMATS, render
@@ -112,24 +113,25 @@ def present(
     """
     check_files(json_file, write, node_file=node_file)
     run = read_run(run_dir, accepted)
-    conclusion = conclude(run)
-    report, node = blocks.build(run, conclusion), node_verdict(run, conclusion)
-    if not quiet:
-        from gpucheck.report.terminal import show
+    with explained_by_damage(run):
+        conclusion = conclude(run)
+        report, node = blocks.build(run, conclusion), node_verdict(run, conclusion)
+        if not quiet:
+            from gpucheck.report.terminal import show
 
-        show(report, console, verbose=verbose)
-    if announced:
-        from gpucheck.report.announce import announce
+            show(report, console, verbose=verbose)
+        if announced:
+            from gpucheck.report.announce import announce
 
-        announce(report)
-    if json_file:
-        put_json(json_file, render(report, ".json"))
-    for name in write:
-        write_file("--write", name, render(report, Path(name).suffix))
-    if node_file:
-        from gpucheck.report.formats import node_json
+            announce(report)
+        if json_file:
+            put_json(json_file, render(report, ".json"))
+        for name in write:
+            write_file("--write", name, render(report, Path(name).suffix))
+        if node_file:
+            from gpucheck.report.formats import node_json
 
-        put_json(node_file, node_json.render(report, node), "--node-verdict")
+            put_json(node_file, node_json.render(report, node), "--node-verdict")
     return Presented(conclusion, report, node)
 
 

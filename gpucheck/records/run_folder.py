@@ -217,7 +217,7 @@ def _take(run: Run, rank: int, item: dict[str, Any]) -> None:
     try:
         record = Record.from_json(item)
         planned = run.plan.steps[record.step].case.id if record.step >= 0 else None
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError):
         planned = None
     if planned is None or record.case != planned or record.rank != rank or rank not in run.ranks:
         run.torn += 1

@@ -20,6 +20,7 @@ from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.errors import ExitCode, GpucheckError, InfrastructureError, UsageError
 from gpucheck.model.finding import Conclusion
 from gpucheck.model.record import Outcome, Verdict
+from gpucheck.records.damage import damage
 from gpucheck.records.run_folder import Run, finite, read_run
 from gpucheck.report import blocks
 from gpucheck.report.blocks import Report
@@ -75,6 +76,8 @@ def attested(folder: Path, subjects: list[dict[str, Any]], *, any_verdict: bool 
         raise InfrastructureError(
             f"{folder} has no outcome.json: the run is still under way, or gpucheck was killed; nothing is attested"
         )
+    if words := damage(run):
+        raise UsageError(f"{folder} is damaged: {words}; was it edited?")
     conclusion = conclude(run)
     report = blocks.build(run, conclusion)
     if evidence.digests(folder) != files:
