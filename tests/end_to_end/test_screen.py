@@ -73,13 +73,6 @@ def test_a_faulty_multiprocessor_is_named_on_its_gpu_alone_and_seen_again_in_fre
     assert others == [Outcome.PASS, Outcome.PASS]
 
 
-def test_too_few_tiles_for_what_was_asked_leave_the_verdict_open(tmp_path: Path) -> None:
-    run = screened(tmp_path / "run", names=["integer"], tiles=10**9)
-    assert run.records[(0, 0)].outcome is Outcome.HARNESS
-    assert "1,000,000,000 are needed for what --until asks" in run.records[(0, 0)].message
-    assert conclude(run).verdict is Verdict.INCONCLUSIVE
-
-
 def test_the_datapath_at_which_the_process_of_a_gpu_died_crashed_and_what_it_did_not_come_to_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

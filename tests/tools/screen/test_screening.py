@@ -65,6 +65,16 @@ def test_a_multiprocessor_that_nothing_ran_on_leaves_the_datapath_unjudged(plan:
     assert record.screened and record.screened.fewest == 0
 
 
+def test_too_few_tiles_for_what_was_asked_leave_the_datapath_unjudged(plan: Any, tmp_path: Path) -> None:
+    seen = screen(tallies={"integer": tally("integer", {0: 3, 1: 2})})
+    enough = 2 * PATHS["integer"].tiles
+    record = recorded(plan, tmp_path, seen, "integer", enough)
+    assert record and record.outcome is Outcome.PASS
+    record = recorded(plan, tmp_path, seen, "integer", enough + 1)
+    assert record and record.outcome is Outcome.HARNESS
+    assert f"{enough + 1:,} are needed for what --until asks" in record.message
+
+
 def test_a_datapath_that_never_ran_has_no_record_or_says_what_ended_its_process(plan: Any, tmp_path: Path) -> None:
     assert recorded(plan, tmp_path, screen(), "integer") is None
     record = recorded(plan, tmp_path, screen(problem="was killed by SIGSEGV"), "integer")
