@@ -24,7 +24,7 @@ from gpucheck.checks.arguments import call, tensors, unpack
 from gpucheck.checks.drawn_device import redirected
 from gpucheck.checks.torch_model import ON_GPU, build, draw_inputs, named, problems_own, process_lock, seeded, weights
 from gpucheck.model.errors import UsageError
-from gpucheck.verify import bounds
+from gpucheck.verify import bounds, sampled_bounds
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.judge import accepted, judge
@@ -75,7 +75,7 @@ class Reference:
     ) -> None:
         """Args:
         inputs: what :func:`draw` gave.
-        precision: the least that products may be computed in, see :func:`bounds.operand_deviation`.
+        precision: the least that products may be computed in, see :func:`sampled_bounds.operand_deviation`.
         device: where the model runs as it is, and with noise.
         values_on: where the values come from that outputs are held against; "": the same device.
         """
@@ -303,7 +303,9 @@ class Reference:
         if any(name not in alone or alone[name].shape != value.shape for name, value in values.items()):
             raise Inseparable
         longest = self._add_squares(squares, values, inputs, noise, product)
-        if self._writes or any(bounds.differs(value, alone[name], squares[name]) for name, value in values.items()):
+        if self._writes or any(
+            sampled_bounds.differs(value, alone[name], squares[name]) for name, value in values.items()
+        ):
             raise Inseparable
         return longest
 
@@ -320,11 +322,11 @@ class Reference:
         product: FirstProduct | None = None,
     ) -> int:
         longest = 1
-        for _ in range(bounds.SAMPLES):
+        for _ in range(sampled_bounds.SAMPLES):
             mode, result = self._call(inputs, noise, product)
             longest = max(longest, mode.longest)
             for name, value in result.items():
-                bounds.add_square(squares[name], values[name], value)
+                sampled_bounds.add_square(squares[name], values[name], value)
         return longest
 
     def _wide(self, inputs: Mapping[str, Tensor], product: FirstProduct | None = None) -> Tensors:
@@ -411,8 +413,8 @@ def _bounded(
 ) -> dict[str, Expected]:
     """The references of outputs that have the dtypes of ``own``."""
     if tolerance is None:
-        bound += f" ({bounds.SAMPLES} runs, {bounds.WIDTH} deviations, longest sum {longest})"
-        estimates = {name: bounds.sampled(value, squares[name]) for name, value in values.items()}
+        bound += f" ({sampled_bounds.SAMPLES} runs, {sampled_bounds.WIDTH} deviations, longest sum {longest})"
+        estimates = {name: sampled_bounds.sampled(value, squares[name]) for name, value in values.items()}
     else:
         stated = {"absolute": tolerance.get("absolute", 0.0), "relative": tolerance.get("relative", 0.0)}
         estimates = {name: bounds.stated(value, **stated) for name, value in values.items()}
@@ -438,7 +440,7 @@ def _expected(estimate: bounds.Estimate, own: Tensor, bound: str) -> Expected:
     basis = bound if estimate.error is not None else exactly
     if estimate.error is None or own.dtype.is_floating_point:
         if estimate.error is not None and own.dtype == torch.float64:
-            narrower = bounds.in_float64(estimate)
+            narrower = sampled_bounds.in_float64(estimate)
             strict = Expected(narrower, own.dtype, basis=basis)
             if accepted(own, strict) is not None:
                 return strict

@@ -2,8 +2,8 @@
 
 The code runs in float64 several times. In each run every operation gets, at random, the errors that a right computation
 with fp32 accumulation may make in it, and they spread through what follows as real ones do. The spread of the results
-is the scale of the error that a right result may have, see :func:`gpucheck.verify.bounds.sampled`. For a single matrix
-product this comes to the bound of :func:`gpucheck.verify.bounds.product`.
+is the scale of the error that a right result may have, see :func:`gpucheck.verify.sampled_bounds.sampled`. For a single
+matrix product this comes to the bound of :func:`gpucheck.verify.bounds.product`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from gpucheck.verify import bounds
+from gpucheck.verify import bounds, sampled_bounds
 from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.normal_numbers import Normal
 
@@ -123,7 +123,7 @@ class Wide(TorchDispatchMode):
         noise: where its numbers come from; None for none.
         product: watches without noise, and stands in for a product with noise.
         draws: what an earlier call drew at random; without them no call may draw.
-        precision: the least that hardware may take operands of products in, see :func:`bounds.operand_deviation`.
+        precision: the least that hardware may take operands of products in, see ``operand_deviation``.
         """
         super().__init__()
         self.longest = 1  # terms of the longest sum so far
@@ -131,9 +131,9 @@ class Wide(TorchDispatchMode):
         self._noise = noise
         self._product = product
         self._drawn = list(draws.drawn) if draws is not None else []
-        self._operands = bounds.operand_deviation(precision)
-        self._leaning = bounds.truncation_deviation(precision)
-        self._rounding = max(bounds.rounding_deviation(dtype), bounds.storage_deviation(precision))
+        self._operands = sampled_bounds.operand_deviation(precision)
+        self._leaning = sampled_bounds.truncation_deviation(precision)
+        self._rounding = max(bounds.rounding_deviation(dtype), sampled_bounds.storage_deviation(precision))
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -165,9 +165,9 @@ class Wide(TorchDispatchMode):
         return self._noisy(func, args, kwargs, rule)
 
     def _noisy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rule: Rule) -> Any:
-        function = bounds.ELEMENTARY_DEVIATION if rule.elementary else 0.0
+        function = sampled_bounds.ELEMENTARY_DEVIATION if rule.elementary else 0.0
         terms = 1 if rule.terms is None else max(1, rule.terms(args))
-        summing = 0.0 if rule.terms is None else bounds.summing_deviation(terms)
+        summing = 0.0 if rule.terms is None else sampled_bounds.summing_deviation(terms)
         operands = max(summing, self._operands) if rule.product else summing
         self.longest = max(self.longest, terms)
         offset = rule.offset(args)

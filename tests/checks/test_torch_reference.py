@@ -13,7 +13,7 @@ from torch import nn
 from gpucheck.checks import torch_reference
 from gpucheck.checks.torch_model import draw
 from gpucheck.checks.torch_reference import Inseparable, Reference
-from gpucheck.verify import bounds, judge
+from gpucheck.verify import bounds, judge, sampled_bounds
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.views import PIECE
 
@@ -131,7 +131,7 @@ def test_an_input_that_parts_have_in_common_is_made_float64_once(
     module, _ = module_of(lambda self, x, y: x @ y, inputs=2)
     monkeypatch.setattr(torch_reference, "_widened", counted)
     reference(module)
-    calls = 2 * 2 + 1 + (1 + bounds.SAMPLES)  # the whole twice, the second matrix for parts, the first in these
+    calls = 2 * 2 + 1 + (1 + sampled_bounds.SAMPLES)  # the whole twice, the second matrix for parts, the first in these
     in_vain = calls  # at most: parts of a division that turns out to be none, begun before that was seen
     assert in_parts == ["axis 0 of input0"] and widened[0] <= (calls + in_vain) * EXTENT * EXTENT
 
@@ -140,7 +140,7 @@ def test_numbers_from_the_stock_are_as_normal_and_independent_as_drawn_ones() ->
     from gpucheck.verify.normal_numbers import WINDOW, Normal
 
     source = Normal(torch.Generator().manual_seed(2), stocked=True)
-    runs = torch.stack([source.draw((8, WINDOW), 0, 2.0) for _ in range(bounds.SAMPLES)])
+    runs = torch.stack([source.draw((8, WINDOW), 0, 2.0) for _ in range(sampled_bounds.SAMPLES)])
     assert float(runs.mean()) == pytest.approx(0, abs=0.02) and float(runs.std()) == pytest.approx(2, rel=0.01)
     assert float(runs.abs().gt(6).double().mean()) == pytest.approx(0.0027, rel=0.1)
     tensors = runs.flatten(1)
@@ -168,7 +168,7 @@ def test_a_large_reference_takes_twenty_passes_over_the_data_and_draws_no_number
     seen.clear()
     made.expected(None, "derived")
     size = extent * extent
-    assert sum(seen) == size * (4 + bounds.SAMPLES) and drawn == [0]
+    assert sum(seen) == size * (4 + sampled_bounds.SAMPLES) and drawn == [0]
     assert seen[:3] == [size] * 3 and max(seen[3:]) <= torch_reference.PART["cpu"] // 2
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpucheck.verify import bounds
+from gpucheck.verify import sampled_bounds
 from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.noise_model import Wide
 from gpucheck.verify.normal_numbers import Normal
@@ -21,10 +21,10 @@ def noise_of(compute: Any, x: Any, product: FirstProduct | None) -> Any:
     noise, squares = Normal(torch.Generator().manual_seed(0), stocked=True), 0.0
     with Wide(torch.float32):
         value = compute(x)
-    for _ in range(10 * bounds.SAMPLES):
+    for _ in range(10 * sampled_bounds.SAMPLES):
         with Wide(torch.float32, noise, product):
             squares += (compute(x.clone()) - value).square()
-    return squares / 10 / bounds.SAMPLES
+    return squares / 10 / sampled_bounds.SAMPLES
 
 
 def watched(compute: Any, x: Any) -> FirstProduct:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpucheck.verify import bounds
+from gpucheck.verify import bounds, sampled_bounds
 from gpucheck.verify.noise_model import UnknownOperation, Wide
 from gpucheck.verify.normal_numbers import Normal
 
@@ -21,11 +21,11 @@ def estimate_of(compute: Compute, x: Any) -> tuple[bounds.Estimate, int]:
     with Wide(x.dtype):
         value = compute(x.double())
     squares = torch.zeros_like(value)
-    for _ in range(bounds.SAMPLES):
+    for _ in range(sampled_bounds.SAMPLES):
         with Wide(x.dtype, noise) as mode:
             run = compute(x.double())
-        bounds.add_square(squares, value, run)
-    return bounds.sampled(value, squares), mode.longest
+        sampled_bounds.add_square(squares, value, run)
+    return sampled_bounds.sampled(value, squares), mode.longest
 
 
 def used(result: Any, estimate: bounds.Estimate) -> float:
