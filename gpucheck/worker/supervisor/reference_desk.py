@@ -96,11 +96,11 @@ class ReferenceDesk:
             if not answer.large:
                 return None
             if self._shares is None:
-                witness = ReferenceDesk(*self._again)
+                other = ReferenceDesk(*self._again)
                 try:
-                    self._shares = witness.ask(Ask.OPEN, case, path).inputs == answer.inputs
+                    self._shares = other.ask(Ask.OPEN, case, path).inputs == answer.inputs
                 finally:
-                    witness.close()
+                    other.close()
         except NoAnswer:
             self._shares = False
         return answer if self._shares else None

@@ -118,17 +118,17 @@ def test_candidates_get_shared_memory_only_where_it_arrives_bit_for_bit_in_anoth
     monkeypatch: pytest.MonkeyPatch, arrives: str, given: bool
 ) -> None:
     placed = Answer(large=True, inputs="a", box="x.box")
-    witnesses: list[FakeDesk] = []
+    others: list[FakeDesk] = []
 
-    def witness(*_: Any) -> FakeDesk:
-        witnesses.append(FakeDesk(Constant(Answer(inputs=arrives))))
-        witnesses[-1].close = lambda: None  # type: ignore[method-assign]
-        return witnesses[-1]
+    def other(*_: Any) -> FakeDesk:
+        others.append(FakeDesk(Constant(Answer(inputs=arrives))))
+        others[-1].close = lambda: None  # type: ignore[method-assign]
+        return others[-1]
 
-    monkeypatch.setattr(reference_desk, "ReferenceDesk", witness)
+    monkeypatch.setattr(reference_desk, "ReferenceDesk", other)
     desk, case = FakeDesk(Constant(placed)), None
     assert [desk.place(case, "p") for _ in range(3)] == [placed if given else None] * 3  # type: ignore[arg-type]
-    assert len(witnesses) == 1 and witnesses[0].asked == [Ask.OPEN]
+    assert len(others) == 1 and others[0].asked == [Ask.OPEN]
     assert len(desk.asked) == (3 if given else 1)
 
 
