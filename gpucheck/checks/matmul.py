@@ -88,7 +88,7 @@ class Matmul(Check):
     )
 
     def needs_most_memory(self, case: Case) -> bool:
-        return bool(case["operands"] == "far")
+        return case.params.get("operands") == "far"
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         mode, weight = params["mode"], params["weight"]

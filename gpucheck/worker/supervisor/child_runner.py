@@ -130,13 +130,13 @@ class ChildRunner:
             round: number of the pass over the plan.
             deadline: seconds; None: those of the plan.
             partner: the local rank whose environment or device the process gets; None: its own.
-            own: the case's files are not shared with other ranks; :meth:`forget` removes them.
+            own: the case's files, unless they are held, are not shared with other ranks; :meth:`forget` removes them.
             known: digests of outputs; if the first call gives these, no further one is made.
         """
         lent = -1 if partner is None else partner
         attempt = self._attempt(number, step, experiment, round)
         attempt = replace(attempt, deadline=deadline, inspection=inspection, partner=lent, known=dict(known or {}))
-        if own:
+        if own and not self.files.holds(attempt.key):
             attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
         if step.inapplicable:
             return ended(attempt, Outcome.INAPPLICABLE, step.inapplicable)
@@ -163,7 +163,8 @@ class ChildRunner:
     def forget(self, attempt: Attempt) -> None:
         """Removes all files of an attempt that nobody is to judge."""
         remove_outputs(attempt)
-        self.files.remove(attempt.key)
+        if not self.files.holds(attempt.key):
+            self.files.remove(attempt.key)
 
     def get_ready(self, number: int, step: Step) -> None:
         """Starts the child of a step that comes next; what goes wrong, the step will meet again and report."""

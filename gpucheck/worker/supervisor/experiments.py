@@ -8,6 +8,7 @@ import time
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.answers import Answers, again, kinds, serves, steady, way
 from gpucheck.diagnose.experiment_list import (
@@ -15,6 +16,7 @@ from gpucheck.diagnose.experiment_list import (
     EXPERIMENTS,
     HISTORY,
     REPEAT,
+    REPEATS,
     applicable,
     calls_asked,
     needs_pinning,
@@ -27,6 +29,9 @@ from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.lanes import runs_beside
+
+if TYPE_CHECKING:
+    from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
 
 MOST_CASES = 64  # of a rank
 MOST_PINNED = 16  # of a rank
@@ -53,11 +58,18 @@ class Experiments:
     """The experiments of one rank, within the time the plan grants them."""
 
     def __init__(
-        self, plan: Plan, runners: Sequence[ChildRunner], writer: RecordWriter, failed: Sequence[Record]
+        self,
+        plan: Plan,
+        runners: Sequence[ChildRunner],
+        writer: RecordWriter,
+        failed: Sequence[Record],
+        judges: JudgeProcesses | None = None,
     ) -> None:
         """Args:
         runners: of the processes that may run at once; the first one makes what needs to be by itself.
+        judges: processes that judge; without them this one does.
         """
+        self._judges = judges
         self.plan, self.runner, self.writer = plan, runners[0], writer
         self._runners = runners
         self.failed = failed
@@ -98,11 +110,11 @@ class Experiments:
 
     def _side_by_side(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
         """Makes one experiment with all cases before the next one, so that each case gets the most telling ones."""
+        self._ask_at_once(chosen, pinned)
         for name in EXPERIMENTS:
             if name == HISTORY:
                 for record in chosen:
                     self._replay_history(record)
-                self._ask_at_once(chosen, pinned)
             elif not EXPERIMENTS[name].alone:
                 self._series([record for record in chosen if (record.step, name) not in pinned], name)
         seldom_right = self._repeat_further(chosen)
@@ -113,14 +125,20 @@ class Experiments:
         """Makes at once what would be made in turn if every answer were the failure again, as most of them are."""
         if not 0 < len(chosen) <= len(self._runners) > 1:
             return  # many cases share processes instead
-        names = [name for name, each in EXPERIMENTS.items() if name not in (REPEAT, HISTORY) and not each.alone]
+        self._once_each([r for r in chosen if self._worth(r, REPEAT) and self._falls_to_us(r, REPEAT)], REPEAT, 0)
+        wanted = [
+            (record, name)
+            for name, experiment in EXPERIMENTS.items()
+            for record in chosen
+            if name != HISTORY and not experiment.alone and self._seen(record).deterministic
+            if (record.step, name) not in pinned and self._worth(record, name) and self._falls_to_us(record, name)
+        ]
+        often = {record.step: self._sure(record, REPEAT, REPEATS) for record, _ in wanted}
         self._at_once(
             [
                 self._process_for(record, name)
-                for name in names
-                for record in chosen
-                if self._seen(record).deterministic and (record.step, name) not in pinned
-                if self._worth(record, name) and self._falls_to_us(record, name)
+                for record, name in wanted
+                for _ in range(often[record.step] if name == REPEAT else 1)
             ]
         )
 
@@ -340,7 +358,8 @@ class Experiments:
             from gpucheck.worker.supervisor.candidate_calls import examined
 
             attempt = examined(runner, attempt)
-        record = replace(finished(runner.files, attempt), after=list(process.after), partner=partner)
+        judged = (self._judges.finished if self._judges else finished)(runner.files, attempt)
+        record = replace(judged, after=list(process.after), partner=partner)
         if process.own:
             runner.forget(attempt)
         self.writer.result(record)

@@ -171,6 +171,7 @@ class Supervisor:
         self._failed: dict[int, Record] = {}  # by step, the first of each
         self._recording = threading.Lock()  # around what the threads that judge write down
         self._held: dict[Way, int] = {}  # way to fail -> step whose files are kept
+        self._also: list[int] = []  # further steps whose files are kept while there is room
         self._makers = makers
         compiles = plan.compile_ahead and plan.device == "cuda"
         self._compiled = _worth_compiling(plan) if compiles else ()
@@ -216,7 +217,7 @@ class Supervisor:
                 self._runners += [
                     self.runner.beside(len(self._runners) + number) for number in range(len(self._runners))
                 ]
-            Experiments(self.plan, self._runners, self.writer, alone).work()
+            Experiments(self.plan, self._runners, self.writer, alone, self._judges).work()
             if self._replay_capture:
                 self._replay_capture.ask()
         for runner in self._runners:
@@ -272,6 +273,8 @@ class Supervisor:
                 if self.runner.stuck:
                     self.writer.skip(self.runner.stuck)
                     break
+                if self._schedule.beside and self._needs_most_memory(number):
+                    self.runner.retire()  # and with it goes what its allocator keeps
                 judges.submit(self._attempted(self.runner, number, round))
 
     def _several_at_once(self, judges: JudgePool) -> Sequence[int]:
@@ -292,7 +295,15 @@ class Supervisor:
         self.runner.get_ready(first, self.plan.steps[first])  # a GPU that takes one process takes this one
         left = lanes.run(queue, self._runners, attempted, judges.submit)
         self.runner.stuck = next((runner.stuck for runner in self._runners if runner.stuck), "")
+        if left:  # some of them lacked memory
+            self.runner.retire()
         return (*left, *self._schedule.alone)
+
+    def _needs_most_memory(self, number: int) -> bool:
+        from gpucheck import checks
+
+        case = self.plan.steps[number].case
+        return checks.load(case.check).needs_most_memory(case)
 
     def _attempted(self, runner: ChildRunner, number: int, round: int = 0) -> Attempt:
         """An attempt of a step, still to be judged."""
@@ -352,19 +363,34 @@ class Supervisor:
             self.files.done(key, self.rank, entirely=record.round > 0)
 
     def _holds(self, record: Record, key: str) -> bool:
-        """Whether the files of a case are kept for experiments: the first case in the plan of each way to fail."""
+        """Whether the files of a case are kept for experiments: most of all the first case of each way to fail."""
         from gpucheck.worker.supervisor.experiments import MOST_CASES, way_to_fail
 
         way = way_to_fail(self.plan, record) if record.outcome.failed and not record.round else None
         before = self._held.get(way) if way else None
-        if way is None or not self.plan.experiments or (before is not None and before < record.step):
+        if way is None or not self.plan.experiments:
             return False
-        if (before is None and len(self._held) == MOST_CASES) or not self.files.hold(key):
+        first = before is None or record.step < before
+        if len(self._held if before is None else self._also) >= MOST_CASES:
             return False
-        if before is not None:
-            self.files.release(str(before))
-            self.files.done(str(before), self.rank)
-        self._held[way] = record.step
+        if first and before is not None:
+            self._also.append(self._held.pop(way))
+        if not self._room_for(key, first=first):
+            return False
+        if first:
+            self._held[way] = record.step
+        else:
+            self._also.append(record.step)
+        return True
+
+    def _room_for(self, key: str, *, first: bool) -> bool:
+        """Holds the files of a case; for the first of its way to fail, others give way."""
+        while not self.files.hold(key):
+            if not first or not self._also:
+                return False
+            other = str(self._also.pop())
+            self.files.release(other)
+            self.files.done(other, self.rank)
         return True
 
 

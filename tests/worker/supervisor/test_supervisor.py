@@ -31,6 +31,7 @@ from gpucheck.worker.device import child as child_module
 from gpucheck.worker.memory_fills import fill_of
 from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file
 from gpucheck.worker.supervisor import child_runner, making_ahead, supervisor
+from gpucheck.worker.supervisor.case_files import CaseFiles
 from gpucheck.worker.supervisor.judging import finished
 from gpucheck.worker.supervisor.supervisor import Supervisor
 from gpucheck.worker.supervisor.violations import observed_violations
@@ -221,13 +222,19 @@ def test_wrong_rows_behind_an_offset_of_32_bits_are_told(supervise: Any) -> None
     assert "wrong are rows 2, 3, just those" in mismatch["wraps"]
 
 
+@pytest.mark.parametrize("room", [1, 2, 3])
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
-def test_the_first_case_of_the_plan_that_fails_its_way_is_kept_for_experiments(
-    supervise: Any, monkeypatch: pytest.MonkeyPatch, order: list[int]
+def test_the_first_case_of_the_plan_that_fails_its_way_is_kept_for_experiments_and_others_where_there_is_room(
+    supervise: Any, monkeypatch: pytest.MonkeyPatch, order: list[int], room: int
 ) -> None:
     monkeypatch.setattr(making_ahead, "rotated_order", lambda plan, local_rank, local_ranks: order)
 
-    results = supervise(StandIn(changed(lambda y: y.add_(1))), kept={"0"}, experiments=30.0)
+    def hold(files: CaseFiles, key: str) -> bool:
+        return len(files._held) < room and not files._held.update({key: 1})
+
+    monkeypatch.setattr(CaseFiles, "hold", hold)
+    kept = {"0", *(str(number) for number in [each for each in order if each][: room - 1])}
+    results = supervise(StandIn(changed(lambda y: y.add_(1))), kept=kept, experiments=30.0)
     assert set(outcomes(results)) == {"mismatch"}, "all fail alike"
 
 
