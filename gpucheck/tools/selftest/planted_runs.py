@@ -31,6 +31,7 @@ RUN_LIMIT = 900.0  # s for one run
 GRACE = 8.0  # s that a run has to end and to report after it was interrupted
 SIDE_BY_SIDE = 4  # runs without GPUs at a time, beside those with
 MOST_ON_GPUS = 12  # runs with GPUs at a time; as many as there are processors for, one a rank
+FEW = 3  # processors of each rank on GPUs, at most: a rank then runs one case at a time, since runs share the GPUs
 POLL = 0.1  # s
 
 
@@ -172,7 +173,9 @@ class SelfTest:
         limits |= {"straggler": NO_STRAGGLER} if self.at_once > 1 else {}
         write_scenario(scenario, run.groups, title=run.name, **limits)
         library, startup = injector.library_with(planted), injector.startup_with(planted)
-        environment = _environment(startup, self.folder / "kernel-cache", self.at_once)
+        environment = _environment(startup, self.folder / "kernel-cache")
+        if run.device == "cuda":
+            environment[SHARE] = str(max(1, min(usable_processors() // self.at_once, FEW * run.ranks)))
         if run.session is Session.CACHE:
             environment["TRITON_CACHE_DIR"] = str(folder / "kernel-cache")
             self._command(folder / "first", run, scenario, library, environment)
@@ -238,17 +241,12 @@ def at_once(device: str, ranks: int) -> int:
     return max(1, min(MOST_ON_GPUS, usable_processors() // ranks)) if device == "cuda" else 1
 
 
-def _environment(startup: Path | None, kernel_cache: Path, at_once: int) -> dict[str, str]:
-    """Of a planted run: its startup code first, this gpucheck behind it, and a kernel cache that is nobody else's.
-
-    Args:
-        at_once: runs that share the processors.
-    """
+def _environment(startup: Path | None, kernel_cache: Path) -> dict[str, str]:
+    """Of a planted run: its startup code first, this gpucheck behind it, and a kernel cache that is nobody else's."""
     return {
         **os.environ,
         "PYTHONPATH": python_path(*[startup] if startup else []),
         "TRITON_CACHE_DIR": str(kernel_cache),
-        SHARE: str(max(1, usable_processors() // at_once)),
     }
 
 

@@ -7,8 +7,10 @@ a rank on an H200 waited for inputs during a quarter of a gate's plan.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -19,6 +21,7 @@ from gpucheck.worker.supervisor.case_files import CaseFiles
 
 MAKERS = 8  # at most: processes of a rank
 FILES_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
+LARGEST = 3  # steps of each check that half of the processes begin with
 WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
 _RANK = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # of the environment
 _POLL = 0.05  # s between looks whether files were removed
@@ -34,19 +37,42 @@ class Makers:
             processors: of this rank; half of them are left to the child and to those who judge.
         """
         count = max(1, min(MAKERS, processors // 2, len(plan.steps)))
-        work = partial(_make_all, plan, lanes.count(plan, processors))
-        self._pids = [side_process.fork(plan, max(1, processors // count), work) for _ in range(count)]
+        at_once, threads = lanes.count(plan, processors), max(1, processors // count)
+        makes = [partial(_make_all, plan, at_once, largest_first=number < count // 2) for number in range(count)]
+        self._pids = [side_process.fork(plan, threads, work) for work in makes]
 
     def close(self) -> None:
         """Ends them, whatever they are at; what they have not finished leaves no file that anybody reads."""
         side_process.kill(self._pids)
 
 
-def _make_all(plan: Plan, lane_count: int) -> None:
-    """Makes what the rank of this process needs, in about the order that it will ask for it."""
+def _make_all(plan: Plan, lane_count: int, *, largest_first: bool) -> None:
+    """Makes what the rank of this process needs, in about the order that it will ask for it.
+
+    Args:
+        largest_first: what takes longest comes before all else, so that nobody waits for it when it is asked for.
+    """
     rank, local_rank, local_ranks = (int(os.environ[name]) for name in _RANK)
     order = lanes.schedule(plan, rotated_order(plan, local_rank, local_ranks), lane_count).order
+    if largest_first:
+        first = largest(plan, order)
+        order = [*first, *(number for number in order if number not in first)]
     make_ahead(CaseFiles.of(plan), plan.seen_by(rank), order, rank)
+
+
+def largest(plan: Plan, order: Sequence[int]) -> list[int]:
+    """The steps of each check whose references take longest, by the product of all sizes in their parameters."""
+
+    def size(number: int) -> int:
+        values = plan.steps[number].case.params.values()
+        return math.prod(value for value in values if type(value) is int and value > 1)
+
+    places: dict[int, int] = {}  # step -> how many of its check are larger
+    seen: Counter[str] = Counter()
+    for number in sorted(order, key=size, reverse=True):
+        check = plan.steps[number].case.check
+        places[number], seen[check] = seen[check], seen[check] + 1
+    return [number for number in sorted(places, key=places.__getitem__) if places[number] < LARGEST]
 
 
 def make_ahead(files: CaseFiles, plan: Plan, order: Sequence[int], rank: int, limit: int = FILES_LIMIT) -> None:

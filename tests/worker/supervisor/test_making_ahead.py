@@ -121,3 +121,25 @@ def test_half_of_the_processors_make_and_never_more_than_there_are_steps(
     monkeypatch.setattr(side_process, "fork", lambda plan, threads, work: told.append(threads) or 0)
     Makers(replace(plan, steps=plan.steps * times), processors)
     assert told == [processors // count] * count
+
+
+def test_half_of_the_processes_begin_with_what_takes_longest(
+    plan: Plan, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever judges waits seconds for one reference while processors have nothing to do."""
+    works: list[Any] = []
+    orders: list[list[int]] = []
+    monkeypatch.setattr(side_process, "fork", lambda plan, threads, work: works.append(work) or 0)
+    monkeypatch.setattr(module, "make_ahead", lambda files, plan, order, rank: orders.append(list(order)))
+    monkeypatch.setattr(module, "LARGEST", 1)
+    monkeypatch.setattr(module.lanes, "count", lambda plan, processors: 1)
+    spec = checks.load("matmul").spec
+    large = Step(spec.case({"m": 64, "n": 5760, "k": 2880}, "exact", 0), Conditions("cpu"))
+    Makers(replace(plan, steps=(*plan.steps[:3], large)), 8)
+    for work in works:
+        work()
+    usual = module.rotated_order(replace(plan, steps=(*plan.steps[:3], large)), 1, 2)
+    assert orders == [[3, *(number for number in usual if number != 3)]] * 2 + [usual] * 2
+    works.clear()
+    Makers(plan, 1)
+    assert [work.keywords for work in works] == [{"largest_first": False}], "a single one keeps to the order"
