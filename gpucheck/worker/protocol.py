@@ -92,6 +92,7 @@ class Call:
     prompt: bool = False  # outputs are read on the caller's stream right after the call, without waiting
     compared: bool = False  # what the inputs hold after the call is written beside the outputs
     step: str = ""  # of a timed call, whose memory is not watched; "": it is none
+    held: bool = True  # the device is held back until the host has launched the call
     key: int = 0  # that its inputs are sealed with, told when the call is to be made
 
 

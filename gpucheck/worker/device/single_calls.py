@@ -110,7 +110,7 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
         if asked.step == GO:
             before, begun = ({}, {}), count()
             choose(asked.launches)
-            done = steps.go(lambda given: plain(check.call(prepared, given)), asked.key)
+            done = steps.go(lambda given: plain(check.call(prepared, given)), asked.key, asked.held)
             reply.timings["call"], reply.bit_sum = done
             no_modes_left()
             reply.launched = count() - begun

@@ -32,9 +32,7 @@ class Steps:
     """The steps of a timed call."""
 
     place: Callable[[Outputs], None]  # puts sealed inputs on the device
-    go: Callable[
-        [CallOf, int], tuple[float, int]
-    ]  # breaks the seal and calls; s on the device (CPU: 0), sum of outputs
+    go: Callable[[CallOf, int, bool], tuple[float, int]]  # breaks the seal and calls; s on the device, sum of outputs
     fetch: Callable[[], Outputs]  # what the outputs were when the call had ended
 
 
@@ -58,7 +56,7 @@ def timed_steps(device: torch.device) -> Steps:
             else:
                 whole[name] = moved(value, device)
 
-    def go(call: CallOf, key: int) -> tuple[float, int]:
+    def go(call: CallOf, key: int, held: bool) -> tuple[float, int]:
         broken = {name: empty(value) for name, value in staged.items()}
         for value in broken.values():
             poison(bits(value), -1 if value.dtype != boolean else 1)
@@ -68,15 +66,18 @@ def timed_steps(device: torch.device) -> Steps:
                 seal(bits(staged[name]), mask(value, key), out=bits(value))
 
         def take(outputs: Outputs) -> None:
+            taken.clear()
             taken.update({name: clone(detach(value)) for name, value in outputs.items()})
 
-        seconds = timed(unseal, lambda: call({**broken, **whole}), take)
+        seconds = timed(unseal, lambda: call({**broken, **whole}), take, held)
         return seconds, summed(taken)
 
     return Steps(place, go, lambda: dict(taken))
 
 
-def _on_cpu(unseal: Callable[[], None], call: Callable[[], Outputs], take: Callable[[Outputs], None]) -> float:
+def _on_cpu(
+    unseal: Callable[[], None], call: Callable[[], Outputs], take: Callable[[Outputs], None], held: bool
+) -> float:
     unseal()
     take(call())
     return 0.0
@@ -98,12 +99,15 @@ def _on_gpu(device: torch.device) -> Callable[..., float]:
         set_device(number)
         set_stream(stream_id=stream_is[0], device_index=stream_is[1], device_type=stream_is[2])
 
-    def timed(unseal: Callable[[], None], call: Callable[[], Outputs], take: Callable[[Outputs], None]) -> float:
+    def timed(
+        unseal: Callable[[], None], call: Callable[[], Outputs], take: Callable[[Outputs], None], held: bool
+    ) -> float:
         settle()
         wait_for_device()
-        sleep(int(AHEAD * min(launching, default=0.0) * CYCLES))
-        flush()
+        if held:
+            sleep(int(AHEAD * min(launching, default=0.0) * CYCLES))
         unseal()
+        flush()  # of the inputs too: those of a call that counts come from memory
         first.record(stream)
         began = host()
         outputs = call()

@@ -43,8 +43,8 @@ from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined,
 if TYPE_CHECKING:
     from gpucheck.worker.supervisor.child_runner import ChildRunner
 
-WARM_UP = 2  # calls before those whose time counts; like those they get inputs of their own
-TIMED = {"cuda": 12, "cpu": 8}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
+UNHELD = 3  # calls among those whose time counts that are not held back: how long they take is seen from outside
+TIMED = {"cuda": 12, "cpu": 7}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
 FEWEST = 4
 SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
 UNSEEN = 5e-3  # s of a call that the supervisor's clock may see beyond the device's own time, and beyond plain torch's
@@ -178,20 +178,23 @@ class Examination:
         return [Doubt(answer.outputs, drawn.inputs, wrong=Violation(ViolationKind.STATISTICS, words), optional=True)]
 
     def _timed(self, live: _Calls, seen: Seen) -> list[_Timed]:
-        """Calls with inputs that none had before. Those taken by chance are made twice, and their outputs stay."""
-        count = WARM_UP + max(FEWEST, min(TIMED[self.device], MOVED // max(self._size(seen), 1)))
-        sampled = secrets.SystemRandom().sample(range(count), min(SAMPLED, count))
-        before = {seen.before.digest, seen.first.digest}
+        """Calls with inputs that none had before. Those taken by chance are made twice, and their outputs are read."""
+        chance = secrets.SystemRandom()
+        count = UNHELD + max(FEWEST, min(TIMED[self.device], MOVED // max(self._size(seen), 1)))
+        sampled = chance.sample(range(count), min(SAMPLED, count))
+        unheld = chance.sample(range(1, count), UNHELD)
+        before = {bit_sum(seen.before.outputs), bit_sum(seen.first.outputs)}
         made = []
         for number in range(count):
             seed = secrets.randbits(48)
-            inputs = self.check.fresh_inputs(self.case, seed)
-            answer = live.time(inputs)
-            repeated = answer.varies and answer.digest in before
-            before.add(answer.digest)
-            again = live.time(inputs) if number in sampled else answer
-            kept = answer if repeated or number in sampled else replace(answer, outputs={})
-            made.append(_Timed(number, seed, kept, repeated, again.digest == answer.digest))
+            key = live.place(self.check.fresh_inputs(self.case, seed))
+            done, total = live.go(key, held=number not in unheld)
+            read = number in sampled or total in before
+            answer = live.fetch(done, total) if read else _answer({}, done)
+            repeated = total in before and answer.varies
+            before.add(total)
+            again = live.fetch(*live.go(key)) if number in sampled else answer
+            made.append(_Timed(number, seed, answer, repeated, again.digest == answer.digest, number not in unheld))
         return made
 
     def _doubtful(self, timed: Sequence[_Timed], *, always: bool) -> list[Doubt]:
@@ -215,23 +218,20 @@ class Examination:
     def _timings(self, timed: Sequence[_Timed]) -> tuple[dict[str, float], str]:
         """Median times of a call of the candidate and of the plain code, which has a process of its own; a remark.
 
-        The process of a candidate may say what it likes of its time. Where the clock of this process saw much more go
-        by, beyond what it saw beyond the time of the plain code, that counts.
+        The process of a candidate may say what it likes of its time. Where calls that nothing holds back take much
+        longer from outside, beyond what those of the plain code take longer, that is what counts for both.
         """
         if self.device != "cuda":
             return {}, ""
         plain = self._process("plain calls", BASELINE, RUN)
-        model = [plain.time(self.own) for _ in timed][WARM_UP:]
-        calls = [call.answer for call in timed[WARM_UP:]]
-        told, reference = (median(answer.seconds for answer in each) for each in (calls, model))
-        beyond, usual = (median(answer.waited - answer.seconds for answer in each) for each in (calls, model))
+        key = plain.place(self.own)
+        model = [(_answer({}, plain.go(key, held=call.held)[0]), call.held) for call in timed]
+        told, beyond = _told_and_beyond([(call.answer, call.held) for call in timed])
+        reference, usual = _told_and_beyond(model)
         note = ""
         if beyond > 2 * max(usual, 0.0) + UNSEEN:
-            seen = told + beyond - max(usual, 0.0)
-            note = (
-                f"its process says that a call takes {told * 1e3:.3f} ms; the clock outside of it says {seen * 1e3:.3f}"
-            )
-            told = seen
+            note = f"its process says {told * 1e3:.3f} ms a call: times are those of the clock outside of it"
+            told, reference = told + beyond, reference + max(usual, 0.0)
         return {"call": told, "candidate": told, "reference": reference}, note
 
     def _process(self, name: str, role: str, launches: str) -> _Calls:
@@ -255,8 +255,8 @@ class _Calls:
         done = self._answered(Call(str(self._file), **how))
         return _answer(self._outputs(done), done)
 
-    def time(self, inputs: Inputs) -> Answer:
-        """One timed call, of whose inputs its process knows nothing before it is to be made.
+    def place(self, inputs: Inputs) -> int:
+        """Hands over inputs of a timed call under a seal, and returns its key.
 
         Raises:
             Unanswered: as :meth:`ask`.
@@ -264,9 +264,25 @@ class _Calls:
         key = secrets.randbits(KEY_BITS)
         torch.save(seal(inputs, key), self._file)
         self._answered(Call(str(self._file), step=PLACE))
-        done = self._answered(Call("", step=GO, key=key))
+        return key
+
+    def go(self, key: int, *, held: bool = True) -> tuple[Attempt, int]:
+        """The call itself; how it went, and the sum that binds its outputs.
+
+        Raises:
+            Unanswered: as :meth:`ask`.
+        """
+        done = self._answered(Call("", step=GO, key=key, held=held))
+        return done, done.reply.bit_sum if done.reply else 0
+
+    def fetch(self, done: Attempt, total: int) -> Answer:
+        """Its outputs.
+
+        Raises:
+            Unanswered: as :meth:`ask`, and where they are others than those that it had when the call had ended.
+        """
         outputs = self._outputs(self._answered(Call("", step=FETCH)))
-        if bit_sum(outputs) != (done.reply and done.reply.bit_sum):
+        if bit_sum(outputs) != total:
             words = "the outputs that its process sent are not those that it had when it said that the call had ended"
             raise Unanswered(replace(done.record, outcome=Outcome.ERROR, message=words))
         return _answer(outputs, done)
@@ -321,6 +337,7 @@ class _Timed:
     answer: Answer
     repeated: bool  # its bits are those of an earlier call with other inputs
     stable: bool  # equal inputs right behind it got the same bits
+    held: bool  # the device was held back until the host had launched it
 
     def violation(self, count: int) -> Violation:
         """What it is where its outputs are wrong."""
@@ -417,6 +434,12 @@ def _differing(outputs: Inputs, others: Inputs) -> tuple[int, int]:
         alike = other is not None and (other.shape, other.dtype) == (value.shape, value.dtype)
         wrong += digest.differing(value, other) if other is not None and alike else value.numel()
     return wrong, sum(value.numel() for value in outputs.values())
+
+
+def _told_and_beyond(calls: Sequence[tuple[Answer, bool]]) -> tuple[float, float]:
+    """Median s of calls as their process says, the first one aside, and what unheld ones take longer from outside."""
+    told = median(answer.seconds for answer, held in calls[1:] if held)
+    return told, median(answer.waited for answer, held in calls if not held) - told
 
 
 def _answer(written: Inputs, done: Attempt) -> Answer:

@@ -41,7 +41,7 @@ def test_a_seal_hides_what_is_in_the_inputs_until_it_is_broken_and_keeps_their_f
         seen.update(values)
         return {"out": values["input0"] * 2}
 
-    assert steps.go(call, KEY) == (0.0, bit_sum({"out": given["input0"] * 2})) and torch.equal(
+    assert steps.go(call, KEY, True) == (0.0, bit_sum({"out": given["input0"] * 2})) and torch.equal(
         steps.fetch()["out"], given["input0"] * 2
     )
     for name, value in given.items():
@@ -52,7 +52,7 @@ def test_outputs_that_are_written_after_the_call_are_taken_as_they_were() -> Non
     steps = timed_steps(CPU)
     steps.place(seal(inputs(), KEY))
     out = torch.zeros(4)
-    steps.go(lambda values: {"out": out}, KEY)
+    steps.go(lambda values: {"out": out}, KEY, True)
     out.fill_(1)
     assert torch.equal(steps.fetch()["out"], torch.zeros(4))
 
@@ -107,7 +107,8 @@ def test_the_delay_before_a_timed_call_does_not_grow_with_calls_that_wait_for_it
         Event.now += 1.0 + gpu.holds[-1]
         return {}
 
-    times = [gpu.timed(lambda: None, waits, lambda outputs: None) for _ in range(3)]
+    times = [gpu.timed(lambda: None, waits, lambda outputs: None, True) for _ in range(3)]
+    gpu.timed(lambda: None, dict, lambda outputs: None, False)
     assert gpu.holds == pytest.approx([0.0, 1.5, 1.5]) and times == pytest.approx([1.0, 2.5, 2.5])
 
 
@@ -118,4 +119,4 @@ def test_work_on_streams_that_nobody_waits_for_counts(gpu: Any, left: float, sec
         gpu.left = left
         return {}
 
-    assert gpu.timed(lambda: None, leaves, lambda outputs: None) == pytest.approx(seconds)
+    assert gpu.timed(lambda: None, leaves, lambda outputs: None, True) == pytest.approx(seconds)
