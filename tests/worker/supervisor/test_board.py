@@ -102,9 +102,10 @@ def test_a_store_that_does_not_answer_is_asked_once(
 
 
 def test_ranks_go_on_in_a_group_that_all_are_in_and_else_make_a_new_one(store: Any, tmp_path: Path) -> None:
-    def arrive(*groups: str) -> set[Any]:
-        arrive.turn += 1  # type: ignore[attr-defined]
-        meetings = [Meeting(board, f"case {arrive.turn}") for board in held]  # type: ignore[attr-defined]
+    def arrive(*groups: str, again: bool = False) -> set[Any]:
+        if not again:
+            arrive.turn += 1  # type: ignore[attr-defined]
+            meetings[:] = [Meeting(board, f"case {arrive.turn}") for board in held]  # type: ignore[attr-defined]
         got: list[Any] = []
         threads = [
             threading.Thread(target=lambda m=m, g=g: got.append(m.arrive(g, "")))  # type: ignore[misc]
@@ -117,11 +118,12 @@ def test_ranks_go_on_in_a_group_that_all_are_in_and_else_make_a_new_one(store: A
         return set(got)
 
     arrive.turn = 0  # type: ignore[attr-defined]
-    held = boards(tmp_path, 3)
+    held, meetings = boards(tmp_path, 3), list[Meeting]()
     assert arrive("", "", "") == {"case 1"}
     assert arrive("case 1", "case 1", "case 1") == {"case 1"}
-    assert arrive("case 1", "", "case 1") == {"case 3"}
-    assert arrive("case 1", "case 3", "case 1") == {"case 4"}
+    for mixed in (("case 1", "", "case 1"), ("case 1", "case 3", "case 1")):
+        assert arrive(*mixed) == {None}, "a group that lost a rank is left by ending its processes"
+        assert arrive("", "", "", again=True) == {f"case {arrive.turn}"}  # type: ignore[attr-defined]
 
 
 def test_a_rank_without_a_process_keeps_all_from_beginning(store: Any, tmp_path: Path) -> None:
