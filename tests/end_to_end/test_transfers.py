@@ -58,7 +58,7 @@ SENDERS = (
 FLIGHTS = Fault(
     "swapped flights",
     "two copies from one rank arrive in each other's place",
-    Edit(PEER_COPIES, "(staged[sender][self.place, flight]", "(staged[sender][self.place, flight ^ (sender == 1)]"),
+    Edit(PEER_COPIES, "staged[at][self.place, flight]", "staged[at][self.place, flight ^ (at == 1)]"),
     {"check": "peer", "way": "staged", "n": 213, "flights": 2},
     Expected(Outcome.MISMATCH, r"chunk swapped or dropped: rank 1 to rank \d"),
 )
