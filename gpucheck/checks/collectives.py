@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -191,17 +191,26 @@ def _chunk(case: Case, round: int, sender: int, receiver: int) -> Tensor:
     return chunk(case, round, sender, to_whom(case, receiver), count, summed=summed)
 
 
+def given(case: Case, round: int) -> Iterator[tuple[int, Tensor]]:
+    """What each member gives this rank in a round, with the sender: made one by one, since they may be large."""
+    return ((sender, _chunk(case, round, sender, case.rank)) for sender in members(case))
+
+
 def chunks(case: Case, round: int) -> dict[int, Tensor]:
-    """What each member gives this rank in a round, by sender."""
-    return {sender: _chunk(case, round, sender, case.rank) for sender in members(case)}
+    """The same, all of it, by sender."""
+    return dict(given(case, round))
 
 
-def reduced(case: Case, parts: Mapping[int, Tensor]) -> Tensor:
-    """The sum, or the largest, of what several ranks gave, in float64."""
+def reduced(case: Case, parts: Iterable[Tensor]) -> Tensor:
+    """The sum, or the largest, of what several ranks gave, in float64; no more than two of them are held at a time."""
     total: Tensor | None = None
-    for part in parts.values():
-        value = part.double()
-        total = value if total is None else total + value if case["reduce"] == "sum" else torch.maximum(total, value)
+    for part in parts:
+        if total is None:
+            total = part.double()
+        elif case["reduce"] == "sum":
+            total += part
+        else:
+            torch.maximum(total, part.double(), out=total)
     assert total is not None
     return total
 
@@ -210,12 +219,12 @@ def right(case: Case, round: int) -> Tensor:
     """What this rank must have received in a round, in float64."""
     if case["operation"] == "barrier":
         return torch.full((1,), float(len(members(case))), dtype=torch.float64)
-    given = chunks(case, round)
+    parts = (part for _, part in given(case, round))
     if case["operation"] in REDUCING:
-        return reduced(case, given)
+        return reduced(case, parts)
     if case["uneven"]:
-        return torch.cat([part.double() for part in given.values()])
-    return torch.stack([part.double() for part in given.values()])
+        return torch.cat([part.double() for part in parts])
+    return torch.stack([part.double() for part in parts])
 
 
 class _Groups:

@@ -57,7 +57,7 @@ Explanation = tuple[TransferFault, tuple[int, ...], Tensor, str]
 def _explanations(case: Case, round: int, places: Tensor) -> Iterator[Explanation]:
     """What wrong elements would be if it were for one fault: fault, senders, predicted elements, in words."""
     members = collectives.members(case)
-    parts = {sender: part[places] for sender, part in collectives.chunks(case, round).items()}
+    parts = {sender: part[places] for sender, part in collectives.given(case, round)}
     if case["operation"] == "all_reduce":
         own = parts[case.rank].double()
         yield TransferFault.EARLY, (case.rank,), own, "the receiver's own contribution, as it was before the operation"
@@ -65,15 +65,16 @@ def _explanations(case: Case, round: int, places: Tensor) -> Iterator[Explanatio
         for missing in itertools.combinations(members, count):
             rest = {sender: part for sender, part in parts.items() if sender not in missing}
             told = "the result without what this rank gave" if count == 1 else "the result without what these gave"
-            yield TransferFault.MISSING, missing, collectives.reduced(case, rest), told
+            yield TransferFault.MISSING, missing, collectives.reduced(case, rest.values()), told
     if round:
-        before = {sender: part[places] for sender, part in collectives.chunks(case, round - 1).items()}
+        before = {sender: part[places] for sender, part in collectives.given(case, round - 1)}
         for sender in members:
-            value = collectives.reduced(case, {**parts, sender: before[sender]})
+            value = collectives.reduced(case, {**parts, sender: before[sender]}.values())
             yield TransferFault.STALE, (sender,), value, "the result with what this rank gave in the round before"
-        yield TransferFault.EARLY, (case.rank,), collectives.reduced(case, before), "the result of the round before"
+        value = collectives.reduced(case, before.values())
+        yield TransferFault.EARLY, (case.rank,), value, "the result of the round before"
     if case["reduce"] == "sum":
-        whole = collectives.reduced(case, parts)
+        whole = collectives.reduced(case, parts.values())
         for sender in members:
             yield TransferFault.TWICE, (sender,), whole + parts[sender].double(), "the result with this rank twice"
 

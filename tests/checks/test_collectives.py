@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,10 +77,10 @@ def test_a_contribution_that_is_missing_is_told_from_a_stale_one(reduce: str, se
     each = case("all_reduce", 1, reduce=reduce, dtype="fp32")
     outputs, parts = right(each), collectives.chunks(each, 1)
     rest = {rank: part for rank, part in parts.items() if rank != sender}
-    lacking = {**outputs, "out1": collectives.reduced(each, rest).float()}
+    lacking = {**outputs, "out1": collectives.reduced(each, rest.values()).float()}
     assert found(each, lacking) == {("missing", sender, 1)}
     before = {**parts, sender: collectives.chunks(each, 0)[sender]}
-    stale = {**outputs, "out1": collectives.reduced(each, before).float()}
+    stale = {**outputs, "out1": collectives.reduced(each, before.values()).float()}
     assert found(each, stale) == {("stale", sender, 1)}
 
 
@@ -126,7 +127,10 @@ def test_chunks_that_are_swapped_dropped_or_changed_name_their_pair(sender: int,
 
 def test_few_elements_of_few_bits_say_nothing_of_where_they_come_from() -> None:
     each = case("all_reduce", 0, 8, dtype="bf16")
-    outputs, lacking = right(each), collectives.reduced(each, {**collectives.chunks(each, 0), 3: torch.zeros(40)})
+    outputs, lacking = (
+        right(each),
+        collectives.reduced(each, {**collectives.chunks(each, 0), 3: torch.zeros(40)}.values()),
+    )
     outputs["out0"][5] = lacking[5].bfloat16()
     assert found(each, outputs) == {("reduced wrongly", 0, 0)}
     outputs["out0"] = lacking.bfloat16()
@@ -171,3 +175,28 @@ def test_uneven_chunks_count_with_their_sizes() -> None:
     sent = sum(collectives.size(each, 1, other) for other in (0, 2))
     cost = CHECK.cost(each, {})
     assert cost and cost.bytes == 4 * sent
+
+
+@pytest.mark.parametrize("reduce", ["sum", "max"])
+def test_a_reference_of_many_ranks_holds_one_contribution_at_a_time(reduce: str) -> None:
+    """Else eight ranks of a node would hold 64 large buffers, and more while they are made."""
+    each, alive, most = case("all_reduce", ranks=8, reduce=reduce), 0, 0
+    drawn = [part.clone() for _, part in collectives.given(each, 0)]
+
+    def parts() -> Iterator[Any]:
+        nonlocal alive, most
+        for part in drawn:
+            held = part.clone()
+            alive, most = alive + 1, max(most, alive + 1)
+            weakref.finalize(held, gone)
+            yield held
+            del held
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    total = collectives.reduced(each, parts())
+    whole = torch.stack(drawn).double()
+    assert torch.equal(total, whole.sum(0) if reduce == "sum" else whole.amax(0))
+    assert most <= 2

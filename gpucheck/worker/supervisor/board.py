@@ -142,5 +142,5 @@ class Board:
                 return done.result(ANSWER)
             except Exception as error:
                 where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-                self._lost = f"torchrun's store at {where} does not answer: {error or type(error).__name__}"
+                self._lost = f"torchrun's store at {where} does not answer: {str(error) or type(error).__name__}"
                 raise NoStore(self._lost) from None
