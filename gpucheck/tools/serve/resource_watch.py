@@ -12,6 +12,8 @@ from typing import Any
 from gpucheck.host.gpu_memory import memory_used
 from gpucheck.host.processes import descendants_of, resident, resident_pages
 
+EVERY = 0.1  # s between two looks at the processes
+SHARE = 10  # times of what a look took that pass until the next, on machines with many processes
 FILES_EVERY = 1.0  # s between two looks at the scratch folder, which may hold many files
 
 
@@ -35,12 +37,20 @@ class ResourceWatch:
             uuid: of its device; "" for the CPU.
         """
         self._limits, self._folder, self._uuid = limits, folder, uuid
-        self._begin = self._files_at = time.monotonic()
+        self._begin = self._next = self._files_at = time.monotonic()
         self._device_before = (memory_used(uuid) or 0) if uuid else 0
         self.peak_host = self.peak_device = self.peak_processes = 0
 
     def look(self) -> Exceeded | None:
         """The first limit that is exceeded; None while there is none."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        found = self._looked()
+        self._next = time.monotonic() + max(EVERY, SHARE * (time.monotonic() - now))
+        return found
+
+    def _looked(self) -> Exceeded | None:
         seconds = time.monotonic() - self._begin
         if self._over("seconds", seconds):
             return Exceeded("seconds", f"it ran for {seconds:.0f} s, the limit is {self._limits['seconds']:g} s")
