@@ -16,6 +16,7 @@ from gpucheck.host import node_gpus
 from gpucheck.host.accelerators import DEV, SYS, TorchBuild, hardware_signs, software_signs, torch_build
 from gpucheck.host.nvidia_smi import LIMIT, Answer, Reply
 from gpucheck.host.processes import ending
+from gpucheck.host.resources import available_memory
 from gpucheck.host.visible_gpus import VARIABLE, Listing, Visible, visible
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -25,6 +26,7 @@ ARCHITECTURES = "architectures"  # file in the scratch folder of a run: those of
 BROKEN = re.compile(r"unable to determine|is lost|unknown error|failed to initialize|ERR!", re.IGNORECASE)
 """What nvidia-smi says of a GPU that it cannot read, in lines beside those of others."""
 AMD = re.compile(r"rocm|amd-smi|kfd|AMD|HIP_|ROCR_", re.IGNORECASE)
+OF_A_RANK = 256 << 20  # bytes of host memory that a rank on the CPU takes at least, with all of its processes
 ON_CPU = "without a GPU: --device cpu (make run ARGS='--device cpu') interprets the kernels, and says so in its report"
 
 
@@ -87,7 +89,7 @@ def choose(device: str, nproc: int | None, *, expected: int | None = None, made_
         made_for_gpus: what must not run on the CPU unless that was said: the name of a scenario, or "".
 
     Raises:
-        UsageError: ``device`` is none of them.
+        UsageError: ``device`` is none of them, or this machine has no memory for so many ranks on its CPU.
         InfrastructureError: there should be GPUs and there are none, or others than asked for.
     """
     if device not in DEVICES:
@@ -95,7 +97,7 @@ def choose(device: str, nproc: int | None, *, expected: int | None = None, made_
     if device == "cpu":
         if expected:
             raise InfrastructureError(f"--expect-gpus {expected}: --device cpu uses 0 GPUs; leave one of the two out")
-        return Choice("cpu", nproc or 1, "--device cpu")
+        return _on_cpu(nproc, "--device cpu")
     found = find()
     asked = "--device cuda: " if device == "cuda" else ""
     if found.problem:
@@ -109,13 +111,24 @@ def choose(device: str, nproc: int | None, *, expected: int | None = None, made_
         if asked or made_for_gpus:
             subject = asked or f"scenario {made_for_gpus} is made for GPUs: "
             raise InfrastructureError(_error_text(f"{subject}{none}; nothing was checked", found))
-        return Choice("cpu", nproc or 1, none)
+        return _on_cpu(nproc, none)
     if nproc and nproc > len(found.gpus):
         raise InfrastructureError(
             f"--nproc {nproc} asks for more ranks than the {len(found.gpus)} GPU(s) that are visible; "
             f"use --nproc {len(found.gpus)}, or look at nvidia-smi and {VARIABLE}"
         )
     return Choice("cuda", nproc or len(found.gpus))
+
+
+def _on_cpu(nproc: int | None, why: str) -> Choice:
+    """So many ranks on the CPU, each of which takes host memory that a GPU would have."""
+    count, memory = nproc or 1, available_memory()
+    if memory is not None and count > (most := max(1, memory // OF_A_RANK)):
+        raise UsageError(
+            f"--nproc {count} asks for more ranks than this machine has memory for: {memory / (1 << 30):.1f} GiB are "
+            f"free, and each on the CPU takes {OF_A_RANK >> 20} MiB or more; use --nproc {most} or fewer"
+        )
+    return Choice("cpu", count, why)
 
 
 def gpu_names() -> list[str]:

@@ -13,7 +13,7 @@ from gpucheck.host.accelerators import TorchBuild
 from gpucheck.host.node_gpus import architectures, places
 from gpucheck.launch import gpus
 from gpucheck.launch.gpus import Choice, Found, choose, find, gpu_names
-from gpucheck.model.errors import InfrastructureError
+from gpucheck.model.errors import InfrastructureError, UsageError
 
 CUDA, CPU = TorchBuild("2.11.0", "13.0"), TorchBuild("2.13.0+cpu")
 UUIDS = [f"GPU-{number}aaa-0000" for number in range(4)]
@@ -243,3 +243,12 @@ def test_the_architectures_are_those_of_the_gpus_that_are_used(
     node.nvidia_smi(listing(3), code, text)
     environ = {**node.environ, **({"CUDA_VISIBLE_DEVICES": shown} if shown else {})}
     assert architectures(environ) == expected
+
+
+def test_more_ranks_on_the_cpu_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "available_memory", lambda: 3 * gpus.OF_A_RANK)
+    assert choose("cpu", 3).nproc == 3
+    with pytest.raises(UsageError, match=r"--nproc 4 .* 0\.8 GiB are free.* use --nproc 3 or fewer"):
+        choose("cpu", 4)
+    monkeypatch.setattr(gpus, "available_memory", lambda: None)
+    assert choose("cpu", 4000).nproc == 4000
