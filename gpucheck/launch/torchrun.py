@@ -96,9 +96,10 @@ def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
 def _start(plan: Plan, run: Path, rendezvous: Rendezvous, environment: Mapping[str, str], log: Path) -> AnyProcess:
     """Starts torchrun: as a fork of this process where that has loaded it, which takes no time to load it again."""
     words = command(plan, run, rendezvous)
-    if LOADED not in sys.modules or threading.active_count() > 1:
+    module, arguments = words[1:3], words[3:]
+    if module != ["-m", AGENT] or LOADED not in sys.modules or threading.active_count() > 1:
         return start(words, environment, log)
-    return ForkedProcess(lambda: import_module(AGENT).main(words[words.index(AGENT) + 1 :]), environment, log)
+    return ForkedProcess(lambda: import_module(AGENT).main(arguments), environment, log)
 
 
 def launch(
