@@ -17,7 +17,7 @@ from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.board import Board, NoStore
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 
-MOST_STEPS = 8  # tried: one of each way to fail
+MOST_STEPS = 64  # tried: one of each way to fail, as far as the time goes
 
 
 class JointExperiments:
