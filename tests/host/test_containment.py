@@ -54,6 +54,25 @@ def told(folder: Path, body: str, *, files: bool = True, wall: str = "") -> list
     return lines
 
 
+def test_a_judge_without_privileges_is_hidden_too() -> None:
+    body = """
+        import ctypes
+        from gpucheck.host import containment
+
+        for change in (containment.show_memory, containment.hide_memory, containment.show_memory):
+            change()
+            print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE: who has the same user id may look inside
+    """
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", textwrap.dedent(body)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "0", "1"]
+
+
 @pytest.mark.parametrize("files", [True, False])
 def test_the_memory_of_a_judge_and_what_it_has_open_are_closed(tmp_path: Path, files: bool) -> None:
     lines = told(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -113,6 +114,14 @@ def run(
 def test_the_exit_code_is_reported(run: Callable[..., Ending], code: int) -> None:
     ending = run(f"raise SystemExit({code})")
     assert (ending.code, ending.timed_out, ending.signal) == (code, False, 0) and 0 < ending.seconds < 100
+
+
+def test_what_stands_in_torchruns_place_is_started_as_it_is_where_torchrun_is_loaded(
+    run: Callable[..., Ending], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, torchrun.LOADED, ModuleType(torchrun.LOADED))
+    monkeypatch.setattr(torchrun.threading, "active_count", lambda: 1)
+    assert run("raise SystemExit(77)").code == 77
 
 
 def test_a_death_by_signal_is_reported(run: Callable[..., Ending]) -> None:

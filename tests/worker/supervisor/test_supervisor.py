@@ -734,3 +734,25 @@ def test_a_gpu_that_takes_one_process_gets_every_case_and_experiment_done(
     assert gpu.refused and len(run.records) == len(steps)
     outcomes = [record.outcome for record in (*run.records.values(), *tried)]
     assert set(outcomes) == {Outcome.PASS, *[Outcome.MISMATCH] * wrong} and bool(tried) is wrong
+
+
+def test_what_lacked_memory_and_what_needs_most_of_it_gets_a_process_that_has_run_nothing(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = checks.load("matmul")
+    cases = [check.spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 40)]
+    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    ran_by: dict[threading.Thread, list[int]] = {}  # one that stands for a process -> columns of its cases
+
+    def answer(request: Request) -> Reply:
+        columns = request.case["n"]
+        first = not any(columns in each for each in ran_by.values())
+        ran_by.setdefault(threading.current_thread(), []).append(columns)
+        return Reply("error", "OutOfMemoryError: CUDA out of memory") if columns == 20 and first else right(request)
+
+    monkeypatch.setattr(type(check), "needs_most_memory", lambda _, case: case["n"] == 30)
+    monkeypatch.setattr(supervisor, "fair_threads", lambda: 16)
+    monkeypatch.setattr("gpucheck.worker.supervisor.lanes.available_memory", lambda: 1 << 40)
+    work_through(whole, tmp_path, answer, finished, monkeypatch)
+    behind = [columns for columns in ran_by.values() if columns[0] in (20, 30)]
+    assert behind == [[20], [30]] and sum(map(len, ran_by.values())) == len(cases) + 1
