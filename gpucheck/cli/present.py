@@ -41,6 +41,17 @@ class Presented:
     report: Report
     node: NodeVerdict
 
+    @property
+    def unchecked(self) -> str:
+        """In words that no GPU was checked; "" where one was."""
+        return "" if self.report.gpus_checked else blocks.NO_GPU_CHECKED
+
+    def line(self, folder: Path) -> str:
+        """All that ``--quiet`` shows."""
+        return "  ".join(
+            filter(None, (self.conclusion.verdict.value, str(folder), self.report.accepted, self.unchecked))
+        )
+
 
 def exit_code(verdict: Verdict) -> int:
     """The exit code of a verdict."""

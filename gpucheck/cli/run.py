@@ -460,7 +460,6 @@ def _finish(
     from gpucheck.cli import exit_codes, git_codes
     from gpucheck.cli.present import exit_code, present
     from gpucheck.records.run_folder import read_run
-    from gpucheck.report.blocks import NO_GPU_CHECKED
 
     presented = present(
         folder,
@@ -472,17 +471,17 @@ def _finish(
         announced=True,
         node_file=node_file,
     )
-    conclusion, report = presented.conclusion, presented.report
-    unchecked = "" if report.gpus_checked else NO_GPU_CHECKED
     if quiet and "-" not in (json_file, node_file):
-        typer.echo("  ".join(filter(None, (conclusion.verdict.value, str(folder), report.accepted, unchecked))))
-    if unchecked and not quiet:
-        about = ": the verdict is about arithmetic in Triton's interpreter" if report.plan.device == "cpu" else ""
-        console.print(unchecked + about, highlight=False)
+        typer.echo(presented.line(folder))
+    if presented.unchecked and not quiet:
+        on_cpu = presented.report.plan.device == "cpu"
+        about = ": the verdict is about arithmetic in Triton's interpreter" if on_cpu else ""
+        console.print(presented.unchecked + about, highlight=False)
     if ending.timed_out:
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:
         raise typer.Exit(128 + ending.signal)
     if scheme:
         raise typer.Exit(exit_codes.code_of(presented.node))
+    conclusion = presented.conclusion
     raise typer.Exit(git_codes.code_of(read_run(folder), conclusion) if for_git else exit_code(conclusion.verdict))

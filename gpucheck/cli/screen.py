@@ -71,7 +71,6 @@ def screen(
     from gpucheck.cli.present import check_files, exit_code, present
     from gpucheck.cli.run_folders import new_folder
     from gpucheck.launch.gpus import choose
-    from gpucheck.report.blocks import NO_GPU_CHECKED
     from gpucheck.tools.screen.screening import datapath_names, tiles_for
 
     schemes.check(exit_codes)
@@ -117,9 +116,8 @@ def screen(
         announced=True,
         node_file=node_verdict,
     )
-    unchecked = "" if presented.report.gpus_checked else NO_GPU_CHECKED
     if quiet and "-" not in (json_file, node_verdict):
-        typer.echo("  ".join(filter(None, (presented.conclusion.verdict.value, str(folder), unchecked))))
+        typer.echo(presented.line(folder))
     if received:
         raise typer.Exit(128 + received)
     raise typer.Exit(schemes.code_of(presented.node) if exit_codes else exit_code(presented.conclusion.verdict))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from gpucheck.host.containment import show_memory
-from gpucheck.host.processes import adopt, children_of, die_with_parent, ending, outlive_parent, state_of
+from gpucheck.host.processes import adopt, children_of, die_with_parent, end_with, ending, outlive_parent, state_of
 
 _GRACE = 10.0  # s that a child which closed its connection has to end before it is killed
 _KILLED = 30.0  # s that a killed child has to end; taking down a GPU with a busy kernel takes its time
@@ -301,19 +301,7 @@ def _run(main: Main, fd: int) -> NoReturn:
     show_memory()  # that of a server may be hidden; this process is one under test like any other
     with suppress(OSError):  # where memory runs out, the kernel shall end this process and not its supervisor
         Path("/proc/self/oom_score_adj").write_text("1000")
-    code = 1
-    try:
-        main(Connection(fd))
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        traceback.print_exc()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    end_with(lambda: main(Connection(fd)), trace_exit=True)
 
 
 def _main(module: str) -> NoReturn:

@@ -144,8 +144,7 @@ class ForkedProcess:
 
 
 def _as_command(work: Callable[[], None], owner: int, environment: Mapping[str, str], log: Path) -> NoReturn:
-    code = 1
-    try:
+    def begin() -> None:
         os.setsid()
         die_with_parent(owner)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -156,14 +155,30 @@ def _as_command(work: Callable[[], None], owner: int, environment: Mapping[str, 
         os.environ.clear()
         os.environ.update(environment)
         work()
+
+    end_with(begin)
+
+
+def end_with(work: Callable[[], object], *, trace_exit: bool = False) -> NoReturn:
+    """Does the work of this fork and ends it as Python ends, without what its parent registered for its own end.
+
+    Args:
+        trace_exit: shows too where the work asked to exit.
+    """
+    code = 1
+    try:
+        work()
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if trace_exit:
+            traceback.print_exc()
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(BaseException):  # a full disk
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 

@@ -13,7 +13,6 @@ import runpy
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -23,7 +22,7 @@ from typing import Any
 
 from gpucheck.host.containment import close_files, confine
 from gpucheck.host.isolated import receive, send
-from gpucheck.host.processes import Family, descendants_of, die_with_parent, outlive_parent
+from gpucheck.host.processes import Family, descendants_of, die_with_parent, end_with, outlive_parent
 from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.tools.serve.evaluator import PRINTED
 from gpucheck.tools.serve.resource_watch import ResourceWatch
@@ -129,25 +128,16 @@ class _Evaluation:
         return False
 
     def _fork(self) -> int:
-        owner, pid = os.getpid(), os.fork()
-        if pid:
-            return pid
-        code = 1
-        try:
+        def work() -> None:
             die_with_parent(owner)
             os.setsid()
             self._enter()
             self._work()
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with suppress(BaseException):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+
+        owner, pid = os.getpid(), os.fork()
+        if not pid:
+            end_with(work)
+        return pid
 
     def _enter(self) -> None:
         """Takes this process away from all but its folder and what it may use."""
