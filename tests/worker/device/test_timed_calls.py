@@ -79,7 +79,7 @@ class Event:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A GPU whose clock stands still but for what calls take and what other streams have left."""
     monkeypatch.setattr(Event, "now", 0.0)
-    told = SimpleNamespace(holds=[], left=0.0)
+    told = SimpleNamespace(holds=[], left=0.0, steps=[])
 
     def wait() -> None:
         Event.now, told.left = Event.now + told.left, 0.0
@@ -95,7 +95,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch._C, name, value, raising=False)
     stream = SimpleNamespace(stream_id=0, device_index=0, device_type=1)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(timed_calls, "CudaClock", lambda device: SimpleNamespace(flush=lambda: None))
+    monkeypatch.setattr(
+        timed_calls, "CudaClock", lambda device: SimpleNamespace(flush=lambda: told.steps.append("cache emptied"))
+    )
     monkeypatch.setattr(timed_calls.time, "perf_counter", lambda: Event.now)
     told.timed = timed_calls._on_gpu(torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "current_stream", None)
@@ -120,3 +122,8 @@ def test_work_on_streams_that_nobody_waits_for_counts(gpu: Any, left: float, sec
         return {}
 
     assert gpu.timed(lambda: None, leaves, lambda outputs: None, True) == pytest.approx(seconds)
+
+
+def test_the_inputs_of_a_timed_call_are_not_in_the_cache(gpu: Any) -> None:
+    gpu.timed(lambda: gpu.steps.append("unsealed"), lambda: gpu.steps.append("called") or {}, lambda _: None, False)
+    assert gpu.steps == ["unsealed", "cache emptied", "called"]
