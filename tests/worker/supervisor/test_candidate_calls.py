@@ -230,7 +230,7 @@ def test_work_left_out_while_calls_are_timed_is_in_doubt(examine: Any) -> None:
 
 
 def test_one_timed_call_is_always_held_against_its_reference(examine: Any) -> None:
-    for behave in (twice, lambda attempt, x, number: twice(attempt, x, number) * (x.tolist() == [0, 1, 2, 3, 4])):
+    for behave in (twice, lambda attempt, x, number: twice(attempt, x, number) + (x.tolist() != [0, 1, 2, 3, 4])):
         examined, _ = examine(behave)
         (doubt,) = [doubt for doubt in examined.doubts if doubt.inputs and not doubt.optional]
         assert doubt.wrong and "got a wrong answer" in doubt.wrong.detail
