@@ -47,9 +47,9 @@ RELEASES = [  # the Triton that its library needs, and whether scales that end w
     ("sglang", "0.5.19", INSTALLED, True),
     ("sglang", "0.5.23", "3.8.0", True),
 ]
-OTHER_EXPERTS = ("0.12.0", "0.16.0", "0.20.0")
-"""Releases of vLLM that are wrong where ranks share the experts: the first two look up all experts' numbers in the
-weights of this rank's."""
+OTHER_EXPERTS = ("0.12.0", "0.16.0")
+"""Releases of vLLM that are wrong where ranks share the experts: they look up all experts' numbers in the weights of
+this rank's."""
 
 
 def fetched(name: str, version: str) -> EngineCopy:

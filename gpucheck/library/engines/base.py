@@ -232,7 +232,8 @@ def place_in_group(state: Any, groups: Sequence[str], sizes: Sizes, facts: Facts
     try:
         for name, group in held.items():
             told = copy(group)
-            told.world_size, told.rank_in_group = sizes.ranks, sizes.rank
+            told.world_size, told.ranks = sizes.ranks, list(range(sizes.ranks))
+            told.rank = told.rank_in_group = sizes.rank  # nobody else is there, so its place in the world is the same
             told.all_reduce = lambda part: part
             setattr(state, name, told)
         yield
