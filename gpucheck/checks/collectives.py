@@ -79,10 +79,7 @@ class Collectives(JointCheck):
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         """What this rank sends in each round: its chunks, one after the other."""
-        return {
-            f"round{round}": torch.cat([_chunk(case, round, case.rank, other) for other in _receivers(case)])
-            for round in range(rounds(case))
-        }
+        return {f"round{round}": _sent(case, round) for round in range(rounds(case))}
 
     def reference(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Expected]:
         from gpucheck.checks.rank_data import DTYPES, exact
@@ -183,6 +180,12 @@ def _receivers(case: Case) -> tuple[int, ...]:
     return members(case) if case["operation"] in TO_EACH else (case.rank,)
 
 
+def _sent(case: Case, round: int) -> Tensor:
+    """The chunks that this rank sends in a round, one after the other."""
+    made = [_chunk(case, round, case.rank, other) for other in _receivers(case)]
+    return made[0] if len(made) == 1 else torch.cat(made)
+
+
 def _chunk(case: Case, round: int, sender: int, receiver: int) -> Tensor:
     from gpucheck.checks.rank_data import chunk
 
@@ -203,14 +206,18 @@ def chunks(case: Case, round: int) -> dict[int, Tensor]:
 
 def reduced(case: Case, parts: Iterable[Tensor]) -> Tensor:
     """The sum, or the largest, of what several ranks gave, in float64; no more than two of them are held at a time."""
+    from gpucheck.verify.views import PIECE
+
     total: Tensor | None = None
     for part in parts:
         if total is None:
             total = part.double()
-        elif case["reduce"] == "sum":
-            total += part
-        else:
-            torch.maximum(total, part.double(), out=total)
+            continue
+        for so_far, more in zip(total.split(PIECE), part.split(PIECE), strict=True):  # else torch copies all of a part
+            if case["reduce"] == "sum":
+                so_far.add_(more)
+            else:
+                torch.maximum(so_far, more.double(), out=so_far)
     assert total is not None
     return total
 
@@ -222,9 +229,11 @@ def right(case: Case, round: int) -> Tensor:
     parts = (part for _, part in given(case, round))
     if case["operation"] in REDUCING:
         return reduced(case, parts)
-    if case["uneven"]:
-        return torch.cat([part.double() for part in parts])
-    return torch.stack([part.double() for part in parts])
+    sizes = [size(case, sender, case.rank) for sender in members(case)]
+    came = torch.empty(sum(sizes), dtype=torch.float64)
+    for place, part in zip(came.split(sizes), parts, strict=True):
+        place.copy_(part)
+    return came if case["uneven"] else came.view(len(sizes), -1)
 
 
 class _Groups:

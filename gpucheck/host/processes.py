@@ -15,12 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from gpucheck.host.resources import available_memory
+
 Process = subprocess.Popen[bytes]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of malloc.h
 _MOST_KEPT = 2**31 - 1  # bytes at the end of the heap that stay with the process; mallopt takes an int
+_SHARES = 16  # of free memory, for the processes of a rank; those of all ranks keep a fourth of it or less
 _PATIENCE = 2.0  # s for killed processes to end
 _POLL = 0.01  # s
 
@@ -41,12 +44,16 @@ def keep_freed_memory() -> None:
 
     References are made of short-lived tensors of many MiB: without this most of their time goes into page faults, most
     of all in virtual machines, and threads wait for each other there. Does nothing where malloc is not glibc's.
+
+    Each rank has several such processes: together they keep no more than part of what is free now.
     """
+    free = available_memory()
+    share = _MOST_KEPT if free is None else free // (_SHARES * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)  # only the heap of the first arena can grow that far
         mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
+        mallopt(_M_TRIM_THRESHOLD, min(share, _MOST_KEPT))
 
 
 def adopt() -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +39,8 @@ _SIGNIFICAND = {
 class Estimate:
     """A reference value and the error a right computation may have.
 
-    value: float64, any shape. error: float64 >= 0 of the same shape, or None for exact data.
+    value: float64, any shape; exact data of :mod:`gpucheck.checks.rank_data` in the dtype of the output, which holds
+    them. error: float64 >= 0 of the same shape, or None for exact data.
     unit: for exact data, the power of two that divides every value; operations check that fp32 holds their sums.
     """
 
@@ -50,6 +51,10 @@ class Estimate:
     @property
     def exact(self) -> bool:
         return self.error is None
+
+    def widened(self) -> Estimate:
+        """The same with its value as float64, whatever holds it."""
+        return self if self.value.dtype == torch.float64 else replace(self, value=self.value.double())
 
     def flat(self) -> Estimate:
         """The same numbers in one axis."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ class Expected:
     basis: str = ""
     unknown: Tensor | None = None
     also: Tensor | None = None
+
+    def widened(self) -> Expected:
+        """The same with values of float64, which exact ones may not be."""
+        return replace(
+            self, estimate=self.estimate.widened(), alternatives=tuple(each.widened() for each in self.alternatives)
+        )
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, besid
     if used is not None:
         result.tightness = max(result.tightness, used)
         return
+    reference = reference.widened()
     estimate, wrong, ratio = closest(output, reference)
     mismatch = _mismatch(name, output, wrong, ratio, estimate, axes)
     result.mismatches.append(replace(mismatch, poison=_poisoned(output, wrong, beside)))
@@ -120,7 +121,8 @@ Piece = tuple[int | slice, ...]
 
 
 def _part(estimate: Estimate, piece: Piece) -> Estimate:
-    return Estimate(estimate.value[piece], None if estimate.error is None else estimate.error[piece], estimate.unit)
+    error = None if estimate.error is None else estimate.error[piece]
+    return Estimate(estimate.value[piece], error, estimate.unit).widened()
 
 
 def _compared(output: Tensor, reference: Expected, estimate: Estimate, piece: Piece) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
 from gpucheck import checks  # noqa: E402
 from gpucheck.checks import collectives  # noqa: E402
-from gpucheck.checks.rank_data import ALL, chunk  # noqa: E402
+from gpucheck.checks.rank_data import ALL, chunk, exact  # noqa: E402
 from gpucheck.checks.wrong_transfers import transfers  # noqa: E402
 from gpucheck.model.case import Case  # noqa: E402
 from gpucheck.verify.judge import judge  # noqa: E402
+from gpucheck.verify.views import PIECE  # noqa: E402
 
 CHECK = checks.load("collectives")
 
@@ -53,6 +56,52 @@ def test_what_is_right_is_held_exactly_by_its_dtype(each: Case) -> None:
         value = item.estimate.value
         assert bool((value.to(item.dtype).double() == value).all())
     assert not judge(right(each), expected, {}).mismatches
+
+
+class Made(TorchDispatchMode):
+    """Takes down how many bytes each new tensor has that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {each.untyped_storage().data_ptr() for each in args if isinstance(each, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in given:
+            self.sizes.append(result.numel() * result.itemsize)
+        return result
+
+
+@pytest.mark.parametrize("operation", ["all_reduce", "all_gather"])
+def test_data_of_a_rank_take_no_more_memory_than_they_must(operation: str) -> None:
+    """A node has as many of them as it has ranks, so what is needed in between counts as often."""
+    n = 4 * PIECE
+    each = case(operation, 1, n=n, dtype="fp32")
+    with Made() as inputs:
+        held = CHECK.inputs(each, torch.Generator())
+    assert [size for size in inputs.sizes if size > 8 * PIECE] == [4 * n] * 2, "one for each round"
+    with Made() as reference:
+        expected = CHECK.reference(each, held)
+    assert max(reference.sizes) == 8 * n * (3 if operation == "all_gather" else 1)
+    assert all(item.estimate.value.dtype == torch.float32 for item in expected.values())
+
+
+def test_a_reference_that_its_output_cannot_hold_stays_as_it_is() -> None:
+    wide = exact(torch.tensor([2.0**24 + 1, 1.0], dtype=torch.float64), torch.float32)
+    assert wide.estimate.value.tolist() == [2.0**24 + 1, 1.0]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32", "int32"])
+def test_what_is_wrong_is_told_alike_whatever_dtype_holds_the_reference(dtype: str) -> None:
+    each = case("all_reduce", 1, dtype=dtype)
+    expected = CHECK.reference(each, CHECK.inputs(each, torch.Generator()))
+    outputs = right(each)
+    outputs["out1"][3:9] += 1 if dtype == "int32" else 64
+    wide = {name: item.widened() for name, item in expected.items()}
+    assert {item.estimate.value.dtype for item in wide.values()} == {torch.float64}
+    assert judge(outputs, expected, {}) == judge(outputs, wide, {})
+    assert [mismatch.wrong for mismatch in judge(outputs, expected, {}).mismatches] == [6]
 
 
 @pytest.mark.parametrize("ranks", [128, 256, 1000])

@@ -115,7 +115,7 @@ class DevicePasses:
                     check.needed_launches(case, runtime),
                 )
             if watched:
-                watch.hand_in(placed)
+                watch.hand_in(placed, inputs)
                 for each in prepared:
                     watch.hand_in(check.operands(case, each))
                     watch.own(each)

@@ -129,21 +129,13 @@ class CaseExecutor(DevicePasses):
             inputs = {name: to_device(value, self.device) for name, value in held.items()}
         passes, repeat = 0, conditions.repeat
         while due(repeat, passes) or self._agreed(wants_another_pass(repeat, passes, *reply.settled)):
-            first, fill = not reply.digests, fill_of(passes)
-            with self._turns.shared():
-                with self._seen_by_driver(check, reply, first):
-                    prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
-                for outputs in launched:
-                    with timed(reply, "copy"):
-                        copies = self._keep(outputs, reply, fill, request)
-            if first and conditions.concurrency == 1:
-                with timed(reply, "inspect"), self._turns.shared():
-                    self._inspect(check, case, prepared, copies, reply, conditions)
+            first = not reply.digests
+            known = self._kept_pass(check, inputs, reply, fill_of(passes), request)
             if first and self.observer.tuned:  # tells nothing of memory: it was launched on more than once
                 reply.tuned, reply.by_fill = len(reply.digests), {}
                 continue
             passes += 1
-            if first and request.known and request.known == {name: digest.whole(held) for name, held in copies.items()}:
+            if known:
                 break
         reply.launches = [asdict(launch) for launch in self.observer.take()]
         depends = depends_on_fill(*reply.settled) and not conditions.late and conditions.concurrency == 1
@@ -157,6 +149,24 @@ class CaseExecutor(DevicePasses):
             self._time_together(held, request.timed, reply)
         elif request.timed is not None and steady(reply):
             self._time(held, request.timed, reply)
+
+    def _kept_pass(self, check: Check, inputs: Any, reply: Reply, fill: int, request: Request) -> bool:
+        """Makes a pass whose outputs are judged; says whether it is the first one and gave outputs that are known.
+
+        What it placed and prepared is freed at its end, before the next one takes as much.
+        """
+        case, conditions, first = request.case, request.conditions, not reply.digests
+        with self._turns.shared():
+            with self._seen_by_driver(check, reply, first):
+                prepared, launched = self.one_pass(check, case, inputs, reply, fill, conditions, watched=True)
+            for outputs in launched:
+                with timed(reply, "copy"):
+                    copies = self._keep(outputs, reply, fill, request)
+        if first and conditions.concurrency == 1:
+            with timed(reply, "inspect"), self._turns.shared():
+                self._inspect(check, case, prepared, copies, reply, conditions)
+        known = request.known if first else {}
+        return bool(known) and known == {name: digest.whole(held) for name, held in copies.items()}
 
     @contextmanager
     def _seen_by_driver(self, check: Check, reply: Reply, first: bool) -> Iterator[None]:
@@ -234,7 +244,11 @@ class CaseExecutor(DevicePasses):
                     parcels.save(outputs if box else held, path, box)
             reply.saved.append(whole)
         if self._repeats is None:
-            self._repeats = RepeatedCalls(outputs)
+            if box is None and self.device.type == "cpu":  # the file is a copy where the outputs are
+                with needed(path):
+                    self._repeats = RepeatedCalls(parcels.load(path, self._boxes, self.device), own=True)
+            else:
+                self._repeats = RepeatedCalls(outputs)
         self._take_down(whole, reply, fill)
         return held
 

@@ -13,9 +13,12 @@ from gpucheck.verify.digest import integers
 class RepeatedCalls:
     """Compares outputs on their device with those of a call that was judged."""
 
-    def __init__(self, judged: Mapping[str, Tensor]) -> None:
-        """``judged`` are copied, since a later call may overwrite them."""
-        self._judged = {name: value.detach().clone() for name, value in judged.items()}
+    def __init__(self, judged: Mapping[str, Tensor], *, own: bool = False) -> None:
+        """Args:
+        judged: copied, since a later call may overwrite them.
+        own: they are copies already.
+        """
+        self._judged = {name: value if own else value.detach().clone() for name, value in judged.items()}
         self._differs: list[Tensor] = []  # by call, each (outputs,)
 
     def same(self, outputs: Mapping[str, Tensor]) -> bool:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from gpucheck.verify.views import extent, fills_its_memory
 from gpucheck.worker.device.held_tensors import tensors_in
 from gpucheck.worker.device.tensor_copies import Comparison, Copies, difference
 
+NONE: Mapping[str, Tensor] = MappingProxyType({})
 WATCHED = ("matmul", "topk", "route", "routed", "swiglu", "downcast", "upcast")  # launch kernels
 FOR_RESULT = "into"  # the argument of an adapter's call that is memory for its result
 OWN_FORM = "native"  # begins the way to what a call returns for the library's later calls, laid out as these want it
@@ -75,8 +77,9 @@ class Place:
 class _Watched:
     """Tensors that are watched from one moment on, with copies of what they held then."""
 
-    def __init__(self, held: Sequence[_Held]) -> None:
-        self.held, self.copies = held, Copies([each.tensor for each in held])
+    def __init__(self, held: Sequence[_Held], originals: Mapping[str, Tensor] = NONE) -> None:
+        of_held = {number: originals[each.name] for number, each in enumerate(held) if each.name in originals}
+        self.held, self.copies = held, Copies([each.tensor for each in held], of_held)
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,18 @@ class CallWatch:
         self._active = False
         self._lock = threading.Lock()
 
-    def hand_in(self, given: Any) -> None:
-        """Copies every tensor that can be reached from here; memory that an earlier one covers is not copied again."""
+    def hand_in(self, given: Any, originals: Mapping[str, Tensor] = NONE) -> None:
+        """Copies every tensor that can be reached from here; memory that an earlier one covers is not copied again.
+
+        Args:
+            originals: what these tensors were copied from, by name; in host memory no further copy is made of them.
+        """
         self._given.append(given)
         known = len(self._held)
         for path, tensor in tensors_in("", given):
             if tensor.numel() and not self._known(tensor):
                 self._held.append(_Held(path, tensor, len(self._given)))
-        self._watched.append(_Watched(self._held[known:]))
+        self._watched.append(_Watched(self._held[known:], originals))
 
     def own(self, prepared: Any) -> None:
         """Takes down what memory an object holds before the calls, which may write to it and not return it."""

@@ -5,8 +5,9 @@ A call of the library is given dozens of small tensors; a launch or two for each
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from gpucheck.verify.digest import integers
 from gpucheck.verify.views import is_dense
 
 SMALL = 1 << 20  # bytes; a larger tensor is copied and compared by itself
+NONE: Mapping[int, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,15 @@ class Comparison:
 class _Group:
     """Tensors of one device that are copied together, as bytes where there are several."""
 
-    def __init__(self, parts: Sequence[_Part]) -> None:
+    def __init__(self, parts: Sequence[_Part], original: Tensor | None = None) -> None:
         self.parts = parts
         now = self._now()
-        self.before = now if len(parts) > 1 or not parts[0].dense else now.clone()
+        if len(parts) > 1 or not parts[0].dense:
+            self.before = now
+        elif original is not None and _same(original, parts[0]):
+            self.before = _Part(0, original).flat()
+        else:
+            self.before = now.clone()
 
     def _now(self) -> Tensor:
         flat = [part.flat() for part in self.parts]
@@ -99,6 +106,15 @@ class _Group:
         return _pieces(self.parts, self.before)
 
 
+def _same(original: Tensor, part: _Part) -> bool:
+    """Whether another tensor in host memory holds the same; a GPU would have to be waited for to know."""
+    other = _Part(0, original)
+    form = (original.dtype, other.integers.shape, other.integers.stride(), other.integers.device.type)
+    if form != (part.dtype, part.integers.shape, part.integers.stride(), "cpu"):
+        return False
+    return torch.equal(other.flat(), part.flat())
+
+
 def _pieces(parts: Sequence[_Part], together: Tensor) -> Iterator[tuple[_Part, Tensor]]:
     """Each tensor with what belongs to it: the whole, or its bytes where it is one of several."""
     sizes = [part.bytes for part in parts]
@@ -108,13 +124,17 @@ def _pieces(parts: Sequence[_Part], together: Tensor) -> Iterator[tuple[_Part, T
 class Copies:
     """Copies of tensors, none of which is empty."""
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], originals: Mapping[int, Tensor] = NONE) -> None:
+        """Args:
+        originals: by number of a tensor another one that nothing writes to; where that is in host memory and the same,
+            it is the copy.
+        """
         parts = [_Part(number, tensor.detach()) for number, tensor in enumerate(tensors)]
         groups: dict[object, list[_Part]] = {}
         for part in parts:
             key = part.integers.device if part.bytes <= SMALL else part.number
             groups.setdefault(key, []).append(part)
-        self._groups = [_Group(each) for each in groups.values()]
+        self._groups = [_Group(each, originals.get(each[0].number)) for each in groups.values()]
 
     def compare(self) -> list[Comparison]:
         """Where the tensors differ from their copies now; nothing is left out that may."""

@@ -158,7 +158,7 @@ def _held_against_reference(
     inputs, axes = _inputs_and_axes(files, attempt)
     judged = _of_large(large, reply) if large else _judge_launches(attempt, reply, inputs, axes, expected)
     if keep and not large:
-        keep(judged.outputs, expected, axes)
+        keep(judged.outputs, {name: each.widened() for name, each in expected.items()}, axes)
     violations = judged.found.violations + observed_violations(reply, record.launches)
     examined = attempt.examined or Examined()
     if examined.failed is not None:
@@ -302,6 +302,7 @@ def _judge_launches(
         found = judge(outputs, references, axes, filled)
         bad = bool(found.mismatches or found.violations)
         if not number or (bad and not judged.wrong):
+            references = {name: each.widened() for name, each in references.items()} if bad else references
             ordered = check.order_mismatches(case, inputs, outputs, references, found.mismatches)
             found.mismatches, judged.words = ordered
             large = [tensor for launch in reply.launches for tensor in Launch(**launch).large]

@@ -15,16 +15,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
+from gpucheck.host.resources import available_memory, usable_processors
 from gpucheck.model.plan import Plan
 from gpucheck.worker.supervisor import lanes, side_process
 from gpucheck.worker.supervisor.case_files import CaseFiles
 
 MAKERS = 8  # at most: processes of a rank
-FILES_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use
+FILES_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use, at most
 LARGEST = 3  # steps of each check that half of the processes begin with
 WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
 _RANK = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # of the environment
 _POLL = 0.05  # s between looks whether files were removed
+
+
+def worth_having(local_rank: int) -> bool:
+    """Whether a rank has such processes: each takes memory, and more than there are processors make nothing sooner."""
+    return local_rank < usable_processors()
 
 
 class Makers:
@@ -57,7 +63,13 @@ def _make_all(plan: Plan, lane_count: int, *, largest_first: bool) -> None:
     if largest_first:
         first = largest(plan, order)
         order = [*first, *(number for number in order if number not in first)]
-    make_ahead(CaseFiles.of(plan), plan.seen_by(rank), order, rank)
+    make_ahead(CaseFiles.of(plan), plan.seen_by(rank), order, rank, room())
+
+
+def room() -> int:
+    """Bytes of files that are made ahead: they lie in memory, of which a quarter of what is free may go into them."""
+    free = available_memory()
+    return FILES_LIMIT if free is None else min(FILES_LIMIT, free // 4)
 
 
 def largest(plan: Plan, order: Sequence[int]) -> list[int]:

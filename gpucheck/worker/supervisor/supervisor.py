@@ -74,9 +74,10 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     import triton  # noqa: F401 - loaded for the children, which are forked from here
 
     from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
-    from gpucheck.worker.supervisor.making_ahead import Makers
+    from gpucheck.worker.supervisor.making_ahead import Makers, worth_having
 
-    makers = Makers(plan, fair_threads())  # before anything here computes: a fork has none of torch's threads
+    ahead = worth_having(int(os.environ["LOCAL_RANK"]))
+    makers = Makers(plan, fair_threads()) if ahead else None  # before anything computes: a fork has no torch threads
     judges = JudgeProcesses(plan, judge_processes(plan, fair_threads()))
     checks.activate(plan.check_sources)
     if plan.device == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +123,27 @@ def test_a_store_outside_is_taken_down(run: Any) -> None:
 
     reply, _ = run(Kernel(too_far))
     assert reply.guards == ["4 bytes written after the float32 tensor of shape (4,), nearest 1 off"] * 2
+
+
+def test_what_one_pass_prepared_is_gone_before_the_next_one_takes_as_much(run: Any) -> None:
+    class Prepares(Kernel):
+        made: list[Any] = []
+
+        def prepare(self, case: Any, inputs: dict[str, Any], runtime: Any) -> Any:
+            assert not [each for each in self.made if each() is not None]
+            self.made.append(weakref.ref(inputs["x"]))
+            return inputs
+
+    check = Prepares()
+    reply, _ = run(check, repeat=3)
+    assert (reply.status, len(check.made)) == ("ran", 3), reply.traceback
+
+
+def test_outputs_of_further_passes_are_held_against_what_was_saved_of_the_first(run: Any) -> None:
+    """On the CPU that is the file, so that no copy of them is held beside it."""
+    reply, saved = run(Kernel(lambda kernel, x: torch.full((4,), float(kernel.launches == 3))), repeat=4)
+    assert [y.tolist() for y in saved] == [[0.0] * 4, [1.0] * 4]
+    assert [reply.digests.index(each) for each in reply.digests[:4]] == [0, 0, 2, 0]
 
 
 @pytest.mark.parametrize(

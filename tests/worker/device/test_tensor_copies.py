@@ -83,3 +83,17 @@ def test_small_tensors_are_copied_and_compared_together(monkeypatch: pytest.Monk
         copies.restore()
     assert len(launches) < 10, launches
     assert not any(bool(each.any()) for each in given)
+
+
+@pytest.mark.parametrize("form", ["large", "bytes", "large, with gaps"])
+def test_what_a_tensor_was_copied_from_stands_for_a_copy_only_where_it_holds_the_same(form: str) -> None:
+    """A rank holds its largest inputs three times over otherwise."""
+    original, tensor = FORMS[form](), FORMS[form]()
+    copies = Copies([tensor], {0: original})
+    own = copies._groups[0].before.data_ptr() != original.data_ptr()
+    assert own == (form == "large, with gaps")
+    tensor[(0,) * tensor.ndim] += 1
+    (change,) = [change for comparison in copies.compare() for change in comparison.changes()]
+    assert (change.elements, change.first) == (1, 0)
+    changed = Copies([tensor], {0: original})  # as where what prepares a call writes to its operands
+    assert not changed.compare() and changed._groups[0].before.data_ptr() != original.data_ptr()

@@ -84,6 +84,21 @@ def test_nothing_is_made_while_the_files_fill_their_room(plan: Plan, scratch: Pa
     assert made(scratch, 1) == list(KINDS)
 
 
+@pytest.mark.parametrize(
+    ("free", "limit"), [(None, module.FILES_LIMIT), (4 << 30, 1 << 30), (1 << 40, module.FILES_LIMIT)]
+)
+def test_files_made_ahead_take_a_quarter_of_what_is_free_and_never_more_than_their_limit(
+    monkeypatch: pytest.MonkeyPatch, free: int | None, limit: int
+) -> None:
+    monkeypatch.setattr(module, "available_memory", lambda: free)
+    assert module.room() == limit
+
+
+def test_no_more_ranks_of_a_node_make_ahead_than_it_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "usable_processors", lambda: 2)
+    assert [module.worth_having(local_rank) for local_rank in range(4)] == [True, True, False, False]
+
+
 @pytest.fixture
 def makers(plan: Plan, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Makers]:
     """That of a rank with one processor; it leaves a word when it makes malloc keep what is freed."""
@@ -130,7 +145,7 @@ def test_half_of_the_processes_begin_with_what_takes_longest(
     works: list[Any] = []
     orders: list[list[int]] = []
     monkeypatch.setattr(side_process, "fork", lambda plan, threads, work: works.append(work) or 0)
-    monkeypatch.setattr(module, "make_ahead", lambda files, plan, order, rank: orders.append(list(order)))
+    monkeypatch.setattr(module, "make_ahead", lambda files, plan, order, *_: orders.append(list(order)))
     monkeypatch.setattr(module, "LARGEST", 1)
     monkeypatch.setattr(module.lanes, "count", lambda plan, processors: 1)
     spec = checks.load("matmul").spec
