@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from gpucheck.checks.base import GIVES
 from gpucheck.checks.engine_attention import Change, attention_reference
 from gpucheck.checks.on_use import torch
 from gpucheck.model.case import Case
@@ -36,7 +37,7 @@ def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected) 
     tokens = torch.cat(told).sort().values
     for fault, change in faults(case) if len(told[0]) else ():
         if accepted(output[tokens], attention_reference(case, inputs, change, tokens)) is not None:
-            return f"attention: {fault} (that gives exactly these outputs)"
+            return f"attention: {fault} ({GIVES})"
     if not finite.all():
         return "attention: NaN lies where no sequence has keys, and in memory that was never written"
     return "attention: no known fault gives these outputs"

@@ -69,6 +69,8 @@ class Allowed:
 
 ANY_KERNEL = "any Triton kernel"
 """Returned by :meth:`Check.kernels` where the launch of any Triton kernel is enough."""
+GIVES = "that gives exactly these outputs"
+"""Says of a known fault, in brackets behind it, that it explains what is wrong."""
 OUTPUTS = "outputs"
 """Attribute of an error with the outputs that were there before it."""
 

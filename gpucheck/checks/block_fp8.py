@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpucheck.checks.base import Check, Runtime
+from gpucheck.checks.base import GIVES, Check, Runtime
 from gpucheck.checks.engine_block import by_engine
 from gpucheck.checks.on_use import bounds, operands, torch
 from gpucheck.model.case import Case, CheckSpec, Param
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BLOCK = 128  # rows and columns of the weight that share a scale
 UNIT = 1.0  # of exact operands without their scales
-GIVES = "that gives exactly these outputs"
 
 
 def spec(name: str, summary: str) -> CheckSpec:

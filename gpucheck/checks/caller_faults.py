@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gpucheck.checks.base import GIVES
 from gpucheck.checks.block_parts import Part, parts
 from gpucheck.checks.gpt_oss_block import Change, another_checkpoint, block_reference
 from gpucheck.checks.on_use import torch
@@ -48,7 +49,7 @@ def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected, 
     given, held = {**inputs, **of_tokens}, output[tokens]
     for layer, fault, change in (*sharing_faults(case, part), *reload_faults(case), *faults()):
         if accepted(held, block_reference(case, given, change, part)["y"]) is not None:
-            return f"{layer}: {fault} (that gives exactly these outputs)"
+            return f"{layer}: {fault} ({GIVES})"
     return ""
 
 

@@ -16,10 +16,11 @@ from gpucheck.checks.block_parts import Part, parts, refusal
 from gpucheck.checks.gpt_oss_block import GptOssBlock, another_checkpoint, block_reference, spec
 from gpucheck.checks.moe import block_products
 from gpucheck.checks.on_use import bounds, torch
+from gpucheck.checks.stored_state import AS_GIVEN, differences, scale_groups
 from gpucheck.library.engines import load
 from gpucheck.library.engines.base import Engine, ExpertBlock, Facts, Sizes, State
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.errors import Inapplicable
+from gpucheck.model.errors import Inapplicable, error_line
 from gpucheck.model.record import EnginePart, NeededLaunches
 from gpucheck.verify.expected import Axes, Expected
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from gpucheck.library.adapters.base import Place
     from gpucheck.verify.bounds import Estimate
+
+
+LARGEST = 1 << 20  # hidden times intermediate of blocks whose weights are read back; smaller ones show it as well
 
 
 def engine_spec(name: str, summary: str) -> CheckSpec:
@@ -63,14 +67,13 @@ class EngineBlock(GptOssBlock):
 
         def make(engine: Engine) -> _Parts:
             with raising_in("loader"):
-                return _Parts([load_part(engine, part) for part in parts(case.params)])
+                return _Parts(engine, [load_part(engine, part) for part in parts(case.params)], inputs)
 
-        return inputs["x"], by_engine(runtime, make).blocks
+        return by_engine(runtime, make)
 
     def operands(self, case: Case, prepared: Any) -> Any:
-        x, blocks = prepared
-        held = {"x": x}
-        for part, block in zip(parts(case.params), blocks, strict=True):
+        held = {"x": prepared.given["x"]}
+        for part, block in zip(parts(case.params), prepared.blocks, strict=True):
             held |= {f"{name}{part.words}": each for name, each in block.operands().items()}
         return held
 
@@ -104,10 +107,15 @@ class EngineBlock(GptOssBlock):
             named[part.output] = replace(y, owners={"expert": ids.where(ids < 0, ids + part.experts.start)})
         return named
 
+    def inspect(self, case: Case, prepared: Any, outputs: dict[str, Tensor], runtime: Runtime) -> None:
+        """Says what the loader stored otherwise than it was given: of use where outputs are wrong."""
+        if case["hidden"] * case["intermediate"] <= LARGEST:
+            facts = vars(prepared.facts)
+            runtime.engine_part(engine_part(prepared.engine, **facts, **_stored(case, prepared, runtime)))
+
     def launch(self, case: Case, prepared: Any, runtime: Runtime) -> dict[str, Tensor]:
-        x, blocks = prepared
         with torch.no_grad():
-            each: list[dict[str, Tensor]] = [_forward(block, x) for block in blocks]
+            each: list[dict[str, Tensor]] = [_forward(block, prepared.given["x"]) for block in prepared.blocks]
             if len(each) == 1:
                 return each[0]
             found = {part.output: outputs["y"] for part, outputs in zip(parts(case.params), each, strict=True)}
@@ -122,6 +130,20 @@ def _forward(block: ExpertBlock, x: Tensor) -> dict[str, Tensor]:
     except Exception as error:
         leave_layer(error, block.layer_of(error))
         raise
+
+
+def _stored(case: Case, prepared: _Parts, runtime: Runtime) -> dict[str, Any]:
+    """What a record says of what is stored."""
+    given = {name: value.cpu() for name, value in prepared.given.items()}
+    found, groups = list[str](), dict[str, int]()
+    try:
+        for part, block in zip(parts(case.params), prepared.blocks, strict=True):
+            stored = block.stored(runtime.library)
+            found += differences(stored, part.held(given), part.words)
+            groups |= scale_groups(stored, part.words)
+    except Exception as error:  # of the library's inverse, which takes what its layouts hold
+        found.append(f"what is stored cannot be read back: {error_line(error)}")
+    return {"stored": "; ".join(found) or AS_GIVEN, "scale_groups": groups}
 
 
 def _sum(each: list[Expected]) -> Expected:
@@ -148,9 +170,11 @@ def _placing(runtime: Runtime, part: Part) -> Place:
 
 @dataclass(frozen=True)
 class _Parts:
-    """The block of each rank, in order."""
+    """The block of each rank, in order, with the engine that loaded them and what they were given."""
 
+    engine: Engine
     blocks: list[ExpertBlock]
+    given: dict[str, Tensor]
 
     @property
     def facts(self) -> Facts:
@@ -177,8 +201,7 @@ def by_engine(runtime: Runtime, make: Callable[[Engine], M]) -> M:
     """
     engine = load(runtime.library, runtime.device)
     planned = engine.planned
-    told = EnginePart(planned["name"], planned["version"], identity=planned.get("identity", ""))
-    runtime.engine_part(told)
+    runtime.engine_part(engine_part(engine))
     try:
         with torch.no_grad():
             made = make(engine)
@@ -187,8 +210,14 @@ def by_engine(runtime: Runtime, make: Callable[[Engine], M]) -> M:
             raise
         release = f"{engine.name} {planned['version']}"
         raise Inapplicable(f"{release} imports {error.name}, which is neither installed nor fetched") from error
-    runtime.engine_part(replace(told, **vars(made.facts)))
+    runtime.engine_part(engine_part(engine, **vars(made.facts)))
     return made
+
+
+def engine_part(engine: Engine, **facts: Any) -> EnginePart:
+    """What a record says of an engine, with facts on its part in a case."""
+    planned = engine.planned
+    return EnginePart(planned["name"], planned["version"], identity=planned.get("identity", ""), **facts)
 
 
 def state_of(inputs: dict[str, Tensor]) -> State:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gpucheck.checks.base import GIVES
 from gpucheck.checks.fused_experts import Change, Choice, chosen, experts_reference, held_experts
 from gpucheck.checks.on_use import bounds, torch
 from gpucheck.model.case import Case
@@ -26,7 +27,6 @@ FEWEST, MOST = 4, 64  # wrong tokens that are computed again, so that no other f
 WORK = 1 << 22  # of these, times hidden, times intermediate
 LARGEST = 1 << 20  # hidden times intermediate; smaller cases show an engine's faults as well, in less time
 BLOCKS = (16, 32, 64, 128)  # of the terms of a product, in one step of the kernel
-GIVES = "that gives exactly these outputs"
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,8 @@ class EnginePart:
     reload: str = ""  # what took another checkpoint before this one: "the same module" or a new one; "": nothing did
     identity: str = ""  # whether its files are those of a release that is known, in words
     group: str = ""  # what it was told of ranks that share the block, which are all computed here; "": none do
+    stored: str = ""  # how what its loader stored differs from the checkpoint, or that it does not; "": not looked at
+    scale_groups: dict[str, int] = field(default_factory=dict)  # of each product's scales, with what pads them
 
 
 @dataclass(frozen=True)

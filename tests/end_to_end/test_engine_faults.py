@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 PLANTS = Path(__file__).parents[1] / "data" / "planted_sglang.py"
 MODEL = "sglang/srt/models/gpt_oss.py"
 LAYERS = {  # what the report says of each fault beside that the outputs are wrong
-    "missing pad": "passes differ",
-    "pad of another value": "NaN",
+    "missing pad": "loader: scales of the first product are 10 groups, a product reads 12, and nothing pads them",
+    "pad of another value": "loader: scales of the first product are padded with 255, which is NaN",
     "scales of another expert": "loader: up_scale and down_scale are the next expert's",
-    "wrong swizzle": "wrong",  # of what it reads then, nothing follows but that all is wrong
+    "wrong swizzle": "loader: weights of the first product differ in",
     "gate and up exchanged": "loader: gate and up are exchanged",
     "gate and up not interleaved": "loader: gate and up in turn are taken for halves",
     "rows shifted by one": "loader: columns of down are shifted by one",
@@ -46,6 +46,8 @@ LAYERS = {  # what the report says of each fault beside that the outputs are wro
     "library's choice of a launch replaced": "raised in the second product",
     "library's choice of experts replaced": "router: its weights are logits, without a softmax",
 }
+BY_LOADER = ("second bias on every rank",)
+"""What a loader does to the layer that is told."""
 OFTEN = (  # one of each layer; make engines plants all
     "missing pad",
     "gate and up exchanged",
@@ -151,8 +153,8 @@ def test_each_fault_of_an_engines_layers_is_caught_and_the_bare_library_stays_ri
     assert any(case.startswith("moe/") for case in right)
     for experts, name in numbers.items():
         record = results[case_of(experts, name)]
-        words = f"{record['message']} {' '.join(violation['kind'] for violation in record['violations'])}"
-        if record["outcome"] == "mismatch":
-            words = f"wrong {'NaN ' if record['mismatches'][0]['nan'] else ''}{words}"
         assert record["outcome"] in ("mismatch", "error"), (name, record)
-        assert LAYERS[name] in words, (name, record)
+        assert LAYERS[name] in record["message"], (name, record)
+        if record["outcome"] == "mismatch":
+            as_given = "not the loader: " in record["message"]
+            assert as_given is ("loader" not in LAYERS[name] and name not in BY_LOADER), (name, record)

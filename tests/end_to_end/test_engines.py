@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpucheck.checks.stored_state import AS_GIVEN
 from gpucheck.library.engines.engine_fetch import fetch_engine
 from gpucheck.library.engines.engine_option import served_with
 from gpucheck.library.library_option import parse_source, resolve
@@ -121,6 +122,7 @@ def test_a_release_that_reads_past_its_scales_is_wrong_in_exactly_the_last_exper
     assert finished.code == 1, finished.text
     lines = finished.lines(CASE)
     assert "exactly expert 7" in lines and "passes differ" in lines, lines
+    assert "loader: scales of the first product are 10 groups, a product reads 12, and nothing pads them" in lines
     assert finished.finding(CASE)["cause"] == "access outside of tensors"
     assert_parts_are_right(finished, "vllm", "a new module: to update these weights raises KeyError")
 
@@ -162,6 +164,8 @@ def test_the_expert_block_of_every_known_release_is_right_or_wrong_in_exactly_th
     assert finished.code == (0 if right else 1), finished.text
     case, last = (CASE, 7) if name == "vllm" else (SGLANG, 3)
     assert finished.results(0)[case]["outcome"] == ("pass" if right else "mismatch"), finished.text
+    stored = {record["engine"]["stored"] for record in finished.results(0).values()}
+    assert stored == {AS_GIVEN}, "what is not padded is stored as it is"
     assert right or f"exactly expert {last}" in finished.lines(case)
     if name == "vllm":
         by_width, by_experts = (finished.outcomes(case) for case in PARTS[name])

@@ -203,6 +203,13 @@ class Adapter(ABC):
         """
 
     @abstractmethod
+    def read_back(self, tensor: Any) -> Tensor:
+        """The bytes of one of the library's tensors in the order of their indices, by the library's own inverse.
+
+        They are on the CPU, with the padding of the layout where that is not cut off.
+        """
+
+    @abstractmethod
     def routed(self, ids: Tensor, gates: Tensor, experts: int, partial: bool = False) -> Routing:
         """The library's own routing of choices already made, as servers with a top-k of their own have it made.
 

@@ -104,6 +104,10 @@ class MatmulAdapter(Adapter):
             return Weight(kind, place(k_contiguous(data)), lambda: None, flex_scale)
         return Weight(kind, place(unit_stride(data)), lambda: None, None)
 
+    def read_back(self, tensor: Any) -> torch.Tensor:
+        data: torch.Tensor = tensor.storage.layout.unswizzle_data(tensor.storage.data.cpu())
+        return data
+
     def _mx_weight(self, kind: str, data: torch.Tensor, scale: torch.Tensor, layout: str, place: Place) -> Weight:
         dtype, shape = None, list(data.shape)
         if kind == "mxfp4":

@@ -50,6 +50,14 @@ class AdapterV37(SparseRoutingAdapter):
         layout = layout or self.layout.StridedLayout(MX_AXIS)
         return self.tensor.wrap_torch_tensor(data, dtype=dtype, shape=shape, layout=layout)
 
+    def read_back(self, tensor: Any) -> torch.Tensor:
+        order = tensor.storage.layout.make_transformation(list(tensor.shape), tensor.dtype == self.dtype.FP4)
+        data: torch.Tensor = order.unswizzle_data(tensor.storage.data.cpu())
+        if tensor.dtype != self.dtype.FP4:
+            return data
+        codes = torch.stack([data & 15, data >> 4], -1).flatten(-2)  # the inverse has two columns in a byte
+        return codes[..., 0::2, :] | codes[..., 1::2, :] << 4
+
     def swizzled(self, values: Any, scales: Any) -> tuple[Any, Any]:
         def converted(tensor: Any, layout: Any) -> Any:
             return tensor if layout == tensor.storage.layout else self.tensor.convert_layout(tensor, layout)

@@ -129,6 +129,10 @@ class ExpertBlock(ABC):
     def operands(self) -> dict[str, Tensor]:
         """What a forward reads and may not write, by name."""
 
+    def stored(self, library: Adapter) -> dict[str, Tensor]:
+        """What the loader made of the experts' tensors, by the names of :data:`HELD`, on the CPU and not swizzled."""
+        return {}
+
     def load_again(self, state: State) -> str:
         """Loads another checkpoint into the same module by the engine's own means for that.
 
@@ -174,6 +178,10 @@ class ModelBlock(ExpertBlock):
                 return product
         modules = [name for frame in frames for name in str(frame.f_globals.get("__name__")).split(".")]
         return next((layer for module, layer in LAYERS.items() if module in modules), "")
+
+    def stored(self, library: Adapter) -> dict[str, Tensor]:
+        held = {name: library.read_back(tensor) for name, tensor in self.held().items()}
+        return {**held, **{name: bias.cpu() for name, bias in self.biases().items()}}
 
     def operands(self) -> dict[str, Tensor]:
         held = {name: tensor.storage.data for name, tensor in self.held().items()}

@@ -281,6 +281,9 @@ class DeviceRuntime:
         self._reply.message = text
 
     def engine_part(self, part: EnginePart) -> None:
+        known = self._reply.engine
+        if known is not None and known.stored and not part.stored:  # later passes load the same and do not look again
+            part = replace(part, stored=known.stored, scale_groups=known.scale_groups)
         self._reply.engine = part
 
     @property

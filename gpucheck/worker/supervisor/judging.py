@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from gpucheck import checks
-from gpucheck.checks.base import CandidateCheck, Check, JointCheck
+from gpucheck.checks.base import GIVES, CandidateCheck, Check, JointCheck
+from gpucheck.checks.stored_state import loader_words
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import KERNELBENCH
 from gpucheck.model.errors import UsageError
@@ -179,6 +180,9 @@ def _held_against_reference(
     if judged.found.mismatches and isinstance(check, JointCheck):
         transfers = check.transfers(attempt.step.case, inputs, judged.outputs, expected)
     outcome = Outcome.MISMATCH if judged.found.mismatches else Outcome.VIOLATION if violations else Outcome.PASS
+    loader = ""
+    if outcome.failed:
+        loader = loader_words(reply.engine, reply.sensitive, record.launches, explained=GIVES in judged.words)
     conditions = attempt.step.conditions
     often = conditions.repeat > 1 or conditions.concurrency > 1
     record = replace(
@@ -186,7 +190,7 @@ def _held_against_reference(
         outcome=outcome,
         rules=_rules(check, judged.outputs, expected, large),
         memory={**reply.memory, **(files.memory() if isinstance(check, CandidateCheck) else {})},
-        message="; ".join(filter(None, (reply.message, remark, judged.words, examined.note))),
+        message="; ".join(filter(None, (reply.message, remark, judged.words, loader, examined.note))),
         transfers=transfers,
         mismatches=judged.found.mismatches,
         violations=violations,

@@ -476,3 +476,15 @@ def test_each_method_launches_the_kernels_it_names(adapter: Adapter) -> None:
         with launches() as seen:
             call()
         assert {name for name, _ in seen} & set(adapter.kernels[method]), method
+
+
+@pytest.mark.parametrize("layout", ["strided", "default"])
+def test_a_weight_is_read_back_as_it_was_given(adapter: Adapter, layout: str) -> None:
+    data = torch.randint(0, 256, (3, 160, 256), dtype=torch.uint8)
+    scales = torch.randint(0, 255, (3, 12, 256), dtype=torch.uint8)  # two groups more than there are values, as padding
+    weight = adapter.weight("mxfp4", data, scales[:, :10] if layout == "strided" else scales, layout, moved)
+    values, read = adapter.read_back(weight.operand), adapter.read_back(weight.fresh_scale())
+    assert torch.equal(values[:, :160, :256], data)
+    assert torch.equal(read[:, :10, :256], scales[:, :10])
+    weight.operand.storage.data[0, 0, 0] ^= 1
+    assert not torch.equal(adapter.read_back(weight.operand)[:, :160, :256], data)
