@@ -23,6 +23,7 @@ from gpucheck.diagnose.causes.race import unasked
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, Experiment, applicable
 from gpucheck.diagnose.finding_cases import run_command
+from gpucheck.diagnose.page import Cause
 from gpucheck.model.conditions import Conditions, of_case, of_process, stated
 from gpucheck.model.errors import UsageError
 from gpucheck.model.placement_table import PLACEMENTS, Placement
@@ -398,6 +399,8 @@ def test_each_file_of_causes_is_asked() -> None:
     assert files == {*causes.ASKED, *causes.WARNING} and len(causes.CAUSES) >= len(files) - 1
     for file in (*causes.RULES, *causes.WARNINGS):
         assert file.CAUSES and all(causes.CAUSES[cause.title] is cause for cause in file.CAUSES)
+        stated = [value for value in vars(file).values() if isinstance(value, Cause)]
+        assert not [cause.title for cause in stated if cause.title not in causes.CAUSES], "explain has no page on it"
 
 
 KNOWN = """

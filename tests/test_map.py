@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import gpucheck
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Record
+from gpucheck.worker.protocol import Reply
 
 PACKAGE = Path(gpucheck.__file__).parent
 ROOT = PACKAGE.parent
@@ -77,6 +79,34 @@ def test_each_field_of_a_record_has_a_row_that_says_where_it_is_made() -> None:
     assert sorted(named) == sorted(field.name for field in fields(Record))
 
 
+def names_in(*folders: str) -> tuple[set[str], set[str]]:
+    """What the code in some folders reads of anything, and what it sets: attributes, arguments and keys by name."""
+    read, made = set(), set()
+    for path in (path for folder in folders for path in (PACKAGE / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                (made if isinstance(node.ctx, ast.Store) else read).add(node.attr)
+            elif isinstance(node, ast.keyword) and node.arg:
+                made.add(node.arg)
+            elif isinstance(node, ast.Dict):
+                made.update(key.value for key in node.keys if isinstance(key, ast.Constant))
+    return read, made
+
+
+def test_what_is_recorded_asked_and_sent_is_made_by_one_side_and_read_by_the_other() -> None:
+    """Found by name alone, so that what was forgotten is seen wherever no other thing has the same name."""
+    reply, record, conditions = ({field.name for field in fields(kind)} for kind in (Reply, Record, Conditions))
+    read, made = names_in("worker/device")
+    assert not reply - read - made, "what the process with the GPU never fills"
+    assert not reply - names_in("worker/supervisor")[0] - {"fills"}, (
+        "what the supervisor never looks at; fills: settled"
+    )
+    assert not record - names_in("worker", "verify", "tools/screen")[1], "what nothing records"
+    shown, _ = names_in("diagnose", "report", "cli", "tools", "records")
+    assert record - shown == {"distinct"}, "what no verdict, report or command looks at, but for readers of the file"
+    assert not conditions - names_in("worker")[0], "what nothing applies"
+
+
 def test_the_order_of_imports_is_the_one_that_holds() -> None:
     """import-linter holds the layers in pyproject.toml; the map says the same ones."""
     layers = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)
@@ -96,6 +126,14 @@ def test_a_folder_says_in_one_line_what_lives_there(folder: Path) -> None:
     words = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
     assert words, f"{folder}/__init__.py: say in one line what lives there"
     assert words.splitlines()[0].endswith((".", ":")) and len(words.splitlines()[0]) > 20, folder
+
+
+def test_the_readme_says_what_each_scenario_is_for() -> None:
+    rows = re.findall(
+        r"^\| (`[^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Scenarios\n")[1], re.M
+    )
+    named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    assert not {path.stem for path in (ROOT / "scenarios").glob("*.toml")} - named
 
 
 def test_links_within_the_readme_and_to_the_map_lead_somewhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def explain(
         found = {f"{fault.id}: {fault.title}": fault.parts}
     if not found:
         titles = [*CAUSES, *PATTERNS, *(each.id for each in known_faults())]
-        raise UsageError(f"unknown cause {name!r}; known: {', '.join(titles)}")
+        near = ", ".join(get_close_matches(name.lower(), titles))
+        raise UsageError(f"unknown cause {name!r}{near and f', perhaps {near}'}; gpucheck explain lists all")
     for title, parts in found.items():
         typer.echo(_indented(title, ""))
         for part, text in parts.items():

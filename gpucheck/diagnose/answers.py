@@ -211,7 +211,15 @@ class Answers:
             named = [EXPERIMENTS[name].words + _times(self.processes(name)) for name in shown if asked(name)]
             if named:
                 lines.append(f"{word} {', '.join(named)}")
-        return lines + self._history()
+        silent = [f"{EXPERIMENTS[name].words} ({ends})" for name in shown if (ends := self._unanswered(name))]
+        return lines + ([f"no answer {', '.join(silent)}"] if silent else []) + self._history()
+
+    def _unanswered(self, name: ExperimentName) -> str:
+        """How processes of an experiment ended that neither were right nor showed what is looked for."""
+        made = [each for each in self.processes(name) if each.outcome not in (*JUDGED, self.failure.outcome)]
+        if self.right(name) or self.wrong(name):
+            return ""
+        return ", ".join(f"{count}x {end}" for end, count in Counter(each.outcome.value for each in made).items())
 
     def _history(self) -> list[str]:
         if HISTORY not in self.tried:

@@ -202,6 +202,10 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
         if reason := next(filter(None, map(reason_against_company, conditions)), ""):
             raise UsageError(f"{where}: all ranks run {spec.name} together: {reason}")
         conditions = list(dict.fromkeys(replace(each, process_group=TOGETHER) for each in conditions))
+    elif not check.late_inputs and any(each.late for each in conditions):
+        raise UsageError(
+            f"{where}: late inputs need a check that names some in late_inputs, and {spec.name} names none"
+        )
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}
         problems = {data: check.validate(params, data) for data in data_kinds}

@@ -53,6 +53,14 @@ def test_inputs_are_determined_by_the_seed_alone(case: Case) -> None:
     assert digest(inputs_of(case, seed=case.input_seed ^ 1)) != digest(first)
 
 
+def test_inputs_that_are_said_to_come_late_are_inputs() -> None:
+    made: dict[str, set[str]] = {}
+    for case in CASES:
+        made.setdefault(case.check, set()).update(inputs_of(case))
+        assert {*load(case.check).late_inputs} & made[case.check], "a case with late inputs would prove nothing"
+    assert made and not [name for name, inputs in made.items() if not {*load(name).late_inputs} <= inputs]
+
+
 def test_cases_do_not_share_their_data() -> None:
     digests = [digest(inputs_of(case)) for case in CASES]
     assert len(set(digests)) == len(digests)

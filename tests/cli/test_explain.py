@@ -52,4 +52,6 @@ def test_a_title_gives_the_pages_on_its_cause_and_on_what_is_wrong(gpucheck: Com
 
 def test_an_unknown_cause(gpucheck: Command) -> None:
     answer = gpucheck("explain", "bad luck")
-    assert answer.code == 2 and answer.message.startswith("unknown cause 'bad luck'; known: wrong device context")
+    assert answer.code == 2 and answer.message == "unknown cause 'bad luck'; gpucheck explain lists all"
+    near = gpucheck("explain", "Wrong device contxt")
+    assert near.code == 2 and "'Wrong device contxt', perhaps wrong device context" in near.message

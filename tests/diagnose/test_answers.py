@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpucheck.diagnose.answers import alike, answers, repeated
+from gpucheck.diagnose.answers import Answers, alike, answers, repeated
 from gpucheck.diagnose.chance import (
     CONFIDENCE,
     EVERY_TIME,
@@ -25,6 +25,7 @@ from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT, appl
 from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.record import Outcome, Record, Transfer, Violation
 from gpucheck.model.vocabulary import ExperimentName, TransferFault
+from gpucheck.plan.scenario_conditions import needs_gpus
 from tests.conftest import Synthetic
 
 
@@ -84,6 +85,35 @@ def test_each_experiment_changes_one_condition(name: ExperimentName) -> None:
     pairs = [(vars(stressed), EXPERIMENTS[name].change(stressed)) for stressed in (alone, warm, joint)]
     different = [sum(value != before[key] for key, value in vars(after).items()) for before, after in pairs if after]
     assert 1 in different, "it changes one condition of a case under stress, and no other"
+
+
+def test_no_experiment_on_the_cpu_asks_for_what_needs_a_gpu(synthetic: Synthetic) -> None:
+    """It would end in an error that says nothing about the case."""
+    threads, joint = Conditions("threads"), Conditions(process_group=TOGETHER)
+    for conditions in (Conditions("cpu"), threads, joint, Conditions("cpu", "initialised", concurrency=3)):
+        for outcome in (Outcome.MISMATCH, Outcome.ERROR, Outcome.CRASH, Outcome.HANG):
+            failed = synthetic.record(synthetic.plan(cases=1), 0, 0, outcome)
+            asked = {name: needs_gpus(changed) for name, changed in applicable(failed, conditions, "cpu", 2)}
+            assert not {name: reason for name, reason in asked.items() if reason}
+
+
+def test_every_experiment_that_has_a_name_has_a_row() -> None:
+    assert {*EXPERIMENTS} == {*ExperimentName}
+
+
+def test_an_experiment_that_gives_no_answer_is_told(synthetic: Synthetic) -> None:
+    plan = synthetic.plan(cases=1)
+    wrong = synthetic.record(plan, 0, 0, Outcome.MISMATCH, asked=8)
+    attempts = {ExperimentName.REPEAT: [wrong] * 5, ExperimentName.VISIBLE: [synthetic.record(plan, 0, 0)] * 8}
+    error = [synthetic.record(plan, 0, 0, Outcome.ERROR)]
+    for made, line in (
+        (error, "no answer with synchronised launches (1x error)"),
+        (error + attempts[ExperimentName.VISIBLE][:2], "no answer with synchronised launches (1x error)"),
+        ([wrong], "wrong with synchronised launches"),
+        ([wrong, *error], "wrong with synchronised launches (2 processes)"),
+    ):
+        lines = Answers(wrong, {**attempts, ExperimentName.SYNCHRONISED: made}).lines()
+        assert line in lines and len(lines) == 3, lines
 
 
 def test_a_case_that_ranks_run_together_is_tried_together_only(synthetic: Synthetic) -> None:

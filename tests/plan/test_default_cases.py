@@ -52,6 +52,12 @@ def test_every_usual_case_with_every_kind_of_data_that_it_takes(mine: list[Check
     assert scenario.title == "the usual cases of mine"
 
 
+def test_late_inputs_are_refused_of_a_check_that_names_none(mine: list[CheckSource], tmp_path: Path) -> None:
+    (tmp_path / "late.toml").write_text('[[cases]]\ncheck = "mine"\ndata = "normal"\nlate = [false, true]\n')
+    with pytest.raises(UsageError, match="number 1: late inputs need a check that names some in late_inputs, and mine"):
+        load(tmp_path / "late.toml")
+
+
 def test_a_case_that_is_none_of_them_is_answered_with_what_is(mine: list[CheckSource]) -> None:
     with pytest.raises(
         UsageError, match=r"has no case 'mine/n4/exact'; close: mine/n3/exact, mine/n4/normal; see `gpucheck list --cas"

@@ -278,6 +278,8 @@ def test_the_smoke_scenario_covers_every_check_that_calls_nothing_but_the_librar
     joint = {name for name in CHECKS if checks.load(name).together}
     assert {step.case.check for step in loaded.steps} == set(CHECKS) - set(NEEDS) - joint
     assert joint <= {step.case.check for step in scenario.load(scenario.find("together")).steps}
+    gate = {step.case.check for step in scenario.load(scenario.find("gate")).steps}
+    assert not set(CHECKS) - set(NEEDS) - joint - gate, "on GPUs too"
 
 
 def test_checks_of_other_software_are_optional_where_they_are_planned() -> None:

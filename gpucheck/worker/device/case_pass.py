@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -189,8 +189,7 @@ class DevicePasses:
             if conditions.consumer == "prompt":
                 read = stream_stress.reader(rehearsed)
             if conditions.late:
-                late = (work.placed[name] for name in work.check.late_inputs if name in work.placed)
-                produce = stream_stress.hold_back(late, self.device)
+                produce = stream_stress.hold_back(_late_inputs(work.check, work.placed), self.device)
             self.synchronize()
         other = self._other(work) if conditions.consumer == "delayed" else None
         produce()
@@ -302,6 +301,15 @@ def timed(reply: Reply, stage: str) -> Iterator[None]:
 
 def add_seconds(reply: Reply, stage: str, seconds: float) -> None:
     reply.seconds[stage] = reply.seconds.get(stage, 0.0) + seconds
+
+
+def _late_inputs(check: Check, placed: Mapping[str, Tensor]) -> list[Tensor]:
+    """The inputs that come late; raises ValueError where there are none: the case would prove nothing."""
+    late = [placed[name] for name in check.late_inputs if name in placed]
+    if not late:
+        known = ", ".join(check.late_inputs) or "none"
+        raise ValueError(f"no input can come late: late_inputs of the check names {known}, its inputs are {[*placed]}")
+    return late
 
 
 def _nothing() -> None:

@@ -479,6 +479,16 @@ def test_a_kernel_that_does_not_wait_reads_nan(
     assert reply.guards == [] and len(executor.memory) == 3, "x, and y of both launches, stay watched"
 
 
+@pytest.mark.parametrize("names", [(), ("absent",)])
+def test_a_check_of_which_no_input_can_come_late_is_told_instead_of_passing(
+    executor: CaseExecutor, names: tuple[str, ...]
+) -> None:
+    check: Any = Kernel()
+    check.late_inputs = names
+    with pytest.raises(ValueError, match=rf"late_inputs of the check names {names[0] if names else 'none'}, .*'x'"):
+        executor.one_pass(check, CASE, {"x": RIGHT}, Reply("ran"), 0xFF, Conditions("cpu", late=True))
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_prompt_consumer_reads_behind_a_launch_that_is_held_back(
     run: Any, monkeypatch: pytest.MonkeyPatch, ordered: bool
