@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,8 +37,14 @@ def pytest_report_header() -> str:
     return f"random seed: GPUCHECK_TEST_SEED={os.environ['GPUCHECK_TEST_SEED']}"
 
 
-def pytest_configure() -> None:
-    """Tests interrupt what they start; a shell that starts the tests in the background has all of them ignore it."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes sessions alike, whatever tests they consist of and wherever they are started.
+
+    Triton reads whether it interprets when it is first imported, by whichever test that is. Tests interrupt what they
+    start; a shell that starts the tests in the background has all of them ignore it.
+    """
+    if not any("gpu" in Path(argument).parts for argument in config.args):
+        os.environ["TRITON_INTERPRET"] = "1"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -294,3 +302,15 @@ def unannounced() -> Iterator[None]:
         patch.delenv("GITHUB_STEP_SUMMARY", raising=False)
         patch.setenv("GPUCHECK_TERMINATION_LOG", "")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all that the tests start keeps its temporary files: a folder of their own, short enough for sockets."""
+    tmp_path_factory.getbasetemp()  # stays beside it
+    folder = Path(tempfile.mkdtemp(prefix="gpucheck-tests-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)

@@ -85,7 +85,7 @@ def replay(
         show(closeup, console)
         kept = closeup.now.outcome in (Outcome.LOST, Outcome.HARNESS)
         if kept:
-            console.print(f"\nlogs      {folder / 'logs'}", highlight=False, soft_wrap=True)
+            console.print(f"\nkept      {folder}: the case gave no result, the logs there say more", soft_wrap=True)
         if save:
             _save(closeup, plan, copy, folder, save, console)
         if ending.signal:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +75,7 @@ def test_the_same_failure_is_a_failure(gpucheck: Command, stored: Path, again: d
     assert "the bytes of the run, digest d" in answer.out and "others    rank 0 pass" in answer.out
     (plan,) = again["plans"]
     assert len(plan.steps) == 1 and plan.replay.rank == 1 and plan.replay.save is False
-    assert not list(Path("/tmp").glob(f"gpucheck-replay-*{os.getpid()}"))
+    assert "kept" not in answer.out
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,13 @@ def test_exit_codes(
     gpucheck: Command, stored: Path, again: dict[str, Any], rank: str, now: dict[str, Any], code: int
 ) -> None:
     again[int(rank)] = now
-    assert gpucheck("replay", "run", CASE, "--rank", rank).code == code
+    answer = gpucheck("replay", "run", CASE, "--rank", rank)
+    assert answer.code == code
+    kept = re.search(r"^kept      (\S+): the case gave no result", answer.out, re.M)
+    assert bool(kept) is (now.get("outcome") in (Outcome.HARNESS, Outcome.LOST)), "others leave nothing behind"
+    if kept:
+        assert (Path(kept[1]) / "records").is_dir()
+        shutil.rmtree(kept[1])
 
 
 @pytest.mark.parametrize(

@@ -49,14 +49,14 @@ def test_hung_process_names_its_innermost_call(tmp_path: Path) -> None:
 
 
 COMPILES = """
-import os, sys, tempfile
+import os, sys
 from pathlib import Path
 from gpucheck.checks.no_launch import stand_in
 from gpucheck.triton_hooks.targets import TARGETS
 from gpucheck.worker import hang_stacks
 from tests.tools.compile.planted import sound
 
-os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp()
+os.environ["TRITON_CACHE_DIR"] = sys.argv[1] + "-cache"
 hang_stacks.register(Path(sys.argv[1]))
 with stand_in(TARGETS["sm_90"]):
     import torch

@@ -37,12 +37,12 @@ def adapter_class(name: str) -> type[Engine]:
     return adapter
 
 
-def settle(planned: PlannedEngine, device: str, scratch: str | None = None) -> None:
+def settle(planned: PlannedEngine, device: str, scratch: str) -> None:
     """Makes this fresh process one of an engine: its environment and its search path. Nothing is imported yet.
 
     Args:
         device: "cuda" or "cpu".
-        scratch: a folder that somebody removes afterwards; None: that of temporary files.
+        scratch: a folder for what it keeps beside the cases, which somebody removes afterwards.
     """
     from gpucheck.library.engines.base import Engine
 
@@ -64,7 +64,7 @@ def import_ahead(planned: PlannedEngine, device: str) -> None:
     """
     from gpucheck.library.engines import base
 
-    settle(planned, device)
+    adapter_class(planned["name"]).settle(planned, device)
     present = [name for name in adapter_class(planned["name"]).ahead if find_spec(name)]
     with base.fit_to_fork(device):
         for name in present:

@@ -258,7 +258,7 @@ class Engine(ABC):
     packages_of_some: ClassVar[tuple[str, ...]] = ()  # likewise, where the release itself asks for them
     ahead: ClassVar[tuple[str, ...]] = ()  # modules of others that it imports and that are slow: alike in any process
     further_text: ClassVar[frozenset[str]] = frozenset()  # suffixes of files beside Python's that it looks for
-    scratch: ClassVar[str | None] = None  # folder for what it keeps beside the case; None: that of temporary files
+    scratch: ClassVar[str]  # folder for what it keeps beside the cases; somebody else removes it
     environment: ClassVar[Mapping[str, str]] = {}  # set before the import, on all devices
     on_cpu: ClassVar[Mapping[str, str]] = {}  # likewise, where Triton's interpreter runs the kernels
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,8 @@ def take(target: Target, prepared: Prepared, folder: Path) -> Observation:
     """Runs the target on a candidate.
 
     Args:
-        folder: of the run; must not exist. What the command prints goes beside it, with the suffix ``.log``.
+        folder: of the run; must not exist. What the command prints goes beside it, with the suffix ``.log``, and its
+            Triton cache for as long as it runs, with the suffix ``.triton``: one that a killed search left is removed.
     """
     begin = time.monotonic()
     observation = _take(target, prepared, folder)
@@ -48,11 +49,14 @@ def _take(target: Target, prepared: Prepared, folder: Path) -> Observation:
             resolve(Source(SourceKind.PATH, path=prepared.library))
     except UsageError as error:
         return Observation(State.UNBUILDABLE, target.label, reason=str(error).splitlines()[0])
-    log = folder.with_suffix(".log")
+    log, cache = folder.with_suffix(".log"), folder.with_suffix(".triton")
     limit = target.timeout + STARTUP
-    with tempfile.TemporaryDirectory(prefix="gpucheck-triton-") as cache:
+    shutil.rmtree(cache, ignore_errors=True)
+    try:
         command = target.command(prepared.library, folder, prepared.engine)
-        ended = _run(command, environment(prepared.paths, cache), log, limit)
+        ended = _run(command, environment(prepared.paths, str(cache)), log, limit)
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
     if not ended:
         return Observation(
             State.BROKEN, target.label, reason=f"the run did not end within {limit:.0f} s and was killed"

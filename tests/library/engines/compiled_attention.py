@@ -29,13 +29,15 @@ SHAPES: tuple[dict[str, Any], ...] = (
 
 def main(planned: Any, root: Path, name: str) -> None:
     target = TARGETS[name]
-    with stand_in(target), tempfile.NamedTemporaryFile() as printed:
+    with stand_in(target), tempfile.TemporaryDirectory() as scratch:
+        printed = Path(scratch, "printed")
+        printed.touch()
         from gpucheck.tools.compile.capture import Capture, Output
 
         sources = Sources([Path(planned["root"], planned["name"])])
-        capture = Capture(target, sources, Output(Path(printed.name)), lambda **event: None, {})
+        capture = Capture(target, sources, Output(printed), lambda **event: None, {})
         capture.install()
-        engines.settle(planned, "cpu")
+        engines.settle(planned, "cpu", scratch)
         runtime = CompileRuntime(str(root), describe(root / "triton_kernels", "test").generation)
         check = checks.load(f"{planned['name']}_attention")
         told = {}

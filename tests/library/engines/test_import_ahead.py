@@ -34,7 +34,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(sys, "imported_ahead", [], raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(engines, "_planned", None)
-    monkeypatch.setattr(Engine, "scratch", None)
+    monkeypatch.setattr(Engine, "scratch", "", raising=False)
     with pytest.MonkeyPatch.context() as variables:
         variables.setattr(os, "environ", dict(os.environ))
         yield {
@@ -50,14 +50,14 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_only_packages_of_others_are_imported_and_in_the_environment_of_the_engine(
-    planned: Any, monkeypatch: pytest.MonkeyPatch
+    planned: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Vllm, "ahead", ("slowone", "not_here_at_all"))
     engines.import_ahead(planned, "cpu")
     assert sys.imported_ahead == [("slowone", "1", "1")]  # type: ignore[attr-defined]
     assert NVML_CHECK not in os.environ, "the processes of the engine ask as they always do"
     assert "vllm" not in sys.modules
-    engines.settle(planned, "cpu")
+    engines.settle(planned, "cpu", str(tmp_path))
     assert sys.path.count(planned["root"]) == 1, "a fork settles again"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -24,9 +25,9 @@ from gpucheck.worker.device.child import HOPPER
 LAYERS = "vllm.model_executor.layers"
 
 
-def main(planned: Any, root: Path) -> None:
+def main(planned: Any, root: Path, scratch: str) -> None:
     interpreter.install(**HOPPER)
-    engines.settle(planned, "cpu")
+    engines.settle(planned, "cpu", scratch)
     library = adapters.load(root, describe(root / "triton_kernels", "test").generation)
     engine = engines.load(library, torch.device("cpu"))
 
@@ -171,4 +172,5 @@ PARAMS: dict[str, dict[str, Any]] = {  # what the case of a fault has beside the
 }
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    with tempfile.TemporaryDirectory() as scratch:
+        main(json.loads(sys.argv[1]), Path(sys.argv[2]), scratch)

@@ -52,14 +52,14 @@ def test_the_run_folder_says_what_was_seen(run: Run, synthetic: Synthetic, tmp_p
 
 
 def test_each_run_has_a_triton_cache_of_its_own_and_leaves_none(run: Run, tmp_path: Path) -> None:
-    code = (
-        "pathlib.Path(os.environ['TRITON_CACHE_DIR'], 'kernel').write_text(''); print(os.environ['TRITON_CACHE_DIR'])"
-    )
-    caches = []
-    for _ in range(2):
+    """Also where a search that was killed left one."""
+    cache = tmp_path / "0001.triton"
+    code = "cache = pathlib.Path(os.environ['TRITON_CACHE_DIR']); print(cache, cache.exists()); cache.mkdir()"
+    for left in (False, True):
+        if left:
+            cache.mkdir()
         run(code)
-        caches.append((tmp_path / "0001.log").read_text().strip())
-    assert caches[0] != caches[1] and not any(Path(cache).exists() for cache in caches)
+        assert (tmp_path / "0001.log").read_text().split() == [str(cache), "False"] and not cache.exists()
 
 
 @pytest.mark.parametrize(
