@@ -169,7 +169,7 @@ class Rank:
     def __init__(self, machine: Machine, rank: int) -> None:
         self.machine, self.local_rank = machine, rank
         self.local_ranks, self.stuck, self.files = machine.plan.world_size, "", None
-        self.node = self
+        self.node = self.child = self
         self.results: dict[str, list[Record]] = {}
         self._process: Process | None = None
         self._setup: tuple[Any, ...] = ()

@@ -78,10 +78,10 @@ def examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
     """The attempt of a candidate, with what further calls of it show if it gave an answer at all."""
     if attempt.reply is None or attempt.reply.status != "ran":
         return attempt
-    before = runner.left_behind
+    before = runner.child.left_behind
     try:
         found = Examination(runner, attempt).examine()
-        left = runner.left_behind - before
+        left = runner.child.left_behind - before
         if left:
             words = f"{left} process{'es' * (left > 1)} lived on in a session apart when its own had ended"
             found = replace(found, violations=(*found.violations, Violation(ViolationKind.LEFT_BEHIND, words)))
@@ -121,7 +121,7 @@ class Examination:
         except Unanswered as unanswered:
             return Examined(failed=unanswered.record)
         finally:
-            self.runner.retire()
+            self.runner.child.retire()
             self._file.unlink(missing_ok=True)
 
     def _examined(self) -> Examined:

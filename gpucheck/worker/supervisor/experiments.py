@@ -92,12 +92,12 @@ class Experiments:
         others = self._unlike(chosen)
         self._side_by_side(others, pinned)
         chosen += others
-        self.runner.retire()
+        self.runner.child.retire()
         self._by_itself(chosen)
         self.runner.node.leave()
 
     def _open(self) -> bool:
-        return time.monotonic() < self._deadline and not any(runner.stuck for runner in self._runners)
+        return time.monotonic() < self._deadline and not any(runner.child.stuck for runner in self._runners)
 
     def _pinning(self) -> Iterator[ExperimentProcess]:
         """Runs each case whose failing launch is not known again, and waits for each launch."""
@@ -162,7 +162,7 @@ class Experiments:
             with self.runner.node.alone(self._deadline - time.monotonic()) as alone:
                 if alone:
                     self._series(wanted, name)
-                    self.runner.retire()
+                    self.runner.child.retire()
 
     def _series(self, records: Sequence[Record], name: ExperimentName) -> None:
         """Makes one experiment with some cases, process by process, until no answer can be luck."""
@@ -204,7 +204,7 @@ class Experiments:
             own += [replace(self._process_for(record, name), known=known) for record in shared]
             shared = []
         self._at_once(own)
-        self.runner.retire()
+        self.runner.child.retire()
         first = turn % max(1, len(shared))
         for record in (*shared[first:], *shared[:first]):
             if self._open():
@@ -218,7 +218,7 @@ class Experiments:
                 self._try(process)
         if not beside:
             return
-        self.runner.retire()
+        self.runner.child.retire()
         idle: queue.SimpleQueue[ChildRunner] = queue.SimpleQueue()
         for runner in self._runners:
             idle.put(runner)
@@ -229,7 +229,7 @@ class Experiments:
                 if self._open():
                     self._try(process, runner=runner)
             finally:
-                runner.retire()
+                runner.child.retire()
                 idle.put(runner)
 
         with ThreadPoolExecutor(len(self._runners), "experiment") as threads:
@@ -336,7 +336,7 @@ class Experiments:
 
         runner = runner or self.runner
         if fresh:
-            runner.retire()
+            runner.child.retire()
         self.writer.begin(process.number, process.name)
         for number in process.after:
             other = runner.run(number, self.plan.steps[number], process.name, own=True)

@@ -36,7 +36,7 @@ class JointExperiments:
             return
         self._deadline = time.monotonic() + self.plan.experiments
         try:
-            board = self.runner.board()
+            board = self.runner.together.board()
             told = board.gather("failed", {step: self._told(record) for step, record in self._failed.items()})
             if told is not None:
                 self._series(board, chosen(self.plan, told))
@@ -73,18 +73,18 @@ class JointExperiments:
         """Whether there is time for one more process; rank 0 decides it for all."""
         self._turns += 1
         late = time.monotonic() > self._deadline and self.runner.rank == 0
-        told = board.gather(f"experiment {self._turns}", {"go": not late and not self.runner.stuck})
+        told = board.gather(f"experiment {self._turns}", {"go": not late and not self.runner.child.stuck})
         return told is not None and all(each["go"] for each in told.values())
 
     def _try(self, board: Board, number: int, step: Step, name: ExperimentName) -> bool | None:
         """Runs one process on each rank; whether any failed as it had before, None where a rank is gone."""
         from gpucheck.worker.supervisor.judging import finished
 
-        self.runner.retire()
+        self.runner.child.retire()
         self.writer.begin(number, name)
         record = finished(self.runner.files, self.runner.run(number, step, name))
         self.writer.result(record)
-        self.runner.retire()
+        self.runner.child.retire()
         before = self._failed.get(number)
         told = board.gather(f"result {self._turns}", {"failed": before is not None and again(before, record)})
         return None if told is None else any(each["failed"] for each in told.values())

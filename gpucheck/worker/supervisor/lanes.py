@@ -161,10 +161,10 @@ def run(
 
     def lane(runner: ChildRunner) -> None:
         try:
-            while not any(each.stuck for each in runners) and (task := queue.take()):
+            while not any(each.child.stuck for each in runners) and (task := queue.take()):
                 for place, number in enumerate(task):
                     made = attempt(runner, number)
-                    if runner is not runners[0] and not runner.children and not made.step.inapplicable:
+                    if runner is not runners[0] and not runner.child.started and not made.step.inapplicable:
                         queue.give_back(task[place:])  # the GPU takes no further process
                         return
                     if _lacked_memory(made):
@@ -174,7 +174,7 @@ def run(
                         judge(made)
                 queue.done(task)
             if runner is not runners[0]:
-                runner.retire()
+                runner.child.retire()
         except BaseException:
             queue.drain()
             raise

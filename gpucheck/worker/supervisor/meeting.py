@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from gpucheck.host.processes import starved, state_of
 from gpucheck.worker.supervisor.blame import GONE, RAN, UNREADY, RankState
 from gpucheck.worker.supervisor.board import POLL, Board
+from gpucheck.worker.supervisor.deadline import MOST_STARVED, Deadline
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Child
 
 GRACE = 3.0  # s that a child has to raise by itself once another rank has failed
-STOPPED = 10.0  # s within which a child that a signal stopped must continue
 GLANCE = 0.05  # s between two looks at the board while the child works
-MOST_STARVED = 3.0  # deadlines that a child may wait for a processor without that being counted
 ENDING = 120.0  # s that a rank may take to end its child and say so
 
 
@@ -41,6 +39,7 @@ class Meeting:
 
     def __init__(self, board: Board, name: str) -> None:
         self.board, self.name = board, name
+        self.group = ""  # that the children of all ranks go on in, once they have arrived
         self._settled = False  # this rank has ended or is overdue
         self._arrivals = 0
 
@@ -63,7 +62,10 @@ class Meeting:
         if reasons:
             return Absent(reasons)
         groups = {said["group"] for said in came.values()}
-        return (groups.pop() or self.name) if len(groups) == 1 else None
+        if len(groups) > 1:
+            return None
+        self.group = groups.pop() or self.name
+        return self.group
 
     def wait(self, child: Child, deadline: float) -> Waited | Literal[True]:
         """Waits for the answer of a child, True, as long as the ranks together may take for it.
@@ -71,13 +73,10 @@ class Meeting:
         A rank that is overdue waits until all others are, or have ended: a child that gets no processor keeps all
         others waiting, and that is no hang.
         """
-        begin = going = time.monotonic()
-        before, freed, looked = starved(child.pid), None, 0.0
+        overdue, freed, looked = Deadline(child.pid, deadline), None, 0.0
         while not child.connection.poll(POLL if freed is None else GLANCE):
             now = time.monotonic()
-            if state_of(child.pid) != "T":
-                going = now
-            elif now - going > STOPPED:
+            if overdue.stopped():
                 return Waited.STOPPED
             if now - looked < GLANCE:
                 continue
@@ -86,10 +85,9 @@ class Meeting:
                 freed = now
             if freed is not None and now - freed > GRACE:
                 return Waited.FREED
-            kept_waiting = min(starved(child.pid) - before, MOST_STARVED * deadline)
-            if now - begin > deadline + kept_waiting:
+            if overdue.left < 0:
                 self._settle()
-                if now - begin > (1 + MOST_STARVED) * deadline or self._all_settled():
+                if overdue.past or self._all_settled():
                     return Waited.OVERDUE
         return True
 

@@ -66,9 +66,9 @@ class ReplayCapture:
     def _inspect(self, inspection: Inspection) -> list[str]:
         if self.plan.steps[0].together:  # another pass needs all ranks, as often as this one
             return []
-        self.runner.retire()
+        self.runner.child.retire()
         attempt = self.runner.run(0, self.plan.steps[0], INSPECTION, inspection=inspection)
-        self.runner.retire()
+        self.runner.child.retire()
         reply = attempt.reply
         problem = attempt.record.message if reply is None else reply.message
         if problem and inspection.elements:

@@ -207,12 +207,12 @@ class Supervisor:
         self._run_plan()
         if self._makers:
             self._makers.close()
-        if not self.runner.stuck:
+        if not self.runner.child.stuck:
             failed = [self._failed[step] for step in sorted(self._failed)]
             joint = [record for record in failed if self.plan.steps[record.step].together]
             JointExperiments(self.plan, self.runner, self.writer, joint).work()
             alone = [record for record in failed if record not in joint]
-            able = all(runner.children for runner in self._runners)
+            able = all(runner.child.started for runner in self._runners)
             self._runners = self._runners if able else self._runners[:1]
             if len(self._runners) > 1:  # nothing else needs a processor by now
                 self._runners += [
@@ -222,7 +222,7 @@ class Supervisor:
             if self._replay_capture:
                 self._replay_capture.ask()
         for runner in self._runners:
-            runner.retire()
+            runner.child.retire()
         if self._judges:
             self._judges.close()
         if self.files.desk:
@@ -236,8 +236,8 @@ class Supervisor:
 
         runners = self._runners
         facts: dict[str, Any] = {
-            "child_seconds": sum(runner.child_seconds for runner in runners),
-            "children": sum(runner.children for runner in runners),
+            "child_seconds": sum(runner.child.seconds for runner in runners),
+            "children": sum(runner.child.started for runner in runners),
             "lanes": self._lanes,
             "compiled": sum(runner.compiled for runner in runners),
         }
@@ -259,7 +259,7 @@ class Supervisor:
         ahead = Ahead(self._compiled, local_rank, claims, library["root"], library["generation"])
         for _ in range(min(COMPILERS, fair_threads() * 2 // 3) if ahead.cases else 0):
             with suppress(OSError):  # a forkserver that died is reported with the first case
-                self.runner.forkserver.spawn().connection.send(ahead)
+                self.runner.child.forkserver.spawn().connection.send(ahead)
 
     def _run_plan(self) -> None:
         """Runs the steps; what judges cases does so while the next ones run."""
@@ -271,11 +271,11 @@ class Supervisor:
             alone = self._several_at_once(judges)
             for round, number in self._turns(alone):
                 judges.wait_for_room()
-                if self.runner.stuck:
-                    self.writer.skip(self.runner.stuck)
+                if self.runner.child.stuck:
+                    self.writer.skip(self.runner.child.stuck)
                     break
                 if self._schedule.beside and self._needs_most_memory(number):
-                    self.runner.retire()  # and with it goes what its allocator keeps
+                    self.runner.child.retire()  # and with it goes what its allocator keeps
                 judges.submit(self._attempted(self.runner, number, round))
 
     def _several_at_once(self, judges: JudgePool) -> Sequence[int]:
@@ -295,9 +295,9 @@ class Supervisor:
         first = self._order[0]
         self.runner.get_ready(first, self.plan.steps[first])  # a GPU that takes one process takes this one
         left = lanes.run(queue, self._runners, attempted, judges.submit)
-        self.runner.stuck = next((runner.stuck for runner in self._runners if runner.stuck), "")
+        self.runner.child.stuck = next((runner.child.stuck for runner in self._runners if runner.child.stuck), "")
         if left:  # some of them lacked memory
-            self.runner.retire()
+            self.runner.child.retire()
         return (*left, *self._schedule.alone)
 
     def _needs_most_memory(self, number: int) -> bool:
@@ -333,7 +333,7 @@ class Supervisor:
         yield from ((0, number) for number in first)
         deadline = self._began + self.plan.duration
         for round in itertools.count(1):
-            if not self.plan.duration or not self.runner.agree(f"round{round}", time.monotonic() < deadline):
+            if not self.plan.duration or not self.runner.together.agree(f"round{round}", time.monotonic() < deadline):
                 return
             yield from ((round, number) for number in self._order)
 

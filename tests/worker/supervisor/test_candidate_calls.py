@@ -127,6 +127,10 @@ class Processes:
     def files(self) -> Any:
         return SimpleNamespace(given=lambda key, case: {"state.weight": torch.ones(2), "input0": torch.arange(5.0)})
 
+    @property
+    def child(self) -> Processes:
+        return self
+
     def retire(self) -> None:
         self.counts.clear()
 

@@ -26,6 +26,7 @@ from gpucheck.worker.protocol import (
     Setup,
 )
 from gpucheck.worker.supervisor import child_runner as runner_module
+from gpucheck.worker.supervisor import deadline, rank_child
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.node_sync import Node
 from tests.conftest import Synthetic
@@ -79,7 +80,9 @@ def plan(synthetic: Synthetic) -> Plan:
     return made
 
 
-def make(plan: Plan, folder: Path, children: Any, local_rank: int = 0) -> ChildRunner:
+def make(
+    plan: Plan, folder: Path, children: Any, local_rank: int = 0, run: Path | None = None, **engines: Any
+) -> ChildRunner:
     folder.mkdir(exist_ok=True)
     files: Any = SimpleNamespace(
         folder=folder,
@@ -87,7 +90,7 @@ def make(plan: Plan, folder: Path, children: Any, local_rank: int = 0) -> ChildR
         holds=lambda key: key == "1",
         box=lambda key: "",
     )
-    return ChildRunner(plan, Node(folder, local_rank, 2), files, children, local_rank, "host", folder)
+    return ChildRunner(plan, Node(folder, local_rank, 2), files, children, local_rank, "host", run or folder, engines)
 
 
 def step(plan: Plan, **conditions: Any) -> Any:
@@ -178,8 +181,7 @@ def test_ranks_wait_for_each_other_before_a_cold_cache(
 @pytest.mark.parametrize(("nnodes", "where"), [(1, "scratch"), (2, "run")])
 def test_a_process_group_meets_where_all_its_ranks_can(plan: Plan, tmp_path: Path, nnodes: int, where: str) -> None:
     children = Children()
-    runner = make(replace(plan, nnodes=nnodes), tmp_path / "scratch", children)
-    runner.run_folder = tmp_path / "run"
+    runner = make(replace(plan, nnodes=nnodes), tmp_path / "scratch", children, run=tmp_path / "run")
     runner.run(0, step(plan, process_group="initialised"))
     assert children.setups[0].meeting == str(tmp_path / where / "process-group")
 
@@ -189,8 +191,8 @@ def test_every_case_may_have_a_process_of_its_own(plan: Plan, tmp_path: Path) ->
     runner = make(replace(plan, isolate="case"), tmp_path / "s", children)
     for _ in range(3):
         assert runner.run(0, step(plan)).reply
-    assert len(children.setups) == runner.children == 3 and len(set(children.setups)) == 1
-    assert runner._child is None, "none waits for the next case"
+    assert len(children.setups) == runner.child.started == 3 and len(set(children.setups)) == 1
+    assert runner.child.process is None, "none waits for the next case"
 
 
 def test_passes_share_no_files(plan: Plan, tmp_path: Path) -> None:
@@ -216,9 +218,9 @@ def test_a_child_that_does_not_die_is_told_and_nothing_else_runs_there(
     attempt = runner.run(0, step(plan))
     assert attempt.record.outcome is Outcome.HANG
     assert f"process {PID} did not end within 30 s of SIGKILL (state gone)" in attempt.record.message
-    assert runner.stuck in attempt.record.message
+    assert runner.child.stuck in attempt.record.message
     further = runner.run(0, step(plan))
-    assert further.record.outcome is Outcome.HARNESS and runner.stuck in further.record.message
+    assert further.record.outcome is Outcome.HARNESS and runner.child.stuck in further.record.message
     assert len(children.setups) == 1, "no second process on a device that the first still holds"
 
 
@@ -229,10 +231,10 @@ def test_a_child_that_does_not_die_when_it_is_replaced(plan: Plan, tmp_path: Pat
     attempt = runner.run(0, step(plan, placement="visible"))
     assert attempt.record.outcome is Outcome.HARNESS and "did not end" in attempt.record.message
     crashing = make(plan, tmp_path / "t", Children(code=1, unkillable=True))
-    crashing.forkserver.reap = crashing.forkserver.kill  # type: ignore[method-assign]
+    crashing.child.forkserver.reap = crashing.child.forkserver.kill  # type: ignore[method-assign]
     attempt = crashing.run(0, step(plan))
     assert attempt.record.outcome is Outcome.CRASH and "broke off; process" in attempt.record.message
-    assert crashing.stuck
+    assert crashing.child.stuck
 
 
 def test_a_deadline_of_its_own(plan: Plan, tmp_path: Path, stacks_of: None) -> None:
@@ -244,7 +246,7 @@ def test_a_deadline_of_its_own(plan: Plan, tmp_path: Path, stacks_of: None) -> N
 def test_a_child_kept_from_its_processor_has_that_much_longer_but_not_for_ever(
     plan: Plan, tmp_path: Path, stacks_of: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "starved", lambda pid: time.monotonic())  # it has waited all the time
+    monkeypatch.setattr(deadline, "starved", lambda pid: time.monotonic())  # it has waited all the time
     begin = time.monotonic()
     short = replace(plan, case_timeout=0.1)
     attempt = make(short, tmp_path / "s", Children(silent=True)).run(0, step(plan))
@@ -254,9 +256,10 @@ def test_a_child_kept_from_its_processor_has_that_much_longer_but_not_for_ever(
 def test_a_child_that_a_signal_stopped_is_told_from_one_that_computes(
     plan: Plan, tmp_path: Path, stacks_of: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner_module, "state_of", lambda pid: "T")
-    monkeypatch.setattr(runner_module, "GLANCE", 0.05)
-    monkeypatch.setattr(runner_module, "STOPPED", 0.2)
+    for module in (deadline, rank_child):
+        monkeypatch.setattr(module, "state_of", lambda pid: "T")
+    monkeypatch.setattr(rank_child, "GLANCE", 0.05)
+    monkeypatch.setattr(deadline, "STOPPED", 0.2)
     runner = make(replace(plan, case_timeout=60.0), tmp_path / "s", Children(silent=True))
     begin = time.monotonic()
     message = runner.run(0, step(plan)).record.message
@@ -272,7 +275,7 @@ def test_the_out_of_memory_killer_is_named_where_its_counter_rose(plan: Plan, tm
     runner = make(plan, tmp_path / "s", Children(code=9))
     counts = iter([4, 4, after])
     counter: Any = SimpleNamespace(count=lambda: next(counts, after), where="this control group")
-    runner._oom = counter
+    runner.child._oom = counter
     record = runner.run(0, step(plan)).record
     killed = "the process that owns the device was killed by SIGKILL"
     words = ", while the kernel's out-of-memory killer was at work in this control group" * (after > 4)
@@ -281,7 +284,7 @@ def test_the_out_of_memory_killer_is_named_where_its_counter_rose(plan: Plan, tm
 
 def test_the_last_words_of_a_child(plan: Plan, tmp_path: Path, stacks_of: None) -> None:
     runner = make(replace(plan, case_timeout=0.1), tmp_path / "s", Children(silent=True))
-    journal = Journal(runner._journal())
+    journal = Journal(runner.setups.path("journal"))
     journal.case(("k",))
     journal.launch("k", "m.py:3")
     record = runner.run(0, step(plan)).record
@@ -360,10 +363,9 @@ def test_children_of_an_engine_are_those_of_the_forkserver_that_has_loaded_what_
     engine: Any = {"name": "vllm", "version": "1", "root": "/e", "packages": "", "origin": "path", "installed": False}
     usual, loading = Loading(), Loading(dead=dead)
     plan = replace(plan, engines=(engine,))
-    runner = make(plan, tmp_path, usual)
-    runner = ChildRunner(plan, runner.node, runner.files, usual, 0, "host", tmp_path, {"vllm": loading})  # type: ignore[arg-type, dict-item]
+    runner = make(plan, tmp_path, usual, vllm=loading)
     for conditions in ({}, {"engine": "vllm"}, {"engine": "vllm", "process_group": "initialised"}):
         assert runner.run(0, step(plan, **conditions)).reply
-    runner.retire()
+    runner.child.retire()
     engines = [(len(usual.setups), usual.killed), (len(loading.setups), loading.killed)]
     assert engines == ([(3, 3), (0, 0)] if dead else [(1, 1), (2, 2)]), "each ends by the server that forked it"

@@ -53,6 +53,8 @@ class FakeRank:
     def node(self) -> FakeRank:
         return self
 
+    child = node
+
     def run(
         self,
         number: int,

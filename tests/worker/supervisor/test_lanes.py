@@ -127,7 +127,7 @@ class Runner:
     """Stands for a child and its process."""
 
     def __init__(self, children: int = 1) -> None:
-        self.children, self.stuck, self.retired = children, "", False
+        self.child, self.started, self.stuck, self.retired = self, children, "", False
 
     def retire(self) -> None:
         self.retired = True
@@ -178,14 +178,15 @@ def test_what_lacked_memory_beside_others_is_run_again_by_itself(
 def test_a_gpu_that_takes_no_second_process_gets_every_step_done_by_the_first(plan: Plan) -> None:
     def behave(runner: Any, number: int) -> Attempt:
         failed = replace(attempt(plan, number), reply=None)
-        return attempt(plan, number) if runner.children else failed
+        return attempt(plan, number) if runner.child.started else failed
 
     judged, left = run(plan, [Runner(), Runner(children=0)], behave)
     assert sorted((*judged, *left)) == list(range(8))
 
 
 def test_nothing_more_begins_once_a_process_cannot_be_killed_or_an_attempt_raised(plan: Plan) -> None:
-    stuck: Any = SimpleNamespace(children=1, stuck="process 7 did not end", retire=lambda: None)
+    child = SimpleNamespace(started=1, stuck="process 7 did not end", retire=lambda: None)
+    stuck: Any = SimpleNamespace(child=child)
     judged, left = run(plan, [stuck], lambda runner, number: attempt(plan, number))
     assert (judged, left) == ([], tuple(range(8)))
 

@@ -30,9 +30,10 @@ from gpucheck.records.run_folder import read_run, write_json
 from gpucheck.worker.device import child as child_module
 from gpucheck.worker.memory_fills import fill_of
 from gpucheck.worker.protocol import Reply, Request, Setup, outputs_file
-from gpucheck.worker.supervisor import child_runner, making_ahead, supervisor
+from gpucheck.worker.supervisor import making_ahead, supervisor
 from gpucheck.worker.supervisor.case_files import CaseFiles
 from gpucheck.worker.supervisor.judging import finished
+from gpucheck.worker.supervisor.rank_child import RankChild
 from gpucheck.worker.supervisor.supervisor import Supervisor
 from gpucheck.worker.supervisor.violations import observed_violations
 from tests.conftest import Synthetic
@@ -323,8 +324,8 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Behaviour]:
     """What never answers. All else is waited for, however slow it is: the deadline is over when this has begun."""
     begun, stop = threading.Event(), threading.Event()
 
-    def answers(child: Child, seconds: float) -> bool:
-        while not child.connection.poll(0.02):
+    def answers(child: RankChild, seconds: float) -> bool:
+        while child.process and not child.process.connection.poll(0.02):
             if begun.is_set():
                 begun.clear()
                 return False
@@ -335,7 +336,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Behaviour]:
         stop.wait()
         raise Died
 
-    monkeypatch.setattr(child_runner, "_answers", answers)
+    monkeypatch.setattr(RankChild, "answers", answers)
     yield hang
     stop.set()
 
