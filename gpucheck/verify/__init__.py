@@ -1,1 +1,1 @@
-"""Right or wrong: compares outputs with references on the CPU; all error bounds are in `bounds.py`."""
+"""Right or wrong: compares outputs with references on the CPU; all error bounds are in `bounds/`."""
