@@ -227,6 +227,14 @@ class JointCheck(Check):
     def kernels(self, case: Case, runtime: Runtime) -> tuple[str, ...]:
         return ()
 
+    def host_memory(self, case: Case) -> int:
+        """Bytes that all processes of a rank take at most for a case on the CPU; 0: no more than any small case does.
+
+        Args:
+            case: as one rank sees it.
+        """
+        return 0
+
     @contextmanager
     def exchange(self, case: Case, prepared: Any, runtime: Runtime) -> Iterator[Callable[[], Any] | None]:
         """Gives the communication of the case alone, which all ranks make as often, to be timed; None: it has none.

@@ -33,6 +33,8 @@ COALESCED = ("all_reduce", "send_recv")
 LATER = 0.01  # s by which each rank comes later than the one before it, where ranks come late
 UNEVEN = 7  # different sizes of chunks, one of which is none
 SEVERAL = 3  # groups of all ranks that are at work at once
+ROUNDS = 2  # a second one in the same buffers: what it finds of the first one is stale
+COPIES = 8  # of what a rank gives or gets, at most: in files, as operands and outputs of two passes, and watched
 EDGE = 0x5A  # byte on both sides of a view
 
 
@@ -130,6 +132,13 @@ class Collectives(JointCheck):
             elements *= 2 / len(members(case))
         return Cost(0.0, elements * DTYPES[case["dtype"]].itemsize)
 
+    def host_memory(self, case: Case) -> int:
+        """By the larger one of what a rank gives and gets, in each round: its copies, and one of them in float64."""
+        given = sum(size(case, case.rank, other) for other in _receivers(case))
+        got = 0 if case["operation"] in REDUCING else sum(size(case, other, case.rank) for other in members(case))
+        width = 4 if case["dtype"].endswith("32") else 2
+        return rounds(case) * max(given, got) * (COPIES * width + 8)
+
     def axes(self, case: Case, inputs: dict[str, Tensor]) -> dict[str, Axes]:
         one, two = Axes(("element",), (0,)), Axes(("sender", "element"), (1, 0))
         return {f"out{round}": one if one_row(case) else two for round in range(rounds(case))}
@@ -144,8 +153,6 @@ class Collectives(JointCheck):
 
 def rounds(case: Case) -> int:
     """How many rounds there are; one group each where several are at work at once."""
-    from gpucheck.checks.rank_data import ROUNDS
-
     return SEVERAL if case["groups"] == "several" else ROUNDS
 
 

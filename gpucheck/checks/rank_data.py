@@ -21,7 +21,6 @@ DTYPES: dict[str, torch.dtype] = {
 LARGEST = {"bf16": 2**8, "fp16": 2**11, "fp32": 2**24, "int32": 2**30}
 """Up to these each dtype holds every integer, so every sum of integers that stays below is exact."""
 ALL = -1  # in place of a receiver: the same data go to all
-ROUNDS = 2  # a second one in the same buffers: what it finds of the first one is stale
 
 
 def chunk(case: Case, round: int, sender: int, receiver: int, count: int, *, summed: bool = False) -> Tensor:

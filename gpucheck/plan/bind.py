@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from gpucheck.checks.base import JointCheck
+from gpucheck.host.resources import available_memory
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model import canary
 from gpucheck.model.accepted import AcceptedFault
@@ -61,6 +63,26 @@ def with_company(steps: Iterable[Step], ranks: int) -> tuple[Step, ...]:
         replace(step, inapplicable=LONELY) if step.together and ranks < 2 and not step.inapplicable else step
         for step in steps
     )
+
+
+def with_memory(steps: Iterable[Step], device: str, nproc: int, ranks: int) -> tuple[Step, ...]:
+    """The steps, where those that the ranks of a node have no memory for say so: on the CPU it is that of the host.
+
+    Else the kernel ends a process of whoever has most, and the case is nobody's fault.
+    """
+    free = available_memory() if device == "cpu" else None
+    return tuple(step if free is None else _with_memory(step, free, nproc, ranks) for step in steps)
+
+
+def _with_memory(step: Step, free: int, nproc: int, ranks: int) -> Step:
+    from gpucheck import checks
+
+    check = checks.load(step.case.check) if step.together and not step.inapplicable else None
+    need = nproc * check.host_memory(step.case.at(0, ranks)) if isinstance(check, JointCheck) else 0
+    if need <= free:
+        return step
+    told = f"on the CPU its {nproc} ranks take up to {need / (1 << 30):.1f} GiB of memory"
+    return replace(step, inapplicable=f"{told}, and {free / (1 << 30):.1f} GiB are free")
 
 
 def needing_library(scenario: Scenario, device: str) -> list[str]:
@@ -124,6 +146,7 @@ def build(
         judge: whose failures fail the run; by default the engine's where it has cases.
     """
     steps = with_company(bound_steps(scenario, device), nproc * nnodes)
+    steps = with_memory(steps, device, nproc, nproc * nnodes)
     used = {step.case.check for step in steps}
     return Plan(
         id=uuid.uuid4().hex[:12],

@@ -11,7 +11,7 @@ import pytest
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.model import canary
 from gpucheck.model.plan import Plan, PlannedLibrary
-from gpucheck.plan import scenario
+from gpucheck.plan import bind, scenario
 from gpucheck.plan.bind import bound_steps, build
 
 TEXT = """
@@ -116,3 +116,17 @@ def test_runs_have_names_of_their_own(make: Callable[..., Plan]) -> None:
 
 def test_the_plan_holds_what_its_type_says_of_the_library(make: Callable[..., Plan]) -> None:
     assert {*make("cuda").library} == {*get_type_hints(PlannedLibrary)}
+
+
+@pytest.mark.parametrize(("free", "device", "left_out"), [(5, "cpu", True), (50, "cpu", False), (5, "cuda", False)])
+def test_a_joint_case_that_the_host_has_no_memory_for_says_so_and_is_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, device: str, left_out: bool
+) -> None:
+    path = tmp_path / "s.toml"
+    group = '[[cases]]\ncheck = "collectives"\ndata = "exact"\n'
+    path.write_text(f'{group}n = [100, 16777216]\ndtype = "fp32"\n{group}operation = "all_gather"\nn = 4194304\n')
+    monkeypatch.setattr(bind, "available_memory", lambda: free << 30)
+    steps = bind.with_memory(bound_steps(scenario.load(path), device), device, nproc=8, ranks=8)
+    told = [step.inapplicable for step in steps if step.case.check == "collectives"]
+    assert [bool(words) for words in told] == [False, left_out, left_out]
+    assert not left_out or told[1] == "on the CPU its 8 ranks take up to 10.0 GiB of memory, and 5.0 GiB are free"
