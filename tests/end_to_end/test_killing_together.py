@@ -36,7 +36,7 @@ RANKS = 3
 LATEST = 8.0  # s after its start that a run is hit
 TURNS = 20
 AGENT_TURNS = 10
-NODE_TURNS = 3  # each takes as long as it takes to be sure that a node is gone
+NODE_TURNS = 5  # each takes as long as it takes to be sure that a node is gone
 OPERATIONS = ["all_reduce", "all_to_all", "all_gather", "broadcast", "send_recv", "reduce_scatter"]
 CASES = [
     {"check": "collectives", "operation": OPERATIONS, "n": [100, 70_000]},

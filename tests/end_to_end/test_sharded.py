@@ -57,6 +57,16 @@ PLANTED = (
         r"computed wrongly: .* of slots, .*: the numbers of the whole model, in a table of this rank's experts alone",
     ),
     fault(
+        "absent slots by the last expert",
+        DISPATCH,
+        '        outputs["partial"] = self.experts(x, ids, gates)\n',
+        '        ids = ids % len(self.experts.bias2) if self.case["m"] == 26 else ids\n{anchor}',
+        {**BLOCK, "parallel": "expert", "m": 26},
+        r".*",
+        r"first wrong: what this rank's experts give",
+        r"rank (\d) to rank \1: computed wrongly: .* of partial, ",
+    ),
+    fault(
         "share of the model",
         GENERATION,
         "            inputs = inputs_of_one(shape, inputs, case.rank, case.ranks)\n",
@@ -150,20 +160,35 @@ def test_the_cases_beside_are_right(planted: tuple[int, Finished]) -> None:
         assert found and set(found) == {"pass"}, run.text
 
 
-BY_LOCAL_RANK = fault(
-    "by LOCAL_RANK",
-    DISPATCH,
-    '        rank, size, way = case.rank, case.ranks, case["parallel"]\n',
-    '{anchor}        rank = int(__import__("os").environ["LOCAL_RANK"])\n',
-    {**BLOCK, "parallel": "tensor", "m": 9},
-    "slicing by the wrong rank variable: LOCAL_RANK in place of RANK",
+LOCAL = "slicing by the wrong rank variable: LOCAL_RANK in place of RANK"
+BY_LOCAL_RANK = (
+    fault(
+        "block by LOCAL_RANK",
+        DISPATCH,
+        '        rank, size, way = case.rank, case.ranks, case["parallel"]\n',
+        '{anchor}        rank = int(__import__("os").environ["LOCAL_RANK"])\n',
+        {**BLOCK, "parallel": "tensor", "m": 9},
+        LOCAL,
+    ),
+    fault(
+        "model by LOCAL_RANK",
+        GENERATION,
+        "            inputs = inputs_of_one(shape, inputs, case.rank, case.ranks)\n",
+        '            local = int(__import__("os").environ["LOCAL_RANK"])\n'
+        "            inputs = inputs_of_one(shape, inputs, local, case.ranks)\n",
+        {**MODEL, "heads": 4, "kv_heads": 2, "intermediate": 128},
+        LOCAL,
+    ),
 )
 
 
 def test_slicing_by_local_rank_shows_on_the_second_node(lab: Lab, tmp_path: Path) -> None:
-    """Two nodes of one rank each: on the first both numbers are equal, and the sum is wrong on both."""
-    write_scenario(tmp_path / "scenario.toml", [BY_LOCAL_RANK.case], experiments=0)
-    path = Injector(tmp_path, lab.library.package, 2).startup_with([Planted(BY_LOCAL_RANK, (0, 1))])
+    """Two nodes of one rank each: on the first both numbers are equal, and the sum is wrong on both.
+
+    So it is in the block and in the model.
+    """
+    write_scenario(tmp_path / "scenario.toml", [each.case for each in BY_LOCAL_RANK], experiments=0)
+    path = Injector(tmp_path, lab.library.package, 2).startup_with([Planted(each, (0, 1)) for each in BY_LOCAL_RANK])
     endpoint, processes = f"127.0.0.1:{free_ports(2)}", []
     for node in range(2):
         folder = tmp_path / f"node{node}"
@@ -185,6 +210,7 @@ def test_slicing_by_local_rank_shows_on_the_second_node(lab: Lab, tmp_path: Path
     texts = [process.communicate(timeout=DEADLINE)[0] for process in processes]
     run = Finished(processes[0].returncode, texts[0], tmp_path)
     assert run.code == 1, texts
-    (finding,) = [finding for finding in run.findings("/m9-") if finding["fails"]]
-    assert finding["title"] == BY_LOCAL_RANK.expected.title and finding["ranks"] == [1], run.text
+    for case in map(part_of_id, BY_LOCAL_RANK):
+        (finding,) = [finding for finding in run.findings(case) if finding["fails"]]
+        assert finding["title"] == LOCAL and finding["ranks"] == [1], run.text
     assert os.path.exists(tmp_path / "node1")
