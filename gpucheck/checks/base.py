@@ -300,8 +300,11 @@ class CandidateCheck(Check):
         return self.reference(case, inputs), "float64 values of the CPU"
 
     @abstractmethod
-    def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:
-        """Inputs of one more call of the same model, on the CPU, as part of what :meth:`inputs` gives."""
+    def fresh_inputs(self, case: Case, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+        """Inputs of one more call of the same model, drawn on a device, as part of what :meth:`inputs_on` gives.
+
+        With the seed of the case's own inputs they are these.
+        """
 
     def build(self, case: Case, inputs: dict[str, Tensor]) -> None:
         """Loads the candidate and makes its model on the CPU, so that what it has built is there."""

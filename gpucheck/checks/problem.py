@@ -9,6 +9,7 @@ only where kernels are launched, never where outputs are judged.
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,15 @@ from gpucheck.checks.declared_kernels import declared_kernels, short_name
 from gpucheck.checks.on_use import torch_model
 from gpucheck.checks.source_files import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.check_source import KERNELBENCH, KERNELBENCH_TRIALS, PRECISIONS, CheckSource
+from gpucheck.model.check_source import KERNELBENCH, KERNELBENCH_TRIALS, LARGE_PAIR, PRECISIONS, CheckSource
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-LARGE = 1 << 30  # bytes of inputs, weights and outputs from which a GPU's memory is their place
+LARGE = int(os.environ.get(LARGE_PAIR, 128 << 20))
+"""Bytes of inputs, weights and outputs from which a GPU's memory is their place: files of so much take seconds."""
 WHERE = {"cpu": "float64 values of the CPU, noise drawn on the GPU", "cuda": "float64 values of this GPU"}
 """Where a reference made with a GPU comes from."""
 SHOWN = 5  # kernels that are named where none is the candidate's own
@@ -103,7 +105,7 @@ class Problem(CandidateCheck):
         found = torch_reference.Reference(
             module, inputs, seed, precision=self.precision, device=device, values_on=values_on
         )
-        words = WHERE[values_on]
+        words = WHERE[values_on] if device != "cpu" else "float64 values of the CPU"
         return found.expected(self.tolerance, f"{self.bound}; {words}"), words
 
     def build(self, case: Case, inputs: dict[str, Tensor]) -> None:
@@ -125,8 +127,8 @@ class Problem(CandidateCheck):
         outputs: dict[str, Tensor] = prepared.answer()
         return outputs
 
-    def fresh_inputs(self, case: Case, seed: int) -> dict[str, Tensor]:
-        return torch_model.draw_inputs(module_of(self.source, 0), seed)
+    def fresh_inputs(self, case: Case, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+        return torch_model.draw_inputs(module_of(self.source, 0), seed, device)
 
     def call(self, prepared: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs: dict[str, Tensor] = prepared.call(inputs)

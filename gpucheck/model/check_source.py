@@ -18,6 +18,8 @@ class SourceKind(str, Enum):
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 REFERENCES = ("auto", "cpu", "gpu")
+LARGE_PAIR = "GPUCHECK_LARGE_PAIR"
+"""Environment variable: bytes of inputs, weights and outputs from which a pair's tensors stay in shared memory."""
 KERNELBENCH = "kernelbench"
 KERNELBENCH_TRIALS = 5
 RULES = (KERNELBENCH,)

@@ -2,6 +2,7 @@
 
 Shared memory is made by the process that judges and opened by the one under test, whose end then costs nothing: no
 gigabyte is copied to the host, hashed there, or lost with a process that was killed. Both copy what they take out.
+Without a GPU it is memory of the host, in a file that both map.
 """
 
 from __future__ import annotations
@@ -40,8 +41,15 @@ class Box:
 
     def free(self) -> None:
         """Gives the memory back; only of a box that was made here."""
-        _settle(self.memory.device)
-        cuda_driver.free(self.address)
+        if self.memory.device.type == "cuda":
+            _settle(self.memory.device)
+            cuda_driver.free(self.address)
+        else:
+            Path(self.path + MEMORY).unlink(missing_ok=True)
+
+
+MEMORY = ".memory"
+"""Ends the name of the file that is the memory of a box on the host."""
 
 
 def _settle(device: torch.device) -> None:
@@ -56,20 +64,31 @@ def make_box(path: str, size: int, device: torch.device) -> Box:
     Raises:
         OSError: there is no such memory.
     """
+    if device.type != "cuda":
+        with open(path + MEMORY, "wb") as file:
+            file.truncate(size)
+        Path(path).write_text(json.dumps({"size": size}))
+        return open_box(path, device, written=True)
     _settle(device)
     address, handle = cuda_driver.share(size)
     Path(path).write_text(json.dumps({"handle": handle.hex(), "size": size}))
     return Box(path, torch.as_tensor(_Bytes(address, size), device=device), address)
 
 
-def open_box(path: str, device: torch.device) -> Box:
+def open_box(path: str, device: torch.device, *, written: bool = False) -> Box:
     """A box that another process made.
+
+    Args:
+        written: something is to be put into it.
 
     Raises:
         OSError: it cannot be opened.
     """
-    _settle(device)
     told = json.loads(Path(path).read_text())
+    if device.type != "cuda":
+        memory = torch.from_file(path + MEMORY, shared=written, size=told["size"], dtype=torch.uint8)
+        return Box(path, memory, 0)
+    _settle(device)
     address = cuda_driver.open_shared(bytes.fromhex(told["handle"]))
     return Box(path, torch.as_tensor(_Bytes(address, told["size"]), device=device), address)
 
@@ -111,22 +130,67 @@ BOX = "gpucheck box"
 """Key of a file whose tensors lie in a box."""
 
 
-def load(path: str, boxes: dict[str, Box], device: torch.device) -> Tensors:
+def load(path: str, boxes: dict[str, Box], device: torch.device, *, mapped: bool = True) -> Tensors:
     """The tensors of a file; those of a box are views of its memory.
 
     Args:
         boxes: that are open here, by path; others are opened.
+        mapped: those of the file itself are views of it, which nobody writes anew.
 
     Raises:
         OSError: the box cannot be opened, or holds something else.
     """
-    told = torch.load(path, mmap=True, weights_only=True)
+    told = torch.load(path, mmap=mapped, weights_only=True)
     if BOX not in told:
         return dict(told)
     where = str(told[BOX])
-    if where not in boxes:
-        boxes[where] = open_box(where, device)
-    memory, found = boxes[where].memory, dict(told["held"])
+    if where in boxes:
+        box = boxes[where]
+    else:
+        box = open_box(where, device)
+        if device.type == "cuda":  # what the host has mapped costs nothing to be mapped anew
+            boxes[where] = box
+    tensors = _views(told, box.memory)
+    if digest(tensors) != told["digest"]:
+        raise OSError(f"shared memory does not hold what {path} tells of")
+    return tensors
+
+
+def take(path: str, boxes: Mapping[str, Box]) -> Tensors:
+    """Copies of the tensors of a file that another process wrote, which may hold anything.
+
+    Args:
+        boxes: that they may lie in, by path.
+
+    Raises:
+        Exception: they do not, or the file holds something else.
+    """
+    told = torch.load(path, weights_only=True)
+    if not isinstance(told, dict):
+        raise TypeError(f"the file holds a {type(told).__name__}")
+    box = boxes.get(str(told.get(BOX)))
+    if box is None:
+        return {str(name): _tensor(value).to("cpu", copy=True) for name, value in told.items()}
+    views = _views(told, box.memory)
+    most = len(box.memory) + sum(_tensor(value).untyped_storage().nbytes() for value in told["held"].values())
+    if sum(value.nbytes for value in views.values()) > most:
+        raise ValueError("its tensors are larger than the memory that they lie in")
+    return {str(name): value.to(box.memory.device, copy=True) for name, value in views.items()}
+
+
+def on_host(path: str) -> Tensors:
+    """The tensors of a file that lie in memory of the host."""
+    told = torch.load(path, weights_only=True)
+    if BOX not in told:
+        return dict(told)
+    if not Path(told[BOX] + MEMORY).exists():
+        return dict(told["held"])
+    return _views(told, open_box(told[BOX], torch.device("cpu")).memory)
+
+
+def _views(told: Mapping[str, Any], memory: Tensor) -> Tensors:
+    """The tensors that a file tells of, as views of the box."""
+    found = dict(told["held"])
     for name, (dtype, shape, stride, place) in told["boxed"].items():
         kind = getattr(torch, dtype.removeprefix("torch."))
         if not isinstance(kind, torch.dtype):
@@ -134,10 +198,13 @@ def load(path: str, boxes: dict[str, Box], device: torch.device) -> Tensors:
         count = extent(shape, stride)
         flat = memory[place : place + count * kind.itemsize].view(kind)
         found[name] = flat.as_strided(shape, stride)
-    tensors = {name: found[name] for name in told["order"]}
-    if digest(tensors) != told["digest"]:
-        raise OSError(f"shared memory does not hold what {path} tells of")
-    return tensors
+    return {name: found[name] for name in told["order"]}
+
+
+def _tensor(value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"it holds a {type(value).__name__}")
+    return value
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -161,6 +228,9 @@ CHUNK = 1 << 27  # elements that are hashed at once
 def _sums(value: Tensor) -> list[int]:
     """Two sums of all elements' bits, each weighed by where it stands, modulo 2^64."""
     flat, sums = integers(value).reshape(-1), []
+    if flat.nbytes % 8 == 0 and flat.element_size() < 8:  # the wider, the fewer
+        aligned = flat.storage_offset() * flat.element_size() % 8 == 0
+        flat = (flat if aligned else flat.clone()).view(torch.int64)
     for begin in range(0, flat.numel(), CHUNK):
         part = flat[begin : begin + CHUNK].to(torch.int64)
         place = torch.arange(begin, begin + len(part), device=part.device)

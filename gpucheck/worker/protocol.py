@@ -152,13 +152,48 @@ class Request:
     deadline: float = 0.0  # s that a joint case may take
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Which inputs a call of a candidate gets."""
+
+    seed: int | None = None  # None: those of the case
+    unlike: int | None = None  # seed by which they get other statistics than the problem gives them; None: they do not
+
+
+OWN = Draw()
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What there is to know of inputs that were handed over."""
+
+    form: str  # names, dtypes and shapes
+    size: int  # bytes
+    words: str = ""  # what gave them other statistics
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The outputs of a call, as bytes that its process can change no more."""
+
+    digest: str
+    bits: int  # sum of them, see :func:`gpucheck.worker.sealed_inputs.bit_sum`
+    varies: bool  # they are more than one value everywhere, which nobody wrote, say, or NaN
+    size: int = 0  # bytes
+    changed: dict[str, tuple[int, int]] = field(default_factory=dict)  # inputs that the call changed: elements, of all
+    values: dict[str, Any] | None = None  # the outputs; None: the process that makes references keeps them
+
+
 class Ask(str, Enum):
     """What a supervisor asks the process that makes the references of a pair."""
 
-    PLACE = "place"  # draw the inputs of a case, in shared memory of the GPU if they are large
+    PLACE = "place"  # draw the inputs of a case, in shared memory if they are large
     OPEN = "open"  # inputs that another such process placed: whether they arrive as they are
     EXPECTED = "expected"  # the reference, to judge by on the CPU
-    JUDGE = "judge"  # outputs that lie in shared memory
+    SEND = "send"  # draw the inputs of a further call into shared memory
+    TAKE = "take"  # copy outputs out of shared memory
+    COMPARE = "compare"  # two outputs that were taken
+    JUDGE = "judge"  # outputs that were taken
 
 
 @dataclass(frozen=True)
@@ -169,6 +204,11 @@ class Question:
     case: Case
     path: str = ""  # of the file with inputs or outputs
     inputs: bytes = b""  # of a further call, as torch saves them; b"": those of the case
+    folder: str = ""  # where shared memory for outputs may have its files
+    draw: Draw = OWN  # the inputs to send, or those of the outputs to judge
+    key: int | None = None  # to seal them with; None: they are sent as they are
+    outputs: tuple[str, ...] = ()  # digests of those to judge or to compare
+    keep: bool = False  # what is taken is compared or judged later
 
 
 @dataclass(frozen=True)
@@ -183,6 +223,10 @@ class Answer:
     box: str = ""  # file that tells of the shared memory for outputs
     inputs: str = ""  # digest of the inputs
     content: bytes = b""  # of the reference, as torch saves it
+    sent: Sent | None = None
+    taken: Taken | None = None
+    unreadable: str = ""  # why outputs cannot be taken: a fault of the process that wrote them
+    differing: tuple[int, int] = (0, 0)  # elements of two outputs, of all
     judged: Any = None  # Judgement
     bases: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from
     digests: dict[str, str] = field(default_factory=dict)  # output -> hash

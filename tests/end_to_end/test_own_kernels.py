@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gpucheck.model.check_source import LARGE_PAIR
 from tests.end_to_end.conftest import Finished, Lab
 
 DATA = Path(__file__).parents[1] / "data"
@@ -77,12 +78,16 @@ def further_problems(lab: Lab) -> Finished:
     return judged(lab, *(name for name in WRONG if name not in OFTEN))
 
 
-@pytest.fixture(scope="module")
-def cheats(lab: Lab) -> Finished:
+@pytest.fixture(scope="module", params=["files", pytest.param("shared memory", marks=pytest.mark.torture)])
+def cheats(request: pytest.FixtureRequest, lab: Lab) -> Finished:
+    """A run of all that cheat, whose tensors go through files, or as large ones through shared memory."""
     scenario = lab.new_folder() / "cheats.toml"
     scenario.write_text("".join(f'[[cases]]\ncheck = "{path.stem}"\n\n' for path in CHEATS))
     options = pairs(*((DATA / "problems" / "gelu.py", path) for path in CHEATS))
-    finished: Finished = lab.finish(*options, *QUICK, scenario=scenario)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "shared memory":
+            patch.setenv(LARGE_PAIR, "1")
+        finished: Finished = lab.finish(*options, *QUICK, scenario=scenario)
     return finished
 
 

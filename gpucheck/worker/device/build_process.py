@@ -6,10 +6,9 @@ import re
 import traceback
 from collections.abc import Iterator
 
-import torch
-
 from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
+from gpucheck.worker import parcels
 from gpucheck.worker.protocol import Reply, Request
 
 BUILD_ERROR = "BuildError"
@@ -30,7 +29,7 @@ class BuildProcess:
         try:
             check = checks.load(request.case.check)
             assert isinstance(check, CandidateCheck)
-            check.build(request.case, torch.load(request.inputs, weights_only=True))
+            check.build(request.case, parcels.on_host(request.inputs))
         except Exception as error:
             said = "\n".join(_texts(error))
             if any(sign in said for sign in SIGNS):

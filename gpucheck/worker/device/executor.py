@@ -255,7 +255,7 @@ class CaseExecutor(DevicePasses):
     def _box(self, path: str) -> parcels.Box | None:
         """The shared memory that outputs go to; None: they go into files."""
         if path and path not in self._boxes:
-            self._boxes[path] = parcels.open_box(path, self.device)
+            self._boxes[path] = parcels.open_box(path, self.device, written=True)
         return self._boxes.get(path)
 
     def _take_down(self, whole: str, reply: Reply, fill: int) -> None:

@@ -1,6 +1,7 @@
 """The process that makes the references of pairs on the GPU, and judges outputs that are too large to leave it.
 
-It runs the problem's code alone: no candidate was ever loaded here. What it is asked for is a :class:`Question`.
+It runs the problem's code alone: no candidate was ever loaded here. What it is asked for is a :class:`Question`. Of a
+large pair it also draws the inputs of each call into shared memory, and copies what is written there before it looks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,11 +26,13 @@ from gpucheck.verify import bounds, published_rules
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import Judgement, accepted, compare, judge
 from gpucheck.verify.views import pieces_of
-from gpucheck.worker import parcels
+from gpucheck.worker import further_inputs, parcels, taken_outputs
 from gpucheck.worker.device.memory_used import memory_of
 from gpucheck.worker.device.placements import BINDINGS
-from gpucheck.worker.protocol import Answer, Ask, Question, Setup
+from gpucheck.worker.protocol import OWN, Answer, Ask, Draw, Question, Setup
+from gpucheck.worker.sealed_inputs import seal
 
+FREE = 0.25  # of a GPU's memory that outputs which are kept leave to others
 WINDOW = 1 << 22  # elements of an output with errors that are looked at on the host
 Tensors = dict[str, Tensor]
 
@@ -41,7 +45,8 @@ class ReferenceProcess:
         self._device: torch.device = BINDINGS[placement]().enter(setup.local_rank)
         self._boxes: dict[str, parcels.Box] = {}  # by name
         self._made = 0  # boxes
-        self._expected: tuple[str, dict[str, Expected], str] | None = None  # of the case asked for last
+        self._kept: dict[str, Tensors] = {}  # outputs of the case at hand, by digest
+        self._expected: tuple[tuple[str, Draw], dict[str, Expected], str] | None = None  # asked for last
         if self._device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             torch.cuda.init()
@@ -50,44 +55,101 @@ class ReferenceProcess:
         """The answer to a question; whatever goes wrong is one too."""
         begin = time.perf_counter()
         try:
-            answers = {Ask.PLACE: self._place, Ask.OPEN: self._open, Ask.EXPECTED: self._reference}
-            answer = answers.get(question.what, self._judge)(question)
+            answers = {
+                Ask.PLACE: self._place,
+                Ask.OPEN: self._open,
+                Ask.EXPECTED: self._reference,
+                Ask.SEND: self._send,
+                Ask.TAKE: self._take,
+                Ask.COMPARE: self._compare,
+                Ask.JUDGE: self._judge,
+            }
+            answer = answers[question.what](question)
         except UsageError as error:
             answer = {"problem": str(error)}
         except Exception as error:
             answer = {"failure": error_line(error), "traceback": traceback.format_exc()}
         memory = memory_of("reference", self._device)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # a candidate may need all that is free
         return Answer(seconds=time.perf_counter() - begin, memory=memory, **answer)
 
     def _place(self, question: Question) -> dict[str, Any]:
         """Draws the inputs of a case: into a box if they are large, which the reply says, else nowhere."""
         check = _check(question.case)
         large = check.large(question.case)
-        if not large or self._device.type != "cuda":
+        if not large:
             return {}
+        self._kept.clear()
         inputs = check.inputs_on(question.case, str(self._device))
         held = sum(value.nbytes for value in inputs.values())
+        after = parcels.bytes_in_box({name: value for name, value in inputs.items() if name.startswith("input")})
         try:
-            box = self._box("inputs", parcels.bytes_in_box(inputs), question.path)
-            answers = self._box("outputs", max(large - held, 0) + (1 << 20), question.path)
+            box = self._box("inputs", parcels.bytes_in_box(inputs), str(Path(question.path).parent))
+            answers = self._box("outputs", max(large - held, 0) + after + (1 << 20), question.folder)
         except OSError as error:
-            return {"failure": f"memory of the GPU cannot be shared: {error}"}
+            return {"failure": f"memory cannot be shared: {error}"}
         parcels.save(inputs, question.path, box)
         return {"large": True, "inputs": parcels.digest(inputs), "box": answers.path}
+
+    def _send(self, question: Question) -> dict[str, Any]:
+        """Draws the inputs of a further call into a box of their own: those of the case stay where they are."""
+        drawn = self._drawn(question)
+        inputs = drawn.inputs if question.key is None else seal(drawn.inputs, question.key)
+        beside = Path(self._boxes["inputs"].path).parent
+        box = self._box("calls", parcels.bytes_in_box(inputs), str(beside))
+        parcels.save(inputs, question.path, box)
+        return {"sent": further_inputs.sent(drawn)}
+
+    def _drawn(self, question: Question) -> further_inputs.Drawn:
+        return further_inputs.drawn(_check(question.case), question.case, question.draw, str(self._device))
+
+    def _take(self, question: Question) -> dict[str, Any]:
+        """Copies outputs out of their box and looks at them; what is kept is known by its digest."""
+        check, case = _check(question.case), question.case
+
+        def allowed() -> frozenset[str]:
+            runtime: Any = SimpleNamespace(device=self._device)
+            return check.allowed(case, None, check.inputs_on(case, str(self._device)), runtime).writes
+
+        try:
+            written = parcels.take(question.path, {box.path: box for box in self._boxes.values()})
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:
+            return {"unreadable": error_line(error)}
+        own = Question(question.what, case)
+        outputs, taken = taken_outputs.look(written, lambda: self._drawn(own).inputs, allowed, parcels.digest)
+        if question.keep and taken.digest not in self._kept:
+            self._kept[taken.digest] = self._where_there_is_room(outputs)
+        return {"taken": taken}
+
+    def _where_there_is_room(self, outputs: Tensors) -> Tensors:
+        """On the GPU, as long as enough of it stays free for a candidate and a reference, else on the host."""
+        if self._device.type != "cuda":
+            return outputs
+        free, total = torch.cuda.mem_get_info(self._device)
+        return outputs if free >= total * FREE else {name: value.cpu() for name, value in outputs.items()}
+
+    def _compare(self, question: Question) -> dict[str, Any]:
+        outputs, others = (self._of_digest(digest) for digest in question.outputs)
+        return {"differing": taken_outputs.differing(outputs, others)}
+
+    def _of_digest(self, digest: str) -> Tensors:
+        return {name: value.to(self._device) for name, value in self._kept[digest].items()}
 
     def _open(self, question: Question) -> dict[str, Any]:
         """Opens inputs that another process placed."""
         return {"inputs": parcels.digest(parcels.load(question.path, {}, self._device))}
 
-    def _box(self, name: str, size: int, path: str) -> parcels.Box:
-        """A box of that many bytes at least; one that is too small is made anew, under another name."""
+    def _box(self, name: str, size: int, folder: str) -> parcels.Box:
+        """A box of that many bytes at least, told of in a folder; another one is made under another name."""
         known = self._boxes.get(name)
-        if known is None or len(known.memory) < size:
+        if known is None or len(known.memory) < size or Path(known.path).parent != Path(folder):
             if known is not None:
                 self._boxes.pop(name).free()
             self._made += 1
-            place = Path(path).with_name(f"{Path(path).name}.{name}{self._made}.box")
-            self._boxes[name] = parcels.make_box(str(place), size, self._device)
+            self._boxes[name] = parcels.make_box(str(Path(folder, f"{name}{self._made}.box")), size, self._device)
         return self._boxes[name]
 
     def _reference(self, question: Question) -> dict[str, Any]:
@@ -102,11 +164,9 @@ class ReferenceProcess:
         return {"content": held.getvalue(), "where": where}
 
     def _judge(self, question: Question) -> dict[str, Any]:
-        """Holds large outputs against their reference, on this GPU; both stay there."""
-        expected, where = self._of_case(question.case)
-        boxes = {box.path: box for box in self._boxes.values()}
-        handed = parcels.load(question.path, boxes, self._device)
-        outputs = {name: value.to(self._device) for name, value in handed.items()}
+        """Holds large outputs that were taken against their reference, on this GPU; both stay there."""
+        outputs = self._of_digest(question.outputs[0])
+        expected, where = self._reference_of(question)
         return {
             "judged": judged_by_window(outputs, expected),
             "bases": {name: item.basis for name, item in expected.items() if item.basis},
@@ -115,14 +175,16 @@ class ReferenceProcess:
             "rule": published_rules.kernelbench(outputs, expected) if _check(question.case).rule else {},
         }
 
-    def _of_case(self, case: Case) -> tuple[dict[str, Expected], str]:
-        if self._expected is None or self._expected[0] != case.id:
+    def _reference_of(self, question: Question) -> tuple[dict[str, Expected], str]:
+        """The reference of a case, or of a further call with the same weights."""
+        case, known = question.case, (question.case.id, question.draw)
+        if self._expected is None or self._expected[0] != known:
             self._expected = None
             check = _check(case)
             inputs = check.inputs_on(case, str(self._device))
-            self._expected = (case.id, *check.reference_on(case, inputs, str(self._device), large=True))
-            del inputs
-            torch.cuda.empty_cache()
+            if question.draw != OWN:
+                inputs |= self._drawn(question).inputs
+            self._expected = (known, *check.reference_on(case, inputs, str(self._device), large=True))
         return self._expected[1:]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from gpucheck import checks
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS
 from gpucheck.model.errors import first_line
+from gpucheck.worker import parcels
 from gpucheck.worker.device import launch_modes, stream_stress
 from gpucheck.worker.device.case_pass import DeviceRuntime
 from gpucheck.worker.device.executor import CaseExecutor, out_of_memory
@@ -44,8 +46,11 @@ class SingleCalls(Process):
 
 def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Callable[[Request], list[Reply]]:
     """What answers requests, with all that it needs bound now."""
-    call_of, copy_out = _calling(executor, launches, baseline), _reader()
-    make, load, save, fields, words, stack = Reply, torch.load, torch.save, asdict, first_line, traceback.format_exc
+    boxes: dict[str, parcels.Box] = {}  # shared memory that is open here, by path
+    load = partial(parcels.load, boxes=boxes, device=executor.device, mapped=False)
+    call_of, copy_out = _calling(executor, launches, load, baseline), _reader()
+    make, save, fields, words, stack = Reply, torch.save, asdict, first_line, traceback.format_exc
+    open_box, put = partial(_box, boxes, executor.device), parcels.save
     poisoned, start, taken, memory_ran_out = (
         executor.poisoned_context,
         executor.observer.start,
@@ -58,10 +63,14 @@ def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Ca
         reply = make("ran", **executor.identity)
         start()
         try:
-            held = load(request.call.inputs, weights_only=True) if request.call.inputs else {}
+            held = load(request.call.inputs) if request.call.inputs else {}
             outputs = call_of(request.case, request.inputs, held, request.call, reply)
             if request.call.step not in (PLACE, GO):
-                save(copy_out(outputs), request.outputs[0])
+                box = open_box(request.box)
+                if box is None:
+                    save(copy_out(outputs), request.outputs[0])
+                else:
+                    put(outputs, request.outputs[0], box)
         except Exception as error:
             reply.status, reply.message, reply.traceback = "error", f"{type(error).__name__}: {words(error)}", stack()
             reply.sticky = poisoned()
@@ -72,21 +81,29 @@ def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Ca
     return answer
 
 
+def _box(boxes: dict[str, parcels.Box], device: torch.device, path: str) -> parcels.Box | None:
+    """The shared memory that outputs go to; None: they go into files."""
+    if path and path not in boxes:
+        boxes[path] = parcels.open_box(path, device, written=True)
+    return boxes.get(path)
+
+
 def _reader() -> Callable[[Outputs], Outputs]:
     """Copies outputs to the host, dense."""
     detach, to, dense = Tensor.detach, Tensor.to, Tensor.contiguous
     return lambda outputs: {name: dense(to(detach(value), "cpu")) for name, value in outputs.items()}
 
 
-def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Callable[..., Outputs]:
+def _calling(
+    executor: CaseExecutor, launches: Launches, load: Callable[[str], Outputs], baseline: bool
+) -> Callable[..., Outputs]:
     """What makes a call. The first one prepares the candidate, when launches already do what the process is for."""
     steps, ordered, place = timed_steps(executor.device), _ordering(executor), _placing(executor.device)
     plain, no_modes_left = _plain_outputs(), _no_modes_left()
     synchronize, stream = executor.synchronize, executor.current_stream
-    choose, count, load, watched, memory = (
+    choose, count, watched, memory = (
         launches.choose,
         launches.count,
-        torch.load,
         WatchedAllocation,
         executor.memory,
     )
@@ -99,7 +116,7 @@ def _calling(executor: CaseExecutor, launches: Launches, baseline: bool) -> Call
         if check is None:
             check = checks.load(case.check)
             memory.reset(FILLS[0])
-            inputs = {name: memory.place(value) for name, value in load(given, weights_only=True).items()}
+            inputs = {name: memory.place(value) for name, value in load(given).items()}
             prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(executor, reply))
         if asked.step == PLACE:
             steps.place(held)

@@ -17,7 +17,7 @@ from gpucheck.worker.last_words import raised_from
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gpucheck.worker.protocol import Call, Inspection, Reply
+    from gpucheck.worker.protocol import Call, Draw, Inspection, Reply, Taken
 
 
 ANSWER = "answer"
@@ -28,8 +28,8 @@ ANSWER = "answer"
 class Doubt:
     """Outputs that must be held against a reference to know what they mean."""
 
-    outputs: dict[str, Tensor]
-    inputs: dict[str, Tensor] = field(default_factory=dict)  # of that call; {}: those of the case
+    outputs: Taken
+    inputs: Draw | None = None  # of that call; None: those of the case
     right: Violation | None = None  # what it is where they are right
     wrong: Violation | None = None  # what it is where they are wrong
     optional: bool = False  # the problem may have no answer to these inputs; then they say nothing
@@ -63,6 +63,7 @@ class Attempt:
     process: str = ""  # name of the process that answers it; "" the usual one
     role: str = ""  # what that process runs, see ``Setup.calls``
     launches: str = "run"  # what launches do there from the start
+    taken: str = ""  # digest of its outputs, once they are copied out of shared memory
     examined: Examined | None = None  # what further calls of a candidate showed
     state: str = ""  # how a joint case ended on this rank, see :mod:`gpucheck.worker.supervisor.blame`
 
@@ -76,6 +77,9 @@ class Attempt:
             with suppress(OSError):  # a process that died wrote less than it said
                 total += os.path.getsize(outputs_file(self.outputs, number))
         return total
+
+
+UNREADABLE = "its process said that it has answered, and its outputs cannot be read"
 
 
 class NoOutputs(Exception):
@@ -97,7 +101,7 @@ def read_outputs(path: str, *, mapped: bool = False) -> dict[str, Tensor]:
         problem = f"the file holds a {type(held).__name__}"
     except Exception as error:
         problem = f"{type(error).__name__}: {first_line(error)}"
-    raise NoOutputs(f"its process said that it has answered, and its outputs cannot be read: {problem}")
+    raise NoOutputs(f"{UNREADABLE}: {problem}")
 
 
 def remove_outputs(attempt: Attempt) -> None:

@@ -1,30 +1,25 @@
 """Calls that a supervisor asks a candidate for beside those of a case, and what their outputs show.
 
 The processes that answer hold the candidate and the inputs of one call at a time. Which inputs, and whether launches
-run, is chosen here; outputs are compared here; what a process says of itself decides nothing that its outputs can tell.
+run, is chosen here; outputs are compared here, or where they were taken if they are large; what a process says of
+itself decides nothing that its outputs can tell.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.model.vocabulary import ViolationKind
-from gpucheck.verify import digest
 from gpucheck.worker.protocol import (
-    AFTER,
     BASELINE,
     CANDIDATE,
     CHANGED,
@@ -32,46 +27,59 @@ from gpucheck.worker.protocol import (
     FETCH,
     GO,
     IDLE,
+    OWN,
     PLACE,
     RUN,
     Call,
+    Draw,
+    Sent,
+    Taken,
 )
-from gpucheck.worker.sealed_inputs import KEY_BITS, bit_sum, seal
-from gpucheck.worker.supervisor import other_statistics
-from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined, NoOutputs, harness_failed, read_outputs
+from gpucheck.worker.sealed_inputs import KEY_BITS
+from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined, NoOutputs, harness_failed
+from gpucheck.worker.supervisor.handed_over import ByFiles, BySharedMemory, HandOver
 
 if TYPE_CHECKING:
+    from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.child_runner import ChildRunner
 
 UNHELD = 3  # calls among those whose time counts that are not held back: how long they take is seen from outside
 TIMED = {"cuda": 12, "cpu": 7}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
 FEWEST = 4
 SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
+FEW_SAMPLED = 3  # where their outputs take so much memory that no further call is timed
 UNSEEN = 5e-3  # s of a call that the supervisor's clock may see beyond the device's own time, and beyond plain torch's
 LARGE = 64 << 20  # bytes of a call's inputs and outputs, from which on one reference beside that of the case has to do
 MOVED = 1 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
 
-Inputs = dict[str, Tensor]
+NOTHING = Taken("", 0, varies=False, values={})
 
 
 @dataclass(frozen=True)
 class Answer:
     """The outputs of one call and how it went."""
 
-    outputs: Inputs
-    digest: str
+    outputs: Taken
     launches: tuple[str, ...] = ()  # kernels that were launched
     elsewhere: tuple[str, ...] = ()  # launches on another stream than the caller's, in words
     launched: int = 0  # launches and replays of CUDA graphs
     seconds: float = 0.0  # of the GPU, as the process says
     waited: float = 0.0  # s, by the clock of this process
-    after: Inputs = field(default_factory=dict)  # what its inputs held after the call, where that was asked for
 
     @property
-    def varies(self) -> bool:
-        """Whether it is more than one value everywhere, which nobody wrote, say, or NaN."""
-        flat = [value.reshape(-1) for value in self.outputs.values()]
-        return any(digest.differing(value, value[:1].expand_as(value)) for value in flat)
+    def digest(self) -> str:
+        return self.outputs.digest
+
+
+def taken(files: CaseFiles, attempt: Attempt) -> Attempt:
+    """The attempt of a candidate, with its outputs copied out of shared memory if they are large."""
+    try:
+        return files.take(attempt)
+    except NoOutputs as error:
+        record = replace(attempt.record, outcome=Outcome.ERROR, message=str(error))
+        return replace(attempt, record=record, reply=None)
+    except Exception as error:
+        return replace(harness_failed(attempt, error), reply=None)
 
 
 def examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
@@ -109,10 +117,14 @@ class Examination:
         self.device = runner.plan.device
         conditions = Conditions(attempt.step.conditions.placement if self.device == "cpu" else "pinned")
         self._file = Path(f"{attempt.outputs}.inputs")  # like the next, gone with the other files of the attempt
+        self._hand: HandOver
+        if attempt.taken:
+            assert runner.files.desk is not None
+            self._hand = BySharedMemory(runner.files.desk, self.case, self._file)
+        else:
+            self._hand = ByFiles(runner.files, attempt.key, self.case, self.check, self._file)
         step = replace(attempt.step, conditions=conditions)
         self._attempt = replace(attempt, step=step, outputs=f"{attempt.outputs}.answer", reply=None)
-        given = runner.files.given(attempt.key, self.case)
-        self.own = {name: value for name, value in given.items() if name.startswith("input")}
 
     def examine(self) -> Examined:
         """Asks for all calls and concludes; ends the processes that answered them."""
@@ -125,76 +137,61 @@ class Examination:
             self._file.unlink(missing_ok=True)
 
     def _examined(self) -> Examined:
-        other = self.check.fresh_inputs(self.case, secrets.randbits(48))
+        other = _fresh()
         live = self._process("calls", CANDIDATE, RUN)
-        seen = Seen(before=live.ask(other), first=live.ask(self.own, compared=True), again=live.ask(self.own))
-        if _alike(self.own, other):
+        seen = Seen(before=live.ask(other), first=live.ask(compared=True), again=live.ask())
+        seen.differing = self._hand.differing
+        if live.sent[OWN].form == live.sent[other].form:
             seen.moved = live.ask(other, in_place=True)
         if self.device == "cuda":
-            seen.late = live.try_(self.own, late=True)
-            seen.prompt = live.try_(self.own, launches=DELAYED, prompt=True)
-        timed = self._timed(live, seen)
+            seen.late = live.try_(late=True)
+            seen.prompt = live.try_(launches=DELAYED, prompt=True)
+        size = live.sent[OWN].size + seen.first.outputs.size
+        timed = self._timed(live, seen, size)
         unlike = self._unlike(live)
-        seen.kept = live.try_(self.own, launches=IDLE)
+        seen.kept = live.try_(launches=IDLE)
         idle = self._process("idle calls", CANDIDATE, IDLE)
         if seen.first.launches or self.check.declares_triton:  # else there is nothing to hold back
-            seen.idle, seen.changed = idle.try_(self.own, launches=IDLE), idle.try_(self.own, launches=CHANGED)
-        violations = [*self._changed(seen.first), *seen.violations(), *idle.broken_off()]
+            seen.idle, seen.changed = idle.try_(launches=IDLE), idle.try_(launches=CHANGED)
+        violations = [*_changed(seen.first), *seen.violations(), *idle.broken_off()]
         if violations:
             return Examined(tuple(violations))
         timings, note = self._timings(timed)
-        doubtful = self._doubtful(timed, always=not unlike or self._size(seen) < LARGE)
+        doubtful = self._doubtful(timed, always=not unlike or size < LARGE)
         return Examined(doubts=(*seen.doubts(), *doubtful, *unlike), timings=timings, note=note)
-
-    def _size(self, seen: Seen) -> int:
-        """Bytes of the inputs and outputs of a call."""
-        return sum(value.nbytes for value in (*self.own.values(), *seen.first.outputs.values()))
-
-    def _changed(self, first: Answer) -> list[Violation]:
-        """Inputs that the call changed and ``Model`` leaves alone, by the copies that are here."""
-        changed = {
-            name: digest.differing(value, self.own[name])
-            for name, value in first.after.items()
-            if (value.shape, value.dtype) == (self.own[name].shape, self.own[name].dtype)
-        }
-        changed = {name: count for name, count in changed.items() if count}
-        if changed:
-            given = self.runner.files.given(self._attempt.key, self.case)
-            host: Any = SimpleNamespace(device=torch.device("cpu"))
-            allowed = self.check.allowed(self.case, None, given, host).writes
-            changed = {name: count for name, count in changed.items() if name not in allowed}
-        return [
-            Violation(ViolationKind.INPUTS, f"the call changed {name}: {count} of {self.own[name].numel()} elements")
-            for name, count in changed.items()
-        ]
 
     def _unlike(self, live: _Calls) -> list[Doubt]:
         """A call with inputs that are drawn otherwise, for candidates that count on how those of the case are."""
-        drawn = other_statistics.unlike(self.check.fresh_inputs(self.case, secrets.randbits(48)))
-        answer = live.try_(drawn.inputs) if drawn.words else None
-        if answer is None:
+        draw = replace(_fresh(), unlike=secrets.randbits(48))
+        answer = live.try_(draw)
+        if answer is None or not live.sent[draw].words:
             return []
-        words = f"right for inputs as they are drawn, wrong for such that are {drawn.words}"
-        return [Doubt(answer.outputs, drawn.inputs, wrong=Violation(ViolationKind.STATISTICS, words), optional=True)]
+        words = f"right for inputs as they are drawn, wrong for such that are {live.sent[draw].words}"
+        return [Doubt(answer.outputs, draw, wrong=Violation(ViolationKind.STATISTICS, words), optional=True)]
 
-    def _timed(self, live: _Calls, seen: Seen) -> list[_Timed]:
-        """Calls with inputs that none had before. Those taken by chance are made twice, and their outputs are read."""
+    def _timed(self, live: _Calls, seen: Seen, size: int) -> list[_Timed]:
+        """Calls with inputs that none had before. Those taken by chance are made twice, and their outputs are read.
+
+        Args:
+            size: bytes of the inputs and outputs of a call.
+        """
         chance = secrets.SystemRandom()
-        count = UNHELD + max(FEWEST, min(TIMED[self.device], MOVED // max(self._size(seen), 1)))
-        sampled = chance.sample(range(count), min(SAMPLED, count))
+        count = UNHELD + max(FEWEST, min(TIMED[self.device], MOVED // max(size, 1)))
+        sampled = chance.sample(range(count), SAMPLED if size <= MOVED else FEW_SAMPLED)
         unheld = chance.sample(range(1, count), UNHELD)
-        before = {bit_sum(seen.before.outputs), bit_sum(seen.first.outputs)}
+        before = {seen.before.outputs.bits, seen.first.outputs.bits}
         made = []
         for number in range(count):
-            seed = secrets.randbits(48)
-            key = live.place(self.check.fresh_inputs(self.case, seed))
+            draw = _fresh()
+            key = live.place(draw)
             done, total = live.go(key, held=number not in unheld)
             read = number in sampled or total in before
-            answer = live.fetch(done, total) if read else _answer({}, done)
-            repeated = total in before and answer.varies
+            answer = live.fetch(done, total) if read else _answer(NOTHING, done)
+            repeated = total in before and answer.outputs.varies
             before.add(total)
             again = live.fetch(*live.go(key)) if number in sampled else answer
-            made.append(_Timed(number, seed, answer, repeated, again.digest == answer.digest, number not in unheld))
+            same = again.digest == answer.digest
+            made.append(_Timed(number, draw, answer, read, repeated, same, number not in unheld))
         return made
 
     def _doubtful(self, timed: Sequence[_Timed], *, always: bool) -> list[Doubt]:
@@ -204,15 +201,14 @@ class Examination:
             always: one is in doubt anyway, since all processes may give the same wrong answer to inputs that are not
                 those of the case.
         """
-        kept = [call for call in timed if call.answer.outputs]
+        kept = [call for call in timed if call.read]
         suspects = [call for call in kept if call.repeated][:SAMPLED] + [call for call in kept if not call.repeated]
         fresh = self._process("fresh calls", CANDIDATE, RUN)
         found = []
         for call in suspects:
-            inputs = self.check.fresh_inputs(self.case, call.seed)
-            answer = fresh.try_(inputs)
+            answer = fresh.try_(call.draw)
             if (always and call is suspects[-1]) or answer is None or answer.digest != call.answer.digest:
-                found.append(Doubt(call.answer.outputs, inputs, wrong=call.violation(len(timed))))
+                found.append(Doubt(call.answer.outputs, call.draw, wrong=call.violation(len(timed))))
         return found
 
     def _timings(self, timed: Sequence[_Timed]) -> tuple[dict[str, float], str]:
@@ -224,8 +220,8 @@ class Examination:
         if self.device != "cuda":
             return {}, ""
         plain = self._process("plain calls", BASELINE, RUN)
-        key = plain.place(self.own)
-        model = [(_answer({}, plain.go(key, held=call.held)[0]), call.held) for call in timed]
+        key = plain.place(OWN)
+        model = [(_answer(NOTHING, plain.go(key, held=call.held)[0]), call.held) for call in timed]
         told, beyond = _told_and_beyond([(call.answer, call.held) for call in timed])
         reference, usual = _told_and_beyond(model)
         note = ""
@@ -235,34 +231,37 @@ class Examination:
         return {"call": told, "candidate": told, "reference": reference}, note
 
     def _process(self, name: str, role: str, launches: str) -> _Calls:
-        return _Calls(self.runner, replace(self._attempt, process=name, role=role, launches=launches), self._file)
+        attempt = replace(self._attempt, process=name, role=role, launches=launches)
+        return _Calls(self.runner, attempt, self._file, self._hand)
 
 
 class _Calls:
     """One process that answers calls."""
 
-    def __init__(self, runner: ChildRunner, attempt: Attempt, file: Path) -> None:
-        self._runner, self._attempt, self._file = runner, attempt, file
+    def __init__(self, runner: ChildRunner, attempt: Attempt, file: Path, hand: HandOver) -> None:
+        self._runner, self._attempt, self._file, self._hand = runner, attempt, file, hand
         self._ended: Record | None = None
+        self.sent: dict[Draw, Sent] = {}  # what there is to know of the inputs of its calls
 
-    def ask(self, inputs: Inputs, **how: Any) -> Answer:
+    def ask(self, draw: Draw = OWN, **how: Any) -> Answer:
         """One call.
 
         Raises:
             Unanswered: it raised, or its process ended or hung.
         """
-        torch.save(inputs, self._file)
+        self.sent[draw] = self._hand.send(draw)
         done = self._answered(Call(str(self._file), **how))
-        return _answer(self._outputs(done), done)
+        keep = draw == OWN or draw.unlike is not None  # others are not looked at again
+        return _answer(self._outputs(done, keep=keep), done)
 
-    def place(self, inputs: Inputs) -> int:
+    def place(self, draw: Draw) -> int:
         """Hands over inputs of a timed call under a seal, and returns its key.
 
         Raises:
             Unanswered: as :meth:`ask`.
         """
         key = secrets.randbits(KEY_BITS)
-        torch.save(seal(inputs, key), self._file)
+        self._hand.send(draw, key)
         self._answered(Call(str(self._file), step=PLACE))
         return key
 
@@ -281,8 +280,8 @@ class _Calls:
         Raises:
             Unanswered: as :meth:`ask`, and where they are others than those that it had when the call had ended.
         """
-        outputs = self._outputs(self._answered(Call("", step=FETCH)))
-        if bit_sum(outputs) != total:
+        outputs = self._outputs(self._answered(Call("", step=FETCH)), keep=True)
+        if outputs.bits != total:
             words = "the outputs that its process sent are not those that it had when it said that the call had ended"
             raise Unanswered(replace(done.record, outcome=Outcome.ERROR, message=words))
         return _answer(outputs, done)
@@ -302,19 +301,16 @@ class _Calls:
             raise Unanswered(replace(record, sticky=reply.sticky, source=reply.source))
         return done
 
-    @staticmethod
-    def _outputs(done: Attempt) -> Inputs:
+    def _outputs(self, done: Attempt, *, keep: bool) -> Taken:
         try:
-            return read_outputs(done.outputs)
+            return self._hand.take(done.outputs, keep=keep)
         except NoOutputs as error:
             raise Unanswered(replace(done.record, outcome=Outcome.ERROR, message=str(error))) from None
-        finally:
-            Path(done.outputs).unlink(missing_ok=True)  # no other process is to find an answer there
 
-    def try_(self, inputs: Inputs, **how: Any) -> Answer | None:
+    def try_(self, draw: Draw = OWN, **how: Any) -> Answer | None:
         """One call; None where it gives no outputs."""
         try:
-            return self.ask(inputs, **how)
+            return self.ask(draw, **how)
         except Unanswered:
             return None
 
@@ -333,8 +329,9 @@ class _Calls:
 @dataclass(frozen=True)
 class _Timed:
     number: int
-    seed: int
+    draw: Draw
     answer: Answer
+    read: bool  # its outputs are there
     repeated: bool  # its bits are those of an earlier call with other inputs
     stable: bool  # equal inputs right behind it got the same bits
     held: bool  # the device was held back until the host had launched it
@@ -368,6 +365,7 @@ class Seen:
     kept: Answer | None = None  # kernels doing nothing, after all the calls before
     idle: Answer | None = None  # kernels doing nothing, in a process in which none ever did anything
     changed: Answer | None = None  # kernels that leave other values
+    differing: Callable[[Taken, Taken], tuple[int, int]] = lambda outputs, others: (0, 0)  # elements, of all
 
     def violations(self) -> list[Violation]:
         """What the answers show by themselves."""
@@ -376,7 +374,7 @@ class Seen:
             found.append(Violation(ViolationKind.REPEATS_DIFFER, "a second call with equal inputs gave other bits"))
         else:
             found += [Violation(ViolationKind.ORDER, words) for words in self._unordered()][:1]
-        if self.first.varies:
+        if self.first.outputs.varies:
             found += [Violation(ViolationKind.CACHED, words) for words in self._signs_of_cache()][:1]
             found += [violation for answer, violation in self._without() if answer.digest == self.first.digest][:1]
         return found
@@ -386,7 +384,7 @@ class Seen:
         words = "a call that was asked for by itself got a wrong answer, though that to the case is right"
         doubts = [Doubt(self.first.outputs, wrong=Violation(ViolationKind.CALLS_DIFFER, words))]
         others = [pair for pair in self._without() if pair[0].digest != self.first.digest]
-        if self.first.varies:
+        if self.first.outputs.varies:
             doubts += [Doubt(answer.outputs, right=violation) for answer, violation in others]
         return doubts
 
@@ -420,20 +418,23 @@ class Seen:
             (self.late, "inputs are produced right before the call"),
         ):
             if answer is not None and answer.digest != self.first.digest:
-                wrong, total = _differing(self.first.outputs, answer.outputs)
+                wrong, total = self.differing(self.first.outputs, answer.outputs)
                 where = "; ".join(dict.fromkeys(answer.elsewhere)) or "work of the call goes elsewhere"
                 words = f"{wrong} of {total} elements differ when {when} on the caller's stream"
                 yield f"{where}, and nobody waits: {words}"
 
 
-def _differing(outputs: Inputs, others: Inputs) -> tuple[int, int]:
-    """How many elements differ, of how many."""
-    wrong = 0
-    for name, value in outputs.items():
-        other = others.get(name)
-        alike = other is not None and (other.shape, other.dtype) == (value.shape, value.dtype)
-        wrong += digest.differing(value, other) if other is not None and alike else value.numel()
-    return wrong, sum(value.numel() for value in outputs.values())
+def _fresh() -> Draw:
+    """Inputs that no call had before."""
+    return Draw(secrets.randbits(48))
+
+
+def _changed(first: Answer) -> list[Violation]:
+    """Inputs that the call changed and ``Model`` leaves alone."""
+    return [
+        Violation(ViolationKind.INPUTS, f"the call changed {name}: {count} of {total} elements")
+        for name, (count, total) in first.outputs.changed.items()
+    ]
 
 
 def _told_and_beyond(calls: Sequence[tuple[Answer, bool]]) -> tuple[float, float]:
@@ -442,8 +443,8 @@ def _told_and_beyond(calls: Sequence[tuple[Answer, bool]]) -> tuple[float, float
     return told, median(answer.waited for answer, held in calls if not held) - told
 
 
-def _answer(written: Inputs, done: Attempt) -> Answer:
-    """What an attempt that was answered says, with the outputs that were written."""
+def _answer(outputs: Taken, done: Attempt) -> Answer:
+    """What an attempt that was answered says, with the outputs that were taken."""
     reply = done.reply
     assert reply is not None
     elsewhere = [
@@ -451,20 +452,11 @@ def _answer(written: Inputs, done: Attempt) -> Answer:
         for launch in reply.launches
         if reply.stream is not None and launch["stream"] != reply.stream
     ]
-    outputs = {name: value for name, value in written.items() if not name.startswith(AFTER)}
     return Answer(
         outputs,
-        digest.whole(*(outputs[name] for name in sorted(outputs))),
         tuple(dict.fromkeys(str(launch["kernel"]) for launch in reply.launches)),
         tuple(elsewhere),
         reply.launched,
         seconds=reply.timings.get("call", 0.0),
         waited=done.record.seconds.get(ANSWER, 0.0),
-        after={name.removeprefix(AFTER): value for name, value in written.items() if name.startswith(AFTER)},
-    )
-
-
-def _alike(inputs: Inputs, others: Inputs) -> bool:
-    return inputs.keys() == others.keys() and all(
-        (value.shape, value.dtype) == (others[name].shape, others[name].dtype) for name, value in inputs.items()
     )

@@ -15,6 +15,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from gpucheck.model.plan import Plan
 from gpucheck.verify import bounds, digest
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
-from gpucheck.worker.protocol import Answer, Ask
+from gpucheck.worker import further_inputs
+from gpucheck.worker.protocol import OWN, Answer, Ask, Draw
 from gpucheck.worker.supervisor import reference_desk
+from gpucheck.worker.supervisor.attempt import Attempt
+from gpucheck.worker.supervisor.child_setup import folder_of_candidate
 from gpucheck.worker.supervisor.gpu_snapshot import Adders
 from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
 
-SHARED = "shared."  # begins names of files that tell of shared memory
+SHARED = "shared"  # folder with one for each rank, with files that tell of shared memory
 KINDS = ("inputs", "digest", "reference")
 PART = "part"  # before the rank in names of files
 MOST_HELD = 2 << 30  # bytes of inputs and references that a rank keeps for experiments
@@ -70,9 +74,11 @@ class CaseFiles:
     def inputs(self, key: str, case: Case) -> Path:
         """The file with the inputs of a case, made if it is not there yet."""
         if self.desk is not None and isinstance(checks.load(case.check), CandidateCheck):
-            path = self.folder / f"{key}.{SHARED}{case.check}.inputs"
+            path = self.folder / SHARED / str(self.desk.local_rank) / f"{key}.{case.check}.inputs"
             if key not in self._drawn:
-                answer = self.desk.place(case, str(path))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                folder = folder_of_candidate(self.folder, case.check, self.desk.local_rank)
+                answer = self.desk.place(case, str(path), str(folder))
                 if answer is not None:
                     self._drawn[key] = path, answer
             if key in self._drawn:
@@ -83,31 +89,43 @@ class CaseFiles:
         """The file that tells of the shared memory for the outputs of a large pair; "" for any other case."""
         return self._drawn[key][1].box if key in self._drawn else ""
 
-    def judged(self, key: str, case: Case, outputs: str) -> Answer | None:
-        """What outputs of a large pair are, judged where they lie; None of any other case."""
-        if key not in self._drawn:
-            return None
+    def take(self, attempt: Attempt) -> Attempt:
+        """The attempt, whose outputs are copied out of shared memory if they lie there, since the next call writes it.
+
+        Raises:
+            NoOutputs: there are none.
+        """
+        ran = attempt.reply is not None and attempt.reply.status == "ran"
+        if attempt.taken or not ran or attempt.key not in self._drawn:
+            return attempt
         assert self.desk is not None
-        return self.desk.ask(Ask.JUDGE, case, outputs)
+        return replace(attempt, taken=self.desk.take(attempt.step.case, attempt.outputs, keep=True).digest)
+
+    def judged(self, case: Case, outputs: str, draw: Draw = OWN) -> Answer:
+        """What outputs are that the process which makes references has taken, by their digest."""
+        assert self.desk is not None
+        return self.desk.ask(Ask.JUDGE, case, outputs=(outputs,), draw=draw)
 
     def memory(self) -> dict[str, int]:
         """Bytes that this process held at most, and the one that makes references of pairs with the GPU."""
         held = {"supervisor, host": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
         return held | (self.desk.memory if self.desk else {})
 
-    def reference_of(self, case: Case, inputs: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> Any:
+    def reference_of(self, case: Case, inputs: dict[str, torch.Tensor], draw: Draw) -> Any:
         """The reference of a further call of a candidate.
 
         Args:
             inputs: of the case.
-            others: those of the call, instead of some of these.
+            draw: of the call, instead of some of these.
         """
         check = checks.load(case.check)
+        assert isinstance(check, CandidateCheck)
+        others = further_inputs.drawn(check, case, draw).inputs
 
         def on_cpu() -> dict[str, Expected]:
             return check.reference(case, {**inputs, **others})
 
-        if self.desk is None or not isinstance(check, CandidateCheck):
+        if self.desk is None:
             return on_cpu()
         return reference_desk.reference(self.desk, case, others, on_cpu, gpu=check.on_gpu_only)
 

@@ -320,7 +320,7 @@ class ChildRunner:
             timed=allowance(self.plan, step, attempt.record.experiment),
             inspection=attempt.inspection,
             call=attempt.call,
-            box="" if attempt.call else self.files.box(attempt.key),
+            box=self.files.box(attempt.key),
             known=attempt.known,
             group=meeting.group if meeting else "",
             deadline=self.deadline(attempt) * len(outputs),

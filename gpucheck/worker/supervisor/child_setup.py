@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 CANDIDATES = "candidates"  # folder with one for each candidate and rank, which alone that may write to
 
 
+def folder_of_candidate(folder: Path, candidate: str, local_rank: int) -> Path:
+    """The folder of a candidate on a rank, which holds its outputs, its caches and what else it writes."""
+    own = folder / CANDIDATES / candidate / str(local_rank)
+    own.mkdir(parents=True, exist_ok=True)
+    return own
+
+
 class ChildSetups:
     """Makes the setup of each attempt of a rank, and names its files; what is equal in two attempts is equal here."""
 
@@ -40,15 +47,9 @@ class ChildSetups:
     def outputs(self, step: Step, record: Record, local_rank: int) -> str:
         """The file that the outputs of an attempt are written to, of one rank of this node."""
         candidate = step.case.check in self._plan.candidates
-        folder = self._own_folder(step.case.check, local_rank) if candidate else self._folder
+        folder = folder_of_candidate(self._folder, step.case.check, local_rank) if candidate else self._folder
         name = f"{of_round(record.step, record.round)}{file_name(record.experiment)}"
         return str(folder / f"{name}.outputs{local_rank}{self._lane}")
-
-    def _own_folder(self, candidate: str, local_rank: int) -> Path:
-        """The folder of a candidate on a rank, which holds its outputs, its caches and what else it writes."""
-        folder = self._folder / CANDIDATES / candidate / str(local_rank)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def extensions(self, name: str) -> Path | None:
         """Where the extensions of a candidate lie; None where it has none, and for all that is no candidate."""
@@ -68,7 +69,7 @@ class ChildSetups:
         candidate = attempt.step.case.check in self._plan.candidates
         own_folder = ""
         if candidate:
-            folder = self._own_folder(attempt.step.case.check, self._node.local_rank)
+            folder = folder_of_candidate(self._folder, attempt.step.case.check, self._node.local_rank)
             own_folder = str(folder.parent if conditions.whole_node else folder)
         return Setup(
             conditions=conditions,

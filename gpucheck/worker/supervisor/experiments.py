@@ -354,10 +354,12 @@ class Experiments:
             known=self._failures[process.number].digests if process.known else None,
         )
         candidate = process.step.case.check in self.plan.candidates
-        if candidate and _seen_by_further_calls(self._failures[process.number]):
-            from gpucheck.worker.supervisor.candidate_calls import examined
+        if candidate:
+            from gpucheck.worker.supervisor.candidate_calls import examined, taken
 
-            attempt = examined(runner, attempt)
+            attempt = taken(runner.files, attempt)
+            if _seen_by_further_calls(self._failures[process.number]):
+                attempt = examined(runner, attempt)
         judged = (self._judges.finished if self._judges else finished)(runner.files, attempt)
         record = replace(judged, after=list(process.after), partner=partner)
         if process.own:

@@ -95,6 +95,12 @@ class JudgePool:
             if self._error:
                 raise self._error
 
+    def wait_for_all(self) -> None:
+        """Returns when none waits to be judged, or is being judged; raises as :meth:`wait_for_room`."""
+        with self._room:
+            self._room.wait_for(lambda: self._error is not None or not self._pending)
+        self.wait_for_room()
+
     def submit(self, attempt: Attempt) -> None:
         """Has an attempt finished."""
         size = attempt.output_bytes  # before the judge removes them

@@ -23,7 +23,7 @@ from gpucheck.verify import bounds, digest, offsets, published_rules
 from gpucheck.verify.expected import Axes, Expected
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
-from gpucheck.worker.protocol import Answer, Reply, outputs_file
+from gpucheck.worker.protocol import OWN, Answer, Reply, outputs_file
 from gpucheck.worker.supervisor.attempt import (
     Attempt,
     Doubt,
@@ -37,7 +37,6 @@ from gpucheck.worker.supervisor.case_files import CaseFiles, all_processors
 from gpucheck.worker.supervisor.violations import observed_violations
 
 AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data
-NOT_EXAMINED = "too large for further calls: what it does beside answering was not seen, and its time is not told"
 SHORT = 12  # characters of a digest that tell the outputs of calls apart
 _RAISED = {"error": Outcome.ERROR, "harness": Outcome.HARNESS}
 
@@ -153,7 +152,7 @@ def _held_against_reference(
     files: CaseFiles, attempt: Attempt, reply: Reply, record: Record, keep: Keep | None
 ) -> Record:
     begin = time.perf_counter()
-    large = files.judged(attempt.key, attempt.step.case, attempt.outputs)
+    large = files.judged(attempt.step.case, attempt.taken) if attempt.taken else None
     expected = {} if large else files.reference(attempt.key, attempt.step.case)
     waited = time.perf_counter() - begin
     inputs, axes = _inputs_and_axes(files, attempt)
@@ -170,12 +169,9 @@ def _held_against_reference(
             violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs, files)
     transfers: list[Transfer] = []
     check = checks.load(attempt.step.case.check)
-    fault, remark = "", ""
+    fault = remark = ""
     if isinstance(check, CandidateCheck):
-        if large:
-            remark = NOT_EXAMINED
-        fault, about = check.fallback([launch.kernel for launch in record.launches], reply.device_kernels)
-        remark = "; ".join(filter(None, (about, remark)))
+        fault, remark = check.fallback([launch.kernel for launch in record.launches], reply.device_kernels)
         violations += [Violation(ViolationKind.FALLBACK, fault)] if fault else []
     if judged.found.mismatches and isinstance(check, JointCheck):
         transfers = check.transfers(attempt.step.case, inputs, judged.outputs, expected)
@@ -246,17 +242,14 @@ def examined_violations(
     """
 
     def shown(doubt: Doubt) -> Violation | None:
-        if not doubt.inputs and _same_bits(doubt.outputs, right):
+        if not doubt.inputs and doubt.outputs.values is not None and _same_bits(doubt.outputs.values, right):
             return doubt.right
-        references = expected
-        if doubt.inputs:
-            try:
-                references = files.reference_of(case, inputs, doubt.inputs)
-            except UsageError:
-                if not doubt.optional:
-                    raise
-                return None
-        judged = judge(doubt.outputs, references, {})
+        try:
+            judged = _judged_call(doubt, case, inputs, expected, files)
+        except UsageError:
+            if not doubt.optional:
+                raise
+            return None
         return doubt.wrong if judged.mismatches or judged.violations else doubt.right
 
     found = {violation.kind: violation for violation in reversed(examined.violations)}
@@ -267,6 +260,17 @@ def examined_violations(
             violation = shown(doubt)
             found |= {violation.kind: violation} if violation else {}
     return list(found.values())
+
+
+def _judged_call(
+    doubt: Doubt, case: Case, inputs: dict[str, Tensor], expected: dict[str, Expected], files: CaseFiles
+) -> Judgement:
+    """The outputs of a further call against the reference of its inputs, here or where they were taken."""
+    if doubt.outputs.values is None:
+        found: Judgement = files.judged(case, doubt.outputs.digest, doubt.inputs or OWN).judged
+        return found
+    references = files.reference_of(case, inputs, doubt.inputs) if doubt.inputs else expected
+    return judge(doubt.outputs.values, references, {})
 
 
 def _same_bits(outputs: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
@@ -282,7 +286,7 @@ def _inputs_and_axes(files: CaseFiles, attempt: Attempt) -> tuple[dict[str, Tens
 
 def _before(files: CaseFiles, attempt: Attempt, reply: Reply) -> str:
     """What outputs that an error left say of the time before it; "" where there are none."""
-    if not reply.saved:
+    if not reply.saved or files.box(attempt.key):
         return ""
     expected = files.reference(attempt.key, attempt.step.case)
     words = _judge_launches(attempt, reply, *_inputs_and_axes(files, attempt), expected).words

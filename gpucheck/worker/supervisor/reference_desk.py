@@ -21,7 +21,8 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
-from gpucheck.worker.protocol import REFERENCE, Answer, Ask, Question, Setup
+from gpucheck.worker.protocol import REFERENCE, Answer, Ask, Question, Setup, Taken
+from gpucheck.worker.supervisor.attempt import UNREADABLE, NoOutputs
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Child, Forkserver
@@ -44,6 +45,7 @@ class ReferenceDesk:
         self._child: Child | None = None
         self._shares: bool | None = None  # whether memory of the GPU arrives in another process; None: not tried
         self._again = (plan, node, rank, forkserver, folder)
+        self.local_rank = node.local_rank
         self.memory: dict[str, int] = {}  # bytes that it held at most, of host and GPU
         self.seconds = 0.0  # that it took to answer
         self._setup = Setup(
@@ -60,31 +62,54 @@ class ReferenceDesk:
             calls=REFERENCE,
         )
 
-    def ask(self, what: Ask, case: Case, path: str = "", inputs: Mapping[str, Tensor] | None = None) -> Answer:
+    def ask(
+        self, what: Ask, case: Case, path: str = "", inputs: Mapping[str, Tensor] | None = None, **further: Any
+    ) -> Answer:
         """The answer to a question.
+
+        Args:
+            further: fields of the :class:`Question`.
 
         Raises:
             UsageError: the problem's file is at fault.
+            NoOutputs: the file of outputs is.
             NoAnswer: something else is.
         """
         held = io.BytesIO()
         if inputs:
             torch.save(dict(inputs), held)
         with self._lock:
-            answer = self._answer(Question(what, case, path, held.getvalue()))
+            answer = self._answer(Question(what, case, path, held.getvalue(), **further))
         self.seconds += answer.seconds
         self.memory |= answer.memory
         if answer.problem:
             raise UsageError(answer.problem)
+        if answer.unreadable:
+            raise NoOutputs(f"{UNREADABLE}: {answer.unreadable}")
         if answer.failure:
             raise NoAnswer(f"{answer.failure}\n{answer.traceback}".rstrip())
         return answer
 
-    def place(self, case: Case, path: str) -> Answer | None:
-        """Draws the inputs of a case into shared memory of the GPU; None where it is not large, or nothing is shared.
+    def take(self, case: Case, path: str, *, keep: bool) -> Taken:
+        """Copies outputs out of shared memory.
+
+        Raises:
+            NoOutputs: there are none.
+            NoAnswer: the process does not answer.
+        """
+        taken = self.ask(Ask.TAKE, case, path, keep=keep).taken
+        assert taken is not None
+        return taken
+
+    def place(self, case: Case, path: str, folder: str) -> Answer | None:
+        """Draws the inputs of a case into shared memory; None where it is not large, or nothing is shared.
 
         Another process that was never handed a candidate opens the first of them: only where they arrive bit for bit
         are candidates given any.
+
+        Args:
+            path: of the file that tells of them.
+            folder: where memory for outputs may have its files.
 
         Raises:
             UsageError: the problem's file is at fault.
@@ -92,7 +117,7 @@ class ReferenceDesk:
         if self._shares is False:
             return None
         try:
-            answer = self.ask(Ask.PLACE, case, path)
+            answer = self.ask(Ask.PLACE, case, path, folder=folder)
             if not answer.large:
                 return None
             if self._shares is None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.host.resources import usable_processors
 from gpucheck.launch.forking_torchrun import IMPORTED
 from gpucheck.model.case import Case
+from gpucheck.model.check_source import LARGE_PAIR
 from gpucheck.model.plan import Plan, PlannedEngine
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
@@ -152,7 +153,7 @@ class Supervisor:
             plan, self.node, self.files, forkserver, self.rank, host, run, of_engines, several=count > 1
         )
         self._lanes = count
-        if plan.device == "cuda" and plan.candidates:
+        if plan.candidates and (plan.device == "cuda" or LARGE_PAIR in os.environ):
             from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
 
             self.files.desk = ReferenceDesk(plan, self.node, self.rank, forkserver, self.files.folder)
@@ -276,7 +277,10 @@ class Supervisor:
                     break
                 if self._schedule.beside and self._needs_most_memory(number):
                     self.runner.child.retire()  # and with it goes what its allocator keeps
-                judges.submit(self._attempted(self.runner, number, round))
+                attempt = self._attempted(self.runner, number, round)
+                judges.submit(attempt)
+                if attempt.taken:  # shared memory has room for one case
+                    judges.wait_for_all()
 
     def _several_at_once(self, judges: JudgePool) -> Sequence[int]:
         """Runs what runs in several processes at once; gives what is left to be run by itself."""
@@ -312,11 +316,12 @@ class Supervisor:
             self.gpus.start()
         self.writer.begin(number, round=round)
         attempt = runner.run(number, self.plan.steps[number], round=round)
-        if not round and number in self._examined and not self.files.box(attempt.key):
-            from gpucheck.worker.supervisor.candidate_calls import examined
+        if self.plan.steps[number].case.check not in self.plan.candidates:
+            return attempt
+        from gpucheck.worker.supervisor.candidate_calls import examined, taken
 
-            attempt = examined(runner, attempt)
-        return attempt
+        attempt = taken(self.files, attempt)
+        return examined(runner, attempt) if not round and number in self._examined else attempt
 
     def _judge_threads(self) -> int:
         """How many threads judge; one where processors are few, or where a pass is held against the one before."""

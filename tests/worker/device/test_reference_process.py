@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from gpucheck import checks
-from gpucheck.checks import CHECKS, sources
+from gpucheck.checks import CHECKS, problem, sources
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.bounds import Estimate
@@ -20,8 +21,10 @@ from gpucheck.verify.judge import judge
 from gpucheck.worker import parcels
 from gpucheck.worker.device import reference_process
 from gpucheck.worker.device.reference_process import ReferenceProcess, judged_by_window
-from gpucheck.worker.protocol import REFERENCE, Answer, Ask, Question, Setup
+from gpucheck.worker.protocol import REFERENCE, Answer, Ask, Draw, Question, Setup
+from gpucheck.worker.sealed_inputs import seal
 from gpucheck.worker.supervisor import reference_desk
+from gpucheck.worker.supervisor.attempt import NoOutputs
 from gpucheck.worker.supervisor.reference_desk import NoAnswer, ReferenceDesk, unpacked
 
 PROBLEM = """
@@ -75,24 +78,75 @@ def test_a_further_call_has_the_weights_of_the_case_and_inputs_of_its_own(pair: 
     assert not judge({"out": right}, found, {}).mismatches
 
 
+@pytest.fixture
+def large(pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, FakeDesk, parcels.Box]:
+    """The case of a pair that counts as large, the desk, and the memory for its outputs as a candidate has it."""
+    monkeypatch.setattr(problem, "LARGE", 1)
+    case, _ = pair("x * 2")
+    desk, (shared, own) = FakeDesk(ReferenceProcess(SETUP)), (tmp_path / name for name in ("shared", "own"))
+    for folder in (shared, own):
+        folder.mkdir()
+    placed = desk.ask(Ask.PLACE, case, str(shared / "0.inputs"), folder=str(own))
+    assert {path.parent for path in tmp_path.rglob("outputs*")} == {own}, "a candidate writes in its own folder alone"
+    return case, desk, parcels.open_box(placed.box, torch.device("cpu"), written=True)
+
+
+def test_a_large_pair_is_judged_in_what_was_copied_out_of_the_memory_that_its_process_can_write(
+    large: Any, tmp_path: Path
+) -> None:
+    case, desk, box = large
+    told, draw = str(tmp_path / "own" / "outputs"), Draw(5)
+    desk.ask(Ask.SEND, case, str(tmp_path / "own" / "sent"), draw=draw)
+    x = parcels.load(str(tmp_path / "own" / "sent"), {}, torch.device("cpu"))["input0"]
+    parcels.save({"out": x * 2}, told, box)
+    right = desk.take(case, told, keep=True)
+    box.memory.zero_()
+    parcels.save({"out": x * 2 + (x == x.max())}, told, box)
+    wrong = desk.take(case, told, keep=True)
+    parcels.save({"out": x * 2}, told, box)
+    judged = [desk.ask(Ask.JUDGE, case, outputs=(each.digest,), draw=draw).judged for each in (right, wrong)]
+    assert [len(found.mismatches) for found in judged] == [0, 1] and judged[1].mismatches[0].wrong == 1
+    assert desk.ask(Ask.COMPARE, case, outputs=(right.digest, wrong.digest)).differing == (1, 210)
+    assert desk.ask(Ask.JUDGE, case, outputs=(right.digest,)).judged.mismatches, "those of the case are other ones"
+
+
+def test_inputs_of_a_timed_call_lie_in_shared_memory_under_their_seal(large: Any, tmp_path: Path) -> None:
+    case, desk, _ = large
+    sent = [str(tmp_path / "own" / name) for name in ("plain", "sealed")]
+    for path, key in zip(sent, (None, 12345), strict=True):
+        desk.ask(Ask.SEND, case, path, draw=Draw(5), key=key)
+        held = parcels.load(path, {}, torch.device("cpu"))
+        if key is None:
+            plain = {name: value.clone() for name, value in held.items()}
+    assert not torch.equal(held["input0"], plain["input0"])
+    assert torch.equal(seal(held, 12345)["input0"], plain["input0"])
+
+
+@pytest.mark.parametrize("forged", ["other memory", "more than there is", "no tensors"])
+def test_shared_memory_that_a_candidate_makes_up_is_not_opened(large: Any, tmp_path: Path, forged: str) -> None:
+    case, desk, box = large
+    told = tmp_path / "own" / "outputs"
+    other = parcels.make_box(str(tmp_path / "own" / "forged.box"), 4096, torch.device("cpu"))
+    parcels.save({"out": torch.ones(30, 7)}, str(told), other if forged == "other memory" else box)
+    held = torch.load(told, weights_only=True)
+    if forged == "more than there is":
+        held["boxed"]["out"][1:3] = [1 << 40], [0]
+    torch.save([1] if forged == "no tensors" else held, told)
+    with pytest.raises(NoOutputs, match="outputs cannot be read"):
+        desk.take(case, str(told), keep=True)
+
+
 class FakeDesk(ReferenceDesk):
     """Asks a process that runs here."""
 
     def __init__(self, *processes: Any) -> None:
         self.processes, self.asked, self.closed = list(processes), [], 0  # type: ignore[var-annotated]
-        self._shares, self._again, self.memory, self.seconds = None, (self,), {}, 0.0  # type: ignore[assignment]
+        self._shares, self._again, self._lock = None, (self,), threading.Lock()  # type: ignore[assignment]
+        self.memory, self.seconds = {}, 0.0
 
-    def ask(self, what: Ask, case: Any, path: str = "", inputs: Any = None) -> Answer:
-        import io
-
-        held = io.BytesIO()
-        torch.save(inputs or {}, held)
-        self.asked.append(what)
-        answer: Answer = self.processes[0].run(Question(what, case, path, held.getvalue() if inputs else b""))
-        if answer.failure:
-            raise NoAnswer(answer.failure)
-        if answer.problem:
-            raise UsageError(answer.problem)
+    def _answer(self, question: Question) -> Answer:
+        self.asked.append(question.what)
+        answer: Answer = self.processes[0].run(question)
         return answer
 
 
@@ -127,14 +181,14 @@ def test_candidates_get_shared_memory_only_where_it_arrives_bit_for_bit_in_anoth
 
     monkeypatch.setattr(reference_desk, "ReferenceDesk", other)
     desk, case = FakeDesk(Constant(placed)), None
-    assert [desk.place(case, "p") for _ in range(3)] == [placed if given else None] * 3  # type: ignore[arg-type]
+    assert [desk.place(case, "p", "f") for _ in range(3)] == [placed if given else None] * 3  # type: ignore[arg-type]
     assert len(others) == 1 and others[0].asked == [Ask.OPEN]
     assert len(desk.asked) == (3 if given else 1)
 
 
 def test_memory_that_cannot_be_shared_leaves_the_usual_way(pair: Any) -> None:
     desk = FakeDesk(Constant(Answer(failure="the CUDA driver answers 801: memory is not shared")))
-    assert desk.place(None, "p") is None and desk.place(None, "p") is None and len(desk.asked) == 1  # type: ignore[arg-type]
+    assert desk.place(None, "p", "f") is None and desk.place(None, "p", "f") is None and len(desk.asked) == 1  # type: ignore[arg-type]
 
 
 def expected(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> dict[str, Expected]:

@@ -16,22 +16,42 @@ from gpucheck.checks.base import Allowed, CandidateCheck
 from gpucheck.model.record import Outcome, Violation
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
-from gpucheck.worker.protocol import AFTER, BASELINE, CHANGED, DELAYED, FETCH, GO, IDLE, PLACE, RUN, Reply
+from gpucheck.verify.judge import judge
+from gpucheck.worker import further_inputs, parcels, taken_outputs
+from gpucheck.worker.device.reference_process import ReferenceProcess
+from gpucheck.worker.protocol import (
+    AFTER,
+    BASELINE,
+    CHANGED,
+    DELAYED,
+    FETCH,
+    GO,
+    IDLE,
+    PLACE,
+    RUN,
+    Ask,
+    Draw,
+    Reply,
+    Taken,
+)
 from gpucheck.worker.sealed_inputs import bit_sum, seal
 from gpucheck.worker.supervisor import candidate_calls, judging
 from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt
 from gpucheck.worker.supervisor.candidate_calls import SAMPLED, TIMED, UNHELD, Answer, Examination, Seen
 from tests.conftest import Synthetic
+from tests.worker.device.test_reference_process import SETUP, FakeDesk
 
 
 def answer(value: int, launched: int = 1, **changes: Any) -> Answer:
     """The answer to inputs that are told apart by a number."""
     output = torch.full((4,), float(value))
     output[0] = 0.5
-    return Answer({"out": output}, f"d{value}", ("twice",) * bool(launched), launched=launched, **changes)
+    taken = Taken(f"d{value}", value, varies=True, values={"out": output})
+    return Answer(taken, ("twice",) * bool(launched), launched=launched, **changes)
 
 
 HONEST = Seen(before=answer(1), first=answer(2), again=answer(2), moved=answer(1), kept=answer(8), idle=answer(8))
+HONEST.differing = lambda outputs, others: taken_outputs.differing(outputs.values or {}, others.values or {})
 HONEST.changed, HONEST.late, HONEST.prompt = answer(9), answer(2), answer(2)
 
 
@@ -85,25 +105,40 @@ def test_weights_that_a_kernel_laid_out_in_the_first_call_are_no_kept_answer() -
 
 
 def test_an_answer_that_is_one_value_everywhere_shows_nothing() -> None:
-    nan = Answer({"out": torch.full((4,), float("nan"))}, "d", ("twice",), launched=1)
+    nothing = {"out": torch.full((4,), float("nan"))}
+    nan = Answer(taken_outputs.look(nothing, dict, set, str)[1], ("twice",), launched=1)
     assert Seen(nan, nan, nan, nan, kept=nan, idle=nan, changed=nan).violations() == []
 
 
 class Twice(CandidateCheck):
     """Twice the input, of which there are as many draws as seeds."""
 
-    def fresh_inputs(self, case: Any, seed: int) -> dict[str, Any]:
-        return {"input0": torch.randn(5, generator=torch.Generator().manual_seed(seed))}
+    def inputs(self, case: Any, generator: Any) -> dict[str, Any]:
+        return {"state.weight": torch.ones(2), **self.fresh_inputs(case, case.input_seed)}
+
+    def fresh_inputs(self, case: Any, seed: int, device: str = "cpu") -> dict[str, Any]:
+        if case and seed == case.input_seed:
+            return {"input0": torch.arange(5.0)}
+        return {"input0": self.drawn(torch.Generator().manual_seed(seed))}
+
+    def drawn(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(5, generator=generator)
+
+    def large(self, case: Any) -> int:
+        return 100
 
     def reference(self, case: Any, inputs: dict[str, Any]) -> dict[str, Expected]:
         return {"out": Expected(Estimate(inputs["input0"].double() * 2, None, 0.5), torch.float32)}
 
-    inputs = launch = kernels = axes = call = baseline = None  # type: ignore[assignment]
+    def reference_on(self, case: Any, inputs: Any, device: str, *, large: bool) -> Any:
+        return self.reference(case, inputs), ""
+
+    launch = kernels = axes = call = baseline = None  # type: ignore[assignment]
 
 
 class Positive(Twice):
-    def fresh_inputs(self, case: Any, seed: int) -> dict[str, Any]:
-        return {"input0": torch.rand(64, generator=torch.Generator().manual_seed(seed))}
+    def drawn(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.rand(64, generator=generator)
 
 
 Behave = Callable[[Any, Any, int], Any]
@@ -122,10 +157,15 @@ class Processes:
     made: Any = None  # its outputs
     change: Callable[[Attempt], Any] = lambda attempt: None  # what becomes of the outputs of a timed call in the end
     waited: float = 0.0  # beyond the time that a process of a candidate tells
+    desk: FakeDesk | None = None  # where outputs are taken that lie in shared memory
+    box: parcels.Box | None = None  # which they are written to
 
     @property
     def files(self) -> Any:
-        return SimpleNamespace(given=lambda key, case: {"state.weight": torch.ones(2), "input0": torch.arange(5.0)})
+        return SimpleNamespace(given=lambda key, case: Twice().inputs(case, None), desk=self.desk)
+
+    def save(self, outputs: dict[str, Any], attempt: Attempt) -> None:
+        parcels.save(outputs, attempt.outputs, self.box)
 
     @property
     def child(self) -> Processes:
@@ -138,10 +178,13 @@ class Processes:
         assert attempt.call is not None
         reply = Reply("ran", launched=1, launches=[{"kernel": "twice", "stream": 0}], stream=0)
         if attempt.call.step == FETCH:
-            torch.save(self.made, attempt.outputs)
+            self.save(self.made, attempt)
             self.change(attempt)
             return replace(attempt, reply=reply)
-        given = torch.load(attempt.call.inputs, weights_only=True) if attempt.call.inputs else self.placed
+        given = self.placed
+        if attempt.call.inputs:
+            read = parcels.load(attempt.call.inputs, {}, torch.device("cpu"), mapped=False)
+            given = {name: value.clone() for name, value in read.items()}
         if attempt.call.step == PLACE:
             self.placed = given
             return replace(attempt, reply=reply)
@@ -159,7 +202,7 @@ class Processes:
         after = {AFTER + "input0": x} if attempt.call.compared else {}
         self.made = {"out": out}
         if attempt.call.step != GO:
-            torch.save({"out": out, **after}, attempt.outputs)
+            self.save({"out": out, **after}, attempt)
         return replace(attempt, reply=reply, record=replace(attempt.record, seconds=waited))
 
 
@@ -168,22 +211,52 @@ def twice(attempt: Attempt, x: Any, number: int) -> Any:
     return {RUN: x * 2, DELAYED: x * 2, IDLE: x * float("nan"), CHANGED: x * -3}[attempt.call.launches]
 
 
-@pytest.fixture
-def examine(tmp_path: Path, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+@pytest.fixture(params=["files", "shared memory"])
+def examine(
+    request: pytest.FixtureRequest, tmp_path: Path, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Examines what behaves in some way; how its inputs and outputs get from one process to another is no matter."""
+
     def examine(
         behave: Behave, device: str = "cpu", draw: Twice | None = None, **process: Any
     ) -> tuple[Any, Processes]:
         plan = synthetic.plan(cases=1, device=device)
         monkeypatch.setattr(candidate_calls.checks, "load", lambda name: draw or Twice())
-        processes = Processes(tmp_path, plan, behave, **process)
-        attempt = Attempt(plan.steps[0], "0", synthetic.record(plan, 0, 0), str(tmp_path / "0.outputs0"), Reply("ran"))
+        processes = Processes(tmp_path / "run", plan, behave, **process)
+        processes.folder.mkdir(exist_ok=True)
+        outputs = str(processes.folder / "0.outputs0")
+        attempt = Attempt(plan.steps[0], "0", synthetic.record(plan, 0, 0), outputs, Reply("ran"))
+        if request.param == "shared memory":
+            processes.desk = FakeDesk(ReferenceProcess(SETUP))
+            case = plan.steps[0].case
+            placed = processes.desk.ask(Ask.PLACE, case, str(tmp_path / "0.inputs"), folder=str(tmp_path))
+            processes.box = parcels.open_box(placed.box, torch.device("cpu"), written=True)
+            attempt = replace(attempt, taken="of the case")
         runner: Any = processes
         return Examination(runner, attempt).examine(), processes
 
     return examine
 
 
-def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(examine: Any, tmp_path: Path) -> None:
+def inputs_of(doubt: Doubt, draw: Twice) -> Any:
+    case: Any = None
+    assert doubt.inputs
+    return further_inputs.drawn(draw, case, doubt.inputs).inputs["input0"]
+
+
+def wrong(doubt: Doubt, processes: Processes, draw: Twice | None = None) -> bool:
+    """Whether outputs in doubt are wrong, by whoever has taken them."""
+    check, case = draw or Twice(), processes.plan.steps[0].case
+    if processes.desk:
+        assert doubt.outputs.values is None, "nothing of them comes to the supervisor"
+        asked = processes.desk.ask(Ask.JUDGE, case, outputs=(doubt.outputs.digest,), draw=doubt.inputs)
+        return bool(asked.judged.mismatches)
+    assert doubt.outputs.values
+    expected = check.reference(case, {"input0": inputs_of(doubt, check)})
+    return bool(judge(doubt.outputs.values, expected, {}).mismatches)
+
+
+def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(examine: Any) -> None:
     drawn: list[tuple[str, tuple[float, ...]]] = []
 
     def behave(attempt: Attempt, x: Any, number: int) -> Any:
@@ -207,7 +280,7 @@ def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(e
     assert [call.launches for name, call in processes.asked if name == "idle calls"] == [IDLE, CHANGED]
     stressed = [(call.late, call.prompt, call.launches) for call in calls if call.late or call.prompt]
     assert stressed == [(True, False, RUN), (False, True, DELAYED)], "one delay must not hide what the other shows"
-    assert list(tmp_path.iterdir()) == [], "no answer lies where another process finds it"
+    assert list(processes.folder.iterdir()) == [], "no answer lies where another process finds it"
 
 
 def test_an_answer_kept_while_calls_are_timed_is_in_doubt_whatever_call_it_begins_with(examine: Any) -> None:
@@ -219,11 +292,11 @@ def test_an_answer_kept_while_calls_are_timed_is_in_doubt_whatever_call_it_begin
                 last[attempt.process] = x
             return twice(attempt, last[attempt.process], number)
 
-        examined, _ = examine(behave)
+        examined, processes = examine(behave)
         doubts: tuple[Doubt, ...] = examined.doubts
         kept = [doubt for doubt in doubts if doubt.wrong and doubt.wrong.kind == "cached"]
         assert kept and all("the answer of an earlier call" in doubt.wrong.detail for doubt in kept if doubt.wrong)
-        assert all(not torch.equal(doubt.outputs["out"], doubt.inputs["input0"] * 2) for doubt in kept)
+        assert all(wrong(doubt, processes) for doubt in kept)
 
 
 def test_work_left_out_while_calls_are_timed_is_in_doubt(examine: Any) -> None:
@@ -235,18 +308,16 @@ def test_work_left_out_while_calls_are_timed_is_in_doubt(examine: Any) -> None:
 
 def test_one_timed_call_is_always_held_against_its_reference(examine: Any) -> None:
     for behave in (twice, lambda attempt, x, number: twice(attempt, x, number) + (x.tolist() != [0, 1, 2, 3, 4])):
-        examined, _ = examine(behave)
+        examined, processes = examine(behave)
         (doubt,) = [doubt for doubt in examined.doubts if doubt.inputs and not doubt.optional]
         assert doubt.wrong and "got a wrong answer" in doubt.wrong.detail
-        right = torch.equal(doubt.outputs["out"], doubt.inputs["input0"] * 2)
-        assert right is (behave is twice), "all processes answer as this one does"
+        assert wrong(doubt, processes) is (behave is not twice), "all processes answer as this one does"
 
 
 def test_inputs_drawn_otherwise_are_asked_for_and_held_against_their_own_reference(examine: Any) -> None:
-    examined, _ = examine(lambda attempt, x, number: twice(attempt, x.abs(), number), draw=Positive())
+    examined, processes = examine(lambda attempt, x, number: twice(attempt, x.abs(), number), draw=Positive())
     (doubt,) = [doubt for doubt in examined.doubts if doubt.optional]
-    x = doubt.inputs["input0"]
-    assert float(x.min()) < 0 and torch.equal(doubt.outputs["out"], x.abs() * 2)
+    assert float(inputs_of(doubt, Positive()).min()) < 0 and wrong(doubt, processes, Positive())
     assert doubt.wrong.kind == "statistics" and "multiplied by -0." in doubt.wrong.detail
 
 
@@ -278,7 +349,7 @@ def test_a_time_that_the_clock_outside_of_the_process_contradicts_does_not_count
     ("change", "words"),
     [
         (lambda attempt: torch.save({"out": torch.ones(5)}, attempt.outputs), "are not those that it had when it said"),
-        (lambda attempt: torch.save([1], attempt.outputs), "outputs cannot be read: the file holds a list"),
+        (lambda attempt: torch.save([1], attempt.outputs), "the file holds a list"),
         (lambda attempt: Path(attempt.outputs).unlink(), "outputs cannot be read: FileNotFoundError"),
         (lambda attempt: Path(attempt.outputs).write_bytes(b"no"), "outputs cannot be read: "),
     ],
@@ -314,19 +385,25 @@ def test_a_process_that_ends_itself_where_kernels_do_nothing_is_told(examine: An
 
 def test_doubtful_outputs_are_held_against_the_reference_of_their_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging.checks, "load", lambda name: Twice())
-    own, other = {"input0": torch.arange(4.0)}, {"input0": torch.arange(4.0) + 5}
+    own, draw = {"input0": torch.arange(4.0)}, Draw(7)
+    other = Twice().fresh_inputs(None, 7)
     right = {"out": own["input0"] * 2}
     idle, changed, timed = (Violation(kind, kind) for kind in ("idle", "idle", "calls differ"))
 
+    def doubt(out: Any, inputs: Draw | None = None, **found: Violation) -> Doubt:
+        return Doubt(Taken("", 0, varies=True, values={"out": out}), inputs, **found)
+
     def shown(*doubts: Doubt, violations: tuple[Violation, ...] = ()) -> list[str]:
         examined = candidate_calls.Examined(violations, doubts)
-        case: Any = SimpleNamespace(check="twice")
+        case: Any = SimpleNamespace(check="twice", input_seed=1)
         expected = Twice().reference(case, own)
-        files: Any = SimpleNamespace(reference_of=lambda case, inputs, others: Twice().reference(case, inputs | others))
+        files: Any = SimpleNamespace(
+            reference_of=lambda case, inputs, draw: Twice().reference(case, Twice().fresh_inputs(case, draw.seed))
+        )
         return [each.kind for each in judging.examined_violations(examined, case, own, expected, right, files)]
 
-    assert shown(Doubt(right, wrong=timed), Doubt({"out": own["input0"] * 3}, right=idle)) == []
-    assert shown(Doubt(right, right=idle), Doubt(right, right=changed)) == ["idle"]
-    assert shown(Doubt({"out": other["input0"] * 2}, other, wrong=timed)) == []
-    assert shown(Doubt({"out": own["input0"] * 2}, other, wrong=timed)) == ["calls differ"]
-    assert shown(Doubt({"out": torch.zeros(3)}, wrong=timed), violations=(idle,)) == ["idle", "calls differ"]
+    assert shown(doubt(right["out"], wrong=timed), doubt(own["input0"] * 3, right=idle)) == []
+    assert shown(doubt(right["out"], right=idle), doubt(right["out"], right=changed)) == ["idle"]
+    assert shown(doubt(other["input0"] * 2, draw, wrong=timed)) == []
+    assert shown(doubt(own["input0"] * 2, draw, wrong=timed)) == ["calls differ"]
+    assert shown(doubt(torch.zeros(3), wrong=timed), violations=(idle,)) == ["idle", "calls differ"]
