@@ -7,12 +7,14 @@ Triton 3.1 has the strictest rules of broadcasting; it has no interpreter that t
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from gpucheck.checks import kernels as own
 from gpucheck.triton_hooks.targets import TARGETS
 
 pytest.importorskip("triton")
@@ -29,13 +31,9 @@ CASES = [
     "selection_attention,q_len=4,lengths=variable,dtype=fp16,batch=2",
     "paged_attention,sinks=True",
 ]
-KERNELS = {
-    "_flash_attention_forward",
-    "_row_softmax",
-    "_weighted_matmul",
-    "_selection_attention_forward",
-    "_paged_attention_decode",
-}
+_SOURCES = (path.read_text(encoding="utf-8") for path in Path(str(own.__file__)).parent.glob("*_kernel.py"))
+KERNELS = {name for source in _SOURCES for name in re.findall(r"@triton\.jit\ndef (\w+)", source)}
+"""All of our own: each is in one of the cases."""
 WITHOUT_LINKER = ("t3.1.0", "t3.2.0", "t3.4.0")  # they link AMD kernels with a program of ROCm, which may be missing
 SMALLEST = 99 << 10  # bytes of shared memory of a block on GPUs for desktops
 
