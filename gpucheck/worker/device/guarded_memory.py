@@ -98,8 +98,10 @@ class GuardedMemory:
     def words(self, number: int) -> str:
         """What reading fill from the memory of one watched tensor means."""
         slot = self._slots[number]
+        if not slot.placed:
+            return f"within or next to the {slot.tensor}, before anything was written there"
         where = "outside of, or between the elements of," if slot.gaps else "outside of"
-        return f"{where if slot.placed else 'in or outside of, before it was written,'} the {slot.tensor}"
+        return f"{where} the {slot.tensor}"
 
     def empty(self, size: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Uninitialised (filled) memory for a tensor of these strides, between guards."""

@@ -178,7 +178,7 @@ def test_memory_that_is_read_before_it_is_written_is_named(run: Any) -> None:
 
     reply, _ = run(Kernel(unwritten))
     assert reply.fills == [fill_of(number) for number in range(SURE)]
-    assert reply.sensitive == "in or outside of, before it was written, the float32 tensor of shape (4,)"
+    assert reply.sensitive == "within or next to the float32 tensor of shape (4,), before anything was written there"
 
 
 def test_outputs_that_follow_the_fill_are_kept_for_three_fills(run: Any, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> N
     for _ in range(2):
         check = Kernel(unwritten)
         reply, _ = run(check)
-        assert reply.sensitive.endswith("the float32 tensor of shape (4,)")
+        assert reply.sensitive.startswith("within or next to the float32 tensor of shape (4,)")
         needed.append(check.launches)
     assert needed == [SURE + 2 + 2 + 1, SURE + 1 + 2 + 1], "passes, halves or the known place, two, a fill"
 
@@ -262,7 +262,7 @@ def test_a_call_that_is_tuned_tells_nothing_of_memory(run: Any, observer: Observ
     assert len(digests) == len(fills) == 8 and fills[:2] == [0xFF, 0x00]
     assert depends_on_fill(digests, fills), "what the chosen configuration does not write follows the fill"
     assert [reply.by_fill[fill] for fill in (0xFF, 0x00)] == [1, 2], "files of calls that were not tuned"
-    assert reply.sensitive.startswith("in or outside of")
+    assert reply.sensitive.startswith("within or next to")
 
 
 def test_a_call_that_is_tuned_is_followed_by_as_many_others(run: Any, observer: Observer) -> None:
