@@ -432,6 +432,8 @@ def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]
     from gpucheck.host.software import changes, software
     from gpucheck.records.run_folder import write_json
 
+    if plan.candidates and not _holds(folder / "plan.json", plan):  # a candidate had it in reach
+        write_json(folder / "plan.json", plan.to_json())
     after = software(Path(plan.library["package"]) if plan.has_library else None)
     outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
     if others:
@@ -441,6 +443,16 @@ def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]
     except OSError as error:
         return f"{folder / 'outcome.json'} cannot be written: {error.strerror}"
     return ""
+
+
+def _holds(path: Path, plan: Plan) -> bool:
+    """Whether a file is the one that the plan was written to."""
+    from gpucheck.records.run_folder import json_text
+
+    try:
+        return path.read_text(encoding="utf-8") == json_text(plan.to_json())
+    except (OSError, ValueError):
+        return False
 
 
 def _finish(

@@ -28,6 +28,8 @@ _WRITE_FILE, _READ_FILE, _READ_FOLDER, _REFER, _TRUNCATE = 1 << 1, 1 << 2, 1 << 
 _READS = _READ_FILE | _READ_FOLDER
 _CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make entries of folders too
 
+UNWALLED = "GPUCHECK_UNWALLED"
+"""Environment variable of ranks that run candidates where no wall keeps these from other files of the same user."""
 MEMORY, FILES, SIGNALS, PRIVILEGES = WALLS = ("MEMORY", "FILES", "SIGNALS", "PRIVILEGES")
 """What :func:`contain` builds where the kernel offers it; in words: ``gpucheck.model.vocabulary.Wall``."""
 
@@ -88,6 +90,11 @@ def confine(writable: Iterable[Path], hidden: Path) -> bool:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     version = landlock_version()
     return version >= 1 and _restrict(libc, version, writable, hidden.resolve())
+
+
+def files_are_walled() -> bool:
+    """Whether :func:`contain` keeps a process of this machine from files that are not its own."""
+    return landlock_version() >= 1
 
 
 def landlock_version() -> int:

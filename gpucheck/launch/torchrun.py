@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from gpucheck.host.containment import hide_memory
+from gpucheck.host.containment import UNWALLED, files_are_walled, hide_memory
 from gpucheck.host.isolated import python_path
 from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
@@ -229,6 +229,7 @@ def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
         "GPUCHECK_SCRATCH": str(scratch),
         "GPUCHECK_LAUNCHER": str(os.getpid()),
         **(DEBUG if plan.debug else {}),
+        **({UNWALLED: "1"} if plan.candidates and not files_are_walled() else {}),
         "OMP_WAIT_POLICY": os.environ.get(
             "OMP_WAIT_POLICY", "passive"
         ),  # idle threads must not spin: ranks share cores

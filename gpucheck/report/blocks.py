@@ -241,7 +241,7 @@ def build(run: Run, conclusion: Conclusion) -> Report:
         rows=table,
         verdict=conclusion.verdict.value,
         findings=conclusion.findings,
-        notes=[*screen.statements, *soak_summary(run), *conclusion.notes, *_walls_missing(run)],
+        notes=[*screen.statements, *soak_summary(run), *conclusion.notes, *_walls_missing(run), *_restored(run)],
         stages=stages,
         bounds=_bounds_used(run),
         timing=_timing(run, stages),
@@ -293,7 +293,16 @@ def _walls_missing(run: Run) -> list[str]:
     """What did not stand between candidates and their judge, since a kernel does not offer it."""
     seen = [set(record.walls) for record in run.records.values() if record.walls]
     missing = [wall.value for wall in Wall if seen and not all(wall.value in walls for walls in seen)]
-    return [f"not to be had for candidates here: {'; '.join(missing)}"] if missing else []
+    notes = [f"not to be had for candidates here: {'; '.join(missing)}"] if missing else []
+    if Wall.FILES.value in missing:
+        notes.append("a candidate can have changed any file of this user here, and what runs from it later")
+    return notes
+
+
+def _restored(run: Run) -> list[str]:
+    """The ranks whose records were written anew: a candidate had changed them."""
+    ranks = ", ".join(str(rank) for rank, end in sorted(run.ends.items()) if end.get("restored"))
+    return [f"records of rank {ranks} had been changed by another process: they were written anew"] if ranks else []
 
 
 def _bounds_used(run: Run) -> str:

@@ -1,7 +1,8 @@
 """What torchrun sees of a rank: a small process that outlives its supervisor.
 
 torchrun ends all ranks when one of its processes fails. This one does not fail, so the others finish their cases; what
-the dead rank has not recorded is missing from its records, and missing records are never a pass.
+the dead rank has not recorded is missing from its records, and missing records are never a pass. Where a candidate can
+write these records once nobody watches over them, the death of who does is a failure, and the run did not end well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gpucheck.host.containment import hide_memory
+from gpucheck.host.containment import UNWALLED, hide_memory
 from gpucheck.host.oom_killer import OomKills
 from gpucheck.host.processes import die_with_parent, ending, parent_of
 from gpucheck.model.record import OOM_KILLER
@@ -45,6 +46,8 @@ def outlive(main: Callable[[], None], died: Callable[[str], None] = lambda how: 
     if how:
         print(f"the supervisor of rank {os.environ.get('RANK')} {how}; its further cases are lost", file=sys.stderr)
         died(how)
+        if os.environ.get(UNWALLED):
+            os._exit(1)
 
 
 def _end_of(pid: int) -> str:

@@ -309,3 +309,60 @@ def test_compile_tells_of_a_grid_that_no_gpu_launches(tmp_path: Path) -> None:
             failed == {"long_grid/axis1-r65536/exact", "long_grid/axis2-r65536/exact"}
             and len(combination["cases"]) == 4
         )
+
+
+WITHOUT_LANDLOCK = "from gpucheck.host import containment\ncontainment.landlock_version = lambda: 0\n"
+FORGER = """
+import json, os, signal
+from pathlib import Path
+import torch
+from torch import nn
+
+RUN = next(path for path in Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents if (path / "plan.json").exists())
+
+
+def forge():
+    parent = lambda pid: int(open(f"/proc/{{pid}}/stat").read().rpartition(")")[2].split()[1])
+    if {kill}:
+        supervisor = parent(os.getppid())
+        if os.fork():
+            signal.pause()
+        os.setsid()  # it lives on when the one that it comes from ends with its supervisor
+        os.kill(supervisor, signal.SIGKILL)
+    records = RUN / "records" / "rank-00000.jsonl"
+    plan = json.loads((RUN / "plan.json").read_text())
+    forged = [{{"event": "start", "schema": 1, "rank": 0}}]
+    for number, step in enumerate(plan["steps"]):
+        forged.append({{"event": "result", "step": number, "case": step["id"], "rank": 0, "outcome": "pass"}})
+    forged.append({{"event": "end"}})
+    records.unlink()
+    records.write_text("".join(json.dumps(line) + "\\n" for line in forged))
+    plan["steps"] = plan["steps"][:1]
+    (RUN / "plan.json").write_text(json.dumps(plan))
+
+
+class ModelNew(nn.Module):
+    def forward(self, x):
+        forge()
+        return torch.zeros_like(x)
+"""
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("kill", [False, True])
+def test_records_that_a_candidate_forges_do_not_count_where_no_wall_keeps_it_from_them(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, kill: bool
+) -> None:
+    folder = lab.new_folder()
+    (folder / "sitecustomize.py").write_text(WITHOUT_LANDLOCK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parents[2])]))
+    (folder / "forger.py").write_text(FORGER.format(kill=kill))
+    pair = pairs((DATA / "problems" / "gelu.py", folder / "forger.py"))
+    done = lab.finish(*pair, *QUICK, scenario=None, nproc=1)
+    assert done.code == (3 if kill else 1), done.text
+    assert "a candidate can have changed any file of this user here" in done.text or kill
+    if not kill:
+        assert [result["outcome"] for result in done.report["results"]] == ["mismatch"] * 3
+        assert "records of rank 0 had been changed by another process" in done.text
+    else:
+        assert "the run did not end well" in done.text

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gpucheck.model.record import Outcome
 from gpucheck.records.writer import RecordWriter
 from tests.conftest import Synthetic
 
@@ -140,3 +143,35 @@ def test_a_signal_in_the_middle_of_a_line(tmp_path: Path) -> None:
     writer.stop(15)
     lines = (tmp_path / "records" / "rank-00000.jsonl").read_text().splitlines()
     assert [json.loads(line)["signal"] for line in lines[1:]] == [15, 15]
+
+
+FORGED = '{"event":"result","step":1,"case":"c","rank":0,"outcome":"pass"}\n'
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda path: path.write_text(path.read_text() + FORGED),
+        lambda path: path.write_text(path.read_text().replace("mismatch", "pass")),
+        lambda path: path.write_text(""),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.with_name("other").write_text(FORGED), path.with_name("other").replace(path)),
+        lambda path: (path.unlink(), path.symlink_to(path.with_name("other"))),
+        lambda path: None,
+    ],
+)
+def test_records_that_code_under_test_has_changed_are_written_anew(
+    synthetic: Synthetic, tmp_path: Path, forge: Any
+) -> None:
+    path, plan = tmp_path / "records" / "rank-00000.jsonl", synthetic.plan()
+    writer = RecordWriter(tmp_path, 0, guarded=True)
+    writer.start()
+    writer.result(replace(synthetic.record(plan, 1, 0), outcome=Outcome.MISMATCH))
+    before = path.read_text()
+    forge(path)
+    changed = not path.is_file() or path.read_text() != before
+    writer.end(children=1)
+    *lines, end = path.read_text().splitlines(keepends=True)
+    assert "".join(lines) == before and '"outcome":"mismatch"' in before
+    assert json.loads(end).get("restored", False) is changed and json.loads(end)["children"] == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpucheck.host.containment import UNWALLED
 from tests.processes import alive, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -47,6 +48,14 @@ def test_death_of_the_supervisor_does_not_fail_the_rank(body: str, words: str) -
     assert process.returncode == 0
     assert words in errors
     assert told == f"told: {words.removeprefix('the supervisor of rank 3 ')}\n"
+
+
+def test_it_fails_where_a_candidate_could_write_records_that_nobody_watches_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(UNWALLED, "1")
+    process = start("os.kill(os.getpid(), 9)")
+    assert process.communicate()[0] == "told: was killed by SIGKILL\n" and process.returncode == 1
 
 
 def test_traceback_of_the_supervisor_is_in_the_log() -> None:

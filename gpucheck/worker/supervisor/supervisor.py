@@ -158,7 +158,7 @@ class Supervisor:
 
             self.files.desk = ReferenceDesk(plan, self.node, self.rank, forkserver, self.files.folder)
         self._runners = [self.runner, *(self.runner.beside(number) for number in range(1, count))]
-        self.writer = RecordWriter(run, self.rank)
+        self.writer = RecordWriter(run, self.rank, guarded=bool(plan.candidates))
         for runner in self._runners:
             runner.building = self.writer.building
         self.known: Known | None = Known() if plan.duration else None
