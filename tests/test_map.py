@@ -107,6 +107,28 @@ def test_what_is_recorded_asked_and_sent_is_made_by_one_side_and_read_by_the_oth
     assert not conditions - names_in("worker")[0], "what nothing applies"
 
 
+LISTS = (
+    ("checks/*.py", r"^    spec(: .*)? = \w*[Ss]pec\(", r"checks\.{}:"),
+    ("report/formats/**/*.py", r"^def render\(report: Report", r'"{}"'),
+    ("tools/selftest/catalogue/*.py", r"^FAULTS\b", r"\*{}\.FAULTS"),
+    ("library/adapters/*.py", r"^class AdapterV", r'adapters\.{}"'),
+    ("library/engines/*.py", r"^class \w+\(Engine\)", r"engines\.{}:"),
+    ("cli/*.py", r"Annotated\[", r'\("{}", '),
+)
+"""Files of which some hold a thing of one kind, what shows that, and how the list of those names a file."""
+UNLISTED = {"node_json", "termination", "options"}
+"""Files that no suffix of a report and no command stands for."""
+
+
+@pytest.mark.parametrize(("files", "holds", "form"), LISTS, ids=[files for files, *_ in LISTS])
+def test_what_is_added_stands_in_the_list_that_finds_it(files: str, holds: str, form: str) -> None:
+    registry = PACKAGE / files.split("*")[0] / ("app.py" if files.startswith("cli") else "__init__.py")
+    paths = [path for path in PACKAGE.glob(files) if re.search(holds, path.read_text(encoding="utf-8"), re.MULTILINE)]
+    names = {path.parent.name if path.stem == "__init__" else path.stem for path in paths if path != registry}
+    named = registry.read_text(encoding="utf-8")
+    assert names and not [name for name in names - UNLISTED if not re.search(form.format(name), named)]
+
+
 def test_the_order_of_imports_is_the_one_that_holds() -> None:
     """import-linter holds the layers in pyproject.toml; the map says the same ones."""
     layers = re.search(r"^layers = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)
