@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from gpucheck.checks.base import GIVES
 from gpucheck.checks.block_parts import Part, parts
+from gpucheck.checks.fitted_faults import fitted
 from gpucheck.checks.gpt_oss_block import Change, another_checkpoint, block_reference
-from gpucheck.checks.on_use import torch
+from gpucheck.checks.on_use import bounds, torch
 from gpucheck.model.case import Case
 from gpucheck.verify.expected import Expected
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gpucheck.verify.bounds import Estimate
 
     Inputs = dict[str, Tensor]
 
@@ -43,14 +46,14 @@ def explanation(case: Case, inputs: Inputs, output: Tensor, expected: Expected, 
         return ""
     _, wrong, _ = closest(output, expected)
     tokens = wrong.any(1).nonzero().flatten()[:TOKENS]
-    if not output[tokens].isfinite().all():
+    if not len(tokens) or not output[tokens].isfinite().all():
         return ""  # more than another computation with the same numbers
     of_tokens: Inputs = {name: inputs[name][tokens] for name in ("x", "router_logits") if name in inputs}
     given, held = {**inputs, **of_tokens}, output[tokens]
     for layer, fault, change in (*sharing_faults(case, part), *reload_faults(case), *faults()):
         if accepted(held, block_reference(case, given, change, part)["y"]) is not None:
             return f"{layer}: {fault} ({GIVES})"
-    return ""
+    return fitted(case, inputs, output, wrong.any(1).nonzero().flatten(), part)
 
 
 def faults() -> Iterator[tuple[str, str, Change]]:
@@ -66,6 +69,8 @@ def faults() -> Iterator[tuple[str, str, Change]]:
     yield "first product", "its bias is left out", Change(partial(_edited, names=("up_bias",), edit=_zero))
     yield "second product", "its bias is left out", Change(partial(_edited, names=("down_bias",), edit=_zero))
     yield "activation", "nothing is clamped", Change(limit=1e30)
+    yield "activation", "the bias of the first product is added behind the clamp", Change(activation=_bias_behind_clamp)
+    yield "activation", "the linear part is taken without adding one", Change(activation=_without_one)
     yield "activation", "sigmoid(x) in place of sigmoid(1.702 x)", Change(alpha=1.0)
     yield "loader", "gate and up are exchanged", Change(partial(_edited, names=UP, edit=_exchanged))
     yield "loader", "gate and up in turn are taken for halves", Change(partial(_edited, names=UP, edit=_in_halves))
@@ -144,6 +149,21 @@ def _in_turn(value: Tensor) -> Tensor:
 
 def _rolled(value: Tensor, places: int, dim: int) -> Tensor:
     return value.roll(places, dim)
+
+
+def _bias_behind_clamp(up: Estimate, bias: Tensor, alpha: float, limit: float) -> Estimate:
+    gate, linear = up.value[..., 0::2].clamp(max=limit), up.value[..., 1::2].clamp(-limit, limit)
+    return _activated(up, bias, gate + bias[0::2], linear + bias[1::2] + 1, alpha)
+
+
+def _without_one(up: Estimate, bias: Tensor, alpha: float, limit: float) -> Estimate:
+    whole = up.value + bias
+    return _activated(up, bias, whole[..., 0::2].clamp(max=limit), whole[..., 1::2].clamp(-limit, limit), alpha)
+
+
+def _activated(up: Estimate, bias: Tensor, gate: Tensor, factor: Tensor, alpha: float) -> Estimate:
+    """``g * sigmoid(alpha g) * factor``, with the error of an activation that nothing clamps."""
+    return replace(bounds.swiglu(bounds.add(up, bias), alpha, 1e30), value=gate * torch.sigmoid(alpha * gate) * factor)
 
 
 def _of_all(gates: Tensor, logits: Tensor, ids: Tensor) -> Tensor:

@@ -137,6 +137,10 @@ class Change:
     """Logits (T, E) -> what it chooses experts by, and weighs them."""
     rows: Callable[[Tensor], Tensor] = lambda tokens: tokens
     """The token of each row, which lie in the order of experts -> the tokens that it takes for them."""
+    activation: Callable[[Estimate, Tensor, float, float], Estimate] = lambda up, bias, alpha, limit: bounds.swiglu(
+        bounds.add(up, bias), alpha, limit
+    )
+    """The first product (R, 2I), its bias (2I,), alpha and limit -> what the second product is given (R, I)."""
     alpha: float = SWIGLU[0]
     limit: float = SWIGLU[1]  # of the clamp
     gates: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda gates, logits, ids: gates
@@ -175,8 +179,8 @@ def block_reference(
         return operands.as_estimate(decoded, "normal")
 
     def block(expert: int, rows: Estimate) -> Estimate:
-        up = bounds.add(bounds.product(rows, weight("up", expert)), held["up_bias"][expert].double())
-        inner = bounds.rounded(bounds.swiglu(up, change.alpha, change.limit), torch.bfloat16)
+        up, bias = bounds.product(rows, weight("up", expert)), held["up_bias"][expert].double()
+        inner = bounds.rounded(change.activation(up, bias, change.alpha, change.limit), torch.bfloat16)
         return bounds.add(bounds.product(inner, weight("down", expert)), held["down_bias"][expert].double())
 
     tokens = change.rows(experts.tokens_of(tables, k))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gpucheck.checks.block_parts import BLOCK
-from gpucheck.library.engines.base import HELD
+from gpucheck.library.engines.base import STORED
 from gpucheck.model.record import EnginePart, Launch
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ def differences(stored: Mapping[str, Tensor], given: Mapping[str, Tensor], words
     """What is stored otherwise than it was given, tensor by tensor.
 
     Args:
-        stored: tensors of a block by the names of ``HELD``, in the order of the checkpoint, padded or not.
+        stored: tensors of a block by the names of ``STORED``, in the order of the checkpoint, padded or not.
         given: those of the checkpoint, cut to what this rank holds.
         words: follow the name of a tensor, such as the rank that holds it.
     """
-    missing = [f"{held}{words}" for name, held in HELD.items() if stored and name not in stored]
+    missing = [f"{held}{words}" for name, held in STORED.items() if stored and name not in stored]
     if missing:
         yield f"{' and '.join(missing)} are not there"
     for name, value in stored.items():
-        whole, held = given[name], f"{HELD[name]}{words}"
+        whole, held = given[name], f"{STORED[name]}{words}"
         if value.ndim != whole.ndim or any(size < least for size, least in zip(value.shape, whole.shape, strict=True)):
             yield f"{held} have shape {tuple(value.shape)}, expected at least {tuple(whole.shape)}"
             continue
@@ -61,7 +61,7 @@ def _of_experts(experts: list[int], count: int) -> str:
 
 def scale_groups(stored: Mapping[str, Tensor], words: str = "") -> dict[str, int]:
     """How many groups of terms the scales of each product have, with what pads them."""
-    return {f"{HELD[name]}{words}": stored[name].shape[-2] for name in SCALES if name in stored}
+    return {f"{STORED[name]}{words}": stored[name].shape[-2] for name in SCALES if name in stored}
 
 
 def loader_words(part: EnginePart | None, read_around: str, launches: list[Launch], *, explained: bool = False) -> str:

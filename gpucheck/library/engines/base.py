@@ -44,6 +44,8 @@ HELD = {
     "down_bias": "biases of the second product",
 }
 """What each placed tensor of a block holds, for the words on memory that is read around it."""
+STORED = {**HELD, "router": "weights of the router"}
+"""The same of all that a loader stores."""
 PRODUCTS = {"up": "first product", "down": "second product"}
 LAYERS = {"topk": "router", "routing": "router", "reduce": "reduce", "swiglu": "activation"}
 """Modules of the library that a forward calls beside its products, by the layer that they are."""
@@ -130,7 +132,7 @@ class ExpertBlock(ABC):
         """What a forward reads and may not write, by name."""
 
     def stored(self, library: Adapter) -> dict[str, Tensor]:
-        """What the loader made of the experts' tensors, by the names of :data:`HELD`, on the CPU and not swizzled."""
+        """What the loader made of the tensors named in :data:`STORED`, on the CPU and not swizzled."""
         return {}
 
     def load_again(self, state: State) -> str:
@@ -181,7 +183,11 @@ class ModelBlock(ExpertBlock):
 
     def stored(self, library: Adapter) -> dict[str, Tensor]:
         held = {name: library.read_back(tensor) for name, tensor in self.held().items()}
-        return {**held, **{name: bias.cpu() for name, bias in self.biases().items()}}
+        return {
+            **held,
+            **{name: bias.cpu() for name, bias in self.biases().items()},
+            "router": self.router.weight.cpu(),
+        }
 
     def operands(self) -> dict[str, Tensor]:
         held = {name: tensor.storage.data for name, tensor in self.held().items()}
