@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpucheck.checks.base import Runtime, leave_outputs
 from gpucheck.checks.engine_block import by_engine
-from gpucheck.checks.generation import Generation
+from gpucheck.checks.generation import SIZES, Generation
 from gpucheck.checks.moe import block_products
 from gpucheck.checks.on_use import bounds, torch
-from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.case import Case, CheckSpec, Param, with_defaults
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import NeededLaunches
 
@@ -31,24 +31,16 @@ OF_EXPERTS = 2  # products a layer that the library computes
 
 def spec(name: str, summary: str) -> CheckSpec:
     """The parameters of the model, for the check of one engine."""
+    layers, batch, _, *others = SIZES
     return CheckSpec(
         name=name,
         summary=summary,
         data_kinds=("normal",),
         params=(
-            Param("layers", 2, "blocks of attention and experts; the even ones have a sliding window", label="l"),
-            Param("batch", 2, "sequences side by side", label="b"),
+            *with_defaults((layers, batch), layers=2),
             Param("prompt", 6, "tokens of each sequence that are given, and read at once", label="p"),
             Param("tokens", 9, "tokens of each sequence in all; those after the prompt are decoded", label="t"),
-            Param("hidden", 320, "width of the residual stream", label="h"),
-            Param("heads", 4, "query heads"),
-            Param("kv_heads", 2, "key and value heads, each shared by as many query heads", label="kv"),
-            Param("head_dim", 64, "coordinates of a head", (64, 128), label="d"),
-            Param("window", 4, "keys that the even layers see at most"),
-            Param("experts", 8, "experts of a layer", label="e"),
-            Param("top_k", 2, "experts per token", label="top"),
-            Param("intermediate", 128, "width between the two products of an expert", label="i"),
-            Param("vocabulary", 128, "tokens to choose from", label="v"),
+            *with_defaults(others, hidden=320, window=4, experts=8, top_k=2, vocabulary=128),
         ),
     )
 

@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 
 
 PRODUCTS = 5  # of a layer: qkv, attention out, router, experts up and down
+SIZES = (
+    Param("layers", 4, "blocks of attention and experts; the even ones have a sliding window", label="l"),
+    Param("batch", 2, "sequences decoded side by side", label="b"),
+    Param("tokens", 64, "tokens decoded of each sequence, one a step", label="t"),
+    Param("hidden", 256, "width of the residual stream", label="h"),
+    Param("heads", 4, "query heads"),
+    Param("kv_heads", 2, "key and value heads, each shared by as many query heads", label="kv"),
+    Param("head_dim", 64, "coordinates of a head", (64, 128), label="d"),
+    Param("window", 16, "keys that the even layers see at most"),
+    Param("experts", 32, "experts of a layer", label="e"),
+    Param("top_k", 4, "experts per token", label="top"),
+    Param("intermediate", 128, "width between the two products of an expert", label="i"),
+    Param("vocabulary", 512, "tokens to choose from", label="v"),
+)
+"""Of the transformer, whoever computes it."""
 
 
 class Generation(Check):
@@ -37,18 +52,7 @@ class Generation(Check):
         summary="greedy decoding by a small gpt-oss; names the first wrong step, layer and operation",
         data_kinds=("normal",),
         params=(
-            Param("layers", 4, "blocks of attention and experts; the even ones have a sliding window", label="l"),
-            Param("batch", 2, "sequences decoded side by side", label="b"),
-            Param("tokens", 64, "tokens decoded of each sequence, one a step", label="t"),
-            Param("hidden", 256, "width of the residual stream", label="h"),
-            Param("heads", 4, "query heads"),
-            Param("kv_heads", 2, "key and value heads, each shared by as many query heads", label="kv"),
-            Param("head_dim", 64, "coordinates of a head", (64, 128), label="d"),
-            Param("window", 16, "keys that the even layers see at most"),
-            Param("experts", 32, "experts of a layer", label="e"),
-            Param("top_k", 4, "experts per token", label="top"),
-            Param("intermediate", 128, "width between the two products of an expert", label="i"),
-            Param("vocabulary", 512, "tokens to choose from", label="v"),
+            *SIZES,
             Param("layout", "default", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
             Param("guard", False, "launch our own attention under a device guard; the library is called without"),
         ),

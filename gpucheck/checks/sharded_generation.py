@@ -6,12 +6,11 @@ the parts of all ranks, so the first wrong step, layer and operation is a rank's
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpucheck.checks.base import JointCheck
 from gpucheck.checks.generation import Generation
-from gpucheck.model.case import Case, CheckSpec, Param
+from gpucheck.model.case import Case, CheckSpec, with_defaults
 from gpucheck.verify.expected import Expected
 
 if TYPE_CHECKING:
@@ -23,10 +22,6 @@ DEFAULTS = {"layers": 2, "tokens": 16, "heads": 8, "kv_heads": 4, "intermediate"
 """Where they differ from those of one rank: what two and four ranks can share."""
 
 
-def _param(param: Param) -> Param:
-    return replace(param, default=DEFAULTS.get(param.name, param.default))
-
-
 class ShardedGeneration(Generation, JointCheck):
     """Heads, the experts' width and the vocabulary are cut into as many equal parts as there are ranks."""
 
@@ -34,7 +29,7 @@ class ShardedGeneration(Generation, JointCheck):
         name="sharded_generation",
         summary="decoding by ranks that share the model; names the first wrong operation, and whose it is",
         data_kinds=("normal",),
-        params=tuple(_param(param) for param in Generation.spec.params),
+        params=with_defaults(Generation.spec.params, **DEFAULTS),
     )
 
     def transfers(

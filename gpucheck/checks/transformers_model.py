@@ -16,7 +16,7 @@ from gpucheck.checks.engine_model import EngineModel, spec
 from gpucheck.checks.on_use import torch
 from gpucheck.checks.transformers_moe import constant, from_hub, library_for, load_experts, mxfp4_for, quantization
 from gpucheck.library.engines.base import Facts, layout_of
-from gpucheck.library.engines.served_model import Place, Seen, ServedModel, given, result, second, watching
+from gpucheck.library.engines.served_model import Place, Seen, ServedModel, given, places_of, result, second, watching
 from gpucheck.model.case import Case
 from gpucheck.model.errors import Inapplicable
 from gpucheck.model.record import EnginePart
@@ -89,21 +89,7 @@ class _Model(ServedModel):
 
     def _places(self) -> Iterator[Place]:
         """A residual shows where the next norm is given it."""
-        yield "embedding", self.body.embed_tokens, result
-        for number, layer in enumerate(self.body.layers):
-            if number:
-                yield "expert residual", layer.input_layernorm, given
-            yield "attention norm", layer.input_layernorm, result
-            for name in ("q", "k", "v"):
-                yield name, getattr(layer.self_attn, f"{name}_proj"), result
-            yield "attention", layer.self_attn.o_proj, given
-            yield "attention out", layer.self_attn.o_proj, result
-            yield "attention residual", layer.post_attention_layernorm, given
-            yield "expert norm", layer.post_attention_layernorm, result
-            yield "router", layer.mlp, second
-            yield "experts", layer.mlp, result
-        yield "expert residual", self.body.norm, given
-        yield "final norm", self.body.norm, result
+        yield from places_of(self.body, self.body.embed_tokens, _places_of_layer, given)
         yield "unembedding", self.whole.lm_head, result
 
     @contextmanager
@@ -135,3 +121,11 @@ def _held(experts: Any) -> Iterator[tuple[str, Any]]:
     for name in ("gate_up_proj", "down_proj"):
         yield name, getattr(experts, name)
         yield f"scales of {name}", getattr(experts, f"{name}_precision_config").weight_scale
+
+
+def _places_of_layer(layer: Any) -> Iterator[Place]:
+    for name in ("q", "k", "v"):
+        yield name, getattr(layer.self_attn, f"{name}_proj"), result
+    yield "attention", layer.self_attn.o_proj, given
+    yield "attention out", layer.self_attn.o_proj, result
+    yield "router", layer.mlp, second

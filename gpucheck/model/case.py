@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,6 +41,11 @@ class Param:
         if self.choices:
             return "one of " + ", ".join(str(choice) for choice in self.choices)
         return {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[type(self.default)]
+
+
+def with_defaults(params: Iterable[Param], **defaults: Scalar) -> tuple[Param, ...]:
+    """The same parameters, some with other defaults."""
+    return tuple(replace(param, default=defaults.get(param.name, param.default)) for param in params)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpucheck.checks.decoder.shape import EPSILON, ROPE_BASE, SWIGLU, YARN, Shape
+from gpucheck.library.engines.base import GPT_OSS
 
 
 def tensors(shape: Shape, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -69,9 +70,7 @@ def config(shape: Shape) -> dict[str, Any]:
     """What stands in its config.json."""
     kinds = ("sliding_attention", "full_attention")
     return {
-        "architectures": ["GptOssForCausalLM"],
-        "model_type": "gpt_oss",
-        "torch_dtype": "bfloat16",
+        **GPT_OSS,
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.intermediate,
@@ -92,13 +91,4 @@ def config(shape: Shape) -> dict[str, Any]:
         "initial_context_length": YARN["original_max_position_embeddings"],
         "max_position_embeddings": int(YARN["original_max_position_embeddings"] * YARN["factor"]),
         "tie_word_embeddings": False,
-        "quantization_config": {
-            "quant_method": "mxfp4",
-            "modules_to_not_convert": [
-                "model.layers.*.self_attn",
-                "model.layers.*.mlp.router",
-                "model.embed_tokens",
-                "lm_head",
-            ],
-        },
     }

@@ -49,6 +49,21 @@ STORED = {**HELD, "router": "weights of the router"}
 PRODUCTS = {"up": "first product", "down": "second product"}
 LAYERS = {"topk": "router", "routing": "router", "reduce": "reduce", "swiglu": "activation"}
 """Modules of the library that a forward calls beside its products, by the layer that they are."""
+GPT_OSS = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "torch_dtype": "bfloat16",
+    "quantization_config": {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
+    },
+}
+"""What stands in the config.json of each gpt-oss, whatever its sizes."""
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 COMMON = {
     "HF_HUB_OFFLINE": "1",

@@ -109,29 +109,43 @@ def joined(args: tuple[Any, ...], output: Any) -> Tensor:
     return torch.cat([part.reshape(part.shape[0], -1) for part in output], -1)
 
 
-def places_of(body: Any, embedding: Any, attention: str) -> Iterator[Place]:
-    """Where a gpt-oss of vLLM or SGLang computes what.
-
-    A norm returns the residual beside what it makes of it; only the first is given none.
+def places_of(
+    body: Any, embedding: Any, of_layer: Callable[[Any], Iterable[Place]], residual: Take = second
+) -> Iterator[Place]:
+    """Where a gpt-oss computes what, but for its head.
 
     Args:
         body: the model without its head.
         embedding: of the tokens.
-        attention: the name that a layer has for its attention.
+        of_layer: what callers have at other places: the attention and the router of a layer.
+        residual: how a norm shows the residual that it is given: engines return it beside what they make of it.
     """
     yield "embedding", embedding, result
     for number, layer in enumerate(body.layers):
-        own = getattr(layer, attention)
-        if number:
-            yield "expert residual", layer.input_layernorm, second
+        if number:  # the first norm is given none
+            yield "expert residual", layer.input_layernorm, residual
         yield "attention norm", layer.input_layernorm, result
+        yield from of_layer(layer)
+        yield "attention residual", layer.post_attention_layernorm, residual
+        yield "expert norm", layer.post_attention_layernorm, result
+        yield "experts", layer.mlp, result
+    yield "expert residual", body.norm, residual
+    yield "final norm", body.norm, result
+
+
+def engine_places(body: Any, embedding: Any, attention: str) -> Iterator[Place]:
+    """The same of vLLM or SGLang.
+
+    Args:
+        attention: the name that a layer has for its attention.
+    """
+
+    def of_layer(layer: Any) -> Iterator[Place]:
+        own = getattr(layer, attention)
         yield "qkv", own.qkv_proj, result
         yield "rope", own.rotary_emb, joined
         yield "attention", own.attn, result
         yield "attention out", own.o_proj, result
-        yield "attention residual", layer.post_attention_layernorm, second
-        yield "expert norm", layer.post_attention_layernorm, result
         yield "router", layer.mlp.router, result
-        yield "experts", layer.mlp, result
-    yield "expert residual", body.norm, second
-    yield "final norm", body.norm, result
+
+    return places_of(body, embedding, of_layer)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines import sglang_stand_ins
 from gpucheck.library.engines.base import HELD, Engine, Facts, layout_of, say, weights_and_scales
-from gpucheck.library.engines.served_model import Seen, ServedModel, places_of, watching
+from gpucheck.library.engines.served_model import Seen, ServedModel, engine_places, watching
 
 if TYPE_CHECKING:
     import torch
@@ -133,7 +133,7 @@ class SglangModel(ServedModel):
     def forward(self, tokens: Tensor, first: int) -> Seen:
         scheduled = self._scheduled(tokens, first)
         context = import_module("sglang.srt.model_executor.forward_context")
-        places = places_of(self.body, self.body.embed_tokens, "self_attn")
+        places = engine_places(self.body, self.body.embed_tokens, "self_attn")
         with context.forward_context(context.ForwardContext(self.attention)), watching(places) as seen:
             self.attention.init_forward_metadata(scheduled)
             hidden = self.body(tokens.flatten(), scheduled.positions, scheduled)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.library.engines.base import HELD, Engine, Facts, layout_of, say, weights_and_scales
 from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes
-from gpucheck.library.engines.served_model import Seen, ServedModel, places_of, watching
+from gpucheck.library.engines.served_model import Seen, ServedModel, engine_places, watching
 from gpucheck.library.engines.vllm_attention_layer import common_metadata, empty_cache
 from gpucheck.model.errors import Inapplicable
 
@@ -164,7 +164,7 @@ class VllmModel(ServedModel):
             stack.enter_context(context)
             if self.native:
                 _compute_natively(stack)
-            seen = stack.enter_context(watching(places_of(self.body, self.body.embedding, "attn")))
+            seen = stack.enter_context(watching(engine_places(self.body, self.body.embedding, "attn")))
             hidden = self.whole(tokens.flatten(), positions.repeat(batch))
             seen["unembedding"].append(self.whole.compute_logits(hidden))
         return seen

@@ -21,7 +21,7 @@ from gpucheck.library.engines import (
     vllm_parts,
 )
 from gpucheck.library.engines.absent_extensions import AbsentExtensions
-from gpucheck.library.engines.base import Engine, Facts, ModelBlock, Sizes, State, place_in_group
+from gpucheck.library.engines.base import GPT_OSS, Engine, Facts, ModelBlock, Sizes, State, place_in_group
 from gpucheck.library.engines.cached_attention import AttentionBatch, AttentionSizes, CachedAttention
 from gpucheck.library.engines.own_kernels import BlockFp8, FusedExperts, Share
 from gpucheck.model.errors import Inapplicable
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 ASKED = ("cutlass_scaled_mm_supports_fp8", "cutlass_scaled_mm_supports_block_fp8", "cutlass_group_gemm_supported")
 """What modules ask of the compiled part while they are imported: whether it has fp8 kernels for a device."""
 ONE_LAYER = {
-    "architectures": ["GptOssForCausalLM"],
-    "model_type": "gpt_oss",
-    "torch_dtype": "bfloat16",
+    **GPT_OSS,
     "num_hidden_layers": 1,
     "vocab_size": 128,
     "num_attention_heads": 64,
@@ -51,15 +49,6 @@ ONE_LAYER = {
     "sliding_window": 128,
     "layer_types": ["full_attention"],
     "swiglu_limit": 7.0,
-    "quantization_config": {
-        "quant_method": "mxfp4",
-        "modules_to_not_convert": [
-            "model.layers.*.self_attn",
-            "model.layers.*.mlp.router",
-            "model.embed_tokens",
-            "lm_head",
-        ],
-    },
 }
 """The config.json of a gpt-oss checkpoint, but for the sizes of its expert block."""
 MODEL_NEEDS = {
