@@ -159,12 +159,10 @@ class Device:
             began.record()
         KERNELS[path.kernel][(self.programs,)](
             *ready.arguments,
-            digests=buffers.digests,
-            expected=ready.expected,
-            details=buffers.details,
-            wrong=buffers.wrong,
-            plant=ready.plant,
-            multiprocessors=buffers.multiprocessors,
+            results=(
+                *(buffers.digests, ready.expected, buffers.details),
+                *(buffers.wrong, ready.plant, buffers.multiprocessors),
+            ),
             groups=groups,
             start=start,
             **ready.options,

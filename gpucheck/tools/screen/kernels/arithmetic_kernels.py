@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gpucheck.tools.screen.kernels.common import GOLDEN, SPREAD, STRIDE, finish, mixed, multiprocessor
+from gpucheck.tools.screen.kernels.common import GOLDEN, SPREAD, finish, mixed, multiprocessor, number_of
 
 
 @triton.jit
@@ -107,12 +107,7 @@ def shared_memory(p, lanes, STEPS: tl.constexpr, STAND_IN: tl.constexpr):
 
 @triton.jit(do_not_specialize=["groups", "start"])
 def chain(
-    digests,
-    expected,
-    details,
-    wrong,
-    plant,
-    multiprocessors,
+    results,
     groups,
     start,
     TILE: tl.constexpr,
@@ -127,12 +122,9 @@ def chain(
     Args:
         TILE: one of the functions above, of the number of a group in the pool and the numbers of its lanes.
     """
-    sm = multiprocessor(STAND_IN)
-    program = tl.program_id(0)
-    tl.store(multiprocessors + program, sm)
+    sm = multiprocessor(results, STAND_IN)
     lanes = tl.arange(0, LANES).to(tl.uint32)
-    results = (digests, expected, details, wrong, plant, groups)
     for group in range(groups):
-        number = (start + group + program * STRIDE) % POOL
+        number = number_of(start + group, POOL)
         bits = TILE(number.to(tl.uint32), lanes, STEPS, STAND_IN)
-        finish(bits, bits, lanes, group, number, sm, results, PLANTED)
+        finish(bits, bits, lanes, group, number, sm, results, groups, PLANTED)

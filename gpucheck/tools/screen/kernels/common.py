@@ -16,13 +16,20 @@ SPREAD_2 = tl.constexpr(0xC2B2AE35)
 
 
 @triton.jit
-def multiprocessor(STAND_IN: tl.constexpr):
-    """The number of the multiprocessor that runs this program; in the interpreter the number of the program."""
+def multiprocessor(results, STAND_IN: tl.constexpr):
+    """Writes and returns the multiprocessor that runs this program; in the interpreter the number of the program."""
     if STAND_IN:
         number = tl.program_id(0)
     else:
         number = tl.inline_asm_elementwise("mov.u32 $0, %smid;", "=r", [], dtype=tl.int32, is_pure=True, pack=1)
+    tl.store(results[5] + tl.program_id(0), number)
     return number
+
+
+@triton.jit
+def number_of(group, POOL: tl.constexpr):
+    """The number in the pool of a group of this program, counted from the first of all launches."""
+    return (group + tl.program_id(0) * STRIDE) % POOL
 
 
 @triton.jit
@@ -61,7 +68,7 @@ def digest(bits, places):
 
 
 @triton.jit
-def finish(bits, detail, places, group, number, sm, results, PLANTED: tl.constexpr):
+def finish(bits, detail, places, group, number, sm, results, groups, PLANTED: tl.constexpr):
     """Writes the digest of a group and, where it is not the expected one, its bits.
 
     Args:
@@ -69,11 +76,12 @@ def finish(bits, detail, places, group, number, sm, results, PLANTED: tl.constex
         detail: what is kept of a wrong group, of the same shape.
         group: of this program, in this launch.
         number: of the group in the pool.
-        results: as the kernels take them: digests, expected, details, wrong, plant, and how many groups there are.
+        results: as the kernels take them: digests, expected, details, wrong, plant, multiprocessors.
+        groups: how many each program runs.
         PLANTED: a self-test makes one multiprocessor faulty: ``plant`` has its number, the bits to flip in one element,
             the chance of a group times 2^32, a seed, and the element if it is always the same, else -1.
     """
-    digests, expected, details, wrong, plant, groups = results
+    digests, expected, details, wrong, plant, _ = results
     program = tl.program_id(0)
     if PLANTED:
         seed = (tl.load(plant + 3) & 0xFFFFFFFF).to(tl.uint32)

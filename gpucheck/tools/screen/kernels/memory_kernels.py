@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gpucheck.tools.screen.kernels.common import GOLDEN, SPREAD, STRIDE, finish, mixed, multiprocessor
+from gpucheck.tools.screen.kernels.common import GOLDEN, SPREAD, finish, mixed, multiprocessor, number_of
 
 
 @triton.jit
@@ -22,12 +22,7 @@ def pattern(number, address):
 @triton.jit(do_not_specialize=["groups", "start"])
 def walk(
     memory,
-    digests,
-    expected,
-    details,
-    wrong,
-    plant,
-    multiprocessors,
+    results,
     groups,
     start,
     POOL: tl.constexpr,
@@ -42,14 +37,11 @@ def walk(
         memory: int32 (programs, STEPS * LANES). Others as in :func:`tensor_core_kernel.tensor_core`; a detail is the
             bits that were wrong in some word of the lane.
     """
-    sm = multiprocessor(STAND_IN)
-    program = tl.program_id(0)
-    tl.store(multiprocessors + program, sm)
+    sm = multiprocessor(results, STAND_IN)
     lanes = tl.arange(0, LANES).to(tl.uint32)
-    region = memory + program.to(tl.int64) * (STEPS * LANES)
-    results = (digests, expected, details, wrong, plant, groups)
+    region = memory + tl.program_id(0).to(tl.int64) * (STEPS * LANES)
     for group in range(groups):
-        number = (start + group + program * STRIDE) % POOL
+        number = number_of(start + group, POOL)
         for step in range(STEPS):
             address = lanes + step * LANES
             tl.store(region + address, pattern(number, address).to(tl.int32, bitcast=True), cache_modifier=".cg")
@@ -63,27 +55,14 @@ def walk(
             bad = bad | (word ^ pattern(number, address))
             total += mixed(word + address * tl.full([], GOLDEN, tl.uint32))
         tl.debug_barrier()
-        finish(
-            total.to(tl.int32, bitcast=True),
-            bad.to(tl.int32, bitcast=True),
-            lanes,
-            group,
-            number,
-            sm,
-            results,
-            PLANTED,
-        )
+        bits, detail = total.to(tl.int32, bitcast=True), bad.to(tl.int32, bitcast=True)
+        finish(bits, detail, lanes, group, number, sm, results, groups, PLANTED)
 
 
 @triton.jit(do_not_specialize=["groups", "start"])
 def atomics(
     memory,
-    digests,
-    expected,
-    details,
-    wrong,
-    plant,
-    multiprocessors,
+    results,
     groups,
     start,
     POOL: tl.constexpr,
@@ -97,15 +76,12 @@ def atomics(
     Args:
         memory: int32 (programs, 2 * LANES). Others as in :func:`tensor_core_kernel.tensor_core`.
     """
-    sm = multiprocessor(STAND_IN)
-    program = tl.program_id(0)
-    tl.store(multiprocessors + program, sm)
+    sm = multiprocessor(results, STAND_IN)
     lanes = tl.arange(0, LANES).to(tl.uint32)
-    region = memory + program.to(tl.int64) * (2 * LANES)
+    region = memory + tl.program_id(0).to(tl.int64) * (2 * LANES)
     common = region + LANES
-    results = (digests, expected, details, wrong, plant, groups)
     for group in range(groups):
-        number = (start + group + program * STRIDE) % POOL
+        number = number_of(start + group, POOL)
         x = mixed(lanes + number.to(tl.uint32) * tl.full([], GOLDEN, tl.uint32))
         tl.store(region + lanes, x.to(tl.int32, bitcast=True))
         tl.store(common + lanes, lanes.to(tl.int32) * 0)
@@ -128,4 +104,4 @@ def atomics(
         shared = tl.load(common + (lanes & 15), cache_modifier=".cg").to(tl.uint32, bitcast=True)
         bits = (own ^ mixed(x) ^ mixed(shared + lanes)).to(tl.int32, bitcast=True)
         tl.debug_barrier()
-        finish(bits, bits, lanes, group, number, sm, results, PLANTED)
+        finish(bits, bits, lanes, group, number, sm, results, groups, PLANTED)

@@ -5,19 +5,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gpucheck.tools.screen.kernels.common import STRIDE, finish, multiprocessor
+from gpucheck.tools.screen.kernels.common import finish, multiprocessor, number_of
 
 
 @triton.jit(do_not_specialize=["groups", "start"])
 def tensor_core(
     a_pool,
     b_pool,
-    digests,
-    expected,
-    details,
-    wrong,
-    plant,
-    multiprocessors,
+    results,
     groups,
     start,
     K: tl.constexpr,
@@ -34,23 +29,18 @@ def tensor_core(
 
     Args:
         a_pool: (POOL_A, BLOCK_M, K); b_pool: (POOL_B, BLOCK_N, K).
-        digests: int64 (programs, groups), written.
-        expected: int64 (POOL_A * POOL_B).
-        details: int64 (programs, BLOCK_M * BLOCK_N), written where a digest is wrong; wrong: int32 (programs), then
-            the group. plant: int64 (5), see :func:`common.finish`.
-        multiprocessors: int32 (programs), written.
+        results: digests, int64 (programs, groups), written; expected, int64 (POOL_A * POOL_B); details, int64
+            (programs, BLOCK_M * BLOCK_N), written where a digest is wrong; wrong, int32 (programs), then the group;
+            plant, int64 (5), see :func:`common.finish`; multiprocessors, int32 (programs), written.
         start: of this launch in the pool.
     """
-    sm = multiprocessor(STAND_IN)
-    program = tl.program_id(0)
-    tl.store(multiprocessors + program, sm)
+    sm = multiprocessor(results, STAND_IN)
     rows = tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK_N)
     ks = tl.arange(0, BLOCK_K)
     places = (rows[:, None] * BLOCK_N + columns[None, :]).to(tl.uint32)
-    results = (digests, expected, details, wrong, plant, groups)
     for group in range(groups):
-        number = (start + group + program * STRIDE) % (POOL_A * POOL_B)
+        number = number_of(start + group, POOL_A * POOL_B)
         a = a_pool + (number // POOL_B) * (BLOCK_M * K) + rows[:, None] * K + ks[None, :]
         b = b_pool + (number % POOL_B) * (BLOCK_N * K) + columns[None, :] * K + ks[:, None]
         if a_pool.dtype.element_ty == tl.int8:
@@ -69,4 +59,4 @@ def tensor_core(
             bits = (total + 0.0).to(tl.int64, bitcast=True)  # -0.0 becomes 0.0
         else:
             bits = (total + 0.0).to(tl.int32, bitcast=True)
-        finish(bits, bits, places, group, number, sm, results, PLANTED)
+        finish(bits, bits, places, group, number, sm, results, groups, PLANTED)
