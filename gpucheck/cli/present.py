@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from gpucheck.cli import exit_codes
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.diagnose.node_verdict import NodeVerdict, node_verdict
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
@@ -97,53 +100,70 @@ def _check_file(option: str, name: str, run_dir: Path | None) -> None:
         raise UsageError(f"{option} {name} cannot be written: permission denied")
 
 
-def present(
-    run_dir: Path,
-    console: Console,
-    *,
-    quiet: bool,
-    verbose: bool,
-    json_file: str | None,
-    write: Sequence[str] = (),
-    announced: bool = False,
-    accepted: Sequence[AcceptedFault] = (),
-    node_file: str | None = None,
-) -> Presented:
-    """Concludes a run folder and shows it.
+@dataclass(frozen=True)
+class Output:
+    """Where the report of a run goes, as the options of a command say."""
 
-    Args:
-        json_file: path to write the report to as JSON, ``-`` for stdout.
-        write: paths to write the report to, each in the format of its suffix.
-        announced: whether to tell the place this runs in, as :func:`gpucheck.report.announce.announce` does.
-        accepted: faults to accept beside those that the run was told of.
-        node_file: path to write the verdict for each GPU to, ``-`` for stdout.
+    json_file: str | None = None  # "-": stdout
+    write: Sequence[str] = ()  # files, each in the format of its suffix
+    node_file: str | None = None  # of the verdict for each GPU; "-": stdout
+    exit_codes: str | None = None  # whose codes the command ends with; None: gpucheck's own
+    verbose: bool = False
+    quiet: bool = False  # of the report itself, at most one line is shown
 
-    Raises:
-        UsageError: no run folder, or a file that could never be written.
-        InfrastructureError: a file cannot be written after all.
-    """
-    check_files(json_file, write, node_file=node_file)
-    run = read_run(run_dir, accepted)
-    with explained_by_damage(run):
-        conclusion = conclude(run)
-        report, node = blocks.build(run, conclusion), node_verdict(run, conclusion)
-        if not quiet:
-            from gpucheck.report.terminal import show
+    @property
+    def takes_stdout(self) -> bool:
+        """Whether a file goes there, and nothing else may."""
+        return "-" in (self.json_file, self.node_file)
 
-            show(report, console, verbose=verbose)
-        if announced:
-            from gpucheck.report.announce import announce
+    def check(self, run_dir: Path | None = None) -> None:
+        """See :func:`check_files`."""
+        check_files(self.json_file, self.write, run_dir, node_file=self.node_file)
 
-            announce(report)
-        if json_file:
-            put_json(json_file, render(report, ".json"))
-        for name in write:
-            write_file("--write", name, render(report, Path(name).suffix))
-        if node_file:
-            from gpucheck.report.formats import node_json
+    def present(
+        self, run_dir: Path, console: Console, *, announced: bool = False, accepted: Sequence[AcceptedFault] = ()
+    ) -> Presented:
+        """Concludes a run folder and shows it.
 
-            put_json(node_file, node_json.render(report, node), "--node-verdict")
-    return Presented(conclusion, report, node)
+        Args:
+            announced: whether to tell the place this runs in, as :func:`gpucheck.report.announce.announce` does.
+            accepted: faults to accept beside those that the run was told of.
+
+        Raises:
+            UsageError: no run folder, or a file that could never be written.
+            InfrastructureError: a file cannot be written after all.
+        """
+        self.check()
+        run = read_run(run_dir, accepted)
+        with explained_by_damage(run):
+            conclusion = conclude(run)
+            report, node = blocks.build(run, conclusion), node_verdict(run, conclusion)
+            if not self.quiet:
+                from gpucheck.report.terminal import show
+
+                show(report, console, verbose=self.verbose)
+            if announced:
+                from gpucheck.report.announce import announce
+
+                announce(report)
+            if self.json_file:
+                put_json(self.json_file, render(report, ".json"))
+            for name in self.write:
+                write_file("--write", name, render(report, Path(name).suffix))
+            if self.node_file:
+                from gpucheck.report.formats import node_json
+
+                put_json(self.node_file, node_json.render(report, node), "--node-verdict")
+        presented = Presented(conclusion, report, node)
+        if self.quiet and not self.takes_stdout:
+            typer.echo(presented.line(run_dir))
+        return presented
+
+    def exit_code(self, presented: Presented) -> int:
+        """The exit code of the verdict."""
+        if self.exit_codes:
+            return exit_codes.code_of(presented.node)
+        return exit_code(presented.conclusion.verdict)
 
 
 def put_json(json_file: str, text: str, option: str = "--json") -> None:

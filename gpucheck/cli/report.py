@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -44,20 +45,10 @@ def report(
     from rich.console import Console
 
     from gpucheck.cli import exit_codes as schemes
-    from gpucheck.cli.present import exit_code, present
+    from gpucheck.cli.present import Output
     from gpucheck.plan.accepted_file import read_files
 
     schemes.check(exit_codes)
-    quiet = "-" in (json_file, node_verdict)
-    accepted = read_files(accept or [])
-    presented = present(
-        run_dir,
-        Console(),
-        quiet=quiet,
-        verbose=verbose,
-        json_file=json_file,
-        write=write or [],
-        accepted=accepted,
-        node_file=node_verdict,
-    )
-    raise typer.Exit(schemes.code_of(presented.node) if exit_codes else exit_code(presented.conclusion.verdict))
+    output = Output(json_file, write or [], node_verdict, exit_codes, verbose)
+    output = replace(output, quiet=output.takes_stdout)
+    raise typer.Exit(output.exit_code(output.present(run_dir, Console(), accepted=read_files(accept or []))))

@@ -45,6 +45,7 @@ from gpucheck.model.errors import InfrastructureError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gpucheck.cli.present import Output
     from gpucheck.launch.torchrun import Ending
     from gpucheck.library.copies import LibraryCopy
     from gpucheck.library.engines.engine_option import EngineSource
@@ -163,7 +164,7 @@ def run(
     from rich.console import Console
 
     from gpucheck.cli import exit_codes as schemes
-    from gpucheck.cli.present import check_files
+    from gpucheck.cli.present import Output
     from gpucheck.launch import join_run
     from gpucheck.launch.gpus import choose
     from gpucheck.launch.torchrun import Rendezvous, launch
@@ -200,6 +201,7 @@ def run(
         raise UsageError(f"--repeat is {repeat}, expected 1 to {MOST_REPEATS}")
     if checks and not split(checks):
         raise UsageError("--checks names no check")
+    output = Output(json_file, write or [], node_verdict, exit_codes, verbose, quiet)
     accepted = read_files(accept or []) if node_rank == 0 else []
     source, engine_sources = parse_source(library), parse_engines(engine or [])
     pair = pair_options(precision, reference, own_kernel, rule)
@@ -223,10 +225,10 @@ def run(
         _show_plan(chosen, kind, count, nnodes)
         return
     if node_rank == 0:
-        check_files(json_file, write or [], out, node_file=node_verdict)
+        output.check(out)
         check_folder("--out", out or Path("runs"), new=out is not None)
     require("torch", "triton")
-    console = Console(stderr="-" in (json_file, node_verdict))
+    console = Console(stderr=output.takes_stdout)
     engine_copies = resolve_engines(engine_sources) if any(step.conditions.engine for step in chosen.steps) else []
     engines = [each.planned() for each in engine_copies]
     served, release = served_with(source, engine_copies)
@@ -295,18 +297,7 @@ def run(
     trouble = _close(folder, plan, ending, [node.to_json() for node in others])
     if trouble:
         typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
-    _finish(
-        folder,
-        ending,
-        console,
-        quiet=quiet,
-        verbose=verbose,
-        json_file=json_file,
-        write=write or [],
-        node_file=node_verdict,
-        for_git=bisect,
-        scheme=exit_codes,
-    )
+    _finish(folder, ending, console, output, for_git=bisect)
 
 
 def _screen(folder: Path, plan: Plan, console: Console, *, quiet: bool) -> None:
@@ -455,37 +446,13 @@ def _holds(path: Path, plan: Plan) -> bool:
         return False
 
 
-def _finish(
-    folder: Path,
-    ending: Ending,
-    console: Console,
-    *,
-    quiet: bool,
-    verbose: bool,
-    json_file: str | None,
-    write: list[str],
-    node_file: str | None,
-    for_git: bool,
-    scheme: str | None,
-) -> None:
+def _finish(folder: Path, ending: Ending, console: Console, output: Output, *, for_git: bool) -> None:
     """Shows the report and ends with the exit code of the verdict or of the interruption."""
-    from gpucheck.cli import exit_codes, git_codes
-    from gpucheck.cli.present import exit_code, present
+    from gpucheck.cli import git_codes
     from gpucheck.records.run_folder import read_run
 
-    presented = present(
-        folder,
-        console,
-        quiet=quiet,
-        verbose=verbose,
-        json_file=json_file,
-        write=write,
-        announced=True,
-        node_file=node_file,
-    )
-    if quiet and "-" not in (json_file, node_file):
-        typer.echo(presented.line(folder))
-    if presented.unchecked and not quiet:
+    presented = output.present(folder, console, announced=True)
+    if presented.unchecked and not output.quiet:
         on_cpu = presented.report.plan.device == "cpu"
         about = ": the verdict is about arithmetic in Triton's interpreter" if on_cpu else ""
         console.print(presented.unchecked + about, highlight=False)
@@ -493,7 +460,6 @@ def _finish(
         console.print(f"stopped after {ending.seconds:.0f} s, the limit of the whole run (--timeout)", highlight=False)
     if ending.signal:
         raise typer.Exit(128 + ending.signal)
-    if scheme:
-        raise typer.Exit(exit_codes.code_of(presented.node))
-    conclusion = presented.conclusion
-    raise typer.Exit(git_codes.code_of(read_run(folder), conclusion) if for_git else exit_code(conclusion.verdict))
+    if for_git:
+        raise typer.Exit(git_codes.code_of(read_run(folder), presented.conclusion))
+    raise typer.Exit(output.exit_code(presented))

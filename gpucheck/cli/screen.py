@@ -68,7 +68,7 @@ def screen(
     from rich.console import Console
 
     from gpucheck.cli import exit_codes as schemes
-    from gpucheck.cli.present import check_files, exit_code, present
+    from gpucheck.cli.present import Output
     from gpucheck.cli.run_folders import new_folder
     from gpucheck.launch.gpus import choose
     from gpucheck.tools.screen.screening import datapath_names, tiles_for
@@ -85,10 +85,11 @@ def screen(
     choice = choose(device, nproc, expected=expect_gpus)
     if idle and choice.device == "cpu":
         raise UsageError(f"--idle leaves a GPU to others, and there is none with {choice.why}")
-    check_files(json_file, write or [], out, node_file=node_verdict)
+    output = Output(json_file, write or [], node_verdict, exit_codes, verbose, quiet)
+    output.check(out)
     check_folder("--out", out or Path("runs"), new=out is not None)
     require("torch", "triton")
-    console = Console(stderr="-" in (json_file, node_verdict))
+    console = Console(stderr=output.takes_stdout)
     limit = seconds if seconds is not None else LONGEST if until else SECONDS
     command = ["gpucheck", "screen", "--nproc", str(choice.nproc), "--seconds", f"{limit:g}", "--seed", str(seed)]
     command += ["--device", "cpu"] if choice.device == "cpu" else []
@@ -106,21 +107,8 @@ def screen(
         idle=idle,
         progress=lambda text: None if quiet else console.print(text, highlight=False, markup=False),
     )
-    presented = present(
-        folder,
-        console,
-        quiet=quiet,
-        verbose=verbose,
-        json_file=json_file,
-        write=write or [],
-        announced=True,
-        node_file=node_verdict,
-    )
-    if quiet and "-" not in (json_file, node_verdict):
-        typer.echo(presented.line(folder))
-    if received:
-        raise typer.Exit(128 + received)
-    raise typer.Exit(schemes.code_of(presented.node) if exit_codes else exit_code(presented.conclusion.verdict))
+    presented = output.present(folder, console, announced=True)
+    raise typer.Exit(128 + received if received else output.exit_code(presented))
 
 
 def screen_gpus(
