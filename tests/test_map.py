@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import gpucheck
+from gpucheck.cli.app import COMMANDS
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Record
+from gpucheck.plan.scenario import GROUP_KEYS, TOP_LEVEL
+from gpucheck.report.formats import FORMATS
 from gpucheck.worker.protocol import Reply
 
 PACKAGE = Path(gpucheck.__file__).parent
@@ -97,14 +100,14 @@ def test_what_is_recorded_asked_and_sent_is_made_by_one_side_and_read_by_the_oth
     """Found by name alone, so that what was forgotten is seen wherever no other thing has the same name."""
     reply, record, conditions = ({field.name for field in fields(kind)} for kind in (Reply, Record, Conditions))
     read, made = names_in("worker/device")
-    assert not reply - read - made, "what the process with the GPU never fills"
-    assert not reply - names_in("worker/supervisor")[0] - {"fills"}, (
+    assert not sorted(reply - read - made), "what the process with the GPU never fills"
+    assert not sorted(reply - names_in("worker/supervisor")[0] - {"fills"}), (
         "what the supervisor never looks at; fills: settled"
     )
-    assert not record - names_in("worker", "verify", "tools/screen")[1], "what nothing records"
+    assert not sorted(record - names_in("worker", "verify", "tools/screen")[1]), "what nothing records"
     shown, _ = names_in("diagnose", "report", "cli", "tools", "records")
     assert record - shown == {"distinct"}, "what no verdict, report or command looks at, but for readers of the file"
-    assert not conditions - names_in("worker")[0], "what nothing applies"
+    assert not sorted(conditions - names_in("worker")[0]), "what nothing applies"
 
 
 LISTS = (
@@ -150,12 +153,17 @@ def test_a_folder_says_in_one_line_what_lives_there(folder: Path) -> None:
     assert words.splitlines()[0].endswith((".", ":")) and len(words.splitlines()[0]) > 20, folder
 
 
-def test_the_readme_says_what_each_scenario_is_for() -> None:
-    rows = re.findall(
-        r"^\| (`[^|]*) \|", (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Scenarios\n")[1], re.M
-    )
-    named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+def test_the_readme_names_each_scenario_key_command_and_format() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in text.split("\n## ")}
+    cells = re.findall(r"^\| (`[^|]*) \|", sections["Scenarios"], re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`([\w-]+)", cell)}
     assert not {path.stem for path in (ROOT / "scenarios").glob("*.toml")} - named
+    assert not {*GROUP_KEYS} - {"check"} - named
+    assert not [key for key in {*TOP_LEVEL} - {"cases"} if not re.search(rf"`{key}\b", sections["Scenarios"])]
+    commands = sections["Commands"]
+    assert not [name for name in COMMANDS if not re.search(rf"^\|.*`gpucheck {name}\b.* \|", commands, re.MULTILINE)]
+    assert not [suffix for suffix in FORMATS if suffix not in commands]
 
 
 def test_links_within_the_readme_and_to_the_map_lead_somewhere() -> None:
