@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from gpucheck.host.processes import parent_of, state_of
+from gpucheck.launch.scratch import MEMORY, PREFIX
 from gpucheck.tools.selftest.injection import write_scenario
 from tests.end_to_end import test_killing
 from tests.end_to_end.conftest import Lab, Running, environment, free_ports
@@ -64,7 +65,7 @@ def test_the_store_goes_with_the_agent_that_holds_it(lab: Lab, number: signal.Si
     finally:
         running.process.kill()
         running.process.wait()
-    wait_until(lambda: not naming(running.folder))
+    nothing_is_left(running.process.pid, running.folder)
     nobody_is_blamed(json.loads(subprocess_report(running.folder)), code, hit.struck, f"{told}\n{text}")
 
 
@@ -98,7 +99,8 @@ def test_a_whole_node_of_two_is_lost(lab: Lab, struck: int, number: signal.Signa
         for node in nodes:
             node.kill()
             node.wait()
-    wait_until(lambda: not naming(folders[0]) and not naming(folders[1]))
+    nothing_is_left(other.pid, folders[1 - struck])
+    wait_until(lambda: not naming(folders[struck]))  # what it left in memory the next run on that machine removes
     if struck == 1 or number == signal.SIGSTOP:  # else nobody is left to tell
         code = nodes[0].returncode
         nobody_is_blamed(json.loads(subprocess_report(folders[0])), code, hit, f"{told}\n{text}")
@@ -169,12 +171,18 @@ def strike(lab: Lab, victim: str, number: signal.Signals, turn: int) -> None:
         finally:
             running.process.kill()
             running.process.wait()
-    wait_until(lambda: not naming(running.folder))
+    nothing_is_left(running.process.pid, running.folder)
     report = json.loads(subprocess_report(running.folder))
     known = supervisors(running.folder)
     unseen = {*range(RANKS)} - {*known.values()}  # hit before they had written anything
     hit_ranks = {rank for pid in struck for rank in ([known[pid]] if pid in known else unseen)}
     judge(report, hit_ranks, victim, f"{told}\n{text}")
+
+
+def nothing_is_left(command: int, folder: Path) -> None:
+    """Waits for the last process of a run, and looks for what its ranks shared while they worked."""
+    wait_until(lambda: not naming(folder))
+    assert not [*MEMORY.glob(f"{PREFIX}{command}-*"), *folder.glob("scratch-*")]
 
 
 def begun(lab: Lab) -> Running:
