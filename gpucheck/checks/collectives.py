@@ -34,7 +34,7 @@ LATER = 0.01  # s by which each rank comes later than the one before it, where r
 UNEVEN = 7  # different sizes of chunks, one of which is none
 SEVERAL = 3  # groups of all ranks that are at work at once
 ROUNDS = 2  # a second one in the same buffers: what it finds of the first one is stale
-COPIES = 8  # of what a rank gives or gets, at most: in files, as operands and outputs of two passes, and watched
+COPIES = 9  # of what a rank gives or gets, at most: in files, as operands and outputs of two passes, and watched
 EDGE = 0x5A  # byte on both sides of a view
 
 
