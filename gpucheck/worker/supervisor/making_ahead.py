@@ -67,9 +67,9 @@ def _make_all(plan: Plan, lane_count: int, *, largest_first: bool) -> None:
 
 
 def room() -> int:
-    """Bytes of files that are made ahead: they lie in memory, of which a quarter of what is free may go into them."""
+    """Bytes of files that are made ahead: they lie in memory, of which an eighth of what is free may go into them."""
     free = available_memory()
-    return FILES_LIMIT if free is None else min(FILES_LIMIT, free // 4)
+    return FILES_LIMIT if free is None else min(FILES_LIMIT, free // 8)
 
 
 def largest(plan: Plan, order: Sequence[int]) -> list[int]:

@@ -85,9 +85,9 @@ def test_nothing_is_made_while_the_files_fill_their_room(plan: Plan, scratch: Pa
 
 
 @pytest.mark.parametrize(
-    ("free", "limit"), [(None, module.FILES_LIMIT), (4 << 30, 1 << 30), (1 << 40, module.FILES_LIMIT)]
+    ("free", "limit"), [(None, module.FILES_LIMIT), (4 << 30, 1 << 29), (1 << 40, module.FILES_LIMIT)]
 )
-def test_files_made_ahead_take_a_quarter_of_what_is_free_and_never_more_than_their_limit(
+def test_files_made_ahead_take_an_eighth_of_what_is_free_and_never_more_than_their_limit(
     monkeypatch: pytest.MonkeyPatch, free: int | None, limit: int
 ) -> None:
     monkeypatch.setattr(module, "available_memory", lambda: free)
