@@ -21,6 +21,11 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Mismatch, Outcome, Record
 
 ABOUT = 2  # times as many, at most, is about as many
+REWORDED = {
+    r"it is read in or outside of, before it was written, the (.*)": r"it is read within or next to the \1, before "
+    r"anything was written there"
+}
+"""Words of violations as earlier versions wrote them into records and files of accepted faults -> as they are now."""
 
 
 def shows(record: Record) -> list[str]:
@@ -58,11 +63,18 @@ def content(plan: Plan, step: int) -> dict[str, str]:
 
 def looks_other(record: Record, fault: AcceptedFault, *, same_seed: bool) -> list[str]:
     """How a failure looks different from the accepted one; nothing where it looks the same."""
-    now, was = shows(record), fault.shows
+    now, was = ([*map(_reworded, signs)] for signs in (shows(record), fault.shows))
     like = now == was or (not same_seed and len(now) == len(was) and all(map(_like, now, was)))
     if like and record.outcome.value == fault.outcome:
         return []
     return [f"it showed as {', '.join([fault.outcome, *was])}"]
+
+
+def _reworded(sign: str) -> str:
+    """What a failure looks like, in the words of today."""
+    for before, today in REWORDED.items():
+        sign = re.sub(before, today, sign)
+    return sign
 
 
 def _like(now: str, was: str) -> bool:

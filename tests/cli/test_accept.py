@@ -349,6 +349,25 @@ def test_violations(
     assert runs.report(runs.stored("second", violated(now), seed=seed)).code == code
 
 
+def test_words_that_an_earlier_version_accepted_hold_as_they_are_said_now(
+    gpucheck: Command, here: Path, synthetic: Synthetic
+) -> None:
+    runs = Runs(gpucheck, synthetic, synthetic.plan(cases=3, ranks=4))
+    said = (
+        "it is read in or outside of, before it was written, the float32 tensor of shape (9,)",
+        "it is read within or next to the float32 tensor of shape (9,), before anything was written there",
+        "it is read within or next to the float16 tensor of shape (9,), before anything was written there",
+    )
+    first, second, other = (
+        runs.stored(
+            f"run{number}", {(1, 1): {**runs.wrong(), "violations": [Violation(ViolationKind.PASSES_DIFFER, words)]}}
+        )
+        for number, words in enumerate(said)
+    )
+    runs.accepted(first)
+    assert [runs.report(run).code for run in (first, second, other)] == [0, 0, 1]
+
+
 def test_crashes_and_hangs_and_errors(gpucheck: Command, here: Path, synthetic: Synthetic) -> None:
     runs = Runs(gpucheck, synthetic, synthetic.plan(cases=3, ranks=4))
     ends: Ends = {
