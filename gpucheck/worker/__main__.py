@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpucheck.host import log_excerpt
 from gpucheck.records.writer import RecordWriter
-from gpucheck.worker.device.child import import_engine_ahead, serve
+from gpucheck.worker.device.child import import_ahead, serve
 from gpucheck.worker.last_words import keep_what_is_printed
 from gpucheck.worker.rank_process import outlive
 from gpucheck.worker.supervisor.supervisor import main
@@ -27,7 +27,7 @@ def start(run: Path) -> None:
 
     def work() -> None:
         keep_what_is_printed()
-        main(run, serve, import_engine_ahead)
+        main(run, serve, import_ahead)
 
     outlive(work, died)
 

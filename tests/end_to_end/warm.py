@@ -104,7 +104,7 @@ def _serve() -> None:
 def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], peer_lost: Any = None) -> Any:
     """Ranks as forks of this process; what torchrun would tell them stands in their environment."""
     from gpucheck.launch.torchrun import Ending
-    from gpucheck.worker.device.child import import_engine_ahead, serve
+    from gpucheck.worker.device.child import import_ahead, serve
     from gpucheck.worker.supervisor.supervisor import main
 
     begin, scratch = time.monotonic(), tempfile.mkdtemp()
@@ -115,7 +115,7 @@ def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], peer_los
             count = str(plan.nproc)
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
             os.environ["GPUCHECK_SCRATCH"] = scratch
-            _exit_with(lambda: main(run, serve, import_engine_ahead))
+            _exit_with(lambda: main(run, serve, import_ahead))
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     watch()
     shutil.rmtree(scratch, ignore_errors=True)

@@ -48,9 +48,8 @@ def installed_engines() -> list[EngineCopy]:
 
 
 def _installed(name: str) -> EngineCopy | None:
-    needed = adapter_class(name).needed_file
-    for folder in spec_folders(find_spec(name)):
-        if (folder / needed).is_file():
+    for folder in spec_folders(find_spec(name)):  # of an engine that is not there, nothing is imported
+        if (folder / adapter_class(name).needed_file).is_file():
             return EngineCopy(name, _installed_version(name), folder.parent, "installed", installed=True)
     return None
 

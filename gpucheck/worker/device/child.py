@@ -7,6 +7,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,12 +90,26 @@ def _writable(setup: Setup) -> Iterator[Path]:
     yield from (Path(each) for each in given if each)
 
 
-def import_engine_ahead(engine: PlannedEngine, device: str) -> None:
-    """What a forkserver does that children of an engine are forked from."""
-    from gpucheck.library import engines
+OF_CANDIDATES = (
+    *("gpucheck.worker.device.gpu_process", "gpucheck.worker.device.single_calls", "gpucheck.checks.candidate"),
+    *("gpucheck.checks.problem", "gpucheck.checks.torch_model", "numpy.random", "torch.utils._device"),
+)
+"""What each process of a candidate needs, of which there are several for each: loaded once, it is there in all."""
+OF_INTERPRETER = ("triton.experimental.gluon",)
+"""What a first launch needs too where Triton's interpreter runs it."""
 
+
+def import_ahead(engine: PlannedEngine | None, device: str) -> None:
+    """What a forkserver does that children of an engine are forked from; those of candidates without one."""
     _stand_in(device, engine)
-    engines.import_ahead(engine, device)
+    if engine:
+        from gpucheck.library import engines
+
+        engines.import_ahead(engine, device)
+        return
+    for name in (*OF_CANDIDATES, *(OF_INTERPRETER if device == "cpu" else ())):
+        with suppress(ImportError):  # its process meets that too, if it needs it
+            import_module(name)
 
 
 def _stand_in(device: str, engine: PlannedEngine | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,3 +171,9 @@ def test_what_a_process_has_for_life() -> None:
     assert case.lifelong == Conditions("peer", "initialised")
     own = Conditions(cache="fresh", synchronised=True, swap="rank")
     assert own.lifelong == own
+
+
+def test_what_processes_of_candidates_are_forked_with_is_there_to_be_loaded() -> None:
+    """A name that is left behind when a module moves would be passed over, and each process would load it by itself."""
+    own = [name for name in child.OF_CANDIDATES if name.startswith("gpucheck.")]
+    assert len(own) >= 5 and all(find_spec(name) for name in own)
