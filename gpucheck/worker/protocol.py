@@ -150,6 +150,7 @@ class Request:
     known: dict[str, str] = field(default_factory=dict)  # output -> digest; a first call that gives these is the last
     group: str = ""  # name of the process group of all ranks that a joint case runs in; "": it runs in none
     deadline: float = 0.0  # s that a joint case may take
+    suspect: int | None = None  # tensor whose fill changed the outputs in an earlier process: tried before any other
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,7 @@ class Reply:
     blamed: list[tuple[ViolationKind, str]] = field(default_factory=list)  # with details; what the check saw among them
     timings: dict[str, float] = field(default_factory=dict)  # "call", "plain", ... -> s it takes on the GPU
     sensitive: str = ""  # memory whose fill changes the outputs, in words
+    suspect: int | None = None  # the number of that tensor among those of a pass
     expected_kernels: tuple[str, ...] = ()
     needed: tuple[NeededLaunches, ...] = ()  # launches of each call
     calls: int = 0  # that were made

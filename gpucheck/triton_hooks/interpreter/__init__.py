@@ -38,9 +38,9 @@ def install(capability: tuple[int, int] = (8, 0), sms: int = 108, shared_memory:
             "call gpucheck.triton_hooks.interpreter.install() before importing triton, or set TRITON_INTERPRET=1"
         )
     os.environ["TRITON_INTERPRET"] = "1"
-    from . import aggregate, arithmetic, assembly, faster, hopper, language, launch, stand_in_driver
+    from . import aggregate, arithmetic, assembly, faster, hopper, language, launch
 
-    stand_in_driver.install(stand_in_driver.StandInDevice(capability, sms, shared_memory))
+    stand_for(capability, sms, shared_memory)
     arithmetic.install()
     language.install()
     launch.install()
@@ -49,6 +49,13 @@ def install(capability: tuple[int, int] = (8, 0), sms: int = 108, shared_memory:
     aggregate.install()
     hopper.install()
     _installed = True
+
+
+def stand_for(capability: tuple[int, int], sms: int, shared_memory: int) -> None:
+    """Puts a device in the place of the one that the interpreter stood for; see :func:`install`."""
+    from . import stand_in_driver
+
+    stand_in_driver.install(stand_in_driver.StandInDevice(capability, sms, shared_memory))
 
 
 def repair_library() -> None:

@@ -90,25 +90,29 @@ def _writable(setup: Setup) -> Iterator[Path]:
     yield from (Path(each) for each in given if each)
 
 
+OF_ALL = ("gpucheck.worker.device.gpu_process", "numpy.random")
+"""What each process needs, of which a failed case and a candidate have many: loaded once, it is there in all."""
 OF_CANDIDATES = (
-    *("gpucheck.worker.device.gpu_process", "gpucheck.worker.device.single_calls", "gpucheck.checks.candidate"),
-    *("gpucheck.checks.problem", "gpucheck.checks.torch_model", "numpy.random", "torch.utils._device"),
+    *("gpucheck.worker.device.single_calls", "gpucheck.checks.candidate", "gpucheck.checks.problem"),
+    *("gpucheck.checks.torch_model", "torch.utils._device"),
 )
-"""What each process of a candidate needs, of which there are several for each: loaded once, it is there in all."""
+"""What each process of a candidate needs too."""
 OF_INTERPRETER = ("triton.experimental.gluon",)
 """What a first launch needs too where Triton's interpreter runs it."""
 
 
-def import_ahead(engine: PlannedEngine | None, device: str) -> None:
-    """What a forkserver does that children of an engine are forked from; those of candidates without one."""
-    _stand_in(device, engine)
+def import_ahead(engine: PlannedEngine | None, device: str, *, candidates: bool = False) -> None:
+    """What a forkserver does that children of an engine are forked from; all others without one."""
     if engine:
         from gpucheck.library import engines
 
+        _stand_in(device, engine)
         engines.import_ahead(engine, device)
         return
-    for name in (*OF_CANDIDATES, *(OF_INTERPRETER if device == "cpu" else ())):
-        with suppress(ImportError):  # its process meets that too, if it needs it
+    with suppress(Exception):  # each process meets that too
+        _stand_in(device, None)
+    for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ()), *(OF_INTERPRETER if device == "cpu" else ())):
+        with suppress(Exception):  # its process meets that too, if it needs it
             import_module(name)
 
 
@@ -117,7 +121,9 @@ def _stand_in(device: str, engine: PlannedEngine | None) -> None:
     if device == "cpu":
         from gpucheck.triton_hooks import interpreter
 
-        interpreter.install(**(HOPPER if engine else {}))
+        interpreter.install()
+        if engine:
+            interpreter.stand_for(**HOPPER)
 
 
 def start(setup: Setup) -> Process | ReferenceProcess | BuildProcess:
@@ -125,6 +131,8 @@ def start(setup: Setup) -> Process | ReferenceProcess | BuildProcess:
     from gpucheck.worker.device import gpu_process
 
     _environment(setup)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy"].random.seed()  # as in a process that imports it: no two draw alike
     _stand_in(setup.device, setup.engine)
     if setup.conditions.process_group == "initialised":
         _join_group(setup)

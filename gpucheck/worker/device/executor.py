@@ -75,9 +75,7 @@ class CaseExecutor(DevicePasses):
         self._turns = turns or DeviceTurns("")
         self.joint_group: JointGroup | None = None  # of a process that runs joint cases
         self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
-        self._suspect: int | None = (
-            None  # number in the guarded memory of the tensor around which something was read last
-        )
+        self._suspect: int | None = None  # number in the guarded memory of the tensor around which was read last
         self._boxes: dict[str, parcels.Box] = {}  # shared memory that is open here, by path
         self._repeats: RepeatedCalls | None = None  # of the outputs that the case gave first
         self.identity = _identity(device)
@@ -120,6 +118,8 @@ class CaseExecutor(DevicePasses):
     def _run(self, request: Request, reply: Reply) -> None:
         case, conditions = request.case, request.conditions
         check = checks.load(case.check)
+        if request.suspect is not None:
+            self._suspect = request.suspect
         with timed(reply, "load"), needed(request.inputs):
             held = parcels.load(request.inputs, self._boxes, self.device)
             box = self._box(request.box)
@@ -188,7 +188,7 @@ class CaseExecutor(DevicePasses):
     ) -> None:
         """Searches the tensor whose surroundings are read; the other ranks of a joint case make as many passes."""
         if searches:
-            reply.sensitive = self._sensitive(check, case, inputs, reply.settled[0][1], conditions)
+            reply.sensitive = self._sensitive(check, case, inputs, reply, conditions)
             self._agreed(wish=False)
             return
         while self._agreed(wish=False):
@@ -282,15 +282,13 @@ class CaseExecutor(DevicePasses):
             torch.save(held, request.outputs[0])
             reply.saved.append(digest.whole(*held.values()))
 
-    def _sensitive(self, check: Check, case: Case, inputs: Any, baseline: str, conditions: Conditions) -> str:
+    def _sensitive(self, check: Check, case: Case, inputs: Any, reply: Reply, conditions: Conditions) -> str:
         """Finds the tensor in or around which the fill of memory changes the outputs, by filling some otherwise.
 
         Tries the tensor of the last such case first, since similar cases place tensors alike, and then halves the
         tensors: the later half first, since kernels read what was made from the inputs.
-
-        Args:
-            baseline: digest of the outputs where everything is filled with the second of ``FILLS``.
         """
+        baseline = reply.settled[0][1]  # of the outputs where everything is filled with the second of ``FILLS``
         deadline = time.process_time() + (LOCATE_ENGINE_SECONDS if conditions.engine else LOCATE_SECONDS)
 
         def changes(*odd: int) -> bool:
@@ -308,6 +306,7 @@ class CaseExecutor(DevicePasses):
         if not suspects or changes() or not changes(*suspects):  # what comes and goes is not the fill's doing
             return ""
         (self._suspect,) = suspects
+        reply.suspect = self._suspect
         return self.memory.words(self._suspect)
 
     def _fill_further(

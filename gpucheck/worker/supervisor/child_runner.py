@@ -61,6 +61,7 @@ class ChildRunner:
         self.compiled = 0  # kernels that no cache had, by all children
         self._places: dict[int, tuple[int, list[int], int]] = {}  # step -> its last round, steps of that child, place
         self._before: dict[int, Sequence[int]] = {}  # failed step -> those that its process had run before
+        self._suspects: dict[int, int] = {}  # step -> the tensor whose fill changed its outputs
 
     def beside(self, number: int) -> ChildRunner:
         """A runner for one more child of this rank, on the same GPU; what ran before a case is known to all of them."""
@@ -76,7 +77,7 @@ class ChildRunner:
             several=True,
             lane=f"-{number}",
         )
-        other._places, other._before = self._places, self._before
+        other._places, other._before, other._suspects = self._places, self._before, self._suspects
         return other
 
     def run(
@@ -288,6 +289,8 @@ class ChildRunner:
                 meeting.failed()
             return self.child.last_words(ended(attempt, Outcome.CRASH, self.child.death(child))), []
         self.compiled += sum(reply.compiled for reply in replies)
+        for suspect in (reply.suspect for reply in replies if reply.suspect is not None):
+            self._suspects[attempt.record.step] = suspect
         if attempt.known and all(len(reply.digests) == 1 for reply in replies):
             attempt = replace(attempt, record=replace(attempt.record, asked=1))
         self.child.group = request.group
@@ -324,6 +327,7 @@ class ChildRunner:
             known=attempt.known,
             group=meeting.group if meeting else "",
             deadline=self.deadline(attempt) * len(outputs),
+            suspect=self._suspects.get(attempt.record.step),
         )
 
     def _unanswered(self, attempt: Attempt, deadline: float, meeting: Meeting | None, waited: Waited | bool) -> Attempt:

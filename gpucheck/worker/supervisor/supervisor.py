@@ -24,7 +24,7 @@ from gpucheck.host.resources import usable_processors
 from gpucheck.launch.forking_torchrun import IMPORTED
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import LARGE_PAIR
-from gpucheck.model.plan import Plan, PlannedEngine
+from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
@@ -53,15 +53,13 @@ AHEAD = "ahead"  # folder in which those who compile divide the cases among them
 HEAD_START = 3  # first cases, not compiled ahead: the ranks reach them too soon for that
 
 
-def main(
-    run: Path, serve: Callable[[Connection], None], import_ahead: Callable[[PlannedEngine | None, str], None]
-) -> None:
+def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[..., None]) -> None:
     """Runs the plan of a run folder as the rank that torchrun's environment names.
 
     Args:
         serve: what the child process runs. It is handed in, so that nothing of ``worker.device`` is imported here.
         import_ahead: what a process does, given an engine and the device, from which children of the engine are forked;
-            given None, of candidates.
+            given None, all others, and whether there are ``candidates``.
     """
     began = time.perf_counter()
     from gpucheck import checks
@@ -88,7 +86,7 @@ def main(
         from gpucheck.triton_hooks.compiled_kernel import hash_triton
 
         hash_triton()
-    forkserver = Forkserver(serve, partial(import_ahead, None, plan.device) if plan.candidates else None)
+    forkserver = Forkserver(serve, partial(import_ahead, None, plan.device, candidates=bool(plan.candidates)))
     of_engines = {each["name"]: Forkserver(serve, partial(import_ahead, each, plan.device)) for each in plan.engines}
     keep_freed_memory()  # in no child: its memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))

@@ -93,12 +93,16 @@ def executor(observer: Observer) -> CaseExecutor:
 def run(executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a check under conditions; gives the reply and the outputs that were saved, in order."""
 
-    def run(check: Any, known: Any = None, timed: Any = None, **conditions: Any) -> tuple[Reply, list[Any]]:
+    def run(
+        check: Any, known: Any = None, timed: Any = None, suspect: int | None = None, **conditions: Any
+    ) -> tuple[Reply, list[Any]]:
         monkeypatch.setattr(checks, "load", lambda name: check)
         torch.save({"x": RIGHT}, tmp_path / "inputs")
         outputs = str(tmp_path / "outputs")
         inputs = str(tmp_path / "inputs")
-        asked = Request(CASE, Conditions("cpu", **conditions), inputs, (outputs,), timed, known=known or {})
+        asked = Request(
+            CASE, Conditions("cpu", **conditions), inputs, (outputs,), timed, known=known or {}, suspect=suspect
+        )
         reply = executor.run(asked)
         saved = [torch.load(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
         return reply, saved
@@ -190,19 +194,21 @@ def test_outputs_that_follow_the_fill_are_kept_for_three_fills(run: Any, tmp_pat
     assert held == {0xFF: -1, 0x00: 0, FURTHER_FILL: 0x3F3F3F3F} and len(reply.saved) == 2
 
 
-def test_the_next_case_alike_is_looked_at_in_the_same_place_first(run: Any) -> None:
+def test_a_case_is_looked_at_first_where_one_alike_or_itself_in_another_process_was(run: Any) -> None:
     def unwritten(kernel: Kernel, x: torch.Tensor) -> Any:
         first, *others = (torch.empty(size) for size in (4, 5, 6, 7))
         first[:3] = x[:3]
         return {"y": first, **{f"y{number}": other.zero_() for number, other in enumerate(others)}}
 
-    needed = []
-    for _ in range(2):
+    needed, suspect = [], None
+    for told in (None, None, 0, 1, 99):  # 1: where it is; 0 and 99: elsewhere, and nowhere
         check = Kernel(unwritten)
-        reply, _ = run(check)
+        reply, _ = run(check, suspect=told)
         assert reply.sensitive.startswith("within or next to the float32 tensor of shape (4,)")
         needed.append(check.launches)
-    assert needed == [SURE + 2 + 2 + 1, SURE + 1 + 2 + 1], "passes, halves or the known place, two, a fill"
+        suspect = reply.suspect
+    halves, known = SURE + 2 + 2 + 1, SURE + 1 + 2 + 1  # passes, halves or the known place, two, a fill
+    assert suspect == 1 and needed == [halves, known, halves + 1, known, halves]
 
 
 def test_outputs_with_the_bits_that_came_first_are_compared_where_they_lie(

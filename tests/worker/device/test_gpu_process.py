@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 
 from gpucheck.model.case import Case
@@ -139,6 +140,18 @@ def test_each_placement_has_its_form_of_process(name: str, tmp_path: Path, monke
     assert type(process) is forms.get(name.removesuffix("-unpinned"), gpu_process.OneDevice)
 
 
+def test_numbers_that_numpy_draws_differ_in_processes_of_one_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the state that the import of numpy.random drew, until they start."""
+    monkeypatch.setattr(gpu_process, "Maker", lambda setup: maker([]))
+    state = numpy.random.get_state()
+    child.start(setup(tmp_path))
+    first = numpy.random.random(4)
+    numpy.random.set_state(state)
+    assert (numpy.random.random(4) != first).all()
+
+
 def test_executors_of_a_process_share_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Any] = []
 
@@ -173,7 +186,7 @@ def test_what_a_process_has_for_life() -> None:
     assert own.lifelong == own
 
 
-def test_what_processes_of_candidates_are_forked_with_is_there_to_be_loaded() -> None:
+def test_what_processes_are_forked_with_is_there_to_be_loaded() -> None:
     """A name that is left behind when a module moves would be passed over, and each process would load it by itself."""
-    own = [name for name in child.OF_CANDIDATES if name.startswith("gpucheck.")]
+    own = [name for name in (*child.OF_ALL, *child.OF_CANDIDATES) if name.startswith("gpucheck.")]
     assert len(own) >= 5 and all(find_spec(name) for name in own)

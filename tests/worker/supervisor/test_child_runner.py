@@ -43,6 +43,7 @@ class Children:
         self.requests: list[Request] = []
         self.code = code  # they end with it instead of answering
         self.calls = 4  # that they make
+        self.suspect: int | None = None  # the tensor whose fill changed the outputs
 
     def spawn(self) -> Child:
         ours, theirs = Pipe()
@@ -69,7 +70,8 @@ class Children:
                 if self.silent:
                     continue
                 devices = enumerate(self.requests[-1].outputs)
-                connection.send([Reply("ran", device=f"gpu {n}", digests=["a"] * self.calls) for n, _ in devices])
+                given = {"digests": ["a"] * self.calls, "suspect": self.suspect}
+                connection.send([Reply("ran", device=f"gpu {n}", **given) for n, _ in devices])
         except (EOFError, OSError):
             return
 
@@ -135,6 +137,18 @@ def test_a_process_that_needed_one_call_counts_as_one(plan: Plan, tmp_path: Path
     children.calls = calls
     attempt = make(plan, tmp_path / "s", children).run(0, step(plan, repeat=4), "repeat", known={"y": "bad"})
     assert attempt.record.asked == asked and children.requests[0].known == {"y": "bad"}
+
+
+def test_a_fresh_process_is_told_which_tensor_an_earlier_one_found(plan: Plan, tmp_path: Path) -> None:
+    children = Children()
+    runner = make(plan, tmp_path / "s", children)
+    children.suspect = 7
+    runner.run(0, step(plan))
+    children.suspect = None
+    runner.beside(1).run(0, step(plan, repeat=5), "repeat")
+    runner.run(0, step(plan, repeat=6), "repeat")
+    runner.run(1, step(plan))
+    assert [request.suspect for request in children.requests] == [None, 7, 7, None], "of this case alone"
 
 
 def test_caches(plan: Plan, tmp_path: Path) -> None:
