@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gpucheck
 from gpucheck.model.case import CheckSpec
@@ -17,6 +17,9 @@ from gpucheck.model.errors import UsageError
 from gpucheck.model.placement_table import PLACEMENTS
 from gpucheck.model.plan import EXPECTED_RANKS, STRAGGLER, ExpectedFailure, Step
 from gpucheck.plan.scenario_conditions import KEYS, TRUTH, Rule, conflict, one_of, real, reason_against_company
+
+if TYPE_CHECKING:
+    from gpucheck.checks.base import Check
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -197,6 +200,8 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
     data_kinds = choices.pop("data", list(spec.usual_data))
     if check.engine:
         choices.setdefault("engine", [check.engine])
+    if reason := _engine_conflict(check, choices.get("engine", ())):
+        raise UsageError(f"{where}: {reason}")
     conditions = _conditions({key: choices.pop(key) for key in KEYS if key in choices}, where)
     if check.together:
         if reason := next(filter(None, map(reason_against_company, conditions)), ""):
@@ -214,6 +219,16 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
         for data in (data for data in data_kinds if not problems[data]):
             case = spec.case(params, data, seed)
             yield from (Step(case, each, **single) for each in conditions)
+
+
+def _engine_conflict(check: Check, engines: Iterable[str]) -> str:
+    """Why a check does not run in a process of these engines, or ""."""
+    for engine in engines:
+        if check.engine and engine != check.engine:
+            return f"engine is {engine!r}, and {check.spec.name} calls {check.engine}"
+        if not check.engine and not check.needs_library:
+            return f"engine goes with checks of the library, which an engine may change; {check.spec.name} uses none"
+    return ""
 
 
 def _conditions(choices: Mapping[str, list[Any]], where: str) -> list[Conditions]:

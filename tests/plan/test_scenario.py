@@ -118,6 +118,8 @@ def refused(tmp_path: Path, text: str | bytes) -> str:
         ("[[cases]]\ncheck = 'swiglu'\nalpha = nan\n", ["alpha is nan", "a number"]),
         ("[[cases]]\ncheck = 'swiglu'\ndata = 'exact'\n", ["data is 'exact'", "one of normal"]),
         ("[[cases]]\ncheck = 'matmul'\nbias = 1\n", ["bias is 1", "true or false"]),
+        ("[[cases]]\ncheck = 'vllm_moe'\nengine = 'sglang'\n", ["engine is 'sglang', and vllm_moe calls vllm"]),
+        ("[[cases]]\ncheck = 'softmax'\nengine = 'vllm'\n", ["goes with checks of the library", "softmax uses none"]),
         ("[[cases]]\ncheck = 'matmul'\nmode = 'batched'\n", ["batch goes with mode batched"]),  # for every data kind
         ("[[cases]]\ncheck = 'matmul'\nswiglu = true\ndata = 'exact'\n", ["normal data only"]),
         ("[[cases]]\ncheck = 'matmul'\nswiglu = true\ndata = ['exact', 'normal']\n", ["normal data only"]),

@@ -17,6 +17,7 @@ import torch
 from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL, LAYER, OUTPUTS, CandidateCheck, Check, JointCheck
 from gpucheck.host import cuda_driver
+from gpucheck.library import engines
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import FILLS, Conditions
 from gpucheck.model.errors import Inapplicable, error_line, first_line
@@ -120,6 +121,8 @@ class CaseExecutor(DevicePasses):
         check = checks.load(case.check)
         if request.suspect is not None:
             self._suspect = request.suspect
+        if conditions.engine and not check.engine:  # which imports it by itself
+            engines.load(self.library(), self.device)
         with timed(reply, "load"), needed(request.inputs):
             held = parcels.load(request.inputs, self._boxes, self.device)
             box = self._box(request.box)

@@ -14,6 +14,7 @@ import torch
 
 from gpucheck import checks
 from gpucheck.checks.base import OUTPUTS, Allowed, Check, leave_outputs
+from gpucheck.library import engines
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Launch, NeededLaunches
@@ -117,6 +118,22 @@ def test_a_case_runs_twice_in_memory_filled_otherwise(run: Any) -> None:
     assert len(set(reply.digests)) == 1 and torch.equal(y, RIGHT)
     assert reply.expected_kernels == ("copy",) and reply.guards == []
     assert {"load", "prepare", "launch", "side effects", "copy"} <= reply.seconds.keys() <= {*STAGES, KERNEL}
+
+
+def test_a_case_of_the_library_in_a_process_of_an_engine_runs_once_that_is_imported(
+    run: Any, executor: CaseExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check: Any = Kernel()
+    check.engine = ""
+    monkeypatch.setattr(executor, "library", lambda: "the adapter")
+    reply, _ = run(check, engine="vllm")
+    assert reply.status == "inapplicable" and "no engine is at hand" in reply.message and not check.launches
+    loaded: list[Any] = []
+    monkeypatch.setattr(engines, "load", lambda library, device: loaded.append((library, check.launches)))
+    reply, _ = run(check, engine="vllm")
+    assert (reply.status, loaded, check.launches) == ("ran", [("the adapter", 0)], 2)
+    check.engine = "vllm"  # imports it where it needs it
+    assert run(check, engine="vllm")[0].status == "ran" and len(loaded) == 1
 
 
 def test_a_store_outside_is_taken_down(run: Any) -> None:
