@@ -37,6 +37,7 @@ class Attention(Check):
         name="attention",
         summary="flash-attention forward: causal, full or sliding window, grouped heads, sinks (own Triton kernel)",
         data_kinds=DATA_KINDS,
+        sizes=("batch", "q_heads", "kv_heads", "q_len", "k_len"),
         params=(
             Param("mask", "causal", "which keys a query sees; window is causal too", ("causal", "full", "window")),
             Param("dtype", "bf16", "of q, k, v and the output", OPERANDS),
@@ -53,9 +54,6 @@ class Attention(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("batch", "q_heads", "kv_heads", "q_len", "k_len"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if params["q_heads"] % params["kv_heads"]:
             return f"q_heads {params['q_heads']} is not a multiple of kv_heads {params['kv_heads']}"
         if params["batch"] * params["q_heads"] > 65535:

@@ -117,8 +117,12 @@ class Check(ABC):
     late_inputs: ClassVar[tuple[str, ...]]
     """Inputs that the kernel under test reads itself: those that come late where a scenario asks for late inputs."""
 
+    def reason_against(self, params: Mapping[str, Any], data: str) -> str | None:
+        """Why these parameters cannot make a case, or None: a size below 1, or what :meth:`validate` says."""
+        return self.spec.too_small(params) or self.validate(params, data)
+
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        """Why these parameters cannot make a case, or None; called while planning, without torch."""
+        """What speaks against parameters whose sizes are right, or None; called while planning, without torch."""
         return None
 
     def needs_most_memory(self, case: Case) -> bool:

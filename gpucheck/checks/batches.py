@@ -33,6 +33,7 @@ class Batches(Moe):
         summary="the expert block on batches of 1, 7, m and 1 tokens, beside NaN, reordered, or from a CUDA graph",
         data_kinds=("normal",),
         rows=("weight",),
+        sizes=Moe.spec.sizes,
         params=(
             *Moe.spec.params,
             Param("graph", False, "captured in a CUDA graph with other tokens, which are then replaced in place"),

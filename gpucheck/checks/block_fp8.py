@@ -32,6 +32,7 @@ def spec(name: str, summary: str) -> CheckSpec:
     return CheckSpec(
         name=name,
         summary=summary,
+        sizes=("m", "n", "k"),
         params=(
             Param(
                 "activations",
@@ -54,9 +55,6 @@ class BlockFp8Check(Check):
     quantiser: ClassVar[str]  # of rows that lie apart
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("m", "n", "k"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if params["activations"] != "given" and params["k"] % BLOCK:
             return f"k must be a multiple of {BLOCK} where activations are quantised, not {params['k']}"
         if params["activations"] == "strided" and params["m"] < 2:

@@ -48,6 +48,7 @@ class Collectives(JointCheck):
         name="collectives",
         summary="collective operations and messages between ranks, each element judged on each rank",
         data_kinds=("exact",),
+        sizes=("n",),
         params=(
             Param("operation", "all_reduce", "what the ranks do together", OPERATIONS),
             Param("dtype", "bf16", "of what is sent", ("bf16", "fp16", "fp32", "int32")),
@@ -65,8 +66,6 @@ class Collectives(JointCheck):
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         operation = params["operation"]
-        if params["n"] < 1:
-            return f"n must be at least 1, not {params['n']}"
         if params["reduce"] != "sum" and operation not in REDUCING:
             return f"{operation} reduces nothing"
         if params["uneven"] and operation != "all_to_all":

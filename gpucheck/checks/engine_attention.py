@@ -35,6 +35,7 @@ def spec(name: str, summary: str) -> CheckSpec:
     return CheckSpec(
         name=name,
         summary=summary,
+        sizes=("batch", "q_heads", "kv_heads", "q_len", "k_len"),
         params=(
             Param("queries", "mixed", "decode: one new token a sequence; mixed: prompts too", ("mixed", "decode")),
             Param("kv_dtype", "bf16", "of the cache; queries are bf16 beside an fp8 one too", KV_DTYPES),
@@ -76,9 +77,6 @@ class EngineAttention(Check):
     late_inputs = ("qkv",)
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("batch", "q_heads", "kv_heads", "q_len", "k_len"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if params["q_heads"] % params["kv_heads"]:
             return f"q_heads {params['q_heads']} is not a multiple of kv_heads {params['kv_heads']}"
         if params["q_len"] > params["k_len"]:

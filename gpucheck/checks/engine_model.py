@@ -36,6 +36,7 @@ def spec(name: str, summary: str) -> CheckSpec:
         name=name,
         summary=summary,
         data_kinds=("normal",),
+        sizes=(*Generation.spec.sizes, "prompt"),
         params=(
             *with_defaults((layers, batch), layers=2),
             Param("prompt", 6, "tokens of each sequence that are given, and read at once", label="p"),

@@ -43,6 +43,7 @@ def spec(name: str, summary: str, entries: tuple[str, ...]) -> CheckSpec:
     return CheckSpec(
         name=name,
         summary=summary,
+        sizes=("m", "hidden", "intermediate"),
         params=(
             Param("entry", entries[0], "the engine's layer with its loader, or its functions alone", entries),
             Param("m", 16, "tokens", label="m"),
@@ -69,9 +70,6 @@ class FusedExpertsCheck(Check):
     late_inputs = ("x", "logits")
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("m", "hidden", "intermediate"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if not 1 <= params["top_k"] <= params["experts"] <= MOST_EXPERTS:
             found = f"{params['top_k']} and {params['experts']}"
             return f"needs 1 <= top_k <= experts <= {MOST_EXPERTS}, not {found}"

@@ -51,6 +51,7 @@ class Generation(Check):
         name="generation",
         summary="greedy decoding by a small gpt-oss; names the first wrong step, layer and operation",
         data_kinds=("normal",),
+        sizes=tuple(param.name for param in SIZES),
         params=(
             *SIZES,
             Param("layout", "default", "how mx weights lie in memory", ("strided", "default"), label="layout-"),
@@ -59,9 +60,6 @@ class Generation(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name, value in params.items():
-            if isinstance(self.spec.defaults[name], int) and name != "guard" and value < 1:
-                return f"{name} must be at least 1, not {value}"
         if params["heads"] % params["kv_heads"]:
             return f"heads {params['heads']} is not a multiple of kv_heads {params['kv_heads']}"
         if params["top_k"] > params["experts"]:

@@ -33,6 +33,7 @@ def spec(name: str, summary: str, further: tuple[Param, ...] = ()) -> CheckSpec:
         name=name,
         summary=summary,
         data_kinds=("normal",),
+        sizes=("m", "hidden", "intermediate"),
         params=(
             Param("m", 16, "tokens", label="m"),
             Param("hidden", 256, "width of a token", label="h"),
@@ -52,9 +53,6 @@ class GptOssBlock(Check):
     """Whether the caller keeps biases in bf16, as checkpoints do; then they are such values."""
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("m", "hidden", "intermediate"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if params["hidden"] % 32 or params["intermediate"] % 32:
             return "hidden and intermediate must be multiples of 32, the block of mxfp4"
         if not 1 <= params["top_k"] <= params["experts"]:

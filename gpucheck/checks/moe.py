@@ -41,6 +41,7 @@ class Moe(Check):
         summary="the gpt-oss expert block: gather, w1, swiglu, w2, gates, scatter",
         data_kinds=("normal", "wide"),
         rows=("weight",),
+        sizes=("m", "hidden", "intermediate"),
         params=(
             Param("weight", "mxfp4", "format of both weights", ("bf16", "mxfp4")),
             Param("m", 16, "tokens", label="m"),
@@ -56,9 +57,6 @@ class Moe(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("m", "hidden", "intermediate"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if not 1 <= params["top_k"] <= params["experts"]:
             return f"needs 1 <= top_k <= experts, not {params['top_k']} and {params['experts']}"
         if params["elsewhere"] < 0:

@@ -26,6 +26,7 @@ class Mxfp(Check):
         summary="the library's mx codec, both ways, byte for byte",
         data_kinds=DATA_KINDS,
         rows=("direction",),
+        sizes=("batch", "rows", "columns"),
         params=(
             Param("direction", "down", "quantise or dequantise", ("down", "up")),
             Param("format", "mxfp4", "the mx format", FORMATS),
@@ -38,9 +39,6 @@ class Mxfp(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("batch", "rows", "columns"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         length = (params["batch"], params["rows"], params["columns"])[params["axis"]]
         if params["format"] == "mxfp4" and length % 2:
             return f"mxfp4 packs two values a byte: the quantised axis must be even, not {length}"

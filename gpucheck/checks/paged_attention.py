@@ -30,6 +30,7 @@ class PagedAttention(Check):
     spec = CheckSpec(
         name="paged_attention",
         summary="decode attention over a paged cache: grouped heads, sinks, any lengths (own Triton kernel)",
+        sizes=("batch", "q_heads", "kv_heads", "k_len"),
         params=(
             Param("dtype", "bf16", "of q, cache and output", OPERANDS),
             Param("batch", 4, "sequences", label="b"),
@@ -43,9 +44,6 @@ class PagedAttention(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("batch", "q_heads", "kv_heads", "k_len"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if params["q_heads"] % params["kv_heads"]:
             return f"q_heads {params['q_heads']} is not a multiple of kv_heads {params['kv_heads']}"
         if params["kv_heads"] > 65535:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class Peer(JointCheck):
         name="peer",
         summary="copies between the devices of each pair of ranks of a node",
         data_kinds=("exact",),
+        sizes=("n", "flights"),
         params=(
             Param("way", "pull", "read from the other device, written to it, through the host, symmetric memory", WAYS),
             Param("dtype", "int32", "of what is copied", ("bf16", "fp16", "fp32", "int32")),
@@ -41,11 +42,6 @@ class Peer(JointCheck):
         ),
         rows=("way",),
     )
-
-    def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        if params["n"] < 1 or params["flights"] < 1:
-            return f"n and flights must be at least 1, not {params['n']} and {params['flights']}"
-        return None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:
         """What this rank gives: by receiver and flight."""

@@ -31,6 +31,7 @@ class SelectionAttention(Check):
     spec = CheckSpec(
         name="selection_attention",
         summary="attention to selected key blocks, dense and variable length (own Triton kernel)",
+        sizes=("batch", "q_heads", "kv_heads", "q_len", "k_len", "slots"),
         params=(
             Param("lengths", "dense", "whether all sequences are equally long", ("dense", "variable")),
             Param("dtype", "bf16", "of q, k, v and the output", OPERANDS),
@@ -46,9 +47,6 @@ class SelectionAttention(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        for name in ("batch", "q_heads", "kv_heads", "q_len", "k_len", "slots"):
-            if params[name] < 1:
-                return f"{name} must be at least 1, not {params[name]}"
         if params["q_heads"] % params["kv_heads"]:
             return f"q_heads {params['q_heads']} is not a multiple of kv_heads {params['kv_heads']}"
         if max(params["batch"], params["kv_heads"]) > MOST_PROGRAMS:

@@ -29,6 +29,7 @@ class ShardedGeneration(Generation, JointCheck):
         name="sharded_generation",
         summary="decoding by ranks that share the model; names the first wrong operation, and whose it is",
         data_kinds=("normal",),
+        sizes=Generation.spec.sizes,
         params=with_defaults(Generation.spec.params, **DEFAULTS),
     )
 

@@ -31,6 +31,7 @@ class Softmax(Check):
         name="softmax",
         summary="softmax of rows (own Triton kernel)",
         data_kinds=DATA_KINDS,
+        sizes=("m", "n"),
         params=(
             Param("dtype", "fp32", "of logits and weights", OPERANDS),
             Param("m", 32, "rows", label="m"),
@@ -40,8 +41,6 @@ class Softmax(Check):
     )
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
-        if params["m"] < 1 or params["n"] < 1:
-            return f"m and n must be at least 1, not {params['m']} and {params['n']}"
         return "wide data is not masked" if data == "wide" and params["masked"] else None
 
     def inputs(self, case: Case, generator: torch.Generator) -> dict[str, Tensor]:

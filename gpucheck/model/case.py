@@ -100,6 +100,7 @@ class CheckSpec:
     params: tuple[Param, ...]
     data_kinds: tuple[str, ...] = USUAL_DATA
     rows: tuple[str, ...] = ()  # parameters whose values split the check into rows of the report's matrix
+    sizes: tuple[str, ...] = ()  # parameters that must be at least 1
     defaults: Mapping[str, Scalar] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +110,10 @@ class CheckSpec:
     def usual_data(self) -> tuple[str, ...]:
         """The data kinds that a scenario gets if it names none."""
         return tuple(kind for kind in self.data_kinds if kind in USUAL_DATA)
+
+    def too_small(self, params: Mapping[str, Any]) -> str | None:
+        """Which size is less than 1, in words, or None."""
+        return next((f"{name} must be at least 1, not {params[name]}" for name in self.sizes if params[name] < 1), None)
 
     def case(self, params: Mapping[str, Scalar], data: str, seed: int) -> Case:
         """The case of these parameters; missing ones take their defaults."""

@@ -23,7 +23,7 @@ def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:
         for usual in check.usual:
             params = {**check.spec.defaults, **usual}
             for data in check.spec.usual_data:
-                if check.validate(params, data) is None:
+                if check.reason_against(params, data) is None:
                     step = Step(check.spec.case(params, data, seed or 0), Conditions(engine=check.engine))
                     steps[step.key] = step
     pairs = all(source.kind is SourceKind.PROBLEM for source in sources)

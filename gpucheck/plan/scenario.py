@@ -213,7 +213,7 @@ def _expand(group: Any, seed: int, where: str) -> Iterator[Step]:
         )
     for combination in itertools.product(*choices.values()):
         params = {**spec.defaults, **dict(zip(choices, combination, strict=True))}
-        problems = {data: check.validate(params, data) for data in data_kinds}
+        problems = {data: check.reason_against(params, data) for data in data_kinds}
         if any(problems.values()) and ("data" in group or all(problems.values())):
             raise UsageError(f"{where}: {next(filter(None, problems.values()))}")
         for data in (data for data in data_kinds if not problems[data]):

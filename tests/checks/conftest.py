@@ -51,7 +51,7 @@ class CheckRunner:
 
     def case(self, check: Check, data: str, params: dict[str, Any], seed: int = 7) -> Case:
         case = check.spec.case(params, data, seed)
-        assert check.validate(case.params, data) is None
+        assert check.reason_against(case.params, data) is None
         return case
 
     def inputs(self, check: Check, case: Case) -> dict[str, Tensor]:

@@ -144,7 +144,7 @@ class _OfThread:
 def case_of(seed: int = 5, **params: Any) -> Case:
     check = ShardedMoe()
     case = check.spec.case({**SIZES, **params}, "exact", seed)
-    assert check.validate(case.params, "exact") is None
+    assert check.reason_against(case.params, "exact") is None
     return case
 
 

@@ -24,7 +24,7 @@ WINDOW: dict[str, Any] = {**SMALL, "mask": "window", "window": 20}
 
 def case_of(data: str, **params: Any) -> Case:
     case = CHECK.spec.case(params, data, 7)
-    assert CHECK.validate(case.params, data) is None
+    assert CHECK.reason_against(case.params, data) is None
     return case
 
 

@@ -70,7 +70,7 @@ def test_a_row_that_depends_on_its_place_is_found_where_bounds_allow_it() -> Non
 
 def test_a_graph_needs_a_gpu_and_a_batch_more_tokens_than_a_few() -> None:
     check = Batches()
-    assert "above 7" in str(check.validate({**check.spec.defaults, "m": 7}, "normal"))
+    assert "above 7" in str(check.reason_against({**check.spec.defaults, "m": 7}, "normal"))
     case = check.spec.case({**PARAMS, "graph": True}, "normal", 0)
     inputs = check.inputs(case, torch.Generator().manual_seed(0))
     assert set(check.reference(case, inputs)) == {"replayed"} == set(check.axes(case, inputs))

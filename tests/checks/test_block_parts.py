@@ -102,5 +102,5 @@ def test_each_fault_of_ranks_that_share_a_block_is_told_from_all_others(params: 
 )
 def test_ranks_that_cannot_share_a_block_are_refused_while_planning(params: dict[str, Any], words: str | None) -> None:
     given = {**CHECK.spec.defaults, "hidden": 320, "intermediate": 288, "experts": 6, **params}
-    said = CHECK.validate(given, "normal")
+    said = CHECK.reason_against(given, "normal")
     assert said is None if words is None else words in str(said)

@@ -38,7 +38,7 @@ def test_defaults_make_a_case(name: str) -> None:
     check = load(name)
     for param in check.spec.params:
         assert param.accepts(param.default) and param.help
-    valid = [data for data in check.spec.data_kinds if check.validate(check.spec.defaults, data) is None]
+    valid = [data for data in check.spec.data_kinds if check.reason_against(check.spec.defaults, data) is None]
     assert valid == list(check.spec.data_kinds)
 
 

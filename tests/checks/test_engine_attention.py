@@ -93,4 +93,4 @@ def test_impossible_layers_are_refused_in_words() -> None:
         ({"kv_dtype": "fp8"}, "nor an fp8 cache"),
         ({"window": -1}, "at least 0"),
     ):
-        assert words in (check.validate({**defaults, **change}, "exact") or "")
+        assert words in (check.reason_against({**defaults, **change}, "exact") or "")

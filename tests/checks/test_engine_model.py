@@ -105,7 +105,7 @@ def test_a_token_that_was_given_is_not_decoded(case: Case, inputs: dict[str, Ten
     [({"prompt": 1}, "1 < prompt <= tokens"), ({"tokens": 5}, "1 < prompt <= tokens"), ({"vocabulary": 11}, "at most")],
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
-    assert words in str(CHECK.validate({**CHECK.spec.defaults, **params}, "normal"))
+    assert words in str(CHECK.reason_against({**CHECK.spec.defaults, **params}, "normal"))
 
 
 class Replayed(ServedModel):

@@ -245,7 +245,7 @@ def test_outputs_that_do_not_fit_are_told_as_such(right: Outputs, judged: Any) -
     ],
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
-    assert words in str(Generation().validate({**Generation.spec.defaults, **params}, "normal"))
+    assert words in str(Generation().reason_against({**Generation.spec.defaults, **params}, "normal"))
 
 
 class Broken:

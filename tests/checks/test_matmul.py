@@ -22,7 +22,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 def make(data: str = "normal", seed: int = 0, **params: Any) -> tuple[Case, dict[str, Tensor], Estimate]:
     check = Matmul()
     case = check.spec.case(params, data, seed)
-    assert check.validate(case.params, data) is None
+    assert check.reason_against(case.params, data) is None
     inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
     (expected,) = check.reference(case, inputs).values()
     assert expected.dtype == DTYPES[case["out"]]
@@ -114,7 +114,7 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("data", ["exact", "normal"])
 def test_the_reference_is_what_loops_compute(params: dict[str, Any], data: str) -> None:
     if params.get("swiglu") and data == "exact":
-        assert "normal data only" in str(Matmul().validate({**Matmul.spec.defaults, **params}, data))
+        assert "normal data only" in str(Matmul().reason_against({**Matmul.spec.defaults, **params}, data))
         return
     case, inputs, estimate = make(data, **params)
     expected = naive(case, inputs)
@@ -208,7 +208,7 @@ def test_empty_products(params: dict[str, Any], data: str) -> None:
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
     for data in ("normal", "exact") if "swiglu" not in params else ("normal",):
-        assert words in str(Matmul().validate({**Matmul.spec.defaults, **params}, data))
+        assert words in str(Matmul().reason_against({**Matmul.spec.defaults, **params}, data))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str)
 def test_exact_data_has_a_longest_sum(kind: str, terms: int) -> None:
     check, step = Matmul(), 32 if kind.startswith("mxfp8") else 2
     for data, extra, allowed in (("exact", 0, True), ("exact", step, False), ("normal", step, True)):
-        reason = check.validate({**check.spec.defaults, "weight": kind, "k": terms + extra}, data)
+        reason = check.reason_against({**check.spec.defaults, "weight": kind, "k": terms + extra}, data)
         assert (reason is None) is allowed
 
 
@@ -240,4 +240,4 @@ def test_operands_beyond_32_bits_need_a_gpu() -> None:
     inputs = check.inputs(case, torch.Generator().manual_seed(0))
     with pytest.raises(Inapplicable, match="need a GPU with 48 GiB free, not the CPU"):
         check.prepare(case, inputs, SimpleNamespace(device=torch.device("cpu")))
-    assert "at least 2" in str(check.validate({**check.spec.defaults, "operands": "far", "m": 1}, "exact"))
+    assert "at least 2" in str(check.reason_against({**check.spec.defaults, "operands": "far", "m": 1}, "exact"))

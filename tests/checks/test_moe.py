@@ -95,4 +95,4 @@ def test_a_wrong_expert_a_lost_gate_and_a_missing_bias_are_outside_the_bound() -
     ],
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
-    assert words in str(Moe().validate({**Moe.spec.defaults, **params}, "normal"))
+    assert words in str(Moe().reason_against({**Moe.spec.defaults, **params}, "normal"))

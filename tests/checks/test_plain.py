@@ -68,7 +68,7 @@ def test_every_kind_of_work_has_been_compared() -> None:
 def cost(name: str, **params: Any) -> Cost:
     check = load(name)
     case = check.spec.case(params, check.spec.usual_data[-1], 0)
-    assert check.validate(case.params, case.data) is None
+    assert check.reason_against(case.params, case.data) is None
     found = check.cost(case, inputs_of(case))
     assert found is not None
     return found

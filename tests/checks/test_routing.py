@@ -29,7 +29,7 @@ SHAPES: list[dict[str, Any]] = [
 
 def make(check: Check, data: str, **params: Any) -> tuple[Case, Tensor, dict[str, Expected]]:
     case = check.spec.case(params, data, 0)
-    assert check.validate(case.params, data) is None
+    assert check.reason_against(case.params, data) is None
     inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
     return case, inputs["logits"], check.reference(case, inputs)
 
@@ -97,8 +97,8 @@ def test_a_softmax_over_all_comes_before_the_choice_and_leaves_it_unique(data: s
 
 def test_a_softmax_over_more_experts_than_it_tells_apart_is_refused() -> None:
     params = {**TopK.spec.defaults, "experts": 129, "softmax": "all"}
-    assert "at most 128 experts" in str(TopK().validate(params, "normal"))
-    assert "wide logits" in str(TopK().validate({**params, "experts": 8}, "wide"))
+    assert "at most 128 experts" in str(TopK().reason_against(params, "normal"))
+    assert "wide logits" in str(TopK().reason_against({**params, "experts": 8}, "wide"))
 
 
 @pytest.mark.parametrize("load", ["random", "skewed", "one"])
@@ -131,4 +131,4 @@ def test_gates_are_exact_only_where_a_quotient_cannot_round(check: Check) -> Non
     ],
 )
 def test_impossible_parameters_have_a_reason(check: Check, params: dict[str, Any], words: str) -> None:
-    assert words in str(check.validate({**check.spec.defaults, **params}, "exact"))
+    assert words in str(check.reason_against({**check.spec.defaults, **params}, "exact"))

@@ -38,4 +38,4 @@ def test_the_clamps_are_reached() -> None:
     [({"n": 7}, "even n"), ({"m": 0}, "at least 1"), ({"n": 0}, "at least 2"), ({"limit": 0}, "limit")],
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
-    assert words in str(Swiglu().validate({**Swiglu.spec.defaults, **params}, "normal"))
+    assert words in str(Swiglu().reason_against({**Swiglu.spec.defaults, **params}, "normal"))

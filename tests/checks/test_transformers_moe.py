@@ -84,4 +84,4 @@ def test_experts_left_out_and_gates_forgotten_are_outside_the_bound(case: Case, 
     [({"m": 0}, "m must be"), ({"hidden": 40}, "multiples of 32"), ({"top_k": 33}, "not 33 and 32")],
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:
-    assert words in str(TransformersMoe().validate({**TransformersMoe.spec.defaults, **params}, "normal"))
+    assert words in str(TransformersMoe().reason_against({**TransformersMoe.spec.defaults, **params}, "normal"))

@@ -29,7 +29,7 @@ Made = tuple[Case, dict[str, Tensor], Expected]
 def make(seed: int = 0, **params: Any) -> Made:
     check = Matmul()
     case = check.spec.case({**SMALL, **params}, "wide", seed)
-    assert check.validate(case.params, "wide") is None
+    assert check.reason_against(case.params, "wide") is None
     inputs = check.inputs(case, torch.Generator().manual_seed(case.input_seed))
     return case, inputs, check.reference(case, inputs)["y"]
 
