@@ -81,9 +81,9 @@ def count_needed(rate: float, chance: float = CONFIDENCE) -> int:
     return math.ceil(math.log1p(-chance) / math.log1p(-rate)) if rate < 1 else 1
 
 
-def rate_seen(count: int, chance: float = CONFIDENCE) -> float:
-    """The smallest rate that shows among so many with a chance; 1 where there are none."""
-    return one_of(chance, count) if count else 1.0
+def rate_seen(count: int) -> float:
+    """The smallest rate that shows among so many with CONFIDENCE; 1 where there are none."""
+    return one_of(CONFIDENCE, count) if count else 1.0
 
 
 def exact_interval(hits: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:

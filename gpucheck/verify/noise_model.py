@@ -271,14 +271,10 @@ def _size(args: Arguments) -> Tensor:
     return torch.abs(args[0])
 
 
-def _bias(position: int, axis: int) -> Callable[[Arguments], Tensor | None]:
-    """The size of what argument ``position`` adds along an axis of the first argument, counted from the front."""
-
-    def offset(args: Arguments) -> Tensor | None:
-        bias = args[position]
-        return None if bias is None else bias.abs().reshape(bias.shape + (1,) * (args[0].ndim - axis - bias.ndim))
-
-    return offset
+def _bias(args: Arguments) -> Tensor | None:
+    """The size of what the third argument adds along the channels, the second axis, of the first."""
+    bias = args[2]
+    return None if bias is None else bias.abs().reshape(bias.shape + (1,) * (args[0].ndim - 1 - bias.ndim))
 
 
 def _table() -> dict[str, Rule]:
@@ -286,12 +282,12 @@ def _table() -> dict[str, Rule]:
     added = Rule(lambda args: args[1].shape[-1] + 1, 1, product=True, offset=_size)
     reduced, weighed = Rule(_axes(1), 0), Rule(_axes(1), elementary=True)
     layers = Rule(lambda args: math.prod(args[1]), 0, offset=lambda args: None if args[3] is None else args[3].abs())
-    groups = Rule(lambda args: args[4] * args[5] // args[6], 0, offset=_bias(2, 1))
-    channels = Rule(lambda args: args[0].numel() // args[0].shape[1], 0, offset=_bias(2, 1))
+    groups = Rule(lambda args: args[4] * args[5] // args[6], 0, offset=_bias)
+    channels = Rule(lambda args: args[0].numel() // args[0].shape[1], 0, offset=_bias)
     rules = {
         "mm bmm mv dot vdot": product,
         "addmm addmv baddbmm": added,
-        "convolution _convolution mkldnn_convolution": Rule(_filter, 0, product=True, offset=_bias(2, 1)),
+        "convolution _convolution mkldnn_convolution": Rule(_filter, 0, product=True, offset=_bias),
         "sum mean cumsum var std var_mean std_mean": reduced,
         "avg_pool2d avg_pool3d": Rule(lambda args: math.prod(args[1]), 0),
         "_adaptive_avg_pool2d _adaptive_avg_pool3d": Rule(_pooled, 0),

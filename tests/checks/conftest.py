@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from gpucheck.checks.base import Check
     from gpucheck.model.case import Case
     from gpucheck.model.record import Mismatch
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of torch cost more than these small products."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -17,14 +15,7 @@ CHECK = VllmMoe()
 CASE = CHECK.spec.case({**CHECK.spec.defaults, "m": 4, "hidden": 320, "intermediate": 128, "experts": 6}, "normal", 3)
 FAULTS = list(caller_faults.faults())
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of torch cost more than these small products."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(case: Case) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,14 +19,7 @@ SIZES = {"m": 5, "hidden": 320, "intermediate": 128, "experts": 6, "top_k": 2}
 EXPERT = ("up", "up_scale", "up_bias", "down", "down_scale", "down_bias")
 Inputs = dict[str, Tensor]
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads of torch cost more than these small products."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def case_of(**params: Any) -> Case:

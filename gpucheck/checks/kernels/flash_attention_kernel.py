@@ -114,7 +114,6 @@ def flash_attention(
     causal: bool,
     window: int = 0,
     sinks: Tensor | None = None,
-    scale: float | None = None,
     block_rows: int = 128,
 ) -> Tensor:
     """Softmax attention with fp32 accumulation; a row that sees no key gives zeros.
@@ -129,7 +128,6 @@ def flash_attention(
         causal: query i sees key j only if j <= p with p = i + k_len - q_len: the last query sees the last key.
         window: if positive, query i sees key j only if p - j < window.
         sinks: (q_heads,) one more logit of each head in the softmax, after scaling, without a value.
-        scale: factor of q.k; 1 / sqrt(head_dim) if None.
         block_rows: queries of one tile, a power of two from 16 to 128.
 
     Returns:
@@ -141,10 +139,7 @@ def flash_attention(
     _require_fitting(q, k, v, sinks)
     batch, q_heads, q_len, head_dim = q.shape
     kv_heads, k_len = k.shape[1], k.shape[2]
-    if scale is None:
-        scale = head_dim**-0.5
-    if scale <= 0:
-        raise ValueError(f"scale must be positive, not {scale}")
+    scale = head_dim**-0.5
     out = torch.empty_like(q)
     if q.numel() == 0:
         return out

@@ -61,9 +61,9 @@ def fetch_engine(name: str, version: str, cache: Path | None = None) -> EngineCo
     return EngineCopy(name, origin["version"], folder, origin["wheel"], packages_for(name, folder, cache))
 
 
-def cached_versions(name: str, cache: Path | None = None) -> set[str]:
+def cached_versions(name: str) -> set[str]:
     """The releases of an engine that the cache holds, sound or not."""
-    found = ((cache or cache_root()) / "engines").glob(f"{name}-*/{ORIGIN}")
+    found = (cache_root() / "engines").glob(f"{name}-*/{ORIGIN}")
     return {path.parent.name.removeprefix(f"{name}-") for path in found}
 
 
