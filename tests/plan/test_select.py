@@ -93,7 +93,9 @@ def test_cases_of_engines_are_planned_only_where_the_engine_is_at_hand(tmp_path:
     assert rows == {"topk", "topk (in vllm)", "vllm_moe", "vllm_moe (process group)"}
     assert of_engines(loaded, {"vllm"}) == loaded
     left = of_engines(loaded, ()).steps
-    assert [step.row for step in left] == ["topk", "topk (in vllm)"], "what is not optional stays, and is inapplicable when it runs"
+    assert [step.row for step in left] == ["topk", "topk (in vllm)"], (
+        "what is not optional stays, and is inapplicable when it runs"
+    )
     with pytest.raises(NothingToRunError, match="vllm, which is not installed here") as caught:
         of_engines(select(loaded, ["vllm_moe"]), ())
     assert "--engine vllm==VERSION" in str(caught.value)
