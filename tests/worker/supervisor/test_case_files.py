@@ -17,6 +17,7 @@ from gpucheck import checks
 from gpucheck.checks import sources
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
+from gpucheck.worker.protocol import Answer
 from gpucheck.worker.supervisor import case_files as module
 from gpucheck.worker.supervisor.case_files import CaseFiles
 from tests.processes import wait_until
@@ -115,6 +116,27 @@ def test_a_candidate_is_judged_by_inputs_that_it_cannot_write(tmp_path: Path, ca
     values = [files.reference("0", candidate)["out"].estimate.value for files in (first, second)]
     assert torch.equal(*values) and bool(values[0].any())
     assert torch.equal(first.given("0", candidate)["input0"], held["input0"])
+
+
+class OfRank:
+    """Stands for the process that makes references, of one rank: it says where it was told to put things."""
+
+    def __init__(self, local_rank: int) -> None:
+        self.local_rank, self.told = local_rank, list[str]()
+
+    def place(self, case: Any, path: str, folder: str) -> Answer:
+        self.told += [path, folder]
+        return Answer(large=True, inputs="d", box=f"{folder}/outputs.box")
+
+
+def test_ranks_of_a_node_keep_large_pairs_of_one_case_apart(tmp_path: Path, candidate: Any) -> None:
+    desks: list[Any] = [OfRank(0), OfRank(1)]
+    for desk in desks:
+        files = CaseFiles(tmp_path / "store", 2)
+        files.desk = desk
+        assert str(files.inputs("0", candidate)) == desk.told[0] and files.box("0").startswith(desk.told[1])
+    first, second = (desk.told for desk in desks)
+    assert len({*first, *second}) == 4 and all(Path(path).parent.is_dir() for path in (*first, *second))
 
 
 def test_digest_tells_inputs_apart(tmp_path: Path) -> None:
