@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Mismatch, Outcome, Record
 from gpucheck.records.run_folder import Run, write_json
 from gpucheck.records.writer import RecordWriter
+from tests.processes import naming, wait_until
 
 os.environ.setdefault("GPUCHECK_TEST_SEED", str(random.randrange(1_000_000)))  # one for all processes of a session
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that wait take no core from other workers
@@ -304,7 +306,7 @@ def unannounced() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where all that the tests start keeps its temporary files: a folder of their own, short enough for sockets."""
     tmp_path_factory.getbasetemp()  # stays beside it
@@ -314,3 +316,28 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(tempfile, "tempdir", str(folder))
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def tidy(temporary: Path) -> Iterator[None]:
+    """No test leaves temporary files: what a command forgets there, it forgets on the machines of its users."""
+
+    def held() -> set[str]:
+        return {name for name in os.listdir(temporary) if not name.startswith("torchinductor_")}  # torch's own cache
+
+    before = held()
+    yield
+    if held() - before:  # a process that is being ended may be about to remove its own
+        wait_until(lambda: not held() - before or not naming(temporary))
+        assert not held() - before, "left in the folder of temporary files"
+
+
+@pytest.fixture(autouse=True)
+def drawn_alike(request: pytest.FixtureRequest) -> None:
+    """What a test draws without a seed of its own is the same each time, whatever ran before it in this process."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from importlib import import_module
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def rank(module: str, run: str) -> None:
         """A rank, whose environment is what torchrun has made it."""
-        cuda.is_available = is_available
+        cuda.is_available, tempfile.tempdir = is_available, None
         for number in (signal.SIGINT, signal.SIGTERM):  # torchrun's own handlers were inherited
             signal.signal(number, signal.SIG_DFL)
         import_module(f"{module}.__main__").start(Path(run))
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return config, rank, tuple(words[-2:])
 
     torchrun.config_from_args = read_to_fork
+    tempfile.tempdir = os.environ.get("GPUCHECK_SCRATCH")  # torchrun leaves logs and what ranks raised where it pleases
     cuda.is_available = lambda: False  # torchrun asks, and once asked torch takes no fork for fit to use a GPU
     torchrun.main(sys.argv[1:] if arguments is None else list(arguments))
 
