@@ -309,8 +309,8 @@ def unannounced() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where all that the tests start keeps its temporary files: a folder of their own, short enough for sockets."""
-    tmp_path_factory.getbasetemp()  # stays beside it
-    folder = Path(tempfile.mkdtemp(prefix="gpucheck-tests-"))
+    folder = tmp_path_factory.getbasetemp() / "temporary"  # which pytest removes, also for a session that was killed
+    folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", str(folder))
