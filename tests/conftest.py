@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from gpucheck.host.processes import children_of
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
@@ -327,9 +328,9 @@ def tidy(temporary: Path) -> Iterator[None]:
 
     before = held()
     yield
-    if held() - before:  # a process that is being ended may be about to remove its own
-        wait_until(lambda: not held() - before or not naming(temporary))
-        assert not held() - before, "left in the folder of temporary files"
+    if held() - before:  # a process that is being ended may be about to remove its own; this one's children stay
+        wait_until(lambda: not held() - before or not {*naming(temporary)} - children_of(os.getpid()))
+        assert not held() - before, f"left in the folder of temporary files: {held() - before}"
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ def test_a_test_is_skipped_for_want_of_a_package_of_others_only(
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     command = [sys.executable, "-m", "pytest", "-ra", "--rootdir", ".", "--continue-on-collection-errors", *options]
-    command += ["-p", "tests.conftest", "-p", "no:cacheprovider"]
+    command += ["-p", "tests.conftest", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "temporary")]
     known = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True)
     lines = done.stdout.splitlines()

@@ -45,7 +45,7 @@ def folder(variable: str, name: str) -> Path:
 
 
 @pytest.mark.parametrize(("content", "triton", "capability"), PAIRS)
-def test_pair(content: str, triton: str, capability: str) -> None:
+def test_pair(content: str, triton: str, capability: str, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "GPUCHECK_TEST_CAPABILITY": capability,
@@ -55,7 +55,7 @@ def test_pair(content: str, triton: str, capability: str) -> None:
     here = Path(__file__)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(here.parent)]
     result = subprocess.run(
-        [*command, f"--ignore={here}"],
+        [*command, f"--ignore={here}", f"--basetemp={tmp_path / 'temporary'}"],
         env=environment,
         cwd=REPOSITORY,
         text=True,

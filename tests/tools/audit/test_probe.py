@@ -125,19 +125,19 @@ def test_a_library_that_does_not_load_is_a_reason(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    ("code", "seconds", "expected"),
     [
-        ("raise RuntimeError('broken')", "ended with exit code 1: RuntimeError: broken"),
-        ("import os; os.abort()", "was killed by SIGABRT"),
-        ("import time; time.sleep(60)", "ran past 1 s"),
+        ("raise RuntimeError('broken')", 600.0, "ended with exit code 1: RuntimeError: broken"),
+        ("import os; os.abort()", 600.0, "was killed by SIGABRT"),
+        ("import time; time.sleep(600)", 1.0, "ran past 1 s"),
     ],
 )
 def test_a_probing_process_that_fails_is_a_reason(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, expected: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, seconds: float, expected: str
 ) -> None:
     (tmp_path / "failing_child.py").write_text(code)
     monkeypatch.setattr(probing, "CHILD", "failing_child")
     monkeypatch.setattr(probing, "NEEDS", ())
-    monkeypatch.setattr(probing, "TIMEOUT", 1.0)
+    monkeypatch.setattr(probing, "TIMEOUT", seconds)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     assert expected in reason(probe(COPY, [HAZARD]))
