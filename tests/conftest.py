@@ -319,12 +319,16 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+OF_OTHERS = ("torchinductor_", ".org.chromium.", "org.chromium.")
+"""What torch and a browser keep there for as long as they like."""
+
+
 @pytest.fixture(autouse=True)
 def tidy(temporary: Path) -> Iterator[None]:
     """No test leaves temporary files: what a command forgets there, it forgets on the machines of its users."""
 
     def held() -> set[str]:
-        return {name for name in os.listdir(temporary) if not name.startswith("torchinductor_")}  # torch's own cache
+        return {name for name in os.listdir(temporary) if not name.startswith(OF_OTHERS)}
 
     before = held()
     yield
