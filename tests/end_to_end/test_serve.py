@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fastapi  # noqa: F401 - what the server needs
 import pytest
+import torch  # noqa: F401 - what its evaluations need
 
 from gpucheck.host.processes import descendants_of
 from tests.end_to_end.serve_client import CRASHES, LEAVES, RIGHT, WRONG, Served

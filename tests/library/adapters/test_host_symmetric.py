@@ -39,6 +39,7 @@ def test_ranks_move_rows_through_the_dispatch_of_the_library(adapter: Adapter, t
 
 def test_each_rank_maps_the_buffers_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a rank writes into the buffer of another one is there once both have met."""
+    pytest.importorskip("torch", reason="needs torch")
     program = (
         "import sys, torch, torch.distributed as dist\n"
         "from gpucheck.library.adapters.host_symmetric import HostSymmetricMemory\n"
@@ -55,5 +56,5 @@ def test_each_rank_maps_the_buffers_of_all(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     ranks = [subprocess.Popen([sys.executable, "-c", program, str(rank), str(tmp_path / "meet")]) for rank in range(2)]
-    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    assert [rank.wait() for rank in ranks] == [0, 0]
     assert not [*tmp_path.glob("symmetric-*")], "no file is left"
