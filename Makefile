@@ -2,7 +2,7 @@ PYTHON ?= python3
 NPROC ?= 2
 ARGS ?=
 BIN := .venv/bin
-WALLS := $(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' # no script on a pod that has it
+WALLS := $(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' # its script is missing where it comes with a pod's Python
 NUMERICS := tests/verify tests/triton_hooks tests/checks tests/worker
 export PYTHON
 export PYTHONDONTWRITEBYTECODE = # byte code is written, whatever an image says: hundreds of processes import torch

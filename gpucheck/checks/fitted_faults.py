@@ -210,9 +210,13 @@ def _of_activation(case: Case, inputs: Inputs, output: Tensor, wrong: Tensor, pa
         value = block_reference(case, given, change, part)["y"].estimate.value
         return float(((value - held.double()).abs() / (held.double().abs() + 1)).sum())
 
+    def best(change: Callable[[float], Change]) -> tuple[float, float]:
+        return _least(lambda logarithm: left(change(2.0**logarithm)))
+
+    most = SMALL * left(NO_CHANGE)
     for words, wanted, change in _constants():
-        found, cost = _least(lambda logarithm, change=change: left(change(2.0**logarithm)))  # type: ignore[misc]
-        if cost > SMALL * left(NO_CHANGE):
+        found, cost = best(change)
+        if cost > most:
             continue
         for digits in (2, 3, 5):
             value = float(f"{2.0**found:.{digits}g}")

@@ -126,20 +126,26 @@ def second_bias_dropped() -> Any:
     return replaced("make_mxfp4_moe_quant_config", change, *HOLDERS)
 
 
+def first_product_loaded(otherwise: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The loader takes rows of the first product otherwise: weights, scales and bias."""
+
+    def change(original: Any) -> Any:
+        def load(model: Any, end: Any, start: Any, weights: Any, stacked: Any) -> Any:
+            pairs = ((name, otherwise(value) if ".w13_" in name else value) for name, value in weights)
+            return original(model, end, start, pairs, stacked)
+
+        return load
+
+    return replaced("_load_weights_mxfp4", change, "vllm.model_executor.models.gpt_oss:GptOssModel")
+
+
 def gate_and_up_swapped() -> Any:
     """The loader takes gate and up in the other order: rows 1 0 3 2 ... of the first product."""
 
     def swapped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.unflatten(1, (-1, 2)).flip(2).flatten(1, 2)
 
-    def change(original: Any) -> Any:
-        def load(model: Any, end: Any, start: Any, weights: Any, stacked: Any) -> Any:
-            pairs = ((name, swapped(value) if ".w13_" in name else value) for name, value in weights)
-            return original(model, end, start, pairs, stacked)
-
-        return load
-
-    return replaced("_load_weights_mxfp4", change, "vllm.model_executor.models.gpt_oss:GptOssModel")
+    return first_product_loaded(swapped)
 
 
 def cut_by_local_rank() -> Any:
@@ -179,14 +185,7 @@ def second_scales_turned() -> Any:
 
 
 def gate_and_up_as_halves() -> Any:
-    def change(original: Any) -> Any:
-        def load(model: Any, end: Any, start: Any, weights: Any, stacked: Any) -> Any:
-            pairs = ((name, halves(value) if ".w13_" in name else value) for name, value in weights)
-            return original(model, end, start, pairs, stacked)
-
-        return load
-
-    return replaced("_load_weights_mxfp4", change, "vllm.model_executor.models.gpt_oss:GptOssModel")
+    return first_product_loaded(halves)
 
 
 def halves(tensor: torch.Tensor) -> torch.Tensor:
