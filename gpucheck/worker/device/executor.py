@@ -76,7 +76,7 @@ class CaseExecutor(DevicePasses):
         self._turns = turns or DeviceTurns("")
         self.joint_group: JointGroup | None = None  # of a process that runs joint cases
         self._stopwatch = Stopwatch(device, lambda: not self.poisoned_context())
-        self._suspect: int | None = None  # number in the guarded memory of the tensor around which was read last
+        self._suspect: int | None = None  # number of the tensor around which a read was found last
         self._boxes: dict[str, parcels.Box] = {}  # shared memory that is open here, by path
         self._repeats: RepeatedCalls | None = None  # of the outputs that the case gave first
         self.identity = _identity(device)
