@@ -41,7 +41,7 @@ def look(
 def _changed(after: Tensors, own: Tensors, allowed: Callable[[], Collection[str]]) -> dict[str, tuple[int, int]]:
     """Inputs that the call changed and the plain code leaves alone: how many elements, of how many."""
     changed = {
-        name: (digest.differing(value, own[name]), value.numel())
+        name: (digest.differing(value, own[name].to(value.device)), value.numel())  # a form's text is on the host
         for name, value in after.items()
         if (value.shape, value.dtype) == (own[name].shape, own[name].dtype)
     }
