@@ -13,8 +13,9 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
 SHARED = "shared"  # folder with one for each rank, with files that tell of shared memory
 KINDS = ("inputs", "digest", "reference")
 PART = "part"  # before the rank in names of files
+LOCK, DONE = ".lock", ".done"  # in names of empty files: whoever holds it makes a file; a rank needs a case no more
+POLL = 0.05  # s between looks whether files were removed
 MOST_HELD = 2 << 30  # bytes of inputs and references that a rank keeps for experiments
 
 
@@ -218,7 +221,7 @@ class CaseFiles:
         return self._done(key, rank).exists()
 
     def _done(self, key: str, rank: int) -> Path:
-        return self.folder / f"{key}.done{rank}"
+        return self.folder / f"{key}{DONE}{rank}"
 
     def remove(self, key: str) -> None:
         """Removes the files of a case."""
@@ -227,7 +230,7 @@ class CaseFiles:
 
     def _sweep(self, key: str) -> bool:
         """Removes the files of a case that every rank is done with; says whether it is one."""
-        if len(list(self.folder.glob(f"{key}.done*"))) < self.local_ranks:
+        if sum(name.startswith(f"{key}{DONE}") for name in os.listdir(self.folder)) < self.local_ranks:
             return False
         self.remove(key)
         return True
@@ -249,11 +252,23 @@ class CaseFiles:
         """Bytes held at present."""
         total = 0
         for entry in os.scandir(self.folder):
-            try:
-                total += entry.stat().st_size
-            except FileNotFoundError:
+            if entry.name.endswith(LOCK) or DONE in entry.name:  # most of the names, and empty
                 continue
+            with suppress(FileNotFoundError):
+                total += entry.stat().st_size
         return total
+
+    def wait_for_room(self, limit: int) -> None:
+        """Returns when at most ``limit`` bytes are held.
+
+        One process of the node looks, all others wait for it and take no processor: looking means to list the folder.
+        """
+        if self.size() <= limit:
+            return
+        with open(self.folder / f"room{LOCK}", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            while self.size() > limit:
+                time.sleep(POLL)
 
     def _digest(self, key: str, case: Case) -> str:
         inputs = self.given(key, case)
@@ -271,7 +286,7 @@ class CaseFiles:
         return not path.exists() and self._locked(path, make, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _locked(self, path: Path, make: Callable[[], Any], mode: int) -> bool:
-        with open(path.with_name(path.name + ".lock"), "w") as lock:
+        with open(path.with_name(path.name + LOCK), "w") as lock:
             try:
                 fcntl.flock(lock, mode)
             except BlockingIOError:

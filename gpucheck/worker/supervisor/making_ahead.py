@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +24,6 @@ FILES_LIMIT = 8 << 30  # bytes of inputs and references made ahead of their use,
 LARGEST = 3  # steps of each check that half of the processes begin with
 WINDOW = 4  # steps per local rank; within such a window each rank has an order of its own
 _RANK = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # of the environment
-_POLL = 0.05  # s between looks whether files were removed
 
 
 def worth_having(local_rank: int) -> bool:
@@ -95,8 +93,7 @@ def make_ahead(files: CaseFiles, plan: Plan, order: Sequence[int], rank: int, li
         limit: bytes of files; while there are more, nothing is made.
     """
     for number in order:
-        while files.size() > limit:
-            time.sleep(_POLL)
+        files.wait_for_room(limit)
         step = plan.steps[number]
         with suppress(Exception):  # the step itself hits the same error and reports it
             if not step.inapplicable and not files.is_done(str(number), rank):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,6 +254,29 @@ def test_what_is_made_too_late_is_removed(tmp_path: Path) -> None:
     made.done(0, 0)
     made.make_ahead(0, CASE)
     assert made.size() == 0
+
+
+def test_one_process_looks_for_room_while_others_wait_for_it_without_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight that each listed the folder twenty times a second took 18 s of the processors of a gate."""
+    made, right = CaseFiles(tmp_path, 1), CaseFiles.size
+    made.make_ahead("0", CASE)
+    looks: list[int] = []
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    monkeypatch.setattr(CaseFiles, "size", lambda self: looks.append(0) or right(self))
+    waiting = [threading.Thread(target=made.wait_for_room, args=(0,)) for _ in range(3)]
+    with open(tmp_path / "room.lock", "w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_EX)
+        for thread in waiting:
+            thread.start()
+        while len(looks) < len(waiting):
+            threading.Event().wait(0.001)
+        made.done("0", 0)
+    for thread in waiting:
+        thread.join()
+    assert not slept and len(looks) == 2 * len(waiting), "once before it waits and once after"
 
 
 def test_references_have_the_bounds_of_the_device_that_is_named(tmp_path: Path) -> None:

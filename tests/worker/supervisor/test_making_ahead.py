@@ -14,8 +14,8 @@ import pytest
 from gpucheck import checks
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
+from gpucheck.worker.supervisor import case_files, side_process
 from gpucheck.worker.supervisor import making_ahead as module
-from gpucheck.worker.supervisor import side_process
 from gpucheck.worker.supervisor.case_files import CaseFiles
 from gpucheck.worker.supervisor.making_ahead import Makers, make_ahead
 from tests.processes import alive, wait_until
@@ -76,7 +76,7 @@ def test_nothing_is_made_while_the_files_fill_their_room(plan: Plan, scratch: Pa
     files.make_ahead("0", plan.steps[0].case)
     maker = threading.Thread(target=make_ahead, args=(files, plan, [1], 5, files.size() - 1))
     maker.start()
-    maker.join(3 * module._POLL)
+    maker.join(3 * case_files.POLL)
     assert maker.is_alive() and not made(scratch, 1)
     for rank in (4, 5):
         files.done("0", rank)
