@@ -121,6 +121,7 @@ class Fault:
     beside: tuple[Mapping[str, Any], ...] = ()  # further cases that show it is none of theirs
     calls: int = 0  # output columns of the calls that a hook takes, where they are not those of the case
     spread: bool = False  # planted on all ranks even for one: its code looks who runs it
+    effort: int = 1  # how many times as long as most it takes a rank, experiments included
 
     @property
     def columns(self) -> int:

@@ -19,7 +19,7 @@ EXPERIMENTS = 600.0  # s at most that a rank spends on trying failed cases other
 CASE_TIMEOUT = 60.0  # s
 NO_STRAGGLER = 1e6  # times as slow as its peers: runs that share GPUs slow each other down
 HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}  # s; the same where cases hang; kernels for GPUs are compiled within it
-MOST_PER_RANK = 16  # faults of a rank in a run, where several runs are made at once
+MOST_PER_RANK = 16  # faults of a rank in a run, by their effort, where several runs are made at once
 APART = 100  # output columns between the cases of one fault on two ranks
 FEW_CASES = tuple(attention(queries) for queries in (24, 28, 36, 40, 44))
 
@@ -88,7 +88,8 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
     parts = _parts(each, ranks if split else 0)
     for turn, (words, part) in itertools.product(range(ranks), parts):
         beside = [OTHER_CONFIG] if part is parts[-1][1] else []
-        planted = tuple(Planted(fault, ((number + turn) % ranks,)) for number, fault in enumerate([*part, *beside]))
+        dealt = _dealt([*part, *beside], ranks)
+        planted = tuple(Planted(fault, ((rank + turn) % ranks,)) for fault, rank in dealt)
         name = f"each fault on one rank, turn {turn + 1}{words}"
         made.append(FaultRun(name, "each", device, ranks, 1 + turn, planted))
     everywhere = [fault for fault in shared if fault not in each or (Target.ALL in fault.targets and ranks > 1)]
@@ -115,6 +116,18 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
     return made
 
 
+def _dealt(faults: Sequence[Fault], ranks: int) -> list[tuple[Fault, int]]:
+    """Each fault with the rank that it falls to, so that all have about as much to do: one that is done waits.
+
+    Those that take longest are dealt first, each to a rank that has least so far.
+    """
+    load, rank_of = [0] * ranks, dict[str, int]()
+    for fault in sorted(faults, key=lambda fault: -fault.effort):
+        rank = rank_of[fault.name] = load.index(min(load))
+        load[rank] += fault.effort
+    return [(fault, rank_of[fault.name]) for fault in faults]
+
+
 def _parts(faults: Sequence[Fault], sharing: int) -> list[tuple[str, Sequence[Fault]]]:
     """Faults that share a run, with what the name of their run says of them.
 
@@ -127,7 +140,7 @@ def _parts(faults: Sequence[Fault], sharing: int) -> list[tuple[str, Sequence[Fa
     if not sharing:
         return [("", faults)] if faults else []
     kinds = [[fault for fault in faults if isinstance(fault.plant, Edit) is edits] for edits in (True, False)]
-    counts = [math.ceil(len(kind) / (sharing * MOST_PER_RANK)) for kind in kinds]
+    counts = [math.ceil(sum(fault.effort for fault in kind) / (sharing * MOST_PER_RANK)) for kind in kinds]
     parts = [kind[first::count] for kind, count in zip(kinds, counts, strict=True) for first in range(count)]
     return [(f", part {number} of {len(parts)}" * (len(parts) > 1), part) for number, part in enumerate(parts, 1)]
 

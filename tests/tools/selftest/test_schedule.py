@@ -32,6 +32,14 @@ def test_every_fault_that_shows_is_planted_on_each_of_its_targets(device: str, r
         assert sorted(places) == sorted(expected), fault.name
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_ranks_have_about_as_much_to_do_in_each_turn(ranks: int) -> None:
+    longest = max(fault.effort for fault in FAULTS)
+    for turn in (run for run in fault_runs(FAULTS, "cuda", ranks) if run.name.startswith("each fault on one rank")):
+        load = [sum(item.fault.effort for item in turn.planted if rank in item.ranks) for rank in range(ranks)]
+        assert max(load) - min(load) <= 1 < longest < max(load), load
+
+
 def test_one_run_has_nothing_planted_and_comes_first() -> None:
     first, *others = fault_runs(choose(["bit-7"]), "cpu", 2)
     assert not first.planted and first.exit_code is ExitCode.PASS and first.column == "controls"

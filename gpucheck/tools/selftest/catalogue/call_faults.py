@@ -146,11 +146,12 @@ FAULTS = (
         "other-tokens",
         "the logits of one step come out negative, so that other tokens follow whatever the weights are",
         Hook("decode_otherwise"),
-        {**decoding(94), "heads": 2},
+        {**decoding(94), "heads": 2, "layers": 1},
         Expected(
             Outcome.MISMATCH, "{cause}: .*", (r"first wrong at step 0, unembedding; first other token at step 0 ",)
         ),
         calls=94,
+        effort=8,
     ),
     Fault(
         "repeats-differ",
