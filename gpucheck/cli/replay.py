@@ -25,6 +25,7 @@ PIPED_WIDTH = 200  # columns where nobody's terminal sets a width
 
 
 def replay(
+    context: typer.Context,
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
     case: Annotated[
         str, typer.Argument(help="Case id; with its conditions in parentheses if several cases have this id.")
@@ -48,6 +49,7 @@ def replay(
     from rich.console import Console
 
     from gpucheck import checks
+    from gpucheck.launch.early_torchrun import begin
     from gpucheck.launch.torchrun import Rendezvous, launch
     from gpucheck.library.engines.engine_option import found_again
     from gpucheck.library.library_option import parse_source
@@ -66,6 +68,7 @@ def replay(
         check_folder("--save", save)
     checks.activate(run.plan.check_sources)
     _restore_environment(run.plan)
+    early = context.with_resource(begin(run.plan.nproc, run_dir, debug=run.plan.debug))
     _require_machine(run.plan)
     if library and not run.plan.has_library:
         raise UsageError(f"no case of {run_dir} needs a library, and it had none: leave --library out")
@@ -79,7 +82,7 @@ def replay(
     try:
         write_json(folder / "plan.json", plan.to_json())
         (folder / "records").mkdir()
-        ending = launch(plan, folder, Rendezvous(), lambda: False)
+        ending = launch(plan, folder, Rendezvous(), lambda: False, early=early)
         closeup = _closeup(run, step, chosen, copy, folder)
         console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
         show(closeup, console)

@@ -59,6 +59,7 @@ WAIT_AFTER_FAILURE = 5.0  # s, where it did not end by itself
 
 
 def run(
+    context: typer.Context,
     scenario: Annotated[
         str | None,
         typer.Argument(help="Built-in scenario or TOML file.", show_default="gate on GPUs, smoke on the CPU"),
@@ -161,6 +162,12 @@ def run(
     rdzv_backend: Annotated[str, typer.Option(help="torchrun's rendezvous backend.")] = "c10d",
 ) -> None:
     """Run kernels on every rank, judge every output, and say which rank, kernel and region is wrong."""
+    from gpucheck.launch.early_torchrun import begin, likely_ranks
+
+    early = None
+    if not dry_run:
+        early = context.with_resource(begin(likely_ranks(device, nproc), out or Path("runs"), debug=debug))
+
     from rich.console import Console
 
     from gpucheck.cli import exit_codes as schemes
@@ -236,7 +243,7 @@ def run(
     copy = replace(copy, origin=release) if copy and release else copy
     if node_rank:
         joined = join_run.join(rendezvous, copy, patches, choice, out, _fresh_folder, engines)
-        ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.client.poll)
+        ending = launch(joined.plan, joined.folder, rendezvous, lambda: False, joined.client.poll, early)
         joined.client.close(ending.code)
         raise typer.Exit(join_run.exit_code(joined, ending))
     patched = patched_files(copy.package, patches) if copy else {}
@@ -289,7 +296,7 @@ def run(
         join_run.server(rendezvous, plan, folder) as server,
         Progress(plan, follower, console, quiet=quiet) as progress,
     ):
-        ending = launch(plan, folder, rendezvous, progress, server.poll if server else None)
+        ending = launch(plan, folder, rendezvous, progress, server.poll if server else None, early)
         others = server.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if server else []
         progress()
     if plan.screen and not ending.signal:

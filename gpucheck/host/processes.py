@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from gpucheck.host.resources import available_memory
 
@@ -83,15 +83,31 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path, by:
         by: signal that it gets when the thread that starts it ends.
     """
     with open(log, "wb") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=partial(die_with_parent, os.getpid(), by),
-        )
+        return start_into(command, environment, output, by)
+
+
+def start_into(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    by: int = signal.SIGKILL,
+    inherited: Sequence[int] = (),
+) -> Process:
+    """As :func:`start`, with an open file that it prints to.
+
+    Args:
+        inherited: descriptors that it gets too.
+    """
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        pass_fds=inherited,
+        preexec_fn=partial(die_with_parent, os.getpid(), by),
+    )
 
 
 class ForkedProcess:

@@ -15,34 +15,22 @@ from importlib import import_module
 from pathlib import Path
 
 from gpucheck.host.containment import UNWALLED, files_are_walled, hide_memory
-from gpucheck.host.isolated import python_path
 from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
 from gpucheck.host.node_gpus import architectures
 from gpucheck.host.processes import Family, ForkedProcess, Process, children_of, end, start, state_of
-from gpucheck.host.resources import usable_processors
+from gpucheck.launch.early_torchrun import AGENT, LOADED, EarlyTorchrun, loading_environment
 from gpucheck.launch.gpus import ARCHITECTURES
 from gpucheck.launch.node_channel import has_children
 from gpucheck.launch.scratch import scratch
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
-AGENT = "gpucheck.launch.forking_torchrun"  # what is started: torchrun with ranks that are forked
-LOADED = "torch.distributed.run"  # torchrun itself
 AnyProcess = Process | ForkedProcess
 GRACE = 2.0  # s between asking torchrun to end and killing it
 LINGER = 30.0  # s within which torchrun must end once all ranks have
 STOPPED = 10.0  # s within which a torchrun that a signal stopped before it started the ranks must go on
 POLL = 0.1  # s
-
-
-DEBUG = {
-    "CUDA_LAUNCH_BLOCKING": "1",
-    "TORCH_USE_CUDA_DSA": "1",  # what torch asks for in its messages; the next is what its builds read
-    "PYTORCH_USE_CUDA_DSA": "1",
-    "TRITON_DEBUG": "1",  # compiles tl.device_assert in, and asserts that integers do not overflow
-}
-"""What the ranks of a run with ``--debug`` have in their environment."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +81,21 @@ def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
     return [sys.executable, "-m", AGENT, *options, "-m", "gpucheck.worker", str(run)]
 
 
-def _start(plan: Plan, run: Path, rendezvous: Rendezvous, environment: Mapping[str, str], log: Path) -> AnyProcess:
-    """Starts torchrun: as a fork of this process where that has loaded it, which takes no time to load it again."""
+def _start(
+    plan: Plan,
+    run: Path,
+    rendezvous: Rendezvous,
+    environment: Mapping[str, str],
+    log: Path,
+    early: EarlyTorchrun | None,
+) -> AnyProcess:
+    """Starts torchrun from what has torch loaded, or is loading it: a fork of this process, or ``early``."""
     words = command(plan, run, rendezvous)
     module, arguments = words[1:3], words[3:]
-    if module != ["-m", AGENT] or LOADED not in sys.modules or threading.active_count() > 1:
-        return start(words, environment, log)
-    return ForkedProcess(lambda: import_module(AGENT).main(arguments), environment, log)
+    if module == ["-m", AGENT] and LOADED in sys.modules and threading.active_count() == 1:
+        return ForkedProcess(lambda: import_module(AGENT).main(arguments), environment, log)
+    loading = early.hand_over(arguments, environment, log) if early and module == ["-m", AGENT] else None
+    return loading or start(words, environment, log)
 
 
 def launch(
@@ -108,6 +104,7 @@ def launch(
     rendezvous: Rendezvous,
     watch: Callable[[], bool],
     peer_lost: Callable[[], bool | None] | None = None,
+    early: EarlyTorchrun | None = None,
 ) -> Ending:
     """Runs all ranks of this node until they end, and leaves none of their processes behind.
 
@@ -118,6 +115,7 @@ def launch(
         watch: called about ten times a second while the ranks run; returns whether all of them have ended.
         peer_lost: polled like ``watch``. Once True, local ranks finish and torchrun is killed: it would wait for the
             lost node.
+        early: torchrun, if it has been started to load torch.
 
     Raises:
         InfrastructureError: torchrun could not be started.
@@ -135,7 +133,7 @@ def launch(
     if plan.candidates:
         hide_memory()
     try:
-        process = _start(plan, run, rendezvous, _environment(plan, folder), log)
+        process = _start(plan, run, rendezvous, _environment(plan, folder), log, early)
         if plan.device == "cuda":
             threading.Thread(target=_write_architectures, args=(folder,), daemon=True).start()
         log_of_kernel = KernelLog(gpus=plan.device == "cuda")
@@ -224,14 +222,8 @@ def _write_architectures(scratch: Path) -> None:
 
 def _environment(plan: Plan, scratch: Path) -> dict[str, str]:
     return {
-        **os.environ,
-        "PYTHONPATH": python_path(),
+        **loading_environment(plan.nproc, debug=plan.debug),
         "GPUCHECK_SCRATCH": str(scratch),
         "GPUCHECK_LAUNCHER": str(os.getpid()),
-        **(DEBUG if plan.debug else {}),
         **({UNWALLED: "1"} if plan.candidates and not files_are_walled() else {}),
-        "OMP_WAIT_POLICY": os.environ.get(
-            "OMP_WAIT_POLICY", "passive"
-        ),  # idle threads must not spin: ranks share cores
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_processors() // plan.nproc)),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ Command = Callable[..., Answer]
 
 @pytest.fixture
 def gpucheck(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs ``gpucheck`` with arguments, through its ``main``."""
+    """Runs ``gpucheck`` with arguments, through its ``main``; nothing loads torch meanwhile."""
     from gpucheck.cli.app import main
+
+    monkeypatch.setattr("gpucheck.launch.early_torchrun.begin", lambda *_, **__: nullcontext())
 
     def run(*arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["gpucheck", *arguments])
@@ -77,7 +80,9 @@ def ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRanks:
     """Stands in for torchrun and its ranks; the machine has no GPU and the software is quickly read."""
     fake = FakeRanks({}, {}, [])
 
-    def launch(plan: Plan, folder: Path, _: object, watch: Callable[[], bool], peer_lost: object = None) -> Ending:
+    def launch(
+        plan: Plan, folder: Path, _: object, watch: Callable[[], bool], *others: object, **named: object
+    ) -> Ending:
         fake.plans.append(plan)
         fake.folders.append(folder)
         for rank in range(plan.world_size):

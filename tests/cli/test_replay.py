@@ -53,7 +53,7 @@ def again(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> dict[str, An
     """What the ranks of the replay write; changes of the record of each rank."""
     changes: dict[str, Any] = {"plans": [], 0: {}, 1: {}}
 
-    def launch(plan: Plan, folder: Path, _: object, watch: Callable[[], Any]) -> Ending:
+    def launch(plan: Plan, folder: Path, _: object, watch: Callable[[], Any], early: object = None) -> Ending:
         changes["plans"].append(plan)
         for rank in range(plan.world_size):
             writer = RecordWriter(folder, rank)

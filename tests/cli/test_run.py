@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpucheck.host.processes import children_of
+from gpucheck.launch.early_torchrun import LOADED, EarlyTorchrun, loading_environment
 from gpucheck.launch.gpus import Found
 from gpucheck.model.errors import InfrastructureError
 from gpucheck.model.record import Outcome
@@ -521,3 +524,109 @@ def test_fewer_or_more_gpus_than_expected_start_nothing(
         answer = gpucheck("run", "mine.toml", "--expect-gpus", expected)
         assert answer.code == 3 and f"--expect-gpus {expected}, 7 can be used" in answer.message
     assert not ranks.plans
+
+
+@pytest.fixture
+def loading(gpucheck: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EarlyTorchrun]:
+    """The processes that load torch, for which a stand-in takes forever, in the order of their start."""
+    (tmp_path / "stand-in").mkdir()
+    (tmp_path / "stand-in" / "torch.py").write_text("import time\nwhile True: time.sleep(1)")
+    started: list[EarlyTorchrun] = []
+
+    def begin(nproc: int, run: Path, *, debug: bool) -> EarlyTorchrun:
+        environment = loading_environment(nproc, debug=debug)
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "stand-in"), environment["PYTHONPATH"]])
+        started.append(EarlyTorchrun(environment, run))
+        return started[-1]
+
+    monkeypatch.setattr("gpucheck.launch.early_torchrun.begin", begin)
+    return started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nope"], 2, "unknown scenario 'nope'"),
+        (["mine.toml", "--device", "cuda"], 3, "--device cuda: no GPU is visible"),
+        (["mine.toml", "--library", "path:gone"], 2, "there is no such folder"),
+        (["mine.toml", "--checks", "moe"], 5, "no case of moe; nothing to run"),
+        (["mine.toml", "--node-rank", "1"], 2, "--node-rank 1"),
+    ],
+)
+def test_torch_is_loaded_while_the_command_plans_and_no_longer_than_that(
+    gpucheck: Command,
+    ranks: FakeRanks,
+    scenario: str,
+    loading: list[EarlyTorchrun],
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    before = children_of(os.getpid())
+    answer = gpucheck("run", *arguments)
+    assert answer.code == code and words in answer.message
+    assert len(loading) == 1 and children_of(os.getpid()) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_torch_is_no_longer_loaded_when_the_command_ends_early(
+    gpucheck: Command,
+    run: Command,
+    loading: list[EarlyTorchrun],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    before, seen = children_of(os.getpid()), []
+
+    def choose(*_: object, **__: object) -> None:
+        seen.append(children_of(os.getpid()) - before)
+        raise error
+
+    monkeypatch.setattr("gpucheck.launch.gpus.choose", choose)
+    answer = run()
+    words = "interrupted" if isinstance(error, KeyboardInterrupt) else "No space left on device"
+    assert (answer.code, answer.message) == (130 if words == "interrupted" else 3, words)
+    assert [len(started) for started in seen] == [1], "it loads while the command looks for GPUs"
+    assert children_of(os.getpid()) == before
+
+
+TORCHRUN = """
+import os, sys
+config_from_args = None
+def main(words):
+    open(os.environ["TOLD"], "w").write(f"{os.getpid()} {words[-1]}")
+    sys.exit(7)
+"""
+
+
+def test_what_loads_torch_from_the_start_becomes_torchrun(
+    gpucheck: Command, here: Path, scenario: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a whole command: nothing in it changes the environment that torch is loaded with."""
+    package = tmp_path / "stand-in" / "torch"
+    (package / "distributed").mkdir(parents=True)
+    for name, text in (("__init__", ""), ("cuda", "is_available = None"), ("distributed/run", TORCHRUN)):
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
+    monkeypatch.delitem(sys.modules, LOADED, raising=False)  # this process is none that can fork it
+    monkeypatch.setattr("gpucheck.host.software.missing_packages", list)
+    started: list[int] = []
+
+    def begin(nproc: int, run: Path, *, debug: bool) -> EarlyTorchrun:
+        early = EarlyTorchrun(loading_environment(nproc, debug=debug), run)
+        started.append(early._process.pid if early._process else 0)
+        return early
+
+    monkeypatch.setattr("gpucheck.launch.early_torchrun.begin", begin)
+    answer = gpucheck("run", scenario, "--library", library, "--device", "cpu", "--out", "new", "--debug")
+    assert answer.code == 3 and "INCONCLUSIVE" in answer.out, answer.err
+    assert (tmp_path / "told").read_text() == f"{started[0]} {here / 'new'}"
+
+
+def test_nothing_loads_torch_where_nothing_will_run(
+    gpucheck: Command, ranks: FakeRanks, scenario: str, loading: list[EarlyTorchrun]
+) -> None:
+    for arguments, code in ((["--help"], 0), ([scenario, "--dry-run"], 0), ([scenario, "--seed", "x"], 2)):
+        assert gpucheck("run", *arguments).code == code
+    assert not loading

@@ -25,6 +25,7 @@ from typing import Any
 LOADED = [
     "torch",
     "torch.testing",
+    "torch.distributed.run",
     "triton",
     "triton.runtime.interpreter",
     "gpucheck.worker.device.executor",
@@ -101,7 +102,9 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-def _launch(plan: Any, run: Path, _: object, watch: Callable[[], None], peer_lost: Any = None) -> Any:
+def _launch(
+    plan: Any, run: Path, _: object, watch: Callable[[], None], peer_lost: Any = None, early: object = None
+) -> Any:
     """Ranks as forks of this process; what torchrun would tell them stands in their environment."""
     from gpucheck.launch.torchrun import Ending
     from gpucheck.worker.device.child import import_ahead, serve
