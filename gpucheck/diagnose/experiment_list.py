@@ -36,6 +36,7 @@ class Experiment:
     needs_gpu: bool = False
     alone: bool = False  # no other rank of the node may run anything meanwhile
     lends: bool = False  # another rank of the node lends its environment or its device
+    slow: bool = False  # it compiles, so it is begun before others
     calms: bool = False  # takes away what makes calls of one process differ
     settles: bool = False  # a cause is known where it makes the case right
     together: bool = False  # ranks make it together with a case that they run together; no other applies to such a case
@@ -170,6 +171,7 @@ EXPERIMENTS: dict[ExperimentName, Experiment] = {
             outcomes=ENDED,
             violations=(),
             needs_gpu=True,
+            slow=True,
             settles=True,
         ),
         Experiment(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import time
 from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.answers import Answers, again, kinds, serves, steady, way
@@ -23,11 +21,12 @@ from gpucheck.diagnose.experiment_list import (
 )
 from gpucheck.diagnose.strategy import further_repeats, repeated_enough, wants_control, worth_a_process
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import Plan, Step
+from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
+from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess, Follow, nothing
 from gpucheck.worker.supervisor.lanes import runs_beside
 
 if TYPE_CHECKING:
@@ -39,19 +38,7 @@ PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows whe
 ALONE = 2  # fresh processes that a case has for itself before it shares some with others that fail every time
 SPOILING = 8  # processes in which cases before this one must spoil it
 Way = tuple[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class ExperimentProcess:
-    """One process of an experiment, and the case that it runs."""
-
-    number: int
-    step: Step  # under the changed conditions
-    name: ExperimentName
-    deadline: float | None = None  # s; None takes the plan's
-    after: tuple[int, ...] = ()  # steps that the process runs before
-    own: bool = False  # its files are made for it and go with it
-    known: bool = False  # one call is enough where it gives the bits of the failure
+Pair = tuple[Record, Record]
 
 
 class Experiments:
@@ -88,8 +75,9 @@ class Experiments:
                 self._try(process)
                 pinned.add((process.number, process.name))
         chosen = representatives(self.plan, self.failed)
-        self._side_by_side(chosen, pinned)
-        others = self._unlike(chosen)
+        alike = self._alike(chosen)
+        self._side_by_side(chosen, pinned, alike)
+        others = self._unlike(alike)
         self._side_by_side(others, pinned)
         chosen += others
         self.runner.child.retire()
@@ -108,9 +96,15 @@ class Experiments:
             seconds = min(PIN_SECONDS, self.plan.case_timeout)
             yield ExperimentProcess(record.step, replace(step, conditions=conditions), BLOCKING, seconds)
 
-    def _side_by_side(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
-        """Makes one experiment with all cases before the next one, so that each case gets the most telling ones."""
-        self._ask_at_once(chosen, pinned)
+    def _side_by_side(
+        self, chosen: Sequence[Record], pinned: Container[tuple[int, str]], alike: Sequence[Pair] = ()
+    ) -> None:
+        """Makes one experiment with all cases before the next one, so that each case gets the most telling ones.
+
+        Args:
+            alike: see :meth:`_alike`; as many of these cases as there is room for are repeated beside.
+        """
+        self._ask_at_once(chosen, pinned, alike)
         for name in EXPERIMENTS:
             if name == HISTORY:
                 for record in chosen:
@@ -121,36 +115,68 @@ class Experiments:
         if seldom_right:  # what was asked while they seemed to fail every time is asked again
             self._side_by_side(seldom_right, pinned)
 
-    def _ask_at_once(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]]) -> None:
+    def _ask_at_once(self, chosen: Sequence[Record], pinned: Container[tuple[int, str]], alike: Sequence[Pair]) -> None:
         """Makes at once what would be made in turn if every answer were the failure again, as most of them are."""
         if not 0 < len(chosen) <= len(self._runners) > 1:
             return  # many cases share processes instead
-        self._once_each([r for r in chosen if self._worth(r, REPEAT) and self._falls_to_us(r, REPEAT)], REPEAT, 0)
-        wanted = [
-            (record, name)
-            for name, experiment in EXPERIMENTS.items()
-            for record in chosen
-            if name != HISTORY and not experiment.alone and self._seen(record).deterministic
-            if (record.step, name) not in pinned and self._worth(record, name) and self._falls_to_us(record, name)
-        ]
-        often = {record.step: self._sure(record, REPEAT, REPEATS) for record, _ in wanted}
-        self._at_once(
-            [
-                self._process_for(record, name)
-                for record, name in wanted
-                for _ in range(often[record.step] if name == REPEAT else 1)
-            ]
-        )
+        new = [record for record in chosen if self._worth(record, REPEAT) and not self._repeated(record)]
+        first = {record.step: self._process_for(record, REPEAT) for record in new}
+        room = len(self._runners) - len(first)
+        also = [process for process in self._repeats_of(alike) if self._undisturbed(process)][:room]
+        ahead = [process for record in new for process in self._wanted(record, pinned, ahead=True)]
+        ahead = sorted(filter(self._undisturbed, ahead), key=_slow_first)[: room - len(also)]
+        known = [each for record in chosen if record.step not in first for each in self._wanted(record, pinned)]
 
-    def _unlike(self, chosen: Sequence[Record]) -> list[Record]:
-        """Failures that one process shows to differ from the case that was tried in their place."""
+        def follow(process: ExperimentProcess) -> Sequence[ExperimentProcess]:
+            record = self._failures[process.number]
+            return self._wanted(record, pinned) if process is first.get(process.number) else ()
+
+        self._at_once([*first.values(), *also, *known], ahead, follow)
+
+    def _wanted(
+        self, record: Record, pinned: Container[tuple[int, str]], *, ahead: bool = False
+    ) -> list[ExperimentProcess]:
+        """What else is asked of a case that fails every time, whatever these processes answer; slow ones first.
+
+        Args:
+            ahead: as if the first process in which it is repeated had failed in the same way; without what other ranks
+                might make, since only one that fails every time takes that on.
+        """
+        seen = self._seen(record)
+        seen = replace(seen, tried={**seen.tried, REPEAT: [record]}) if ahead else seen
+        if not seen.deterministic:
+            return []
+        possible = self._possible(record)
+        names = [name for name, each in EXPERIMENTS.items() if name in possible and name != HISTORY and not each.alone]
+        names = [name for name in names if (record.step, name) not in pinned]
+        names = [name for name in names if worth_a_process(name, seen, frozenset(possible))]
+        if ahead:
+            names = [name for name in names if self._made_by_each(record, name) and not EXPERIMENTS[name].lends]
+        else:
+            names = [name for name in names if self._falls_to_us(record, name)]
+        often = self._sure(record, REPEAT, REPEATS, seen)
+        wanted = [name for name in names for _ in range(often if name == REPEAT else 1)]
+        return sorted((self._process_for(record, name, seen=seen) for name in wanted), key=_slow_first)
+
+    def _alike(self, chosen: Sequence[Record]) -> list[Pair]:
+        """The other failures, each with the case that is tried in its place."""
         kinds = {way_to_fail(self.plan, record): record for record in chosen}
         pairs = [(record, kinds.get(way_to_fail(self.plan, record))) for record in self.failed]
-        alike = [
-            (each, other) for each, other in pairs if other and other is not each and REPEAT in self._possible(each)
-        ]
-        self._at_once([replace(self._process_for(record, REPEAT), own=True) for record, _ in alike])
-        tried = [(record, other) for record, other in alike if self._tried[record.step]]
+        others = [(record, other) for record, other in pairs if other and other is not record]
+        return [(record, other) for record, other in others if REPEAT in self._possible(record)]
+
+    def _repeats_of(self, alike: Sequence[Pair]) -> list[ExperimentProcess]:
+        """A process that repeats it for each failure that was not."""
+        left = [record for record, _ in alike if not self._repeated(record)]
+        return [replace(self._process_for(record, REPEAT), own=True) for record in left]
+
+    def _repeated(self, record: Record) -> bool:
+        return bool(self._tried[record.step].get(REPEAT))
+
+    def _unlike(self, alike: Sequence[Pair]) -> list[Record]:
+        """Failures that one process shows to differ from the case that was tried in their place."""
+        self._at_once(self._repeats_of(alike))
+        tried = [(record, other) for record, other in alike if self._repeated(record)]
         return [record for record, other in tried if not serves(self._seen(other), self._seen(record))][:MOST_CASES]
 
     def _by_itself(self, chosen: Sequence[Record]) -> None:
@@ -176,9 +202,13 @@ class Experiments:
         ours = [record for record in records if (record.step, name) in self._ours]
         self._once_each([record for record in ours if wants_control(name, self._seen(record))], REPEAT, 0)
 
-    def _sure(self, record: Record, name: ExperimentName, most: int) -> int:
-        """How many processes of an experiment are wanted whatever the first of them answers, if as all before did."""
-        seen, count = self._seen(record), 1
+    def _sure(self, record: Record, name: ExperimentName, most: int, seen: Answers | None = None) -> int:
+        """How many processes of an experiment are wanted whatever the first of them answers, if as all before did.
+
+        Args:
+            seen: the answers so far; None: those that there are.
+        """
+        seen, count = seen or self._seen(record), 1
         if name != REPEAT or not seen.deterministic:
             return count
         made = list(seen.processes(REPEAT))
@@ -210,34 +240,41 @@ class Experiments:
             if self._open():
                 self._try(replace(self._process_for(record, name), known=known), fresh=False)
 
-    def _at_once(self, processes: Sequence[ExperimentProcess]) -> None:
-        """Runs processes that each have one case: side by side those that cannot disturb each other."""
-        beside = [each for each in processes if len(self._runners) > 1 and self._undisturbed(each)]
-        for process in processes:
-            if process not in beside and self._open():
+    def _at_once(
+        self,
+        processes: Sequence[ExperimentProcess],
+        ahead: Sequence[ExperimentProcess] = (),
+        follow: Follow = nothing,
+    ) -> None:
+        """Runs processes that each have one case: side by side those that cannot disturb each other.
+
+        Args:
+            ahead: see :meth:`ExperimentPool.run`, as for ``follow``.
+        """
+        beside = [process for process in processes if self._undisturbed(process)]
+        by_itself = [process for process in processes if not self._undisturbed(process)]
+
+        def follow_beside(process: ExperimentProcess) -> Sequence[ExperimentProcess]:
+            asked = follow(process)
+            by_itself.extend(each for each in asked if not self._undisturbed(each))
+            return [each for each in asked if self._undisturbed(each)]
+
+        def one_by_one() -> None:
+            while by_itself and self._open():
+                process = by_itself.pop(0)
                 self._try(process)
-        if not beside:
-            return
-        self.runner.child.retire()
-        idle: queue.SimpleQueue[ChildRunner] = queue.SimpleQueue()
-        for runner in self._runners:
-            idle.put(runner)
+                beside.extend(follow_beside(process))
 
-        def run(process: ExperimentProcess) -> None:
-            runner = idle.get()
-            try:
-                if self._open():
-                    self._try(process, runner=runner)
-            finally:
-                runner.child.retire()
-                idle.put(runner)
-
-        with ThreadPoolExecutor(len(self._runners), "experiment") as threads:
-            for ended in [threads.submit(run, process) for process in beside]:
-                ended.result()
+        one_by_one()
+        if beside:
+            self.runner.child.retire()
+            ExperimentPool(self._runners, self._made_in_time, self._take).run(beside, ahead, follow_beside)
+            one_by_one()
 
     def _undisturbed(self, process: ExperimentProcess) -> bool:
         """Whether other processes on the GPU leave what a case does as it is: its failure does not come and go."""
+        if len(self._runners) == 1:
+            return False  # there are none
         record, step = self._failures[process.number], self.plan.steps[process.number]
         repeats = self._seen(record).processes(REPEAT)
         usual = runs_beside(step) and not process.after and process.step.conditions.process_group == "none"
@@ -314,29 +351,46 @@ class Experiments:
         """
         if (record.step, name) in self._ours:
             return True
-        everyone = name == REPEAT or not record.bits or not self._seen(record).deterministic
-        if everyone or self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}"):
+        each = self._made_by_each(record, name) or not self._seen(record).deterministic
+        if each or self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}"):
             self._ours.add((record.step, name))
             return True
         return False
 
-    def _process_for(self, record: Record, name: ExperimentName, after: tuple[int, ...] = ()) -> ExperimentProcess:
+    def _made_by_each(self, record: Record, name: ExperimentName) -> bool:
+        """Whether each rank makes an experiment, whatever bits others have."""
+        return name == REPEAT or not record.bits or self.runner.node.local_ranks == 1
+
+    def _process_for(
+        self, record: Record, name: ExperimentName, after: tuple[int, ...] = (), seen: Answers | None = None
+    ) -> ExperimentProcess:
+        """A process that tries a case under the condition of an experiment; ``seen`` as in :meth:`_sure`."""
         step = self.plan.steps[record.step]
         conditions = self._possible(record)[name]
         if name != HISTORY:
-            first = next(iter(self._tried[record.step].get(REPEAT, ())), None)
+            first = next(iter((seen or self._seen(record)).processes(REPEAT)), None)
             conditions = replace(conditions, repeat=calls_asked(record, first, step.conditions))
         return ExperimentProcess(record.step, replace(step, conditions=conditions), name, after=after)
 
-    def _try(
-        self, process: ExperimentProcess, *, fresh: bool = True, runner: ChildRunner | None = None
-    ) -> Record | None:
+    def _try(self, process: ExperimentProcess, *, fresh: bool = True) -> Record | None:
         """Runs one process, fresh or the present one; None: a case that had to run before ended it."""
+        if fresh:
+            self.runner.child.retire()
+        record = self._made(process, self.runner)
+        if record is not None:
+            self._take(process, record)
+        return record
+
+    def _take(self, process: ExperimentProcess, record: Record) -> None:
+        self.writer.result(record)
+        self._tried[process.number].setdefault(process.name, []).append(record)
+
+    def _made_in_time(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
+        return self._made(process, runner) if self._open() else None
+
+    def _made(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
         from gpucheck.worker.supervisor.judging import finished
 
-        runner = runner or self.runner
-        if fresh:
-            runner.child.retire()
         self.writer.begin(process.number, process.name)
         for number in process.after:
             other = runner.run(number, self.plan.steps[number], process.name, own=True)
@@ -364,8 +418,6 @@ class Experiments:
         record = replace(judged, after=list(process.after), partner=partner)
         if process.own:
             runner.forget(attempt)
-        self.writer.result(record)
-        self._tried[process.number].setdefault(process.name, []).append(record)
         return record
 
     def _partner(self, process: ExperimentProcess) -> int | None:
@@ -375,6 +427,11 @@ class Experiments:
         node, seen = self.runner.node, self._seen(self._failures[process.number])
         near = sorted(seen.lenders, key=lambda rank: (rank - node.local_rank) % node.local_ranks)
         return near[len(seen.processes(process.name)) % len(near)]
+
+
+def _slow_first(process: ExperimentProcess) -> bool:
+    """Sorts what takes long before all else, so that nobody waits for it in the end."""
+    return not EXPERIMENTS[process.name].slow
 
 
 def _seen_by_further_calls(failure: Record) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -380,18 +381,42 @@ def test_a_rank_that_is_stuck_tries_nothing(synthetic: Synthetic, plan: Plan) ->
     assert work(fake, plan, [synthetic.record(plan, 0, 1, Outcome.MISMATCH)]) == []
 
 
+def _results(fake: FakeRank) -> Counter[str]:
+    """How many answers of each experiment were written down."""
+    return Counter(event.removeprefix("result ") for event in fake.events if event.startswith("result "))
+
+
 class TestAtOnce:
     """Several processes of a rank."""
 
+    @pytest.fixture
+    def gpu(self, synthetic: Synthetic) -> Plan:
+        made: Plan = synthetic.plan(cases=3, ranks=1, one_row=True, experiments=30.0)
+        return made
+
+    @pytest.fixture
+    def alike(self, synthetic: Synthetic, gpu: Plan) -> list[Record]:
+        """Of the only rank: two cases that fail alike and one that fails in another way."""
+        bits: dict[str, Any] = {"digests": {"y": "bad"}}
+        made = [synthetic.record(gpu, step, 0, Outcome.MISMATCH, **bits) for step in range(3)]
+        return [*made[:2], replace(made[2], violations=[Violation("guard", "x")])]
+
     def work(
-        self, plan: Plan, failed: Sequence[Record], meet: Callable[[int], object] = lambda _: None
+        self,
+        plan: Plan,
+        failed: Sequence[Record],
+        meet: Callable[[int], object] = lambda _: None,
+        count: int = 4,
+        **changes: Any,
     ) -> list[FakeRank]:
         """Who ran what.
 
         Args:
             meet: called while a process runs, with how many run.
+            count: processes at once.
+            changes: of each :class:`FakeRank`.
         """
-        fakes = [FakeRank() for _ in range(4)]
+        fakes = [FakeRank(**changes) for _ in range(count)]
         running, lock = [0], threading.Lock()
 
         def run(fake: FakeRank, real: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -417,14 +442,56 @@ class TestAtOnce:
         assert all("retire" in fake.events[-3:] for fake in fakes), "none is left on the GPU"
 
     def test_all_processes_of_a_rank_work_at_the_same_time(self, plan: Plan, wrong: Any) -> None:
-        first, met = threading.Barrier(2), []
+        together, begun = threading.Barrier(4), itertools.count()
 
         def meet(_: int) -> None:
-            if len(met) < 2:
-                met.append(first.wait(60))
+            if next(begun) < 4:
+                together.wait(60)
 
         self.work(plan, [wrong(0), wrong(1)], meet)
-        assert len(met) == 2
+        assert next(begun) > 4
+
+    def test_nobody_waits_for_an_answer_where_a_process_is_idle(self, gpu: Plan, alike: list[Record]) -> None:
+        """Two ways to fail, a case that fails as another one, and what the first answers will ask for."""
+        first_wave, begun = threading.Barrier(8), itertools.count()
+
+        def meet(_: int) -> None:
+            if next(begun) < 8:
+                first_wave.wait(60)
+
+        fakes = self.work(gpu, alike, meet, count=8, local_ranks=1)
+        began = Counter((number, name) for number, name, _ in fakes[0].ran[:8])
+        assert {(0, "repeat"), (1, "repeat"), (2, "repeat"), (0, "fresh cache"), (2, "fresh cache")} <= set(began)
+        one_by_one = FakeRank(local_ranks=1)
+        work(one_by_one, gpu, alike)
+        assert Counter(fakes[0].ran) == Counter(one_by_one.ran), "each was asked for in the end"
+        assert _results(fakes[0]) == _results(one_by_one)
+
+    def test_what_was_begun_ahead_and_is_not_asked_for_counts_as_if_it_had_not_been(
+        self, gpu: Plan, alike: list[Record]
+    ) -> None:
+        fakes = self.work(gpu, alike[:1], count=8, local_ranks=1, answers={"repeat": RIGHT})
+        assert "fresh cache" in fakes[0].names and _results(fakes[0]) == {"repeat": REPEATS}
+
+    def test_what_comes_and_goes_is_not_told_from_what_was_begun_ahead(self, gpu: Plan, alike: list[Record]) -> None:
+        answers = {"repeat": {**WRONG, "calls": ["a", "b"], "bad_calls": [1]}}
+        one_by_one = FakeRank(local_ranks=1, answers=answers)
+        work(one_by_one, gpu, alike[:1])
+        fakes = self.work(gpu, alike[:1], count=8, local_ranks=1, answers=answers)
+        assert _results(fakes[0]) == _results(one_by_one)
+
+    def test_what_compiles_is_begun_before_others(self, gpu: Plan, alike: list[Record]) -> None:
+        fakes = self.work(gpu, alike[:1], count=2, local_ranks=1)
+        assert sorted(fakes[0].names[:2]) == ["fresh cache", "repeat"]
+
+    def test_of_ranks_with_the_same_bits_only_the_one_that_takes_it_on_makes_an_experiment(
+        self, gpu: Plan, alike: list[Record]
+    ) -> None:
+        """Which it may do once it knows that it fails every time: until then it repeats only."""
+        taken = {"fresh-cache", "visible"}
+        fakes = self.work(replace(gpu, nproc=2), alike[:1], count=8, taken=taken)
+        assert fakes[0].names[:REPEATS] == ["repeat"] * REPEATS
+        assert not {"fresh cache", "visible"} & set(fakes[0].names) and "synchronised" in fakes[0].names
 
     def test_a_failure_that_comes_and_goes_is_tried_by_itself(self, plan: Plan, wrong: Any) -> None:
         at_once: list[int] = []

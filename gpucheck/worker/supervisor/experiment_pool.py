@@ -1,0 +1,104 @@
+"""Processes of experiments that run at once, each with a runner of its own; what one answers may ask for others.
+
+Nobody waits for an answer that nearly always comes: what it will ask for is begun ahead, and counts only if it does ask
+for that very process.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from gpucheck.model.plan import Step
+from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ExperimentName
+from gpucheck.worker.supervisor.child_runner import ChildRunner
+
+
+@dataclass(frozen=True)
+class ExperimentProcess:
+    """One process of an experiment, and the case that it runs."""
+
+    number: int
+    step: Step  # under the changed conditions
+    name: ExperimentName
+    deadline: float | None = None  # s; None takes the plan's
+    after: tuple[int, ...] = ()  # steps that the process runs before
+    own: bool = False  # its files are made for it and go with it
+    known: bool = False  # one call is enough where it gives the bits of the failure
+
+
+Follow = Callable[[ExperimentProcess], Sequence[ExperimentProcess]]
+"""What the answer to a process asks for."""
+
+
+def nothing(process: ExperimentProcess) -> Sequence[ExperimentProcess]:
+    """No answer asks for more."""
+    return ()
+
+
+class ExperimentPool:
+    """The runners of a rank, each with one process at a time."""
+
+    def __init__(
+        self,
+        runners: Sequence[ChildRunner],
+        make: Callable[[ExperimentProcess, ChildRunner], Record | None],
+        take: Callable[[ExperimentProcess, Record], object],
+    ) -> None:
+        """Args:
+        make: runs a process with a runner; None: there is no time left for it.
+        take: what is done with an answer that counts; called in the thread that runs the pool.
+        """
+        self._runners, self._make, self._take = runners, make, take
+        self._idle: queue.SimpleQueue[ChildRunner] = queue.SimpleQueue()
+        for runner in runners:
+            self._idle.put(runner)
+
+    def run(
+        self,
+        processes: Sequence[ExperimentProcess],
+        ahead: Sequence[ExperimentProcess] = (),
+        follow: Follow = nothing,
+    ) -> None:
+        """Runs processes side by side, as many at once as there are runners, and what their answers ask for.
+
+        Args:
+            ahead: begun after ``processes`` without being asked for; each counts if an answer asks for one like it.
+            follow: asked about each of ``processes``.
+        """
+        with ThreadPoolExecutor(len(self._runners), "experiment") as threads:
+            started = [(threads.submit(self._one, process), process) for process in (*processes, *ahead)]
+            asking = {ended for ended, _ in started[: len(processes)]}
+            unasked = dict(started[len(processes) :])
+            running = dict(started)
+            while running:
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    process = running.pop(ended)
+                    if ended in unasked:
+                        ended.result()  # what it raised is raised
+                        continue
+                    self._taken(process, ended)
+                    for other in follow(process) if ended in asking else ():
+                        early = next((each for each in unasked if unasked[each] == other), None)
+                        if early is None:
+                            running[threads.submit(self._one, other)] = other
+                        elif early in running:
+                            del unasked[early]
+                        else:
+                            self._taken(unasked.pop(early), early)
+
+    def _taken(self, process: ExperimentProcess, ended: Future[Record | None]) -> None:
+        record = ended.result()
+        if record is not None:
+            self._take(process, record)
+
+    def _one(self, process: ExperimentProcess) -> Record | None:
+        runner = self._idle.get()
+        try:
+            return self._make(process, runner)
+        finally:
+            runner.child.retire()
+            self._idle.put(runner)
