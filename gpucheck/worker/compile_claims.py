@@ -6,8 +6,19 @@ case leaves it taken: whoever runs out of other cases compiles it again.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from gpucheck.model.case import Case
+
+KEPT = "known"  # name of a file among the claims
+
+
+def kernels_of(case: Case) -> tuple[Any, ...]:
+    """What decides about the kernels of a case: everything but its data."""
+    return (case.check, *sorted(case.params.items()))
 
 
 class Claims:
@@ -33,6 +44,18 @@ class Claims:
     def compiled(self, process: int, kernels: int) -> None:
         """Takes down how many kernels a process has compiled ahead so far."""
         (self._folder / f"{process}.compiled").write_text(str(kernels))
+
+    def keep(self, text: str) -> None:
+        """Keeps a text for the supervisor: the file that names cases whose kernels are in the cache."""
+        partial = self._folder / f"{os.getpid()}.partial"
+        partial.write_text(text)
+        partial.replace(self._folder / KEPT)
+
+    def kept(self) -> str:
+        """The text that was kept last; "" if none was."""
+        with suppress(OSError):
+            return (self._folder / KEPT).read_text()
+        return ""
 
     def count(self) -> tuple[int, int]:
         """How many processes have compiled ahead on this node, and how many kernels."""

@@ -60,6 +60,8 @@ class Ahead:
     claims: str  # folder in which the processes of a node divide the cases among themselves
     library_root: str
     generation: str
+    processes: int = 1  # at most, with this one
+    basis: str = ""  # what decides about kernels beside the case, the GPU and gpucheck, see known_kernels
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,26 @@ import re
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import gpucheck
 from gpucheck import checks
 from gpucheck.checks.base import Runtime
 from gpucheck.checks.no_launch import CompileRuntime, stand_in
 from gpucheck.host import cuda_driver
+from gpucheck.host.processes import die_with_parent
+from gpucheck.host.software import stat_fingerprint
+from gpucheck.library.identity import OUR_DISTRIBUTION
 from gpucheck.model.case import Case
 from gpucheck.triton_hooks.compiled_kernel import note_making
-from gpucheck.triton_hooks.launch_hooks import replace_compilation, replace_launch
+from gpucheck.triton_hooks.launch_hooks import kernel_cache, replace_compilation, replace_launch
 from gpucheck.triton_hooks.targets import Target
 from gpucheck.worker.compile_claims import Claims
+from gpucheck.worker.known_kernels import KnownKernels
 from gpucheck.worker.protocol import Ahead
 
 MEMORY = 1 << 30  # bytes each may take; larger cases are left to the ranks
@@ -33,7 +39,10 @@ WARM = 10  # cases in a row that needed no compiler, after which nothing is left
 
 
 def work(ahead: Ahead) -> None:
-    """Compiles until every case is claimed, or several in a row needed no compiler."""
+    """Compiles until every case is claimed, or several in a row needed no compiler; at once where all are known.
+
+    Further processes are forked from here, once the library is loaded: they share what it took to load it.
+    """
     gpu = cuda_driver.gpu(ahead.device)
     if gpu is None:
         return
@@ -42,24 +51,61 @@ def work(ahead: Ahead) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(1)
     torch.cuda.is_available = lambda: False  # so that the stand-in answers in its place
+    claims = Claims(Path(ahead.claims))
+    left = len(ahead.cases) - _skip_known(ahead, gpu, claims)
+    if not left:
+        return
     major, minor = gpu.capability
-    built, idle, kernels = _compile_only(), 0, 0
     with stand_in(Target(f"sm_{major}{minor}", gpu.capability, gpu.sms, gpu.shared_memory, gpu.name)):
         runtime = CompileRuntime(ahead.library_root, ahead.generation)
-        claims = Claims(Path(ahead.claims))
-        for number, case in claimed(ahead.cases, claims):
-            built.clear()
-            try:
-                _launch(case, runtime)
-            except Exception:  # a rank meets it as well, and reports it
-                continue
-            finally:
-                kernels += len(built)
-                claims.compiled(os.getpid(), kernels)
-                claims.finish(number)
-            idle = 0 if built else idle + 1
-            if idle == WARM:
-                return
+        with suppress(Exception):  # a rank meets it as well, and reports it
+            _ = runtime.library
+        others = [
+            _forked(partial(_compile, ahead.cases, runtime, claims)) for _ in range(1, min(ahead.processes, left))
+        ]
+        _compile(ahead.cases, runtime, claims)
+        for other in others:
+            os.waitpid(other, 0)
+
+
+def _skip_known(ahead: Ahead, gpu: cuda_driver.Gpu, claims: Claims) -> int:
+    """Claims the cases whose kernels an earlier run left in the cache, and says how many they are."""
+    ours = stat_fingerprint(Path(gpucheck.__file__).parent, OUR_DISTRIBUTION)
+    known = KnownKernels.of(kernel_cache(), ahead.basis, gpu, ours)
+    claims.keep(str(known.file))
+    numbers = known.among(ahead.cases)
+    for number in numbers:
+        claims.take(number)
+        claims.finish(number)
+    return len(numbers)
+
+
+def _forked(work: Callable[[], None]) -> int:
+    """A process that works and ends, at the latest with this one."""
+    owner, pid = os.getpid(), os.fork()
+    if not pid:
+        with suppress(BaseException):
+            die_with_parent(owner)
+            work()
+        os._exit(0)
+    return pid
+
+
+def _compile(cases: Sequence[Case], runtime: Runtime, claims: Claims) -> None:
+    built, idle, kernels = _compile_only(), 0, 0
+    for number, case in claimed(cases, claims):
+        built.clear()
+        try:
+            _launch(case, runtime)
+        except Exception:  # a rank meets it as well, and reports it
+            continue
+        finally:
+            kernels += len(built)
+            claims.compiled(os.getpid(), kernels)
+            claims.finish(number)
+        idle = 0 if built else idle + 1
+        if idle == WARM:
+            return
 
 
 def claimed(cases: Sequence[Case], claims: Claims) -> Iterator[tuple[int, Case]]:

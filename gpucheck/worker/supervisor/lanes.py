@@ -13,14 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 from gpucheck import checks
 from gpucheck.host.resources import available_memory
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER
-from gpucheck.worker.compile_claims import Claims
+from gpucheck.worker.compile_claims import Claims, kernels_of
 from gpucheck.worker.supervisor.attempt import Attempt, remove_outputs
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 
@@ -90,11 +89,6 @@ def runs_beside(step: Step) -> bool:
         and (not step.optional or bool(step.own_engine))
     )
     return usual and not checks.load(step.case.check).needs_most_memory(step.case)
-
-
-def kernels_of(case: Case) -> tuple[Any, ...]:
-    """What decides about the kernels of a case: everything but its data."""
-    return (case.check, *sorted(case.params.items()))
 
 
 class Queue:

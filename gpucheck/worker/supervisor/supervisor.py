@@ -50,6 +50,7 @@ PENDING_JUDGEMENTS = 64  # at most: cases that wait to be judged while the child
 PENDING_BYTES = 256 << 20  # at most, of the outputs of these cases
 COMPILERS = 10  # at most: processes of a rank that compile ahead
 AHEAD = "ahead"  # folder in which those who compile divide the cases among themselves
+LAUNCHED = (Outcome.PASS, Outcome.MISMATCH, Outcome.VIOLATION)  # outcomes of cases that went to their end
 HEAD_START = 3  # first cases, not compiled ahead: the ranks reach them too soon for that
 
 
@@ -178,6 +179,7 @@ class Supervisor:
         self._makers = makers
         compiles = plan.compile_ahead and plan.device == "cuda"
         self._compiled = _worth_compiling(plan) if compiles else ()
+        self._launched: set[int] = set()  # steps
         self._began = time.monotonic()
         self._replay_capture: ReplayCapture | None = None
         if plan.replay and plan.replay.rank == self.rank:
@@ -245,23 +247,37 @@ class Supervisor:
         }
         if self._compiled and not self.node.local_rank:
             facts["compilers"], facts["compiled_ahead"] = Claims(self.files.folder / AHEAD).count()
+            self._note_kernels()
         return facts
 
     def _compile_ahead(self) -> None:
-        """Starts processes that fill the kernel cache; they end by themselves, or with this rank.
+        """Starts a process that fills the kernel cache with others; they end by themselves, or with this rank.
 
         The child of this rank starts first: processes that start up on the GPUs of a node at once wait for each other.
         """
+        from gpucheck.worker import known_kernels
         from gpucheck.worker.protocol import Ahead
 
         first = self._order[0]
         self.runner.get_ready(first, self.plan.steps[first])
         library, local_rank = self.plan.library, self.node.local_rank
         claims = str(self.files.folder / AHEAD)
-        ahead = Ahead(self._compiled, local_rank, claims, library["root"], library["generation"])
-        for _ in range(min(COMPILERS, fair_threads() * 2 // 3) if ahead.cases else 0):
+        count = min(COMPILERS, fair_threads() * 2 // 3)
+        root, generation = library["root"], library["generation"]
+        ahead = Ahead(self._compiled, local_rank, claims, root, generation, count, known_kernels.basis(self.plan))
+        if count and ahead.cases:
             with suppress(OSError):  # a forkserver that died is reported with the first case
                 self.runner.child.forkserver.spawn().connection.send(ahead)
+
+    def _note_kernels(self) -> None:
+        """Has the kernel cache name the cases of this run that have launched their kernels, and so have them there."""
+        from gpucheck.worker.compile_claims import Claims, kernels_of
+        from gpucheck.worker.known_kernels import KnownKernels
+
+        file = Claims(self.files.folder / AHEAD).kept()
+        if file:
+            launched = {kernels_of(self.plan.steps[number].case) for number in self._launched}
+            KnownKernels(Path(file)).add(case for case in self._compiled if kernels_of(case) in launched)
 
     def _run_plan(self) -> None:
         """Runs the steps; what judges cases does so while the next ones run."""
@@ -359,6 +375,8 @@ class Supervisor:
         from gpucheck.worker.supervisor.experiments import right_word
 
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
+        if record.outcome in LAUNCHED and self.plan.steps[record.step].conditions.cache == "shared":
+            self._launched.add(record.step)
         if record.outcome.failed:
             self._failed.setdefault(record.step, record)
             self.runner.before(record)
@@ -421,7 +439,7 @@ def _worth_compiling(plan: Plan) -> tuple[Case, ...]:
     Not those of engines: what compiles ahead imports none. Not those that ranks run together: they are about no kernel.
     Not those of candidates: no process that is not shut in loads these.
     """
-    from gpucheck.worker.supervisor.lanes import kernels_of
+    from gpucheck.worker.compile_claims import kernels_of
 
     found: dict[tuple[Any, ...], Case] = {}
     for step in plan.steps:

@@ -17,8 +17,10 @@ from gpucheck.host import cuda_driver
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
+from gpucheck.model.record import Outcome, Record
 from gpucheck.worker.compile_claims import Claims
 from gpucheck.worker.device import precompile
+from gpucheck.worker.known_kernels import KnownKernels
 from gpucheck.worker.protocol import Ahead, Setup
 from gpucheck.worker.supervisor import supervisor
 from gpucheck.worker.supervisor.supervisor import Supervisor
@@ -29,9 +31,12 @@ from tests.conftest import Synthetic
 
 SCRIPT = """
 import sys
+from pathlib import Path
 from gpucheck import checks
 from gpucheck.host import cuda_driver
+from gpucheck.worker.compile_claims import Claims
 from gpucheck.worker.device import precompile
+from gpucheck.worker.known_kernels import KnownKernels
 from gpucheck.worker.protocol import Ahead
 
 cuda_driver.gpu = lambda number: cuda_driver.Gpu("H", (9, 0), 132, 227 << 10)
@@ -43,27 +48,34 @@ cases = [checks.load(check).spec.case(params, "normal", 0) for check, params in 
     ("softmax", {"m": 4, "n": 64}),
 )]
 cases += [checks.load("softmax").spec.case({"m": 4, "n": 64}, "normal", seed) for seed in range(1, 20)]
-precompile.work(Ahead(tuple(cases), 0, sys.argv[1], "", ""))
+precompile.work(Ahead(tuple(cases), 0, sys.argv[1], "", "", basis=sys.argv[2]))
 print(*compiled, sep="; ")
+KnownKernels(Path(Claims(Path(sys.argv[1])).kept())).add(cases[1:])  # as a run does at its end
 """
 
 
-def test_what_is_claimed_is_compiled_whatever_else_fails(tmp_path: Path) -> None:
-    cache, repository = tmp_path / "cache", Path(__file__).parents[3]
+def compiled_ahead(tmp_path: Path, claims: str, basis: str) -> list[str]:
+    """The rows of the cases that a process goes through whose cache is a folder of ``tmp_path``."""
     known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / "claims"],
-        env={**known, "PYTHONPATH": str(repository), "TRITON_CACHE_DIR": str(cache)},
+        [sys.executable, "-c", SCRIPT, tmp_path / claims, basis],
+        env={**known, "PYTHONPATH": str(Path(__file__).parents[3]), "TRITON_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout.strip().split("; ")
+
+
+def test_what_is_claimed_is_compiled_whatever_else_fails(tmp_path: Path) -> None:
     rows = ["matmul dense bf16", *["softmax"] * (1 + precompile.WARM)]
-    assert done.stdout.strip().split("; ") == rows, "it ends where nothing is left to compile"
-    assert {path.stem for path in cache.glob("*/*.cubin")} == {"_row_softmax"}
+    assert compiled_ahead(tmp_path, "claims", "this Triton") == rows, "it ends where nothing is left to compile"
+    assert {path.stem for path in (tmp_path / "cache").glob("*/*.cubin")} == {"_row_softmax"}
     names = [path.name for path in (tmp_path / "claims").iterdir()]
     assert len([name for name in names if name.isdecimal()]) == len([n for n in names if "done" in n]) == len(rows)
     assert Claims(tmp_path / "claims").count() == (1, 1), "one process, one kernel"
+    assert compiled_ahead(tmp_path, "again", "this Triton") == rows[:1], "what the cache is known to hold is left out"
+    assert Claims(tmp_path / "again").finished(1), "who runs it need not leave it for later"
 
 
 def test_processes_divide_the_cases_among_themselves(synthetic: Synthetic, tmp_path: Path) -> None:
@@ -116,12 +128,14 @@ class Forkserver:
 def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """What the processes are told that a supervisor starts before it goes through its plan."""
 
-    def start(processors: int, **changes: Any) -> list[Any]:
-        for name, value in {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+    def start(
+        processors: int, run_plan: Callable[[Supervisor], None] = lambda _: None, rank: int = 1, **changes: Any
+    ) -> list[Any]:
+        for name, value in {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path / "scratch"))
         monkeypatch.setattr(supervisor, "fair_threads", lambda: processors)
-        monkeypatch.setattr(Supervisor, "_run_plan", lambda self: None)
+        monkeypatch.setattr(Supervisor, "_run_plan", run_plan)
         plan = replace(synthetic.plan(), steps=tuple(cases(synthetic, 5)), experiments=0.0, **changes)
         forkserver: Any = Forkserver()
         Supervisor(tmp_path, plan, forkserver, 0.0).work()
@@ -133,11 +147,30 @@ def start(synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_idle_processors_are_used_where_the_scenario_says_so(start: Callable[..., list[Any]], tmp_path: Path) -> None:
     own, *told = start(16, device="cuda", compile_ahead=True)
     assert isinstance(own, Setup) and own.local_rank == 1, "its own process need not wait for them at the driver"
-    assert len(told) == supervisor.COMPILERS
+    assert [each.processes for each in told] == [supervisor.COMPILERS], "which it forks when it has loaded the library"
     assert (told[0].device, told[0].claims, len(told[0].cases)) == (1, str(tmp_path / "scratch" / "ahead"), 2)
-    assert len(start(4, device="cuda", compile_ahead=True)) == 1 + 2
+    assert start(4, device="cuda", compile_ahead=True)[1].processes == 2
     assert len(start(1, device="cuda", compile_ahead=True)) == 1
     assert start(16, device="cuda") == start(16, device="cpu", compile_ahead=True) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_cache_names_what_a_run_has_launched_with_it(
+    start: Callable[..., list[Any]], tmp_path: Path, rank: int
+) -> None:
+    """Once for a node, and no case whose process went down: its kernels may be missing."""
+    known = KnownKernels.of(tmp_path, "this")
+    steps = cases(Synthetic(), 5)
+
+    def run_plan(self: Supervisor) -> None:
+        Claims(tmp_path / "scratch" / supervisor.AHEAD).keep(str(known.file))
+        for number, outcome in ((0, Outcome.PASS), (7, Outcome.MISMATCH), (8, Outcome.CRASH)):
+            self._record(Record(number, steps[number].case.id, rank, outcome), str(number))
+
+    start(16, run_plan, rank, device="cuda", compile_ahead=True)
+    assert known.among([step.case for step in steps]) == ([] if rank else [6, 7]), (
+        "the first ones are not compiled ahead"
+    )
 
 
 def test_without_a_gpu_there_is_nothing_to_compile_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
