@@ -265,7 +265,7 @@ def test_one_process_looks_for_room_while_others_wait_for_it_without_looking(
     looks: list[int] = []
     slept: list[float] = []
     monkeypatch.setattr(module.time, "sleep", slept.append)
-    monkeypatch.setattr(CaseFiles, "size", lambda self: looks.append(0) or right(self))
+    monkeypatch.setattr(CaseFiles, "size", lambda self: (right(self), looks.append(0))[0])
     waiting = [threading.Thread(target=made.wait_for_room, args=(0,)) for _ in range(3)]
     with open(tmp_path / "room.lock", "w") as looking:
         fcntl.flock(looking, fcntl.LOCK_EX)
