@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import CodeType, ModuleType
 
 from gpucheck.library.copies import PACKAGE
@@ -19,6 +21,24 @@ def install() -> None:
     """From now on this process compiles each module of the library when it imports it. Further calls do nothing."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
+
+
+_compiled: dict[tuple[str, bytes], CodeType] = {}  # by path and source
+
+
+def compile_ahead(root: Path) -> None:
+    """Compiles the library for processes that are forked from this one, each of which would do it by itself.
+
+    They take what was made of the very bytes that they read: a file that has changed since is compiled again.
+
+    Args:
+        root: folder that holds the package folder ``triton_kernels``.
+    """
+    for path in map(str, sorted((root / PACKAGE).rglob("*.py"))):
+        with suppress(Exception):  # each process meets that too, if it imports the module
+            loader = SourceFileLoader(PACKAGE, path)
+            source = loader.get_data(path)
+            _compiled[path, source] = loader.source_to_code(source, path)
 
 
 class _Finder:
@@ -52,5 +72,6 @@ class _FromSource(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
-        code: CodeType = self.source_to_code(self.get_data(path), path)
+        source = self.get_data(path)
+        code: CodeType = _compiled.get((path, source)) or self.source_to_code(source, path)
         return code

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gpucheck.library import source_import
 from gpucheck.library.copies import PACKAGE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -79,3 +80,22 @@ def test_byte_code_without_source_is_refused(package: Path) -> None:
     (package / "inner.py").unlink()
     done = imported(package)
     assert "triton_kernels.inner would be loaded from" in done.stderr and "expected Python source" in done.stderr
+
+
+def test_what_was_compiled_ahead_is_executed_only_for_the_very_source(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_import, "_compiled", {})
+    (package / "broken.py").write_text("not Python\n")
+    source_import.compile_ahead(package.parent)
+    path = package / "details" / "deep.py"
+    loader = source_import._FromSource(f"{PACKAGE}.details.deep", str(path))
+    ahead = loader.get_code(loader.name)
+    assert ahead is loader.get_code(loader.name) and ahead.co_filename == str(path)
+    was = path.stat()
+    path.write_text("VALUE = 'other'\n")
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert "other" in loader.get_code(loader.name).co_consts, "same size, same time, other bytes"
+    other = package / "details" / "inner.py"
+    other.write_bytes((package / "inner.py").read_bytes())
+    assert source_import._FromSource("x", str(other)).get_code("x").co_filename == str(other)

@@ -90,19 +90,28 @@ def _writable(setup: Setup) -> Iterator[Path]:
     yield from (Path(each) for each in given if each)
 
 
-OF_ALL = ("gpucheck.worker.device.gpu_process", "numpy.random")
+OF_ALL = (
+    *("gpucheck.worker.device.gpu_process", "gpucheck.worker.device.executor", "gpucheck.worker.device.placements"),
+    *("gpucheck.checks.on_use", "numpy.random", "torch.utils._device", "torch.utils.serialization.config"),
+)
 """What each process needs, of which a failed case and a candidate have many: loaded once, it is there in all."""
 OF_CANDIDATES = (
     *("gpucheck.worker.device.single_calls", "gpucheck.checks.candidate", "gpucheck.checks.problem"),
-    *("gpucheck.checks.torch_model", "torch.utils._device"),
+    "gpucheck.checks.torch_model",
 )
 """What each process of a candidate needs too."""
 OF_INTERPRETER = ("triton.experimental.gluon",)
 """What a first launch needs too where Triton's interpreter runs it."""
 
 
-def import_ahead(engine: PlannedEngine | None, device: str, *, candidates: bool = False) -> None:
-    """What a forkserver does that children of an engine are forked from; all others without one."""
+def import_ahead(
+    engine: PlannedEngine | None, device: str, *, candidates: bool = False, library: Path | None = None
+) -> None:
+    """What a forkserver does that children of an engine are forked from; all others without one.
+
+    Args:
+        library: folder with the library that most children will import; None: they import none.
+    """
     if engine:
         from gpucheck.library import engines
 
@@ -114,6 +123,10 @@ def import_ahead(engine: PlannedEngine | None, device: str, *, candidates: bool 
     for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ()), *(OF_INTERPRETER if device == "cpu" else ())):
         with suppress(Exception):  # its process meets that too, if it needs it
             import_module(name)
+    if library:
+        from gpucheck.library import source_import
+
+        source_import.compile_ahead(library)
 
 
 def _stand_in(device: str, engine: PlannedEngine | None) -> None:

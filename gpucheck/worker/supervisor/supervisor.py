@@ -60,7 +60,7 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     Args:
         serve: what the child process runs. It is handed in, so that nothing of ``worker.device`` is imported here.
         import_ahead: what a process does, given an engine and the device, from which children of the engine are forked;
-            given None, all others, and whether there are ``candidates``.
+            given None, all others, whether there are ``candidates``, and the folder of the ``library``.
     """
     began = time.perf_counter()
     from gpucheck import checks
@@ -87,7 +87,9 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
         from gpucheck.triton_hooks.compiled_kernel import hash_triton
 
         hash_triton()
-    forkserver = Forkserver(serve, partial(import_ahead, None, plan.device, candidates=bool(plan.candidates)))
+    library = Path(plan.library["root"]) if plan.library["root"] and not plan.candidates else None
+    ahead_of_all = partial(import_ahead, None, plan.device, candidates=bool(plan.candidates), library=library)
+    forkserver = Forkserver(serve, ahead_of_all)
     of_engines = {each["name"]: Forkserver(serve, partial(import_ahead, each, plan.device)) for each in plan.engines}
     keep_freed_memory()  # in no child: its memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))

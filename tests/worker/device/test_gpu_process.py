@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
+from gpucheck.library import source_import
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UnusableGpu
@@ -190,3 +191,11 @@ def test_what_processes_are_forked_with_is_there_to_be_loaded() -> None:
     """A name that is left behind when a module moves would be passed over, and each process would load it by itself."""
     own = [name for name in (*child.OF_ALL, *child.OF_CANDIDATES) if name.startswith("gpucheck.")]
     assert len(own) >= 5 and all(find_spec(name) for name in own)
+
+
+def test_processes_are_forked_with_the_library_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled: list[Path] = []
+    monkeypatch.setattr(source_import, "compile_ahead", compiled.append)
+    child.import_ahead(None, "cuda", library=tmp_path)
+    child.import_ahead(None, "cuda")
+    assert compiled == [tmp_path]
