@@ -25,7 +25,7 @@ from gpucheck.checks.drawn_device import redirected
 from gpucheck.checks.torch_model import ON_GPU, build, draw_inputs, named, problems_own, process_lock, seeded, weights
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds, sampled_bounds
-from gpucheck.verify.expected import Expected
+from gpucheck.verify.expected import FIXED, Expected
 from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.judge import accepted, judge
 from gpucheck.verify.noise_model import NARROW, RandomDraws, UnknownOperation, Wide
@@ -54,6 +54,9 @@ def cheapest(module: ModuleType, inputs: Mapping[str, Tensor]) -> str:
     except Exception:
         return "cpu" if numbers <= FEW // 16 else "cuda"
     return "cpu" if numbers <= FEW and counter.get_total_flops() <= CHEAP else "cuda"
+
+
+HARDLY = "other inputs change what Model gives by less than its rounding errors do: who ignores them passes"
 
 
 class Inseparable(Exception):
@@ -94,6 +97,7 @@ class Reference:
         self._wide_weights: dict[int, Tensor] = {}  # by id of a parameter
         self._shared: Tensors = {}  # float64 inputs that calls for parts have as they are
         self._writes = False  # to its weights or to these inputs
+        self._others_differ = False  # whether the problem draws other inputs at another time
 
     @property
     def draws_at_random(self) -> bool:
@@ -124,8 +128,7 @@ class Reference:
             squares, longest = self._derived(values) if tolerance is None else ({}, 1)
             self._wide_weights.clear()
         expected = _bounded(values, squares, own, tolerance, bound, longest)
-        _require_that_it_tells(expected, own, others)
-        return expected
+        return _told_apart(expected, own, others, refuse=tolerance is not None or not self._others_differ)
 
     def _in_blocks(self, own: Tensors, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected] | None:
         """As :meth:`expected`, of a large problem on a GPU, block by block; None where it is small or has no blocks.
@@ -141,8 +144,7 @@ class Reference:
                 made = self._made_in_blocks(own, axis, names, size, noisy=tolerance is None)
                 expected = _bounded(*made[:2], own, tolerance, bound, made[2])
                 if all(accepted(own[name], item) is not None for name, item in expected.items()):
-                    self._require_other_block(expected, own, axis, names, made[3])
-                    return expected
+                    return self._told_apart_in_block(expected, own, axis, names, made[3], stated=tolerance is not None)
         return None
 
     def _made_in_blocks(
@@ -196,16 +198,35 @@ class Reference:
         except UnknownOperation as error:
             raise Inseparable from error
 
-    def _require_other_block(
-        self, expected: dict[str, Expected], own: Tensors, axis: int, names: Collection[str], count: int
-    ) -> None:
-        """As :func:`_require_that_it_tells`, by the first block of what other inputs give."""
-        drawn = draw_inputs(self._module, self._seed ^ 1, self._drawn_on)
+    def _told_apart_in_block(
+        self,
+        expected: dict[str, Expected],
+        own: Tensors,
+        axis: int,
+        names: Collection[str],
+        count: int,
+        *,
+        stated: bool,
+    ) -> dict[str, Expected]:
+        """As :func:`_told_apart`, by the first block of what other inputs give."""
+        drawn = self._draw_others()
         others = {k: v.narrow(axis, 0, count) if k in names else v for k, v in drawn.items()}
-        found = self._wide({**self._inputs, **{name: value.to(self._device) for name, value in others.items()}})
+        found = self._wide({**self._inputs, **others})
         answers = {name: value.to(own[name].dtype) for name, value in found.items()}
         first = {name: _first(item, axis, count) for name, item in expected.items()}
-        _require_that_it_tells(first, {k: v.narrow(axis, 0, count) for k, v in own.items()}, answers)
+        mine = {k: v.narrow(axis, 0, count) for k, v in own.items()}
+        told = _told_apart(first, mine, answers, refuse=stated or not self._others_differ)
+        return {name: replace(item, indifferent=told[name].indifferent) for name, item in expected.items()}
+
+    def _draw_others(self) -> Tensors:
+        """Inputs that are not those of the case, as its problem draws them."""
+        drawn = draw_inputs(self._module, self._seed ^ 1, self._drawn_on)
+        others = {name: value.to(self._device) for name, value in drawn.items()}
+        self._others_differ = any(
+            value.shape != self._inputs[name].shape or not torch.equal(value, self._inputs[name])
+            for name, value in tensors("input", others).items()
+        )
+        return others
 
     def _values(self, own: Tensors) -> Tensors:
         """The outputs in float64, on the device of the model wherever they were computed."""
@@ -218,9 +239,8 @@ class Reference:
 
     def _answer_to_others(self, own: Tensors) -> Tensors:
         """The outputs for inputs that are not those of the case, in the dtypes of the outputs."""
-        drawn = draw_inputs(self._module, self._seed ^ 1, self._drawn_on)
-        others = {name: value.to(self._device) for name, value in drawn.items()}
-        return {name: value.to(own[name].dtype) for name, value in self._wide({**self._inputs, **others}).items()}
+        found = self._wide({**self._inputs, **self._draw_others()})
+        return {name: value.to(own[name].dtype) for name, value in found.items()}
 
     def _in_its_own_dtype(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """The outputs of the model as it is; what it draws at random is kept, for its further calls."""
@@ -449,10 +469,17 @@ def _expected(estimate: bounds.Estimate, own: Tensor, bound: str) -> Expected:
     return Expected(bounds.Estimate(estimate.value, None), own.dtype, basis=basis, unknown=unknown)
 
 
-def _require_that_it_tells(expected: dict[str, Expected], own: Tensors, others: Tensors) -> None:
-    """Raises UsageError where the bounds refuse Model itself, or accept the answer to other inputs.
+def _told_apart(expected: dict[str, Expected], own: Tensors, others: Tensors, *, refuse: bool) -> dict[str, Expected]:
+    """The references, with what is to be said where the bounds accept the answer to other inputs.
 
-    own, others: of the dtypes of the outputs.
+    Args:
+        own: what Model gives, of the dtypes of the outputs.
+        others: what it gives for other inputs.
+        refuse: bounds that accept that are of no use, since they are not those of its rounding errors, or since the
+            other inputs are the same.
+
+    Raises:
+        UsageError: that is so, or the bounds refuse Model itself.
     """
     for name, item in expected.items():
         if item.dtype.is_floating_point and item.dtype not in (*NARROW, torch.float64):
@@ -465,8 +492,12 @@ def _require_that_it_tells(expected: dict[str, Expected], own: Tensors, others: 
             "tolerance in the problem"
         )
     alike = all(others[name].shape == own[name].shape for name in own)
-    if alike and all(accepted(others[name], item) is not None for name, item in expected.items()):
+    if not alike or any(accepted(others[name], item) is None for name, item in expected.items()):
+        return expected
+    if refuse:
         raise UsageError(
             "the bound accepts the answer to other inputs, so it cannot tell a right candidate from one that ignores "
             "them: get_inputs must draw at random, and a stated tolerance must be small against the outputs"
         )
+    fixed = all(torch.equal(item.estimate.value.to(item.dtype), others[name]) for name, item in expected.items())
+    return {name: replace(item, indifferent=FIXED if fixed else HARDLY) for name, item in expected.items()}

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from gpucheck.verify.bounds import Estimate
 
 
+FIXED = "Model gives the same for other inputs: who ignores them is right"
+
+
 @dataclass(frozen=True)
 class Expected:
     """The reference of one output.
@@ -26,6 +29,7 @@ class Expected:
         from is wrong beyond use; None where there are none.
     also: uint8, of the shape of the value: which of ``INF``, ``MINUS_INF`` and ``NAN`` of
         :mod:`gpucheck.verify.extremes` each element may be as well; None where the value and its bound say it all.
+    indifferent: that other inputs change the output by less than its bound, in words; FIXED where they change no bit.
     """
 
     estimate: Estimate
@@ -34,12 +38,19 @@ class Expected:
     basis: str = ""
     unknown: Tensor | None = None
     also: Tensor | None = None
+    indifferent: str = ""
 
     def widened(self) -> Expected:
         """The same with values of float64, which exact ones may not be."""
         return replace(
             self, estimate=self.estimate.widened(), alternatives=tuple(each.widened() for each in self.alternatives)
         )
+
+
+def indifference(expected: Mapping[str, Expected]) -> str:
+    """What all outputs say of other inputs, see ``Expected.indifferent``."""
+    words = {item.indifferent for item in expected.values()}
+    return words.pop() if len(words) == 1 else ""
 
 
 @dataclass(frozen=True)

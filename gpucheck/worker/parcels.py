@@ -234,8 +234,9 @@ def _sums(value: Tensor) -> list[int]:
     for begin in range(0, flat.numel(), CHUNK):
         part = flat[begin : begin + CHUNK].to(torch.int64)
         place = torch.arange(begin, begin + len(part), device=part.device)
+        odd = place * 2 + 1
         for factor, shift in ((6364136223846793005, 1442695040888963407), (-7046029254386353131, 1)):
-            mixed = (part ^ (place * factor + shift)) * (2 * place + 1)
-            mixed ^= mixed >> 29
-            sums.append(int((mixed * factor).sum()))
-    return sums
+            mixed = (place * factor).add_(shift).bitwise_xor_(part).mul_(odd)
+            mixed.bitwise_xor_(mixed >> 29)
+            sums.append(mixed.mul_(factor).sum())
+    return torch.stack(sums).tolist() if sums else []

@@ -232,6 +232,7 @@ class Answer:
     differing: tuple[int, int] = (0, 0)  # elements of two outputs, of all
     judged: Any = None  # Judgement
     bases: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from
+    indifferent: str = ""  # see Expected, of all outputs
     digests: dict[str, str] = field(default_factory=dict)  # output -> hash
     rule: dict[str, Any] = field(default_factory=dict)  # what the published rule says that was asked for
     memory: dict[str, int] = field(default_factory=dict)  # whose -> bytes at most

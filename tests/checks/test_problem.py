@@ -16,9 +16,10 @@ from gpucheck.checks.arguments import call, pack, tensors, unpack
 from gpucheck.checks.problem import stated_tolerance
 from gpucheck.checks.source_files import module_of
 from gpucheck.checks.torch_model import draw, named, seeded
-from gpucheck.checks.torch_reference import Reference
+from gpucheck.checks.torch_reference import HARDLY, Reference
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.digest import whole
+from gpucheck.verify.expected import FIXED
 from gpucheck.verify.judge import judge
 
 HEAD = "import torch, random\nfrom torch import nn\nimport torch.nn.functional as F\n"
@@ -104,6 +105,26 @@ def test_several_outputs_and_narrow_dtypes(problem: Make) -> None:
     right = {"out0": x * 3, "out1": x.argmax(-1)}
     assert not judge(right, expected, {}).mismatches
     assert judge({**right, "out1": x.argmin(-1)}, expected, {}).mismatches
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("x.argmax(-1)", ""),
+        ("x - x.mean() + 1e-3", ""),
+        ("torch.arange(9.0) + 0 * x", FIXED),
+        ("(x.abs() > 9).long() + torch.arange(9)", FIXED),
+        ("x * 1e-7 + 1", HARDLY),
+    ],
+)
+def test_a_problem_whose_outputs_hardly_depend_on_its_inputs_is_judged_and_says_so(
+    problem: Make, body: str, words: str
+) -> None:
+    inputs, expected = reference(problem(body, "torch.randn(9)"))
+    assert expected["out"].indifferent == words
+    right = expected["out"].estimate.value.to(expected["out"].dtype)
+    assert not judge({"out": right}, expected, {}).mismatches
+    assert judge({"out": right + 1}, expected, {}).mismatches
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,21 @@ def test_right_and_wrong_candidates_get_their_verdict_on_every_rank(
         assert problems.outcomes(f"{name}_wrong/trial{trial}/") == ["mismatch", "mismatch"]
 
 
+def test_answers_that_no_input_changes_are_not_taken_for_kept_ones(lab: Lab) -> None:
+    folder = lab.new_folder()
+    text = "import torch\nclass {}(torch.nn.Module):\n def forward(self, x): return 0 * x + torch.arange({}.0, {}.0)\n"
+    drawn = "def get_inputs(): return [torch.randn(5)]\ndef get_init_inputs(): return []\n"
+    (folder / "fixed.py").write_text(text.format("Model", 0, 5) + drawn)
+    for name, first in (("right", 0), ("wrong", 1)):
+        (folder / f"{name}.py").write_text(text.format("ModelNew", first, first + 5))
+    options = pairs(*((folder / "fixed.py", folder / f"{name}.py") for name in ("right", "wrong")))
+    done = lab.forked(*options, *QUICK, scenario=None, nproc=1)
+    for trial in (1, 2, 3):
+        assert done.outcomes(f"right/trial{trial}") == ["pass"], done.text
+        assert done.outcomes(f"wrong/trial{trial}") == ["mismatch"]
+    assert "note  right: ModelNew has no kernel of its own; Model gives the same for other inputs" in done.text
+
+
 def test_records_say_which_bound_is_used(problems: Finished) -> None:
     for result in problems.report["results"]:
         (basis,) = result["bounds"].values()

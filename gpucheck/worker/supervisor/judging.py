@@ -20,7 +20,7 @@ from gpucheck.model.errors import UsageError
 from gpucheck.model.record import Launch, Outcome, Record, Transfer, Violation
 from gpucheck.model.vocabulary import ViolationKind
 from gpucheck.verify import bounds, digest, offsets, published_rules
-from gpucheck.verify.expected import Axes, Expected
+from gpucheck.verify.expected import FIXED, Axes, Expected, indifference
 from gpucheck.verify.judge import Judgement, judge
 from gpucheck.worker.memory_fills import depends_on_fill
 from gpucheck.worker.protocol import OWN, Answer, Reply, outputs_file
@@ -167,6 +167,9 @@ def _held_against_reference(
     if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
         with all_processors(files.local_ranks):
             violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs, files)
+    indifferent = large.indifferent if large else indifference(expected)
+    if indifferent == FIXED:  # an answer with the bits of an earlier one need not be kept from it
+        violations = [each for each in violations if each.kind is not ViolationKind.CACHED]
     transfers: list[Transfer] = []
     check = checks.load(attempt.step.case.check)
     fault = remark = ""
@@ -186,7 +189,7 @@ def _held_against_reference(
         outcome=outcome,
         rules=_rules(check, judged.outputs, expected, large),
         memory={**reply.memory, **(files.memory() if isinstance(check, CandidateCheck) else {})},
-        message="; ".join(filter(None, (reply.message, remark, judged.words, loader, examined.note))),
+        message="; ".join(filter(None, (reply.message, remark, judged.words, loader, examined.note, indifferent))),
         transfers=transfers,
         mismatches=judged.found.mismatches,
         violations=violations,

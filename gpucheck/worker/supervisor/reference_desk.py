@@ -174,7 +174,8 @@ def unpacked(content: bytes) -> dict[str, Expected]:
     found = {}
     for name, item in torch.load(io.BytesIO(content), weights_only=True).items():
         dtype = getattr(torch, item["dtype"].removeprefix("torch."))
-        found[name] = Expected(Estimate(*item["estimate"]), dtype, basis=item["basis"], unknown=item["unknown"])
+        more = {key: item[key] for key in ("basis", "unknown", "indifferent")}
+        found[name] = Expected(Estimate(*item["estimate"]), dtype, **more)
     return found
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,3 +269,15 @@ def test_what_a_box_has_no_room_for_is_held_by_the_file(tmp_path: Path) -> None:
     parcels.save(tensors, str(tmp_path / "p"), box)
     got = parcels.load(str(tmp_path / "p"), {box.path: box}, torch.device("cpu"))
     assert all(torch.equal(got[name], value) for name, value in tensors.items())
+
+
+def test_a_tensor_goes_whole_through_the_buffers_that_take_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = SimpleNamespace(synchronize=lambda: None, record=lambda: None)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **how: empty(*size, **how))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(reference_process, "PINNED", 1000)
+    for value in (torch.randn(77, 33).t(), torch.randn(2500)[3:2003], torch.arange(5)):
+        copy = reference_process._through_pinned_memory(value, torch.device("cpu"))
+        assert torch.equal(copy, value) and copy.stride() == value.stride()
