@@ -323,6 +323,10 @@ def repeated(failure: Record, alone: Sequence[Record]) -> str:
         return f"{words}, one output for each content of memory that is not the input's: deterministic"
     if seen.deterministic:
         return f"{words}, the same bits in each call: deterministic"
+    silent = Counter(x.outcome.value for x in alone if not again(failure, x) and not absent(failure, x))
+    if silent:
+        ends = ", ".join(f"{often}x {end}" for end, often in silent.items())
+        return f"{words}, {silent.total()} of them without an answer: {ends}"
     return f"{words}, all calls of a process alike: decided anew in each process"
 
 

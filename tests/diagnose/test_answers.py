@@ -163,6 +163,10 @@ BAD, GOOD = Outcome.MISMATCH, Outcome.PASS
             "all calls of a process alike: decided anew in each process",
         ),
         (
+            [(BAD, {}), (GOOD, {}), (Outcome.ERROR, {}), (Outcome.ERROR, {})],
+            "wrong in 1 of 4 fresh processes, 2 of them without an answer: 2x error",
+        ),
+        (
             [(BAD, {"calls": [*"aab"[n:], *"ab"], "bad_calls": [1], "asked": 5}) for n in range(3)]
             + [(GOOD, {"asked": 4})],
             "wrong in 3 of 4 fresh processes, 3 of 16 calls; rate 19%, 95% interval 7% to 43%: intermittent",

@@ -82,8 +82,8 @@ class CaseFiles:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 folder = folder_of_candidate(self.folder, case.check, self.desk.local_rank)
                 answer = self.desk.place(case, str(path), str(folder))
-                if answer is not None:
-                    self._drawn[key] = path, answer
+                if answer is not None:  # in the place of any other, which is drawn anew when it is asked for again
+                    self._drawn = {key: (path, answer)}
             if key in self._drawn:
                 return path
         return self._ensure(self._name(key, case, "inputs"), lambda: _make_inputs(case))

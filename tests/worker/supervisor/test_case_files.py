@@ -141,6 +141,15 @@ def test_ranks_of_a_node_keep_large_pairs_of_one_case_apart(tmp_path: Path, cand
     assert len({*first, *second}) == 4 and all(Path(path).parent.is_dir() for path in (*first, *second))
 
 
+def test_a_large_pair_whose_shared_memory_another_has_taken_is_drawn_anew(tmp_path: Path, candidate: Any) -> None:
+    files, desk = CaseFiles(tmp_path / "store", 1), OfRank(0)
+    files.desk = desk  # type: ignore[assignment]
+    for key, placed in (("0", 1), ("0", 1), ("1", 2), ("0", 3), ("0", 3)):
+        files.inputs(key, candidate)
+        assert len(desk.told) == 2 * placed and files.box(key)
+    assert not files.box("1")
+
+
 def test_digest_tells_inputs_apart(tmp_path: Path) -> None:
     made = CaseFiles(tmp_path, 1)
     other = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32}, "normal", seed=4)
