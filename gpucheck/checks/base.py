@@ -125,8 +125,16 @@ class Check(ABC):
         """What speaks against parameters whose sizes are right, or None; called while planning, without torch."""
         return None
 
-    def needs_most_memory(self, case: Case) -> bool:
-        """Whether a case may take most of a GPU's memory: nothing runs beside it then."""
+    def needs_memory(self, case: Case) -> int:
+        """Bytes of GPU memory that a case may take, where only what leaves as much can run beside it; 0: little."""
+        return 0
+
+    def needs_idle_gpu(self, case: Case) -> bool:
+        """Whether nothing else may run on the GPU meanwhile."""
+        return False
+
+    def takes_long(self, case: Case) -> bool:
+        """Whether a case launches so many kernels that it is begun early: at the end nothing would run beside it."""
         return False
 
     @abstractmethod

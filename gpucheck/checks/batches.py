@@ -42,6 +42,13 @@ class Batches(Moe):
 
     cost, plain = Check.cost, Check.plain  # several calls: no time to compare
 
+    def needs_idle_gpu(self, case: Case) -> bool:
+        """A graph is captured and replayed as a server does, with the GPU for itself."""
+        return bool(case.params.get("graph"))
+
+    def takes_long(self, case: Case) -> bool:
+        return True
+
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         if params["m"] <= FEW:
             return f"m must be above {FEW}, not {params['m']}"

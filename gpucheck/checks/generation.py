@@ -70,6 +70,9 @@ class Generation(Check):
             return "each sequence starts with a token of its own: batch is at most vocabulary"
         return None
 
+    def takes_long(self, case: Case) -> bool:
+        return True
+
     def shape(self, case: Case) -> Shape:
         """The transformer that a case asks for."""
         from gpucheck.checks.decoder.shape import OF_RANKS, OWN, Shape

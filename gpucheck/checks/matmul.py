@@ -87,8 +87,8 @@ class Matmul(Check):
         ),
     )
 
-    def needs_most_memory(self, case: Case) -> bool:
-        return case.params.get("operands") == "far"
+    def needs_memory(self, case: Case) -> int:
+        return operands.FREE_FOR_FAR if case.params.get("operands") == "far" else 0
 
     def validate(self, params: Mapping[str, Any], data: str) -> str | None:
         mode, weight = params["mode"], params["weight"]

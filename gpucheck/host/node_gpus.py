@@ -31,6 +31,17 @@ def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
     return sorted({"sm_" + rows[place][2].replace(".", "") for place in used})
 
 
+def free_memory(environ: Mapping[str, str] = os.environ) -> list[int]:
+    """Bytes that are free on the GPU of each rank of this node; 0 where that is not known, empty without an answer.
+
+    Of a MIG instance it is not known: nvidia-smi tells it of the whole GPU.
+    """
+    _, rows = table(["index", "uuid", "memory.free", "mig.mode.current"], environ)
+    whole = [re.match(r"\d+(?= MiB$)", row[2]) if row[3] != "Enabled" else None for row in rows]
+    used = places([(row[0], row[1]) for row in rows], environ) if rows else []
+    return [int(found[0]) << 20 if (found := whole[place]) else 0 for place in used]
+
+
 def count(environ: Mapping[str, str] = os.environ) -> int:
     """How many GPUs the ranks of this node can run on; 0 without an answer."""
     return len(visible(listing(environ)[1].gpus, environ.get(VARIABLE)).devices)

@@ -17,10 +17,10 @@ from pathlib import Path
 from gpucheck.host.containment import UNWALLED, files_are_walled, hide_memory
 from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
-from gpucheck.host.node_gpus import architectures
+from gpucheck.host.node_gpus import architectures, free_memory
 from gpucheck.host.processes import Family, ForkedProcess, Process, children_of, end, start, state_of
 from gpucheck.launch.early_torchrun import AGENT, LOADED, EarlyTorchrun, loading_environment
-from gpucheck.launch.gpus import ARCHITECTURES
+from gpucheck.launch.gpus import ARCHITECTURES, FREE_MEMORY
 from gpucheck.launch.node_channel import has_children
 from gpucheck.launch.scratch import scratch
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -135,7 +135,7 @@ def launch(
     try:
         process = _start(plan, run, rendezvous, _environment(plan, folder), log, early)
         if plan.device == "cuda":
-            threading.Thread(target=_write_architectures, args=(folder,), daemon=True).start()
+            threading.Thread(target=_describe_gpus, args=(folder,), daemon=True).start()
         log_of_kernel = KernelLog(gpus=plan.device == "cuda")
         shared.callback(log_of_kernel.close)
         family.leave(log_of_kernel.process)
@@ -212,12 +212,13 @@ def keep_driver_messages(log: KernelLog, plan: Plan, run: Path, node_rank: int) 
             (run / f"driver-{node_rank}.json").write_text(json.dumps(heard), encoding="utf-8")
 
 
-def _write_architectures(scratch: Path) -> None:
-    """Writes the GPU architectures for the ranks while these start: their first reference needs them."""
+def _describe_gpus(scratch: Path) -> None:
+    """Writes what the ranks need to know of the GPUs while these start: first what their first reference needs."""
     with suppress(OSError):  # the run may have ended
-        partial = scratch / f"{ARCHITECTURES}.partial"
-        partial.write_text(" ".join(architectures()))
-        partial.rename(scratch / ARCHITECTURES)
+        for name, ask in ((ARCHITECTURES, architectures), (FREE_MEMORY, free_memory)):
+            partial = scratch / f"{name}.partial"
+            partial.write_text(" ".join(map(str, ask())))
+            partial.rename(scratch / name)
 
 
 def _environment(plan: Plan, scratch: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpucheck.host.accelerators import TorchBuild
-from gpucheck.host.node_gpus import architectures, places
+from gpucheck.host.node_gpus import architectures, free_memory, places
 from gpucheck.launch import gpus
 from gpucheck.launch.gpus import Choice, Found, choose, find, gpu_names
 from gpucheck.model.errors import InfrastructureError, UsageError
@@ -243,6 +243,23 @@ def test_the_architectures_are_those_of_the_gpus_that_are_used(
     node.nvidia_smi(listing(3), code, text)
     environ = {**node.environ, **({"CUDA_VISIBLE_DEVICES": shown} if shown else {})}
     assert architectures(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("memory", "shown", "expected"),
+    [
+        (["139800 MiB, Disabled", "80000 MiB, [N/A]"], None, [139800 << 20, 80000 << 20]),
+        (["139800 MiB, Disabled", "80000 MiB, [N/A]"], "1", [80000 << 20]),
+        (["139800 MiB, Enabled", "[N/A], [N/A]"], None, [0, 0]),  # memory of instances, or shared with the host
+        ([], None, []),
+    ],
+)
+def test_the_free_memory_is_that_of_the_gpus_that_are_used(
+    node: Node, memory: list[str], shown: str | None, expected: list[int]
+) -> None:
+    node.nvidia_smi(listing(2), 0, "".join(f"{n}, {UUIDS[n]}, {words}\n" for n, words in enumerate(memory)))
+    environ = {**node.environ, **({"CUDA_VISIBLE_DEVICES": shown} if shown else {})}
+    assert free_memory(environ) == expected
 
 
 def test_more_ranks_on_the_cpu_than_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

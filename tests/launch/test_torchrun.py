@@ -16,6 +16,7 @@ from gpucheck.launch import scratch as scratch_module
 from gpucheck.launch import torchrun
 from gpucheck.launch.torchrun import Ending, Rendezvous, command, launch
 from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.worker.supervisor.gpu_snapshot import free_memory
 from tests.conftest import Synthetic
 from tests.processes import alive, wait_until
 
@@ -196,6 +197,15 @@ def test_torchrun_that_is_stopped_before_it_starts_ranks_is_ended(
     assert run(STOPS).stuck == "torchrun was stopped by a signal before it had started the ranks"
     with_ranks = "import os, subprocess; subprocess.Popen(['sleep', '600']); os.kill(os.getpid(), 19)"
     assert run(with_ranks, timeout=1.0).timed_out, "ranks go on without it"
+
+
+def test_the_ranks_are_told_of_their_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchrun, "architectures", lambda: ["sm_90"])
+    monkeypatch.setattr(torchrun, "free_memory", lambda: [7 << 30, 0])
+    assert free_memory(tmp_path, 0) == 0, "not yet"
+    torchrun._describe_gpus(tmp_path)
+    assert [free_memory(tmp_path, rank) for rank in range(3)] == [7 << 30, 0, 0]
+    assert (tmp_path / "architectures").read_text() == "sm_90"
 
 
 def test_debugging_is_in_the_environment_of_the_ranks(synthetic: Synthetic, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess, Follow, nothing
+from gpucheck.worker.supervisor.lane_queue import needed_memory
 from gpucheck.worker.supervisor.lanes import runs_beside
 
 if TYPE_CHECKING:
@@ -277,6 +278,8 @@ class Experiments:
             return False  # there are none
         record, step = self._failures[process.number], self.plan.steps[process.number]
         repeats = self._seen(record).processes(REPEAT)
+        if needed_memory(step) or (step.optional and not step.own_engine):
+            return False  # it may lack what others take
         usual = runs_beside(step) and not process.after and process.step.conditions.process_group == "none"
         return usual and steady(record) and (not repeats or self._seen(record).deterministic)
 

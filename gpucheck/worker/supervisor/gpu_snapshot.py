@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucheck.host.nvidia_smi import LIMIT as LISTING_LIMIT
-from gpucheck.launch.gpus import ARCHITECTURES
+from gpucheck.launch.gpus import ARCHITECTURES, FREE_MEMORY
 from gpucheck.model.plan import Plan
 from gpucheck.records.writer import RecordWriter
 
@@ -57,6 +57,14 @@ class Gpus:
                     temperature=gpu.temperature,
                     throttle=list(gpu.throttle),
                 )
+
+
+def free_memory(scratch: Path, local_rank: int) -> int:
+    """Bytes that were free on a rank's GPU when the run began; 0 as long as that is not known."""
+    try:
+        return int((scratch / FREE_MEMORY).read_text().split()[local_rank])
+    except (OSError, IndexError):
+        return 0
 
 
 class Adders:

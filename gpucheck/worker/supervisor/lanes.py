@@ -1,14 +1,13 @@
 """Which steps of a plan run beside each other on one GPU, each in a process of its own.
 
 Most of a case's time is its host's: while one process prepares, copies or compiles, others launch. What puts stress on
-the order of launches, or needs most of a GPU's memory, has the GPU for itself.
+the order of launches has the GPU for itself, and so has what needs more of its memory than others leave.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -19,9 +18,10 @@ from gpucheck.host.resources import available_memory
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import OOM_KILLER
-from gpucheck.worker.compile_claims import Claims, kernels_of
+from gpucheck.worker.compile_claims import kernels_of
 from gpucheck.worker.supervisor.attempt import Attempt, remove_outputs
 from gpucheck.worker.supervisor.child_runner import ChildRunner
+from gpucheck.worker.supervisor.lane_queue import Queue, Task
 
 LANES = 4  # at most: processes of a rank that run cases at once
 PROCESSORS = 4  # that each of them keeps busy, with those who make its inputs and judge its outputs
@@ -29,9 +29,6 @@ NO_MEMORY = ("out of memory", "memoryerror", OOM_KILLER)  # in what an attempt t
 MEMORY = 6 << 30  # bytes of the host that must be free for each of them
 FEW = 16  # steps of one kind of process that are not worth starting several for
 MPS = Path("/tmp/nvidia-mps/control")  # where the control daemon listens that lets processes share one context
-
-Task = tuple[int, ...]
-"""Steps that one process runs one after the other."""
 
 
 def count(plan: Plan, processors: int) -> int:
@@ -65,77 +62,33 @@ def schedule(plan: Plan, order: Sequence[int], lanes: int) -> Schedule:
     if lanes == 1:
         return Schedule((), tuple(order))
     singles: list[Task] = []
+    early: list[Task] = []
     sequences: list[Task] = []
     alone: list[int] = []
-    for _, group in groupby(order, key=lambda number: plan.steps[number].conditions.lifelong):
-        numbers = list(group)
+    for _, kind in groupby(order, key=lambda number: plan.steps[number].conditions.lifelong):
+        numbers = list(kind)
         alone += [number for number in numbers if not runs_beside(plan.steps[number])]
         beside = [number for number in numbers if runs_beside(plan.steps[number])]
         if len(beside) < FEW:
             sequences += [tuple(beside)] * bool(beside)
         else:
-            singles += [tuple(task) for _, task in groupby(beside, key=lambda n: kernels_of(plan.steps[n].case))]
-    middle = len(singles) // 2  # late enough that their files are made, and not so late that others wait for them
-    return Schedule((*singles[:middle], *sequences, *singles[middle:]), tuple(alone))
+            for _, group in groupby(beside, key=lambda number: kernels_of(plan.steps[number].case)):
+                task = tuple(group)
+                (early if _begun_early(plan.steps[task[0]].case) else singles).append(task)
+    place = len(singles) // 4  # late enough that their files are made, and long before others have nothing left to do
+    return Schedule((*sequences, *singles[:place], *early, *singles[place:]), tuple(alone))
 
 
 def runs_beside(step: Step) -> bool:
-    """Whether a step asks for nothing but a process on its GPU; an optional one may need what others would take."""
+    """Whether a step asks for nothing but a process on its GPU, and some of its memory."""
     placed, conditions = step.conditions.placed, step.conditions
-    usual = (
-        conditions.timed
-        and not step.together
-        and (placed.usual or placed.one_visible)
-        and (not step.optional or bool(step.own_engine))
-    )
-    return usual and not checks.load(step.case.check).needs_most_memory(step.case)
+    usual = conditions.timed and not step.together and (placed.usual or placed.one_visible)
+    return usual and not checks.load(step.case.check).needs_idle_gpu(step.case)
 
 
-class Queue:
-    """The tasks that are left, for several threads; those are given first that need no compiler.
-
-    What another process compiles at the moment is given last.
-    """
-
-    def __init__(self, tasks: Iterable[Task], plan: Plan, claims: Claims | None, compiled: Sequence[Case]) -> None:
-        """Args:
-        claims: of those who compile ahead; None: nobody does.
-        compiled: what they compile, by number.
-        """
-        self._left, self._claims = list(tasks), claims
-        numbers = {kernels_of(case): number for number, case in enumerate(compiled)} if claims else {}
-        self._claim = {task: numbers.get(kernels_of(plan.steps[task[0]].case)) for task in self._left}
-        self._lock = threading.Lock()
-
-    def take(self) -> Task | None:
-        """The next task; None: there is none."""
-        with self._lock:
-            if not self._left:
-                return None
-            task = next(filter(self._free, self._left), self._left[0])
-            self._left.remove(task)
-            return task
-
-    def give_back(self, task: Task) -> None:
-        """What is left of a task whose process did not come to run it."""
-        with self._lock:
-            self._left.insert(0, task)
-
-    def done(self, task: Task) -> None:
-        """Its kernels are in the cache."""
-        number = self._claim.get(task)
-        if number is not None and self._claims:
-            self._claims.finish(number)
-
-    def drain(self) -> Task:
-        """All steps that are left, which are then left no more."""
-        with self._lock:
-            left, self._left = self._left, []
-            return tuple(chain.from_iterable(left))
-
-    def _free(self, task: Task) -> bool:
-        number = self._claim.get(task)
-        return number is None or not self._claims or self._claims.finished(number) or self._claims.take(number)
+def _begun_early(case: Case) -> bool:
+    check = checks.load(case.check)
+    return check.takes_long(case) or check.needs_memory(case) > 0
 
 
 def run(
@@ -159,7 +112,7 @@ def run(
                 for place, number in enumerate(task):
                     made = attempt(runner, number)
                     if runner is not runners[0] and not runner.child.started and not made.step.inapplicable:
-                        queue.give_back(task[place:])  # the GPU takes no further process
+                        queue.give_back(task, task[place:])  # the GPU takes no further process
                         return
                     if _lacked_memory(made):
                         remove_outputs(made)

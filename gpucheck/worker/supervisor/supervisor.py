@@ -30,7 +30,7 @@ from gpucheck.records.run_folder import read_plan
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.attempt import Attempt
 from gpucheck.worker.supervisor.child_runner import ChildRunner
-from gpucheck.worker.supervisor.gpu_snapshot import Gpus
+from gpucheck.worker.supervisor.gpu_snapshot import Gpus, free_memory
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Forkserver
@@ -283,6 +283,7 @@ class Supervisor:
 
     def _run_plan(self) -> None:
         """Runs the steps; what judges cases does so while the next ones run."""
+        from gpucheck.worker.supervisor import lane_queue
         from gpucheck.worker.supervisor.judge_pool import JudgePool
 
         count = self._judge_threads()
@@ -294,7 +295,7 @@ class Supervisor:
                 if self.runner.child.stuck:
                     self.writer.skip(self.runner.child.stuck)
                     break
-                if self._schedule.beside and self._needs_most_memory(number):
+                if self._schedule.beside and lane_queue.needed_memory(self.plan.steps[number]):
                     self.runner.child.retire()  # and with it goes what its allocator keeps
                 attempt = self._attempted(self.runner, number, round)
                 judges.submit(attempt)
@@ -304,12 +305,13 @@ class Supervisor:
     def _several_at_once(self, judges: JudgePool) -> Sequence[int]:
         """Runs what runs in several processes at once; gives what is left to be run by itself."""
         from gpucheck.worker.compile_claims import Claims
-        from gpucheck.worker.supervisor import lanes
+        from gpucheck.worker.supervisor import lane_queue, lanes
 
         if not self._schedule.beside:
             return self._schedule.alone
         claims = Claims(self.files.folder / AHEAD) if self._compiled else None
-        queue = lanes.Queue(self._schedule.beside, self.plan, claims, self._compiled)
+        memory = partial(free_memory, self.files.folder, self.node.local_rank)
+        queue = lane_queue.Queue(self._schedule.beside, self.plan, claims, self._compiled, memory)
 
         def attempted(runner: ChildRunner, number: int) -> Attempt:
             judges.wait_for_room()
@@ -322,12 +324,6 @@ class Supervisor:
         if left:  # some of them lacked memory
             self.runner.child.retire()
         return (*left, *self._schedule.alone)
-
-    def _needs_most_memory(self, number: int) -> bool:
-        from gpucheck import checks
-
-        case = self.plan.steps[number].case
-        return checks.load(case.check).needs_most_memory(case)
 
     def _attempted(self, runner: ChildRunner, number: int, round: int = 0) -> Attempt:
         """An attempt of a step, still to be judged."""

@@ -55,6 +55,7 @@ class Kernel:
 
     late_inputs = ("x", "absent")
     operands, allowed, needed_launches = Check.operands, Check.allowed, Check.needed_launches
+    needs_memory = Check.needs_memory
 
     def __init__(self, answer: Callable[[Any, torch.Tensor], Any] = copied) -> None:
         self.answer = answer
@@ -118,6 +119,13 @@ def test_a_case_runs_twice_in_memory_filled_otherwise(run: Any) -> None:
     assert len(set(reply.digests)) == 1 and torch.equal(y, RIGHT)
     assert reply.expected_kernels == ("copy",) and reply.guards == []
     assert {"load", "prepare", "launch", "side effects", "copy"} <= reply.seconds.keys() <= {*STAGES, KERNEL}
+
+
+def test_what_takes_much_memory_keeps_none_of_it_behind_its_case(run: Any, executor: CaseExecutor) -> None:
+    check: Any = Kernel()
+    assert run(check)[0].status == "ran" and len(executor.memory), "the next pass resets it"
+    check.needs_memory = lambda case: 48 << 30
+    assert run(check)[0].status == "ran" and not len(executor.memory)
 
 
 def test_a_case_of_the_library_in_a_process_of_an_engine_runs_once_that_is_imported(

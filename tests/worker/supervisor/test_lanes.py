@@ -17,7 +17,7 @@ from gpucheck.model.plan import Plan, Replay, Step
 from gpucheck.model.record import Outcome, Record
 from gpucheck.worker.compile_claims import Claims
 from gpucheck.worker.protocol import Reply
-from gpucheck.worker.supervisor import lanes
+from gpucheck.worker.supervisor import lane_queue, lanes
 from gpucheck.worker.supervisor.attempt import Attempt
 from tests.conftest import Synthetic
 
@@ -84,20 +84,37 @@ def test_what_puts_stress_on_launches_has_the_gpu_for_itself(plan: Plan, conditi
     assert lanes.schedule(replace(plan, steps=steps), range(26), 4).alone == (0,)
 
 
-def test_what_may_need_most_of_the_memory_has_it(plan: Plan) -> None:
-    far = checks.load("matmul").spec.case({"m": 4, "n": 8, "k": 32, "operands": "far"}, "exact", 0)
-    for greedy in (replace(plan.steps[0], optional=True), replace(plan.steps[0], case=far)):
-        steps = (greedy, *plan.steps[1:])
-        assert lanes.schedule(replace(plan, steps=steps), range(26), 4).alone == (0,)
+def test_a_graph_is_replayed_with_nothing_beside_it(plan: Plan) -> None:
+    graph = replace(plan.steps[0], case=checks.load("batches").spec.case({"m": 64, "graph": True}, "normal", 0))
+    assert lanes.schedule(replace(plan, steps=(graph, *plan.steps[1:])), range(26), 4).alone == (0,)
+
+
+def test_what_a_machine_need_not_have_runs_beside_others(plan: Plan) -> None:
+    steps = (replace(plan.steps[0], optional=True), *plan.steps[1:])
+    assert not lanes.schedule(replace(plan, steps=steps), range(26), 4).alone
+
+
+FAR = {"m": 4, "n": 8, "k": 32, "operands": "far"}
+SMALL = {"hidden": 32, "intermediate": 32, "experts": 4, "top_k": 1, "vocabulary": 32}
+
+
+@pytest.mark.parametrize(("check", "params", "data"), [("generation", SMALL, "normal"), ("matmul", FAR, "exact")])
+def test_what_takes_long_or_needs_memory_is_begun_while_others_have_much_to_do(
+    plan: Plan, check: str, params: Any, data: str
+) -> None:
+    """Also those few that need a process of their own."""
+    last = replace(plan.steps[23], case=checks.load(check).spec.case(params, data, 0))
+    order = lanes.schedule(replace(plan, steps=(*plan.steps[:23], last, *plan.steps[24:])), range(26), 4).order
+    assert order.index(23) < 13 and order[:2] == [24, 25] and sorted(order) == list(range(26))
 
 
 class TestQueue:
     """What is given first."""
 
-    def queue(self, plan: Plan, folder: Path | None) -> lanes.Queue:
+    def queue(self, plan: Plan, folder: Path | None) -> lane_queue.Queue:
         compiled = [plan.steps[number].case for number in (2, 4, 6)]
         claims = Claims(folder) if folder else None
-        return lanes.Queue([(0, 1), (2, 3), (4, 5), (6, 7)], plan, claims, compiled)
+        return lane_queue.Queue([(0, 1), (2, 3), (4, 5), (6, 7)], plan, claims, compiled)
 
     def test_without_compilers_in_order(self, plan: Plan) -> None:
         queue = self.queue(plan, None)
@@ -119,8 +136,52 @@ class TestQueue:
     def test_what_is_given_back_comes_next(self, plan: Plan) -> None:
         queue = self.queue(plan, None)
         queue.take()
-        queue.give_back((1,))
+        queue.give_back((0, 1), (1,))
         assert queue.drain() == (1, 2, 3, 4, 5, 6, 7) and queue.take() is None
+
+
+class TestMemory:
+    """Of the GPU, of which three cases need 48 GiB each, and what else runs beside them."""
+
+    @pytest.fixture
+    def steps(self, plan: Plan) -> Plan:
+        far = [checks.load("matmul").spec.case({**FAR, "n": 8 + n}, "exact", 0) for n in range(3)]
+        return replace(plan, steps=(*(replace(plan.steps[0], case=case) for case in far), *plan.steps[3:]))
+
+    def queue(self, plan: Plan, free: int) -> lane_queue.Queue:
+        """Free: GiB, 0 where nobody knows."""
+        return lane_queue.Queue([(0,), (1,), (2,), (3,)], plan, None, (), lambda: free << 30)
+
+    def test_as_many_run_at_once_as_there_is_room_for(self, steps: Plan) -> None:
+        queue = self.queue(steps, 140)
+        assert [queue.take() for _ in range(4)] == [(0,), (1,), (3,), None], "a quarter is for what runs beside"
+        queue.done((0,))
+        assert queue.take() == (2,)
+
+    def test_a_task_that_is_given_back_holds_no_memory(self, steps: Plan) -> None:
+        queue = self.queue(steps, 80)
+        task = queue.take()
+        assert task == (0,) and queue.take() == (3,)
+        queue.give_back(task, task)
+        assert queue.take() == (0,)
+
+    @pytest.mark.parametrize("free", [0, 40])
+    def test_without_room_beside_others_they_are_left_for_the_end(self, steps: Plan, free: int) -> None:
+        queue = self.queue(steps, free)
+        assert [queue.take(), queue.take()] == [(3,), None] and queue.drain() == (0, 1, 2)
+
+    def test_they_run_at_the_same_time_in_processes_that_have_room(self, steps: Plan) -> None:
+        together = threading.Barrier(2)
+
+        def behave(runner: Any, number: int) -> Attempt:
+            if number < 2:
+                together.wait(60)
+            return attempt(steps, number)
+
+        judged: list[int] = []
+        runners: Any = [Runner(), Runner()]
+        left = lanes.run(self.queue(steps, 140), runners, behave, lambda attempt: judged.append(attempt.record.step))
+        assert sorted((*judged, *left)) == [0, 1, 2, 3] and {0, 1} <= set(judged)
 
 
 class Runner:
@@ -136,7 +197,7 @@ class Runner:
 def run(plan: Plan, runners: list[Any], behave: Callable[[Any, int], Attempt]) -> tuple[list[int], tuple[int, ...]]:
     """The steps that came to a judge, in order, and those left."""
     judged: list[int] = []
-    queue = lanes.Queue([(number,) for number in range(8)], plan, None, ())
+    queue = lane_queue.Queue([(number,) for number in range(8)], plan, None, ())
     left = lanes.run(queue, runners, behave, lambda attempt: judged.append(attempt.record.step))
     return sorted(judged), left
 

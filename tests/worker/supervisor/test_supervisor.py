@@ -751,7 +751,7 @@ def test_what_lacked_memory_and_what_needs_most_of_it_gets_a_process_that_has_ru
         ran_by.setdefault(threading.current_thread(), []).append(columns)
         return Reply("error", "OutOfMemoryError: CUDA out of memory") if columns == 20 and first else right(request)
 
-    monkeypatch.setattr(type(check), "needs_most_memory", lambda _, case: case["n"] == 30)
+    monkeypatch.setattr(type(check), "needs_memory", lambda _, case: 1 << 30 if case["n"] == 30 else 0)
     monkeypatch.setattr(supervisor, "fair_threads", lambda: 16)
     monkeypatch.setattr("gpucheck.worker.supervisor.lanes.available_memory", lambda: 1 << 40)
     work_through(whole, tmp_path, answer, finished, monkeypatch)
