@@ -6,34 +6,24 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from gpucheck.cli import exit_codes
-from gpucheck.diagnose.conclude import conclude
-from gpucheck.diagnose.node_verdict import NodeVerdict, node_verdict
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
-from gpucheck.model.finding import Conclusion
-from gpucheck.model.record import Verdict
-from gpucheck.records.damage import explained_by_damage
-from gpucheck.records.run_folder import read_run, write_text
-from gpucheck.report import blocks
 from gpucheck.report.formats import FORMATS, render
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gpucheck.diagnose.node_verdict import NodeVerdict
     from gpucheck.model.accepted import AcceptedFault
+    from gpucheck.model.finding import Conclusion
+    from gpucheck.model.record import Verdict
     from gpucheck.report.blocks import Report
-
-_EXIT_CODES = {
-    Verdict.PASS: ExitCode.PASS,
-    Verdict.FAIL: ExitCode.FAIL,
-    Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
-    Verdict.NOTHING_RAN: ExitCode.NOTHING_RAN,
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,9 @@ class Presented:
     @property
     def unchecked(self) -> str:
         """In words that no GPU was checked; "" where one was."""
-        return "" if self.report.gpus_checked else blocks.NO_GPU_CHECKED
+        from gpucheck.report.blocks import NO_GPU_CHECKED
+
+        return "" if self.report.gpus_checked else NO_GPU_CHECKED
 
     def line(self, folder: Path) -> str:
         """All that ``--quiet`` shows."""
@@ -56,9 +48,15 @@ class Presented:
         )
 
 
+def load() -> None:
+    """Loads what :meth:`Output.present` needs, while there is time: half of what a command imports is this."""
+    for name in ("diagnose.conclude", "diagnose.node_verdict", "records.damage", "report.blocks", "report.terminal"):
+        import_module(f"gpucheck.{name}")
+
+
 def exit_code(verdict: Verdict) -> int:
     """The exit code of a verdict."""
-    return int(_EXIT_CODES[verdict])
+    return int(ExitCode[verdict.name])
 
 
 def check_files(
@@ -133,6 +131,12 @@ class Output:
             UsageError: no run folder, or a file that could never be written.
             InfrastructureError: a file cannot be written after all.
         """
+        from gpucheck.diagnose.conclude import conclude
+        from gpucheck.diagnose.node_verdict import node_verdict
+        from gpucheck.records.damage import explained_by_damage
+        from gpucheck.records.run_folder import read_run
+        from gpucheck.report import blocks
+
         self.check()
         run = read_run(run_dir, accepted)
         with explained_by_damage(run):
@@ -180,6 +184,8 @@ def write_file(option: str, name: str, text: str) -> None:
     Raises:
         InfrastructureError: the file cannot be written.
     """
+    from gpucheck.records.run_folder import write_text
+
     try:
         write_text(Path(name), text)
     except OSError as error:

@@ -11,7 +11,6 @@ import typer
 
 from gpucheck.cli.options import LibraryOption, check_folder, check_seconds, require
 from gpucheck.model.errors import ExitCode, InfrastructureError, UsageError
-from gpucheck.model.record import Outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +53,7 @@ def replay(
     from gpucheck.library.engines.engine_option import found_again
     from gpucheck.library.library_option import parse_source
     from gpucheck.library.recorded import find_recorded
+    from gpucheck.model.record import Outcome
     from gpucheck.records.run_folder import read_run, write_json
     from gpucheck.tools.replay.closeup import show
     from gpucheck.tools.replay.replay_plan import find_rank, find_step, repeated
@@ -101,6 +101,8 @@ def replay(
 
 def exit_code(closeup: Closeup) -> ExitCode:
     """PASS or FAIL where the very case of the run was judged, else INCONCLUSIVE."""
+    from gpucheck.model.record import Outcome
+
     if closeup.same_inputs is False:
         return ExitCode.INCONCLUSIVE
     if closeup.now.outcome is Outcome.PASS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -296,12 +297,13 @@ def run(
         join_run.server(rendezvous, plan, folder) as server,
         Progress(plan, follower, console, quiet=quiet) as progress,
     ):
-        ending = launch(plan, folder, rendezvous, progress, server.poll if server else None, early)
+        watch = _Watch(plan, progress)
+        ending = launch(plan, folder, rendezvous, watch, server.poll if server else None, early)
         others = server.finish(WAIT_FOR_NODES if ending.code == 0 else WAIT_AFTER_FAILURE) if server else []
         progress()
     if plan.screen and not ending.signal:
         _screen(folder, plan, console, quiet=quiet)
-    trouble = _close(folder, plan, ending, [node.to_json() for node in others])
+    trouble = _close(folder, plan, ending, [node.to_json() for node in others], watch.software or _software(plan))
     if trouble:
         typer.echo(f"gpucheck: {trouble}; the report holds what the ranks could write", err=True)
     _finish(folder, ending, console, output, for_git=bisect)
@@ -425,15 +427,48 @@ def _fresh_folder(out: Path | None) -> Path:
     return new_folder(out)
 
 
-def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]]) -> str:
-    """Writes how the run ended, with what changed in the software meanwhile; says what kept it from being written."""
-    from gpucheck.host.software import changes, software
+class _Watch:
+    """What is done while the ranks work: they are shown, and the end of the command is prepared.
+
+    Attributes:
+        software: what was there when all ranks had ended, for comparison; None while they have not.
+    """
+
+    def __init__(self, plan: Plan, show: Callable[[], bool]) -> None:
+        self.software: dict[str, Any] | None = None
+        self._plan, self._show, self._loaded = plan, show, False
+
+    def __call__(self) -> bool:
+        """Says whether all ranks have ended; called about ten times a second."""
+        from gpucheck.cli import present
+
+        ended = self._show()
+        if not self._loaded:
+            self._loaded = True
+            present.load()
+        if ended and self.software is None:
+            self.software = _software(self._plan)  # torchrun takes a while to end too
+        return ended
+
+
+def _software(plan: Plan) -> dict[str, Any]:
+    from gpucheck.host.software import software
+
+    return software(Path(plan.library["package"]) if plan.has_library else None)
+
+
+def _close(folder: Path, plan: Plan, ending: Ending, others: list[dict[str, Any]], software: dict[str, Any]) -> str:
+    """Writes how the run ended, with what changed in the software meanwhile; says what kept it from being written.
+
+    Args:
+        software: what is there now.
+    """
+    from gpucheck.host.software import changes
     from gpucheck.records.run_folder import write_json
 
     if plan.candidates and not _holds(folder / "plan.json", plan):  # a candidate had it in reach
         write_json(folder / "plan.json", plan.to_json())
-    after = software(Path(plan.library["package"]) if plan.has_library else None)
-    outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], after)}
+    outcome: dict[str, Any] = {**vars(ending), "changes": changes(plan.environment["software"], software)}
     if others:
         outcome["nodes"] = others
     try:

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,26 @@ def _content(folder: Path) -> str:
 def stat_fingerprint(folder: Path, name: str) -> str:
     """Tells installations of a package apart without reading their files, see :func:`software`."""
     digest = hashlib.sha256()
-    lines = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [entry for entry in folders if entry != "__pycache__"]
-        for file in files:
-            facts = os.stat(os.path.join(root, file), follow_symlinks=False)
-            lines.append(f"{os.path.relpath(os.path.join(root, file), folder)} {facts.st_size} {facts.st_mtime_ns}")
+    lines = list(_stats(str(folder)))
     for record in folder.parent.glob(f"{name}-*.dist-info/RECORD"):
         digest.update(record.read_bytes())
     digest.update("\n".join(sorted(lines)).encode())
     return digest.hexdigest()[:16]
+
+
+def _stats(folder: str, inside: str = "") -> Iterator[str]:
+    """Path, size and modification time of each file below a folder, ``inside`` being its own path.
+
+    It is walked with as few calls as there can be: torch has ten thousand files.
+    """
+    try:
+        entries = os.scandir(folder)
+    except OSError:  # as one that holds nothing
+        return
+    with entries:
+        for entry in entries:
+            if not entry.is_dir():
+                facts = entry.stat(follow_symlinks=False)
+                yield f"{inside}{entry.name} {facts.st_size} {facts.st_mtime_ns}"
+            elif entry.name != "__pycache__" and not entry.is_symlink():
+                yield from _stats(entry.path, f"{inside}{entry.name}/")

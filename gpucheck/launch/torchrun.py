@@ -141,10 +141,11 @@ def launch(
         family.leave(log_of_kernel.process)
         health = _Health(process.pid)
         while process.poll() is None and not received and not stuck and time.monotonic() - begin < plan.timeout:
-            stuck = health.trouble(all_ended=watch())
+            ended = watch()
+            stuck = health.trouble(all_ended=ended)
             if peer_lost is not None and peer_lost() and not has_children(process.pid):
                 break
-            time.sleep(POLL)
+            time.sleep(POLL / 10 if ended else POLL)
         code = process.poll()
         late = time.monotonic() - begin >= plan.timeout
         if code is None:

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 import gpucheck
-from gpucheck.library.copies import PACKAGE, is_genuine, missing_files
 from gpucheck.library.installed import find_spec, spec_folders
 from gpucheck.model.errors import InfrastructureError
 
@@ -47,6 +46,8 @@ def check_installed_library() -> None:
     Raises:
         InfrastructureError: a package of that name lacks the library's files.
     """
+    from gpucheck.library.copies import PACKAGE, is_genuine, missing_files
+
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return
