@@ -11,9 +11,9 @@ INTERRUPTED = 130  # exit code; see gpucheck.model.errors
 def main() -> NoReturn:
     """Runs the command line; Ctrl-C while it is still being loaded is one line too."""
     try:
-        from gpucheck.cli.app import main as command
+        from gpucheck.cli.start import start
 
-        command()
+        start()
     except KeyboardInterrupt:
         print("gpucheck: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 
 OLDEST = (3, 10)
-INCONCLUSIVE, INTERRUPTED = 3, 130  # exit codes; see gpucheck.model.errors
+INCONCLUSIVE = 3  # exit code; see gpucheck.model.errors
 DIGEST = "DIGEST"  # member that holds the digest of all others
 
 
@@ -25,13 +25,9 @@ def main() -> None:
         raise failed("found Python {}.{}, expected {}.{} or later".format(*sys.version_info[:2], *OLDEST))
     folder = unpacked(os.path.dirname(os.path.abspath(__file__)))
     sys.path[0:1] = [os.path.join(folder, "app"), os.path.join(folder, "vendor")]  # in place of the archive
-    try:
-        from gpucheck.cli.app import main as command
+    from gpucheck.__main__ import main as command
 
-        command()
-    except KeyboardInterrupt:
-        sys.stderr.write("gpucheck: interrupted\n")
-        sys.exit(INTERRUPTED)
+    command()
 
 
 def unpacked(archive: str) -> str:

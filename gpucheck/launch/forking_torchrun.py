@@ -21,8 +21,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gpucheck.host.bytecode import Bytecode
 from gpucheck.host.containment import hide_memory
 from gpucheck.launch.early_torchrun import LOADED, TOLD_BY
+from gpucheck.library.cache_folder import cache_root
 
 IMPORTED = "GPUCHECK_IMPORTED"
 """Environment variable of the ranks: seconds that was imported before they were forked."""
@@ -35,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = _Command(int(words[1])) if words[:1] == [TOLD_BY] else None
     begin = time.monotonic()
     try:
-        torchrun: Any = import_module(LOADED)
-        cuda: Any = import_module("torch.cuda")
+        with Bytecode("torch", cache_root):
+            torchrun: Any = import_module(LOADED)
+            cuda: Any = import_module("torch.cuda")
+            import_module(f"{sys.argv[-2] if command else words[-2]}.__main__")  # what ranks begin with
     finally:  # what goes wrong is raised where there is a log to tell of it
         end = time.monotonic()
         if command:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.library.content import content_hash
 from gpucheck.library.copies import PACKAGE, LibraryCopy, describe, missing_files
 from gpucheck.library.index import normalise
@@ -45,15 +46,6 @@ def split_requirement(text: str) -> tuple[str, str] | None:
     ):
         return name, version
     return None
-
-
-def cache_root(environ: Mapping[str, str] | None = None) -> Path:
-    """``GPUCHECK_CACHE_DIR``, else ``$XDG_CACHE_HOME/gpucheck``, else ``~/.cache/gpucheck``."""
-    environ = os.environ if environ is None else environ
-    if environ.get("GPUCHECK_CACHE_DIR"):
-        return Path(os.path.abspath(os.path.expanduser(environ["GPUCHECK_CACHE_DIR"])))
-    base = environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "gpucheck"
 
 
 def library_folder(name: str, version: str, cache: Path | None = None) -> Path:

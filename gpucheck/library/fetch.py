@@ -31,7 +31,7 @@ def fetch(name: str, version: str, *, cache: Path | None = None) -> LibraryCopy:
     Args:
         name: distribution, for example ``"vllm"``.
         version: exact version.
-        cache: cache folder; :func:`gpucheck.library.cache.cache_root` by default.
+        cache: cache folder; :func:`gpucheck.library.cache_folder.cache_root` by default.
 
     Raises:
         UsageError: no such release, or its wheels hold no triton_kernels.

@@ -37,9 +37,9 @@ def archive(tmp_path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as content:
         content.write(SOURCE, "__main__.py")
         content.writestr("DIGEST", "0123456789abcdef" * 4)
-        for name in ("app/gpucheck/__init__.py", "app/gpucheck/cli/__init__.py", "vendor/extra.py"):
+        for name in ("app/gpucheck/__init__.py", "vendor/extra.py"):
             content.writestr(name, "")
-        content.writestr("app/gpucheck/cli/app.py", COMMAND)
+        content.writestr("app/gpucheck/__main__.py", COMMAND)
     return path
 
 
@@ -64,16 +64,16 @@ def test_the_command_runs_from_the_unpacked_folder(archive: Path, cache: Path) -
         unpacked = cache / "pyz" / "0123456789abcdef"
         assert arguments == ["run", "--x y"]
         assert path == [str(unpacked / "app"), str(unpacked / "vendor")]
-        assert folder == str(unpacked / "app/gpucheck/cli")
+        assert folder == str(unpacked / "app/gpucheck")
     assert [entry.name for entry in (cache / "pyz").iterdir()] == ["0123456789abcdef"]
 
 
 def test_a_damaged_folder_is_made_anew(bootstrap: ModuleType, archive: Path, cache: Path) -> None:
     folder = Path(bootstrap.unpacked(str(archive)))
-    (folder / "app/gpucheck/cli/app.py").unlink()
+    (folder / "app/gpucheck/__main__.py").unlink()
     (folder / "vendor/extra.py").write_text("more than there was")
     assert Path(bootstrap.unpacked(str(archive))) == folder
-    assert (folder / "app/gpucheck/cli/app.py").read_text() == COMMAND and (
+    assert (folder / "app/gpucheck/__main__.py").read_text() == COMMAND and (
         folder / "vendor/extra.py"
     ).read_text() == ""
     assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]

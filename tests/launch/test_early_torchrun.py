@@ -51,7 +51,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
         (package / f"{name}.py").write_text(text)
     (tmp_path / "go").write_text("")
     paths = os.pathsep.join([str(package.parent), str(REPOSITORY)])
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "GO": str(tmp_path / "go"), "OMP_NUM_THREADS": "3"}
+    own = {"GO": str(tmp_path / "go"), "OMP_NUM_THREADS": "3", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": paths, "GPUCHECK_CACHE_DIR": str(tmp_path / "cache"), **own}
 
 
 @pytest.fixture
@@ -80,6 +81,8 @@ def test_it_is_what_a_torchrun_started_with_all_of_that_is(environment: dict[str
     assert found == expected
     assert found["argv"] == found["words"] == ARGUMENTS and found["threads"] == 1
     assert log.read_text().splitlines()[0] == text.splitlines()[0] == "torch says something"
+    (kept,) = (log.parent / "cache" / "bytecode").glob("torch-*")
+    assert b"torch says something" in kept.read_bytes(), "the next torchrun need not compile torch"
 
 
 def test_what_was_loaded_before_the_run_began_is_not_time_of_the_run(

@@ -85,7 +85,7 @@ def test_torchrun_asks_for_gpus_and_torch_hears_nothing_of_it(monkeypatch: pytes
     monkeypatch.setattr(cuda, "is_available", lambda: asked.append("torch"))
     monkeypatch.setattr(torchrun, "config_from_args", config)
     monkeypatch.setattr(torchrun, "main", lambda words: made.append(torchrun.config_from_args(words)))
-    forking_torchrun.main()
+    forking_torchrun.main(["-m", "gpucheck.worker", "/run"])
     ((seen, rank, words),) = made
     assert not asked and seen.gpus is False and seen.start_method == "fork"
     assert callable(rank) and words == ("planted", "/run")

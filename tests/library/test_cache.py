@@ -10,13 +10,13 @@ import pytest
 from gpucheck.library.cache import (
     Damaged,
     Origin,
-    cache_root,
     cached_folders,
     library_folder,
     read_cached,
     split_requirement,
     store,
 )
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.model.errors import InfrastructureError
 
 ORIGIN = Origin("vllm", "1.0", "vllm-1.0-py3-none-any.whl")

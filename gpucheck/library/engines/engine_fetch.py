@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gpucheck.library import wheel_reader
-from gpucheck.library.cache import cache_root, fresh_folder, locked, writable
+from gpucheck.library.cache import fresh_folder, locked, writable
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.library.engines import adapter_class
 from gpucheck.library.engines.engine_copy import EngineCopy
 from gpucheck.library.engines.engine_packages import packages_for

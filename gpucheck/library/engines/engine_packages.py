@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from gpucheck.library.cache import cache_root, locked
+from gpucheck.library.cache import locked
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.library.engines import adapter_class
 from gpucheck.library.index import normalise
 from gpucheck.model.errors import InfrastructureError

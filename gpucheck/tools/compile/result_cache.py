@@ -11,7 +11,8 @@ from pathlib import Path
 
 import gpucheck
 from gpucheck.host.software import installed_version, stat_fingerprint
-from gpucheck.library.cache import cache_root, writable
+from gpucheck.library.cache import writable
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.library.content import content_hash
 from gpucheck.model.case import Case
 from gpucheck.model.plain import read

@@ -13,7 +13,8 @@ from pathlib import Path
 from gpucheck.host.accelerators import assigned
 from gpucheck.host.software import installed_version
 from gpucheck.host.text_file import text_of
-from gpucheck.library.cache import cache_root, fresh_folder, locked, writable
+from gpucheck.library.cache import fresh_folder, locked, writable
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.library.pip_settings import unpack
 from gpucheck.model.errors import InfrastructureError, UsageError
 

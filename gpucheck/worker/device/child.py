@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucheck.host import containment
+from gpucheck.host.bytecode import Bytecode
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.model.vocabulary import Wall
 from gpucheck.worker import hang_stacks
 from gpucheck.worker.protocol import BUILD, REFERENCE, Ahead
@@ -112,17 +114,18 @@ def import_ahead(
     Args:
         library: folder with the library that most children will import; None: they import none.
     """
-    if engine:
-        from gpucheck.library import engines
+    with Bytecode(engine["name"] if engine else "child", cache_root):
+        if engine:
+            from gpucheck.library import engines
 
-        _stand_in(device, engine)
-        engines.import_ahead(engine, device)
-        return
-    with suppress(Exception):  # each process meets that too
-        _stand_in(device, None)
-    for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ()), *(OF_INTERPRETER if device == "cpu" else ())):
-        with suppress(Exception):  # its process meets that too, if it needs it
-            import_module(name)
+            _stand_in(device, engine)
+            engines.import_ahead(engine, device)
+            return
+        with suppress(Exception):  # each process meets that too
+            _stand_in(device, None)
+        for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ()), *(OF_INTERPRETER if device == "cpu" else ())):
+            with suppress(Exception):  # its process meets that too, if it needs it
+                import_module(name)
     if library:
         from gpucheck.library import source_import
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from gpucheck.checks.declared_kernels import declared_kernels
-from gpucheck.library.cache import cache_root
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.model.errors import UsageError
 
 TIMEOUT = 900.0  # s for one build

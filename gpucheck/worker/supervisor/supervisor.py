@@ -64,8 +64,10 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     """
     began = time.perf_counter()
     from gpucheck import checks
+    from gpucheck.host.bytecode import Bytecode
     from gpucheck.host.forkserver import Forkserver
     from gpucheck.host.processes import keep_freed_memory
+    from gpucheck.library.cache_folder import cache_root
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     plan = read_plan(run)
@@ -73,11 +75,12 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
         stand_for_node(plan)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    import torch
-    import triton  # noqa: F401 - loaded for the children, which are forked from here
+    with Bytecode("rank", cache_root):
+        import torch
+        import triton  # noqa: F401 - loaded for the children, which are forked from here
 
-    from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
-    from gpucheck.worker.supervisor.making_ahead import Makers, worth_having
+        from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
+        from gpucheck.worker.supervisor.making_ahead import Makers, worth_having
 
     ahead = worth_having(int(os.environ["LOCAL_RANK"]))
     makers = Makers(plan, fair_threads()) if ahead else None  # before anything computes: a fork has no torch threads
