@@ -23,7 +23,8 @@ DTYPES = {
 BLOCK = 32  # elements that share one mx scale
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], dtype=torch.float64)
 _NIBBLES = torch.cat([E2M1, -E2M1])
-_LOW, _HIGH = _NIBBLES.repeat(16).float(), _NIBBLES.repeat_interleave(16).float()  # of each byte
+_OF_BYTE = _NIBBLES.repeat(16), _NIBBLES.repeat_interleave(16)  # the values of the low and of the high nibble
+DECODED_AT_ONCE = 1 << 17  # codes: what is made of them on the way stays in the processor's cache
 _POWERS = torch.exp2(torch.arange(256, dtype=torch.float64) - 127)  # of each e8m0 byte
 _POWERS[255] = torch.nan
 REACH = 2**31  # elements: an offset that 32 bits with a sign cannot hold
@@ -40,9 +41,12 @@ FP32_WIDE = 4095  # exact fp32 activations take 12 bits, one more than TF32 keep
 
 def signed_integers(shape: tuple[int, ...], low: int, high: int, generator: Generator) -> Tensor:
     """Integers of random sign with magnitude in [low, high], as float32."""
-    magnitude = torch.randint(low, high + 1, shape, generator=generator)
-    sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
-    return (magnitude * sign).to(torch.float32)
+    narrow = (
+        torch.int8 if high <= torch.iinfo(torch.int8).max else torch.int32
+    )  # whatever holds them, they are the same
+    magnitude = torch.randint(low, high + 1, shape, generator=generator, dtype=narrow)
+    sign = torch.randint(0, 2, shape, generator=generator, dtype=narrow)
+    return magnitude.mul_(sign.mul_(2).sub_(1)).to(torch.float32)
 
 
 def random_bytes(shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -127,9 +131,23 @@ def decode_fp4(codes: Tensor, axis: int) -> Tensor:
     axis %= codes.ndim
     index, shape = codes.flatten().int(), list(codes.shape)
     pairs = torch.empty((*shape[: axis + 1], 2, *shape[axis + 1 :]), dtype=torch.float64)
-    pairs.select(axis + 1, 0).copy_(_LOW.index_select(0, index).view(shape))
-    pairs.select(axis + 1, 1).copy_(_HIGH.index_select(0, index).view(shape))
+    for nibble, table in enumerate(_OF_BYTE):
+        pairs.select(axis + 1, nibble).copy_(table.index_select(0, index).view(shape))
     return pairs.flatten(axis, axis + 1)
+
+
+def _decode_mxfp4(codes: Tensor, factors: Tensor) -> Tensor:
+    """Codes (..., K/2, N) and the factors (..., K/BLOCK, N) of whole blocks -> float64 (..., K, N)."""
+    *batch, half, columns = codes.shape
+    decoded = torch.empty((*batch, 2 * half, columns), dtype=torch.float64)
+    blocks, factors = codes.reshape(-1, BLOCK // 2, columns), factors.reshape(-1, 1, columns)
+    pairs = decoded.view(-1, BLOCK // 2, 2, columns)
+    at_once = max(1, DECODED_AT_ONCE // (BLOCK // 2 * columns))
+    for some, by, into in zip(blocks.split(at_once), factors.split(at_once), pairs.split(at_once), strict=True):
+        index = some.flatten().int()
+        for nibble, table in enumerate(_OF_BYTE):
+            torch.mul(table.index_select(0, index).view(some.shape), by, out=into.select(2, nibble))
+    return decoded
 
 
 def decode_weight(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
@@ -137,9 +155,11 @@ def decode_weight(kind: str, values: Tensor, scales: Tensor | None) -> Tensor:
     if not kind.startswith("mx"):
         return values.to(torch.float64)
     assert scales is not None
+    factors, whole = decode_scales(scales), scales.shape[-2] * BLOCK == values.shape[-2] * (1 + (kind == "mxfp4"))
+    if kind == "mxfp4" and whole and values.numel():
+        return _decode_mxfp4(values, factors)
     decoded = decode_fp4(values, -2) if kind == "mxfp4" else values.to(torch.float64)
-    factors = decode_scales(scales)
-    if decoded.shape[-2] % BLOCK:
+    if not whole:
         return decoded * factors.repeat_interleave(BLOCK, dim=-2)[..., : decoded.shape[-2], :]
     return decoded.unflatten(-2, (-1, BLOCK)).mul_(factors.unsqueeze(-2)).flatten(-3, -2)
 

@@ -60,8 +60,9 @@ def test_every_scale_is_a_power_of_two() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mxfp4", "mxfp8_e4m3", "mxfp8_e5m2"])
-@pytest.mark.parametrize("terms", [64, 48])
-def test_weights_decode_element_by_element(kind: str, terms: int) -> None:
+@pytest.mark.parametrize("terms", [64, 48, 160])
+def test_weights_decode_element_by_element(kind: str, terms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operands, "DECODED_AT_ONCE", 3 * 16 * 3)  # three blocks of 32
     made = operands.weights(kind, (2, terms, 3), "normal", rng())
     values, scales = made["w"], made["w_scale"]
     decoded = operands.decode_weight(kind, values.clone(), scales)
@@ -144,6 +145,18 @@ def test_activations_have_their_dtype_and_both_signs(kind: str) -> None:
 def test_signed_integers_stay_in_their_range() -> None:
     values = operands.signed_integers((1000,), 2, 5, rng())
     assert sorted(set(values.tolist())) == [-5, -4, -3, -2, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 8), (1, 1), (1, 127), (1, 128), (2049, 4095)])
+def test_signed_integers_are_those_of_the_seed_whatever_holds_them_meanwhile(low: int, high: int) -> None:
+    """Records of other versions and of other ranks name inputs by their bytes."""
+    one, other = rng(), rng()
+    expected = torch.randint(low, high + 1, (7, 33), generator=one) * (
+        torch.randint(0, 2, (7, 33), generator=one) * 2 - 1
+    )
+    values = operands.signed_integers((7, 33), low, high, other)
+    assert torch.equal(values.view(torch.int32), expected.float().view(torch.int32))
+    assert torch.equal(one.get_state(), other.get_state()), "what is drawn next is the same too"
 
 
 def test_estimates_start_without_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gpucheck.checks import softmax
 from gpucheck.checks.base import Check
 from gpucheck.checks.softmax import Softmax
 from gpucheck.checks.weighted_matmul import WeightedMatmul
@@ -92,6 +93,14 @@ def test_exact_logits_give_negative_powers_of_two(runner: CheckRunner) -> None:
     hidden = inputs["x"].isneginf()
     assert not estimate.value[hidden].any()
     assert torch.equal(estimate.value.sum(1) == 0, hidden.all(1))
+
+
+@pytest.mark.parametrize("steps", [2**24, 8])
+def test_the_first_of_a_row_are_those_of_a_sort_where_draws_are_equal_too(steps: int) -> None:
+    """Inputs of a seed are named by their bytes in the records of other versions."""
+    order = (torch.rand((40, 90), generator=torch.Generator().manual_seed(1)) * steps).floor() / steps
+    counts = 2 ** (torch.arange(40)[:, None] % 5)
+    assert torch.equal(softmax._first(order, counts), order.argsort(1).argsort(1) < counts)
 
 
 def test_masks_come_in_every_kind(runner: CheckRunner) -> None:

@@ -47,9 +47,9 @@ def product(x: Estimate, w: Estimate, *, operands: torch.dtype | None = None) ->
             largest = float((x.value.abs() @ w.value.abs()).max())
         require_exact(largest, unit, limit)
         return Estimate(value, None, unit)
-    kept = holds_squares(x.value, w.value)
-    lowest = torch.finfo(operands).tiny if cores and operands else 0.0
-    energy = torch.sqrt((_squares(x.value, kept, lowest) @ _squares(w.value, kept, lowest)).double())
+    squares = _squares(x.value, w.value, torch.finfo(operands).tiny if cores and operands else 0.0)
+    kept, energy = squares[0].dtype, (squares[0] @ squares[1]).double().sqrt_()
+    del squares  # which may be large
     size, alike = value.abs(), 1.0
     if terms > FEWEST_ORDERED and size.numel():
         if bool((size > min(UNLIKELY, 0.8 * math.sqrt(terms)) * energy).any()):
@@ -67,12 +67,17 @@ def holds_squares(*operands: Tensor) -> torch.dtype:
     return torch.float32 if max(map(largest_of, operands)) < LARGEST_SQUARED else torch.float64
 
 
-def _squares(operand: Tensor, kept: torch.dtype, lowest: float) -> Tensor:
-    """The squares in a dtype; subnormal numbers as matrix units align them: as if they were the smallest normal one."""
-    size = operand.to(kept, copy=True)
+def _squares(x: Tensor, w: Tensor, lowest: float) -> list[Tensor]:
+    """The squares of operands, in float32 where it holds them, else in float64.
+
+    Subnormal numbers count as matrix units align them: as if they were the smallest normal one.
+    """
+    sizes = [operand.to(torch.float32, copy=True) for operand in (x, w)]
+    if holds_squares(*sizes) != torch.float32:
+        sizes = [operand.to(torch.float64, copy=True) for operand in (x, w)]
     if lowest >= SMALLEST_NORMAL * 2:
-        size = torch.where((size != 0) & (size.abs() < lowest), lowest, size)
-    return size.square_()
+        sizes = [torch.where((size != 0) & (size.abs() < lowest), lowest, size) for size in sizes]
+    return [size.square_() for size in sizes]
 
 
 FEWEST_ORDERED = 24  # terms from which a bound for random ones may not hold for others

@@ -136,7 +136,7 @@ class CaseFiles:
         """Hash of the input bytes."""
         if key in self._drawn:
             return self._drawn[key][1].inputs
-        return self._ensure(self._name(key, case, "digest"), lambda: self._digest(key, case)).read_text()
+        return self._ensure(self._name(key, case, "digest"), lambda: _digest(case, self.given(key, case))).read_text()
 
     def reference(self, key: str, case: Case) -> dict[str, Expected]:
         """The references of a case, made if they are not there yet; of a candidate's case ask when it has answered."""
@@ -180,8 +180,15 @@ class CaseFiles:
         """Makes inputs and references unless another rank is at it; no reference where a candidate will answer."""
         if self._with_gpu and isinstance(checks.load(case.check), CandidateCheck):
             return  # they may be too large for the host
-        if self._try(self._name(key, case, "inputs"), lambda: _make_inputs(case)):
-            self.input_digest(key, case)
+        hashed: list[str] = []
+
+        def make() -> dict[str, torch.Tensor]:
+            inputs = _make_inputs(case)
+            hashed.append(_digest(case, inputs))  # now, in memory: to map the file for it takes as long again
+            return inputs
+
+        if self._try(self._name(key, case, "inputs"), make):
+            self._ensure(self._name(key, case, "digest"), lambda: hashed[0])
             if not isinstance(checks.load(case.check), CandidateCheck):
                 self._reference_file(key, case)
             self._sweep(key)  # the ranks may have finished the case meanwhile
@@ -270,11 +277,6 @@ class CaseFiles:
             while self.size() > limit:
                 time.sleep(POLL)
 
-    def _digest(self, key: str, case: Case) -> str:
-        inputs = self.given(key, case)
-        part = [torch.tensor([case.rank, case.ranks])] if case.ranks else []  # which is given too, and sets ranks apart
-        return digest.whole(*(inputs[name] for name in sorted(inputs)), *part)
-
     def _ensure(self, name: str, make: Callable[[], Any]) -> Path:
         path = self.folder / name
         if not path.exists():
@@ -313,6 +315,11 @@ def all_processors(local_ranks: int) -> Iterator[None]:
 def _make_inputs(case: Case) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(case.input_seed)
     return checks.load(case.check).inputs(case, generator)
+
+
+def _digest(case: Case, inputs: dict[str, torch.Tensor]) -> str:
+    part = [torch.tensor([case.rank, case.ranks])] if case.ranks else []  # which is given too, and sets ranks apart
+    return digest.whole(*(inputs[name] for name in sorted(inputs)), *part)
 
 
 def _pack(expected: dict[str, Expected]) -> dict[str, Any]:

@@ -157,6 +157,14 @@ def test_digest_tells_inputs_apart(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.parametrize("layout", ["dense", "views"])
+def test_inputs_made_ahead_have_the_digest_of_their_file(tmp_path: Path, layout: str) -> None:
+    case = checks.load("matmul").spec.case({"m": 8, "n": 16, "k": 32, "operands": layout}, "normal", seed=3)
+    ahead, asked = CaseFiles(tmp_path / "ahead", 1), CaseFiles(tmp_path / "asked", 1)
+    ahead.make_ahead("0", case)
+    assert (tmp_path / "ahead" / "0.digest").read_text() == asked.input_digest("0", case)
+
+
 def test_alternatives_and_exactness_survive_storage() -> None:
     exact = Estimate(torch.tensor([1.0, 2.0], dtype=torch.float64), None, 0.5)
     other = Estimate(torch.tensor([1.0, 4.0], dtype=torch.float64), None, 0.5)
