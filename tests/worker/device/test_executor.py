@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -234,6 +236,24 @@ def test_a_case_is_looked_at_first_where_one_alike_or_itself_in_another_process_
         suspect = reply.suspect
     halves, known = SURE + 2 + 2 + 1, SURE + 1 + 2 + 1  # passes, halves or the known place, two, a fill
     assert suspect == 1 and needed == [halves, known, halves + 1, known, halves]
+
+
+def test_a_rank_whose_memory_does_not_matter_finds_that_in_one_pass(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a case that ranks run together the outputs of all follow what the memory of one held."""
+
+    def of_another_rank(kernel: Kernel, x: torch.Tensor) -> Any:
+        others = [torch.zeros(size) for size in range(1, 9)]
+        odd = fill_of(kernel.launches - 1) == 0 or kernel.launches > SURE  # as the second of the fills has it
+        return {"y": x + odd, **{f"y{number}": other for number, other in enumerate(others)}}
+
+    needed = []
+    for ranks in (1, 2):
+        monkeypatch.setattr(sys.modules[__name__], "CASE", replace(CASE, rank=0, ranks=ranks))
+        reply, _ = run(check := Kernel(of_another_rank))
+        assert reply.sensitive == "" and reply.suspect is None and len(set(reply.digests)) == 2
+        needed.append(check.launches)
+    searched, told = needed
+    assert told == SURE + 1 + 1 < searched, "passes, one with all of its memory filled otherwise, a fill"
 
 
 def test_outputs_with_the_bits_that_came_first_are_compared_where_they_lie(
