@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -30,9 +32,6 @@ from tests.processes import naming, wait_until
 
 os.environ.setdefault("GPUCHECK_TEST_SEED", str(random.randrange(1_000_000)))  # one for all processes of a session
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads of torch that wait take no core from other workers
-
-
-Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
 
 def pytest_report_header() -> str:
@@ -105,7 +104,22 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A file of tests that imports a package which is not installed is skipped."""
     report = yield
-    return skipped_for_want(report, getattr(report, "call", None), collector)
+    call = getattr(report, "call", None)
+    package = wanting(collector, call.excinfo.value) if report.failed and call and call.excinfo else ""
+    if package:
+        report.outcome, report.longrepr = "skipped", skip_of(collector, package)
+    return report
+
+
+@pytest.hookimpl(specname="pytest_make_collect_report", tryfirst=True)
+def pytest_pass_over_file(collector: pytest.Collector) -> pytest.CollectReport | None:
+    """Where its first lines say so it is not even begun, nor is an account of the error made up that nobody reads."""
+    if not isinstance(collector, pytest.Module) or collector.config.getoption("complete"):
+        return None
+    code = re.sub('""".*?"""', "", collector.path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names = re.findall(r"^(?:import|from) +(\w+)", code, re.MULTILINE)
+    package = next(filter(absent, names), "")
+    return pytest.CollectReport(collector.nodeid, "skipped", skip_of(collector, package), []) if package else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -113,18 +127,30 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """So is a test that meets the import only when it runs."""
+    package = wanting(item, call.excinfo.value) if call.excinfo else ""
+    if package:
+        with pytest.raises(pytest.skip.Exception) as call.excinfo:
+            pytest.skip(package)
     report = yield
-    return skipped_for_want(report, call, item)
-
-
-def skipped_for_want(report: Report, call: pytest.CallInfo[Any] | None, node: pytest.Item | pytest.Collector) -> Report:
-    """The report of a failure; that of a skip where it is one for want of a package, which it names."""
-    error = call.excinfo.value if report.failed and call and call.excinfo else None
-    package = missing_package(error)
-    if package and not node.config.getoption("complete"):
-        report.outcome = "skipped"
-        report.longrepr = (str(node.path), 0, f"Skipped: needs {package}")
+    if package:
+        report.longrepr = skip_of(item, package)
     return report
+
+
+def skip_of(node: pytest.Item | pytest.Collector, package: str) -> tuple[str, int, str]:
+    """What a report says of a test that is skipped for want of a package: file, line, reason."""
+    return str(node.path), 0, f"Skipped: needs {package}"
+
+
+def wanting(node: pytest.Item | pytest.Collector, error: BaseException) -> str:
+    """The package for want of which a test is skipped that raised an error, or ""."""
+    return "" if node.config.getoption("complete") else missing_package(error)
+
+
+@functools.cache
+def absent(package: str) -> bool:
+    """Whether a package is not installed."""
+    return package not in sys.modules and importlib.util.find_spec(package) is None
 
 
 def missing_package(error: BaseException | None) -> str:

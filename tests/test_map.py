@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -82,18 +83,23 @@ def test_each_field_of_a_record_has_a_row_that_says_where_it_is_made() -> None:
     assert sorted(named) == sorted(field.name for field in fields(Record))
 
 
-def names_in(*folders: str) -> tuple[set[str], set[str]]:
-    """What the code in some folders reads of anything, and what it sets: attributes, arguments and keys by name."""
+@functools.cache
+def names_of(path: Path) -> tuple[set[str], set[str]]:
+    """What the code of a file reads of anything, and what it sets: attributes, arguments and keys by name."""
     read, made = set(), set()
-    for path in (path for folder in folders for path in (PACKAGE / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute):
-                (made if isinstance(node.ctx, ast.Store) else read).add(node.attr)
-            elif isinstance(node, ast.keyword) and node.arg:
-                made.add(node.arg)
-            elif isinstance(node, ast.Dict):
-                made.update(key.value for key in node.keys if isinstance(key, ast.Constant))
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            (made if isinstance(node.ctx, ast.Store) else read).add(node.attr)
+        elif isinstance(node, ast.keyword) and node.arg:
+            made.add(node.arg)
+        elif isinstance(node, ast.Dict):
+            made.update(key.value for key in node.keys if isinstance(key, ast.Constant))
     return read, made
+
+
+def names_in(*folders: str) -> tuple[set[str], set[str]]:
+    each = [names_of(path) for folder in folders for path in (PACKAGE / folder).rglob("*.py")]
+    return set().union(*(read for read, _ in each)), set().union(*(made for _, made in each))
 
 
 def test_what_is_recorded_asked_and_sent_is_made_by_one_side_and_read_by_the_other() -> None:

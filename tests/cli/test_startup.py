@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpucheck.model.record import Outcome
@@ -12,53 +13,54 @@ from gpucheck.report.formats import FORMATS
 from tests.conftest import Synthetic
 
 WATCH = """
-import json, sys
-heavy = ("torch", "triton", "triton_kernels", "numpy", "gpucheck.worker", "gpucheck.verify.bounds")
-sys.argv = ["gpucheck", *sys.argv[1:]]
+import json, os, sys
 from gpucheck.cli.app import main
-try:
-    main()
-except SystemExit as end:
-    code = end.code
-print(json.dumps([code, [name for name in heavy if name in sys.modules]]), file=sys.stderr)
+heavy = ("torch", "triton", "triton_kernels", "numpy", "gpucheck.worker", "gpucheck.verify.bounds")
+for arguments in json.loads(sys.argv[1]):
+    if not os.fork():
+        sys.argv = ["gpucheck", *arguments]
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        print("ended", json.dumps([code, [name for name in heavy if name in sys.modules]]), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(0)
+    os.wait()
 """
+"""Runs each command in a process of its own, in which nothing is loaded but what every command begins with."""
 
 
-def outcome(*arguments: str) -> tuple[int, list[str]]:
-    """Exit code of a command and the heavy modules that it imported."""
-    result = subprocess.run([sys.executable, "-c", WATCH, *arguments], capture_output=True, text=True, check=True)
-    code, heavy = json.loads(result.stderr.splitlines()[-1])
-    return int(code or 0), heavy
+def outcomes(*commands: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Exit code of each command and the heavy modules that it imported."""
+    program = [sys.executable, "-c", WATCH, json.dumps(commands)]
+    result = subprocess.run(program, capture_output=True, text=True, check=True)
+    ends = [line.partition(" ")[2] for line in result.stderr.splitlines() if line.startswith("ended ")]
+    return [(code, heavy) for code, heavy in map(json.loads, ends)]
 
 
 def test_a_stored_run_is_shown_without_torch(synthetic: Synthetic, tmp_path: Path) -> None:
     plan = synthetic.plan(cases=2, ranks=2)
     folder = synthetic.write(tmp_path / "run", synthetic.run(plan, {(1, 1): Outcome.MISMATCH}))
-    assert outcome("report", str(folder)) == (1, [])
-    assert outcome("report", str(folder), "--json", "-") == (1, [])
-    assert outcome("diff", str(folder), str(folder)) == (0, [])
     accepted = str(tmp_path / "accepted.toml")
     given = ("--reason", "known", "--until", "2999-12-31", "--out", accepted)
-    assert outcome("accept", str(folder), *given) == (0, [])
-    assert outcome("report", str(folder), "--accept", accepted) == (0, [])
     files = [tmp_path / f"r{suffix}" for suffix in FORMATS]
-    assert outcome("report", str(folder), *(part for file in files for part in ("--write", str(file)))) == (1, [])
+    assert outcomes(
+        ("report", str(folder)),
+        ("report", str(folder), "--json", "-"),
+        ("diff", str(folder), str(folder)),
+        ("accept", str(folder), *given),
+        ("report", str(folder), "--accept", accepted),
+        ("report", str(folder), *(part for file in files for part in ("--write", str(file)))),
+        ("report", "--schema"),
+    ) == [(1, []), (1, []), (0, []), (0, []), (0, []), (1, []), (0, [])]
     assert all(file.stat().st_size for file in files)
-    assert outcome("report", "--schema") == (0, [])
 
 
-def test_lists_and_dry_runs_need_no_torch() -> None:
-    for arguments in (
-        ["list"],
-        ["list", "--checks"],
-        ["list", "--cases"],
-        ["run", "smoke", "--dry-run", "--device", "cpu"],
-    ):
-        assert outcome(*arguments) == (0, [])
-
-
-def test_usage_errors_need_no_torch() -> None:
-    assert outcome("run", "nope") == (2, [])
+def test_lists_dry_runs_and_usage_errors_need_no_torch() -> None:
+    right = [["list"], ["list", "--checks"], ["list", "--cases"], ["run", "smoke", "--dry-run", "--device", "cpu"]]
+    assert outcomes(*right, ["run", "nope"]) == [(0, [])] * 4 + [(2, [])]
 
 
 TYPER_ALONE = "import typer, typer.rich_utils"  # what every help page of Typer loads, whosoever
@@ -88,8 +90,9 @@ RUN = "from gpucheck.cli.app import main\ntry: main()\nexcept SystemExit: pass"
 def test_help_reports_and_comparisons_load_little_more_than_typer_alone(synthetic: Synthetic, tmp_path: Path) -> None:
     folder = synthetic.write(tmp_path / "run", synthetic.run(synthetic.plan(cases=2, ranks=8)))
     assert loaded(RUN, "--help") < 1.6 * loaded("import typer")
+    alone = loaded(TYPER_ALONE)
     for arguments in ["report", str(folder)], ["report", "--schema"], ["diff", str(folder), str(folder)]:
-        assert loaded(RUN, *arguments) < 1.8 * loaded(TYPER_ALONE), arguments
+        assert loaded(RUN, *arguments) < 1.8 * alone, arguments
 
 
 def test_a_reader_that_stops_early_is_no_pass_and_no_traceback(synthetic: Synthetic, tmp_path: Path) -> None:
