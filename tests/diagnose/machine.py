@@ -30,7 +30,8 @@ from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.records.run_folder import Run
 from gpucheck.worker.memory_fills import depends_on_fill, fill_of, wants_another_pass
-from gpucheck.worker.supervisor.experiments import Experiments, right_word
+from gpucheck.worker.supervisor.experiment_attempts import right_word
+from gpucheck.worker.supervisor.experiments import Experiments
 from gpucheck.worker.supervisor.making_ahead import rotated_order
 from tests.conftest import Synthetic
 

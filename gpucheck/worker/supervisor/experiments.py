@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from gpucheck.diagnose.answers import Answers, again, kinds, serves, steady, way
-from gpucheck.diagnose.experiment_list import (
-    BLOCKING,
-    EXPERIMENTS,
-    HISTORY,
-    REPEAT,
-    REPEATS,
-    applicable,
-    calls_asked,
-    needs_pinning,
-)
+from gpucheck.diagnose.answers import Answers, again, serves, way
+from gpucheck.diagnose.experiment_list import BLOCKING, EXPERIMENTS, HISTORY, REPEAT, REPEATS, needs_pinning
 from gpucheck.diagnose.strategy import further_repeats, repeated_enough, wants_control, worth_a_process
-from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
-from gpucheck.model.record import Outcome, Record
-from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
-from gpucheck.records.writer import RecordWriter
-from gpucheck.worker.supervisor.child_runner import ChildRunner
-from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess, Follow, nothing
-from gpucheck.worker.supervisor.lane_queue import needed_memory
-from gpucheck.worker.supervisor.lanes import runs_beside
-
-if TYPE_CHECKING:
-    from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
+from gpucheck.model.record import Record
+from gpucheck.model.vocabulary import ExperimentName
+from gpucheck.worker.supervisor.experiment_attempts import ExperimentAttempts
+from gpucheck.worker.supervisor.experiment_pool import ExperimentProcess
 
 MOST_CASES = 64  # of a rank
 MOST_PINNED = 16  # of a rank
@@ -42,34 +24,11 @@ Way = tuple[str, tuple[str, ...]]
 Pair = tuple[Record, Record]
 
 
-class Experiments:
+class Experiments(ExperimentAttempts):
     """The experiments of one rank, within the time the plan grants them."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        runners: Sequence[ChildRunner],
-        writer: RecordWriter,
-        failed: Sequence[Record],
-        judges: JudgeProcesses | None = None,
-    ) -> None:
-        """Args:
-        runners: of the processes that may run at once; the first one makes what needs to be by itself.
-        judges: processes that judge; without them this one does.
-        """
-        self._judges = judges
-        self.plan, self.runner, self.writer = plan, runners[0], writer
-        self._runners = runners
-        self.failed = failed
-        self._failures = {record.step: record for record in failed}
-        self._tried: dict[int, dict[ExperimentName, list[Record]]] = {record.step: {} for record in failed}
-        self._applicable: dict[int, dict[ExperimentName, Conditions]] = {}
-        self._deadline = 0.0
-        self._ours: set[tuple[int, ExperimentName]] = set()  # experiments that this rank has taken on
 
     def work(self) -> None:
         """Makes the experiments: first those that ranks can make side by side, then those that need an idle node."""
-        self._deadline = time.monotonic() + self.plan.experiments
         pinned = set()
         for process in self._pinning():
             if self._open():
@@ -84,9 +43,6 @@ class Experiments:
         self.runner.child.retire()
         self._by_itself(chosen)
         self.runner.node.leave()
-
-    def _open(self) -> bool:
-        return time.monotonic() < self._deadline and not any(runner.child.stuck for runner in self._runners)
 
     def _pinning(self) -> Iterator[ExperimentProcess]:
         """Runs each case whose failing launch is not known again, and waits for each launch."""
@@ -186,7 +142,7 @@ class Experiments:
             wanted = [record for record in wanted if self._falls_to_us(record, name)]
             if not wanted:
                 continue
-            with self.runner.node.alone(self._deadline - time.monotonic()) as alone:
+            with self.runner.node.alone(self._seconds_left()) as alone:
                 if alone:
                     self._series(wanted, name)
                     self.runner.child.retire()
@@ -210,11 +166,12 @@ class Experiments:
             seen: the answers so far; None: those that there are.
         """
         seen, count = seen or self._seen(record), 1
-        if name != REPEAT or not seen.deterministic:
+        helps = seen.right(name) and not EXPERIMENTS[name].lends  # lenders take turns
+        if not seen.deterministic or not (name == REPEAT or helps) or not self._beside(record, name):
             return count
-        made = list(seen.processes(REPEAT))
+        made = list(seen.processes(name))
         while count < most:
-            likely = replace(seen, tried={**seen.tried, REPEAT: [*made, *made[-1:] * count]})
+            likely = replace(seen, tried={**seen.tried, name: [*made, *made[-1:] * count]})
             if not worth_a_process(name, likely, frozenset(self._possible(record))):
                 break
             count += 1
@@ -241,48 +198,6 @@ class Experiments:
             if self._open():
                 self._try(replace(self._process_for(record, name), known=known), fresh=False)
 
-    def _at_once(
-        self,
-        processes: Sequence[ExperimentProcess],
-        ahead: Sequence[ExperimentProcess] = (),
-        follow: Follow = nothing,
-    ) -> None:
-        """Runs processes that each have one case: side by side those that cannot disturb each other.
-
-        Args:
-            ahead: see :meth:`ExperimentPool.run`, as for ``follow``.
-        """
-        beside = [process for process in processes if self._undisturbed(process)]
-        by_itself = [process for process in processes if not self._undisturbed(process)]
-
-        def follow_beside(process: ExperimentProcess) -> Sequence[ExperimentProcess]:
-            asked = follow(process)
-            by_itself.extend(each for each in asked if not self._undisturbed(each))
-            return [each for each in asked if self._undisturbed(each)]
-
-        def one_by_one() -> None:
-            while by_itself and self._open():
-                process = by_itself.pop(0)
-                self._try(process)
-                beside.extend(follow_beside(process))
-
-        one_by_one()
-        if beside:
-            self.runner.child.retire()
-            ExperimentPool(self._runners, self._made_in_time, self._take).run(beside, ahead, follow_beside)
-            one_by_one()
-
-    def _undisturbed(self, process: ExperimentProcess) -> bool:
-        """Whether other processes on the GPU leave what a case does as it is: its failure does not come and go."""
-        if len(self._runners) == 1:
-            return False  # there are none
-        record, step = self._failures[process.number], self.plan.steps[process.number]
-        repeats = self._seen(record).processes(REPEAT)
-        if needed_memory(step) or (step.optional and not step.own_engine):
-            return False  # it may lack what others take
-        usual = runs_beside(step) and not process.after and process.step.conditions.process_group == "none"
-        return usual and steady(record) and (not repeats or self._seen(record).deterministic)
-
     def _fails_always(self, record: Record) -> bool:
         seen = self._seen(record)
         return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
@@ -297,13 +212,23 @@ class Experiments:
         if self.plan.world_size == 1 and self.plan.device != "cpu":
             return []  # one GPU alone proves nothing
         alike = [record for record in chosen if record.bits and node.all_posted(f"{record.step}-{record.bits}")]
-        left = {record.step: further_repeats(self._seen(record), node.local_ranks) for record in alike}
-        for turn in range(max(left.values(), default=0)):
-            wanted = [r for r in alike if left[r.step] > turn and not repeated_enough(self._seen(r))]
-            alike_so_far = [r for r in wanted if self._seen(r).deterministic]
-            self._once_each(alike_so_far, REPEAT, turn, known=True)
-            self._once_each([r for r in wanted if r not in alike_so_far], REPEAT, turn)
-        return [record for record in alike if left[record.step] and not self._seen(record).deterministic]
+        further = {record.step: further_repeats(self._seen(record), node.local_ranks) for record in alike}
+        enough = {r.step: len(self._seen(r).processes(REPEAT)) + further[r.step] for r in alike}
+
+        def left(record: Record) -> int:
+            seen = self._seen(record)
+            return 0 if repeated_enough(seen) else enough[record.step] - len(seen.processes(REPEAT))
+
+        turn = 0
+        while self._open() and (wanted := [record for record in alike if left(record) > 0]):
+            room = max(1, len(self._runners) // len(wanted))
+            same = [record for record in wanted if self._seen(record).deterministic]
+            others = [record for record in wanted if record not in same]
+            often = {r.step: min(room, left(r)) if self._beside(r, REPEAT) else 1 for r in same}
+            self._once_each([r for r in same for _ in range(often[r.step])], REPEAT, turn, known=True)
+            self._once_each(others, REPEAT, turn)
+            turn += 1
+        return [record for record in alike if further[record.step] and not self._seen(record).deterministic]
 
     def _replay_history(self, record: Record) -> None:
         """Finds the fewest cases after which a case fails that is right by itself.
@@ -330,121 +255,10 @@ class Experiments:
         while len(self._seen(record).after.get(shortest, ())) < SPOILING and spoils(shortest):
             pass
 
-    def _possible(self, record: Record) -> dict[ExperimentName, Conditions]:
-        if record.step not in self._applicable:
-            conditions = self.plan.steps[record.step].conditions
-            found = applicable(record, conditions, self.plan.device, self.runner.node.local_ranks)
-            self._applicable[record.step] = dict(found)
-        return self._applicable[record.step]
-
-    def _seen(self, record: Record) -> Answers:
-        node = self.runner.node
-        others = frozenset(range(node.local_ranks)) - {node.local_rank}
-        clean = frozenset(rank for rank in others if node.posted(right_word(record.step), rank))
-        return Answers(record, self._tried[record.step], "", clean, others)
-
-    def _worth(self, record: Record, name: ExperimentName) -> bool:
-        possible = self._possible(record)
-        return name in possible and worth_a_process(name, self._seen(record), frozenset(possible))
-
-    def _falls_to_us(self, record: Record, name: ExperimentName) -> bool:
-        """Whether this rank makes an experiment: of ranks with the same wrong bits only one makes it.
-
-        Each rank finds out by itself whether the bits come every time; only then do answers of others hold for it.
-        """
-        if (record.step, name) in self._ours:
-            return True
-        each = self._made_by_each(record, name) or not self._seen(record).deterministic
-        if each or self.runner.node.claim(f"{record.step}-{record.bits}-{file_name(name)}"):
-            self._ours.add((record.step, name))
-            return True
-        return False
-
-    def _made_by_each(self, record: Record, name: ExperimentName) -> bool:
-        """Whether each rank makes an experiment, whatever bits others have."""
-        return name == REPEAT or not record.bits or self.runner.node.local_ranks == 1
-
-    def _process_for(
-        self, record: Record, name: ExperimentName, after: tuple[int, ...] = (), seen: Answers | None = None
-    ) -> ExperimentProcess:
-        """A process that tries a case under the condition of an experiment; ``seen`` as in :meth:`_sure`."""
-        step = self.plan.steps[record.step]
-        conditions = self._possible(record)[name]
-        if name != HISTORY:
-            first = next(iter((seen or self._seen(record)).processes(REPEAT)), None)
-            conditions = replace(conditions, repeat=calls_asked(record, first, step.conditions))
-        return ExperimentProcess(record.step, replace(step, conditions=conditions), name, after=after)
-
-    def _try(self, process: ExperimentProcess, *, fresh: bool = True) -> Record | None:
-        """Runs one process, fresh or the present one; None: a case that had to run before ended it."""
-        if fresh:
-            self.runner.child.retire()
-        record = self._made(process, self.runner)
-        if record is not None:
-            self._take(process, record)
-        return record
-
-    def _take(self, process: ExperimentProcess, record: Record) -> None:
-        self.writer.result(record)
-        self._tried[process.number].setdefault(process.name, []).append(record)
-
-    def _made_in_time(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
-        return self._made(process, runner) if self._open() else None
-
-    def _made(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
-        from gpucheck.worker.supervisor.judging import finished
-
-        self.writer.begin(process.number, process.name)
-        for number in process.after:
-            other = runner.run(number, self.plan.steps[number], process.name, own=True)
-            runner.forget(other)
-            if other.reply is None or not self._open():
-                return None
-        partner = self._partner(process)
-        attempt = runner.run(
-            process.number,
-            process.step,
-            process.name,
-            deadline=process.deadline,
-            partner=partner,
-            own=process.own,
-            known=self._failures[process.number].digests if process.known else None,
-        )
-        candidate = process.step.case.check in self.plan.candidates
-        if candidate:
-            from gpucheck.worker.supervisor.candidate_calls import examined, taken
-
-            attempt = taken(runner.files, attempt)
-            if _seen_by_further_calls(self._failures[process.number]):
-                attempt = examined(runner, attempt)
-        judged = (self._judges.finished if self._judges else finished)(runner.files, attempt)
-        record = replace(judged, after=list(process.after), partner=partner)
-        if process.own:
-            runner.forget(attempt)
-        return record
-
-    def _partner(self, process: ExperimentProcess) -> int | None:
-        """The local rank that lends its environment or device: in turn those that were right, else all others."""
-        if not process.step.conditions.swap:
-            return None
-        node, seen = self.runner.node, self._seen(self._failures[process.number])
-        near = sorted(seen.lenders, key=lambda rank: (rank - node.local_rank) % node.local_ranks)
-        return near[len(seen.processes(process.name)) % len(near)]
-
 
 def _slow_first(process: ExperimentProcess) -> bool:
     """Sorts what takes long before all else, so that nobody waits for it in the end."""
     return not EXPERIMENTS[process.name].slow
-
-
-def _seen_by_further_calls(failure: Record) -> bool:
-    """Whether a further call of a candidate gave other bits, and no call of the case itself."""
-    return failure.outcome is Outcome.VIOLATION and ViolationKind.REPEATS_DIFFER in kinds(failure) and not failure.calls
-
-
-def right_word(step: int) -> str:
-    """What a rank tells its node of a step that it got right."""
-    return f"{step}-right"
 
 
 def representatives(plan: Plan, failed: Sequence[Record]) -> list[Record]:

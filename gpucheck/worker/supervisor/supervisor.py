@@ -373,7 +373,7 @@ class Supervisor:
             self._record(record, attempt.key)
 
     def _record(self, record: Record, key: str) -> None:
-        from gpucheck.worker.supervisor.experiments import right_word
+        from gpucheck.worker.supervisor.experiment_attempts import right_word
 
         self.writer.result(brief(record) if record.round and record.outcome is Outcome.PASS else record)
         if record.outcome in LAUNCHED and self.plan.steps[record.step].conditions.cache == "shared":

@@ -281,7 +281,9 @@ def test_the_time_granted_bounds_the_experiments(
     synthetic: Synthetic, plan: Plan, monkeypatch: pytest.MonkeyPatch, seconds: float, made: int
 ) -> None:
     fake = FakeRank(seconds=10.0)
-    monkeypatch.setattr("gpucheck.worker.supervisor.experiments.time", SimpleNamespace(monotonic=lambda: fake.now))
+    monkeypatch.setattr(
+        "gpucheck.worker.supervisor.experiment_attempts.time", SimpleNamespace(monotonic=lambda: fake.now)
+    )
     failed = [synthetic.record(plan, step, 1, Outcome.MISMATCH) for step in range(3)]
     assert len(work(fake, replace(plan, experiments=seconds), failed)) == made
 
@@ -405,14 +407,14 @@ class TestAtOnce:
         self,
         plan: Plan,
         failed: Sequence[Record],
-        meet: Callable[[int], object] = lambda _: None,
+        meet: Callable[[int, str], object] = lambda running, name: None,
         count: int = 4,
         **changes: Any,
     ) -> list[FakeRank]:
         """Who ran what.
 
         Args:
-            meet: called while a process runs, with how many run.
+            meet: called while a process runs, with how many run and what for.
             count: processes at once.
             changes: of each :class:`FakeRank`.
         """
@@ -423,7 +425,7 @@ class TestAtOnce:
             with lock:
                 running[0] += 1
                 made, now = real(*args, **kwargs), running[0]
-            meet(now)
+            meet(now, args[2])
             with lock:
                 running[0] -= 1
             return made
@@ -444,7 +446,7 @@ class TestAtOnce:
     def test_all_processes_of_a_rank_work_at_the_same_time(self, plan: Plan, wrong: Any) -> None:
         together, begun = threading.Barrier(4), itertools.count()
 
-        def meet(_: int) -> None:
+        def meet(running: int, name: str) -> None:
             if next(begun) < 4:
                 together.wait(60)
 
@@ -455,7 +457,7 @@ class TestAtOnce:
         """Two ways to fail, a case that fails as another one, and what the first answers will ask for."""
         first_wave, begun = threading.Barrier(8), itertools.count()
 
-        def meet(_: int) -> None:
+        def meet(running: int, name: str) -> None:
             if next(begun) < 8:
                 first_wave.wait(60)
 
@@ -480,6 +482,49 @@ class TestAtOnce:
         fakes = self.work(gpu, alike[:1], count=8, local_ranks=1, answers=answers)
         assert _results(fakes[0]) == _results(one_by_one)
 
+    def test_a_condition_that_helps_is_tried_at_once_as_often_as_rules_out_luck(
+        self, gpu: Plan, alike: list[Record]
+    ) -> None:
+        answers = {"visible": RIGHT}
+        one_by_one = FakeRank(local_ranks=1, answers=answers)
+        work(one_by_one, gpu, alike[:1])
+        further, begun = one_by_one.names.count("visible") - 1, itertools.count()
+        assert further > 4
+        together = threading.Barrier(further)
+
+        def meet(running: int, name: str) -> None:
+            if name == "visible" and next(begun):
+                together.wait(60)
+
+        fakes = self.work(gpu, alike[:1], meet, count=8, local_ranks=1, answers=answers)
+        assert _results(fakes[0]) == _results(one_by_one)
+
+    def test_what_helped_once_by_luck_is_told_as_if_it_had_been_tried_in_turn(
+        self, gpu: Plan, alike: list[Record]
+    ) -> None:
+        answers = {"visible": lambda count: RIGHT if count < 3 else WRONG}
+        fakes = self.work(gpu, alike[:1], count=8, local_ranks=1, answers=answers)
+        seen = _results(fakes[0])
+        assert seen["repeat"] == REPEATS and seen["fresh cache"] == 1, "nothing is held against what did not help"
+
+    def test_those_that_lend_something_take_turns(self, plan: Plan, wrong: Any) -> None:
+        lent: dict[str, Any] = {"other rank": RIGHT}
+        fakes = self.work(plan, [wrong()], local_rank=2, local_ranks=4, clean={1, 3}, answers=lent)
+        partners = [partner for fake in fakes for partner in fake.partners if partner is not None]
+        assert abs(partners.count(1) - partners.count(3)) <= 1 + 1, "and one swaps its device"
+
+    def test_repeats_that_rule_out_a_fault_of_most_processes_fill_all_runners(self, plan: Plan, wrong: Any) -> None:
+        one_by_one = FakeRank(same=True)
+        work(one_by_one, plan, [wrong()])
+        together, begun = threading.Barrier(4), itertools.count()
+
+        def meet(running: int, name: str) -> None:
+            if name == "repeat" and REPEATS <= next(begun) < REPEATS + 4 * 9:
+                together.wait(60)
+
+        fakes = self.work(plan, [wrong()], meet, same=True)
+        assert _results(fakes[0]) == _results(one_by_one)
+
     def test_what_compiles_is_begun_before_others(self, gpu: Plan, alike: list[Record]) -> None:
         fakes = self.work(gpu, alike[:1], count=2, local_ranks=1)
         assert sorted(fakes[0].names[:2]) == ["fresh cache", "repeat"]
@@ -495,7 +540,7 @@ class TestAtOnce:
 
     def test_a_failure_that_comes_and_goes_is_tried_by_itself(self, plan: Plan, wrong: Any) -> None:
         at_once: list[int] = []
-        self.work(plan, [wrong(0, calls=["a", "b"], bad_calls=[1])], at_once.append)
+        self.work(plan, [wrong(0, calls=["a", "b"], bad_calls=[1])], lambda running, _: at_once.append(running))
         assert set(at_once) == {1}
 
     def test_no_process_group_is_joined_twice_at_once(self, plan: Plan, wrong: Any) -> None:
