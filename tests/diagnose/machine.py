@@ -6,6 +6,7 @@ Only what a process computes is made up; which process runs what, and what is ma
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -133,7 +134,13 @@ def _in_group(call: Call) -> bool:
 class Machine:
     """A node on which a plan runs, with its experiments."""
 
-    def __init__(self, synthetic: Synthetic, faults: Sequence[Fault], ranks: int, seed: int, device: str) -> None:
+    def __init__(
+        self, synthetic: Synthetic, faults: Sequence[Fault], ranks: int, seed: int, device: str, runners: int = 1
+    ) -> None:
+        """Args:
+        runners: processes that each rank may run at once for experiments.
+        """
+        self.runners, self.turn = runners, threading.Lock()
         self.synthetic, self.faults, self.draw = synthetic, faults, random.Random(seed)
         needs = {key: value for fault in faults for key, value in vars(fault.needs).items() if value != _USUAL[key]}
         plan = synthetic.plan(cases=CASES, ranks=ranks, device=device, experiments=1e9)
@@ -154,8 +161,9 @@ class Machine:
             run.records.update({(record.step, rank.local_rank): record for record in rank.work()})
         for rank in ranks:
             failed = [run.records[(step, rank.local_rank)] for step in range(CASES)]
-            runner: Any = rank
-            Experiments(self.plan, [runner], runner, [record for record in failed if record.outcome.failed]).work()
+            runners: Any = [rank, *(Rank(self, rank.local_rank) for _ in range(1, self.runners))]
+            failed = [record for record in failed if record.outcome.failed]
+            Experiments(self.plan, runners, runners[0], failed).work()
             if rank.results:
                 run.experiments[(FAULTY, rank.local_rank)] = rank.results
         return run
@@ -187,6 +195,10 @@ class Rank:
         self.retire()
 
     def run(self, number: int, step: Any, name: str = "", **how: Any) -> Any:
+        with self.machine.turn:
+            return self._run(number, step, name, **how)
+
+    def _run(self, number: int, step: Any, name: str, **how: Any) -> Any:
         conditions: Conditions = step.conditions
         process = self._ready(conditions, name, how.get("partner"))
         before = len(process.steps)

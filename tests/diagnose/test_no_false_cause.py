@@ -63,18 +63,24 @@ def standing(found: Sequence[Finding], faults: Sequence[Fault]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("seed", "count"),
+    ("seed", "count", "runners"),
     [
-        (SEED, FEW),
-        pytest.param(SEED, MANY, marks=pytest.mark.torture),
-        pytest.param(SEED + 1, MANY, marks=pytest.mark.torture),
+        (SEED, FEW, 1),
+        pytest.param(SEED, MANY, 1, marks=pytest.mark.torture),
+        pytest.param(SEED + 1, MANY, 1, marks=pytest.mark.torture),
+        pytest.param(SEED + 2, MANY, 4, marks=pytest.mark.torture),
+        pytest.param(SEED + 3, MANY, 8, marks=pytest.mark.torture),
     ],
 )
-def test_causes_that_are_stated_are_those_that_were_planted(synthetic: Synthetic, seed: int, count: int) -> None:
+def test_causes_that_are_stated_are_those_that_were_planted(
+    synthetic: Synthetic, seed: int, count: int, runners: int
+) -> None:
+    """Whether a rank makes its experiments one by one or several at once."""
     draw, table = random.Random(seed), Counter[tuple[str, str]]()
     wrong = []
     for kind, faults, ranks in draws(draw, count):
-        found = said_of(Machine(synthetic, faults, ranks, draw.randrange(1 << 30), draw.choice(["cpu", "cuda"])))
+        machine = Machine(synthetic, faults, ranks, draw.randrange(1 << 30), draw.choice(["cpu", "cuda"]), runners)
+        found = said_of(machine)
         how = standing(found, faults)
         table[(kind, how)] += 1
         if how == "false":
@@ -98,11 +104,13 @@ def test_a_fault_of_most_processes_is_not_called_one_of_the_kernel(synthetic: Sy
     assert called["decided anew in each process"] > COINS / 2, called
 
 
-@pytest.mark.parametrize("ranks", [2, 4, 8])
-def test_each_kind_of_fault_is_named_where_nothing_else_is_wrong(synthetic: Synthetic, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "runners"), [(2, 1), (4, 1), (8, 1), (2, 8), (4, 8)])
+def test_each_kind_of_fault_is_named_where_nothing_else_is_wrong(
+    synthetic: Synthetic, ranks: int, runners: int
+) -> None:
     for name, fault in kinds(ranks, random.Random(SEED + ranks)).items():
         for seed in range(6):
-            found = said_of(Machine(synthetic, [fault], ranks, seed, "cuda"))
+            found = said_of(Machine(synthetic, [fault], ranks, seed, "cuda", runners))
             how = standing(found, [fault])
             assert how != "false", (name, seed, found)
             if how == "right":
