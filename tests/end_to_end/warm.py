@@ -77,11 +77,12 @@ def _serve() -> None:
     for name in LOADED:
         import_module(name)
 
-    from gpucheck.cli import app
+    from gpucheck.cli import app, present
     from gpucheck.host import software as facts
     from gpucheck.launch import torchrun
 
     torchrun.launch = _launch
+    present.load()
     facts.stat_fingerprint = functools.cache(facts.stat_fingerprint)
     facts.software(REPOSITORY / "tests")  # walks over torch and triton for all forks
     sys.argv = ["gpucheck", "run", "smoke", "--device", "cpu", "--dry-run"]

@@ -20,10 +20,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gpucheck.host.bytecode import Bytecode
 from gpucheck.host.containment import close_files, confine
 from gpucheck.host.isolated import receive, send
 from gpucheck.host.processes import Family, descendants_of, die_with_parent, end_with, outlive_parent
 from gpucheck.host.visible_gpus import VARIABLE
+from gpucheck.library.cache_folder import cache_root
 from gpucheck.tools.serve.evaluator import PRINTED
 from gpucheck.tools.serve.resource_watch import ResourceWatch
 
@@ -68,11 +70,14 @@ def main() -> None:
 
 
 def _load() -> None:
-    for name in LOADED:
-        with suppress(ImportError):
-            import_module(name)
+    with Bytecode("torch", cache_root):
+        for name in LOADED:
+            with suppress(ImportError):
+                import_module(name)
+        import_module("gpucheck.cli.present").load()
     if os.environ.get(VARIABLE):
         with suppress(Exception):  # the evaluation meets it too, and reports it
+            import_module("gpucheck.worker.device.child").import_ahead(None, "cuda", candidates=True)
             import_module("gpucheck.triton_hooks.compiled_kernel").hash_triton()
 
 

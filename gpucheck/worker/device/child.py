@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -102,6 +102,8 @@ OF_CANDIDATES = (
     "gpucheck.checks.torch_model",
 )
 """What each process of a candidate needs too."""
+OF_CANDIDATES_ON_GPUS = ("torch._dynamo",)
+"""What torch loads where its profiler begins, and where the sizes of a problem are found: eight hundred modules."""
 OF_INTERPRETER = ("triton.experimental.gluon",)
 """What a first launch needs too where Triton's interpreter runs it."""
 
@@ -126,10 +128,32 @@ def import_ahead(
         for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ()), *(OF_INTERPRETER if device == "cpu" else ())):
             with suppress(Exception):  # its process meets that too, if it needs it
                 import_module(name)
+        for name in OF_CANDIDATES_ON_GPUS if candidates and device == "cuda" else ():
+            with suppress(Exception), _nobody_asks_for_gpus():
+                import_module(name)
     if library:
         from gpucheck.library import source_import
 
         source_import.compile_ahead(library)
+
+
+@contextmanager
+def _nobody_asks_for_gpus() -> Iterator[None]:
+    """Inside, who asks torch for GPUs gets an error: a process that was told of them forks none that can use one."""
+    import torch
+
+    functions = {name: getattr(torch._C, name, None) for name in ("_cuda_getDeviceCount", "_cuda_init")}
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("GPUs are asked for in a process that others are forked from")
+
+    for name in functions:
+        setattr(torch._C, name, refused)
+    try:
+        yield
+    finally:
+        for name, function in functions.items():
+            setattr(torch._C, name, function) if function else delattr(torch._C, name)
 
 
 def _stand_in(device: str, engine: PlannedEngine | None) -> None:
@@ -162,7 +186,9 @@ def start(setup: Setup) -> Process | ReferenceProcess | BuildProcess:
         return BuildProcess()
     if setup.calls == REFERENCE:
         containment.hide_memory()  # which holds what is right
-        from gpucheck.worker.device.reference_process import ReferenceProcess
+        with Bytecode("reference", cache_root):
+            import_module("gpucheck.checks.torch_reference")
+            from gpucheck.worker.device.reference_process import ReferenceProcess
 
         return ReferenceProcess(setup)
     if setup.precision:

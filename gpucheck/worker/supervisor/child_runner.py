@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from gpucheck.worker.supervisor.rank_child import RankChild
 from gpucheck.worker.supervisor.together import Together
 
 if TYPE_CHECKING:
-    from gpucheck.host.forkserver import Forkserver
+    from gpucheck.host.forkserver import Child, Forkserver
     from gpucheck.worker.protocol import Inspection, Reply, Request
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.node_sync import Node
@@ -208,12 +209,13 @@ class ChildRunner:
         """The attempt with the file of its inputs, and its child at hand; None: there is no child, and it says why."""
         begin = time.perf_counter()
         try:
-            inputs = self.files.inputs(attempt.key, attempt.step.case)
-            waited = time.perf_counter() - begin
+            with self._getting_ready(attempt) as started:
+                inputs = self.files.inputs(attempt.key, attempt.step.case)
+                waited = time.perf_counter() - begin
             said = self._built(attempt, inputs)
             if said:
                 return ended(attempt, Outcome.ERROR, said), None
-            child = self.child.ready(self.setups.of(attempt))
+            child = started[0] if started else self.child.ready(self.setups.of(attempt))
         except Exception as error:
             return harness_failed(attempt, error), None
         seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
@@ -223,6 +225,30 @@ class ChildRunner:
         if UnusableGpu.__name__ in child:
             return ended(attempt, Outcome.HARNESS, child), None
         return self.child.with_output(ended(attempt, Outcome.CRASH, child)), None
+
+    @contextmanager
+    def _getting_ready(self, attempt: Attempt) -> Iterator[list[Child | str]]:
+        """Inside, the child of a pair is started while another process draws its inputs; afterwards it is in the list.
+
+        The list stays empty for other cases, and where the attempt to start it raised: who asks again meets that.
+        """
+        started: list[Child | str] = []
+        setup, name = self.setups.of(attempt), attempt.step.case.check
+        drawn = self.files.desk is not None and name in self.plan.candidates
+        if not drawn or self.setups.extensions(name) is not None or self.child.is_ready(setup):
+            yield started
+            return
+
+        def start() -> None:
+            with suppress(Exception):
+                started.append(self.child.ready(setup))
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        try:
+            yield started
+        finally:
+            thread.join()
 
     def _built(self, attempt: Attempt, inputs: Path) -> str:
         """Has the extensions of a candidate built, once; what a compiler says of them, "" if they are there."""

@@ -60,9 +60,9 @@ class RankChild:
 
     def ready(self, setup: Setup) -> Child | str:
         """The process for a setup, started if needed; a string says how starting it failed."""
-        setup = replace(setup, files_walled=self._files_walled)
-        if self.process is not None and self.setup == setup:
+        if self.process is not None and self.is_ready(setup):
             return self.process
+        setup = replace(setup, files_walled=self._files_walled)
         self.retire()
         if self.stuck:
             raise RuntimeError(self.stuck)
@@ -92,6 +92,10 @@ class RankChild:
         self.seconds += time.perf_counter() - begin
         self.started += 1
         return child
+
+    def is_ready(self, setup: Setup) -> bool:
+        """Whether the process for a setup is there."""
+        return self.process is not None and self.setup == replace(setup, files_walled=self._files_walled)
 
     def _spawn(self, setup: Setup) -> Child:
         """A fresh process, of the forkserver that has loaded what the engine of the setup imports, if there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from dataclasses import replace
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 
 from gpucheck.library import source_import
 from gpucheck.model.case import Case
@@ -199,3 +201,29 @@ def test_processes_are_forked_with_the_library_compiled(monkeypatch: pytest.Monk
     child.import_ahead(None, "cuda", library=tmp_path)
     child.import_ahead(None, "cuda")
     assert compiled == [tmp_path]
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_what_is_loaded_ahead_for_candidates_asks_for_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    """A process that was told of GPUs forks none that can use one."""
+    count: list[str] = []
+    (tmp_path / "asks_for_gpus.py").write_text("import torch\ntorch._C._cuda_getDeviceCount()" if asks else "")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: count.append("asked"), raising=False)
+    for name in ("OF_ALL", "OF_CANDIDATES"):
+        monkeypatch.setattr(child, name, ())
+    monkeypatch.setattr(child, "OF_INTERPRETER", ())
+    monkeypatch.setattr(child, "OF_CANDIDATES_ON_GPUS", ("asks_for_gpus",))
+    monkeypatch.setattr(child, "_stand_in", lambda *_: None)
+    before = hasattr(torch._C, "_cuda_init")
+    child.import_ahead(None, "cuda", candidates=True)
+    assert ("asks_for_gpus" in sys.modules) is not asks and not count
+    assert hasattr(torch._C, "_cuda_init") is before
+    torch._C._cuda_getDeviceCount()
+    assert count == ["asked"], "whoever is forked can ask"
+    sys.modules.pop("asks_for_gpus", None)
+    child.import_ahead(None, "cuda")
+    child.import_ahead(None, "cpu", candidates=True)
+    assert "asks_for_gpus" not in sys.modules, "only candidates on GPUs need it"

@@ -30,6 +30,7 @@ from gpucheck.worker.supervisor import deadline, rank_child
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.node_sync import Node
 from tests.conftest import Synthetic
+from tests.processes import wait_until
 
 PID = 1 << 22  # more than Linux hands out
 
@@ -91,6 +92,7 @@ def make(
         inputs=lambda key, case: folder / f"{key}.inputs",
         holds=lambda key: key == "1",
         box=lambda key: "",
+        desk=None,
     )
     return ChildRunner(plan, Node(folder, local_rank, 2), files, children, local_rank, "host", run or folder, engines)
 
@@ -118,6 +120,52 @@ def test_each_candidate_has_a_child_of_its_own(plan: Plan, tmp_path: Path) -> No
         usual = step(plan)
         runner.run(0, replace(usual, case=replace(usual.case, check=name)))
     assert [setup.candidate for setup in children.setups] == ["fast", "faster", ""]
+
+
+class Desk:
+    """Draws the inputs of a pair, which takes until the child of the candidate has begun to start."""
+
+    def __init__(self, children: Children, folder: Path) -> None:
+        self.children, self.folder = children, folder
+
+    def inputs(self, key: str, case: Any) -> Path:
+        wait_until(lambda: self.children.setups)
+        return self.folder / f"{key}.inputs"
+
+
+def test_the_child_of_a_candidate_starts_while_its_inputs_are_drawn(plan: Plan, tmp_path: Path) -> None:
+    source = CheckSource(SourceKind.PROBLEM, ("fast",), ("p.py", "c.py"), ("a", "b"))
+    children = Children()
+    runner = make(replace(plan, check_sources=(source,)), tmp_path / "s", children)
+    desk: Any = Desk(children, tmp_path)
+    runner.files.desk, runner.files.inputs = desk, desk.inputs  # type: ignore[method-assign]
+    usual = step(plan)
+    candidate = replace(usual, case=replace(usual.case, check="fast"))
+    assert [runner.run(number, candidate).record.before for number in (0, 1)] == [0, 1]
+    assert [setup.candidate for setup in children.setups] == ["fast"], "one child has both cases"
+
+
+@pytest.mark.parametrize("answer", ["the device is gone", OSError("the forkserver has died")])
+def test_a_child_of_a_candidate_that_cannot_start_is_told_of_and_not_tried_again(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    source = CheckSource(SourceKind.PROBLEM, ("fast",), ("p.py", "c.py"), ("a", "b"))
+    runner = make(replace(plan, check_sources=(source,)), tmp_path / "s", Children())
+    runner.files.desk = SimpleNamespace()  # type: ignore[assignment]
+    tried: list[Setup] = []
+
+    def ready(setup: Setup) -> Any:
+        tried.append(setup)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(runner.child, "ready", ready)
+    usual = step(plan)
+    attempt = runner.run(0, replace(usual, case=replace(usual.case, check="fast")))
+    assert attempt.record.message.endswith(str(answer)) and attempt.reply is None
+    assert len(tried) == 1 or isinstance(answer, OSError)
+    assert attempt.record.outcome is (Outcome.HARNESS if isinstance(answer, OSError) else Outcome.CRASH)
 
 
 def test_every_experiment_has_a_fresh_child(plan: Plan, tmp_path: Path) -> None:
