@@ -32,14 +32,16 @@ def architectures(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def free_memory(environ: Mapping[str, str] = os.environ) -> list[int]:
-    """Bytes that are free on the GPU of each rank of this node; 0 where that is not known, empty without an answer.
+    """Bytes on the GPU of each rank of this node that are free for several processes; empty without an answer.
 
-    Of a MIG instance it is not known: nvidia-smi tells it of the whole GPU.
+    0 where a GPU takes one process only, or where it is not known: of a MIG instance nvidia-smi tells nothing.
     """
-    _, rows = table(["index", "uuid", "memory.free", "mig.mode.current"], environ)
-    whole = [re.match(r"\d+(?= MiB$)", row[2]) if row[3] != "Enabled" else None for row in rows]
+    _, rows = table(["index", "uuid", "memory.free", "mig.mode.current", "compute_mode"], environ)
+    shared = [
+        re.match(r"\d+(?= MiB$)", row[2]) if row[3] != "Enabled" and row[4] == "Default" else None for row in rows
+    ]
     used = places([(row[0], row[1]) for row in rows], environ) if rows else []
-    return [int(found[0]) << 20 if (found := whole[place]) else 0 for place in used]
+    return [int(found[0]) << 20 if (found := shared[place]) else 0 for place in used]
 
 
 def count(environ: Mapping[str, str] = os.environ) -> int:

@@ -23,7 +23,7 @@ from gpucheck.model.errors import InfrastructureError, UsageError
 
 DEVICES = ("auto", "cuda", "cpu")
 ARCHITECTURES = "architectures"  # file in the scratch folder of a run: those of the node's GPUs, where they are known
-FREE_MEMORY = "free-memory"  # likewise: bytes that are free on the GPU of each rank
+FREE_MEMORY = "free-memory"  # likewise: bytes on the GPU of each rank that are free for several processes
 BROKEN = re.compile(r"unable to determine|is lost|unknown error|failed to initialize|ERR!", re.IGNORECASE)
 """What nvidia-smi says of a GPU that it cannot read, in lines beside those of others."""
 AMD = re.compile(r"rocm|amd-smi|kfd|AMD|HIP_|ROCR_", re.IGNORECASE)

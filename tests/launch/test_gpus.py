@@ -248,13 +248,14 @@ def test_the_architectures_are_those_of_the_gpus_that_are_used(
 @pytest.mark.parametrize(
     ("memory", "shown", "expected"),
     [
-        (["139800 MiB, Disabled", "80000 MiB, [N/A]"], None, [139800 << 20, 80000 << 20]),
-        (["139800 MiB, Disabled", "80000 MiB, [N/A]"], "1", [80000 << 20]),
-        (["139800 MiB, Enabled", "[N/A], [N/A]"], None, [0, 0]),  # memory of instances, or shared with the host
+        (["139800 MiB, Disabled, Default", "80000 MiB, [N/A], Default"], None, [139800 << 20, 80000 << 20]),
+        (["139800 MiB, Disabled, Default", "80000 MiB, [N/A], Default"], "1", [80000 << 20]),
+        (["139800 MiB, Enabled, Default", "[N/A], [N/A], Default"], None, [0, 0]),  # of instances, or of the host
+        (["139800 MiB, Disabled, Exclusive_Process"], None, [0]),
         ([], None, []),
     ],
 )
-def test_the_free_memory_is_that_of_the_gpus_that_are_used(
+def test_the_free_memory_is_that_of_gpus_that_are_used_and_take_several_processes(
     node: Node, memory: list[str], shown: str | None, expected: list[int]
 ) -> None:
     node.nvidia_smi(listing(2), 0, "".join(f"{n}, {UUIDS[n]}, {words}\n" for n, words in enumerate(memory)))

@@ -60,7 +60,7 @@ class Gpus:
 
 
 def free_memory(scratch: Path, local_rank: int) -> int:
-    """Bytes that were free on a rank's GPU when the run began; 0 as long as that is not known."""
+    """Bytes that were free on a rank's GPU when the run began; 0 if it takes one process, or while nobody knows."""
     try:
         return int((scratch / FREE_MEMORY).read_text().split()[local_rank])
     except (OSError, IndexError):

@@ -256,15 +256,11 @@ class Supervisor:
         return facts
 
     def _compile_ahead(self) -> None:
-        """Starts a process that fills the kernel cache with others; they end by themselves, or with this rank.
-
-        The child of this rank starts first: processes that start up on the GPUs of a node at once wait for each other.
-        """
+        """Starts a process that fills the kernel cache with others; they end by themselves, or with this rank."""
         from gpucheck.worker import known_kernels
         from gpucheck.worker.protocol import Ahead
 
-        first = self._order[0]
-        self.runner.get_ready(first, self.plan.steps[first])
+        self._start_first()
         library, local_rank = self.plan.library, self.node.local_rank
         claims = str(self.files.folder / AHEAD)
         count = min(COMPILERS, fair_threads() * 2 // 3)
@@ -273,6 +269,16 @@ class Supervisor:
         if count and ahead.cases:
             with suppress(OSError):  # a forkserver that died is reported with the first case
                 self.runner.child.forkserver.spawn().connection.send(ahead)
+
+    def _start_first(self) -> None:
+        """Starts the first child before any other process, where it matters: a GPU that takes one takes this one."""
+        first = self._order[0]
+        if not self._schedule.beside or not self._shared_memory():
+            self.runner.get_ready(first, self.plan.steps[first])
+
+    def _shared_memory(self) -> int:
+        """See :func:`free_memory`."""
+        return free_memory(self.files.folder, self.node.local_rank)
 
     def _note_kernels(self) -> None:
         """Has the kernel cache name the cases of this run that have launched their kernels, and so have them there."""
@@ -313,15 +319,13 @@ class Supervisor:
         if not self._schedule.beside:
             return self._schedule.alone
         claims = Claims(self.files.folder / AHEAD) if self._compiled else None
-        memory = partial(free_memory, self.files.folder, self.node.local_rank)
-        queue = lane_queue.Queue(self._schedule.beside, self.plan, claims, self._compiled, memory)
+        queue = lane_queue.Queue(self._schedule.beside, self.plan, claims, self._compiled, self._shared_memory)
 
         def attempted(runner: ChildRunner, number: int) -> Attempt:
             judges.wait_for_room()
             return self._attempted(runner, number)
 
-        first = self._order[0]
-        self.runner.get_ready(first, self.plan.steps[first])  # a GPU that takes one process takes this one
+        self._start_first()
         left = lanes.run(queue, self._runners, attempted, judges.submit)
         self.runner.child.stuck = next((runner.child.stuck for runner in self._runners if runner.child.stuck), "")
         if left:  # some of them lacked memory

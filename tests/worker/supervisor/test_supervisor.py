@@ -737,6 +737,41 @@ def test_a_gpu_that_takes_one_process_gets_every_case_and_experiment_done(
     assert set(outcomes) == {Outcome.PASS, *[Outcome.MISMATCH] * wrong} and bool(tried) is wrong
 
 
+@pytest.mark.parametrize(("told", "all_at_once"), [("140000000000", True), ("0", False), ("", False)])
+def test_processes_start_at_once_on_a_gpu_that_is_known_to_take_several(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, all_at_once: bool
+) -> None:
+    """Else one starts before all others: it is the one that may have the GPU for itself."""
+    spec, together, begun = checks.load("matmul").spec, threading.Barrier(4), list[str]()
+    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 40)]
+    monkeypatch.setattr(supervisor, "fair_threads", lambda: 16)
+    monkeypatch.setattr("gpucheck.worker.supervisor.lanes.available_memory", lambda: 1 << 40)
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "free-memory").write_text(told)
+
+    class Starting(StandIn):
+        def _serve(self, connection: Connection) -> None:
+            with suppress(EOFError, OSError):
+                begun.append(Path(connection.recv().journal).name)
+                first = len(begun) == 1 and not all_at_once
+                if not first:
+                    together.wait(60)
+                connection.send("")
+                request = connection.recv()
+                if first:
+                    together.wait(60)
+                while True:
+                    connection.send([self.behave(request)])
+                    request = connection.recv()
+
+    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    write_json(tmp_path / "plan.json", whole.to_json())
+    Supervisor(tmp_path, whole, Starting(right), 0.0).work()  # type: ignore[arg-type]
+    assert {record.outcome for record in read_run(tmp_path).records.values()} == {Outcome.PASS}
+    assert sorted(begun) == ["journal0", "journal0-1", "journal0-2", "journal0-3"]
+    assert all_at_once or begun[0] == "journal0"
+
+
 def test_what_lacked_memory_and_what_needs_most_of_it_gets_a_process_that_has_run_nothing(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
