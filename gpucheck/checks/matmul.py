@@ -370,7 +370,9 @@ def _far(inputs: dict[str, Tensor], kind: str, runtime: Runtime) -> dict[str, Te
     Raises:
         Inapplicable: on the CPU, or where too little memory is free.
     """
-    free = torch.cuda.mem_get_info(runtime.device)[0] if runtime.device.type == "cuda" else 0
+    from gpucheck.checks.no_launch import free_memory
+
+    free = free_memory(runtime.device)
     if free < operands.FREE_FOR_FAR:
         words = f"{free >> 30} GiB free" if free else "the CPU"
         raise Inapplicable(
