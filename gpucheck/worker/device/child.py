@@ -95,6 +95,7 @@ def _writable(setup: Setup) -> Iterator[Path]:
 OF_ALL = (
     *("gpucheck.worker.device.gpu_process", "gpucheck.worker.device.executor", "gpucheck.worker.device.placements"),
     *("gpucheck.checks.on_use", "numpy.random", "torch.utils._device", "torch.utils.serialization.config"),
+    *("triton.experimental.gluon", "triton.runtime.interpreter"),  # a first launch takes the one, watching it the other
 )
 """What each process needs, of which a failed case and a candidate have many: loaded once, it is there in all."""
 OF_CANDIDATES = (
@@ -104,8 +105,6 @@ OF_CANDIDATES = (
 """What each process of a candidate needs too."""
 OF_CANDIDATES_ON_GPUS = ("torch._dynamo",)
 """What torch loads where its profiler begins, and where the sizes of a problem are found: eight hundred modules."""
-OF_INTERPRETER = ("triton.experimental.gluon",)
-"""What a first launch needs too where Triton's interpreter runs it."""
 
 
 def import_ahead(
@@ -125,7 +124,7 @@ def import_ahead(
             return
         with suppress(Exception):  # each process meets that too
             _stand_in(device, None)
-        for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ()), *(OF_INTERPRETER if device == "cpu" else ())):
+        for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ())):
             with suppress(Exception):  # its process meets that too, if it needs it
                 import_module(name)
         for name in OF_CANDIDATES_ON_GPUS if candidates and device == "cuda" else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -191,8 +192,22 @@ def test_what_a_process_has_for_life() -> None:
 
 def test_what_processes_are_forked_with_is_there_to_be_loaded() -> None:
     """A name that is left behind when a module moves would be passed over, and each process would load it by itself."""
-    own = [name for name in (*child.OF_ALL, *child.OF_CANDIDATES) if name.startswith("gpucheck.")]
-    assert len(own) >= 5 and all(find_spec(name) for name in own)
+    named = (*child.OF_ALL, *child.OF_CANDIDATES)
+    own = [name for name in named if name.startswith("gpucheck.")]
+    of_triton = [name for name in named if name.startswith("triton.")]
+    assert len(own) >= 5 and len(of_triton) == 2 and all(find_spec(name) for name in (*own, *of_triton))
+
+
+def test_what_is_loaded_ahead_of_launches_asks_for_no_gpu() -> None:
+    """Triton's driver is made when something asks for it, and a process that has it forks none that can use a GPU."""
+    code = (
+        "import sys; from gpucheck.worker.device import child; from triton.runtime import driver\n"
+        "child.import_ahead(None, 'cuda'); made = vars(driver).get('_active') or vars(driver).get('_default')\n"
+        "print(made, *(name in sys.modules for name in child.OF_ALL if name.startswith('triton.')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["None", "True", "True"], done.stderr
 
 
 def test_processes_are_forked_with_the_library_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -214,7 +229,6 @@ def test_what_is_loaded_ahead_for_candidates_asks_for_no_gpu(
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: count.append("asked"), raising=False)
     for name in ("OF_ALL", "OF_CANDIDATES"):
         monkeypatch.setattr(child, name, ())
-    monkeypatch.setattr(child, "OF_INTERPRETER", ())
     monkeypatch.setattr(child, "OF_CANDIDATES_ON_GPUS", ("asks_for_gpus",))
     monkeypatch.setattr(child, "_stand_in", lambda *_: None)
     before = hasattr(torch._C, "_cuda_init")
