@@ -70,6 +70,11 @@ class KernelLog:
         """The process that listens to NVML, which ends with :meth:`finish`."""
         return self._nvml.pid if self._nvml else None
 
+    def conclude(self) -> None:
+        """Begins what :meth:`finish` waits for: the GPUs are at rest."""
+        if self._nvml:
+            self._nvml.conclude()
+
     def finish(self) -> list[dict[str, Any]]:
         """What was said since, each with the local rank whose GPU it is about, or None.
 

@@ -63,6 +63,13 @@ class NvmlListener:
     def pid(self) -> int:
         return self._process.pid
 
+    def conclude(self) -> None:
+        """Has it say its last words, which :meth:`finish` waits for; there may be something else to do meanwhile."""
+        if self._process.stdin:
+            with suppress(OSError):
+                self._process.stdin.close()
+            self._process.stdin = None
+
     def finish(self) -> Heard | None:
         """What was said; None where NVML could not be listened to, or knows no GPU.
 

@@ -31,6 +31,7 @@ GRACE = 2.0  # s between asking torchrun to end and killing it
 LINGER = 30.0  # s within which torchrun must end once all ranks have
 STOPPED = 10.0  # s within which a torchrun that a signal stopped before it started the ranks must go on
 POLL = 0.1  # s
+LOOK = "0.03"  # s between two looks of torchrun at its ranks
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Ending:
 
 def command(plan: Plan, run: Path, rendezvous: Rendezvous) -> list[str]:
     """The torchrun command line of a run."""
-    options = ["--nproc-per-node", str(plan.nproc), "--max-restarts", "0"]
+    options = ["--nproc-per-node", str(plan.nproc), "--max-restarts", "0", "--monitor-interval", LOOK]
     if rendezvous.nnodes == 1:
         options.append("--standalone")
     else:
@@ -142,6 +143,8 @@ def launch(
         health = _Health(process.pid)
         while process.poll() is None and not received and not stuck and time.monotonic() - begin < plan.timeout:
             ended = watch()
+            if ended:
+                log_of_kernel.conclude()  # torchrun takes a while to end too
             stuck = health.trouble(all_ended=ended)
             if peer_lost is not None and peer_lost() and not has_children(process.pid):
                 break

@@ -12,7 +12,6 @@ from rich.table import Table
 from gpucheck.diagnose.wording import rank_list
 from gpucheck.model import canary
 from gpucheck.records.live import Follower, RankState
-from gpucheck.report.formats.text import MARKS
 
 if TYPE_CHECKING:
     from gpucheck.model.plan import Plan
@@ -69,6 +68,8 @@ class Progress:
 
     def _case_line(self, records: list[Record]) -> str:
         """``ok  matmul/... 1.23 s`` with the ranks that differ."""
+        from gpucheck.report.formats.text import MARKS  # with all that a report needs, while ranks are at work
+
         outcomes: dict[str, list[int]] = {}
         for record in records:
             outcomes.setdefault(MARKS[record.outcome][0], []).append(record.rank)

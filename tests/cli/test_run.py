@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gpucheck.host.processes import children_of
+from gpucheck.launch import torchrun
 from gpucheck.launch.early_torchrun import LOADED, EarlyTorchrun, loading_environment
 from gpucheck.launch.gpus import Found
 from gpucheck.model.errors import InfrastructureError
@@ -630,3 +632,34 @@ def test_nothing_loads_torch_where_nothing_will_run(
     for arguments, code in ((["--help"], 0), ([scenario, "--dry-run"], 0), ([scenario, "--seed", "x"], 2)):
         assert gpucheck("run", *arguments).code == code
     assert not loading
+
+
+def test_the_software_is_looked_at_again_once_all_ranks_have_ended(
+    run: Command, ranks: FakeRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time torchrun has ended that is done, and what shows the report is loaded."""
+    looks: list[int] = []
+    launched = torchrun.launch
+
+    def launch(*arguments: Any, **named: Any) -> Any:
+        before = len(looks)
+        ending = launched(*arguments, **named)
+        looks.append(-1)
+        assert looks[before:] == [0, -1]
+        return ending
+
+    monkeypatch.setattr(torchrun, "launch", launch)
+    monkeypatch.setattr("gpucheck.host.software.software", lambda _: looks.append(0) or {"torch": {"version": "1"}})
+    assert run().code == 0 and looks == [0, 0, -1]
+    ranks.ending = {"code": 1}
+    ranks.outcomes = {(0, 0): Outcome.LOST}
+    run("--out", "again")
+    assert looks[3:] == [0, 0, -1]
+
+
+def test_a_dry_run_loads_nothing_that_diagnoses(scenario: str) -> None:
+    script = "import sys; from gpucheck.cli.app import main; sys.argv = ['gpucheck', 'run', sys.argv[1], '--dry-run']\n"
+    script += "try: main()\nexcept SystemExit: pass\n"
+    script += "print(*(name for name in sys.modules if name.startswith('gpucheck.diagnose.causes')), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script, scenario], capture_output=True, text=True, check=True)
+    assert "topk" in done.stdout and done.stderr.split() == []

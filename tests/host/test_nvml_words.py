@@ -67,12 +67,16 @@ def first_lines(listener: NvmlListener, count: int) -> list[str]:
     return [line.decode() for line in lines]
 
 
-def test_each_kind_of_word_reaches_the_log_with_the_rank_of_its_gpu(says: Says, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_each_kind_of_word_reaches_the_log_with_the_rank_of_its_gpu(says: Says, tmp_path: Path, ahead: bool) -> None:
     file = says()
     log = KernelLog(gpus=True, kmsg=tmp_path / "none")
     assert log._nvml
     first_lines(log._nvml, 3)  # it listens, and has said both Xid errors
     file.with_name(file.name + ".later").touch()
+    for _ in range(2 * ahead):
+        log.conclude()
+    assert not ahead or log._nvml._process.wait() == 0, "its last words wait in the pipe"
     heard = log.finish()
     looks = heard[-1]["text"].rpartition(" of ")[2]
     assert [(item["kind"], item["local_rank"], item.get("number"), item["text"]) for item in heard] == [
