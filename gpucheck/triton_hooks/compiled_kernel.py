@@ -103,7 +103,7 @@ def warp_size(metadata: Any) -> int:
 def hash_triton() -> None:
     """Lets the imported Triton hash itself for its cache, which takes a second that forked processes then share."""
     for module in ("triton.runtime.cache", "triton.compiler.compiler"):  # where releases keep it, with its result
-        with suppress(ImportError, AttributeError):
+        with suppress(ImportError, AttributeError, OSError):  # each process meets that too
             importlib.import_module(module).triton_key()
             return
 

@@ -78,7 +78,6 @@ def _load() -> None:
     if os.environ.get(VARIABLE):
         with suppress(Exception):  # the evaluation meets it too, and reports it
             import_module("gpucheck.worker.device.child").import_ahead(None, "cuda", candidates=True)
-            import_module("gpucheck.triton_hooks.compiled_kernel").hash_triton()
 
 
 class _Evaluation:

@@ -6,6 +6,7 @@ import faulthandler
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -115,7 +116,7 @@ def import_ahead(
     Args:
         library: folder with the library that most children will import; None: they import none.
     """
-    with Bytecode(engine["name"] if engine else "child", cache_root):
+    with Bytecode(engine["name"] if engine else "child", cache_root), _triton_hashed(device):
         if engine:
             from gpucheck.library import engines
 
@@ -130,10 +131,26 @@ def import_ahead(
         for name in OF_CANDIDATES_ON_GPUS if candidates and device == "cuda" else ():
             with suppress(Exception), _nobody_asks_for_gpus():
                 import_module(name)
-    if library:
-        from gpucheck.library import source_import
+        if library:
+            from gpucheck.library import source_import
 
-        source_import.compile_ahead(library)
+            source_import.compile_ahead(library)
+
+
+@contextmanager
+def _triton_hashed(device: str) -> Iterator[None]:
+    """Afterwards Triton has hashed itself for its cache, which a process meanwhile has a second processor for."""
+    if device != "cuda":
+        yield
+        return
+    from gpucheck.triton_hooks.compiled_kernel import hash_triton
+
+    thread = threading.Thread(target=hash_triton)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 @contextmanager

@@ -86,10 +86,6 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     makers = Makers(plan, fair_threads()) if ahead else None  # before anything computes: a fork has no torch threads
     judges = JudgeProcesses(plan, judge_processes(plan, fair_threads()))
     checks.activate(plan.check_sources)
-    if plan.device == "cuda":
-        from gpucheck.triton_hooks.compiled_kernel import hash_triton
-
-        hash_triton()
     library = Path(plan.library["root"]) if plan.library["root"] and not plan.candidates else None
     ahead_of_all = partial(import_ahead, None, plan.device, candidates=bool(plan.candidates), library=library)
     forkserver = Forkserver(serve, ahead_of_all)

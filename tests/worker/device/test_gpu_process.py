@@ -241,3 +241,23 @@ def test_what_is_loaded_ahead_for_candidates_asks_for_no_gpu(
     child.import_ahead(None, "cuda")
     child.import_ahead(None, "cpu", candidates=True)
     assert "asks_for_gpus" not in sys.modules, "only candidates on GPUs need it"
+
+
+def test_triton_hashes_itself_once_and_while_modules_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before, and not in each process: a third of a second of a quick run."""
+    begun, hashed = threading.Event(), []
+
+    def hash_triton() -> None:
+        begun.set()
+        hashed.append(threading.current_thread() is not threading.main_thread())
+
+    monkeypatch.setattr("gpucheck.triton_hooks.compiled_kernel.hash_triton", hash_triton)
+    monkeypatch.setattr(child, "_stand_in", lambda *_: None)
+    monkeypatch.setattr(child, "import_module", lambda name: begun.wait())
+    child.import_ahead(None, "cuda")
+    assert hashed == [True], "by a thread, which a process must not have that forks others"
+    assert not any(thread.is_alive() for thread in threading.enumerate() if "hash_triton" in thread.name)
+    child.import_ahead(None, "cpu")
+    assert hashed == [True]
