@@ -190,6 +190,7 @@ class Taken:
 class Ask(str, Enum):
     """What a supervisor asks the process that makes the references of a pair."""
 
+    SIZE = "size"  # whether a pair is large
     PLACE = "place"  # draw the inputs of a case, in shared memory if they are large
     OPEN = "open"  # inputs that another such process placed: whether they arrive as they are
     EXPECTED = "expected"  # the reference, to judge by on the CPU

@@ -57,6 +57,7 @@ class ReferenceProcess:
         begin = time.perf_counter()
         try:
             answers = {
+                Ask.SIZE: self._size,
                 Ask.PLACE: self._place,
                 Ask.OPEN: self._open,
                 Ask.EXPECTED: self._reference,
@@ -74,6 +75,9 @@ class ReferenceProcess:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # a candidate may need all that is free
         return Answer(seconds=time.perf_counter() - begin, memory=memory, **answer)
+
+    def _size(self, question: Question) -> dict[str, Any]:
+        return {"large": _check(question.case).large(question.case) > 0}
 
     def _place(self, question: Question) -> dict[str, Any]:
         """Draws the inputs of a case: into a box if they are large, which the reply says, else nowhere."""

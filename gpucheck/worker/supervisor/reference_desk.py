@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,18 +117,36 @@ class ReferenceDesk:
         if self._shares is False:
             return None
         try:
-            answer = self.ask(Ask.PLACE, case, path, folder=folder)
-            if not answer.large:
+            if self._shares is None and not self.ask(Ask.SIZE, case).large:
                 return None
-            if self._shares is None:
-                other = ReferenceDesk(*self._again)
-                try:
+            with self._other() as other:
+                answer = self.ask(Ask.PLACE, case, path, folder=folder)
+                if other and answer.large:
                     self._shares = other.ask(Ask.OPEN, case, path).inputs == answer.inputs
-                finally:
-                    other.close()
         except NoAnswer:
             self._shares = False
-        return answer if self._shares else None
+            return None
+        return answer if answer.large and self._shares else None
+
+    @contextmanager
+    def _other(self) -> Iterator[ReferenceDesk | None]:
+        """Another process, which starts while this one is at work; None where it is known what it can open."""
+        if self._shares is not None:
+            yield None
+            return
+        other = ReferenceDesk(*self._again)
+        thread = threading.Thread(target=other.get_ready)
+        thread.start()
+        try:
+            yield other
+        finally:
+            thread.join()
+            other.close()
+
+    def get_ready(self) -> None:
+        """Starts the process; what goes wrong, the first question meets again."""
+        with self._lock, suppress(NoAnswer, OSError):
+            self._ready()
 
     def close(self) -> None:
         """Ends the process."""

@@ -143,7 +143,10 @@ class FakeDesk(ReferenceDesk):
     def __init__(self, *processes: Any) -> None:
         self.processes, self.asked, self.closed = list(processes), [], 0  # type: ignore[var-annotated]
         self._shares, self._again, self._lock = None, (self,), threading.Lock()  # type: ignore[assignment]
-        self.memory, self.seconds = {}, 0.0
+        self.memory, self.seconds, self.started = {}, 0.0, threading.Event()
+
+    def _ready(self) -> Any:
+        self.started.set()
 
     def _answer(self, question: Question) -> Answer:
         self.asked.append(question.what)
@@ -175,16 +178,30 @@ def test_candidates_get_shared_memory_only_where_it_arrives_bit_for_bit_in_anoth
     placed = Answer(large=True, inputs="a", box="x.box")
     others: list[FakeDesk] = []
 
+    class Places(Constant):
+        """Draws inputs, which takes until the other process has begun to start."""
+
+        def run(self, question: Question) -> Answer:
+            if question.what is Ask.PLACE:
+                others[-1].started.wait()
+            return super().run(question)
+
     def other(*_: Any) -> FakeDesk:
         others.append(FakeDesk(Constant(Answer(inputs=arrives))))
         others[-1].close = lambda: None  # type: ignore[method-assign]
         return others[-1]
 
     monkeypatch.setattr(reference_desk, "ReferenceDesk", other)
-    desk, case = FakeDesk(Constant(placed)), None
+    desk, case = FakeDesk(Places(placed)), None
     assert [desk.place(case, "p", "f") for _ in range(3)] == [placed if given else None] * 3  # type: ignore[arg-type]
     assert len(others) == 1 and others[0].asked == [Ask.OPEN]
-    assert len(desk.asked) == (3 if given else 1)
+    assert desk.asked == [Ask.SIZE, *[Ask.PLACE] * (3 if given else 1)]
+
+
+def test_no_other_process_is_started_for_a_pair_that_is_not_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_desk, "ReferenceDesk", lambda *_: pytest.fail("a process was started"))
+    desk = FakeDesk(Constant(Answer()))
+    assert desk.place(None, "p", "f") is None and desk.asked == [Ask.SIZE]  # type: ignore[arg-type]
 
 
 def test_memory_that_cannot_be_shared_leaves_the_usual_way(pair: Any) -> None:
