@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gpucheck.diagnose.answers import Answers, kinds, steady
+from gpucheck.diagnose.answers import BROKE, Answers, kinds, steady
 from gpucheck.diagnose.experiment_list import HISTORY, REPEAT, applicable, calls_asked
 from gpucheck.diagnose.strategy import worth_a_process
 from gpucheck.model.conditions import Conditions
@@ -18,7 +18,7 @@ from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess, Follow, nothing
 from gpucheck.worker.supervisor.lane_queue import needed_memory
-from gpucheck.worker.supervisor.lanes import runs_beside
+from gpucheck.worker.supervisor.lanes import lacks_memory, runs_beside
 
 if TYPE_CHECKING:
     from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
@@ -119,17 +119,15 @@ class ExperimentAttempts:
             by_itself.extend(each for each in asked if not self._undisturbed(each))
             return [each for each in asked if self._undisturbed(each)]
 
-        def one_by_one() -> None:
-            while by_itself and self._open():
+        while self._open() and (by_itself or beside):
+            while self._open() and by_itself:
                 process = by_itself.pop(0)
                 self._try(process)
-                beside.extend(follow_beside(process))
-
-        one_by_one()
-        if beside:
+                beside += follow_beside(process)
             self.runner.child.retire()
-            ExperimentPool(self._runners, self._made_in_time, self._take).run(beside, ahead, follow_beside)
-            one_by_one()
+            pool = ExperimentPool(self._runners, self._made_beside, self._take)
+            by_itself += pool.run(beside, ahead, follow_beside)
+            beside, ahead = [], ()
 
     def _undisturbed(self, process: ExperimentProcess) -> bool:
         """Whether other processes on the GPU leave what a case does as it is: its failure does not come and go."""
@@ -159,8 +157,11 @@ class ExperimentAttempts:
         self.writer.result(record)
         self._tried[process.number].setdefault(process.name, []).append(record)
 
-    def _made_in_time(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
-        return self._made(process, runner) if self._open() else None
+    def _made_beside(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
+        """What one process of several answered; None: there is no time left, or others took the memory it needed."""
+        made = self._made(process, runner) if self._open() else None
+        ended = made is not None and made.outcome in (*BROKE, Outcome.INAPPLICABLE)
+        return None if made and ended and lacks_memory(made.message, made.outcome is Outcome.INAPPLICABLE) else made
 
     def _made(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
         from gpucheck.worker.supervisor.judging import finished

@@ -49,7 +49,7 @@ class ExperimentPool:
         take: Callable[[ExperimentProcess, Record], object],
     ) -> None:
         """Args:
-        make: runs a process with a runner; None: there is no time left for it.
+        make: runs a process with a runner; None: it found no time or no memory beside the others.
         take: what is done with an answer that counts; called in the thread that runs the pool.
         """
         self._runners, self._make, self._take = runners, make, take
@@ -62,13 +62,25 @@ class ExperimentPool:
         processes: Sequence[ExperimentProcess],
         ahead: Sequence[ExperimentProcess] = (),
         follow: Follow = nothing,
-    ) -> None:
+    ) -> list[ExperimentProcess]:
         """Runs processes side by side, as many at once as there are runners, and what their answers ask for.
 
         Args:
             ahead: begun after ``processes`` without being asked for; each counts if an answer asks for one like it.
             follow: asked about each of ``processes``.
+
+        Returns:
+            Those that were asked for and gave no answer.
         """
+        silent: list[ExperimentProcess] = []
+
+        def take(process: ExperimentProcess, ended: Future[Record | None]) -> None:
+            record = ended.result()
+            if record is None:
+                silent.append(process)
+            else:
+                self._take(process, record)
+
         with ThreadPoolExecutor(len(self._runners), "experiment") as threads:
             started = [(threads.submit(self._one, process), process) for process in (*processes, *ahead)]
             asking = {ended for ended, _ in started[: len(processes)]}
@@ -80,7 +92,7 @@ class ExperimentPool:
                     if ended in unasked:
                         ended.result()  # what it raised is raised
                         continue
-                    self._taken(process, ended)
+                    take(process, ended)
                     for other in follow(process) if ended in asking else ():
                         early = next((each for each in unasked if unasked[each] == other), None)
                         if early is None:
@@ -88,12 +100,8 @@ class ExperimentPool:
                         elif early in running:
                             del unasked[early]
                         else:
-                            self._taken(unasked.pop(early), early)
-
-    def _taken(self, process: ExperimentProcess, ended: Future[Record | None]) -> None:
-        record = ended.result()
-        if record is not None:
-            self._take(process, record)
+                            take(unasked.pop(early), early)
+        return silent
 
     def _one(self, process: ExperimentProcess) -> Record | None:
         runner = self._idle.get()

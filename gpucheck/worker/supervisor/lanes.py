@@ -24,6 +24,7 @@ from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.lane_queue import Queue, Task
 
 LANES = 4  # at most: processes of a rank that run cases at once
+EXPERIMENTS = 4  # at most, for each of them: processes that run experiments at once
 PROCESSORS = 4  # that each of them keeps busy, with those who make its inputs and judge its outputs
 NO_MEMORY = ("out of memory", "memoryerror", OOM_KILLER)  # in what an attempt that lacked memory says, lower case
 MEMORY = 6 << 30  # bytes of the host that must be free for each of them
@@ -37,6 +38,17 @@ def count(plan: Plan, processors: int) -> int:
     memory = available_memory()
     room = LANES if memory is None else memory // plan.nproc // MEMORY
     return 1 if any(single) else max(1, min(LANES, processors // PROCESSORS, room))
+
+
+def experiments_at_once(plan: Plan, lanes: int, processors: int) -> int:
+    """How many processes of a rank run experiments at once: those who make inputs have ended by then.
+
+    Args:
+        lanes: see :func:`count`.
+    """
+    memory = available_memory()
+    most = processors if memory is None else min(processors, 2 * memory // plan.nproc // MEMORY)
+    return 1 if lanes == 1 else max(lanes, min(EXPERIMENTS * lanes, most))
 
 
 def _shared() -> bool:
@@ -137,5 +149,9 @@ def _lacked_memory(attempt: Attempt) -> bool:
     reply = attempt.reply
     if reply and reply.status in ("ran", "harness"):
         return False
-    message = (reply or attempt.record).message.lower()
-    return bool(reply and reply.status == "inapplicable") or any(words in message for words in NO_MEMORY)
+    return lacks_memory((reply or attempt.record).message, bool(reply and reply.status == "inapplicable"))
+
+
+def lacks_memory(message: str, inapplicable: bool) -> bool:
+    """Whether what came to nothing for a reason, or is inapplicable for it, may have the memory where it runs alone."""
+    return inapplicable or any(words in message.lower() for words in NO_MEMORY)

@@ -204,6 +204,7 @@ class Supervisor:
             raise
 
     def _work(self) -> None:
+        from gpucheck.worker.supervisor import lanes
         from gpucheck.worker.supervisor.experiments import Experiments
         from gpucheck.worker.supervisor.joint_experiments import JointExperiments
 
@@ -218,11 +219,9 @@ class Supervisor:
             JointExperiments(self.plan, self.runner, self.writer, joint).work()
             alone = [record for record in failed if record not in joint]
             able = all(runner.child.started for runner in self._runners)
-            self._runners = self._runners if able else self._runners[:1]
-            if len(self._runners) > 1:  # nothing else needs a processor by now
-                self._runners += [
-                    self.runner.beside(len(self._runners) + number) for number in range(len(self._runners))
-                ]
+            at_once = lanes.experiments_at_once(self.plan, self._lanes, fair_threads()) if able else 1
+            self._runners = self._runners[:at_once]
+            self._runners += [self.runner.beside(number) for number in range(len(self._runners), at_once)]
             Experiments(self.plan, self._runners, self.writer, alone, self._judges).work()
             if self._replay_capture:
                 self._replay_capture.ask()

@@ -525,6 +525,22 @@ class TestAtOnce:
         fakes = self.work(plan, [wrong()], meet, same=True)
         assert _results(fakes[0]) == _results(one_by_one)
 
+    @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.INAPPLICABLE])
+    @pytest.mark.parametrize("at", [(1,), (2, 4), (1, 2, 3, 4, 5)], ids=str)
+    def test_what_lacks_memory_beside_others_is_asked_again_by_itself(
+        self, gpu: Plan, alike: list[Record], outcome: Outcome, at: tuple[int, ...]
+    ) -> None:
+        lacking = {"outcome": outcome, "mismatches": [], "digests": {}, "message": "CUDA out of memory. Tried 2 GiB"}
+        answers = {"repeat": lambda count: lacking if count in at else WRONG}
+        beside: list[int] = []
+        fakes = self.work(
+            gpu, alike[:1], lambda running, name: beside.append(running), count=8, local_ranks=1, answers=answers
+        )
+        one_by_one = FakeRank(local_ranks=1)
+        work(one_by_one, gpu, alike[:1])
+        assert _results(fakes[0]) == _results(one_by_one)
+        assert len(beside) >= len(one_by_one.ran) + len(at) and beside[-1] == 1
+
     def test_what_compiles_is_begun_before_others(self, gpu: Plan, alike: list[Record]) -> None:
         fakes = self.work(gpu, alike[:1], count=2, local_ranks=1)
         assert sorted(fakes[0].names[:2]) == ["fresh cache", "repeat"]

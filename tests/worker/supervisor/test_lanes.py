@@ -49,6 +49,15 @@ def test_memory_decides_how_many_run_at_once(plan: Plan, monkeypatch: pytest.Mon
     assert lanes.count(replace(plan, nproc=4), 64) == 1, "of all ranks of a node"
 
 
+def test_experiments_run_on_all_processors_that_memory_can_serve(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = (4, 1), (8, 2), (16, 4), (64, 4)
+    assert [lanes.experiments_at_once(plan, count, processors) for processors, count in shares] == [1, 8, 16, 16]
+    for free, at_once in ((26, 8), (40, 13), (100, 16)):
+        monkeypatch.setattr(lanes, "available_memory", lambda free=free: free << 30)
+        assert lanes.experiments_at_once(plan, 4, 16) == at_once
+    assert lanes.experiments_at_once(replace(plan, nproc=8), 4, 16) == 4, "of all ranks of a node"
+
+
 @pytest.mark.parametrize("changes", [{"duration": 60.0}, {"bench": True}, {"debug": True}, {"isolate": "case"}])
 def test_what_is_timed_repeated_or_looked_at_closely_has_the_gpu_for_itself(plan: Plan, changes: Any) -> None:
     assert lanes.count(replace(plan, **changes), 64) == 1
