@@ -179,7 +179,7 @@ class Supervisor:
         self._also: list[int] = []  # further steps whose files are kept while there is room
         self._makers = makers
         compiles = plan.compile_ahead and plan.device == "cuda"
-        self._compiled = _worth_compiling(plan) if compiles else ()
+        self._compiled = _worth_compiling(plan, count) if compiles else ()
         self._launched: set[int] = set()  # steps
         self._began = time.monotonic()
         self._replay_capture: ReplayCapture | None = None
@@ -433,16 +433,21 @@ def first_of_each_candidate(plan: Plan) -> frozenset[int]:
     return frozenset(first.values())
 
 
-def _worth_compiling(plan: Plan) -> tuple[Case, ...]:
+def _worth_compiling(plan: Plan, at_once: int = 1) -> tuple[Case, ...]:
     """The cases to compile ahead: those with the shared cache, and one of several that differ only in their data.
 
     Not those of engines: what compiles ahead imports none. Not those that ranks run together: they are about no kernel.
     Not those of candidates: no process that is not shut in loads these.
+
+    Args:
+        at_once: processes of a rank that run cases. The list has their order, as if there were one rank: all those of a
+            node divide it among themselves.
     """
     from gpucheck.worker.compile_claims import kernels_of
+    from gpucheck.worker.supervisor import lanes
 
     found: dict[tuple[Any, ...], Case] = {}
-    for step in plan.steps:
+    for step in (plan.steps[number] for number in lanes.schedule(plan, range(len(plan.steps)), at_once).order):
         bare = step.conditions.cache == "shared" and not step.conditions.engine and not step.together
         bare &= step.case.check not in plan.candidates
         if not step.inapplicable and bare:

@@ -109,6 +109,14 @@ def test_kernels_do_not_depend_on_the_data(synthetic: Synthetic) -> None:
     assert worth(steps, check_sources=(source,)) == [], "nothing that is not shut in loads a candidate"
 
 
+def test_kernels_are_compiled_in_the_order_in_which_several_processes_launch_them(synthetic: Synthetic) -> None:
+    """Which begin with the few cases that need a process of another kind."""
+    usual, visible = cases(synthetic, 20)[: 2 * 16], cases(synthetic, 20, placement="visible")[2 * 16 :]
+    whole = replace(synthetic.plan(cases=1), steps=(*usual, *visible))
+    of = [[case["n"] for case in supervisor._worth_compiling(whole, at_once)] for at_once in (1, 4)]
+    assert of == [[*range(11, 28)], [27, *range(8, 24)]]
+
+
 class Forkserver:
     """Forks nothing and takes down what it is asked to send."""
 
