@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from gpucheck.templates.presets import presets
 from tests.cli.conftest import Command
-from tests.cli.test_startup import outcome
+from tests.cli.test_startup import outcomes
 
 
 def test_all_are_listed_with_what_they_are(gpucheck: Command) -> None:
@@ -23,4 +23,4 @@ def test_an_unknown_one_is_a_usage_error(gpucheck: Command) -> None:
 
 
 def test_no_torch_is_needed() -> None:
-    assert outcome("preset", "torchrun") == (0, [])
+    assert outcomes(["preset", "torchrun"]) == [(0, [])]
