@@ -165,8 +165,8 @@ class Experiments(ExperimentAttempts):
         Args:
             seen: the answers so far; None: those that there are.
         """
-        seen, count = seen or self._seen(record), 1
-        helps = seen.right(name) and not EXPERIMENTS[name].lends  # lenders take turns
+        seen, count, each = seen or self._seen(record), 1, EXPERIMENTS[name]
+        helps = seen.right(name) and not (each.lends or each.alone)  # lenders take turns
         if not seen.deterministic or not (name == REPEAT or helps) or not self._beside(record, name):
             return count
         made = list(seen.processes(name))

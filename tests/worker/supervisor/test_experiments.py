@@ -507,6 +507,20 @@ class TestAtOnce:
         seen = _results(fakes[0])
         assert seen["repeat"] == REPEATS and seen["fresh cache"] == 1, "nothing is held against what did not help"
 
+    @pytest.mark.parametrize(("name", "at_once"), [("visible", 7), ("fresh cache", 7), ("alone", 1), ("other rank", 1)])
+    def test_what_needs_idle_ranks_or_borrows_from_one_is_tried_in_turn(
+        self, synthetic: Synthetic, name: ExperimentName, at_once: int
+    ) -> None:
+        """All that is left to try of a condition that helped once, where other cases leave eight processes idle."""
+        gpu = synthetic.plan(cases=1, ranks=2, experiments=30.0)
+        failure = synthetic.record(gpu, 0, 1, **WRONG)
+        fakes: Any = [FakeRank() for _ in range(8)]
+        experiments = Experiments(gpu, fakes, fakes[0], [failure])
+        tried = experiments._tried[0]
+        tried[ExperimentName("repeat")] = [replace(failure, asked=4)] * REPEATS
+        tried.setdefault(ExperimentName(name), [replace(failure, asked=4, **RIGHT)])
+        assert experiments._sure(failure, ExperimentName(name), 8) == at_once
+
     def test_those_that_lend_something_take_turns(self, plan: Plan, wrong: Any) -> None:
         lent: dict[str, Any] = {"other rank": RIGHT}
         fakes = self.work(plan, [wrong()], local_rank=2, local_ranks=4, clean={1, 3}, answers=lent)
