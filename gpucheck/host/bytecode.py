@@ -57,9 +57,12 @@ class Bytecode:
         )
 
     def __enter__(self) -> Bytecode:
-        if self._folder:
-            with suppress(OSError, ValueError, EOFError, TypeError):
-                self._known = _read(self._folder / self._file)
+        try:
+            self._known = _read(self._folder / self._file) if self._folder else {}
+        except PermissionError:
+            self._folder = None
+        except (OSError, ValueError, EOFError, TypeError):
+            self._known = {}
         sys.path_hooks.insert(0, self._hook)
         sys.path_importer_cache.clear()
         return self
@@ -110,11 +113,15 @@ class _Loader(SourceFileLoader):
 
 
 def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:
-    """What a file holds; nothing where another user could have written it, or where it is damaged."""
+    """What a file holds; nothing where it is damaged.
+
+    Raises:
+        PermissionError: another user could have written it.
+    """
     with open(path, "rb") as file:
         facts = os.fstat(file.fileno())
         if facts.st_uid != os.getuid() or facts.st_mode & 0o022:
-            return {}
+            raise PermissionError(f"{path} is open to other users")
         os.utime(file.fileno())  # the files used last are those that stay
         content = file.read()
     if source_hash(content[_HASH:]) != content[:_HASH]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 
 from gpucheck.host.containment import UNWALLED
@@ -61,12 +60,17 @@ def likely_ranks(device: str, nproc: int | None, dev: Path = Path("/dev")) -> in
 
 
 def begin(nproc: int, run: Path, *, debug: bool) -> AbstractContextManager[EarlyTorchrun | None]:
-    """Starts the process; there is none where this one has torchrun loaded already and can fork it.
+    """Starts the process; there is none where this one has torchrun loaded and can fork it, or none is to be had.
 
     Args:
         run: what is known of the run folder.
     """
-    return nullcontext() if LOADED in sys.modules else EarlyTorchrun(loading_environment(nproc, debug=debug), run)
+    if LOADED in sys.modules:
+        return nullcontext()
+    try:
+        return EarlyTorchrun(loading_environment(nproc, debug=debug), run)
+    except OSError:  # who starts torchrun later meets that too, and reports it
+        return nullcontext()
 
 
 class EarlyTorchrun:
@@ -75,11 +79,14 @@ class EarlyTorchrun:
     def __init__(self, environment: Mapping[str, str], run: Path) -> None:
         """Starts it with an environment; its command line names the run folder, as far as that is known."""
         self._environment = _while_loading(environment)
-        told, self._tell = os.pipe()
+        told, tell = os.pipe()
+        self._tell = open(tell, "wb", buffering=0)  # noqa: SIM115 - closed with this
         words = [sys.executable, "-m", AGENT, TOLD_BY, str(told), "-m", "gpucheck.worker", str(run.absolute())]
-        with tempfile.TemporaryFile() as printed:
-            self._process: Process | None = start_into(words, environment, printed, inherited=(told,))
-        os.close(told)
+        self._process: Process | None = None
+        with ExitStack() as undo, open(told, "rb"), open(os.memfd_create("torchrun"), "wb") as printed:
+            undo.callback(self._tell.close)
+            self._process = start_into(words, environment, printed, inherited=(told,))
+            undo.pop_all()
 
     def __enter__(self) -> EarlyTorchrun:
         return self
@@ -88,8 +95,8 @@ class EarlyTorchrun:
         if self._process:
             self._process.kill()
             self._process.wait()
-            os.close(self._tell)
             self._process = None
+        self._tell.close()
 
     def hand_over(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Process | None:
         """Makes the process torchrun; None where it has died or loads torch in another environment, and then ends it.
@@ -109,8 +116,7 @@ class EarlyTorchrun:
                 }
                 log.write_bytes(b"")
                 with suppress(BrokenPipeError):
-                    os.write(self._tell, json.dumps(message).encode() + b"\n")
-                    os.close(self._tell)
+                    self._tell.write(json.dumps(message).encode() + b"\n")
                     process, self._process = self._process, None
                     return process
         return None

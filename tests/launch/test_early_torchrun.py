@@ -191,6 +191,19 @@ def test_ranks_are_counted_at_a_glance(tmp_path: Path, monkeypatch: pytest.Monke
     assert likely_ranks("auto", None, tmp_path) == 2 and likely_ranks("cpu", 3, tmp_path) == 3
 
 
+def test_where_no_process_is_to_be_had_the_command_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(early_torchrun, "start_into", none)
+    with begin(1, tmp_path, debug=False) as early:
+        assert early is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_where_torchrun_is_loaded_it_is_forked_and_none_is_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
