@@ -41,7 +41,7 @@ class Makers:
             processors: of this rank; half of them are left to the child and to those who judge.
         """
         count = max(1, min(MAKERS, processors // 2, len(plan.steps)))
-        at_once, threads = lanes.count(plan, processors), max(1, processors // count)
+        at_once, threads = lanes.count(plan, processors), max(1, processors // 2 // count)
         makes = [partial(_make_all, plan, at_once, largest_first=number < count // 2) for number in range(count)]
         self._pids = [side_process.fork(plan, threads, work) for work in makes]
 
