@@ -88,6 +88,10 @@ class CaseFiles:
                 return path
         return self._ensure(self._name(key, case, "inputs"), lambda: _make_inputs(case))
 
+    def has_inputs(self, key: str, case: Case) -> bool:
+        """Whether the inputs of a case are made."""
+        return (self.folder / self._name(key, case, "inputs")).exists()
+
     def box(self, key: str) -> str:
         """The file that tells of the shared memory for the outputs of a large pair; "" for any other case."""
         return self._drawn[key][1].box if key in self._drawn else ""

@@ -23,7 +23,7 @@ def needed_memory(step: Step) -> int:
 
 
 class Queue:
-    """The tasks that are left, for several threads; those are given first that need no compiler.
+    """The tasks that are left, for several threads; those are given first that need no compiler and wait for no inputs.
 
     What another process compiles at the moment is given last, and what needs more of the GPU's memory than there is
     room for is not given at all.
@@ -36,27 +36,34 @@ class Queue:
         claims: Claims | None,
         compiled: Sequence[Case],
         memory: Callable[[], int] = lambda: 0,
+        ready: Callable[[int], bool] = lambda number: True,
     ) -> None:
         """Args:
         claims: of those who compile ahead; None: nobody does.
         compiled: what they compile, by number.
         memory: bytes that were free on the GPU when the run began; 0 while that is not known.
+        ready: whether the inputs of a step are made.
         """
         self._left, self._claims = list(tasks), claims
-        self._memory = memory
+        self._memory, self._ready = memory, ready
         self._needs_of = {number: needed_memory(plan.steps[number]) for number in chain.from_iterable(self._left)}
         self._needed = 0  # bytes, by the tasks that are under way
         numbers = {kernels_of(case): number for number, case in enumerate(compiled)} if claims else {}
         self._claim = {task: numbers.get(kernels_of(plan.steps[task[0]].case)) for task in self._left}
         self._lock = threading.Lock()
 
-    def take(self) -> Task | None:
-        """The next task; None: there is none, or none for which there is memory."""
+    def take(self, *, starts: bool = False) -> Task | None:
+        """The next task; None: there is none, or none for which there is memory.
+
+        Args:
+            starts: the process that runs it is still to start, and its inputs are made meanwhile.
+        """
         with self._lock:
             fitting = [task for task in self._left if self._fits(task)]
             if not fitting:
                 return None
-            task = next(filter(self._free, fitting), fitting[0])
+            ready = (task for task in fitting if starts or self._ready(task[0]))
+            task = next(filter(self._free, chain(ready, fitting)), fitting[0])
             self._left.remove(task)
             self._needed += self._needs(task)
             return task

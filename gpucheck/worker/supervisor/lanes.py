@@ -119,8 +119,10 @@ def run(
     again: list[int] = []
 
     def lane(runner: ChildRunner) -> None:
+        starts = True
         try:
-            while not any(each.child.stuck for each in runners) and (task := queue.take()):
+            while not any(each.child.stuck for each in runners) and (task := queue.take(starts=starts)):
+                starts = False
                 for place, number in enumerate(task):
                     made = attempt(runner, number)
                     if runner is not runners[0] and not runner.child.started and not made.step.inapplicable:

@@ -314,7 +314,12 @@ class Supervisor:
         if not self._schedule.beside:
             return self._schedule.alone
         claims = Claims(self.files.folder / AHEAD) if self._compiled else None
-        queue = lane_queue.Queue(self._schedule.beside, self.plan, claims, self._compiled, self._shared_memory)
+
+        def ready(number: int) -> bool:
+            return self.files.has_inputs(str(number), self.plan.steps[number].case)
+
+        tasks, memory = self._schedule.beside, self._shared_memory
+        queue = lane_queue.Queue(tasks, self.plan, claims, self._compiled, memory, ready)
 
         def attempted(runner: ChildRunner, number: int) -> Attempt:
             judges.wait_for_room()

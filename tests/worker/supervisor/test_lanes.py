@@ -142,6 +142,17 @@ class TestQueue:
         assert others.finished(2)
         assert queue.take() == (2, 3), "rather than wait for a process that may have died"
 
+    def test_what_would_wait_for_its_inputs_comes_after_what_has_them(self, plan: Plan, tmp_path: Path) -> None:
+        made, compiled = {4, 6}, [plan.steps[number].case for number in (2, 4, 6)]
+        tasks = [(0, 1), (2, 3), (4, 5), (6, 7)]
+        queue = lane_queue.Queue(tasks, plan, Claims(tmp_path), compiled, ready=made.__contains__)
+        assert Claims(tmp_path).take(1), "another process compiles for (4, 5)"
+        assert [queue.take() for _ in range(2)] == [(6, 7), (0, 1)]
+        made |= {2}
+        assert [queue.take() for _ in range(3)] == [(2, 3), (4, 5), None]
+        queue = lane_queue.Queue(tasks, plan, None, (), ready=made.__contains__)
+        assert [queue.take(starts=True), queue.take()] == [(0, 1), (2, 3)], "a process takes longer to start"
+
     def test_what_is_given_back_comes_next(self, plan: Plan) -> None:
         queue = self.queue(plan, None)
         queue.take()
