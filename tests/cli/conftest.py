@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,23 @@ class Answer:
 Command = Callable[..., Answer]
 
 
+_built: dict[str, Any] = {}  # commands by name: Typer takes as long to make one as many a command runs
+
+
+def _built_once(self: Any, name: str, make: Callable[[Any, str], Any]) -> Any:
+    if self.brief:
+        return make(self, name)
+    if name not in _built:
+        _built[name] = make(self, name)
+    return _built[name]
+
+
 @pytest.fixture
 def gpucheck(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs ``gpucheck`` with arguments, through its ``main``; nothing loads torch meanwhile."""
-    from gpucheck.cli.app import main
+    from gpucheck.cli.app import Commands, main
 
+    monkeypatch.setattr(Commands, "__getitem__", partialmethod(_built_once, make=Commands.__getitem__))
     monkeypatch.setattr("gpucheck.launch.early_torchrun.begin", lambda *_, **__: nullcontext())
 
     def run(*arguments: str) -> Answer:
