@@ -159,7 +159,7 @@ def test_a_rank_without_tokens_or_experts_of_any_token_takes_part() -> None:
 def test_over_gloo_each_rank_gives_exactly_its_reference(tmp_path: Path) -> None:
     ranks, cases = 3, [case_of(**params) for params in (WAYS[0], WAYS[3], WAYS[7])]
     arguments = (ranks, str(tmp_path / "meeting"), cases, str(tmp_path))
-    torch.multiprocessing.spawn(over_gloo, arguments, nprocs=ranks)
+    torch.multiprocessing.start_processes(over_gloo, arguments, nprocs=ranks, start_method="fork")
     for number, case in enumerate(cases):
         for rank in range(ranks):
             found = judged(case, rank, ranks, torch.load(tmp_path / f"{number}-{rank}.pt"))

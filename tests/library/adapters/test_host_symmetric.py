@@ -41,10 +41,11 @@ def test_each_rank_maps_the_buffers_of_all(tmp_path: Path, monkeypatch: pytest.M
     """What a rank writes into the buffer of another one is there once both have met."""
     pytest.importorskip("torch", reason="needs torch")
     program = (
-        "import sys, torch, torch.distributed as dist\n"
+        "import os, sys, torch, torch.distributed as dist\n"
         "from gpucheck.library.adapters.host_symmetric import HostSymmetricMemory\n"
-        "rank = int(sys.argv[1])\n"
-        "dist.init_process_group('gloo', init_method='file://' + sys.argv[2], rank=rank, world_size=2)\n"
+        "for rank in range(2):\n    if not os.fork():\n        break\n"
+        "else:\n    sys.exit(any([os.wait()[1] for _ in range(2)]))\n"
+        "dist.init_process_group('gloo', init_method='file://' + sys.argv[1], rank=rank, world_size=2)\n"
         "memory = HostSymmetricMemory()\n"
         "own = memory.empty((6,), dtype=torch.int32, device=torch.device('cpu'))\n"
         "handle = memory.rendezvous(own, dist.group.WORLD)\n"
@@ -55,6 +56,6 @@ def test_each_rank_maps_the_buffers_of_all(tmp_path: Path, monkeypatch: pytest.M
     )
     monkeypatch.setenv("GPUCHECK_SCRATCH", str(tmp_path))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    ranks = [subprocess.Popen([sys.executable, "-c", program, str(rank), str(tmp_path / "meet")]) for rank in range(2)]
-    assert [rank.wait() for rank in ranks] == [0, 0]
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "meet")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert not [*tmp_path.glob("symmetric-*")], "no file is left"

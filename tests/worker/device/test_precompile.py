@@ -30,7 +30,7 @@ pytest.importorskip("triton")
 from tests.conftest import Synthetic
 
 SCRIPT = """
-import sys
+import os, sys
 from pathlib import Path
 from gpucheck import checks
 from gpucheck.host import cuda_driver
@@ -48,33 +48,38 @@ cases = [checks.load(check).spec.case(params, "normal", 0) for check, params in 
     ("softmax", {"m": 4, "n": 64}),
 )]
 cases += [checks.load("softmax").spec.case({"m": 4, "n": 64}, "normal", seed) for seed in range(1, 20)]
-precompile.work(Ahead(tuple(cases), 0, sys.argv[1], "", "", basis=sys.argv[2]))
-print(*compiled, sep="; ")
-KnownKernels(Path(Claims(Path(sys.argv[1])).kept())).add(cases[1:])  # as a run does at its end
+for claims in sys.argv[2:]:  # each in a process that has everything loaded
+    if not os.fork():
+        precompile.work(Ahead(tuple(cases), 0, claims, "", "", basis=sys.argv[1]))
+        print(*compiled, sep="; ", flush=True)
+        KnownKernels(Path(Claims(Path(claims)).kept())).add(cases[1:])  # as a run does at its end
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
 
 
-def compiled_ahead(tmp_path: Path, claims: str, basis: str) -> list[str]:
-    """The rows of the cases that a process goes through whose cache is a folder of ``tmp_path``."""
+def compiled_ahead(tmp_path: Path, *claims: str, basis: str) -> list[list[str]]:
+    """The rows of the cases that processes go through one after the other, whose cache is a folder of ``tmp_path``."""
     known = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / claims, basis],
+        [sys.executable, "-c", SCRIPT, basis, *(tmp_path / each for each in claims)],
         env={**known, "PYTHONPATH": str(Path(__file__).parents[3]), "TRITON_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().split("; ")
+    return [line.split("; ") for line in done.stdout.splitlines()]
 
 
 def test_what_is_claimed_is_compiled_whatever_else_fails(tmp_path: Path) -> None:
     rows = ["matmul dense bf16", *["softmax"] * (1 + precompile.WARM)]
-    assert compiled_ahead(tmp_path, "claims", "this Triton") == rows, "it ends where nothing is left to compile"
+    first, again = compiled_ahead(tmp_path, "claims", "again", basis="this Triton")
+    assert first == rows, "it ends where nothing is left to compile"
     assert {path.stem for path in (tmp_path / "cache").glob("*/*.cubin")} == {"_row_softmax"}
     names = [path.name for path in (tmp_path / "claims").iterdir()]
     assert len([name for name in names if name.isdecimal()]) == len([n for n in names if "done" in n]) == len(rows)
     assert Claims(tmp_path / "claims").count() == (1, 1), "one process, one kernel"
-    assert compiled_ahead(tmp_path, "again", "this Triton") == rows[:1], "what the cache is known to hold is left out"
+    assert again == rows[:1], "what the cache is known to hold is left out"
     assert Claims(tmp_path / "again").finished(1), "who runs it need not leave it for later"
 
 
