@@ -24,7 +24,16 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from gpucheck.host.containment import show_memory
-from gpucheck.host.processes import adopt, children_of, die_with_parent, end_with, ending, outlive_parent, state_of
+from gpucheck.host.processes import (
+    adopt,
+    children_of,
+    die_with_parent,
+    end_with,
+    ending,
+    loading,
+    outlive_parent,
+    state_of,
+)
 
 _GRACE = 10.0  # s that a child which closed its connection has to end before it is killed
 _KILLED = 30.0  # s that a killed child has to end; taking down a GPU with a busy kernel takes its time
@@ -284,7 +293,8 @@ def _loaded(load: Callable[[], None]) -> bool:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # that of the process it was forked from speaks for that one
     try:
-        load()
+        with loading():
+            load()
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

@@ -23,6 +23,7 @@ from typing import Any
 
 from gpucheck.host.bytecode import Bytecode
 from gpucheck.host.containment import hide_memory
+from gpucheck.host.processes import loading
 from gpucheck.launch.early_torchrun import LOADED, TOLD_BY
 from gpucheck.library.cache_folder import cache_root
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = _Command(int(words[1])) if words[:1] == [TOLD_BY] else None
     begin = time.monotonic()
     try:
-        with Bytecode("torch", cache_root):
+        with loading(), Bytecode("torch", cache_root):
             torchrun: Any = import_module(LOADED)
             cuda: Any = import_module("torch.cuda")
             import_module(f"{sys.argv[-2] if command else words[-2]}.__main__")  # what ranks begin with

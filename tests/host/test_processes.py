@@ -96,3 +96,22 @@ def test_large_blocks_come_from_memory_that_the_process_keeps() -> None:
         print(kept())
     """)
     assert output == ["False", "True", "False"]
+
+
+def test_garbage_is_looked_for_neither_while_modules_are_loaded_nor_among_them_later() -> None:
+    assert run("""
+        import gc
+        from gpucheck.host.processes import loading
+        class Loop:
+            def __init__(self): self.itself = self
+        with loading():
+            print(gc.isenabled())
+            loop = Loop()
+        print(gc.isenabled(), any(each is loop for each in gc.get_objects()))
+        gc.disable()
+        try:
+            with loading():
+                raise KeyError
+        except KeyError:
+            print(gc.isenabled())
+    """) == ["False", "True", "False", "False"]

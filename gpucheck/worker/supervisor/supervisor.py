@@ -66,7 +66,7 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     from gpucheck import checks
     from gpucheck.host.bytecode import Bytecode
     from gpucheck.host.forkserver import Forkserver
-    from gpucheck.host.processes import keep_freed_memory
+    from gpucheck.host.processes import keep_freed_memory, loading
     from gpucheck.library.cache_folder import cache_root
 
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
@@ -75,7 +75,7 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
         stand_for_node(plan)
     if plan.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    with Bytecode("rank", cache_root):
+    with loading(), Bytecode("rank", cache_root):
         import torch
         import triton  # noqa: F401 - loaded for the children, which are forked from here
 
