@@ -181,21 +181,26 @@ class CaseFiles:
         return self._ensure(self._name(key, case, "reference"), lambda: _pack(self._reference(key, case)))
 
     def make_ahead(self, key: str, case: Case) -> None:
-        """Makes inputs and references unless another rank is at it; no reference where a candidate will answer."""
+        """Makes what is missing of inputs, digest and reference and nobody is at; none of a candidate's references."""
         if self._with_gpu and isinstance(checks.load(case.check), CandidateCheck):
             return  # they may be too large for the host
-        hashed: list[str] = []
+        kept: list[dict[str, torch.Tensor]] = []
 
         def make() -> dict[str, torch.Tensor]:
-            inputs = _make_inputs(case)
-            hashed.append(_digest(case, inputs))  # now, in memory: to map the file for it takes as long again
-            return inputs
+            kept.append(_make_inputs(case))
+            return kept[0]
 
-        if self._try(self._name(key, case, "inputs"), make):
-            self._ensure(self._name(key, case, "digest"), lambda: hashed[0])
-            if not isinstance(checks.load(case.check), CandidateCheck):
-                self._reference_file(key, case)
-            self._sweep(key)  # the ranks may have finished the case meanwhile
+        inputs, digests, reference = (self._name(key, case, kind) for kind in KINDS)
+        if self._try(inputs, make):  # whoever waits for them has them now
+            self._try(digests, lambda: _digest(case, kept[0]))  # to map the file for it takes as long again
+            kept.clear()
+        elif not (self.folder / inputs).exists():
+            return
+        else:
+            self._try(digests, lambda: _digest(case, self.given(key, case)))
+        if not isinstance(checks.load(case.check), CandidateCheck):
+            self._try(reference, lambda: _pack(self._reference(key, case)))
+        self._sweep(key)  # the ranks may have finished the case meanwhile
 
     def hold(self, key: str) -> bool:
         """Keeps the files of a case for experiments with it, where there is room; such a case is never done."""

@@ -223,6 +223,18 @@ def test_make_ahead_does_not_wait_for_another_rank(
     assert not (folder / "0.inputs").exists()
 
 
+@pytest.mark.parametrize("at_it", [False, True])
+def test_what_is_missing_beside_inputs_that_a_rank_made_itself_is_made_ahead(tmp_path: Path, at_it: bool) -> None:
+    """Else whoever judges makes the reference, and other outputs wait."""
+    made = CaseFiles(tmp_path, 1)
+    made.inputs("0", CASE)
+    with open(tmp_path / "0.reference.lock", "w") as lock:
+        if at_it:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        made.make_ahead("0", CASE)
+    assert [(tmp_path / f"0.{kind}").exists() for kind in module.KINDS] == [True, True, not at_it]
+
+
 def test_failure_to_make_leaves_no_file_and_frees_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(case: Any) -> Any:
         raise ValueError("planted")
