@@ -66,7 +66,7 @@ def group(engine: str, data: str, **params: object) -> str:
 def run(lab: Lab, folder: Path, engine: str, groups: list[str], *options: str) -> Finished:
     path = folder / "scenario.toml"
     path.write_text('title = "attention"\nexperiments = 0\ntimeout = 900\ncase_timeout = 300\n' + "".join(groups))
-    finished: Finished = lab.finish("--engine", engine, *options, scenario=path, nproc=1, library=None)
+    finished: Finished = lab.forked("--engine", engine, *options, scenario=path, nproc=1, library=None)
     return finished
 
 

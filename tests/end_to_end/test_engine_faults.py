@@ -144,7 +144,7 @@ def test_each_fault_of_an_engines_layers_is_caught_and_the_bare_library_stays_ri
     engine = planted_engine(fetched("sglang", "0.5.19").root, tmp_path / "engine")
     plant(tmp_path / "engine", PLANTS, {MODEL: "install"})
     path = scenario(tmp_path, {plants.FIRST - 1: "nothing", **numbers})
-    finished = lab.finish("--engine", engine, scenario=path, nproc=1, library=None)
+    finished = lab.forked("--engine", engine, scenario=path, nproc=1, library=None)
     assert finished.code == 1, finished.text
     assert "changed: its files have the content" in finished.text, "a model that was edited is not that of the release"
     results = finished.results(0)

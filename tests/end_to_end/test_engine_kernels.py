@@ -110,7 +110,7 @@ def planted(lab: Lab) -> Finished:
     scenario = folder / "scenario.toml"
     scenario.write_text((DATA / "planted_kernels.toml").read_text() + "".join(attention.faulty("vllm")))
     cases = () if EVERY else (*OFTEN, *RIGHT, "vllm_attention/")
-    finished: Finished = lab.finish("--engine", engine, scenario=scenario, nproc=1, library=None, cases=cases)
+    finished: Finished = lab.forked("--engine", engine, scenario=scenario, nproc=1, library=None, cases=cases)
     assert finished.code == 1, finished.text
     return finished
 

@@ -127,7 +127,7 @@ def check_faults(
         sizes = sizes.replace(old, new)
     path = scenario(folder / "scenario.toml", check, sizes, faults)
     library = {"library": None} if options else {"path": folder}
-    finished = lab.finish(*options, scenario=path, nproc=1, **library)
+    finished = lab.forked(*options, scenario=path, nproc=1, **library)
     assert finished.code == 1, finished.text
     assert finished.outcomes(f"v{FIRST - 1}") == ["pass"], finished.text
     for number, fault in enumerate(faults):

@@ -73,7 +73,8 @@ def served(lab: Lab, name: str, version: str, *options: str, triton: str = INSTA
         pytest.skip(f"Triton {triton} cannot be fetched: {str(error).splitlines()[0]}")
     engine = f"{copy.name}=={copy.version}"
     run = {"scenario": SCENARIO, "nproc": 1, "library": None, "path": path}
-    finished: Finished = lab.finish("--engine", engine, *options, **run)
+    begin = lab.finish if path else lab.forked  # another Triton takes a Python of its own
+    finished: Finished = begin("--engine", engine, *options, **run)
     return finished
 
 

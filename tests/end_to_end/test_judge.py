@@ -48,7 +48,7 @@ def test_faults_count_where_they_concern_what_is_judged(
     scenario = lab.new_folder() / "scenario.toml"
     write_scenario(scenario, CASES, experiments=0, timeout=3000, case_timeout=1200)
     library = lab.plant(append=("matmul_ogs.py", PLANT))
-    finished: Finished = lab.finish("--engine", "vllm==0.33.0", scenario=scenario, nproc=1, library=library)
+    finished: Finished = lab.forked("--engine", "vllm==0.33.0", scenario=scenario, nproc=1, library=library)
     told = [finding["judged"] for finding in finished.report["findings"]]
     assert finished.code == code, finished.text
     assert len(told) == len(widths) and all(told) is (code == 0), told

@@ -153,7 +153,7 @@ def test_kernels_of_ones_own_need_neither_library_nor_network(lab: Lab, monkeypa
     monkeypatch.setenv("GPUCHECK_CACHE_DIR", str(lab.new_folder()))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    run = lab.finish(*pairs(wrong_candidate("gelu", lab.new_folder())), *QUICK, scenario=None, library=None, nproc=1)
+    run = lab.forked(*pairs(wrong_candidate("gelu", lab.new_folder())), *QUICK, scenario=None, library=None, nproc=1)
     assert run.code == 1 and "no library checked (no case needs one)" in run.text, run.text
     assert run.report["plan"]["library"]["origin"] == "none"
     replay = shlex.split(run.finding("gelu_wrong/trial1")["failed_case"]["replay"])
