@@ -166,7 +166,7 @@ def run(
     from gpucheck.launch.early_torchrun import begin, likely_ranks
 
     early = None
-    if not dry_run:
+    if not dry_run and nnodes == 1:  # torchrun orders nodes of one host by when their processes start
         early = context.with_resource(begin(likely_ranks(device, nproc), out or Path("runs"), debug=debug))
 
     from rich.console import Console

@@ -164,7 +164,7 @@ def screen_gpus(
             interrupted=lambda: received[0] if received else 0,
         )
         outcome = screening.run()
-        keep_driver_messages(log, plan, folder, 0)
+        keep_driver_messages(log, plan, folder)
     finally:
         log.close()
         for number, handler in previous.items():

@@ -18,7 +18,19 @@ from pathlib import Path
 MEMORY = Path("/dev/shm")
 PREFIX = "gpucheck-"
 LOCK = "owner.lock"  # held by the command that made the folder
+FIRST_RANK = "first-rank"  # file in it: the rank that torchrun has made local rank 0 of this node
 ROOM = 4 << 30  # bytes that must be free in memory for inputs and references to live there
+
+
+def first_rank(folder: Path, usual: int) -> int:
+    """The first rank of this node: torchrun orders nodes by their names, whatever ``--node-rank`` says.
+
+    Args:
+        usual: what it is where no rank has said it.
+    """
+    with suppress(OSError, ValueError):
+        return int((folder / FIRST_RANK).read_text())
+    return usual
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from gpucheck.host.processes import Family, ForkedProcess, Process, children_of,
 from gpucheck.launch.early_torchrun import AGENT, LOADED, EarlyTorchrun, loading_environment
 from gpucheck.launch.gpus import ARCHITECTURES, FREE_MEMORY
 from gpucheck.launch.node_channel import has_children
-from gpucheck.launch.scratch import scratch
+from gpucheck.launch.scratch import first_rank, scratch
 from gpucheck.model.errors import InfrastructureError, UsageError
 from gpucheck.model.plan import Plan
 
@@ -156,7 +156,8 @@ def launch(
         family.end()
         watch()
         if not received:
-            keep_driver_messages(log_of_kernel, plan, run, rendezvous.node_rank)
+            node_rank = rendezvous.node_rank
+            keep_driver_messages(log_of_kernel, plan, run, node_rank, first_rank(folder, node_rank * plan.nproc))
         return Ending(
             code=code,
             timed_out=code is None and not received and not stuck and late,
@@ -202,13 +203,17 @@ class _Health:
         return ""
 
 
-def keep_driver_messages(log: KernelLog, plan: Plan, run: Path, node_rank: int) -> None:
-    """Writes the messages of the GPU driver to the run folder, each with the rank whose GPU it names."""
+def keep_driver_messages(log: KernelLog, plan: Plan, run: Path, node_rank: int = 0, first: int = 0) -> None:
+    """Writes the messages of the GPU driver to the run folder, each with the rank whose GPU it names.
+
+    Args:
+        first: the rank of this node's local rank 0.
+    """
     heard = []
     for item in log.finish():
         local_rank = item.pop("local_rank")
         if local_rank is None or local_rank < plan.nproc:
-            heard.append({**item, "rank": None if local_rank is None else node_rank * plan.nproc + local_rank})
+            heard.append({**item, "rank": None if local_rank is None else first + local_rank})
         elif "number" in item:  # an Xid of a GPU that is visible and has no rank
             heard.append({**item, "rank": None})
     if heard:

@@ -236,18 +236,22 @@ def test_a_daemon_of_the_ranks_does_not_outlive_them(run: Callable[..., Ending],
     assert not alive((tmp_path / "logs" / "torchrun-0.log").read_text().strip())
 
 
+SAYS = "import os\nopen(os.environ['GPUCHECK_SCRATCH'] + '/first-rank', 'w').write('4')"
+
+
+@pytest.mark.parametrize(("code", "rank"), [("pass", 0), (SAYS, 4)])
 def test_what_the_driver_said_is_kept_with_its_ranks(
-    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Ending], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, rank: int
 ) -> None:
     from gpucheck.host.kernel_log import KernelLog
 
     heard = [{"local_rank": 0, "text": "NVRM: Xid"}, {"local_rank": None, "text": "other"}]
     heard += [{"local_rank": 7, "text": "of no rank", "number": 79}, {"local_rank": 7, "text": "of no rank"}]
     monkeypatch.setattr(KernelLog, "finish", lambda self: heard)
-    run("pass")
+    run(code)
     told = json.loads((tmp_path / "driver-0.json").read_text())
     failed = {"text": "of no rank", "number": 79, "rank": None}
-    assert told == [{"text": "NVRM: Xid", "rank": 0}, {"text": "other", "rank": None}, failed]
+    assert told == [{"text": "NVRM: Xid", "rank": rank}, {"text": "other", "rank": None}, failed]
 
 
 def test_the_process_that_listens_to_nvml_outlives_the_ranks_by_its_last_words(

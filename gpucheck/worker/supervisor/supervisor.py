@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucheck.host.resources import usable_processors
 from gpucheck.launch.forking_torchrun import IMPORTED
+from gpucheck.launch.scratch import FIRST_RANK
 from gpucheck.model.case import Case
 from gpucheck.model.check_source import LARGE_PAIR
 from gpucheck.model.plan import Plan
@@ -150,6 +151,8 @@ class Supervisor:
         local_rank, local_ranks = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         host = socket.gethostname()
         self.node: Node = Node(Path(os.environ["GPUCHECK_SCRATCH"]), local_rank, local_ranks)
+        if not local_rank:
+            (self.node.folder / FIRST_RANK).write_text(str(self.rank))
         self.files: CaseFiles = CaseFiles.of(plan)
         count = lanes.count(plan, fair_threads())
         self.runner = ChildRunner(

@@ -23,6 +23,7 @@ from torch import Tensor
 from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL
 from gpucheck.host.forkserver import Child
+from gpucheck.launch.scratch import FIRST_RANK
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches, Outcome, Record
@@ -409,9 +410,8 @@ def test_a_soak_makes_whole_passes_until_its_time_is_up(soak: Soak) -> None:
     assert set(outcomes(results)) == {"pass"} and forkserver.spawned == 1
     later = next(line for line in results if line["round"] == 1)
     assert (later["launches"], later["digests"], later["seconds"]) == ([], {}, {})
-    assert keys_of(leftovers(soak.folder / "scratch")) == {
-        f"round{number}" for number in (1, 2, 3, 4)
-    }  # the ranks' decisions
+    decisions = {f"round{number}" for number in (1, 2, 3, 4)}  # of the ranks
+    assert keys_of(leftovers(soak.folder / "scratch")) == {FIRST_RANK, *decisions}
     assert len(list((soak.folder / "scratch").glob("*.done*"))) == 3, "of the first pass only"
 
 
