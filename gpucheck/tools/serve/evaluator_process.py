@@ -33,7 +33,7 @@ POLL = 0.05  # s
 GRACE = 10.0  # s that a run has to write its report after it was asked to end
 ROUNDS = 50  # in which new processes of an evaluation are stopped
 LOADED = (
-    *("torch.distributed.run", "torch.utils.cpp_extension", "triton", "rich.console", "rich.progress"),
+    *("torch.distributed.run", "triton", "rich.console", "rich.progress"),
     *(
         "gpucheck.cli.run",
         "gpucheck.cli.present",
@@ -75,9 +75,12 @@ def _load() -> None:
             with suppress(ImportError):
                 import_module(name)
         import_module("gpucheck.cli.present").load()
-    if os.environ.get(VARIABLE):
-        with suppress(Exception):  # the evaluation meets it too, and reports it
-            import_module("gpucheck.worker.device.child").import_ahead(None, "cuda", candidates=True)
+    with suppress(Exception):  # the evaluation meets it too, and reports it
+        if os.environ.get(VARIABLE):
+            of_all = import_module("gpucheck.worker.device.child").import_ahead
+            of_all(None, "cuda", candidates=True, extensions=True)
+        else:
+            import_module("torch.utils.cpp_extension")
 
 
 class _Evaluation:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -101,19 +101,27 @@ OF_ALL = (
 """What each process needs, of which a failed case and a candidate have many: loaded once, it is there in all."""
 OF_CANDIDATES = (
     *("gpucheck.worker.device.single_calls", "gpucheck.checks.candidate", "gpucheck.checks.problem"),
-    "gpucheck.checks.torch_model",
+    *("gpucheck.checks.torch_model", "gpucheck.checks.sources"),
 )
 """What each process of a candidate needs too."""
 OF_CANDIDATES_ON_GPUS = ("torch._dynamo",)
 """What torch loads where its profiler begins, and where the sizes of a problem are found: eight hundred modules."""
+OF_EXTENSIONS = ("torch.utils.cpp_extension",)
+"""What a candidate loads whose extensions are built."""
 
 
 def import_ahead(
-    engine: PlannedEngine | None, device: str, *, candidates: bool = False, library: Path | None = None
+    engine: PlannedEngine | None,
+    device: str,
+    *,
+    candidates: bool = False,
+    extensions: bool = False,
+    library: Path | None = None,
 ) -> None:
     """What a forkserver does that children of an engine are forked from; all others without one.
 
     Args:
+        extensions: a candidate has some.
         library: folder with the library that most children will import; None: they import none.
     """
     with Bytecode(engine["name"] if engine else "child", cache_root), _triton_hashed(device):
@@ -128,8 +136,9 @@ def import_ahead(
         for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ())):
             with suppress(Exception):  # its process meets that too, if it needs it
                 import_module(name)
-        for name in OF_CANDIDATES_ON_GPUS if candidates and device == "cuda" else ():
-            with suppress(Exception), _nobody_asks_for_gpus():
+        on_gpus = OF_CANDIDATES_ON_GPUS if candidates and device == "cuda" else ()
+        for name in (*on_gpus, *(OF_EXTENSIONS if extensions else ())):
+            with suppress(Exception), _nobody_asks_for_gpus() if device == "cuda" else nullcontext():
                 import_module(name)
         if library:
             from gpucheck.library import source_import
@@ -155,9 +164,13 @@ def _triton_hashed(device: str) -> Iterator[None]:
 
 @contextmanager
 def _nobody_asks_for_gpus() -> Iterator[None]:
-    """Inside, who asks torch for GPUs gets an error: a process that was told of them forks none that can use one."""
+    """Inside, torch says unasked that there are GPUs, and who asks for more gets an error.
+
+    A process that was told of GPUs by CUDA forks none that can use one.
+    """
     import torch
 
+    is_available, torch.cuda.is_available = torch.cuda.is_available, lambda: True
     functions = {name: getattr(torch._C, name, None) for name in ("_cuda_getDeviceCount", "_cuda_init")}
 
     def refused(*_: object) -> None:
@@ -168,6 +181,7 @@ def _nobody_asks_for_gpus() -> Iterator[None]:
     try:
         yield
     finally:
+        torch.cuda.is_available = is_available
         for name, function in functions.items():
             setattr(torch._C, name, function) if function else delattr(torch._C, name)
 

@@ -61,7 +61,8 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     Args:
         serve: what the child process runs. It is handed in, so that nothing of ``worker.device`` is imported here.
         import_ahead: what a process does, given an engine and the device, from which children of the engine are forked;
-            given None, all others, whether there are ``candidates``, and the folder of the ``library``.
+            given None, all others, whether there are ``candidates`` and ``extensions``, and the folder of the
+            ``library``.
     """
     began = time.perf_counter()
     from gpucheck import checks
@@ -88,8 +89,8 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     judges = JudgeProcesses(plan, judge_processes(plan, fair_threads()))
     checks.activate(plan.check_sources)
     library = Path(plan.library["root"]) if plan.library["root"] and not plan.candidates else None
-    ahead_of_all = partial(import_ahead, None, plan.device, candidates=bool(plan.candidates), library=library)
-    forkserver = Forkserver(serve, ahead_of_all)
+    needed = {"candidates": bool(plan.candidates), "extensions": has_extensions(plan), "library": library}
+    forkserver = Forkserver(serve, partial(import_ahead, None, plan.device, **needed))
     of_engines = {each["name"]: Forkserver(serve, partial(import_ahead, each, plan.device)) for each in plan.engines}
     keep_freed_memory()  # in no child: its memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
@@ -102,6 +103,14 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
+
+
+def has_extensions(plan: Plan) -> bool:
+    """Whether a candidate has extensions that a compiler builds."""
+    from gpucheck.worker.supervisor import source_builds
+
+    sources = (source for source in plan.check_sources if plan.candidates.intersection(source.checks))
+    return any(source_builds.folder_of(Path(source.files[-1])) for source in sources)
 
 
 def stand_for_node(plan: Plan) -> None:

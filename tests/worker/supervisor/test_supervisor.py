@@ -24,6 +24,7 @@ from gpucheck import checks
 from gpucheck.checks.base import ANY_KERNEL
 from gpucheck.host.forkserver import Child
 from gpucheck.launch.scratch import FIRST_RANK
+from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Ceilings, Cost, Launch, NeededLaunches, Outcome, Record
@@ -792,3 +793,13 @@ def test_what_lacked_memory_and_what_needs_most_of_it_gets_a_process_that_has_ru
     work_through(whole, tmp_path, answer, finished, monkeypatch)
     behind = [columns for columns in ran_by.values() if columns[0] in (20, 30)]
     assert behind == [[20], [30]] and sum(map(len, ran_by.values())) == len(cases) + 1
+
+
+@pytest.mark.parametrize("text", ["from torch.utils.cpp_extension import load_inline\nload_inline('x', '')", ""])
+def test_what_builds_extensions_is_loaded_ahead_where_a_candidate_has_some(
+    synthetic: Synthetic, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "c.py").write_text(text)
+    source = CheckSource(SourceKind.PROBLEM, ("c",), ("p.py", str(tmp_path / "c.py")), ("a", "b"))
+    assert supervisor.has_extensions(replace(synthetic.plan(), check_sources=(source,))) is bool(text)
+    assert not supervisor.has_extensions(synthetic.plan())
