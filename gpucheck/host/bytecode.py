@@ -27,6 +27,7 @@ from importlib.util import source_hash
 from pathlib import Path
 from types import CodeType
 
+_Known = dict[str, tuple[bytes, bytes]]  # file -> hash of its source, marshalled code
 _HASH = 8  # bytes of a source hash
 _MOST_FILES = 16  # in the folder, one for each Python, place of gpucheck and name
 
@@ -35,7 +36,7 @@ class Bytecode:
     """While this context lasts, modules come from bytecode of an earlier process; what had to be compiled is kept."""
 
     def __init__(self, name: str, cache: Callable[[], Path], packages: Collection[str] = ()) -> None:
-        """Nothing is read before the context begins.
+        """Nothing is read before a module is loaded that this keeps.
 
         Args:
             name: of the file; processes that import the same have the same.
@@ -48,7 +49,7 @@ class Bytecode:
         with suppress(RuntimeError):  # a user without a home
             self._folder = cache() / "bytecode"
         self._packages = packages
-        self._known: dict[str, tuple[bytes, bytes]] = {}  # file -> hash of its source, marshalled code
+        self._known: _Known | None = None  # as soon as something is asked for
         self._compiled = False
         self._hook = FileFinder.path_hook(
             (ExtensionFileLoader, EXTENSION_SUFFIXES),
@@ -57,12 +58,6 @@ class Bytecode:
         )
 
     def __enter__(self) -> Bytecode:
-        try:
-            self._known = _read(self._folder / self._file) if self._folder else {}
-        except PermissionError:
-            self._folder = None
-        except (OSError, ValueError, EOFError, TypeError):
-            self._known = {}
         sys.path_hooks.insert(0, self._hook)
         sys.path_importer_cache.clear()
         return self
@@ -70,7 +65,7 @@ class Bytecode:
     def __exit__(self, *error: object) -> None:
         sys.path_hooks.remove(self._hook)
         sys.path_importer_cache.clear()
-        if self._compiled and self._folder:
+        if self._compiled and self._known and self._folder:
             with suppress(OSError):
                 _write(self._folder, self._file, self._known)
         self._known = {}  # what loaded modules still hold of this
@@ -85,13 +80,25 @@ class Bytecode:
 
     def code(self, path: str, source: bytes) -> CodeType | None:
         """The code of a file with this source; None where it is not known."""
+        if self._known is None:
+            self._known = self._read()
         digest, code = self._known.get(path, (b"", b""))
         return marshal.loads(code) if digest == source_hash(source) else None
 
     def add(self, path: str, source: bytes, code: CodeType) -> None:
-        """Keeps the code of a file."""
-        self._known[path] = source_hash(source), marshal.dumps(code)
-        self._compiled = True
+        """Keeps the code of a file that :meth:`code` did not know."""
+        if self._known is not None:
+            self._known[path] = source_hash(source), marshal.dumps(code)
+            self._compiled = True
+
+    def _read(self) -> _Known:
+        try:
+            return _read(self._folder / self._file) if self._folder else {}
+        except PermissionError:
+            self._folder = None
+        except (OSError, ValueError, EOFError, TypeError):  # none, or a damaged one
+            pass
+        return {}
 
 
 class _Loader(SourceFileLoader):
@@ -112,7 +119,7 @@ class _Loader(SourceFileLoader):
         return code
 
 
-def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:
+def _read(path: Path) -> _Known:
     """What a file holds; nothing where it is damaged.
 
     Raises:
@@ -126,11 +133,11 @@ def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:
         content = file.read()
     if source_hash(content[_HASH:]) != content[:_HASH]:
         return {}
-    known: dict[str, tuple[bytes, bytes]] = marshal.loads(content[_HASH:])
+    known: _Known = marshal.loads(content[_HASH:])
     return known
 
 
-def _write(folder: Path, name: str, known: dict[str, tuple[bytes, bytes]]) -> None:
+def _write(folder: Path, name: str, known: _Known) -> None:
     """Writes a file in one step, and removes those used least lately where there are many."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     content, fresh = marshal.dumps(known), folder / f"{name}.{os.getpid()}"

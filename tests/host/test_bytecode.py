@@ -117,6 +117,7 @@ def test_where_python_has_bytecode_or_writes_it_that_is_used(
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     assert load()[1] and Path(importlib.util.cache_from_source(str(source))).exists()
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(bytecode, "_read", lambda path: pytest.fail("megabytes are read for nothing"))
     assert not load()[1]
     assert not (tmp_path / "bytecode").exists()
 
