@@ -29,7 +29,7 @@ from gpucheck.tools.selftest.schedule import NO_STRAGGLER, FaultRun, fault_runs
 
 RUN_LIMIT = 900.0  # s for one run
 GRACE = 8.0  # s that a run has to end and to report after it was interrupted
-SIDE_BY_SIDE = 4  # runs without GPUs at a time, beside those with
+SIDE_BY_SIDE = 4  # runs that lose a rank at a time, beside all others: they need no GPU, and mostly wait
 MOST_ON_GPUS = 12  # runs with GPUs at a time; as many as there are processors for, one a rank
 FEW = 3  # processors of each rank on GPUs, at most: a rank then runs one case at a time, since runs share the GPUs
 POLL = 0.1  # s
@@ -132,7 +132,7 @@ class SelfTest:
         summary.inapplicable |= self.inapplicable
         summary.planned, summary.at_once = len(self.fault_runs), self.at_once
         summary.cut_short = self.cut_short
-        beside = [run for run in self.fault_runs if run.device != self.device]
+        beside = [run for run in self.fault_runs if run.session is Session.LOST]
         order = list(enumerate(self.fault_runs))
         if self.at_once > 1:
             order.sort(key=lambda item: item[1].size, reverse=True)
