@@ -194,8 +194,9 @@ class Lab:
         cases = [*(fault.case for fault in faults), *(case for fault in faults for case in fault.beside), *groups]
         write_scenario(folder / "scenario.toml", cases, **limits)
         injector = Injector(folder, self.library.package, ranks=2)
-        library = f"path:{injector.library_with(planted)}"
-        return self.finish(scenario=folder / "scenario.toml", library=library, path=injector.startup_with(planted))
+        library, startup = f"path:{injector.library_with(planted)}", injector.startup_with(planted)
+        begin = self.finish if startup else self.forked  # what is planted at the start of a Python needs one
+        return begin(scenario=folder / "scenario.toml", library=library, path=startup)
 
 
 def arguments(
