@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
@@ -224,6 +227,23 @@ class Plan:
     def local_rank(self, rank: int) -> int:
         """The rank's number on its node."""
         return rank % self.nproc
+
+    def largest(self, numbers: Iterable[int], most: int) -> list[int]:
+        """Of some steps, so many of each check that have the most to do, by the product of their cases' sizes.
+
+        First the largest step of each check, then the second of each, and so on.
+        """
+
+        def size(number: int) -> int:
+            values = self.steps[number].case.params.values()
+            return math.prod(value for value in values if type(value) is int and value > 1)
+
+        places: dict[int, int] = {}  # step -> how many of its check are larger
+        seen: Counter[str] = Counter()
+        for number in sorted(numbers, key=size, reverse=True):
+            check = self.steps[number].case.check
+            places[number], seen[check] = seen[check], seen[check] + 1
+        return [number for number in sorted(places, key=places.__getitem__) if places[number] < most]
 
     def seen_by(self, rank: int) -> Plan:
         """The plan with the part of one rank in each joint case."""

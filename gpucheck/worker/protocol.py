@@ -113,13 +113,16 @@ UNTIMED = Allowance(repeats=5, seconds=0.02, clocked=False)
 BENCH = Allowance(repeats=30, seconds=0.2, thorough=True)
 
 
-def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
+def allowance(plan: Plan, step: Step, experiment: str, *, compared: bool = True) -> Allowance | None:
     """How long the call of a step may be timed; None: its time would mean nothing.
 
     That is so without a GPU, in experiments, if every launch is waited for, and under conditions that stress the code
     under test. A candidate is timed apart, with inputs that no call had before. On a single rank, whose time nothing is
     compared with, the further calls are made without a clock. What ranks do together is timed where that is asked for,
     on the CPU too: its time is that of their processes and of what connects them.
+
+    Args:
+        compared: ranks are compared by this step. They are by few: whatever is timed has the GPU for itself meanwhile.
     """
     if step.together:
         asked = plan.bench and not plan.debug and not experiment and step.conditions.timed
@@ -134,7 +137,7 @@ def allowance(plan: Plan, step: Step, experiment: str) -> Allowance | None:
         return None
     if plan.bench:
         return BENCH
-    return ALWAYS if plan.world_size > 1 else UNTIMED
+    return ALWAYS if plan.world_size > 1 and compared else UNTIMED
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import get_type_hints
 
 from gpucheck.model.accepted import AcceptedFault, Region
+from gpucheck.model.case import Case
 from gpucheck.model.plan import Environment, Plan, PlannedLibrary
 from tests.conftest import Synthetic
 
@@ -32,3 +34,12 @@ def test_accepted_faults_travel_with_the_plan(synthetic: Synthetic) -> None:
     assert read == fault and read.file == "f.toml"
     del item["accepted"]
     assert Plan.from_json(item).accepted == ()
+
+
+def test_the_largest_steps_of_each_check_come_in_turns(synthetic: Synthetic) -> None:
+    plan = synthetic.plan()
+    sizes = [("a", 3), ("a", 40), ("b", 5), ("a", 7), ("b", 2), ("c", 1), ("a", 20)]
+    cases = [Case(check, {"m": size, "flag": True, "kind": "x"}, "exact", "", "", 0) for check, size in sizes]
+    plan = replace(plan, steps=tuple(replace(plan.steps[0], case=case) for case in cases))
+    assert plan.largest(range(7), 2) == [1, 2, 5, 6, 4]
+    assert plan.largest([0, 3, 4], 1) == [3, 4]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.node_sync import Node
 
+COMPARED = 4  # steps of each check, the largest, by whose times ranks are compared
 BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
@@ -62,6 +63,7 @@ class ChildRunner:
         self.compiled = 0  # kernels that no cache had, by all children
         self._places: dict[int, tuple[int, list[int], int]] = {}  # step -> its last round, steps of that child, place
         self._before: dict[int, Sequence[int]] = {}  # failed step -> those that its process had run before
+        self._compared = frozenset(plan.largest(range(len(plan.steps)), COMPARED))  # steps
         self._suspects: dict[int, int] = {}  # step -> the tensor whose fill changed its outputs
 
     def beside(self, number: int) -> ChildRunner:
@@ -346,7 +348,7 @@ class ChildRunner:
             conditions=step.conditions,
             inputs=str(inputs),
             outputs=tuple(outputs),
-            timed=allowance(self.plan, step, attempt.record.experiment),
+            timed=allowance(self.plan, step, attempt.record.experiment, compared=attempt.record.step in self._compared),
             inspection=attempt.inspection,
             call=attempt.call,
             box=self.files.box(attempt.key),

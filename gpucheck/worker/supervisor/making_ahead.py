@@ -7,9 +7,7 @@ a rank on an H200 waited for inputs during a quarter of a gate's plan.
 from __future__ import annotations
 
 import itertools
-import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -59,7 +57,7 @@ def _make_all(plan: Plan, lane_count: int, *, largest_first: bool) -> None:
     rank, local_rank, local_ranks = (int(os.environ[name]) for name in _RANK)
     order = lanes.schedule(plan, rotated_order(plan, local_rank, local_ranks), lane_count).order
     if largest_first:
-        first = largest(plan, order)
+        first = plan.largest(order, LARGEST)
         order = [*first, *(number for number in order if number not in first)]
     make_ahead(CaseFiles.of(plan), plan.seen_by(rank), order, rank, room())
 
@@ -68,21 +66,6 @@ def room() -> int:
     """Bytes of files that are made ahead: they lie in memory, of which an eighth of what is free may go into them."""
     free = available_memory()
     return FILES_LIMIT if free is None else min(FILES_LIMIT, free // 8)
-
-
-def largest(plan: Plan, order: Sequence[int]) -> list[int]:
-    """The steps of each check whose references take longest, by the product of all sizes in their parameters."""
-
-    def size(number: int) -> int:
-        values = plan.steps[number].case.params.values()
-        return math.prod(value for value in values if type(value) is int and value > 1)
-
-    places: dict[int, int] = {}  # step -> how many of its check are larger
-    seen: Counter[str] = Counter()
-    for number in sorted(order, key=size, reverse=True):
-        check = plan.steps[number].case.check
-        places[number], seen[check] = seen[check], seen[check] + 1
-    return [number for number in sorted(places, key=places.__getitem__) if places[number] < LARGEST]
 
 
 def make_ahead(files: CaseFiles, plan: Plan, order: Sequence[int], rank: int, limit: int = FILES_LIMIT) -> None:

@@ -114,9 +114,10 @@ def step_of(plan: Any, **conditions: Any) -> Any:
 def test_only_usual_conditions_on_gpus_are_timed(synthetic: Synthetic) -> None:
     plan = synthetic.plan(ranks=2)
     assert allowance(plan, step_of(plan), "") is ALWAYS
+    assert allowance(plan, step_of(plan), "", compared=False) is UNTIMED, "ranks are compared by few steps"
     assert allowance(replace(plan, nproc=1), step_of(plan), "") is UNTIMED, "there is no time to compare it with"
     assert allowance(plan, step_of(plan, placement="visible", process_group="initialised", repeat=7), "") is ALWAYS
-    assert allowance(replace(plan, bench=True), step_of(plan), "") is BENCH
+    assert allowance(replace(plan, bench=True), step_of(plan), "", compared=False) is BENCH
     assert allowance(replace(plan, device="cpu", bench=True), step_of(plan, placement="cpu"), "") is None
     joint = step_of(plan, process_group=TOGETHER)
     assert allowance(plan, joint, "") is None, "each rank would have to make as many calls"

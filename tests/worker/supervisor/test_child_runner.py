@@ -15,7 +15,7 @@ import pytest
 from gpucheck.host.forkserver import Child, Unkillable
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import Plan
+from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Underway
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.worker.launch_journal import Journal
@@ -99,6 +99,18 @@ def make(
 
 def step(plan: Plan, **conditions: Any) -> Any:
     return replace(plan.steps[0], conditions=Conditions(**conditions))
+
+
+def test_ranks_are_compared_by_the_times_of_the_largest_cases_alone(plan: Plan, tmp_path: Path) -> None:
+    def of_size(size: int) -> Step:
+        return replace(plan.steps[0], case=replace(plan.steps[0].case, params={"m": size}))
+
+    plan, children = replace(plan, steps=tuple(map(of_size, (5, 3, 9, 2, 7, 8)))), Children()
+    runner = make(plan, tmp_path / "s", children)
+    for number, each in enumerate(plan.steps):
+        runner.run(number, each)
+    timed = [request.timed.clocked for request in children.requests if request.timed]
+    assert timed == [True, False, True, False, True, True]
 
 
 def test_cases_share_a_child_until_their_setups_differ(plan: Plan, tmp_path: Path) -> None:
