@@ -56,7 +56,7 @@ def cheapest(module: ModuleType, inputs: Mapping[str, Tensor]) -> str:
     return "cpu" if numbers <= FEW and counter.get_total_flops() <= CHEAP else "cuda"
 
 
-HARDLY = "other inputs change what Model gives by less than its rounding errors do: who ignores them passes"
+HARDLY = "other inputs change the outputs of Model by less than its rounding errors: who ignores inputs passes"
 
 
 class Inseparable(Exception):
@@ -475,11 +475,11 @@ def _told_apart(expected: dict[str, Expected], own: Tensors, others: Tensors, *,
     Args:
         own: what Model gives, of the dtypes of the outputs.
         others: what it gives for other inputs.
-        refuse: bounds that accept that are of no use, since they are not those of its rounding errors, or since the
-            other inputs are the same.
+        refuse: whether it is an error that bounds accept that answer: the problem has stated them, or its other inputs
+            are the same.
 
     Raises:
-        UsageError: that is so, or the bounds refuse Model itself.
+        UsageError: so it is, or the bounds refuse Model itself.
     """
     for name, item in expected.items():
         if item.dtype.is_floating_point and item.dtype not in (*NARROW, torch.float64):

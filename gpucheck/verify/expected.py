@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpucheck.verify.bounds import Estimate
 
 
-FIXED = "Model gives the same for other inputs: who ignores them is right"
+FIXED = "Model gives the same outputs for other inputs: a candidate that ignores its inputs is right"
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def test_answers_that_no_input_changes_are_not_taken_for_kept_ones(lab: Lab) -> 
     for trial in (1, 2, 3):
         assert done.outcomes(f"right/trial{trial}") == ["pass"], done.text
         assert done.outcomes(f"wrong/trial{trial}") == ["mismatch"]
-    assert "note  right: ModelNew has no kernel of its own; Model gives the same for other inputs" in done.text
+    assert "note  right: ModelNew has no kernel of its own; Model gives the same outputs for other inputs" in done.text
 
 
 def test_records_say_which_bound_is_used(problems: Finished) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from gpucheck.model.errors import ExitCode
 from gpucheck.tools.selftest.catalogue import FAULTS, choose
 from gpucheck.tools.selftest.catalogue.controls import OTHER_CONFIG
 from gpucheck.tools.selftest.fault import Edit, Hook, Session, Target
+from gpucheck.tools.selftest.planted_runs import SelfTest
 from gpucheck.tools.selftest.schedule import MOST_PER_RANK, fault_runs
 
 
@@ -115,3 +121,18 @@ def test_time_for_experiments_goes_where_causes_take_it() -> None:
     assert by_name["damage in the kernel cache"].experiments > 0
     assert by_name["each fault on all ranks"].experiments > 0
     assert all(run.experiments == 0 for run in by_name.values() if run.session is Session.LOST)
+
+
+def test_a_run_that_loses_a_rank_goes_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    met = threading.Barrier(2)
+
+    def run_one(*_: Any) -> None:
+        met.wait(600)
+
+    monkeypatch.setattr(SelfTest, "_run_one", run_one)
+    selftest = SelfTest([], tmp_path, "cpu", 2, tmp_path)
+    runs: Any = [
+        SimpleNamespace(session=session, size=1, name=session.name) for session in (Session.LOST, Session.SHARED)
+    ]
+    selftest.fault_runs, selftest.at_once = runs, 1
+    selftest.run(SimpleNamespace(inapplicable={}, done=[]), lambda run: None, lambda done: None)  # type: ignore[arg-type]
