@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class Rule:
     offset: Callable[[Arguments], Tensor | None] = lambda args: None
 
 
+@cache
 def rule_of(func: Any) -> Rule | None:
     """The rule of an ATen operation; None where it makes no error.
 
@@ -146,17 +148,17 @@ class Wide(TorchDispatchMode):
         kwargs = {key: torch.float64 if value in NARROW else value for key, value in kwargs.items()}
         if func._schema.is_mutable:
             self.written |= _written(func, args, kwargs)
-        args = tree_map_only(Tensor, _widened, args)
-        if torch.Tag.nondeterministic_seeded in func.tags and self._drawn:
+        args = _wide_ones(args)
+        if self._drawn and torch.Tag.nondeterministic_seeded in func.tags:
             return _drawn_before(func, args, self._drawn.pop(0))
         if self._noise is None:
-            result = tree_map_only(Tensor, _widened, func(*args, **kwargs))
+            result = _wide_ones(func(*args, **kwargs))
             if self._product is not None:
                 self._product.watch(func, args, kwargs, result, errs=rule_of(func) is not None)
             return result
         rule = rule_of(func)
         if rule is None:
-            result = tree_map_only(Tensor, _widened, func(*args, **kwargs))
+            result = _wide_ones(func(*args, **kwargs))
             stored = max((bounds.rounding_deviation(dtype) for dtype in narrow), default=0.0)
             if stored > self._rounding and func._schema.name == "aten::_to_copy":
                 self._disturb(result, stored)  # a value that the code itself stores with less precision
@@ -216,6 +218,15 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[i
 
 def _widened(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.dtype in NARROW else tensor
+
+
+def _wide_ones(value: Any) -> Any:
+    """Arguments or results with float64 tensors for narrower ones; ATen has them in tuples and lists, no deeper ways."""
+    if isinstance(value, Tensor):
+        return _widened(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_wide_ones, value)) if any(isinstance(each, (Tensor, list)) for each in value) else value
+    return value
 
 
 _MOVES = (
