@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +18,40 @@ def redirected(device: str | torch.device) -> Iterator[None]:
     """Inside, what is made without a device, or on a GPU, is made on ``device``: pairs that name a GPU run without."""
     with _Redirected(torch.device(device)):
         yield
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Inside, what is made has sizes and no memory."""
+    with redirected("meta"), _compiler_not_asked():
+        yield
+
+
+@contextmanager
+def _compiler_not_asked() -> Iterator[None]:
+    """Inside, torch does not load its compiler to tell it what to leave alone: sizes need none of 800 modules."""
+    if _COMPILER in sys.modules:
+        yield
+        return
+    left_alone = []
+
+    def disable(function: Any, *_: Any, **__: Any) -> Any:
+        left_alone.append(function)
+        return function
+
+    stand_in = ModuleType(_COMPILER)
+    stand_in.disable = disable  # type: ignore[attr-defined]
+    sys.modules[_COMPILER] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(_COMPILER) is stand_in:
+            del sys.modules[_COMPILER]
+        for function in left_alone:  # where torch keeps what it was told
+            vars(function).pop("__dynamo_disable", None)
+
+
+_COMPILER = "torch._dynamo"
 
 
 class _Redirected(TorchFunctionMode):

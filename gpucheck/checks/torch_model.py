@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from gpucheck.checks.arguments import call, pack, tensors, unpack
 from gpucheck.checks.base import Allowed
-from gpucheck.checks.drawn_device import redirected
+from gpucheck.checks.drawn_device import redirected, without_numbers
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.digest import whole
 from gpucheck.verify.noise_model import UnknownOperation
@@ -51,9 +51,8 @@ def draw_inputs(module: ModuleType, seed: int, device: str = "cpu") -> dict[str,
 @cache
 def sizes(module: ModuleType) -> int:
     """Bytes of inputs, weights and outputs, found without memory; 0 where the problem's code needs real numbers."""
-    meta = torch.device("meta")
     try:
-        with process_lock, torch.no_grad(), redirected(meta):
+        with process_lock, torch.no_grad(), without_numbers():
             model = call(module.Model, module.get_init_inputs())
             given = module.get_inputs()
             held = [*_tensors(given), *model.state_dict().values()]

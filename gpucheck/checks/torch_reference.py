@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from gpucheck.checks.arguments import call, tensors, unpack
-from gpucheck.checks.drawn_device import redirected
+from gpucheck.checks.drawn_device import redirected, without_numbers
 from gpucheck.checks.torch_model import ON_GPU, build, draw_inputs, named, problems_own, process_lock, seeded, weights
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds, sampled_bounds
@@ -48,7 +48,7 @@ def cheapest(module: ModuleType, inputs: Mapping[str, Tensor]) -> str:
     numbers = sum(value.numel() for value in inputs.values())
     counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), redirected("meta"), counter:
+        with torch.no_grad(), without_numbers(), counter:
             model = call(module.Model, unpack("init", inputs))
             call(model, unpack("input", {k: v if k.endswith(".literal") else v.to("meta") for k, v in inputs.items()}))
     except Exception:

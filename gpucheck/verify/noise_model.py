@@ -221,7 +221,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def _wide_ones(value: Any) -> Any:
-    """Arguments or results with float64 tensors for narrower ones; ATen has them in tuples and lists, no deeper ways."""
+    """Arguments or results, with float64 tensors for narrower ones; ATen has tensors by themselves or in lists."""
     if isinstance(value, Tensor):
         return _widened(value)
     if isinstance(value, (tuple, list)):

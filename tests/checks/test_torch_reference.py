@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -191,3 +195,23 @@ def test_a_right_output_is_gone_through_once_and_a_wrong_one_is_noticed_at_its_f
     right[0, 5] += 1
     assert judge.accepted(right, expected) is None and compared[0] <= PIECE
     assert [found.wrong for found in judge.judge({"out": right}, {"out": expected}, {}).mismatches] == [1]
+
+
+def test_sizes_are_found_without_torchs_compiler(tmp_path: Path) -> None:
+    """Its eight hundred modules take a second, in the process that all processes of a pair wait for."""
+    (tmp_path / "problem.py").write_text(
+        "import torch\n"
+        "class Model(torch.nn.Module):\n"
+        "    def forward(self, x, t): return torch.nn.functional.cross_entropy(x, t)\n"
+        "def get_init_inputs(): return []\n"
+        "def get_inputs(): return [torch.rand(32, 16), torch.randint(0, 16, (32,))]\n"
+    )
+    code = (
+        "import sys, torch, problem; from gpucheck.checks import torch_model, torch_reference\n"
+        "print(torch_model.sizes(problem), torch_reference.cheapest(problem, torch_model.draw(problem, 1)))\n"
+        "print('torch._dynamo' in sys.modules); import torch._dynamo; print(torch._dynamo.disable.__module__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    size = 4 * 32 * 16 + 8 * 32 + 4
+    assert done.stdout.split() == [str(size), "cpu", "False", "torch._dynamo.decorators"], done.stderr

@@ -78,7 +78,7 @@ def _load() -> None:
     with suppress(Exception):  # the evaluation meets it too, and reports it
         if os.environ.get(VARIABLE):
             of_all = import_module("gpucheck.worker.device.child").import_ahead
-            of_all(None, "cuda", candidates=True, extensions=True)
+            of_all(None, "cuda", candidates=True, extensions=True, compiled=True)
         else:
             import_module("torch.utils.cpp_extension")
 

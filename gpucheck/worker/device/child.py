@@ -104,8 +104,8 @@ OF_CANDIDATES = (
     *("gpucheck.checks.torch_model", "gpucheck.checks.sources"),
 )
 """What each process of a candidate needs too."""
-OF_CANDIDATES_ON_GPUS = ("torch._dynamo",)
-"""What torch loads where its profiler begins, and where the sizes of a problem are found: eight hundred modules."""
+OF_COMPILED = ("torch._dynamo",)
+"""What torch loads for a pair that has it compile: eight hundred modules."""
 OF_EXTENSIONS = ("torch.utils.cpp_extension",)
 """What a candidate loads whose extensions are built."""
 
@@ -116,15 +116,19 @@ def import_ahead(
     *,
     candidates: bool = False,
     extensions: bool = False,
+    compiled: bool = False,
+    launches: bool = True,
     library: Path | None = None,
 ) -> None:
     """What a forkserver does that children of an engine are forked from; all others without one.
 
     Args:
         extensions: a candidate has some.
+        compiled: a pair has torch compile.
+        launches: Triton will launch kernels.
         library: folder with the library that most children will import; None: they import none.
     """
-    with Bytecode(engine["name"] if engine else "child", cache_root), _triton_hashed(device):
+    with Bytecode(engine["name"] if engine else "child", cache_root), _triton_hashed(device, wanted=launches):
         if engine:
             from gpucheck.library import engines
 
@@ -136,8 +140,7 @@ def import_ahead(
         for name in (*OF_ALL, *(OF_CANDIDATES if candidates else ())):
             with suppress(Exception):  # its process meets that too, if it needs it
                 import_module(name)
-        on_gpus = OF_CANDIDATES_ON_GPUS if candidates and device == "cuda" else ()
-        for name in (*on_gpus, *(OF_EXTENSIONS if extensions else ())):
+        for name in (*(OF_COMPILED if compiled else ()), *(OF_EXTENSIONS if extensions else ())):
             with suppress(Exception), _nobody_asks_for_gpus() if device == "cuda" else nullcontext():
                 import_module(name)
         if library:
@@ -147,9 +150,9 @@ def import_ahead(
 
 
 @contextmanager
-def _triton_hashed(device: str) -> Iterator[None]:
+def _triton_hashed(device: str, *, wanted: bool) -> Iterator[None]:
     """Afterwards Triton has hashed itself for its cache, which a process meanwhile has a second processor for."""
-    if device != "cuda":
+    if device != "cuda" or not wanted:
         yield
         return
     from gpucheck.triton_hooks.compiled_kernel import hash_triton

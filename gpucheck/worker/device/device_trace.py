@@ -15,10 +15,10 @@ def kernels_seen(device: torch.device, names: list[str]) -> Iterator[None]:
     Raises:
         RuntimeError: the driver does not tell, as where another profiler is at work.
     """
-    from torch.profiler import ProfilerActivity, profile
+    from torch.autograd.profiler import profile  # what torch.profiler is around, which loads torch's compilers
 
-    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
+    with profile(use_device="cuda", use_cpu=False, use_kineto=True, acc_events=True) as profiler:
         yield
         torch.cuda.synchronize(device)
-    seen = (event.name for event in profiler.events() or () if event.device_type.name == "CUDA")
+    seen = (event.name for event in profiler.function_events or () if event.device_type.name == "CUDA")
     names += dict.fromkeys(name for name in seen if not name.startswith(("Memcpy", "Memset")))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -27,6 +28,20 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 
 Build = Callable[[], str]
 """Builds and returns what the compiler says of it, "" if it is built."""
+
+
+def has_triton(candidate: Path) -> bool:
+    """Whether a candidate has functions that Triton compiles; True where it cannot be read, which is told elsewhere."""
+    with suppress(OSError, UsageError):
+        return bool(declared_kernels(candidate).triton)
+    return True
+
+
+def has_torch_compile(file: Path) -> bool:
+    """Whether the code of a pair says that torch is to compile something; False where it cannot be read."""
+    with suppress(OSError):
+        return bool(re.search(r"\btorch\s*\.\s*(compile|_dynamo)\b", file.read_text(errors="replace")))
+    return False
 
 
 def folder_of(candidate: Path) -> Path | None:

@@ -61,8 +61,7 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     Args:
         serve: what the child process runs. It is handed in, so that nothing of ``worker.device`` is imported here.
         import_ahead: what a process does, given an engine and the device, from which children of the engine are forked;
-            given None, all others, whether there are ``candidates`` and ``extensions``, and the folder of the
-            ``library``.
+            given None, all others, what they need, see :func:`needed`.
     """
     began = time.perf_counter()
     from gpucheck import checks
@@ -88,9 +87,7 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     makers = Makers(plan, fair_threads()) if ahead else None  # before anything computes: a fork has no torch threads
     judges = JudgeProcesses(plan, judge_processes(plan, fair_threads()))
     checks.activate(plan.check_sources)
-    library = Path(plan.library["root"]) if plan.library["root"] and not plan.candidates else None
-    needed = {"candidates": bool(plan.candidates), "extensions": has_extensions(plan), "library": library}
-    forkserver = Forkserver(serve, partial(import_ahead, None, plan.device, **needed))
+    forkserver = Forkserver(serve, partial(import_ahead, None, plan.device, **needed(plan)))
     of_engines = {each["name"]: Forkserver(serve, partial(import_ahead, each, plan.device)) for each in plan.engines}
     keep_freed_memory()  # in no child: its memory is that of the software under test
     imported = time.perf_counter() - began + float(os.environ.get(IMPORTED, "0"))
@@ -105,12 +102,19 @@ def main(run: Path, serve: Callable[[Connection], None], import_ahead: Callable[
     os._exit(0)  # taking down an interpreter with torch in it lasts longer than many a case
 
 
-def has_extensions(plan: Plan) -> bool:
-    """Whether a candidate has extensions that a compiler builds."""
+def needed(plan: Plan) -> dict[str, Any]:
+    """What the processes of a rank need loaded, as what they are forked from takes it."""
     from gpucheck.worker.supervisor import source_builds
 
-    sources = (source for source in plan.check_sources if plan.candidates.intersection(source.checks))
-    return any(source_builds.folder_of(Path(source.files[-1])) for source in sources)
+    pairs = [source for source in plan.check_sources if plan.candidates.intersection(source.checks)]
+    others = any(step.case.check not in plan.candidates for step in plan.steps)
+    return {
+        "candidates": bool(plan.candidates),
+        "extensions": any(source_builds.folder_of(Path(source.files[-1])) for source in pairs),
+        "compiled": any(source_builds.has_torch_compile(Path(file)) for source in pairs for file in source.files),
+        "launches": others or any(source_builds.has_triton(Path(source.files[-1])) for source in pairs),
+        "library": Path(plan.library["root"]) if plan.library["root"] and not plan.candidates else None,
+    }
 
 
 def stand_for_node(plan: Plan) -> None:

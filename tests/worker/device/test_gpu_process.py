@@ -229,27 +229,25 @@ def test_what_is_loaded_ahead_for_candidates_asks_for_no_gpu(
     monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: count.append("asked"), raising=False)
     for name in ("OF_ALL", "OF_CANDIDATES"):
         monkeypatch.setattr(child, name, ())
-    monkeypatch.setattr(child, "OF_CANDIDATES_ON_GPUS", ("asks_for_gpus",))
+    monkeypatch.setattr(child, "OF_COMPILED", ("asks_for_gpus",))
     monkeypatch.setattr(child, "OF_EXTENSIONS", ("asks_whether",))
     (tmp_path / "asks_whether.py").write_text("import torch\nANSWER = torch.cuda.is_available()")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count.append("asked"))
     monkeypatch.setattr(child, "_stand_in", lambda *_: None)
     before = hasattr(torch._C, "_cuda_init")
-    child.import_ahead(None, "cuda", candidates=True)
+    child.import_ahead(None, "cuda", candidates=True, compiled=True)
     assert ("asks_for_gpus" in sys.modules) is not asks and not count
     assert hasattr(torch._C, "_cuda_init") is before
     torch._C._cuda_getDeviceCount()
     assert count == ["asked"], "whoever is forked can ask"
     sys.modules.pop("asks_for_gpus", None)
-    child.import_ahead(None, "cuda")
-    child.import_ahead(None, "cpu", candidates=True)
-    assert "asks_for_gpus" not in sys.modules, "only candidates on GPUs need it"
+    child.import_ahead(None, "cuda", candidates=True)
+    assert "asks_for_gpus" not in sys.modules, "only what torch compiles needs it"
     assert "asks_whether" not in sys.modules, "only candidates with extensions need it"
     child.import_ahead(None, "cuda", candidates=True, extensions=True)
     assert sys.modules.pop("asks_whether").ANSWER is True and count == ["asked"], "CUDA need not be asked"
     child.import_ahead(None, "cpu", candidates=True, extensions=True)
     assert sys.modules.pop("asks_whether").ANSWER is None and count == ["asked"] * 2
-    sys.modules.pop("asks_for_gpus", None)
 
 
 def test_triton_hashes_itself_once_and_while_modules_are_loaded(
@@ -267,6 +265,8 @@ def test_triton_hashes_itself_once_and_while_modules_are_loaded(
     monkeypatch.setattr(child, "import_module", lambda name: begun.wait())
     child.import_ahead(None, "cuda")
     assert hashed == [True], "by a thread, which a process must not have that forks others"
+    child.import_ahead(None, "cuda", launches=False)
+    assert hashed == [True], "none will be launched"
     assert not any(thread.is_alive() for thread in threading.enumerate() if "hash_triton" in thread.name)
     child.import_ahead(None, "cpu")
     assert hashed == [True]

@@ -795,11 +795,33 @@ def test_what_lacked_memory_and_what_needs_most_of_it_gets_a_process_that_has_ru
     assert behind == [[20], [30]] and sum(map(len, ran_by.values())) == len(cases) + 1
 
 
-@pytest.mark.parametrize("text", ["from torch.utils.cpp_extension import load_inline\nload_inline('x', '')", ""])
-def test_what_builds_extensions_is_loaded_ahead_where_a_candidate_has_some(
-    synthetic: Synthetic, tmp_path: Path, text: str
+BUILT = "from torch.utils.cpp_extension import load_inline\nload_inline('x', '')"
+KERNEL = "import triton\n@triton.jit\ndef kernel(): pass"
+
+
+@pytest.mark.parametrize(
+    ("problem", "candidate", "expected"),
+    [
+        ("", "", set()),
+        ("", BUILT, {"extensions"}),
+        ("", "import torch\nforward = torch.compile(lambda x: x)", {"compiled"}),
+        ("import torch\nimport torch._dynamo", "import re\nre.compile('x')", {"compiled"}),
+        ("", KERNEL, {"launches"}),
+    ],
+)
+def test_processes_of_pairs_are_forked_with_what_their_code_asks_for(
+    synthetic: Synthetic, tmp_path: Path, problem: str, candidate: str, expected: set[str]
 ) -> None:
-    (tmp_path / "c.py").write_text(text)
-    source = CheckSource(SourceKind.PROBLEM, ("c",), ("p.py", str(tmp_path / "c.py")), ("a", "b"))
-    assert supervisor.has_extensions(replace(synthetic.plan(), check_sources=(source,))) is bool(text)
-    assert not supervisor.has_extensions(synthetic.plan())
+    for name, text in (("p.py", problem), ("c.py", candidate)):
+        (tmp_path / name).write_text(text)
+    files = (str(tmp_path / "p.py"), str(tmp_path / "c.py"))
+    check = synthetic.plan().steps[0].case.check
+    plan = replace(synthetic.plan(), check_sources=(CheckSource(SourceKind.PROBLEM, (check,), files, ("a", "b")),))
+    found = supervisor.needed(plan)
+    assert {name for name in ("extensions", "compiled", "launches") if found[name]} == expected
+    assert found["candidates"] and found["library"] is None
+
+
+def test_processes_of_the_library_are_forked_with_what_launches_need(synthetic: Synthetic) -> None:
+    found = supervisor.needed(synthetic.plan())
+    assert found["launches"] and not (found["candidates"] or found["extensions"] or found["compiled"])
