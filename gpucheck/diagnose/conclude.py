@@ -117,7 +117,7 @@ def _disagreements(run: Run) -> list[Finding]:
     findings = []
     for number, step in enumerate(run.plan.steps):
         records = [run.records[(number, rank)] for rank in run.ranks]
-        passed = [record for record in records if record.outcome is Outcome.PASS]
+        passed = [record for record in records if record.outcome is Outcome.PASS and record.distinct == 1]
         groups: dict[tuple[str, frozenset[Kernel], str], dict[str, list[Record]]] = {}
         for record in passed:
             by_bits = groups.setdefault((record.device, kernels_of(record), record.inputs), {})

@@ -231,9 +231,15 @@ def test_candidate_that_is_honest_passes_beside_those_that_cheat(cheats: Finishe
     assert cheats.outcomes("honest/") == ["pass", "pass"] and kinds(cheats, "honest") == set(), cheats.text
 
 
+def test_candidate_whose_bits_differ_from_call_to_call_passes_while_all_are_right(cheats: Finished) -> None:
+    assert cheats.outcomes("any_order/") == ["pass", "pass"] and kinds(cheats, "any_order") == set(), cheats.text
+    assert "any_order: equal inputs give other bits in each call" in cheats.text
+    assert not [each for each in cheats.report["findings"] if "ranks disagree" in each["title"]]
+
+
 def test_every_cheat_is_in_the_table(cheats: Finished) -> None:
     (mark,) = test_candidate_that_cheats_is_caught.pytestmark  # type: ignore[attr-defined]
-    assert {row[0] for row in mark.args[1]} | {"by_place", "honest"} == {path.stem for path in CHEATS}
+    assert {row[0] for row in mark.args[1]} | {"any_order", "by_place", "honest"} == {path.stem for path in CHEATS}
     assert len(cheats.report["results"]) == 2 * len(CHEATS)
 
 

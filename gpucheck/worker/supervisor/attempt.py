@@ -43,6 +43,7 @@ class Examined:
     doubts: tuple[Doubt, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)  # "candidate", "reference" -> s a call
     note: str = ""  # a remark on these times
+    unsteady: bool = False  # equal inputs gave other bits
     failed: Record | None = None  # of the call that gave no answer though its kernels ran
 
 

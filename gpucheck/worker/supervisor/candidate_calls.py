@@ -47,6 +47,7 @@ UNHELD = 3  # calls among those whose time counts that are not held back: how lo
 TIMED = {"cuda": 12, "cpu": 7}  # calls whose time counts; on the CPU none is reported, and their outputs are looked at
 FEWEST = 4
 SAMPLED = 5  # taken at random, of those and the ones before, for which a fresh process must give the same answer
+FURTHER = 2  # calls with the inputs of the case where two of them gave other bits: each is judged
 FEW_SAMPLED = 3  # where their outputs take so much memory that no further call is timed
 UNSEEN = 5e-3  # s of a call that the supervisor's clock may see beyond the device's own time, and beyond plain torch's
 LARGE = 64 << 20  # bytes of a call's inputs and outputs, from which on one reference beside that of the case has to do
@@ -141,6 +142,8 @@ class Examination:
         live = self._process("calls", CANDIDATE, RUN)
         seen = Seen(before=live.ask(other), first=live.ask(compared=True), again=live.ask())
         seen.differing = self._hand.differing
+        if seen.unsteady:
+            seen.further = [live.ask() for _ in range(FURTHER)]
         if live.sent[OWN].form == live.sent[other].form:
             seen.moved = live.ask(other, in_place=True)
         if self.device == "cuda":
@@ -158,7 +161,7 @@ class Examination:
             return Examined(tuple(violations))
         timings, note = self._timings(timed)
         doubtful = self._doubtful(timed, always=not unlike or size < LARGE)
-        return Examined(doubts=(*seen.doubts(), *doubtful, *unlike), timings=timings, note=note)
+        return Examined(doubts=(*seen.doubts(), *doubtful, *unlike), timings=timings, note=note, unsteady=seen.unsteady)
 
     def _unlike(self, live: _Calls) -> list[Doubt]:
         """A call with inputs that are drawn otherwise, for candidates that count on how those of the case are."""
@@ -365,15 +368,19 @@ class Seen:
     kept: Answer | None = None  # kernels doing nothing, after all the calls before
     idle: Answer | None = None  # kernels doing nothing, in a process in which none ever did anything
     changed: Answer | None = None  # kernels that leave other values
+    further: Sequence[Answer] = ()  # as ``again``
     differing: Callable[[Taken, Taken], tuple[int, int]] = lambda outputs, others: (0, 0)  # elements, of all
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether equal inputs give other bits: then only the reference can tell right from wrong."""
+        return self.again.digest != self.first.digest
 
     def violations(self) -> list[Violation]:
         """What the answers show by themselves."""
         found = []
-        if self.again.digest != self.first.digest:
-            found.append(Violation(ViolationKind.REPEATS_DIFFER, "a second call with equal inputs gave other bits"))
-        else:
-            found += [Violation(ViolationKind.ORDER, words) for words in self._unordered()][:1]
+        if not self.unsteady:
+            found += [violation for _, violation in self._unordered()][:1]
         if self.first.outputs.varies:
             found += [Violation(ViolationKind.CACHED, words) for words in self._signs_of_cache()][:1]
             found += [violation for answer, violation in self._without() if answer.digest == self.first.digest][:1]
@@ -383,6 +390,11 @@ class Seen:
         """The answer that others are compared with, and those without the kernels that may be right all the same."""
         words = "a call that was asked for by itself got a wrong answer, though that to the case is right"
         doubts = [Doubt(self.first.outputs, wrong=Violation(ViolationKind.CALLS_DIFFER, words))]
+        if self.unsteady:
+            words = "a further call with equal inputs gave other bits, and wrong ones"
+            again = Violation(ViolationKind.REPEATS_DIFFER, words)
+            doubts += [Doubt(answer.outputs, wrong=again) for answer in (self.again, *self.further)]
+            doubts += [Doubt(answer.outputs, wrong=violation) for answer, violation in self._unordered()]
         others = [pair for pair in self._without() if pair[0].digest != self.first.digest]
         if self.first.outputs.varies:
             doubts += [Doubt(answer.outputs, right=violation) for answer, violation in others]
@@ -411,8 +423,8 @@ class Seen:
             words = f"the output stays the same when its kernels leave other values behind: {names}"
             yield self.changed, Violation(ViolationKind.IDLE, words)
 
-    def _unordered(self) -> Iterable[str]:
-        """What is wrong where stream order alone has to make it right."""
+    def _unordered(self) -> Iterable[tuple[Answer, Violation]]:
+        """Answers that are others where stream order alone has to make them right, with what that means."""
         for answer, when in (
             (self.prompt, "outputs are read right behind the call"),
             (self.late, "inputs are produced right before the call"),
@@ -421,7 +433,7 @@ class Seen:
                 wrong, total = self.differing(self.first.outputs, answer.outputs)
                 where = "; ".join(dict.fromkeys(answer.elsewhere)) or "work of the call goes elsewhere"
                 words = f"{wrong} of {total} elements differ when {when} on the caller's stream"
-                yield f"{where}, and nobody waits: {words}"
+                yield answer, Violation(ViolationKind.ORDER, f"{where}, and nobody waits: {words}")
 
 
 def _fresh() -> Draw:

@@ -38,6 +38,7 @@ from gpucheck.worker.supervisor.violations import observed_violations
 
 AROUND_INPUT = "outside of"  # begins the words on memory that was read around a tensor of given data
 SHORT = 12  # characters of a digest that tell the outputs of calls apart
+UNSTEADY = "equal inputs give other bits in each call, as where sums are made in no fixed order: those were judged too"
 _RAISED = {"error": Outcome.ERROR, "harness": Outcome.HARNESS}
 
 
@@ -161,10 +162,14 @@ def _held_against_reference(
         keep(judged.outputs, {name: each.widened() for name, each in expected.items()}, axes)
     violations = judged.found.violations + observed_violations(reply, record.launches)
     examined = attempt.examined or Examined()
+    unsteady = examined.unsteady
     if examined.failed is not None:
         failed = examined.failed
         return replace(failed, **where_it_ran(record), launches=record.launches, stream=record.stream)
     if not judged.found.mismatches and not judged.found.violations:  # else how it was made explains nothing
+        if isinstance(checks.load(attempt.step.case.check), CandidateCheck):  # sums may have no fixed order there
+            steady = [each for each in violations if each.kind is not ViolationKind.REPEATS_DIFFER]
+            violations, unsteady = steady, unsteady or len(steady) < len(violations)
         with all_processors(files.local_ranks):
             violations += examined_violations(examined, attempt.step.case, inputs, expected, judged.outputs, files)
     indifferent = large.indifferent if large else indifference(expected)
@@ -182,6 +187,7 @@ def _held_against_reference(
     loader = ""
     if outcome.failed:
         loader = loader_words(reply.engine, reply.sensitive, record.launches, explained=GIVES in judged.words)
+    remarks = (reply.message, remark, judged.words, loader, examined.note, indifferent, UNSTEADY * unsteady)
     conditions = attempt.step.conditions
     often = conditions.repeat > 1 or conditions.concurrency > 1
     record = replace(
@@ -189,7 +195,7 @@ def _held_against_reference(
         outcome=outcome,
         rules=_rules(check, judged.outputs, expected, large),
         memory={**reply.memory, **(files.memory() if isinstance(check, CandidateCheck) else {})},
-        message="; ".join(filter(None, (reply.message, remark, judged.words, loader, examined.note, indifferent))),
+        message="; ".join(filter(None, remarks)),
         transfers=transfers,
         mismatches=judged.found.mismatches,
         violations=violations,
@@ -204,7 +210,7 @@ def _held_against_reference(
         ceilings=reply.ceilings,
         repeats=len(reply.digests) if often else 1,
         wrong=judged.wrong if often else min(judged.wrong, 1),
-        distinct=max(1, len(set(reply.settled[0]))),
+        distinct=max(1 + unsteady, len(set(reply.settled[0]))),
         calls=[digest[:SHORT] for digest in reply.digests] if len(set(reply.digests)) > 1 else [],
         bad_calls=judged.bad if len(judged.bad) < len(reply.digests) else [],
         by_fill=depends_on_fill(*reply.settled),
@@ -258,6 +264,8 @@ def examined_violations(
     found = {violation.kind: violation for violation in reversed(examined.violations)}
     for doubt in examined.doubts:
         if doubt.optional and found:  # what is wrong anyway says nothing of how inputs are drawn
+            continue
+        if doubt.inputs and ViolationKind.REPEATS_DIFFER in found:  # nor of how other inputs are answered
             continue
         if not {part.kind for part in (doubt.right, doubt.wrong) if part} <= found.keys():
             violation = shown(doubt)
