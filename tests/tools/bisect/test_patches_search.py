@@ -6,7 +6,6 @@ import difflib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,9 +21,6 @@ from gpucheck.tools.bisect.signature import Answer
 from gpucheck.tools.bisect.sources.patch_series import Patches
 from gpucheck.tools.bisect.target import Target
 from tests.tools.bisect.conftest import CASE, FAILED, OTHER, PASSED, Teller
-
-if TYPE_CHECKING:
-    pass
 
 TEXT = "".join(f"line{n} = 0\n# between\n# between\n# between\n" for n in range(6))
 

@@ -6,14 +6,32 @@ from dataclasses import replace
 import pytest
 
 from gpucheck.model.errors import UsageError
+from gpucheck.tools.bisect.observation import Observation
+from gpucheck.tools.bisect.observation import State as CaseState
 from gpucheck.tools.bisect.saved_search import FILE, Find, load, made_with
-from tests.tools.bisect.conftest import FAILED, PASSED, WRONG, World
+from gpucheck.tools.bisect.sources import AnySource, Commits, EngineReleases, Packages, Patches, Releases
+from gpucheck.tools.bisect.target import Target
+from tests.tools.bisect.conftest import BROKEN, FAILED, OTHER, PASSED, UNBUILDABLE, WRONG, World
 
 
-def test_a_state_survives_its_plain_form(world: World) -> None:
-    state = world.state("gb", Find.FIX, bits=True, repeat=3)
-    state.target = replace(state.target, known=WRONG, label="l", seed=0, timeout=1.5)
-    state.of(state.candidates[1]).extend([FAILED, PASSED])
+@pytest.mark.parametrize(
+    "source",
+    [
+        Commits("/r", "python", "a", "b"),
+        Releases("vllm", "1", "2"),
+        EngineReleases("vllm", "1", "2", "/lib"),
+        Packages("triton", "1", "2", "/lib"),
+        Patches(("/p/1.patch", "/p/2.patch"), "/lib"),
+    ],
+)
+def test_a_state_survives_its_plain_form(world: World, source: AnySource) -> None:
+    state = world.state("gb", Find.FIX, bits=True, repeat=3, source=source)
+    sources, engines = ("--problem", "p"), ("e",)
+    state.target = Target(
+        "s", ("a", "b"), "cuda", 2, 0, "peer", "initialised", 30.0, 1.5, "a (peer)", WRONG, sources, engines
+    )
+    many = Observation(CaseState.FAILED, "c", (replace(WRONG, ranks=(1,)), WRONG), seconds=1.5)
+    state.of(state.candidates[1]).extend([FAILED, PASSED, OTHER, UNBUILDABLE, BROKEN, many])
     state.save()
     for path in (world.work, world.work / FILE):
         again = load(path)
@@ -21,6 +39,14 @@ def test_a_state_survives_its_plain_form(world: World) -> None:
         assert (again.find, again.bits, again.repeat) == (Find.FIX, True, 3)
         assert (again.candidates, again.observations) == (state.candidates, state.observations)
     assert sorted(path.name for path in world.work.iterdir()) == [FILE], "nothing is left of the writing"
+
+
+def test_a_search_that_an_earlier_version_began_has_no_engines(world: World) -> None:
+    state = world.state("gb")
+    item = json.loads((world.work / FILE).read_text())
+    del item["target"]["engines"]
+    (world.work / FILE).write_text(json.dumps(item))
+    assert load(world.work).target == state.target
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,6 @@ def test_a_block_that_cannot_be_told_is_jumped_over() -> None:
     assert len(counts) > 80 and sorted(counts)[len(counts) // 2] <= 11
 
 
-def test_the_range_is_named_where_only_skips_are_left() -> None:
-    found = History(10, 5, silent=(4, 5)).search()
-    assert (found.before, found.after, found.exact) == (3, 6, False)
-
-
 def by_content(contents: str) -> tuple[Found, list[str]]:
     """Searches a history of equal letters; capital letters lie after the change, ``?`` and ``!`` cannot be told."""
     asked = []

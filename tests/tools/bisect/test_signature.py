@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
-from gpucheck.model.plain import read
-from gpucheck.tools.bisect.observation import Failure, Observation, State
+from gpucheck.tools.bisect.observation import Failure, Observation
 from gpucheck.tools.bisect.session import decide
 from gpucheck.tools.bisect.signature import Answer, Seen, Signature
 from tests.tools.bisect.conftest import BROKEN, FAILED, OTHER, PASSED, UNBUILDABLE, WRONG
@@ -91,15 +89,3 @@ G, B, O, U, X = Seen.GOOD, Seen.BAD, Seen.OTHER, Seen.UNBUILDABLE, Seen.BROKEN  
 )
 def test_from_runs_to_an_answer(seen: list[Seen], answer: Answer | None) -> None:
     assert decide(seen, passes=3) is answer
-
-
-def test_a_look_survives_its_plain_form() -> None:
-    for observation in (
-        PASSED,
-        FAILED,
-        OTHER,
-        UNBUILDABLE,
-        BROKEN,
-        Observation(State.FAILED, "c", (ON_1, WRONG), seconds=1.5),
-    ):
-        assert read(Observation, json.loads(json.dumps(asdict(observation)))) == observation

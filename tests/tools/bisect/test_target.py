@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +8,10 @@ import pytest
 
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
-from gpucheck.model.plain import read
 from gpucheck.model.record import Outcome
 from gpucheck.tools.bisect.observation import Failure
 from gpucheck.tools.bisect.target import Target, from_run
 from tests.conftest import Synthetic
-from tests.tools.bisect.conftest import WRONG
 
 COMMAND = ["gpucheck", "run", "/s/mine.toml", "--nproc", "2", "--seed", "7"]
 
@@ -158,27 +154,3 @@ def test_the_command() -> None:
     assert own[4:6] == ["--check-file", "/mine.py"], "no scenario but theirs"
     assert not any(option in plain for option in ("--nproc", "--seed", "--placement", "--process-group"))
     assert "--experiments 0" in plain, "what is not to count need not be made"
-
-
-def test_a_target_survives_its_plain_form() -> None:
-    for target in (
-        Target("smoke", ("a",), "cpu"),
-        Target(
-            "s",
-            ("a", "b"),
-            "cuda",
-            2,
-            0,
-            "peer",
-            "initialised",
-            30.0,
-            1.5,
-            "a (peer)",
-            WRONG,
-            ("--problem", "p"),
-            ("e",),
-        ),
-    ):
-        assert read(Target, json.loads(json.dumps(asdict(target)))) == target
-    old = {name: value for name, value in asdict(Target("smoke", ("a",), "cpu")).items() if name != "engines"}
-    assert read(Target, old) == Target("smoke", ("a",), "cpu"), "a search that an earlier version began"

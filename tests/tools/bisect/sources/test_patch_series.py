@@ -6,8 +6,7 @@ import pytest
 
 from gpucheck.library.copies import PACKAGE
 from gpucheck.model.errors import UsageError
-from gpucheck.tools.bisect import sources
-from gpucheck.tools.bisect.sources import Commits, Packages, Patches, Releases, own_library
+from gpucheck.tools.bisect.sources import Commits, Packages, Patches, own_library
 from gpucheck.tools.bisect.sources.base import Unbuildable, cached_folder
 
 EDIT = "--- a/{name}.py\n+++ b/{name}.py\n@@ -1 +1 @@\n-raise RuntimeError('imported')\n+{text}\n"
@@ -83,16 +82,3 @@ def test_a_copy_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     assert list((tmp_path / "libraries").iterdir()) == []
     folder = cached_folder(tmp_path, "key", lambda folder: (folder / "whole").write_text(""))
     assert cached_folder(tmp_path, "key", breaks_off) == folder and (folder / "whole").exists()
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        Commits("/r", "python", "a", "b"),
-        Releases("vllm", "1", "2"),
-        Packages("triton", "1", "2", "/lib"),
-        Patches(("/p/1.patch", "/p/2.patch"), "/lib"),
-    ],
-)
-def test_a_source_survives_its_plain_form(source: sources.AnySource) -> None:
-    assert sources.from_json(sources.to_json(source)) == source
