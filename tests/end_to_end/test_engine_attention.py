@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,7 +13,8 @@ import pytest
 
 from gpucheck.library.engines.engine_option import served_with
 from gpucheck.library.library_option import parse_source, resolve
-from tests.end_to_end.test_engine_faults import plant, planted_engine
+from gpucheck.tools.selftest.injection import write_scenario
+from tests.end_to_end.test_engine_faults import BARE, LIMITS, module_of, plant, planted_engine
 from tests.end_to_end.test_engines import FURTHER, fetched
 
 if TYPE_CHECKING:
@@ -38,41 +38,22 @@ TOLD = {  # by fault; what the report says where the wrong outputs are exactly t
     "last token not written": "the write of new keys and new values into the cache",
 }
 WINDOWS = ("window one key wider", "window one key narrower")
-MOE = """
-[[cases]]
-check = "moe"
-weight = "mxfp4"
-m = 4
-hidden = 256
-intermediate = 128
-experts = 4
-top_k = 2
-"""
 
 
-def plants() -> Any:
-    spec = importlib.util.spec_from_file_location("planted_attention", PLANTS)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def group(engine: str, data: str, **params: object) -> dict[str, object]:
+    return {"check": f"{engine}_attention", "data": data, **params}
 
 
-def group(engine: str, data: str, **params: object) -> str:
-    values = {"check": f"{engine}_attention", "data": data, **params}
-    return "\n[[cases]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-
-
-def run(lab: Lab, folder: Path, engine: str, groups: list[str], *options: str) -> Finished:
+def run(lab: Lab, folder: Path, engine: str, groups: list[dict[str, object]], *options: str) -> Finished:
     path = folder / "scenario.toml"
-    path.write_text('title = "attention"\nexperiments = 0\ntimeout = 900\ncase_timeout = 300\n' + "".join(groups))
+    write_scenario(path, groups, **LIMITS)
     finished: Finished = lab.forked("--engine", engine, *options, scenario=path, nproc=1, library=None)
     return finished
 
 
-def faulty(name: str) -> list[str]:
+def faulty(name: str) -> list[dict[str, object]]:
     """Groups of cases: one without a fault, and one for each fault that is planted into an engine's attention."""
-    module = plants()
+    module = module_of(PLANTS)
     assert list(module.PLANTED) == list(TOLD)
     groups = [group(name, "exact", queries="mixed", batch=module.FIRST - 1, window=20)]
     for number, fault in enumerate(TOLD, module.FIRST):
@@ -86,7 +67,7 @@ def faulty(name: str) -> list[str]:
 
 def check_faults(name: str, results: dict[str, Any]) -> None:
     """Each fault of an engine's attention is caught with its layer, and the case without one is right."""
-    first = plants().FIRST
+    first = module_of(PLANTS).FIRST
     own = {case: record for case, record in results.items() if case.startswith(f"{name}_attention/")}
     assert [case for case, record in own.items() if record["outcome"] == "pass"] == [next(iter(own))]
     assert f"/b{first - 1}-" in next(iter(own))
@@ -108,7 +89,7 @@ def test_each_fault_of_sglangs_attention_is_caught_with_its_layer_and_the_bare_l
     """Those of vLLM's are planted beside the faults of its other kernels."""
     engine = planted_engine(fetched("sglang", "0.5.19").root, tmp_path / "engine")
     plant(tmp_path / "engine", PLANTS, {BACKENDS["sglang"]: "sglang"})
-    finished = run(lab, tmp_path, engine, [MOE, *faulty("sglang")])
+    finished = run(lab, tmp_path, engine, [BARE, *faulty("sglang")])
     assert finished.code == 1, finished.text
     assert finished.outcomes("moe/") == ["pass"]
     check_faults("sglang", finished.results(0))

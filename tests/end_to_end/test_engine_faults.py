@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpucheck.checks.sglang_moe import SglangMoe
+from gpucheck.tools.selftest.injection import write_scenario
+from tests.end_to_end.planted_models import linked_copy
 from tests.end_to_end.test_engines import EVERY, fetched
 
 if TYPE_CHECKING:
@@ -69,17 +69,33 @@ CASES = {  # what the case of a fault has beside its number of experts
 
 
 SIZES = {"m": 4, "hidden": 320, "intermediate": 128, "top_k": 2}
+BARE = {"check": "moe", "weight": "mxfp4", "m": 4, "hidden": 256, "intermediate": 128, "experts": 4, "top_k": 2}
+"""The expert block of the bare library, which stays right."""
+LIMITS = {"experiments": 0, "timeout": 900, "case_timeout": 300}
 
 
 def case_of(experts: int, name: str) -> str:
     """The id of the case of a fault."""
-    return SglangMoe.spec.case({**SIZES, "experts": experts, **CASES.get(name, {})}, "normal", 0).id
+    return SglangMoe.spec.case(params_of(experts, name), "normal", 0).id
+
+
+def params_of(experts: int, name: str) -> dict[str, object]:
+    return {**SIZES, "experts": experts, **CASES.get(name, {})}
 
 
 def planted_engine(root: Path, folder: Path) -> str:
-    """A copy of an engine to plant faults in, of hard links where the disk allows; what ``--engine`` takes."""
-    shutil.copytree(root, folder, copy_function=_link)  # with the byte code, which goes by the time of the source
+    """A copy of an engine to plant faults in; what ``--engine`` takes."""
+    linked_copy(root, folder, {})  # with the byte code, which goes by the time of the source
     return f"path:{folder}"
+
+
+def module_of(plants: Path) -> Any:
+    """The module that is planted, loaded here."""
+    spec = importlib.util.spec_from_file_location(plants.stem, plants)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def plant(engine: Path, plants: Path, files: Mapping[str, str]) -> None:
@@ -101,50 +117,18 @@ def rewrite(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def scenario(folder: Path, names: dict[int, str]) -> Path:
-    groups = """title = "faults in the layers of an engine"
-experiments = 0
-timeout = 900
-case_timeout = 300
-
-[[cases]]
-check = "moe"
-weight = "mxfp4"
-m = 4
-hidden = 256
-intermediate = 128
-experts = 4
-top_k = 2
-"""
-    for experts, name in names.items():
-        params = {**SIZES, "experts": experts, **CASES.get(name, {})}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in params.items()]
-        groups += "\n".join(["", "[[cases]]", 'check = "sglang_moe"', *lines, ""])
-    path = folder / "scenario.toml"
-    path.write_text(groups)
-    return path
-
-
 def test_each_fault_of_an_engines_layers_is_caught_and_the_bare_library_stays_right(lab: Lab, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("planted_sglang", PLANTS)
-    assert spec and spec.loader
-    plants = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(plants)
+    plants = module_of(PLANTS)
     assert list(plants.PLANTED) == list(LAYERS)
     numbers = {number: name for number, name in enumerate(LAYERS, plants.FIRST) if EVERY or name in OFTEN}
     assert len(numbers) == len(LAYERS if EVERY else OFTEN)
 
     engine = planted_engine(fetched("sglang", "0.5.19").root, tmp_path / "engine")
     plant(tmp_path / "engine", PLANTS, {MODEL: "install"})
-    path = scenario(tmp_path, {plants.FIRST - 1: "nothing", **numbers})
-    finished = lab.forked("--engine", engine, scenario=path, nproc=1, library=None)
+    faulty = {plants.FIRST - 1: "nothing", **numbers}
+    cases = [{"check": "sglang_moe", **params_of(*fault)} for fault in faulty.items()]
+    write_scenario(tmp_path / "scenario.toml", [BARE, *cases], **LIMITS)
+    finished = lab.forked("--engine", engine, scenario=tmp_path / "scenario.toml", nproc=1, library=None)
     assert finished.code == 1, finished.text
     assert "changed: its files have the content" in finished.text, "a model that was edited is not that of the release"
     results = finished.results(0)

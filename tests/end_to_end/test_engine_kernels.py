@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gpucheck.tools.selftest.injection import write_scenario
 from tests.end_to_end import test_engine_attention as attention
 from tests.end_to_end.test_engine_faults import plant, planted_engine, rewrite
 from tests.end_to_end.test_engines import EVERY, FURTHER, fetched
@@ -108,7 +109,8 @@ def planted(lab: Lab) -> Finished:
         assert LOOP in text
         rewrite(folder / "engine" / file, text.replace(LOOP, SHORTER))
     scenario = folder / "scenario.toml"
-    scenario.write_text((DATA / "planted_kernels.toml").read_text() + "".join(attention.faulty("vllm")))
+    write_scenario(scenario, attention.faulty("vllm"))
+    scenario.write_text((DATA / "planted_kernels.toml").read_text() + scenario.read_text())
     cases = () if EVERY else (*OFTEN, *RIGHT, "vllm_attention/")
     finished: Finished = lab.forked("--engine", engine, scenario=scenario, nproc=1, library=None, cases=cases)
     assert finished.code == 1, finished.text
