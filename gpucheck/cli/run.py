@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from gpucheck.library.engines.engine_option import EngineSource
     from gpucheck.library.library_option import Source
     from gpucheck.model.check_source import CheckSource
-    from gpucheck.model.plan import Environment, Plan
+    from gpucheck.model.plan import Plan
     from gpucheck.plan.scenario import Scenario
 
 WAIT_FOR_NODES = 30.0  # s that node 0 waits for the last records of other nodes
@@ -181,7 +181,7 @@ def run(
     from gpucheck.library.patches import patched_files, write_patched
     from gpucheck.model.plan import ISOLATION, JUDGE
     from gpucheck.plan.accepted_file import read_files
-    from gpucheck.plan.bind import judged_by
+    from gpucheck.plan.bind import build, judged_by, this_machine
     from gpucheck.plan.default_cases import implied
     from gpucheck.plan.scenario import find, load
     from gpucheck.plan.scenario_conditions import MOST_REPEATS
@@ -265,9 +265,10 @@ def run(
         "--judge": decided if judge or decided == "engine" else None,
         **pair.options,
     }
-    plan = _plan(
+    plan = build(
         chosen,
         copy,
+        environment=this_machine(copy.package if copy else None),
         device=kind,
         nproc=count,
         nnodes=nnodes,
@@ -404,21 +405,6 @@ def _command(
         command += [option, *filter(None, [value])] if value is not None else []
     command += [part for patch in patches for part in ("--patch", str(patch))]
     return command + [part for name in accept for part in ("--accept", os.path.abspath(name))]
-
-
-def _plan(scenario: Scenario, copy: LibraryCopy | None, **options: Any) -> Plan:
-    """The plan of this run on this machine; for the options see :func:`gpucheck.plan.bind.build`."""
-    from gpucheck.host.env_vars import variables
-    from gpucheck.host.software import software
-    from gpucheck.plan.bind import build
-
-    environment: Environment = {
-        "software": software(copy.package if copy else None),
-        "host": os.uname().nodename,
-        "cpus": len(os.sched_getaffinity(0)),
-        "variables": variables(),
-    }
-    return build(scenario, copy, environment=environment, **options)
 
 
 def _fresh_folder(out: Path | None) -> Path:

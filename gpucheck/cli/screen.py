@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,28 +130,17 @@ def screen_gpus(
         folder: is there.
         seconds, tiles, idle, plants: as :class:`gpucheck.tools.screen.screening.Screening` takes them.
     """
-    from gpucheck.host.env_vars import variables
     from gpucheck.host.kernel_log import KernelLog
+    from gpucheck.host.processes import on_signals
     from gpucheck.host.software import changes, software
     from gpucheck.launch.torchrun import keep_driver_messages
-    from gpucheck.model.plan import Environment
+    from gpucheck.plan.bind import this_machine
     from gpucheck.records.run_folder import write_json
     from gpucheck.tools.screen.screening import Screening, planned
 
-    before = software(None)
-    environment: Environment = {
-        "software": before,
-        "host": os.uname().nodename,
-        "cpus": len(os.sched_getaffinity(0)),
-        "variables": variables(),
-    }
-    plan = planned(device, nproc, seed, environment, command, names or [])
+    plan = planned(device, nproc, seed, this_machine(None), command, names or [])
     received: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda got, _: received.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    log = KernelLog(gpus=device == "cuda")
-    try:
+    with on_signals(lambda got, _: received.append(got)), closing(KernelLog(gpus=device == "cuda")) as log:
         screening = Screening(
             folder,
             plan,
@@ -165,9 +153,6 @@ def screen_gpus(
         )
         outcome = screening.run()
         keep_driver_messages(log, plan, folder)
-    finally:
-        log.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    write_json(folder / "outcome.json", {**outcome, "changes": changes(before, software(None))})
+    changed = changes(plan.environment["software"], software(None))
+    write_json(folder / "outcome.json", {**outcome, "changes": changed})
     return received[0] if received else 0

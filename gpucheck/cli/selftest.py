@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +74,7 @@ def selftest(
 
 def _work(test: SelfTest, summary: Summary, of_screen: list[str], *, quiet: bool) -> int:
     """Makes the runs and shows how far they have come; gives the signal that ended them early, or 0."""
+    from gpucheck.host.processes import on_signals
     from gpucheck.tools.selftest.schedule import FaultRun
 
     received: list[int] = []
@@ -94,19 +94,15 @@ def _work(test: SelfTest, summary: Summary, of_screen: list[str], *, quiet: bool
         detail += f", {len(done.found.alarms)} false alarms" if done.found.alarms else ""
         typer.echo(f"{state}  {done.run.name}  {done.seconds:.0f} s{detail}", err=quiet)
 
-    previous = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     begin = time.monotonic()
-    try:
+    with on_signals(interrupted):
         test.run(summary, began, ended)
         if of_screen and not received:
             summary.planned += 1
             typer.echo(f"...  screen: {len(of_screen) * summary.ranks} planted", err=quiet)
             summary.done.append(done := _screened(of_screen, summary))
             ended(done)
-    finally:
-        summary.seconds = time.monotonic() - begin
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    summary.seconds = time.monotonic() - begin
     return received[0] if received else 0
 
 

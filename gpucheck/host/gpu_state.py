@@ -41,7 +41,6 @@ class Gpu:
     bus: str
     memory_total: int | None = None  # MiB
     memory_used: int | None = None  # MiB
-    memory_reserved: int | None = None  # MiB, by the driver
     sm_clock: int | None = None  # MHz
     sm_clock_max: int | None = None  # MHz
     throttle: tuple[str, ...] = ()  # active reasons but idleness, as named by the driver without prefix
@@ -111,7 +110,6 @@ def _gpu(index: int, gpu: ElementTree.Element) -> Gpu:
         bus=_text(gpu, "pci/pci_bus_id") or gpu.get("id", ""),
         memory_total=_number(gpu, "fb_memory_usage/total"),
         memory_used=_number(gpu, "fb_memory_usage/used"),
-        memory_reserved=_number(gpu, "fb_memory_usage/reserved"),
         sm_clock=_number(gpu, "clocks/sm_clock"),
         sm_clock_max=_number(gpu, "max_clocks/sm_clock"),
         throttle=_throttle(gpu),

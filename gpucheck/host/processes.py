@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from gpucheck.host.resources import available_memory
 
@@ -38,6 +38,17 @@ def die_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:
         os._exit(1)
+
+
+@contextmanager
+def on_signals(call: Callable[[int, object], Any]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call this; afterwards whoever took them before takes them again."""
+    previous = {number: signal.signal(number, call) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def keep_freed_memory() -> None:

@@ -132,12 +132,6 @@ def _on_cpu(nproc: int | None, why: str) -> Choice:
     return Choice("cpu", count, why)
 
 
-def gpu_names() -> list[str]:
-    """The names of the GPUs that ranks can run on, in CUDA's order; empty where there is any doubt about them."""
-    found = find()
-    return [] if found.problem else list(found.gpus)
-
-
 def last_line(answer: Answer) -> str:
     """What nvidia-smi said at the end, or that it said nothing."""
     return (answer.text.strip().splitlines() or ["it said nothing"])[-1].strip()

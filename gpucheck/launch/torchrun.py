@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from gpucheck.host.containment import UNWALLED, files_are_walled, hide_memory
 from gpucheck.host.kernel_log import KernelLog
 from gpucheck.host.log_excerpt import Mark, printed
 from gpucheck.host.node_gpus import architectures, free_memory
-from gpucheck.host.processes import Family, ForkedProcess, Process, children_of, end, start, state_of
+from gpucheck.host.processes import Family, ForkedProcess, Process, children_of, end, on_signals, start, state_of
 from gpucheck.launch.early_torchrun import AGENT, LOADED, EarlyTorchrun, loading_environment
 from gpucheck.launch.gpus import ARCHITECTURES, FREE_MEMORY
 from gpucheck.launch.node_channel import has_children
@@ -121,12 +120,12 @@ def launch(
     Raises:
         InfrastructureError: torchrun could not be started.
     """
+    received: list[int] = []
     shared = ExitStack()
+    shared.enter_context(on_signals(lambda got, _: received.append(got)))
     folder = shared.enter_context(scratch(run))
     log = run / "logs" / f"torchrun-{rendezvous.node_rank}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    received: list[int] = []
-    previous = {number: signal.signal(number, lambda got, _: received.append(got)) for number in _SIGNALS}
     begin = time.monotonic()
     stuck = ""
     process: AnyProcess | None = None
@@ -173,11 +172,6 @@ def launch(
             end(process, GRACE)
         family.end()
         shared.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Health:

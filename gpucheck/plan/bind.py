@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from gpucheck.checks.base import JointCheck
 from gpucheck.host.resources import available_memory
@@ -17,6 +19,23 @@ from gpucheck.model.conditions import LONELY, Conditions
 from gpucheck.model.plan import NO_LIBRARY, Environment, ExpectedFailure, Plan, PlannedEngine, PlannedLibrary, Step
 from gpucheck.plan.scenario import Scenario
 from gpucheck.plan.scenario_conditions import needs_gpus
+
+
+def this_machine(package: Path | None) -> Environment:
+    """What a plan says of the machine that it is made on.
+
+    Args:
+        package: of the library under test; None where there is none.
+    """
+    from gpucheck.host.env_vars import variables
+    from gpucheck.host.software import software
+
+    return {
+        "software": software(package),
+        "host": os.uname().nodename,
+        "cpus": len(os.sched_getaffinity(0)),
+        "variables": variables(),
+    }
 
 
 def bound_steps(scenario: Scenario, device: str) -> tuple[Step, ...]:

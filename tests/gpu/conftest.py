@@ -14,13 +14,17 @@ from typing import Any
 
 import pytest
 
-from gpucheck.launch.gpus import gpu_names
+from gpucheck.launch.gpus import find
 from gpucheck.library.copies import LibraryCopy
 from gpucheck.library.library_option import parse_source, resolve
 
 DEADLINE = 280.0  # s
 LIBRARY = os.environ.get("GPUCHECK_TEST_LIBRARY")
-RANKS = min(len(gpu_names()), 8)
+FOUND = find()
+GPUS = [] if FOUND.problem else list(FOUND.gpus)  # names in CUDA's order
+RANKS = min(len(GPUS), 8)
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU here")]
+NEEDS_TWO = [pytest.mark.gpu, pytest.mark.skipif(len(GPUS) < 2, reason="needs two NVIDIA GPUs")]
 
 
 @dataclass(frozen=True)

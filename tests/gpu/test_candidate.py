@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gpucheck.launch.gpus import gpu_names
+from tests.gpu.conftest import NEEDS_GPU
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
+pytestmark = NEEDS_GPU
 
 DATA = Path(__file__).parents[1] / "data"
 TIMES = re.compile(r"(\w+): ([\d.]+) ms a call, Model in torch ([\d.]+) ms: ([\d.]+) times as (fast|slow)")

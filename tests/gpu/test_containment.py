@@ -11,9 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from gpucheck.launch.gpus import gpu_names
+from tests.gpu.conftest import NEEDS_TWO
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(gpu_names()) < 2, reason="needs two NVIDIA GPUs")]
+pytestmark = NEEDS_TWO
 
 LIBRARY = os.environ.get("GPUCHECK_TEST_LIBRARY")  # as --library takes it
 TITLES = {

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from gpucheck.launch.gpus import gpu_names
 from gpucheck.library.copies import LibraryCopy
-from tests.gpu.conftest import RANKS, Done
+from tests.gpu.conftest import NEEDS_TWO, RANKS, Done
 from tests.guard_patch import guard_patch
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(gpu_names()) < 2, reason="needs two NVIDIA GPUs")]
+pytestmark = NEEDS_TWO
 
 OTHERS = list(range(1, RANKS))
 CAUSE = "wrong device context"

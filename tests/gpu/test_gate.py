@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from gpucheck.checks import CHECKS, NEEDS, load
-from gpucheck.launch.gpus import gpu_names
-from tests.gpu.conftest import RANKS, Done
+from tests.gpu.conftest import NEEDS_GPU, RANKS, Done
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
+pytestmark = NEEDS_GPU
 
 ALONE = [name for name in CHECKS if name not in NEEDS and not load(name).together]
 OWN = ",".join(name for name in ALONE if not load(name).needs_library)

@@ -6,12 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
+from tests.gpu.conftest import NEEDS_TWO, RANKS, Done
 
-from gpucheck.launch.gpus import gpu_names
-from tests.gpu.conftest import RANKS, Done
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(gpu_names()) < 2, reason="needs two NVIDIA GPUs")]
+pytestmark = NEEDS_TWO
 
 SCENARIO = """
 [[cases]]

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.gpu.conftest import NEEDS_GPU, Done
 
-from gpucheck.launch.gpus import gpu_names
-from tests.gpu.conftest import Done
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
+pytestmark = NEEDS_GPU
 
 CHECKS = Path(__file__).parents[1] / "data" / "checks"
 Run = Callable[..., "Done"]

@@ -10,13 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from gpucheck.launch.gpus import gpu_names
 from gpucheck.library.copies import LibraryCopy
-from tests.gpu.conftest import Done, gpucheck
+from tests.gpu.conftest import NEEDS_GPU, Done, gpucheck
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
+pytestmark = NEEDS_GPU
 
 SCENARIO = """
 [[cases]]

@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from gpucheck.launch.gpus import gpu_names
+from tests.gpu.conftest import NEEDS_GPU
 from tests.tools.compile.conftest import shipped
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
+pytestmark = NEEDS_GPU
 
 SCRIPT = """
 import torch

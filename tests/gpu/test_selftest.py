@@ -6,12 +6,9 @@ import json
 import time
 from pathlib import Path
 
-import pytest
+from tests.gpu.conftest import LIBRARY, NEEDS_TWO, RANKS, gpucheck
 
-from gpucheck.launch.gpus import gpu_names
-from tests.gpu.conftest import LIBRARY, RANKS, gpucheck
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(gpu_names()) < 2, reason="needs two NVIDIA GPUs")]
+pytestmark = NEEDS_TWO
 
 
 def test_all_planted_faults_are_found_within_five_minutes(tmp_path: Path) -> None:

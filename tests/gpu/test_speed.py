@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 
-from gpucheck.launch.gpus import gpu_names
-from tests.gpu.conftest import DEADLINE, LIBRARY
+from tests.gpu.conftest import DEADLINE, GPUS, LIBRARY, NEEDS_GPU
 
-GPUS = gpu_names()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU here")]
+pytestmark = NEEDS_GPU
 
 SLOW_RANK = Path(__file__).parents[1] / "data" / "slow-rank.patch"
 SCENARIO = """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gpucheck.host.node_gpus import architectures
-from gpucheck.launch.gpus import gpu_names
+from tests.gpu.conftest import NEEDS_GPU
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpu_names(), reason="no NVIDIA GPU here")]
+pytestmark = NEEDS_GPU
 
 
 @pytest.mark.parametrize("spread", ["normal", "positive", "mean"])

@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 
-from gpucheck.launch.gpus import gpu_names
 from gpucheck.model.record import Outcome
 from gpucheck.tools.selftest.catalogue.collective_faults import FAULTS, GATHERED, REDUCED
 from gpucheck.tools.selftest.fault import COLLECTIVE_CALLS, Edit, Expected, Fault
 from gpucheck.tools.selftest.injection import Injector, Planted, write_scenario
 from tests.end_to_end.conftest import environment
-from tests.gpu.conftest import DEADLINE, Done
+from tests.gpu.conftest import DEADLINE, NEEDS_TWO, Done
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(len(gpu_names()) < 2, reason="needs two NVIDIA GPUs")]
+pytestmark = NEEDS_TWO
 
 RANKS, GUILTY = 2, 1
 NOT_WAITED = """    if each.sent.numel() == 1048583:

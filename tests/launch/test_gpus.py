@@ -12,7 +12,7 @@ import pytest
 from gpucheck.host.accelerators import TorchBuild
 from gpucheck.host.node_gpus import architectures, free_memory, places
 from gpucheck.launch import gpus
-from gpucheck.launch.gpus import Choice, Found, choose, find, gpu_names
+from gpucheck.launch.gpus import Choice, Found, choose, find
 from gpucheck.model.errors import InfrastructureError, UsageError
 
 CUDA, CPU = TorchBuild("2.11.0", "13.0"), TorchBuild("2.13.0+cpu")
@@ -71,7 +71,6 @@ def test_gpus_that_can_be_used_are_used(node: Node) -> None:
     assert choose("auto", None) == choose("cuda", 2) == Choice("cuda", 2)
     assert choose("auto", 1, expected=2) == Choice("cuda", 1)
     assert "--nproc 3 asks for more ranks than the 2" in refused("auto", 3)
-    assert gpu_names() == ["NVIDIA H200"] * 2
 
 
 def test_a_machine_that_speaks_of_no_gpu_runs_on_the_cpu_and_says_why(node: Node, torch: Torch) -> None:
@@ -79,7 +78,7 @@ def test_a_machine_that_speaks_of_no_gpu_runs_on_the_cpu_and_says_why(node: Node
     assert gpus.find() == Found()
     assert choose("auto", 2) == Choice("cpu", 2, "no GPU is visible and nothing here speaks of one")
     torch(None)
-    assert choose("auto", None).device == "cpu" and gpu_names() == []
+    assert choose("auto", None).device == "cpu"
     assert "--device cuda: no GPU" in refused("cuda", None)
 
 
@@ -149,7 +148,6 @@ def test_a_torch_that_cannot_use_the_gpus_that_are_there_is_told(node: Node, tor
         torch(build)
         message = refused("auto", None)
         assert f"{build.words} and cannot use the GPU(s) here" in message and "GPU 0, GPU 1, GPU 2, GPU 3" in message
-        assert gpu_names() == []
 
 
 @pytest.mark.parametrize("value", ["7", "GPU-9999", "0,7", "0,0", "MIG-9999", "NoDevFiles"])

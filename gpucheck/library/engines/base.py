@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 from traceback import walk_tb
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from gpucheck.library.engines.served_model import ServedModel
     from gpucheck.model.plan import PlannedEngine
 
-DEPTHS = ("model", "module", "method", "functions")
-"""How much of an engine's own code is called, the most first: its whole model; the model's block of experts with its
-loader and router; the quantization method with its loading and forward; the functions that swizzle and compute."""
 HELD = {
     "up": "weights of the first product",
     "up_scale": "scales of the first product",
@@ -120,9 +118,14 @@ class State:
 
 @dataclass
 class Facts:
-    """What a record says of an engine's part in a case, see :class:`gpucheck.model.record.EnginePart`."""
+    """What a record says of an engine's part in a case, see :class:`gpucheck.model.record.EnginePart`.
 
-    depth: str = ""  # one of DEPTHS
+    The depth is how much of its own code is called, the most first: its whole ``model``; the model's block of experts
+    with its loader and router, a ``module``; the quantization ``method`` with its loading and forward; the
+    ``functions`` that swizzle and compute.
+    """
+
+    depth: str = ""
     lacking: list[str] = field(default_factory=list)  # what a deeper entry needs and this release does not have
     backend: str = ""  # what the engine chose, in its own words
     configuration: str = ""  # of a kernel of its own: the file of tuned ones that it is from, or default, and values
@@ -292,6 +295,16 @@ class Engine(ABC):
         self.planned, self.library, self.device = planned, library, device
         self.stand_ins: list[str] = []
         self._before = library_functions()
+
+    def import_from(self, root: Path) -> None:
+        """Imports the package itself, and raises ImportError where it is another than the one below ``root``."""
+        place = Path(import_module(self.name).__file__ or "").resolve()
+        if root.resolve() not in place.parents:
+            raise ImportError(f"it was imported from {place}, expected from {root}")
+
+    def new_folder(self) -> str:
+        """For what is kept beside the cases."""
+        return mkdtemp(prefix=f"gpucheck-{self.name}-", dir=Engine.scratch)
 
     def left_behind(self) -> list[str]:
         """What the engine has changed in the library so far, for all later calls of the process."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -117,10 +116,7 @@ class Sglang(Engine):
                 sglang_stand_ins.layer_norms(self.stand_ins, root)
                 sglang_stand_ins.image_operators(self.stand_ins)
                 stack.enter_context(sglang_stand_ins.without_cuda(self.stand_ins))
-            sglang = import_module("sglang")
-            place = Path(sglang.__file__ or "").resolve()
-            if root.resolve() not in place.parents:
-                raise ImportError(f"it was imported from {place}, expected from {root}")
+            self.import_from(root)
             if self.device.type == "cpu" or find_spec("flashinfer") is None:
                 sglang_stand_ins.machine(self._capability(), self.stand_ins)
             for module in (MODEL, "sglang.srt.model_loader.loader", "sglang.srt.layers.quantization.mxfp4"):
@@ -133,9 +129,12 @@ class Sglang(Engine):
         major, minor = torch.cuda.get_device_capability(self.device if self.device.type == "cuda" else None)
         return major, minor
 
-    def loaded(self, sizes: Sizes, state: State) -> ModelBlock:
+    def _require_library(self) -> None:
         if self._capability()[0] == 10:
             raise Inapplicable("sglang computes these experts by flashinfer_mxfp4 on sm_100, not by triton_kernels")
+
+    def loaded(self, sizes: Sizes, state: State) -> ModelBlock:
+        self._require_library()
         if sizes.ep > 1:
             raise Inapplicable("sglang computes experts that ranks share by something else than triton_kernels")
         self._configure()
@@ -162,8 +161,7 @@ class Sglang(Engine):
         return sglang_kernels.SglangFusedExperts(sizes, up, down, share, place, tokens, self.stand_ins)
 
     def model(self, config: Mapping[str, Any], state: Mapping[str, Tensor], place: Place) -> ServedModel:
-        if self._capability()[0] == 10:
-            raise Inapplicable("sglang computes these experts by flashinfer_mxfp4 on sm_100, not by triton_kernels")
+        self._require_library()
         if missing := base.missing_names(sglang_decoder.NEEDS):
             raise Inapplicable(f"sglang {self.planned['version']} has no {missing}, which gpucheck calls a model with")
         self._configure()
@@ -201,7 +199,7 @@ class Sglang(Engine):
         it. They are made without waiting for other ranks, so one that is late or gone stops nobody.
         """
         state = import_module("sglang.srt.distributed.parallel_state")
-        meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-sglang-", dir=Engine.scratch), "meeting")
+        meeting = os.path.join(self.new_folder(), "meeting")
         with _world_of_one():  # one rank never communicates, so gloo serves on GPUs
             state.init_distributed_environment(1, 0, f"file://{meeting}", self.device.index or 0, backend="gloo")
             state.initialize_model_parallel(backend="gloo")

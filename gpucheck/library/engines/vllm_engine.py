@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -94,7 +93,7 @@ class Vllm(Engine):
 
     def __init__(self, planned: PlannedEngine, library: Adapter, device: torch.device) -> None:
         super().__init__(planned, library, device)
-        os.environ.setdefault("VLLM_CACHE_ROOT", tempfile.mkdtemp(prefix="gpucheck-vllm-", dir=Engine.scratch))
+        os.environ.setdefault("VLLM_CACHE_ROOT", self.new_folder())
         root = Path(planned["root"])
         try:
             if not planned["installed"]:
@@ -114,10 +113,7 @@ class Vllm(Engine):
         return f"path:{held}" if (held / "triton_kernels").is_dir() else ""
 
     def _import(self, root: Path) -> None:
-        vllm = import_module("vllm")
-        place = Path(vllm.__file__ or "").resolve()
-        if root.resolve() not in place.parents:
-            raise ImportError(f"it was imported from {place}, expected from {root}")
+        self.import_from(root)
         if self.device.type == "cpu":
             self._stand_in_platform()
         if not import_module("vllm.triton_utils").HAS_TRITON:
@@ -139,9 +135,6 @@ class Vllm(Engine):
             torch.library.define(f"_C::{name}", "(int cuda_device_capability) -> bool")
             torch.library.impl(f"_C::{name}", "default", lambda capability: False)
             self.stand_ins.append(f"torch.ops._C.{name} answers no")
-
-    def loaded(self, sizes: Sizes, state: State) -> ModelBlock:
-        return self._deepest(sizes, state, Facts())
 
     def fused_experts(
         self, sizes: Sizes, up: Tensor, down: Tensor, share: Share | None, place: Place, tokens: int, entry: str
@@ -192,8 +185,9 @@ class Vllm(Engine):
         facts.left_behind = self.left_behind()
         return model
 
-    def _deepest(self, sizes: Sizes, state: State, facts: Facts) -> ModelBlock:
+    def loaded(self, sizes: Sizes, state: State) -> ModelBlock:
         """The block through the deepest entry whose names this release has; what fails then is the engine's fault."""
+        facts = Facts()
         for depth, needed in (("module", MODEL_NEEDS), ("method", vllm_parts.METHOD_NEEDS)):
             missing = base.missing_names(needed)
             if missing:
@@ -251,7 +245,7 @@ class Vllm(Engine):
             state._WORLD = state.init_world_group([rank], local, "gloo")
             state._NODE_COUNT = 1
         else:
-            meeting = os.path.join(tempfile.mkdtemp(prefix="gpucheck-vllm-", dir=Engine.scratch), "meeting")
+            meeting = os.path.join(self.new_folder(), "meeting")
             state.init_distributed_environment(1, 0, f"file://{meeting}", local, backend="gloo")
         state.initialize_model_parallel(1, 1, backend="gloo")  # one rank never communicates, so gloo serves on GPUs
         self._joined = True

@@ -48,8 +48,8 @@ def cache_folder(machine: Machine) -> Path:
 def look(machine: Machine) -> list[Line]:
     """The lines of the cache."""
     folder = cache_folder(machine)
-    lines = [_writable(folder)]
     base = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    lines = [_writable(folder, base)]
     free = machine.free(base)
     if free is not None:
         advice = "make room, or put the cache elsewhere with TRITON_CACHE_DIR"
@@ -61,8 +61,7 @@ def look(machine: Machine) -> list[Line]:
     return lines
 
 
-def _writable(folder: Path) -> Line:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+def _writable(folder: Path, existing: Path) -> Line:
     if not existing.is_dir():
         advice = "remove it, or put the cache elsewhere with TRITON_CACHE_DIR"
         return fail("folder", f"{folder}: {existing} is no folder", advice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from pathlib import Path
 
 from gpucheck.host.control_group import UNLIMITED, cpu_quota, memory_limit
 from gpucheck.host.text_file import text_of
@@ -38,11 +37,6 @@ def _memory(machine: Machine) -> Line:
     if free < MEMORY_NEEDED:
         return fail("memory", value, advice)
     return ok("memory", value) if free >= MEMORY_WANTED else warn("memory", value, advice)
-
-
-def _number(path: Path) -> int | None:
-    text = text_of(path).strip()
-    return int(text) if text.isdigit() else None
 
 
 def _shm(machine: Machine) -> Line:

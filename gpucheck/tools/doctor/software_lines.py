@@ -105,22 +105,16 @@ def _compilers(machine: Machine, triton: Path) -> list[Line]:
     wanted = machine.environ.get("CC")
     compiler = shutil.which(wanted, path=search) if wanted else shutil.which("gcc", path=search)
     compiler = compiler or (None if wanted else shutil.which("clang", path=search))
-    lines = []
-    if compiler:
-        lines.append(ok("C compiler", compiler))
-    else:
-        advice = "install gcc, or name a compiler in CC: Triton builds a small C module before its first launch"
-        lines.append(fail("C compiler", f"CC={wanted} is not there" if wanted else "neither gcc nor clang", advice))
+    missing = f"CC={wanted} is not there" if wanted else "neither gcc nor clang"
+    c_module = "install gcc, or name a compiler in CC: Triton builds a small C module before its first launch"
     headers = Path(sysconfig.get_paths()["include"])
-    if (headers / "Python.h").is_file():
-        lines.append(ok("Python headers", str(headers)))
-    else:
-        advice = "install the headers of this Python (python3-dev): Triton's C module includes them"
-        lines.append(fail("Python headers", f"no Python.h in {headers}", advice))
+    package = "install the headers of this Python (python3-dev): Triton's C module includes them"
     ptxas = Path(machine.environ.get("TRITON_PTXAS_PATH") or triton / "backends/nvidia/bin/ptxas")
-    if ptxas.is_file():
-        lines.append(ok("ptxas", str(ptxas)))
-    else:
-        advice = "unset TRITON_PTXAS_PATH, or install the Triton wheel again: it brings a ptxas of its own"
-        lines.append(fail("ptxas", f"there is no {ptxas}", advice))
-    return lines
+    wheel = "unset TRITON_PTXAS_PATH, or install the Triton wheel again: it brings a ptxas of its own"
+    return [
+        ok("C compiler", compiler) if compiler else fail("C compiler", missing, c_module),
+        ok("Python headers", str(headers))
+        if (headers / "Python.h").is_file()
+        else fail("Python headers", f"no Python.h in {headers}", package),
+        ok("ptxas", str(ptxas)) if ptxas.is_file() else fail("ptxas", f"there is no {ptxas}", wheel),
+    ]

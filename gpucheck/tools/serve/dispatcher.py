@@ -286,11 +286,9 @@ class Slot(threading.Thread):
             shutil.rmtree(folder, ignore_errors=True)
         if ended.died:
             self.dispatcher.end_orphans()
-        suspicious = ended.code not in (0, 1, 2) or ended.stuck or answer.status >= 500 or self._faulty(answer)
+        faulty = answer.status >= 500 or bool(answer.metadata.get("crashed"))
+        suspicious = ended.code not in (0, 1, 2) or ended.stuck or faulty
         self.dispatcher.done(self, task, answer, ended, doubtful=bool(suspicious) and not self.dispatcher.closing)
-
-    def _faulty(self, answer: Answer) -> bool:
-        return bool(answer.metadata.get("crashed"))
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -89,7 +89,7 @@ class Evaluator:
         """Starts the process where there is none."""
         if self._process is not None and self._process.poll() is None:
             return
-        self._close()
+        self.close()
         ours, theirs = socket.socketpair()
         with open(self._log, "ab") as log, theirs, starting:
             self._process = subprocess.Popen(
@@ -122,7 +122,7 @@ class Evaluator:
             "command": list(command),
             "folder": str(folder),
             "environment": environment,
-            "limits": limits.to_json(),
+            "limits": asdict(limits),
             "uuid": self.uuid,
             "hidden": str(self._state) if self.confined else "",
         }
@@ -135,7 +135,7 @@ class Evaluator:
                     send(self._connection, {"stop": self._stops[name], "name": name})
             answer = receive(self._connection)
         except (EOFError, OSError, ValueError):
-            self._close()
+            self.close()
             return Ended(died=True, stopped=self._stops.pop(name, ""))
         stopped = self._stops.pop(name, "")
         return Ended(
@@ -176,11 +176,7 @@ class Evaluator:
                 send(self._connection, {"stop": why, "name": name})
 
     def close(self) -> None:
-        """Ends the process and all that runs in it."""
-        self._close()
-
-    def _close(self) -> None:
-        """Closing the connection ends what runs; a process that does not end with it is killed."""
+        """Ends the process and all that runs in it, by closing the connection; one that does not end then is killed."""
         connection, self._connection = self._connection, None
         process, self._process = self._process, None
         if connection is not None:

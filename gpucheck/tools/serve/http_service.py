@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +23,12 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 import gpucheck
 from gpucheck.host.processes import resident
 from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.report.formats.prometheus import text
 from gpucheck.tools.serve import kernelgym, tritonforge
 from gpucheck.tools.serve.access import Access, PatientProtocol
 from gpucheck.tools.serve.device_pool import Device, DeviceState
 from gpucheck.tools.serve.dispatcher import Dispatcher
-from gpucheck.tools.serve.service_metrics import metrics
+from gpucheck.tools.serve.service_metrics import families
 from gpucheck.tools.serve.service_options import ServiceOptions
 from gpucheck.tools.serve.task_answers import Service
 from gpucheck.tools.serve.task_store import TaskStore
@@ -96,8 +98,7 @@ def application(dispatcher: Dispatcher) -> FastAPI:
         description="Evaluates kernels against reference code, in the wire formats of TritonForge and KernelGYM.",
     )
 
-    def health() -> dict[str, Any]:
-        return _health(dispatcher)
+    health = partial(_health, dispatcher)
 
     @app.get("/")
     async def root() -> dict[str, Any]:
@@ -125,7 +126,7 @@ def application(dispatcher: Dispatcher) -> FastAPI:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
         """The state of the service for Prometheus."""
-        return PlainTextResponse(metrics(dispatcher), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(text(families(dispatcher)), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Any, error: RequestValidationError) -> JSONResponse:

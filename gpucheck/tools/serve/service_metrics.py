@@ -5,17 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from gpucheck.report.formats.prometheus import Family, text
+from gpucheck.report.formats.prometheus import Family
 from gpucheck.tools.serve.device_pool import DeviceState
 from gpucheck.tools.serve.dispatcher import Dispatcher
 
 
-def metrics(dispatcher: Dispatcher) -> str:
-    """The text of the answer."""
-    return text(_families(dispatcher))
-
-
-def _families(dispatcher: Dispatcher) -> Iterator[Family]:
+def families(dispatcher: Dispatcher) -> Iterator[Family]:
+    """All that the answer holds."""
     counts = dispatcher.store.counts()
     yield "serve_tasks", "Tasks on disk, by state.", [({"state": state}, float(n)) for state, n in counts.items()]
     done = [({"verdict": verdict or "none"}, float(n)) for verdict, n in sorted(dispatcher.evaluated.items())]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 MIB, GIB = 1 << 20, 1 << 30
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -23,10 +22,6 @@ class Limits:
     processes: int = 256  # at one time
     output: int = 16 * MIB  # bytes that its processes print
     files: int = 4 * GIB  # bytes in its scratch folder
-
-    def to_json(self) -> dict[str, Any]:
-        """The plain form, for the process that watches the limits."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
