@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
@@ -244,7 +245,7 @@ class Reference:
 
     def _in_its_own_dtype(self, inputs: Mapping[str, Tensor]) -> Tensors:
         """The outputs of the model as it is; what it draws at random is kept, for its further calls."""
-        with problems_own("Model"), seeded(self._seed), self._draws:
+        with problems_own("Model"), seeded(self._seed), _open_cells(self._model, self._device), self._draws:
             own = named(self._fresh(inputs, wide=False)())
         unknown = [f"{name} is {value.dtype}" for name, value in own.items() if value.is_complex()]
         if unknown:
@@ -271,6 +272,10 @@ class Reference:
             for axis, names in _divisions(given, values):
                 with suppress(Inseparable):
                     return self._in_parts(values, generator, axis, names, size)
+        elif size * sampled_bounds.SAMPLES <= PART[kind]:
+            for axis, names in islice(_divisions(given, values), 1):
+                with suppress(Inseparable):
+                    return self._in_copies(values, generator, axis, names)
         return self._noisy(values, self._inputs, Normal(generator, stocked=stocked))
 
     def _in_parts(
@@ -310,6 +315,44 @@ class Reference:
             torch.set_num_threads(threads)  # a thread that begins has as many as were set last
             self._shared = {}
         return squares, longest
+
+    def _in_copies(
+        self, values: Tensors, generator: torch.Generator, axis: int, names: Collection[str]
+    ) -> tuple[Tensors, int]:
+        """As :meth:`_squares`, in two calls: a run by itself, then all others as copies of inputs along an axis.
+
+        Small operations take as long as it takes to call them. The last copy has other inputs, which shows whether
+        copies have a part in each other's values, and each one has the values of the whole without noise.
+
+        Raises:
+            Inseparable: they have not, or some noise is not drawn for each copy.
+        """
+        noise, count = Normal(generator), sampled_bounds.SAMPLES
+        others = self._draw_others()
+        if any(others[name].shape != self._inputs[name].shape for name in names):
+            raise Inseparable
+        side_by_side = {k: torch.cat([self._inputs[k]] * (count - 1) + [others[k]], axis) for k in names}
+        try:
+            alone, run = self._call(self._inputs, noise, None)
+            mode, runs = self._call({**self._inputs, **side_by_side}, noise, None)
+            clean = self._wide({**self._inputs, **side_by_side})
+        except (UsageError, torch.cuda.OutOfMemoryError) as error:
+            raise Inseparable from error
+        if self._writes or mode.noised != [count * each for each in alone.noised]:
+            raise Inseparable
+        squares = {name: torch.zeros_like(value) for name, value in values.items()}
+        for name, value in values.items():
+            extent = value.shape[axis]
+            shape = [count * extent if number == axis else each for number, each in enumerate(value.shape)]
+            if any(list(made[name].shape) != shape for made in (runs, clean) if name in made):
+                raise Inseparable
+            each_run = [run[name], *runs[name].split(extent, axis)[:-1]]
+            for other in each_run:
+                sampled_bounds.add_square(squares[name], value, other)
+            copies = clean[name].split(extent, axis)[:-1]
+            if any(sampled_bounds.differs(value, copy, squares[name]) for copy in copies):
+                raise Inseparable
+        return squares, max(alone.longest, mode.longest)
 
     def _part(self, values: Tensors, inputs: Mapping[str, Tensor], squares: Tensors, noise: Normal) -> int:
         """Adds to the squares of a part, which has these values in the whole; gives the terms of the longest sum."""
@@ -357,7 +400,8 @@ class Reference:
     ) -> tuple[Wide, Tensors]:
         model = self._fresh(inputs, wide=True)
         shared = [(each, each.data_ptr()) for each in (*self._wide_weights.values(), *self._shared.values())]
-        with Wide(self._dtype, noise, product, self._draws, self._precision) as mode:
+        cells = _open_cells(self._model, self._device) if noise or product else nullcontext()
+        with cells, Wide(self._dtype, noise, product, self._draws, self._precision) as mode:
             result = {name: value.to(self._device) for name, value in named(model()).items()}
         if any(place in mode.written or place != each.data_ptr() for each, place in shared):
             self._writes = True
@@ -381,7 +425,7 @@ class Reference:
         values = unpack("input", {**held, **copies})
 
         def run() -> Any:
-            with problems_own("Model"), redirected(self._device), _open_cells(model, self._device):
+            with problems_own("Model"), redirected(self._device):
                 return call(model, values)
 
         return run

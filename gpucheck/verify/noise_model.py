@@ -95,18 +95,29 @@ class RandomDraws(TorchDispatchMode):
 def _drawn_before(func: Any, args: Any, drawn: Any) -> Any:
     """The result of an operation that draws at random, with the numbers that were drawn before.
 
+    Where it is asked for a multiple of them along an axis, for as many copies of the same inputs, each copy has them.
+
     Raises:
         UnknownOperation: what it draws does not show in its result.
     """
     name = func._schema.name.removeprefix("aten::")
     if name == "native_dropout":
-        kept = args[0] * drawn[1]
+        mask = _of_copies(drawn[1], args[0].shape)
         scale = 1 / (1 - args[1]) if args[2] is not False and args[1] < 1 else 1.0
-        return kept * scale, drawn[1]
+        return args[0] * mask * scale, mask
     if not isinstance(drawn, Tensor) or name.startswith(("rrelu", "_")):
         raise UnknownOperation(f"{name}, which draws at random")
-    wide = _widened(drawn)
+    asked = next((each for each in args if isinstance(each, (Tensor, list, tuple))), drawn)
+    wide = _of_copies(_widened(drawn), asked.shape if isinstance(asked, Tensor) else asked)
     return args[0].copy_(wide) if func._schema.is_mutable else wide
+
+
+def _of_copies(drawn: Tensor, shape: Sequence[int]) -> Tensor:
+    """Numbers, again and again along each axis that is a multiple of theirs; as they are where the shape is no such."""
+    if len(shape) != drawn.ndim or any(not own or asked % own for own, asked in zip(drawn.shape, shape, strict=True)):
+        return drawn
+    times = [asked // own for own, asked in zip(drawn.shape, shape, strict=True)]
+    return drawn if set(times) <= {1} else drawn.repeat(times)
 
 
 class Wide(TorchDispatchMode):
@@ -129,6 +140,7 @@ class Wide(TorchDispatchMode):
         """
         super().__init__()
         self.longest = 1  # terms of the longest sum so far
+        self.noised: list[int] = []  # how many numbers of noise were drawn, each time
         self.written: set[int] = set()  # addresses of the memory that operations wrote to beside that of their results
         self._noise = noise
         self._product = product
@@ -176,6 +188,7 @@ class Wide(TorchDispatchMode):
         product, self._product = self._product, None  # none but the first operation that errs
         if product is not None and product.known:
             assert self._noise is not None
+            self.noised.append(0)
             result: Any = product.draw(self._noise, operands)
         else:
             given = list(args)
@@ -204,6 +217,7 @@ class Wide(TorchDispatchMode):
 
     def _draw(self, like: Tensor, mean: float, deviation: float) -> Tensor:
         assert self._noise is not None
+        self.noised.append(like.numel())
         return self._noise.draw(like.shape, mean, deviation)
 
 
@@ -231,10 +245,10 @@ def _wide_ones(value: Any) -> Any:
 
 _MOVES = (
     "where masked_fill masked_fill_ gather scatter index index_select index_put index_put_ take cat stack embedding "
-    "tril triu copy copy_ clone contiguous roll flip repeat rot90 im2col constant_pad_nd reflection_pad1d "
-    "reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle "
-    "_unsafe_view _reshape_alias unsafe_split unsafe_split_with_sizes split_copy unfold_copy masked_scatter "
-    "masked_select"
+    "transpose_ t_ squeeze_ unsqueeze_ tril triu copy copy_ clone contiguous roll flip repeat rot90 im2col "
+    "constant_pad_nd reflection_pad1d  reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle "
+    "pixel_unshuffle channel_shuffle  _unsafe_view _reshape_alias unsafe_split unsafe_split_with_sizes split_copy "
+    "unfold_copy masked_scatter  masked_select"
 )
 _COMPARES = (
     "max min amax amin argmax argmin maximum minimum aminmax clamp clamp_ clamp_min clamp_max relu relu_ hardtanh "

@@ -197,6 +197,60 @@ def test_a_right_output_is_gone_through_once_and_a_wrong_one_is_noticed_at_its_f
     assert [found.wrong for found in judge.judge({"out": right}, {"out": expected}, {}).mismatches] == [1]
 
 
+def _weight_norm(self: Any, x: Any) -> Any:
+    return x @ (self.weight / self.weight.norm())
+
+
+def _recurrent(self: Any, x: Any) -> Any:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return nn.GRU(EXTENT, 3, batch_first=True).to(x.dtype)(x[:, None])[0]
+
+
+@pytest.mark.parametrize(
+    ("compute", "apart"),
+    [
+        (lambda self, x: F.gelu(x @ self.weight), True),
+        (lambda self, x: torch.softmax(x, 1), True),
+        (lambda self, x: F.dropout(x @ self.weight, 0.3), True),
+        (lambda self, x: x * torch.rand(EXTENT, x.shape[0]).T / 3, True),
+        (_recurrent, True),
+        (lambda self, x: F.batch_norm(x @ self.weight, None, None, training=True), False),  # rows have a part in others
+        (lambda self, x: x / 3 + x.mean() * 1e-9, False),
+        (lambda self, x: x / 3 + torch.arange(x.shape[0])[:, None] * 1e-9, False),  # where a row lies matters
+        (lambda self, x: x / 3 + torch.arange(EXTENT)[:, None], False),  # it must be that many
+        (_weight_norm, False),  # its error would be the same in all copies
+        (in_place, False),
+    ],
+)
+def test_a_small_problem_has_the_bounds_from_copies_that_it_has_run_by_run(
+    compute: Any, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, seen = module_of(compute)
+    took: list[bool] = []
+    original = Reference._in_copies
+
+    def noted(self: Any, *given: Any) -> Any:
+        found = original(self, *given)
+        took.append(True)
+        return found
+
+    def refused(*_: Any) -> Any:
+        raise Inseparable
+
+    monkeypatch.setattr(Reference, "_in_copies", noted)
+    copies = reference(module)["out"]
+    assert took == [True] * apart and (max(seen) == sampled_bounds.SAMPLES * EXTENT * EXTENT or not apart)
+    assert len(seen) == 6 or not apart, "as it is, its values, others, a run, all other runs, without noise"
+    monkeypatch.setattr(Reference, "_in_copies", refused)
+    runs = reference(module)["out"]
+    assert torch.equal(copies.estimate.value, runs.estimate.value)
+    error, other = copies.estimate.error, runs.estimate.error
+    assert error is not None and other is not None
+    rel = 0.08 if apart else 0.6
+    assert float((error.square().mean() / other.square().mean()).sqrt()) == pytest.approx(1, rel=rel)
+
+
 def test_sizes_are_found_without_torchs_compiler(tmp_path: Path) -> None:
     """Its eight hundred modules take a second, in the process that all processes of a pair wait for."""
     (tmp_path / "problem.py").write_text(
