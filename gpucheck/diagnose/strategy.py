@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from gpucheck.diagnose.answers import FEWEST, Answers, kinds, regular
 from gpucheck.diagnose.causes import out_of_bounds
-from gpucheck.diagnose.causes.common import launched_on_other_stream
+from gpucheck.diagnose.causes.common import launched_on_other_stream, on_one_stream
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEAT, REPEATS, those
 from gpucheck.model.record import Outcome
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
+
+ALONE = 2  # fresh processes that a case has for itself before it shares some with others that fail every time
 
 
 def worth_a_process(name: ExperimentName, seen: Answers, possible: frozenset[ExperimentName]) -> bool:
@@ -47,6 +49,18 @@ def settled(seen: Answers, possible: frozenset[ExperimentName]) -> bool:
 def wants_control(name: ExperimentName, seen: Answers) -> bool:
     """Whether the unchanged case is to run once more: what went away by itself would stay away then, too."""
     return name != REPEAT and bool(seen.processes(name)) and seen.separates(name)
+
+
+def fails_always(seen: Answers) -> bool:
+    """Whether a case failed alike in as many fresh processes of its own as it takes for it to share further ones."""
+    return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
+
+
+def one_stream(seen: Answers) -> bool:
+    """Whether a case gave the same wrong bits in each process, all on one stream, and fresh ones had made no other."""
+    alone, bits = seen.processes(REPEAT), seen.failure.bits
+    same = seen.deterministic and bool(bits) and all(each.bits == bits and each.streams == 0 for each in alone)
+    return same and all(map(on_one_stream, (seen.failure, *alone)))
 
 
 def further_repeats(seen: Answers, ranks: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 
 from gpucheck.model.plan import Step
@@ -28,6 +28,7 @@ class ExperimentProcess:
     after: tuple[int, ...] = ()  # steps that the process runs before
     own: bool = False  # its files are made for it and go with it
     known: bool = False  # one call is enough where it gives the bits of the failure
+    queues: int = 0  # see ``Setup.queues``
 
 
 Follow = Callable[[ExperimentProcess], Sequence[ExperimentProcess]]
@@ -103,10 +104,29 @@ class ExperimentPool:
                             take(unasked.pop(early), early)
         return silent
 
-    def _one(self, process: ExperimentProcess) -> Record | None:
+    def share(self, tasks: Sequence[Sequence[ExperimentProcess]]) -> list[ExperimentProcess]:
+        """Runs tasks side by side, each in one process: cases that may share it, one after the other.
+
+        Returns:
+            Those that gave no answer.
+        """
+        silent: list[ExperimentProcess] = []
+        with ThreadPoolExecutor(len(self._runners), "experiment") as threads:
+            started = {threads.submit(self._in_turn, task): task for task in tasks}
+            for ended in as_completed(started):
+                for process, record in zip(started[ended], ended.result(), strict=True):
+                    silent += [process] if record is None else []
+                    if record is not None:
+                        self._take(process, record)
+        return silent
+
+    def _in_turn(self, task: Sequence[ExperimentProcess]) -> list[Record | None]:
         runner = self._idle.get()
         try:
-            return self._make(process, runner)
+            return [self._make(process, runner) for process in task]
         finally:
             runner.child.retire()
             self._idle.put(runner)
+
+    def _one(self, process: ExperimentProcess) -> Record | None:
+        return self._in_turn([process])[0]

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 from gpucheck.diagnose.answers import Answers, again, serves, way
 from gpucheck.diagnose.experiment_list import BLOCKING, EXPERIMENTS, HISTORY, REPEAT, REPEATS, needs_pinning
-from gpucheck.diagnose.strategy import further_repeats, repeated_enough, wants_control, worth_a_process
+from gpucheck.diagnose.strategy import fails_always, further_repeats, repeated_enough, wants_control, worth_a_process
+from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.worker.supervisor.experiment_attempts import ExperimentAttempts
-from gpucheck.worker.supervisor.experiment_pool import ExperimentProcess
+from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess
 
 MOST_CASES = 64  # of a rank
 MOST_PINNED = 16  # of a rank
 PIN_SECONDS = 20.0  # within which a case that hung or lost its device shows where, in a process of its own
-ALONE = 2  # fresh processes that a case has for itself before it shares some with others that fail every time
 SPOILING = 8  # processes in which cases before this one must spoil it
 Way = tuple[str, tuple[str, ...]]
 Pair = tuple[Record, Record]
@@ -96,11 +96,11 @@ class Experiments(ExperimentAttempts):
         """What else is asked of a case that fails every time, whatever these processes answer; slow ones first.
 
         Args:
-            ahead: as if the first process in which it is repeated had failed in the same way; without what other ranks
-                might make, since only one that fails every time takes that on.
+            ahead: as if the first process in which it is repeated had failed in the same way, and made no stream;
+                without what other ranks might make, since only one that fails every time takes that on.
         """
         seen = self._seen(record)
-        seen = replace(seen, tried={**seen.tried, REPEAT: [record]}) if ahead else seen
+        seen = replace(seen, tried={**seen.tried, REPEAT: [replace(record, streams=0)]}) if ahead else seen
         if not seen.deterministic:
             return []
         possible = self._possible(record)
@@ -181,26 +181,31 @@ class Experiments(ExperimentAttempts):
         """Runs one more process of an experiment for each case.
 
         Cases that fail every time share a process, and each one is the first at its turn, where they are too many to
-        have one each at once. Others run alone, so that nothing that ran before can matter.
+        have one each at once, or known. Others run alone, so that nothing that ran before can matter.
 
         Args:
             known: one call is enough where it gives the wrong bits that all before gave.
         """
-        shared = [record for record in records if name != REPEAT or self._fails_always(record)]
+        shared = [record for record in records if name != REPEAT or fails_always(self._seen(record))]
         own = [self._process_for(record, name) for record in records if record not in shared]
-        if 1 < len(self._runners) >= len(shared):
-            own += [replace(self._process_for(record, name), known=known) for record in shared]
+        if 1 < len(self._runners) >= len(shared) and not known:
+            own += [self._process_for(record, name) for record in shared]
             shared = []
         self._at_once(own)
         self.runner.child.retire()
-        first = turn % max(1, len(shared))
-        for record in (*shared[first:], *shared[:first]):
+        made = [replace(self._process_for(record, name), known=known) for record in _rotated(shared, turn)]
+        for process in _by_setup(made):
             if self._open():
-                self._try(replace(self._process_for(record, name), known=known), fresh=False)
+                self._try(process, fresh=False)
 
-    def _fails_always(self, record: Record) -> bool:
-        seen = self._seen(record)
-        return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
+    def _shared_at_once(self, tasks: Sequence[Sequence[Record]]) -> None:
+        """Repeats cases that fail every time, side by side: those of a task one after the other in one process."""
+        made = [[replace(self._process_for(record, REPEAT), known=True) for record in task] for task in tasks]
+        apart = [list(group) for task in made for _, group in itertools.groupby(_by_setup(task), _setup)]
+        self.runner.child.retire()
+        for process in ExperimentPool(self._runners, self._made_beside, self._take).share(apart):
+            if self._open():
+                self._try(process)
 
     def _repeat_further(self, chosen: Sequence[Record]) -> list[Record]:
         """Repeats what all ranks of the node get wrong alike, until a fault of most processes is ruled out.
@@ -221,13 +226,13 @@ class Experiments(ExperimentAttempts):
 
         turn = 0
         while self._open() and (wanted := [record for record in alike if left(record) > 0]):
-            room = max(1, len(self._runners) // len(wanted))
             same = [record for record in wanted if self._seen(record).deterministic]
-            others = [record for record in wanted if record not in same]
-            often = {r.step: min(room, left(r)) if self._beside(r, REPEAT) else 1 for r in same}
-            self._once_each([r for r in same for _ in range(often[r.step])], REPEAT, turn, known=True)
-            self._once_each(others, REPEAT, turn)
-            turn += 1
+            beside = [record for record in same if self._beside(record, REPEAT)]
+            tasks = [[each for each in beside if left(each) > number] for number in range(len(self._runners))]
+            self._shared_at_once([_rotated(task, turn + number) for number, task in enumerate(tasks) if task])
+            self._once_each([record for record in same if record not in beside], REPEAT, turn, known=True)
+            self._once_each([record for record in wanted if record not in same], REPEAT, turn)
+            turn += len(tasks)
         return [record for record in alike if further[record.step] and not self._seen(record).deterministic]
 
     def _replay_history(self, record: Record) -> None:
@@ -254,6 +259,23 @@ class Experiments(ExperimentAttempts):
             shortest = shortest[:1]
         while len(self._seen(record).after.get(shortest, ())) < SPOILING and spoils(shortest):
             pass
+
+
+def _rotated(records: Sequence[Record], turn: int) -> list[Record]:
+    """The records in their order, another one first at each turn."""
+    first = turn % max(1, len(records))
+    return [*records[first:], *records[:first]]
+
+
+def _setup(process: ExperimentProcess) -> tuple[Conditions, int]:
+    """What processes must agree in to be one and the same."""
+    return process.step.conditions.lifelong, process.queues
+
+
+def _by_setup(processes: Sequence[ExperimentProcess]) -> list[ExperimentProcess]:
+    """The processes in their order, those that can be one after each other."""
+    setups = [_setup(process) for process in processes]
+    return sorted(processes, key=lambda process: setups.index(_setup(process)))
 
 
 def _slow_first(process: ExperimentProcess) -> bool:
