@@ -10,6 +10,7 @@ from typing import Any
 from gpucheck.diagnose.answers import again, way
 from gpucheck.diagnose.chance import LUCK, MOST_PROCESSES, by_luck
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEAT, REPEATS, applicable
+from gpucheck.diagnose.strategy import ALONE
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
@@ -26,7 +27,7 @@ class JointExperiments:
     def __init__(self, plan: Plan, runner: ChildRunner, writer: RecordWriter, failed: Sequence[Record]) -> None:
         self.plan, self.runner, self.writer = plan, runner, writer
         self._failed = {record.step: record for record in failed}
-        self._wrong: dict[int, int] = {}  # step -> fresh processes in which it failed again
+        self._repeats: dict[int, list[dict[int, Any]]] = {}  # step -> what all ranks told of each repetition
         self._turns = 0
         self._deadline = 0.0
 
@@ -49,24 +50,43 @@ class JointExperiments:
         return ["; ".join(way(record)), *(name for name, _ in possible)]
 
     def _series(self, board: Board, steps: Mapping[int, set[str]]) -> None:
+        self._repeat(board, [step for step, possible in steps.items() if REPEAT in possible])
         for name, experiment in EXPERIMENTS.items():
             for step, possible in steps.items():
                 changed = experiment.change(self.plan.steps[step].conditions)
-                if name not in possible or changed is None:
+                if name == REPEAT or name not in possible or changed is None:
                     continue
                 made = 0
-                while self._worth(name, step, made) and self._open(board):
-                    failed = self._try(board, step, replace(self.plan.steps[step], conditions=changed), name)
-                    if failed is None or (failed and name != REPEAT):
+                while self._worth(step, made) and self._open(board):
+                    told = self._try(board, step, replace(self.plan.steps[step], conditions=changed), name)
+                    self.runner.child.retire()
+                    if told is None or _failed(told):
                         break
-                    self._wrong[step] = self._wrong.get(step, 0) + (failed and name == REPEAT)
                     made += 1
 
-    def _worth(self, name: ExperimentName, step: int, made: int) -> bool:
+    def _repeat(self, board: Board, steps: Sequence[int]) -> None:
+        """Runs cases again as they are: each by itself, and those that fail alike every time in one process after that.
+
+        Each of the latter is the first at its turn, and one that comes out otherwise is by itself from then on.
+        """
+        self.runner.child.retire()
+        for turn in range(REPEATS):
+            shared = [step for step in steps if self._fails_alike(step)]
+            first = turn % max(1, len(shared))
+            for step in (*(step for step in steps if step not in shared), *shared[first:], *shared[:first]):
+                told = self._try(board, step, self.plan.steps[step], REPEAT) if self._open(board) else None
+                if told is not None:
+                    self._repeats.setdefault(step, []).append(told)
+                if step not in shared or step == shared[first - 1]:  # the last one of them
+                    self.runner.child.retire()
+
+    def _fails_alike(self, step: int) -> bool:
+        made = self._repeats.get(step, [])
+        return len(made) >= ALONE and _failed(made[0]) and all(told == made[0] for told in made)
+
+    def _worth(self, step: int, made: int) -> bool:
         """Whether one more process can make a difference: until no answer can be luck."""
-        if name == REPEAT:
-            return made < REPEATS
-        wrong = self._wrong.get(step, 0)
+        wrong = sum(map(_failed, self._repeats.get(step, ())))
         return bool(wrong) and made < MOST_PROCESSES and (not made or by_luck(wrong, REPEATS, made) >= LUCK)
 
     def _open(self, board: Board) -> bool:
@@ -76,18 +96,24 @@ class JointExperiments:
         told = board.gather(f"experiment {self._turns}", {"go": not late and not self.runner.child.stuck})
         return told is not None and all(each["go"] for each in told.values())
 
-    def _try(self, board: Board, number: int, step: Step, name: ExperimentName) -> bool | None:
-        """Runs one process on each rank; whether any failed as it had before, None where a rank is gone."""
+    def _try(self, board: Board, number: int, step: Step, name: ExperimentName) -> dict[int, Any] | None:
+        """Runs a case on each rank, in the process at hand or a new one.
+
+        Returns:
+            Of each rank whether it failed there as it had before, and with what bits; None where a rank is gone.
+        """
         from gpucheck.worker.supervisor.judging import finished
 
-        self.runner.child.retire()
         self.writer.begin(number, name)
         record = finished(self.runner.files, self.runner.run(number, step, name))
         self.writer.result(record)
-        self.runner.child.retire()
         before = self._failed.get(number)
-        told = board.gather(f"result {self._turns}", {"failed": before is not None and again(before, record)})
-        return None if told is None else any(each["failed"] for each in told.values())
+        failed = before is not None and again(before, record)
+        return board.gather(f"result {self._turns}", {"failed": failed, "bits": record.bits})
+
+
+def _failed(told: Mapping[int, Any]) -> bool:
+    return any(each["failed"] for each in told.values())
 
 
 def chosen(plan: Plan, told: Mapping[int, Mapping[Any, Sequence[str]]]) -> dict[int, set[str]]:
