@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -51,14 +51,13 @@ def draw_inputs(module: ModuleType, seed: int, device: str = "cpu") -> dict[str,
 @cache
 def sizes(module: ModuleType) -> int:
     """Bytes of inputs, weights and outputs, found without memory; 0 where the problem's code needs real numbers."""
-    try:
-        with process_lock, torch.no_grad(), without_numbers():
+    for briefly in (True, False):
+        with suppress(Exception), process_lock, torch.no_grad(), without_numbers(briefly=briefly):
             model = call(module.Model, module.get_init_inputs())
             given = module.get_inputs()
             held = [*_tensors(given), *model.state_dict().values()]
             return sum(value.nbytes for value in (*held, *_tensors(call(model, given))))
-    except Exception:
-        return 0
+    return 0
 
 
 def _tensors(value: Any) -> list[Tensor]:

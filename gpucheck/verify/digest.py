@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from gpucheck.verify.views import pieces_of
+
 MOST_TILES = 1024
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -29,8 +31,11 @@ def integers(tensor: Tensor) -> Tensor:
 
 def differing(tensor: Tensor, other: Tensor) -> int:
     """How many elements of two tensors of one shape and dtype differ in their bits."""
-    different = integers(tensor) != integers(other)
-    return int((different.any(-1) if tensor.is_complex() else different).sum())
+    count = 0
+    for piece in pieces_of(tensor):
+        different = integers(tensor[piece]) != integers(other[piece])
+        count += int((different.any(-1) if tensor.is_complex() else different).sum())
+    return count
 
 
 def whole(*tensors: Tensor) -> str:
