@@ -291,8 +291,8 @@ class CandidateCheck(Check):
     on_gpu_only: bool = False
     """Whether references must be made with the GPU, where there is one."""
 
-    def large(self, case: Case) -> int:
-        """Bytes of its inputs, weights and outputs that are drawn on the GPU and never leave it; 0: it is not large."""
+    def large(self, case: Case, device: str) -> int:
+        """Bytes of inputs, weights and outputs that are drawn on the device, a GPU, and stay there; 0: it is not large."""
         return 0
 
     def inputs_on(self, case: Case, device: str) -> dict[str, Tensor]:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 LARGE = int(os.environ.get(LARGE_PAIR, 128 << 20))
 """Bytes of inputs, weights and outputs from which a GPU's memory is their place: files of so much take seconds."""
-WHERE = {"cpu": "float64 values of the CPU, noise drawn on the GPU", "cuda": "float64 values of this GPU"}
-"""Where a reference made with a GPU comes from."""
 SHOWN = 5  # kernels that are named where none is the candidate's own
 TRIALS = (1, 2, 3)  # where no scenario says which
 
@@ -82,10 +80,10 @@ class Problem(CandidateCheck):
     def on_gpu_only(self) -> bool:  # type: ignore[override]
         return self.source.pair.reference == "gpu"
 
-    def large(self, case: Case) -> int:
+    def large(self, case: Case, device: str) -> int:
         if self.source.pair.reference == "cpu":
             return 0
-        size = torch_model.sizes(module_of(self.source, 0))
+        size = torch_model.sizes(module_of(self.source, 0), device)
         return size if size > LARGE else 0
 
     def inputs_on(self, case: Case, device: str) -> dict[str, Tensor]:
@@ -96,17 +94,12 @@ class Problem(CandidateCheck):
     ) -> tuple[dict[str, Expected], str]:
         from gpucheck.checks import torch_reference
 
-        module, seed = module_of(self.source, 0), case.input_seed
-        values_on = "cuda" if large or self.source.pair.reference == "gpu" else "cpu"
-        if device == "cpu":
-            values_on = "cpu"
-        elif self.source.pair.reference == "auto" and not large:
-            values_on = torch_reference.cheapest(module, inputs)
+        module, seed, asked = module_of(self.source, 0), case.input_seed, self.source.pair.reference
+        values_on = "cpu" if device == "cpu" else "cuda" if large or asked == "gpu" else asked
         found = torch_reference.Reference(
             module, inputs, seed, precision=self.precision, device=device, values_on=values_on
         )
-        words = WHERE[values_on] if device != "cpu" else "float64 values of the CPU"
-        return found.expected(self.tolerance, f"{self.bound}; {words}"), words
+        return found.expected(self.tolerance, self.bound), found.where
 
     def build(self, case: Case, inputs: dict[str, Tensor]) -> None:
         torch_model.build(module_of(self.source, 1), inputs, case.input_seed, "ModelNew")

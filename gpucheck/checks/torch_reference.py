@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from gpucheck.checks.arguments import call, tensors, unpack
-from gpucheck.checks.drawn_device import redirected, without_numbers
+from gpucheck.checks.drawn_device import redirected
 from gpucheck.checks.torch_model import ON_GPU, build, draw_inputs, named, problems_own, process_lock, seeded, weights
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds, sampled_bounds
@@ -40,21 +42,32 @@ Tensors = dict[str, Tensor]
 
 CHEAP = 2e11  # floating-point operations that a CPU makes in float64 within a second or so
 FEW = 1 << 24  # numbers in inputs and weights that it goes through within a second or so
+AUTO = "auto"
+"""Values in float64 are had where that takes seconds: on the CPU, which is trusted more, or else on the GPU."""
+WHERE = {
+    ("cpu", "cpu"): "float64 values of the CPU",
+    ("cuda", "cpu"): "float64 values of the CPU, noise drawn on the GPU",
+    ("cuda", "cuda"): "float64 values of this GPU",
+}
+"""Where a reference comes from: the device of the model, and that of its values."""
 
 
-def cheapest(module: ModuleType, inputs: Mapping[str, Tensor]) -> str:
-    """Where values in float64 are had within seconds: on the CPU, which is trusted more, or else on the GPU."""
-    from torch.utils.flop_counter import FlopCounterMode
+class _Operations(TorchDispatchMode):
+    """Adds up the floating-point operations of products and convolutions."""
 
-    numbers = sum(value.numel() for value in inputs.values())
-    counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), without_numbers(), counter:
-            model = call(module.Model, unpack("init", inputs))
-            call(model, unpack("input", {k: v if k.endswith(".literal") else v.to("meta") for k, v in inputs.items()}))
-    except Exception:
-        return "cpu" if numbers <= FEW // 16 else "cuda"
-    return "cpu" if numbers <= FEW and counter.get_total_flops() <= CHEAP else "cuda"
+    flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asks torch not to import its compiler; nothing here is compiled."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 HARDLY = "other inputs change the outputs of Model by less than its rounding errors: who ignores inputs passes"
@@ -81,10 +94,12 @@ class Reference:
         inputs: what :func:`draw` gave.
         precision: the least that products may be computed in, see :func:`sampled_bounds.operand_deviation`.
         device: where the model runs as it is, and with noise.
-        values_on: where the values come from that outputs are held against; "": the same device.
+        values_on: where the values come from that outputs are held against, or AUTO, and bounds say so; "": the same
+            device.
         """
         self._device = torch.device(device)
         self._module, self._values_on = module, values_on or self._device.type
+        self._tells = bool(values_on)
         self._inputs = {name: value.to(self._device) for name, value in inputs.items()}
         self._drawn_on = str(next((value.device for value in tensors("input", inputs).values()), "cpu"))
         made_on = device if ON_GPU in inputs else "cpu"
@@ -105,6 +120,17 @@ class Reference:
         """Whether the model draws numbers itself; known once it was called."""
         return bool(self._draws.drawn)
 
+    @property
+    def where(self) -> str:
+        """Where the values come from, in words; known once outputs were asked for."""
+        return WHERE[self._device.type, self._values_on]
+
+    def _cheapest(self, flops: int) -> str:
+        """The device on which values are had within seconds."""
+        recurrent = any(isinstance(part, torch.nn.RNNBase) for part in self._model.modules())
+        numbers = sum(value.numel() for value in self._inputs.values())
+        return "cpu" if numbers <= FEW and flops <= CHEAP and not recurrent else self._device.type
+
     def expected(self, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected]:
         """The right outputs, on the device of the model.
 
@@ -116,7 +142,9 @@ class Reference:
             UsageError: no bound can be had that tells right from wrong.
         """
         with process_lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            own = self._in_its_own_dtype(self._inputs)
+            own, flops = self._in_its_own_dtype(self._inputs)
+            self._values_on = self._cheapest(flops) if self._values_on == AUTO else self._values_on
+            bound = f"{bound}; {self.where}" if self._tells else bound
             in_blocks = self._in_blocks(own, tolerance, bound)
             if in_blocks is not None:
                 return in_blocks
@@ -142,20 +170,24 @@ class Reference:
             return None
         for axis, names in _divisions(given, own):
             with suppress(Inseparable):
-                made = self._made_in_blocks(own, axis, names, size, noisy=tolerance is None)
+                made = self._made_in_blocks(own, axis, names, size, tolerance)
                 expected = _bounded(*made[:2], own, tolerance, bound, made[2])
                 if all(accepted(own[name], item) is not None for name, item in expected.items()):
                     return self._told_apart_in_block(expected, own, axis, names, made[3], stated=tolerance is not None)
         return None
 
     def _made_in_blocks(
-        self, own: Tensors, axis: int, names: Collection[str], size: int, *, noisy: bool
+        self, own: Tensors, axis: int, names: Collection[str], size: int, tolerance: Mapping[str, float] | None
     ) -> tuple[Tensors, Tensors, int, int]:
-        """Values and squares from blocks along an axis, the terms of the longest sum, and the extent of a block."""
+        """Values and squares from blocks along an axis, the terms of the longest sum, and the extent of a block.
+
+        Raises:
+            Inseparable: the first block is already far from what the model gives as a whole.
+        """
         values = {
             name: torch.empty(value.shape, dtype=torch.float64, device=self._device) for name, value in own.items()
         }
-        squares = {name: torch.zeros_like(value) for name, value in values.items()} if noisy else {}
+        squares = {name: torch.zeros_like(value) for name, value in values.items()} if tolerance is None else {}
         extent = next(iter(own.values())).shape[axis]
         step, begin, longest = max(1, extent * PART["cuda"] // size), 0, 1
         self._shared = {k: _widened(v) for k, v in tensors("input", self._inputs).items() if k not in names}
@@ -174,6 +206,11 @@ class Reference:
                     step = -(-step // 4)
                     torch.cuda.empty_cache()
                     continue
+                if not begin:
+                    part = {k: v.narrow(axis, 0, count) for k, v in own.items()}
+                    first = _bounded(block, {k: v.clone() for k, v in spread.items()}, part, tolerance, "", longest)
+                    if any(accepted(part[name], item) is None for name, item in first.items()):
+                        raise Inseparable
                 begin += count
         finally:
             self._shared = {}
@@ -243,14 +280,18 @@ class Reference:
         found = self._wide({**self._inputs, **self._draw_others()})
         return {name: value.to(own[name].dtype) for name, value in found.items()}
 
-    def _in_its_own_dtype(self, inputs: Mapping[str, Tensor]) -> Tensors:
-        """The outputs of the model as it is; what it draws at random is kept, for its further calls."""
-        with problems_own("Model"), seeded(self._seed), _open_cells(self._model, self._device), self._draws:
+    def _in_its_own_dtype(self, inputs: Mapping[str, Tensor]) -> tuple[Tensors, int]:
+        """The outputs of the model as it is, and its floating-point operations.
+
+        What it draws at random is kept, for its further calls.
+        """
+        cells, counted = _open_cells(self._model, self._device), _Operations()
+        with problems_own("Model"), seeded(self._seed), cells, counted, self._draws:
             own = named(self._fresh(inputs, wide=False)())
         unknown = [f"{name} is {value.dtype}" for name, value in own.items() if value.is_complex()]
         if unknown:
             raise UsageError(f"{unknown[0]}; complex numbers cannot be judged: return their parts")
-        return {name: value.to(self._device) for name, value in own.items()}
+        return {name: value.to(self._device) for name, value in own.items()}, counted.flops
 
     def _derived(self, values: Tensors) -> tuple[Tensors, int]:
         """The squared errors of runs with noise, and the terms of the longest sum."""

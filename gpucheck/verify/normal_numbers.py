@@ -30,8 +30,8 @@ class Normal:
         """Numbers of a mean and a standard deviation."""
         if not self._stocked:
             where = self._generator.device
-            drawn = torch.randn(shape, generator=self._generator, dtype=torch.float64, device=where)
-            return drawn.mul_(deviation).add_(mean)
+            drawn = torch.empty(shape, dtype=torch.float64, device=where)
+            return drawn.normal_(mean, deviation, generator=self._generator)
         drawn, middle = torch.empty(shape, dtype=torch.float64), torch.tensor(mean, dtype=torch.float64)
         parts = drawn.view(-1).split(WINDOW)
         chosen = torch.randint(2 * (STOCK - WINDOW), (len(parts),), generator=self._generator).tolist()

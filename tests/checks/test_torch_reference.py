@@ -251,8 +251,8 @@ def test_a_small_problem_has_the_bounds_from_copies_that_it_has_run_by_run(
     assert float((error.square().mean() / other.square().mean()).sqrt()) == pytest.approx(1, rel=rel)
 
 
-def test_sizes_are_found_without_torchs_compiler(tmp_path: Path) -> None:
-    """Its eight hundred modules take a second, as does what it reasons about unknown sizes with: all is known here."""
+def test_a_pair_is_sized_and_judged_without_what_torch_compiles_with(tmp_path: Path) -> None:
+    """Its eight hundred modules take a second, as does what it reasons about unknown sizes with."""
     (tmp_path / "problem.py").write_text(
         "import torch\n"
         "class Model(torch.nn.Module):\n"
@@ -262,13 +262,43 @@ def test_sizes_are_found_without_torchs_compiler(tmp_path: Path) -> None:
     )
     code = (
         "import sys, torch, problem; from gpucheck.checks import torch_model, torch_reference\n"
-        "print(torch_model.sizes(problem), torch_reference.cheapest(problem, torch_model.draw(problem, 1)))\n"
-        "names = 'torch._dynamo', 'torch.fx.experimental.symbolic_shapes', 'sympy'\n"
-        "print(*(name in sys.modules for name in names)); import torch._dynamo\n"
-        "print(torch._dynamo.disable.__module__, *(sys.modules[name].__file__ is None for name in names))"
+        "found = torch_reference.Reference(problem, torch_model.draw(problem, 1), 1, values_on='auto')\n"
+        "basis = found.expected(None, '')['out'].basis\n"
+        "print(torch_model.sizes(problem, 'cpu'), 'float64 values of the CPU' in basis)\n"
+        "print(*(name in sys.modules for name in ('torch._dynamo', 'torch.fx.experimental.symbolic_shapes', 'sympy')))"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    size = 4 * 32 * 16 + 8 * 32 + 4
-    loaded, real = ["False"] * 3, ["torch._dynamo.decorators", *["False"] * 3]
-    assert done.stdout.split() == [str(size), "cpu", *loaded, *real], done.stderr
+    assert done.stdout.split() == [str(4 * 32 * 16 + 8 * 32 + 4), "True", *["False"] * 3], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("compute", "extent", "flops", "cheap"),
+    [
+        (lambda self, x: x @ x, EXTENT, 2 * EXTENT**3, True),
+        (lambda self, x: x @ x, 3000, 2 * 3000**3, True),
+        (lambda self, x: x @ x @ x @ x @ x, 3000, 8 * 3000**3, False),
+        (lambda self, x: x + 1, 3000, 0, True),
+        (lambda self, x: x + 1, 4100, 0, False),
+    ],
+)
+def test_values_are_had_on_the_cpu_where_that_takes_seconds(
+    compute: Any, extent: int, flops: int, cheap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _ = module_of(compute, extent=extent)
+    made = Reference(module, draw(module, 5), 5)
+    monkeypatch.setattr(made, "_device", torch.device("cuda"))
+    assert made._cheapest(flops) == ("cpu" if cheap else "cuda")
+    if extent == EXTENT:
+        monkeypatch.setattr(made, "_device", torch.device("cpu"))
+        with torch.no_grad():
+            assert made._in_its_own_dtype(made._inputs)[1] == flops
+
+
+def test_values_of_recurrent_layers_are_had_on_the_gpu() -> None:
+    """Cell by cell a CPU takes seconds for what a GPU does in one operation."""
+    model = type("Model", (nn.GRU,), {"__init__": lambda self: nn.GRU.__init__(self, 3, 3)})
+    module = SimpleNamespace(Model=model, get_inputs=lambda: [torch.randn(5, 2, 3)], get_init_inputs=list)
+    made = Reference(module, draw(module, 5), 5)  # type: ignore[arg-type]
+    made._device = torch.device("cuda")
+    assert made._cheapest(0) == "cuda"

@@ -77,12 +77,12 @@ class ReferenceProcess:
         return Answer(seconds=time.perf_counter() - begin, memory=memory, **answer)
 
     def _size(self, question: Question) -> dict[str, Any]:
-        return {"large": _check(question.case).large(question.case) > 0}
+        return {"large": _check(question.case).large(question.case, str(self._device)) > 0}
 
     def _place(self, question: Question) -> dict[str, Any]:
         """Draws the inputs of a case: into a box if they are large, which the reply says, else nowhere."""
         check = _check(question.case)
-        large = check.large(question.case)
+        large = check.large(question.case, str(self._device))
         if not large:
             return {}
         self._kept.clear()

@@ -133,7 +133,7 @@ class Twice(CandidateCheck):
     def drawn(self, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(5, generator=generator)
 
-    def large(self, case: Any) -> int:
+    def large(self, case: Any, device: str) -> int:
         return 100
 
     def reference(self, case: Any, inputs: dict[str, Any]) -> dict[str, Expected]:
