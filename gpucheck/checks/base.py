@@ -292,7 +292,7 @@ class CandidateCheck(Check):
     """Whether references must be made with the GPU, where there is one."""
 
     def large(self, case: Case, device: str) -> int:
-        """Bytes of inputs, weights and outputs that are drawn on the device, a GPU, and stay there; 0: it is not large."""
+        """Bytes of inputs, weights and outputs that are drawn on the device and never leave it; 0: it is not large."""
         return 0
 
     def inputs_on(self, case: Case, device: str) -> dict[str, Tensor]:
