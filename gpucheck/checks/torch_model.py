@@ -74,10 +74,11 @@ def problems_own(what: str) -> Iterator[None]:
 
     Raises:
         UsageError: it raised.
+        OutOfMemoryError: a GPU has no memory left, for which others may be to blame.
     """
     try:
         yield
-    except (UsageError, UnknownOperation):
+    except (UsageError, UnknownOperation, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         raise UsageError(f"{what} of the problem raised {type(error).__name__}: {error}") from error

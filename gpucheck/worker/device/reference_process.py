@@ -35,6 +35,7 @@ from gpucheck.worker.sealed_inputs import seal
 FREE = 0.25  # of a GPU's memory that outputs which are kept leave to others
 PINNED = 1 << 26  # bytes of a piece of what goes between GPU and host
 WINDOW = 1 << 22  # elements of an output with errors that are looked at on the host
+NO_ROOM = "too little memory of the GPU is free to judge there: end what else holds it, or take --reference cpu"
 Tensors = dict[str, Tensor]
 
 
@@ -69,6 +70,8 @@ class ReferenceProcess:
             answer = answers[question.what](question)
         except UsageError as error:
             answer = {"problem": str(error)}
+        except torch.cuda.OutOfMemoryError as error:
+            answer = {"failure": f"{NO_ROOM}: {error_line(error)}"}
         except Exception as error:
             answer = {"failure": error_line(error), "traceback": traceback.format_exc()}
         memory = memory_of("reference", self._device)

@@ -69,6 +69,15 @@ def test_its_reference_is_the_one_of_the_check_and_says_where_its_values_come_fr
     assert not process.run(Question(Ask.PLACE, case, "nowhere")).large, "nothing is shared without a GPU"
 
 
+def test_a_gpu_without_room_for_the_reference_is_nobodys_fault_and_told_in_a_sentence(pair: Any) -> None:
+    case, _ = pair(
+        "self.linear(x) if x.dtype is torch.float32 else exec('raise torch.cuda.OutOfMemoryError(\"8 GiB\")')"
+    )
+    answer = ReferenceProcess(SETUP).run(Question(Ask.EXPECTED, case))
+    assert not answer.problem and not answer.traceback
+    assert answer.failure.startswith("too little memory of the GPU is free") and answer.failure.endswith(": 8 GiB")
+
+
 def test_a_further_call_has_the_weights_of_the_case_and_inputs_of_its_own(pair: Any) -> None:
     case, check = pair("self.linear(x)")
     other = check.fresh_inputs(case, 9)
