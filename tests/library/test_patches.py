@@ -16,7 +16,6 @@ from gpucheck.library.patches import patched_files, write_patched
 from gpucheck.model.errors import UsageError
 from tests.guard_patch import guard_patch
 
-HEADER = "--- a/triton_kernels/a.py\n+++ b/triton_kernels/a.py\n"
 NUMBERS = "".join(f"line {n}\n" for n in range(30))
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from gpucheck.library.copies import PACKAGE
-from gpucheck.model.errors import UsageError
 from gpucheck.tools.bisect.sources import Commits, Packages, Patches, own_library
 from gpucheck.tools.bisect.sources.base import Unbuildable, cached_folder
 
@@ -51,14 +50,6 @@ def test_a_part_that_does_not_apply(folder: Path, library: Path, tmp_path: Path)
     assert "03-same.patch does not apply: testing.py does not" in clash.lacks
     with pytest.raises(Unbuildable, match="does not apply"), source.prepared(clash, tmp_path):
         pass
-
-
-def test_no_series(tmp_path: Path, library: Path) -> None:
-    with pytest.raises(UsageError, match="there is no such folder"):
-        Patches.in_folder(tmp_path / "gone", library)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no file there ends in .patch or .diff"):
-        Patches.in_folder(tmp_path / "empty", library)
 
 
 def test_the_library_of_a_search_is_a_copy_of_its_own(folder: Path, library: Path, tmp_path: Path) -> None:
