@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -359,6 +360,15 @@ def recognise(run, record):
 '''
 
 
+def printed(folder: Path, *arguments: str) -> str:
+    """What the gpucheck of a folder prints."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "gpucheck", *arguments]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout
+
+
 def test_a_new_cause_is_one_file_and_one_line_and_everything_that_speaks_of_causes_knows_it(
     synthetic: Synthetic, tmp_path: Path
 ) -> None:
@@ -375,13 +385,7 @@ def test_a_new_cause_is_one_file_and_one_line_and_everything_that_speaks_of_caus
         SCENARIO.replace('"pinned", "toy"', '"pinned"') + 'expect = "fail"\ncause = "a toy"\n'
     )
 
-    def said(*arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NO_COLOR": "1"}
-        command = [sys.executable, "-m", "gpucheck", *arguments]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode in (0, 1), done.stdout + done.stderr
-        return done.stdout
-
+    said = partial(printed, tmp_path)
     assert said("explain").splitlines()[:2] == ["a toy", "  It is there."]
     assert "Look under the bed." in said("explain", "A toy: under the bed")
     text = said("report", str(run), "--json", "report.json", "--write", "report.html", "--write", "report.md")
@@ -431,13 +435,7 @@ def test_a_new_known_fault_is_one_entry_and_every_report_tells_it(synthetic: Syn
     }
     synthetic.write(tmp_path / "run", synthetic.run(plan, records))
 
-    def said(*arguments: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NO_COLOR": "1"}
-        command = [sys.executable, "-m", "gpucheck", *arguments]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == (1 if arguments[0] == "report" else 0), done.stdout + done.stderr
-        return done.stdout
-
+    said = partial(printed, tmp_path)
     assert "\n  toy-under-the-bed  a toy rolls under the bed\n" in said("explain")
     assert "It is round." in said("explain", "toy-under-the-bed")
     files = [tmp_path / f"report.{suffix}" for suffix in ("json", "md", "html", "xml")]

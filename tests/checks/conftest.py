@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.module_files import load_module
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -120,11 +121,3 @@ def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Twin:
                 monkeypatch.setattr(module, name, getattr(edited, name))
 
     return replace
-
-
-def load_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -15,7 +15,7 @@ import pytest
 
 from gpucheck.model.record import Outcome
 from gpucheck.records.run_folder import read_run
-from tests.end_to_end.conftest import Lab, Running
+from tests.end_to_end.conftest import Lab, Running, file_system
 from tests.processes import naming, wait_until
 
 PROMPTLY = 300.0  # s; the run would go on for 600
@@ -111,15 +111,8 @@ def test_time_limit_of_the_run(lab: Lab, sleeping: str) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that a plan fits on, but not the records."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=28k", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with file_system(tmp_path / "disk", "size=28k") as folder:
+        yield folder
 
 
 def test_full_disk(lab: Lab, small_disk: Path) -> None:

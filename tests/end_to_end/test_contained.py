@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Finished, Lab
+from tests.end_to_end.conftest import Finished, Lab, file_system
 
 KERNEL = "matmul_ogs_details/_matmul_ogs.py"
 HOST = "matmul_ogs.py"
@@ -102,21 +100,10 @@ def test_a_soak_tells_how_often_and_is_never_green_when_flaky(lab: Lab) -> None:
     assert passes == [PASSES] * 2
 
 
-@pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A file system that nothing can be written to."""
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def test_a_run_folder_that_is_read_only(lab: Lab, read_only: Path) -> None:
-    run = lab.finish(nproc=1, folder=read_only / "run", cases=("n41",))
-    assert run.code == 2 and f"{read_only} is not writable; give another with --out" in run.text
+def test_a_run_folder_that_is_read_only(lab: Lab, tmp_path: Path) -> None:
+    with file_system(tmp_path / "locked", "ro") as folder:
+        run = lab.finish(nproc=1, folder=folder / "run", cases=("n41",))
+    assert run.code == 2 and f"{folder} is not writable; give another with --out" in run.text
     assert "Traceback" not in run.text
 
 

@@ -14,8 +14,9 @@ import pytest
 from gpucheck.library.engines.engine_option import served_with
 from gpucheck.library.library_option import parse_source, resolve
 from gpucheck.tools.selftest.injection import write_scenario
-from tests.end_to_end.test_engine_faults import BARE, LIMITS, module_of, plant, planted_engine
+from tests.end_to_end.test_engine_faults import BARE, LIMITS, plant, planted_engine
 from tests.end_to_end.test_engines import FURTHER, fetched
+from tests.module_files import load_module
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Finished, Lab
@@ -53,7 +54,7 @@ def run(lab: Lab, folder: Path, engine: str, groups: list[dict[str, object]], *o
 
 def faulty(name: str) -> list[dict[str, object]]:
     """Groups of cases: one without a fault, and one for each fault that is planted into an engine's attention."""
-    module = module_of(PLANTS)
+    module = load_module(PLANTS)
     assert list(module.PLANTED) == list(TOLD)
     groups = [group(name, "exact", queries="mixed", batch=module.FIRST - 1, window=20)]
     for number, fault in enumerate(TOLD, module.FIRST):
@@ -67,7 +68,7 @@ def faulty(name: str) -> list[dict[str, object]]:
 
 def check_faults(name: str, results: dict[str, Any]) -> None:
     """Each fault of an engine's attention is caught with its layer, and the case without one is right."""
-    first = module_of(PLANTS).FIRST
+    first = load_module(PLANTS).FIRST
     own = {case: record for case, record in results.items() if case.startswith(f"{name}_attention/")}
     assert [case for case, record in own.items() if record["outcome"] == "pass"] == [next(iter(own))]
     assert f"/b{first - 1}-" in next(iter(own))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpucheck.checks.sglang_moe import SglangMoe
 from gpucheck.tools.selftest.injection import write_scenario
 from tests.end_to_end.planted_models import linked_copy
 from tests.end_to_end.test_engines import EVERY, fetched
+from tests.module_files import load_module
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Lab
@@ -89,15 +89,6 @@ def planted_engine(root: Path, folder: Path) -> str:
     return f"path:{folder}"
 
 
-def module_of(plants: Path) -> Any:
-    """The module that is planted, loaded here."""
-    spec = importlib.util.spec_from_file_location(plants.stem, plants)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def plant(engine: Path, plants: Path, files: Mapping[str, str]) -> None:
     """Puts faults into a copy of an engine.
 
@@ -118,7 +109,7 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def test_each_fault_of_an_engines_layers_is_caught_and_the_bare_library_stays_right(lab: Lab, tmp_path: Path) -> None:
-    plants = module_of(PLANTS)
+    plants = load_module(PLANTS)
     assert list(plants.PLANTED) == list(LAYERS)
     numbers = {number: name for number, name in enumerate(LAYERS, plants.FIRST) if EVERY or name in OFTEN}
     assert len(numbers) == len(LAYERS if EVERY else OFTEN)

@@ -109,27 +109,24 @@ def test_a_healthy_machine_is_not_drowned_in_what_its_links_correct() -> None:
     assert words(before, State(links=dict.fromkeys(few, 0), at=115.0)) == [], "the counters were reset"
 
 
-def test_gpus_without_a_rank_are_told_of_only_where_they_failed(
-    says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("gpus", "visible", "told"),
+    [
+        ([{**WRONG, "xids": [79]}, {**QUIET, "bus": "00000000:4B:00.0"}], "1", (None, 79)),
+        ([QUIET, {**QUIET, "bus": "00000000:3B:00.0", "xids": [48]}], "1,0", (0, 48)),
+        ([QUIET, {**QUIET, "bus": "00000000:3B:00.0", "xids": [48]}], "GPU-0", (None, 48)),
+    ],
+    ids=["without a rank, told of only where it failed", "by number, without nvidia-smi", "by UUID, without it"],
+)
+def test_ranks_are_told_by_the_visible_gpus(
+    says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: Any, visible: str, told: tuple[Any, int]
 ) -> None:
-    says(gpus=[{**WRONG, "xids": [79]}, {**QUIET, "bus": "00000000:4B:00.0"}])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    says(gpus=gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     log = KernelLog(gpus=True, kmsg=tmp_path / "none")
     assert log._nvml
     first_lines(log._nvml, 2)
-    assert [(item["local_rank"], item["number"]) for item in log.finish()] == [(None, 79)]
-
-
-def test_ranks_are_told_by_the_visible_gpus_where_nvidia_smi_is_missing(
-    says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    says(gpus=[QUIET, {**QUIET, "bus": "00000000:3B:00.0", "xids": [48]}])
-    for visible, rank in (("1,0", 0), ("GPU-0", None)):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        log = KernelLog(gpus=True, kmsg=tmp_path / "none")
-        assert log._nvml
-        first_lines(log._nvml, 2)
-        assert [(item["local_rank"], item["number"]) for item in log.finish()] == [(rank, 48)]
+    assert [(item["local_rank"], item["number"]) for item in log.finish()] == [told]
 
 
 def test_an_xid_that_the_kernels_log_has_is_told_once(says: Says, tmp_path: Path) -> None:

@@ -32,18 +32,22 @@ turning()
 """
 
 
-def test_hung_process_names_its_innermost_call(tmp_path: Path) -> None:
-    script, file = tmp_path / "hangs.py", tmp_path / "stacks"
-    script.write_text(SCRIPT)
+def collected(script: Path, file: Path) -> str:
+    """What is collected from a script once it hangs."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen([sys.executable, script, file], env=environment, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        text = hang_stacks.collect(process.pid, file)
+        return hang_stacks.collect(process.pid, file)
     finally:
         process.kill()
         process.communicate()
+
+
+def test_hung_process_names_its_innermost_call(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(SCRIPT)
+    text = collected(tmp_path / "hangs.py", tmp_path / "stacks")
     assert "in idle" in text
     assert re.fullmatch(r"hangs\.py:1[0-2] in turning", hang_stacks.innermost(text))
 
@@ -106,17 +110,8 @@ time.sleep(600)
 
 def test_stacks_that_are_written_slowly_are_waited_for(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    file = tmp_path / "stacks"
-    file.touch()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen([sys.executable, tmp_path / "slow.py", file], env=environment, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert hang_stacks.innermost(hang_stacks.collect(process.pid, file)) == "b.py:2 in f"
-    finally:
-        process.kill()
-        process.communicate()
+    (tmp_path / "stacks").touch()
+    assert hang_stacks.innermost(collected(tmp_path / "slow.py", tmp_path / "stacks")) == "b.py:2 in f"
 
 
 def test_process_that_does_not_answer(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.case import Case
 from gpucheck.model.finding import Finding
@@ -104,20 +106,22 @@ def test_a_fault_that_fresh_processes_do_not_see_is_not_called_one_of_the_hardwa
         (tmp_path / "run").rename(tmp_path / f"run{len(attempts)}")
 
 
-def test_several_multiprocessors_that_are_wrong_alike_are_a_fault_of_the_gpu(
-    synthetic: Synthetic, tmp_path: Any
+@pytest.mark.parametrize(
+    ("several", "title"),
+    [
+        ([wrong(number) for number in (3, 60, 99)], "multiprocessors of a GPU err alike: GPU-0"),
+        (
+            [wrong(number, hex(1 << number)) for number in (3, 5, 9)],
+            "faulty multiprocessor: multiprocessors 3, 5, 9 of GPU-0",
+        ),
+    ],
+    ids=["alike", "each in its way"],
+)
+def test_several_wrong_multiprocessors_are_a_fault_of_the_gpu_or_named_one_by_one(
+    synthetic: Synthetic, tmp_path: Any, several: Any, title: str
 ) -> None:
-    alike = [wrong(number) for number in (3, 60, 99)]
-    _, (finding,), _ = concluded(synthetic, tmp_path, {(0, 0): alike}, {(0, 0): [alike]})
-    assert finding.title == "multiprocessors of a GPU err alike: GPU-0"
-
-
-def test_several_multiprocessors_that_are_wrong_each_in_its_way_are_named_one_by_one(
-    synthetic: Synthetic, tmp_path: Any
-) -> None:
-    unlike = [wrong(number, hex(1 << number)) for number in (3, 5, 9)]
-    _, (finding,), _ = concluded(synthetic, tmp_path, {(0, 0): unlike}, {(0, 0): [unlike]})
-    assert finding.title == "faulty multiprocessor: multiprocessors 3, 5, 9 of GPU-0"
+    _, (finding,), _ = concluded(synthetic, tmp_path, {(0, 0): several}, {(0, 0): [several]})
+    assert finding.title == title
 
 
 def test_what_every_multiprocessor_of_every_gpu_gets_wrong_is_no_fault_of_gpus(

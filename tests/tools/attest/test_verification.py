@@ -18,6 +18,7 @@ from gpucheck.tools.attest.statement import REPORT, attested, text
 from gpucheck.tools.attest.statement_differences import differences, remarks
 from gpucheck.tools.attest.statement_file import Statement, read_statement
 from gpucheck.tools.attest.verification import Machine, against_run, age, agrees_with_itself, exit_code, on_machine
+from tests.records.test_damage import put
 from tests.tools.attest.conftest import Stored
 
 Change = Callable[[dict[str, Any]], object]
@@ -47,15 +48,6 @@ def test_a_proof_holds_against_its_run_and_its_machine(stored: Stored) -> None:
 
 
 RESULT = ("predicate", "result")
-
-
-def put(value: Any, *path: Any) -> Change:
-    def change(item: dict[str, Any]) -> None:
-        for key in path[:-1]:
-            item = item[key]
-        item[path[-1]] = value
-
-    return change
 
 
 def passed_off(item: dict[str, Any]) -> None:
