@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from multiprocessing import Pipe
@@ -83,12 +83,12 @@ class StandIn:
         child.connection.close()
         return self.exit_code
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: Connection, problem: str | None = None) -> None:
         with connection, suppress(EOFError, OSError, Died):
             assert isinstance(connection.recv(), Setup)
             if self.problem == "dies":
                 return
-            connection.send(self.problem)
+            connection.send(self.problem if problem is None else problem)
             while True:
                 connection.send([self.behave(connection.recv())])
 
@@ -128,13 +128,18 @@ def changed(edit: Callable[[Tensor], object]) -> Behaviour:
     return wrong
 
 
+def of_columns(columns: Iterable[int]) -> tuple[Step, ...]:
+    """Steps of small products, one for each number of columns."""
+    spec = checks.load("matmul").spec
+    cases = [spec.case({"m": 4, "n": number, "k": 32}, "exact", 0) for number in columns]
+    return tuple(Step(case, Conditions("cpu")) for case in cases)
+
+
 @pytest.fixture
 def plan(synthetic: Synthetic) -> Plan:
     """Three small products, of 8, 9 and 10 columns."""
-    spec = checks.load("matmul").spec
-    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in (8, 9, 10)]
     made: Plan = synthetic.plan(device="cpu", case_timeout=20.0)
-    return replace(made, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    return replace(made, steps=of_columns((8, 9, 10)))
 
 
 @pytest.fixture(autouse=True)
@@ -360,29 +365,29 @@ def test_hung_child_is_asked_for_its_stacks_and_buried(supervise: Any, hang: Beh
     assert (forkserver.spawned, forkserver.killed) == (2, 2)
 
 
-def test_error_of_the_library_is_told_with_its_traceback(supervise: Any) -> None:
-    forkserver = StandIn(on(9, lambda request: Reply("error", "ValueError: bad", "the traceback")))
-    results = supervise(forkserver)
-    assert outcomes(results) == ["pass", "error", "pass"]
-    assert (results[1]["message"], results[1]["traceback"]) == ("ValueError: bad", "the traceback")
-    assert forkserver.spawned == 1
+BROKEN = Reply("error", "AcceleratorError: illegal address", fatal=True, expected_kernels=("k",), source="m.py:5")
 
 
-@pytest.mark.parametrize(("sticky", "outcome"), [(True, "crash"), (False, "error")])
-def test_child_with_a_broken_context_is_replaced(supervise: Any, sticky: bool, outcome: str) -> None:
-    message = "AcceleratorError: illegal address"
-    reply = Reply("error", message, fatal=True, sticky=sticky, expected_kernels=("k",), source="m.py:5")
+@pytest.mark.parametrize(
+    ("reply", "outcome", "children"),
+    [
+        (Reply("error", "ValueError: bad", "the traceback"), "error", 1),
+        (replace(BROKEN, sticky=True), "crash", 2),
+        (BROKEN, "error", 2),
+        (Reply("harness", "inputs cannot be used"), "harness", 1),
+        (Reply("inapplicable", "needs more"), "inapplicable", 1),
+    ],
+    ids=["library", "lost context", "out of memory", "files of gpucheck, never blamed on the device", "inapplicable"],
+)
+def test_what_a_child_says_instead_of_outputs_is_told_and_one_that_is_broken_is_replaced(
+    supervise: Any, reply: Reply, outcome: str, children: int
+) -> None:
     forkserver = StandIn(on(9, lambda request: reply))
     results = supervise(forkserver)
-    assert outcomes(results) == ["pass", outcome, "pass"]
-    assert forkserver.spawned == 2
-    told = {name: results[1][name] for name in ("message", "sticky", "kernels", "source")}
-    assert told == {"message": message, "sticky": sticky, "kernels": ["k"], "source": "m.py:5"}
-
-
-def test_files_of_gpucheck_that_fail_are_never_blamed_on_the_device(supervise: Any) -> None:
-    results = supervise(StandIn(on(9, lambda request: Reply("harness", "inputs cannot be used"))))
-    assert outcomes(results) == ["pass", "harness", "pass"]
+    assert outcomes(results) == ["pass", outcome, "pass"] and forkserver.spawned == children
+    told = {name: results[1][name] for name in ("message", "traceback", "sticky", "kernels", "source")}
+    kept = {name: getattr(reply, name) for name in ("message", "traceback", "sticky", "source")}
+    assert told == {**kept, "kernels": [*reply.expected_kernels]}
 
 
 class Soak:
@@ -493,12 +498,6 @@ def test_what_cannot_be_written_any_more_is_said_in_a_word(
         supervise(StandIn(right))
     last = json.loads((tmp_path / "records" / "rank-00001.jsonl").read_text().splitlines()[-1])
     assert last["event"] == "skip" and "No space left on device" in last["reason"]
-
-
-def test_inapplicable_case_says_why(supervise: Any) -> None:
-    results = supervise(StandIn(on(9, lambda request: Reply("inapplicable", "needs more"))))
-    assert outcomes(results) == ["pass", "inapplicable", "pass"]
-    assert results[1]["message"] == "needs more"
 
 
 def test_outputs_that_cannot_be_judged_are_never_a_pass(supervise: Any) -> None:
@@ -636,9 +635,7 @@ def test_the_child_goes_on_while_the_judge_waits_as_far_as_outputs_have_room(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """The judge waits until the child has had every case, or, without room, the next one."""
-    spec, asked = checks.load("matmul").spec, threading.Semaphore(0)
-    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 14)]
-    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    asked, whole = threading.Semaphore(0), replace(plan, steps=of_columns(range(8, 14)))
     waited: list[int] = []  # for how many cases the judge has waited, each time
 
     def answer(request: Request) -> Reply:
@@ -646,7 +643,7 @@ def test_the_child_goes_on_while_the_judge_waits_as_far_as_outputs_have_room(
         return replace(right(request), saved=["d"])
 
     def judged(*arguments: Any) -> Record:
-        waited.append(len(cases) * (not waited) if limit else 1)
+        waited.append(len(whole.steps) * (not waited) if limit else 1)
         for _ in range(waited[-1]):
             assert asked.acquire(timeout=120), "the child waits for the judge"
         assert not asked.acquire(blocking=False), "the child went on without room"
@@ -660,12 +657,10 @@ def test_the_child_goes_on_while_the_judge_waits_as_far_as_outputs_have_room(
 def test_a_case_that_waits_for_its_reference_holds_up_no_other(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, others = checks.load("matmul").spec, threading.Semaphore(0)
-    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 14)]
-    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    others, whole = threading.Semaphore(0), replace(plan, steps=of_columns(range(8, 14)))
 
     def judged(files: Any, attempt: Any, *rest: Any) -> Record:
-        for _ in range(len(cases) - 1 if attempt.step.case == cases[0] else 0):
+        for _ in whole.steps[1:] if attempt.step.case == whole.steps[0].case else ():
             assert others.acquire(timeout=120), "no other case is judged meanwhile"
         others.release()
         return finished(files, attempt, *rest)
@@ -699,18 +694,11 @@ class OneAtATime(StandIn):
             self.refused += held
             self.problem = "UnusableGpu: torch cannot use GPU 0: all CUDA-capable devices are busy" if held else ""
             ours, theirs = Pipe()
-            thread = threading.Thread(target=self._serve_with, args=(theirs, self.problem), daemon=True)
+            thread = threading.Thread(target=self._serve, args=(theirs, self.problem), daemon=True)
             thread.start()
             child = Child(os.getpid(), ours)
             self._holder = self._holder or child
             return child
-
-    def _serve_with(self, connection: Connection, problem: str) -> None:
-        with connection, suppress(EOFError, OSError):
-            connection.recv()
-            connection.send(problem)
-            while True:
-                connection.send([self.behave(connection.recv())])
 
     def kill(self, child: Child) -> int:
         with self._turn:
@@ -722,10 +710,7 @@ class OneAtATime(StandIn):
 def test_a_gpu_that_takes_one_process_gets_every_case_and_experiment_done(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool
 ) -> None:
-    spec = checks.load("matmul").spec
-    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 40)]
-    steps = tuple(Step(case, Conditions("cpu")) for case in cases)
-    whole = replace(plan, steps=steps, experiments=60.0)
+    whole = replace(plan, steps=of_columns(range(8, 40)), experiments=60.0)
     monkeypatch.setattr(supervisor, "fair_threads", lambda: 16)
     monkeypatch.setattr("gpucheck.worker.supervisor.lanes.available_memory", lambda: 1 << 40)
     write_json(tmp_path / "plan.json", whole.to_json())
@@ -733,7 +718,7 @@ def test_a_gpu_that_takes_one_process_gets_every_case_and_experiment_done(
     Supervisor(tmp_path, whole, gpu, 0.0).work()  # type: ignore[arg-type]
     run = read_run(tmp_path)
     tried = [record for answers in run.experiments.values() for records in answers.values() for record in records]
-    assert gpu.refused and len(run.records) == len(steps)
+    assert gpu.refused and len(run.records) == len(whole.steps)
     outcomes = [record.outcome for record in (*run.records.values(), *tried)]
     assert set(outcomes) == {Outcome.PASS, *[Outcome.MISMATCH] * wrong} and bool(tried) is wrong
 
@@ -743,8 +728,7 @@ def test_processes_start_at_once_on_a_gpu_that_is_known_to_take_several(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, all_at_once: bool
 ) -> None:
     """Else one starts before all others: it is the one that may have the GPU for itself."""
-    spec, together, begun = checks.load("matmul").spec, threading.Barrier(4), list[str]()
-    cases = [spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 40)]
+    together, begun = threading.Barrier(4), list[str]()
     monkeypatch.setattr(supervisor, "fair_threads", lambda: 16)
     monkeypatch.setattr("gpucheck.worker.supervisor.lanes.available_memory", lambda: 1 << 40)
     (tmp_path / "scratch").mkdir()
@@ -765,7 +749,7 @@ def test_processes_start_at_once_on_a_gpu_that_is_known_to_take_several(
                     connection.send([self.behave(request)])
                     request = connection.recv()
 
-    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    whole = replace(plan, steps=of_columns(range(8, 40)))
     write_json(tmp_path / "plan.json", whole.to_json())
     Supervisor(tmp_path, whole, Starting(right), 0.0).work()  # type: ignore[arg-type]
     assert {record.outcome for record in read_run(tmp_path).records.values()} == {Outcome.PASS}
@@ -776,9 +760,7 @@ def test_processes_start_at_once_on_a_gpu_that_is_known_to_take_several(
 def test_what_lacked_memory_and_what_needs_most_of_it_gets_a_process_that_has_run_nothing(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = checks.load("matmul")
-    cases = [check.spec.case({"m": 4, "n": columns, "k": 32}, "exact", 0) for columns in range(8, 40)]
-    whole = replace(plan, steps=tuple(Step(case, Conditions("cpu")) for case in cases))
+    whole = replace(plan, steps=of_columns(range(8, 40)))
     ran_by: dict[threading.Thread, list[int]] = {}  # one that stands for a process -> columns of its cases
 
     def answer(request: Request) -> Reply:
@@ -787,12 +769,12 @@ def test_what_lacked_memory_and_what_needs_most_of_it_gets_a_process_that_has_ru
         ran_by.setdefault(threading.current_thread(), []).append(columns)
         return Reply("error", "OutOfMemoryError: CUDA out of memory") if columns == 20 and first else right(request)
 
-    monkeypatch.setattr(type(check), "needs_memory", lambda _, case: 1 << 30 if case["n"] == 30 else 0)
+    monkeypatch.setattr(type(checks.load("matmul")), "needs_memory", lambda _, case: 1 << 30 if case["n"] == 30 else 0)
     monkeypatch.setattr(supervisor, "fair_threads", lambda: 16)
     monkeypatch.setattr("gpucheck.worker.supervisor.lanes.available_memory", lambda: 1 << 40)
     work_through(whole, tmp_path, answer, finished, monkeypatch)
     behind = [columns for columns in ran_by.values() if columns[0] in (20, 30)]
-    assert behind == [[20], [30]] and sum(map(len, ran_by.values())) == len(cases) + 1
+    assert behind == [[20], [30]] and sum(map(len, ran_by.values())) == len(whole.steps) + 1
 
 
 BUILT = "from torch.utils.cpp_extension import load_inline\nload_inline('x', '')"
