@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpucheck.model.errors import ExitCode, GpucheckError, UsageError
 
@@ -53,17 +53,21 @@ def check(scheme: str | None) -> None:
         raise UsageError(f"{OPTION} is {scheme!r}, expected one of {', '.join(SCHEMES)}")
 
 
-def translated(command: Callable[[], object], scheme: str) -> NoReturn:
-    """Ends the process with the code of a command in the terms of a scheme."""
-    code: object = None  # a command ends the process itself
+def ended(command: Callable[[], object]) -> Any:
+    """The code that a command ends with; None where it raises or returns: it ends the process itself."""
     try:
         command()
     except SystemExit as end:
-        code = end.code or 0
+        return end.code or 0
     except BaseException:
         traceback.print_exc()
+    return None
+
+
+def translated(command: Callable[[], object], scheme: str) -> NoReturn:
+    """Ends the process with the code of a command in the terms of a scheme."""
     known, unknown = SCHEMES[scheme]
-    sys.exit(known.get(code, unknown))  # type: ignore[call-overload]
+    sys.exit(known.get(ended(command), unknown))
 
 
 def code_of(verdict: NodeVerdict) -> int:

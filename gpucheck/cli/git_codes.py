@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from gpucheck.cli.exit_codes import ended
 from gpucheck.model.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -26,16 +26,8 @@ def asked_for(arguments: Sequence[str]) -> bool:
 
 def translated(command: Callable[[], object]) -> NoReturn:
     """Ends the process with the code of a command in git's terms; whatever is no verdict ends the bisection."""
-    try:
-        command()
-        code: object = STOP  # a command ends the process itself
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        code = STOP
     known = {ExitCode.PASS: GOOD, ExitCode.FAIL: BAD, ExitCode.NOTHING_RAN: UNTESTABLE, UNTESTABLE: UNTESTABLE}
-    sys.exit(known.get(code, STOP))  # type: ignore[call-overload]
+    sys.exit(known.get(ended(command), STOP))
 
 
 def code_of(run: Run, conclusion: Conclusion) -> int:

@@ -27,6 +27,7 @@ from gpucheck.host.containment import show_memory
 from gpucheck.host.processes import (
     adopt,
     children_of,
+    code_if_ended,
     die_with_parent,
     end_with,
     ending,
@@ -179,11 +180,7 @@ class Forkserver:
         """Whether the server has ended."""
         with self._lock:
             if self._code is None:
-                try:
-                    pid, status = os.waitpid(self.pid, os.WNOHANG)
-                except ChildProcessError:  # it has ended and was waited for elsewhere
-                    pid, status = self.pid, 0
-                self._code = os.waitstatus_to_exitcode(status) if pid else None
+                self._code = code_if_ended(self.pid)
             return self._code is not None
 
     def close(self) -> None:

@@ -40,6 +40,15 @@ def die_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
         os._exit(1)
 
 
+def code_if_ended(pid: int) -> int | None:
+    """The exit code of a child, negative for a signal, 0 where it was waited for elsewhere; None while it runs."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
 @contextmanager
 def on_signals(call: Callable[[int, object], Any]) -> Iterator[None]:
     """Inside, SIGINT and SIGTERM call this; afterwards whoever took them before takes them again."""
@@ -161,11 +170,7 @@ class ForkedProcess:
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         if self.returncode is None:
-            try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # it was waited for elsewhere
-                pid, status = self.pid, 0
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+            self.returncode = code_if_ended(self.pid)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:

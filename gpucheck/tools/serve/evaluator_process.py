@@ -23,7 +23,7 @@ from typing import Any
 from gpucheck.host.bytecode import Bytecode
 from gpucheck.host.containment import close_files, confine
 from gpucheck.host.isolated import receive, send
-from gpucheck.host.processes import Family, descendants_of, die_with_parent, end_with, outlive_parent
+from gpucheck.host.processes import Family, code_if_ended, descendants_of, die_with_parent, end_with, outlive_parent
 from gpucheck.host.visible_gpus import VARIABLE
 from gpucheck.library.cache_folder import cache_root
 from gpucheck.tools.serve.evaluator import PRINTED
@@ -100,7 +100,7 @@ class _Evaluation:
         exceeded, code = None, None
         while code is None and exceeded is None and not self._stopped:
             self._connection.poll(POLL)
-            code, exceeded, self._stopped = _ended(pid), watch.look(), self._heard()
+            code, exceeded, self._stopped = code_if_ended(pid), watch.look(), self._heard()
             if code is None and self._hangs():
                 code = _asked_to_end(pid)
                 break
@@ -172,12 +172,6 @@ class _Evaluation:
         runpy.run_module(self._asked["module"], run_name="__main__", alter_sys=True)
 
 
-def _ended(pid: int) -> int | None:
-    """The exit code of a child, negative for a signal; None while it runs."""
-    ended, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if ended else None
-
-
 def _asked_to_end(pid: int) -> int | None:
     """The exit code of a run that may still write its report; None where it does not end."""
     with suppress(ProcessLookupError):
@@ -186,7 +180,7 @@ def _asked_to_end(pid: int) -> int | None:
     code = None
     while code is None and time.monotonic() < deadline:
         time.sleep(POLL)
-        code = _ended(pid)
+        code = code_if_ended(pid)
     return code
 
 
