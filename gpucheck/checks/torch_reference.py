@@ -8,13 +8,13 @@ where that is shown to give the same values, so that what is between two operati
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ MANY = {"cpu": 1 << 20, "cuda": 1 << 27}  # numbers in inputs and outputs from w
 PART = {"cpu": 1 << 20, "cuda": 1 << 27}  # of these numbers in a call for a part
 
 Tensors = dict[str, Tensor]
+Division = tuple[int, list[str]]  # an axis, and the inputs that are divided along it as the outputs are
+Made = TypeVar("Made")
+INSEPARABLE = "divisions that change its values"
+"""Under which a problem's module keeps what was found out about it."""
 
 
 CHEAP = 2e11  # floating-point operations that a CPU makes in float64 within a second or so
@@ -168,12 +172,29 @@ class Reference:
         size = sum(value.numel() for value in (*given.values(), *own.values()))
         if self._device.type != "cuda" or self._values_on == "cpu" or size <= MANY["cuda"] or self.draws_at_random:
             return None
-        for axis, names in _divisions(given, own):
-            with suppress(Inseparable):
-                made = self._made_in_blocks(own, axis, names, size, tolerance)
-                expected = _bounded(*made[:2], own, tolerance, bound, made[2])
-                if all(accepted(own[name], item) is not None for name, item in expected.items()):
-                    return self._told_apart_in_block(expected, own, axis, names, made[3], stated=tolerance is not None)
+
+        def blocks(axis: int, names: Sequence[str]) -> dict[str, Expected]:
+            made = self._made_in_blocks(own, axis, names, size, tolerance)
+            expected = _bounded(*made[:2], own, tolerance, bound, made[2])
+            if any(accepted(own[name], item) is None for name, item in expected.items()):
+                raise Inseparable
+            return self._told_apart_in_block(expected, own, axis, names, made[3], stated=tolerance is not None)
+
+        return self._divided(_divisions(given, own), blocks)
+
+    def _divided(self, divisions: Iterable[Division], make: Callable[[int, Sequence[str]], Made]) -> Made | None:
+        """What is made of the first division that leaves values as they are; None where none does.
+
+        Further references of the same problem do not try again what failed, which takes as long as what does not.
+        """
+        failed = vars(self._module).setdefault(INSEPARABLE, set())
+        for axis, names in divisions:
+            way = (make.__name__, axis, *names)
+            if way not in failed:
+                try:
+                    return make(axis, names)
+                except Inseparable:
+                    failed.add(way)
         return None
 
     def _made_in_blocks(
@@ -309,15 +330,19 @@ class Reference:
         given, kind = tensors("input", self._inputs), self._device.type
         size = sum(value.numel() for value in (*given.values(), *values.values()))
         stocked = kind == "cpu" and size > MANY[kind]
+        made = None
+
+        def parts(axis: int, names: Sequence[str]) -> tuple[Tensors, int]:
+            return self._in_parts(values, generator, axis, names, size)
+
+        def copies(axis: int, names: Sequence[str]) -> tuple[Tensors, int]:
+            return self._in_copies(values, generator, axis, names)
+
         if size > MANY[kind] and not self.draws_at_random:
-            for axis, names in _divisions(given, values):
-                with suppress(Inseparable):
-                    return self._in_parts(values, generator, axis, names, size)
+            made = self._divided(_divisions(given, values), parts)
         elif size * sampled_bounds.SAMPLES <= PART[kind]:
-            for axis, names in islice(_divisions(given, values), 1):
-                with suppress(Inseparable):
-                    return self._in_copies(values, generator, axis, names)
-        return self._noisy(values, self._inputs, Normal(generator, stocked=stocked))
+            made = self._divided(islice(_divisions(given, values), 1), copies)
+        return made or self._noisy(values, self._inputs, Normal(generator, stocked=stocked))
 
     def _in_parts(
         self, values: Tensors, generator: torch.Generator, axis: int, names: Collection[str], size: int
@@ -502,7 +527,7 @@ def _all_or_first_error(pool: ThreadPoolExecutor, part: Callable[..., int], *arg
             future.cancel()
 
 
-def _divisions(inputs: Mapping[str, Tensor], outputs: Tensors) -> Iterator[tuple[int, list[str]]]:
+def _divisions(inputs: Mapping[str, Tensor], outputs: Tensors) -> Iterator[Division]:
     """Axes along which all outputs and some inputs are of one extent, and those inputs: together, then each alone."""
     for axis in range(2):
         extents = {value.shape[axis] if value.ndim > axis else 1 for value in outputs.values()}

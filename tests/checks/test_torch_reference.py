@@ -251,6 +251,20 @@ def test_a_small_problem_has_the_bounds_from_copies_that_it_has_run_by_run(
     assert float((error.square().mean() / other.square().mean()).sqrt()) == pytest.approx(1, rel=rel)
 
 
+def test_copies_that_had_a_part_in_each_other_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _ = module_of(lambda self, x: x / 3 + x.mean())
+    tried: list[bool] = []
+    original = Reference._in_copies
+
+    def noted(self: Any, *given: Any) -> Any:
+        tried.append(True)
+        return original(self, *given)
+
+    monkeypatch.setattr(Reference, "_in_copies", noted)
+    first, second = reference(module)["out"].estimate, reference(module)["out"].estimate
+    assert tried == [True] and torch.equal(first.value, second.value)
+
+
 def test_a_pair_is_sized_and_judged_without_what_torch_compiles_with(tmp_path: Path) -> None:
     """Its eight hundred modules take a second, as does what it reasons about unknown sizes with."""
     (tmp_path / "problem.py").write_text(
