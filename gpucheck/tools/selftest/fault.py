@@ -128,6 +128,11 @@ class Fault:
         """The output columns by which its calls are told from those of other faults; 0 where it has none."""
         return self.calls or (int(self.case["n"]) if self.case["check"] == "matmul" else 0)
 
+    @property
+    def proven_often(self) -> bool:
+        """Whether its finding takes as many processes as rule out a fault of some, where all ranks have it."""
+        return self.expected.title.startswith(("{cause}", "kernel bug"))
+
     def reason_against(self, device: str, ranks: int) -> str:
         """Why a machine cannot show it, or ""."""
         if device not in self.machines:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ CASE_TIMEOUT = 60.0  # s
 NO_STRAGGLER = 1e6  # times as slow as its peers: runs that share GPUs slow each other down
 HANG_TIMEOUT = {"cpu": 6.0, "cuda": 15.0}  # s; the same where cases hang; kernels for GPUs are compiled within it
 MOST_PER_RANK = 16  # faults of a rank in a run, by their effort, where several runs are made at once
+PROOF = 8  # faults that take a rank as long as the processes do in which those of all ranks are proven
 APART = 100  # output columns between the cases of one fault on two ranks
 FEW_CASES = tuple(attention(queries) for queries in (24, 28, 36, 40, 44))
 
@@ -43,8 +44,11 @@ class FaultRun:
 
     @property
     def size(self) -> int:
-        """Faults, counted on each rank: what makes a run last longer than another."""
-        return sum(len(item.ranks) for item in self.planted)
+        """Faults, counted on each rank that runs their cases: what makes a run last longer than another."""
+        if self.session is Session.CANDIDATES:  # whose twins take as long
+            return len(self.planted) * self.ranks
+        proven = self.column == "all" and any(item.fault.proven_often for item in self.planted)
+        return sum(len(item.ranks) for item in self.planted) + PROOF * self.ranks * proven
 
     @property
     def groups(self) -> list[Mapping[str, Any]]:
@@ -85,7 +89,7 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
     made = [FaultRun("no fault", "controls", device, ranks, 0)]
     shared = sorted(_of(faults, Session.SHARED), key=lambda fault: fault.expected.outcome is not Outcome.MISMATCH)
     each = [fault for fault in shared if Target.EACH in fault.targets]
-    parts = _parts(each, ranks if split else 0)
+    parts = _parts(each, ranks if split else 0, _edits)
     for turn, (words, part) in itertools.product(range(ranks), parts):
         beside = [OTHER_CONFIG] if part is parts[-1][1] else []
         dealt = _dealt([*part, *beside], ranks)
@@ -93,7 +97,7 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
         name = f"each fault on one rank, turn {turn + 1}{words}"
         made.append(FaultRun(name, "each", device, ranks, 1 + turn, planted))
     everywhere = [fault for fault in shared if fault not in each or (Target.ALL in fault.targets and ranks > 1)]
-    for words, part in _parts(everywhere, 1 if split else 0):
+    for words, part in _parts(everywhere, 1 if split else 0, _everywhere):
         planted = tuple(Planted(fault, shown_on(fault, ranks)) for fault in part)
         made.append(FaultRun(f"each fault on all ranks{words}", "all", device, ranks, 1 + ranks, planted))
     for name, session in (("hangs on each rank", Session.HANG), ("compile races on each rank", Session.RACE)):
@@ -101,9 +105,10 @@ def fault_runs(faults: Sequence[Fault], device: str, ranks: int, *, split: bool 
         if hung:
             made.append(FaultRun(name, "each", device, ranks, len(made), hung, session))
     cheats = _of(faults, Session.CANDIDATES)
-    if cheats:  # whose twins run on the other ranks
-        planted = tuple(Planted(fault, (number % ranks,)) for number, fault in enumerate(cheats))
-        made.append(FaultRun("candidates that cheat", "each", device, ranks, len(made), planted, Session.CANDIDATES))
+    for words, part in _parts(cheats, 1 if split else 0, _edits):  # whose twins run on the other ranks
+        planted = tuple(Planted(fault, (number % ranks,)) for number, fault in enumerate(part))
+        name = f"candidates that cheat{words}"
+        made.append(FaultRun(name, "each", device, ranks, len(made), planted, Session.CANDIDATES))
     damaged = [Planted(fault, tuple(range(ranks))) for fault in _of(faults, Session.CACHE)]
     if damaged:
         name = "damage in the kernel cache"
@@ -128,18 +133,34 @@ def _dealt(faults: Sequence[Fault], ranks: int) -> list[tuple[Fault, int]]:
     return [(fault, rank_of[fault.name]) for fault in faults]
 
 
-def _parts(faults: Sequence[Fault], sharing: int) -> list[tuple[str, Sequence[Fault]]]:
-    """Faults that share a run, with what the name of their run says of them.
+def _edits(fault: Fault) -> tuple[bool, ...]:
+    """Sorts faults that change source from those that do not.
 
-    Those that change source go apart from those that do not: all runs of the latter launch the same kernels, which
-    the kernel cache of the self-test then holds for all of them.
+    All runs of the latter launch the same kernels, which the kernel cache of the self-test then holds for all of them.
+    """
+    return (not isinstance(fault.plant, Edit),)
+
+
+def _everywhere(fault: Fault) -> tuple[bool, ...]:
+    """Sorts faults of all ranks, those too that take many processes to be told from those that do not.
+
+    The former share these processes in a run, and the latter have processes of their own.
+    """
+    edits = _edits(fault)
+    return (*edits, edits[0] and not fault.proven_often)
+
+
+def _parts(
+    faults: Sequence[Fault], sharing: int, kind: Callable[[Fault], tuple[bool, ...]]
+) -> list[tuple[str, Sequence[Fault]]]:
+    """Faults that share a run, with what the name of their run says of them; only those of one kind do.
 
     Args:
         sharing: ranks that the faults of a run are spread over; 0: they all go to one run.
     """
     if not sharing:
         return [("", faults)] if faults else []
-    kinds = [[fault for fault in faults if isinstance(fault.plant, Edit) is edits] for edits in (True, False)]
+    kinds = [[fault for fault in faults if kind(fault) == each] for each in sorted({*map(kind, faults)})]
     counts = [math.ceil(sum(fault.effort for fault in kind) / (sharing * MOST_PER_RANK)) for kind in kinds]
     parts = [kind[first::count] for kind, count in zip(kinds, counts, strict=True) for first in range(count)]
     return [(f", part {number} of {len(parts)}" * (len(parts) > 1), part) for number, part in enumerate(parts, 1)]

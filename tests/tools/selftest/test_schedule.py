@@ -64,6 +64,20 @@ def test_runs_that_are_made_at_once_hold_few_faults_and_share_kernels(ranks: int
         assert "spoiled-by-bias" not in usual[1:], "its call with bias comes before others"
 
 
+def test_faults_that_take_many_processes_to_be_told_share_them_and_nothing_else_waits_for_those() -> None:
+    parts = [run for run in fault_runs(FAULTS, "cuda", 2, split=True) if run.name.startswith("each fault on all")]
+    hooks = [run for run in parts if not isinstance(run.planted[0].fault.plant, Edit)]
+    proven = [{item.fault.proven_often for item in run.planted} for run in hooks]
+    assert sorted(proven, key=len) == proven and proven.count({True}) == 1 and proven.count({False}) == 2
+
+
+def test_runs_that_last_longest_are_begun_first() -> None:
+    made = sorted(fault_runs(FAULTS, "cuda", 2, split=True), key=lambda run: run.size, reverse=True)
+    names = [run.name.partition(", ")[0] for run in made]
+    assert {*names[:7]} == {"each fault on all ranks", "candidates that cheat"}
+    assert set(names[7:15]) == {"each fault on one rank"}
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 def test_a_fault_has_the_same_data_whether_its_run_is_split_or_not(ranks: int) -> None:
     whole, parts = (
