@@ -24,13 +24,17 @@ class FakeBuild:
     """Stands in for compiling: every case of every job gives one kernel."""
 
     def __init__(self) -> None:
-        self.kernel: Kernel | None = FITS
+        self.kernel: Kernel | str | None = FITS  # a text: why nothing applies
         self.jobs: list[Job] = []
 
     def __call__(self, jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
         self.jobs += jobs
         for job in reversed(jobs):  # they come in any order
             result = Result(job.combination)
+            if isinstance(self.kernel, str):
+                result.inapplicable = self.kernel
+                yield result
+                continue
             for case in job.cases:
                 keys = (self.kernel.key,) if self.kernel else ()
                 built = self.kernel.built if self.kernel else Built.NOT_REACHED
@@ -103,27 +107,22 @@ def test_our_own_kernels_need_no_library(gpucheck: Command, built: FakeBuild, mo
 
 
 @pytest.mark.parametrize(
-    ("kernel", "code", "verdict"), [(FITS, 0, "PASS"), (FAILS, 1, "FAIL"), (None, 3, "INCONCLUSIVE")]
+    ("kernel", "code", "verdict"),
+    [
+        (FITS, 0, "PASS"),
+        (FAILS, 1, "FAIL"),
+        (None, 3, "INCONCLUSIVE"),
+        ("needs another Triton", 5, "NOTHING RAN"),
+    ],
 )
 def test_the_exit_code_follows_from_the_verdict(
-    gpucheck: Command, built: FakeBuild, tmp_path: Path, kernel: Kernel | None, code: int, verdict: str
+    gpucheck: Command, built: FakeBuild, tmp_path: Path, kernel: Kernel | str | None, code: int, verdict: str
 ) -> None:
     built.kernel = kernel
     report = tmp_path / "report.json"
     answer = gpucheck("compile", "--checks", "attention", "--target", "sm_90", "--json", str(report))
     assert answer.code == code and answer.out.startswith(verdict)
     assert json.loads(report.read_text())["verdict"] == verdict
-
-
-def test_where_nothing_applies_nothing_ran(
-    gpucheck: Command, built: FakeBuild, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def build(jobs: Sequence[Job], parallel: int) -> Iterator[Result]:
-        return (Result(job.combination, inapplicable="needs another Triton") for job in jobs)
-
-    monkeypatch.setattr("gpucheck.tools.compile.combinations.build", build)
-    answer = gpucheck("compile", "--checks", "attention", "--target", "sm_90")
-    assert answer.code == 5 and answer.out.startswith("NOTHING RAN")
 
 
 def test_a_report_is_written_in_the_formats_that_are_named(gpucheck: Command, built: FakeBuild, here: Path) -> None:

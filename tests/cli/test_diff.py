@@ -50,8 +50,6 @@ def test_json(gpucheck: Command, stored: Path) -> None:
     ("arguments", "words"),
     [
         (["good", "gone"], "gone is no run folder"),
-        ([".", "good"], "is no run folder: it holds no plan.json"),
-        (["good/plan.json", "good"], "is no folder"),
         (["good", "bad", "--json", "gone/d.json"], "there is no folder"),
     ],
 )

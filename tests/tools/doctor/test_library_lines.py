@@ -7,7 +7,7 @@ import pytest
 
 from gpucheck.library import installed, library_option
 from gpucheck.library.cache import Damaged
-from gpucheck.model.errors import InfrastructureError, UsageError
+from gpucheck.model.errors import InfrastructureError
 from gpucheck.tools.doctor import library_lines
 from gpucheck.tools.doctor.line import Status
 from tests.tools.doctor.conftest import FakeMachine, Only
@@ -108,9 +108,3 @@ def test_a_wheel_that_cannot_be_fetched_says_nothing_of_the_machine(
     fake.extra["library"] = library_option.parse_source("wheel:vllm==0.33.0")
     (line,) = library_lines.look(fake.machine)
     assert line.status is Status.FAIL and not line.looked
-
-
-def test_a_folder_that_is_not_there_is_a_usage_error(fake: FakeMachine) -> None:
-    fake.extra["library"] = library_option.parse_source("path:/no/such/folder")
-    with pytest.raises(UsageError):
-        library_lines.look(fake.machine)
