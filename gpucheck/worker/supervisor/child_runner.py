@@ -368,7 +368,8 @@ class ChildRunner:
             return self.child.hung(attempt, deadline)
         if waited is not Waited.FREED:
             meeting.failed()
-            state = blame.STOPPED if waited is Waited.STOPPED else blame.WAITED
+            stopped = waited is Waited.STOPPED or self.child.stopped  # which is known later than that it is overdue
+            state = blame.STOPPED if stopped else blame.WAITED
             return replace(self.child.hung(attempt, deadline), state=state)
         attempt = self.child.last_words(attempt)
         self.child.retire()

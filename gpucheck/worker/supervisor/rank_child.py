@@ -73,7 +73,7 @@ class RankChild:
         try:
             child.connection.send(setup)
             if not self.answers(STARTUP_TIMEOUT):
-                stopped = state_of(child.pid) == "T"
+                stopped = self.stopped
                 self.retire()
                 words = "was stopped by a signal" if stopped else f"was not ready within {STARTUP_TIMEOUT:g} s"
                 return f"the process on this GPU {words}"
@@ -92,6 +92,11 @@ class RankChild:
         self.seconds += time.perf_counter() - begin
         self.started += 1
         return child
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has stopped it."""
+        return self.process is not None and state_of(self.process.pid) == "T"
 
     def is_ready(self, setup: Setup) -> bool:
         """Whether the process for a setup is there."""
@@ -157,7 +162,7 @@ class RankChild:
         from gpucheck.worker import hang_stacks
 
         assert self.process is not None and self.setup is not None, "nobody was asked"
-        stopped = state_of(self.process.pid) == "T"
+        stopped = self.stopped
         text = hang_stacks.collect(self.process.pid, Path(self.setup.stacks))
         attempt = self.last_words(attempt)
         self.retire()

@@ -25,9 +25,10 @@ from gpucheck.worker.protocol import (
     Request,
     Setup,
 )
+from gpucheck.worker.supervisor import blame, deadline, rank_child
 from gpucheck.worker.supervisor import child_runner as runner_module
-from gpucheck.worker.supervisor import deadline, rank_child
 from gpucheck.worker.supervisor.child_runner import ChildRunner
+from gpucheck.worker.supervisor.meeting import Waited
 from gpucheck.worker.supervisor.node_sync import Node
 from tests.conftest import Synthetic
 from tests.processes import wait_until
@@ -352,6 +353,18 @@ def test_a_child_that_a_signal_stopped_is_told_from_one_that_computes(
     monkeypatch.setattr(Children, "_serve", lambda self, connection: time.sleep(5))
     record = make(plan, tmp_path / "t", Children()).run(0, step(plan)).record
     assert (record.outcome, record.message) == (Outcome.CRASH, "the process on this GPU was stopped by a signal")
+
+
+@pytest.mark.parametrize(("state", "told"), [("T", blame.STOPPED), ("S", blame.WAITED)])
+def test_a_stopped_child_is_told_from_one_that_waits_though_both_are_overdue(
+    plan: Plan, tmp_path: Path, stacks_of: None, monkeypatch: pytest.MonkeyPatch, state: str, told: str
+) -> None:
+    """It takes longer to know that it stays stopped than a case of a few seconds may take."""
+    monkeypatch.setattr(rank_child, "state_of", lambda pid: state)
+    runner = make(plan, tmp_path / "s", Children(silent=True))
+    attempt, inputs = runner.prepared(runner._attempt(0, step(plan), "", 0))
+    meeting: Any = SimpleNamespace(wait=lambda *_: Waited.OVERDUE, failed=lambda: None, group="")
+    assert inputs is not None and runner.execute(attempt, inputs, ["out"], meeting)[0].state == told
 
 
 @pytest.mark.parametrize("after", [4, 5])
