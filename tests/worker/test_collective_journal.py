@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpucheck.worker.collective_journal import CollectiveCall, CollectiveJournal, read
+from gpucheck.worker.collective_journal import CollectiveCall, CollectiveJournal, clear, read
 
 
 def test_it_tells_which_calls_were_left(tmp_path: Path) -> None:
@@ -41,3 +41,16 @@ def test_a_line_that_was_cut_costs_what_comes_behind_it_only(tmp_path: Path) -> 
         file.write('["leave", ')
     assert [call.inside for call in read(path)] == [True]
     assert read(tmp_path / "none") == []
+
+
+def test_a_child_that_never_begins_a_case_is_not_told_by_the_calls_of_the_one_before(tmp_path: Path) -> None:
+    """One that a signal had stopped between two cases was said to call something else than all others."""
+    path = tmp_path / "journal"
+    clear(path)
+    journal = CollectiveJournal(path)
+    journal.leave(journal.enter("send", "send bf16 x100", (0, 1), "pair"))
+    clear(path)
+    assert read(path) == []
+    journal.begin()
+    journal.enter("send", "send bf16 x7", (0, 1), "pair")
+    assert [(call.signature, call.number) for call in read(path)] == [("send bf16 x7", 1)]

@@ -92,6 +92,7 @@ class Together:
     def _part(self, attempt: Attempt, inputs: Path, meeting: Meeting) -> Attempt:
         """This rank's part of a joint case; whatever goes wrong here, the other ranks are told of it."""
         try:
+            collective_journal.clear(self._runner.setups.path("collectives"))
             done, replies = self._runner.execute(attempt, inputs, [attempt.outputs], meeting)
         except NoStore:
             raise
