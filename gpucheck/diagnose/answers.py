@@ -12,7 +12,7 @@ from gpucheck.diagnose.chance import LUCK, by_luck, one_rate, rate_words
 from gpucheck.diagnose.differing_calls import how_calls_differ
 from gpucheck.diagnose.error_pattern import error_pattern
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT
-from gpucheck.model.record import QUEUES, Outcome, Record
+from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.run_folder import Run
 
@@ -206,7 +206,6 @@ class Answers:
         lines = [f"answers of {self.of}, which fails alike"] if self.of else []
         if REPEAT in self.tried:
             lines.append(repeated(self.failure, self.processes(REPEAT)))
-            lines += self._queues()
         shown = [name for name in self.tried if name not in (REPEAT, HISTORY)]
         for word, asked in (("right", self.right), ("wrong", self.wrong)):
             named = [EXPERIMENTS[name].words + _times(self.processes(name)) for name in shown if asked(name)]
@@ -214,12 +213,6 @@ class Answers:
                 lines.append(f"{word} {', '.join(named)}")
         silent = [f"{EXPERIMENTS[name].words} ({ends})" for name in shown if (ends := self._unanswered(name))]
         return lines + ([f"no answer {', '.join(silent)}"] if silent else []) + self._history()
-
-    def _queues(self) -> list[str]:
-        """How many processes had fewer queues of the GPU than usual."""
-        made = [each for attempts in self.tried.values() for each in attempts]
-        few = sum(each.queues > 0 for each in made)
-        return [f"{few} of {len(made)} processes with {QUEUES}=1: the case has one stream"] if few else []
 
     def _unanswered(self, name: ExperimentName) -> str:
         """How processes of an experiment ended that neither were right nor showed what is looked for."""

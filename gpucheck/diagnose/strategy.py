@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpucheck.diagnose.answers import FEWEST, Answers, kinds, regular
 from gpucheck.diagnose.causes import out_of_bounds
-from gpucheck.diagnose.causes.common import launched_on_other_stream, on_one_stream
+from gpucheck.diagnose.causes.common import launched_on_other_stream
 from gpucheck.diagnose.chance import EVERY_TIME, LUCK, MOST_PROCESSES, by_luck
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEAT, REPEATS, those
 from gpucheck.model.record import Outcome
@@ -54,13 +54,6 @@ def wants_control(name: ExperimentName, seen: Answers) -> bool:
 def fails_always(seen: Answers) -> bool:
     """Whether a case failed alike in as many fresh processes of its own as it takes for it to share further ones."""
     return seen.deterministic and len(seen.processes(REPEAT)) >= ALONE
-
-
-def one_stream(seen: Answers) -> bool:
-    """Whether a case gave the same wrong bits in each process, all on one stream, and fresh ones had made no other."""
-    alone, bits = seen.processes(REPEAT), seen.failure.bits
-    same = seen.deterministic and bool(bits) and all(each.bits == bits and each.streams == 0 for each in alone)
-    return same and all(map(on_one_stream, (seen.failure, *alone)))
 
 
 def further_repeats(seen: Answers, ranks: int) -> int:

@@ -16,7 +16,6 @@ T = TypeVar("T")
 SCHEMA = 1  # of plan.json and of every record line
 OLD_NAMES = {"speed": "timings"}  # what fields were called in record lines of earlier versions
 DAMAGED_ENTRY = "damaged cache entry"  # in a message, before the cache file that explains the error
-QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"  # environment variable: queues of the GPU that all streams of a process share
 OOM_KILLER = "kernel's out-of-memory killer"  # in the message of a process that it may have killed
 
 
@@ -286,8 +285,6 @@ class Record:
     before: int = -1  # cases that its process had run before; -1: not known
     after: list[int] = field(default_factory=list)  # the steps its process ran before, where an experiment chose them
     partner: int | None = None  # the local rank whose environment or device an experiment lent
-    streams: int = -1  # beside the usual one, that the code in its process had made; -1: not known
-    queues: int = 0  # of the hardware, that all streams of its process shared; 0: as many as its environment gives
     tightness: float = 0.0  # largest share of an error bound used, beyond final rounding
     arithmetic: str = ""  # the GPU architectures that the bounds hold for; "": not known
     bounds: dict[str, str] = field(default_factory=dict)  # output -> where its bound comes from, if not from gpucheck

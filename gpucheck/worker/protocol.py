@@ -48,7 +48,6 @@ class Setup:
     launches: str = "run"  # what launches do from its first call on, see ``Call.launches``
     partner: int = -1  # the local rank whose environment or device it gets; -1: the next one
     engine: PlannedEngine | None = None  # that it imports; None: none
-    queues: int = 0  # of the hardware, that all its streams share; 0: as many as its environment gives
     turns: str = ""  # begins the names of files by which it shares its GPU with others of its rank; "": there are none
 
 
@@ -276,7 +275,6 @@ class Reply:
     launched: int = 0  # launches of a single call, replays of CUDA graphs included
     bit_sum: int = 0  # of the outputs of a timed call, which are sent later
     stream: int | None = None  # of the inputs and the consumer on their device
-    streams: int = -1  # beside that, made in this process so far; -1: nobody looked
     device: str = ""
     compiled: int = 0  # kernels that no cache had
     gpu: str = ""  # UUID

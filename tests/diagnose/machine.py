@@ -28,7 +28,7 @@ from gpucheck.diagnose.differing_calls import how_calls_differ
 from gpucheck.diagnose.page import Cause
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
-from gpucheck.model.record import Launch, Outcome, Record, Violation
+from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.records.run_folder import Run
 from gpucheck.worker.memory_fills import depends_on_fill, fill_of, wants_another_pass
 from gpucheck.worker.supervisor.experiment_attempts import right_word
@@ -127,10 +127,6 @@ def kinds(ranks: int, draw: random.Random) -> dict[str, Fault]:
     return {fault.name: fault for fault in found}
 
 
-ON_ONE_STREAM = Launch("k", 1, 0, ["cuda:0"], 7, "h", "sm_90", 0, 4, [1])
-"""So that one queue of the GPU is enough for processes of a case that fails every time."""
-
-
 def _in_group(call: Call) -> bool:
     return call.conditions.process_group == "initialised"
 
@@ -204,20 +200,19 @@ class Rank:
 
     def _run(self, number: int, step: Any, name: str, **how: Any) -> Any:
         conditions: Conditions = step.conditions
-        queues = how.get("queues", 0)
-        process = self._ready(conditions, name, how.get("partner"), queues)
+        process = self._ready(conditions, name, how.get("partner"))
         before = len(process.steps)
         known, calls = (how.get("known") or {}).get("y", ""), process.calls
         record = self._record(number, conditions, process, known) if number == FAULTY else self._right(number, process)
         process.steps.append(number)
         asked = 1 if known and process.calls == calls + 1 else conditions.repeat
-        record = replace(record, experiment=name, before=before, asked=asked, pid=process.number, queues=queues)
+        record = replace(record, experiment=name, before=before, asked=asked, pid=process.number)
         if record.outcome is Outcome.CRASH:
             self.retire()
         return SimpleNamespace(record=record, reply=None if record.outcome is Outcome.CRASH else record)
 
-    def _ready(self, conditions: Conditions, name: str, partner: int | None, queues: int) -> Process:
-        setup = (conditions.process_group, conditions.swap, name, partner, queues)
+    def _ready(self, conditions: Conditions, name: str, partner: int | None) -> Process:
+        setup = (conditions.process_group, conditions.swap, name, partner)
         if self._process is None or self._setup != setup:
             machine, mine = self.machine, self.local_rank
             other = mine if partner is None else partner
@@ -271,9 +266,6 @@ class Rank:
             by_fill=by_fill,
             distinct=len(set(digests)),
             wrong=min(1, len(bad)),
-            launches=[ON_ONE_STREAM],
-            stream=ON_ONE_STREAM.stream,
-            streams=0,
         )
         return record
 

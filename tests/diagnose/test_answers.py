@@ -185,16 +185,6 @@ def test_a_retest_is_classified(synthetic: Synthetic, processes: list[Any], word
     assert words in repeated(synthetic.record(plan, 0, 0, BAD), alone)
 
 
-def test_processes_with_one_queue_for_all_streams_are_told(synthetic: Synthetic) -> None:
-    wrong = synthetic.record(synthetic.plan(), 0, 0, BAD)
-    tried = {ExperimentName.REPEAT: [wrong] * 2 + [replace(wrong, queues=1)] * 3}
-    assert Answers(wrong, tried).lines() == [
-        "wrong in 5 of 5 fresh processes, the same bits in each call: deterministic",
-        "3 of 5 processes with CUDA_DEVICE_MAX_CONNECTIONS=1: the case has one stream",
-    ]
-    assert len(Answers(wrong, {ExperimentName.REPEAT: [wrong] * 5}).lines()) == 1
-
-
 @pytest.mark.parametrize("third", ["d", "other", "seldom"])
 def test_ranks_that_gave_the_same_bits_share_their_answers(synthetic: Synthetic, third: str) -> None:
     """But for the repeats, which each makes itself.

@@ -21,10 +21,3 @@ def test_all_planted_faults_are_found_within_five_minutes(tmp_path: Path) -> Non
     print(done.stdout, done.stderr, f"{time.monotonic() - begin:.0f} s", sep="\n")
     assert done.returncode == 0 and json.loads((tmp_path / "s.json").read_text())
     assert time.monotonic() - begin < 300
-    lines = (line for path in tmp_path.glob("out/*/run/records/*.jsonl") for line in path.read_text().splitlines())
-    tried = [item for item in map(json.loads, lines) if item["event"] == "result" and item["experiment"]]
-    on_others = [
-        each for each in tried if each["streams"] > 0 or {one["stream"] for one in each["launches"]} - {each["stream"]}
-    ]
-    assert any(each["queues"] for each in tried), "processes of cases with one stream start sooner"
-    assert on_others and not any(each["queues"] for each in on_others), "where streams may race, nothing is changed"

@@ -88,11 +88,6 @@ def launched_on_other_stream(record: Record) -> list[Launch]:
     ]
 
 
-def on_one_stream(record: Record) -> bool:
-    """Whether all launches were on the stream of the inputs."""
-    return record.stream is not None and {launch.stream for launch in record.launches} == {record.stream}
-
-
 def error_summary(record: Record) -> str:
     """What is wrong about a record, in a few words."""
     words = error_pattern(record)

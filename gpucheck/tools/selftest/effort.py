@@ -21,7 +21,6 @@ class Effort:
     attempts: dict[str, int] = field(default_factory=dict)  # by experiment, of all ranks
     seconds: dict[str, float] = field(default_factory=dict)  # by experiment, of the rank that worked longest
     processes: int = 0  # started to own a device, by all ranks
-    one_queue: int = 0  # of them, those that shared one queue of the GPU among their streams
     starting: float = 0.0  # s that starting them took, summed
     compiling: float = 0.0  # s that they compiled, summed
 
@@ -32,8 +31,7 @@ class Effort:
         often = {name: f" ({self.attempts.get(name, 0)})" for name in self.seconds if name != WAITING}
         parts = [f"{name} {seconds:.0f} s{often.get(name, '')}" for name, seconds in longest]
         each = f", {self.starting / self.processes:.2f} s each" if self.processes else ""
-        few = f" ({self.one_queue} with one queue)" if self.one_queue else ""
-        return f"{', '.join(parts)}; {self.processes} processes{few}{each}; compiling {self.compiling:.0f} s"
+        return f"{', '.join(parts)}; {self.processes} processes{each}; compiling {self.compiling:.0f} s"
 
 
 def effort_of(run: Path) -> Effort:
@@ -53,7 +51,6 @@ def _worked(seconds: dict[str, float]) -> float:
 def _read(path: Path, effort: Effort) -> dict[str, float]:
     """Adds a rank to what all ranks did; gives the seconds between its lines, by what it was at."""
     seconds, now, at, under_way = dict[str, float](), None, CASES, set[tuple[int, str]]()
-    one_queue = set[int]()
     for item in _lines(path):
         if now is not None and "time" in item:
             seconds[at] = seconds.get(at, 0.0) + item["time"] - now
@@ -67,11 +64,9 @@ def _read(path: Path, effort: Effort) -> dict[str, float]:
             under_way.discard((item["step"], name))
             at = at if under_way else WAITING
             effort.compiling += item["seconds"].get("compile", 0.0)
-            one_queue |= {item["pid"]} if item.get("queues") else set()
         elif item["event"] == "end":
             effort.processes += item["children"]
             effort.starting += item["child_seconds"]
-    effort.one_queue += len(one_queue)
     return seconds
 
 

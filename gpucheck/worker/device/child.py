@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from gpucheck.host import containment
 from gpucheck.host.bytecode import Bytecode
 from gpucheck.library.cache_folder import cache_root
-from gpucheck.model.record import QUEUES
 from gpucheck.model.vocabulary import Wall
 from gpucheck.worker import hang_stacks
 from gpucheck.worker.protocol import BUILD, REFERENCE, Ahead
@@ -252,8 +251,6 @@ def _environment(setup: Setup) -> None:
     os.environ[DEVICE] = "" if setup.conditions.whole_node else str(own_device(setup))
     if setup.conditions.synchronised:
         os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
-    if setup.queues:
-        os.environ[QUEUES] = str(setup.queues)
     if setup.cache:
         os.environ["TRITON_CACHE_DIR"] = setup.cache
     if setup.conditions.swap == "rank":

@@ -112,7 +112,7 @@ class CaseExecutor(DevicePasses):
         reply.launches = reply.launches or [asdict(launch) for launch in self.observer.take()]
         if isinstance(checks.load(request.case.check), CandidateCheck) and not reply.sticky:
             reply.memory = memory_of("candidate", self.device)
-        reply.compiled, reply.streams = self.observer.log.compiled, self.observer.streams
+        reply.compiled = self.observer.log.compiled
         self.last, self._repeats, self.returned = None, None, []
         if checks.load(request.case.check).needs_memory(request.case) and not reply.sticky:
             self._let_go()

@@ -63,7 +63,6 @@ class Observer:
         self.journal, self._blocking = journal, blocking
         self._roots = [os.path.join(path, "") for root in roots for path in (str(root), os.path.realpath(root))]
         self._thread = threading.local()
-        self.streams = 0  # that this process has made so far, by whatever code
 
     @property
     def log(self) -> Log:
@@ -162,7 +161,6 @@ class Observer:
         replace_launch(self._watched)
         watch_tuning(self._tried)
         replace_compilation(self._timed)
-        torch.cuda.Stream.__new__ = staticmethod(self._counted(torch.cuda.Stream.__new__))  # type: ignore[method-assign, assignment]
 
     def _watched(self, launch: Callable[..., Any]) -> Callable[..., Any]:
         from gpucheck.triton_hooks import resource_limits
@@ -188,13 +186,6 @@ class Observer:
             return compiled
 
         return run
-
-    def _counted(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        def new(kind: type, *args: Any, **kwargs: Any) -> Any:
-            self.streams += "stream_id" not in kwargs  # with a number it stands for a stream that is there already
-            return make(kind, *args, **kwargs)
-
-        return new
 
     def _timed(self, build: Callable[..., Any]) -> Callable[..., Any]:
         def compile_timed(source: Any, *args: Any, **kwargs: Any) -> Any:

@@ -57,7 +57,6 @@ class Attempt:
     outputs: str  # file of the first outputs
     reply: Reply | None = None
     partner: int = -1  # the local rank whose environment or device its process gets; -1: the next one
-    queues: int = 0  # see ``Setup.queues``
     deadline: float | None = None  # s; None takes the plan's
     inspection: Inspection | None = None
     known: dict[str, str] = field(default_factory=dict)  # digests of outputs; a first call that gives these is the last

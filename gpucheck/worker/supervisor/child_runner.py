@@ -95,7 +95,6 @@ class ChildRunner:
         partner: int | None = None,
         own: bool = False,
         known: Mapping[str, str] | None = None,
-        queues: int = 0,
     ) -> Attempt:
         """Makes one attempt on this rank.
 
@@ -107,12 +106,10 @@ class ChildRunner:
             partner: the local rank whose environment or device the process gets; None: its own.
             own: the case's files, unless they are held, are not shared with other ranks; :meth:`forget` removes them.
             known: digests of outputs; if the first call gives these, no further one is made.
-            queues: see ``Setup.queues``.
         """
         lent = -1 if partner is None else partner
         attempt = self._attempt(number, step, experiment, round)
-        attempt = replace(attempt, deadline=deadline, inspection=inspection, partner=lent, queues=queues)
-        attempt = replace(attempt, known=dict(known or {}))
+        attempt = replace(attempt, deadline=deadline, inspection=inspection, partner=lent, known=dict(known or {}))
         if own and not self.files.holds(attempt.key):
             attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
         if step.inapplicable:
@@ -335,8 +332,7 @@ class ChildRunner:
         child, record = self.child, attempt.record
         assert child.process is not None and child.setup is not None, "an attempt is prepared first"
         walls = list(child.walls) if child.setup.own_folder else record.walls
-        record = replace(record, pid=child.process.pid, before=len(child.ran), walls=walls, queues=child.setup.queues)
-        attempt = replace(attempt, record=record)
+        attempt = replace(attempt, record=replace(record, pid=child.process.pid, before=len(child.ran), walls=walls))
         if attempt.call is None:
             if not record.experiment:
                 self._places[record.step] = record.round, child.ran, len(child.ran)

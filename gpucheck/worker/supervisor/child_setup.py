@@ -93,7 +93,6 @@ class ChildSetups:
             meeting=self._meeting(conditions),
             collectives=str(self.path("collectives")) if conditions.together else "",
             partner=attempt.partner,
-            queues=attempt.queues,
             engine=self._plan.engine(conditions.engine),
             turns=str(self._folder / f"turns{self._node.local_rank}") if self._several else "",
         )

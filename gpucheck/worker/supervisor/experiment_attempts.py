@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from gpucheck.diagnose.answers import BROKE, Answers, kinds, steady
 from gpucheck.diagnose.experiment_list import HISTORY, REPEAT, applicable, calls_asked
-from gpucheck.diagnose.strategy import one_stream, worth_a_process
+from gpucheck.diagnose.strategy import worth_a_process
 from gpucheck.model.conditions import Conditions
-from gpucheck.model.plan import Plan, Step
-from gpucheck.model.record import QUEUES, Outcome, Record
+from gpucheck.model.plan import Plan
+from gpucheck.model.record import Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind, file_name
 from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
@@ -99,19 +98,7 @@ class ExperimentAttempts:
         if name != HISTORY:
             first = next(iter(seen.processes(REPEAT)), None)
             conditions = replace(conditions, repeat=calls_asked(record, first, step.conditions))
-        queues = int(self._does_with_one_queue(step, seen))
-        return ExperimentProcess(record.step, replace(step, conditions=conditions), name, after=after, queues=queues)
-
-    def _does_with_one_queue(self, step: Step, seen: Answers) -> bool:
-        """Whether all streams of a process may share one queue of the GPU, which then has its context in half the time.
-
-        One queue only keeps streams from running side by side. So it changes nothing, and hides no race, where the case
-        asks for one stream and processes with the usual queues made no other and gave the same wrong bits.
-        """
-        if self.plan.device != "cuda" or QUEUES in os.environ or not one_stream(seen):
-            return False
-        usual = runs_beside(step) and step.conditions.process_group == "none" and not step.conditions.engine
-        return usual and step.case.check not in self.plan.candidates
+        return ExperimentProcess(record.step, replace(step, conditions=conditions), name, after=after)
 
     def _at_once(
         self,
@@ -194,7 +181,6 @@ class ExperimentAttempts:
             partner=partner,
             own=process.own,
             known=self._failures[process.number].digests if process.known else None,
-            queues=process.queues,
         )
         candidate = process.step.case.check in self.plan.candidates
         if candidate:

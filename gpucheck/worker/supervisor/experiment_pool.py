@@ -28,7 +28,6 @@ class ExperimentProcess:
     after: tuple[int, ...] = ()  # steps that the process runs before
     own: bool = False  # its files are made for it and go with it
     known: bool = False  # one call is enough where it gives the bits of the failure
-    queues: int = 0  # see ``Setup.queues``
 
 
 Follow = Callable[[ExperimentProcess], Sequence[ExperimentProcess]]

@@ -96,11 +96,11 @@ class Experiments(ExperimentAttempts):
         """What else is asked of a case that fails every time, whatever these processes answer; slow ones first.
 
         Args:
-            ahead: as if the first process in which it is repeated had failed in the same way, and made no stream;
-                without what other ranks might make, since only one that fails every time takes that on.
+            ahead: as if the first process in which it is repeated had failed in the same way; without what other ranks
+                might make, since only one that fails every time takes that on.
         """
         seen = self._seen(record)
-        seen = replace(seen, tried={**seen.tried, REPEAT: [replace(record, streams=0)]}) if ahead else seen
+        seen = replace(seen, tried={**seen.tried, REPEAT: [record]}) if ahead else seen
         if not seen.deterministic:
             return []
         possible = self._possible(record)
@@ -271,9 +271,9 @@ def _rotated(records: Sequence[Record], turn: int) -> list[Record]:
     return [*records[first:], *records[:first]]
 
 
-def _setup(process: ExperimentProcess) -> tuple[Conditions, int]:
+def _setup(process: ExperimentProcess) -> Conditions:
     """What processes must agree in to be one and the same."""
-    return process.step.conditions.lifelong, process.queues
+    return process.step.conditions.lifelong
 
 
 def _by_setup(processes: Sequence[ExperimentProcess]) -> list[ExperimentProcess]:

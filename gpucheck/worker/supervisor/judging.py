@@ -119,7 +119,7 @@ def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | Non
     seconds = {**attempt.record.seconds, **reply.seconds}
     record = replace(attempt.record, **where_it_ran(reply), launches=launches, stream=reply.stream, seconds=seconds)
     twins = checks.load(attempt.step.case.check).twins(attempt.step.case)
-    record = replace(record, streams=reply.streams, engine=reply.engine, twins=list(twins))
+    record = replace(record, engine=reply.engine, twins=list(twins))
     check = checks.load(attempt.step.case.check)
     of_candidate = isinstance(check, CandidateCheck)
     if isinstance(check, CandidateCheck):

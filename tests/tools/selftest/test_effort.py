@@ -36,15 +36,6 @@ def test_the_slowest_rank_tells_where_the_time_went(tmp_path: Path) -> None:
     assert effort.words == words
 
 
-def test_processes_with_one_queue_are_told(tmp_path: Path) -> None:
-    made = [{**result(2.0 + pid, "repeat"), "pid": pid, "queues": int(pid > 1)} for pid in (1, 2, 2, 3)]
-    for rank in range(2):
-        write(tmp_path, rank, begin(1.0), *made, {"event": "end", "children": 3, "child_seconds": 1.5})
-    assert (
-        effort_of(tmp_path).one_queue == 4 and "; 6 processes (4 with one queue), 0.50 s" in effort_of(tmp_path).words
-    )
-
-
 def test_a_rank_that_waits_for_another_is_not_at_what_it_did_last(tmp_path: Path) -> None:
     judged_late = [begin(1.0), begin(2.0, step=1), result(3.0), result(5.0, step=1)]
     write(tmp_path, 0, *judged_late, begin(45.0, "alone"), result(46.0, "alone"), {"event": "pause", "time": 90.0})

@@ -20,19 +20,17 @@ from gpucheck.library import source_import
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UnusableGpu
-from gpucheck.model.record import QUEUES
 from gpucheck.worker.device import case_pass, child, gpu_process
 from gpucheck.worker.device.placements import BINDINGS
 from gpucheck.worker.protocol import Request, Setup
 
-NAMES = ("GPUCHECK_DEVICE", "CUDA_LAUNCH_BLOCKING", "TRITON_CACHE_DIR", "RANK", "LOCAL_RANK", QUEUES)
-ALL_NAMES = (*NAMES, "TORCH_GLOO_LAZY_INIT")
+NAMES = ("GPUCHECK_DEVICE", "CUDA_LAUNCH_BLOCKING", "TRITON_CACHE_DIR", "RANK", "LOCAL_RANK", "TORCH_GLOO_LAZY_INIT")
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts back what a process sets for itself."""
-    for name in ALL_NAMES:
+    for name in NAMES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("RANK", "5")
@@ -47,10 +45,7 @@ def setup(tmp_path: Path, **conditions: Any) -> Setup:
 
 def test_the_environment_of_a_usual_process(tmp_path: Path) -> None:
     child._environment(setup(tmp_path))
-    assert [os.environ.get(name) for name in ALL_NAMES] == ["1", None, None, "5", "1", None, None]
-    os.environ[QUEUES] = "8"
-    child._environment(setup(tmp_path))
-    assert os.environ[QUEUES] == "8", "what a user sets stays"
+    assert [os.environ.get(name) for name in NAMES] == ["1", None, None, "5", "1", None]
 
 
 @pytest.mark.parametrize(
@@ -77,11 +72,6 @@ def test_the_last_rank_swaps_with_the_first(tmp_path: Path) -> None:
 def test_a_cache_of_its_own(tmp_path: Path) -> None:
     child._environment(replace(setup(tmp_path), cache="/c"))
     assert os.environ["TRITON_CACHE_DIR"] == "/c"
-
-
-def test_one_queue_for_all_streams(tmp_path: Path) -> None:
-    child._environment(replace(setup(tmp_path), queues=1))
-    assert os.environ[QUEUES] == "1"
 
 
 def test_a_process_group_exists_without_the_other_ranks(tmp_path: Path) -> None:

@@ -107,7 +107,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: fake.device)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", fake.raw_stream, raising=False)
     monkeypatch.setattr(cuda_driver, "context_device", lambda: fake.context)
-    monkeypatch.setattr(torch.cuda.Stream, "__new__", torch.cuda.Stream.__new__)
     return fake
 
 
@@ -227,30 +226,6 @@ def test_configurations_that_an_autotuner_tries_are_counted_for_each_case(
         for _ in range(2):
             tuner.run(torch.empty(2), grid=(1,), warmup=False)
         assert [(seen.kernel, seen.count, seen.tried) for seen in made.take()] == [("tuned", 2, tried)]
-
-
-def test_streams_that_any_code_makes_are_counted(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stream:
-        """As torch's: with a number it stands for a stream that is there."""
-
-        def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Any:
-            return super().__new__(cls)
-
-        def __init__(self, *_: Any, **__: Any) -> None:
-            """Nothing."""
-
-    class External(Stream):
-        def __new__(cls, pointer: int) -> Any:
-            return super().__new__(cls, stream_ptr=pointer)
-
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    made = Observer()
-    made.install_compiled()
-    assert isinstance(Stream(stream_id=3, device_index=0, device_type=1), Stream) and made.streams == 0
-    made.start()
-    assert isinstance(Stream(), Stream) and type(External(7)) is External and made.streams == 2
-    made.start()
-    assert made.streams == 2, "they are the process's: what one case makes, a later one may use"
 
 
 def test_arguments_that_offsets_of_32_bits_do_not_reach_are_taken_down() -> None:

@@ -102,16 +102,6 @@ def step(plan: Plan, **conditions: Any) -> Any:
     return replace(plan.steps[0], conditions=Conditions(**conditions))
 
 
-def test_no_process_is_used_again_with_another_number_of_queues(plan: Plan, tmp_path: Path) -> None:
-    children = Children()
-    runner = make(plan, tmp_path / "s", children)
-    asked = (0, 0, 1, 1, 0)
-    made = [runner.run(0, plan.steps[0], ExperimentName.REPEAT, queues=queues).record for queues in asked]
-    assert [setup.queues for setup in children.setups] == [0, 1, 0]
-    assert [record.queues for record in made] == list(asked), "the record tells"
-    assert [record.before for record in made] == [0, 1, 0, 1, 0]
-
-
 def test_ranks_are_compared_by_the_times_of_the_largest_cases_alone(plan: Plan, tmp_path: Path) -> None:
     def of_size(size: int) -> Step:
         return replace(plan.steps[0], case=replace(plan.steps[0].case, params={"m": size}))

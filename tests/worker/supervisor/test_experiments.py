@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, REPEATS
 from gpucheck.diagnose.strategy import ALONE as ALONE_FIRST
 from gpucheck.model.plan import ExpectedFailure, Plan
-from gpucheck.model.record import QUEUES, Launch, Outcome, Record, Underway, Violation
+from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.worker.supervisor import judging
 from gpucheck.worker.supervisor.experiments import MOST_CASES, PIN_SECONDS, SPOILING, Experiments, representatives
@@ -51,7 +51,6 @@ class FakeRank:
     known: list[Any] = field(default_factory=list)  # digests after which one call is enough
     events: list[str] = field(default_factory=list)
     processes: list[tuple[Any, list[int]]] = field(default_factory=list)  # what each is set up for, and its steps
-    told: list[int] = field(default_factory=list)  # the queues of each answer that counted
     _before: list[int] = field(default_factory=list)  # steps in the process at hand
     _setup: Any = None  # of the process at hand
 
@@ -71,9 +70,8 @@ class FakeRank:
         partner: int | None = None,
         own: bool = False,
         known: Any = None,
-        queues: int = 0,
     ) -> Any:
-        setup = (name, step.conditions.lifelong, queues)
+        setup = (name, step.conditions.lifelong)
         if setup != self._setup:
             self.processes.append((setup, []))
             self._setup = setup
@@ -91,7 +89,6 @@ class FakeRank:
         changes = answer(self.names.count(name)) if callable(answer) else answer
         if name == "history" and not self.spoilt(tuple(self._before)):
             changes = RIGHT
-        known["queues"] = queues
         return Record(number, "c", 1, experiment=name, asked=step.conditions.repeat, **{**known, **changes})
 
     @property
@@ -138,7 +135,6 @@ class FakeRank:
 
     def result(self, record: Any) -> None:
         self.events.append(f"result {record.experiment}")
-        self.told.append(record.queues)
 
 
 @pytest.fixture(autouse=True)
@@ -606,114 +602,6 @@ class TestAtOnce:
         repeat = experiments._process_for(experiments.failed[0], ExperimentName.REPEAT)
         assert not experiments._undisturbed(repeat)
         assert experiments._undisturbed(experiments._process_for(experiments.failed[0], ExperimentName.NO_GROUP))
-
-
-def _launch(stream: int) -> Launch:
-    return Launch("k", 1, 0, ["cuda:0"], stream, "h", "sm_90", 0, 4, [1])
-
-
-class TestOneQueue:
-    """Which processes may have one queue of the GPU for all their streams."""
-
-    ONE_STREAM: ClassVar[dict[str, Any]] = {**WRONG, "launches": [_launch(7)], "stream": 7, "streams": 0}
-
-    @pytest.fixture(autouse=True)
-    def usual_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv(QUEUES, raising=False)
-
-    @pytest.fixture
-    def gpus(self, synthetic: Synthetic) -> Plan:
-        made: Plan = synthetic.plan(cases=1, ranks=2, experiments=30.0)
-        return made
-
-    def queues(self, plan: Plan, synthetic: Synthetic, answers: Any = None, **failure: Any) -> list[tuple[str, int]]:
-        """The queues that each process was given, 0 for the usual ones, with the experiment that it was for."""
-        seen = {**self.ONE_STREAM, **failure}
-        fake = FakeRank(answers if callable(answers) else dict.fromkeys(EXPERIMENTS, answers or seen), same=True)
-        work(fake, plan, [synthetic.record(plan, 0, 1, **seen)])
-        return [(name, queues) for (name, _, queues), steps in fake.processes for _ in steps]
-
-    def test_what_gave_the_same_wrong_bits_in_a_fresh_process_with_the_usual_ones_and_used_one_stream(
-        self, gpus: Plan, synthetic: Synthetic
-    ) -> None:
-        found = self.queues(gpus, synthetic)
-        assert found[:2] == [("repeat", 0), ("repeat", 1)]
-        assert {queues for _, queues in found[1:]} == {1} and len(found) > REPEATS * 2
-
-    @pytest.mark.parametrize(
-        "seen",
-        [
-            {"launches": [_launch(7), _launch(8)]},
-            {"streams": 1},  # made by code that does something else on it
-            {"streams": -1},
-            {"launches": []},
-            {"launches": [_launch(8)]},
-            {"digests": {}},
-            {"outcome": Outcome.ERROR, "mismatches": [], "message": "E"},
-            {"calls": ["a", "b"], "bad_calls": [1]},
-        ],
-        ids=str,
-    )
-    def test_nothing_else(self, gpus: Plan, synthetic: Synthetic, seen: dict[str, Any]) -> None:
-        found = self.queues(gpus, synthetic, **seen)
-        assert {queues for _, queues in found} == {0} and len(found) > ALONE_FIRST
-
-    @pytest.mark.parametrize(
-        "conditions",
-        [
-            {"stream": "side"},
-            {"late": True},
-            {"consumer": "prompt"},
-            {"concurrency": 2},
-            {"process_group": "initialised"},
-            {"placement": "peer"},
-            {"placement": "threads"},
-            {"engine": "vllm"},
-        ],
-        ids=str,
-    )
-    def test_no_case_that_asks_for_more_than_a_stream(
-        self, gpus: Plan, synthetic: Synthetic, conditions: dict[str, Any]
-    ) -> None:
-        (step,) = gpus.steps
-        asking = replace(gpus, steps=(replace(step, conditions=replace(step.conditions, **conditions)),))
-        found = self.queues(asking, synthetic)
-        assert {queues for _, queues in found} == {0} and len(found) >= REPEATS
-
-    def test_nor_where_the_user_has_said_how_many(
-        self, gpus: Plan, synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv(QUEUES, "8")
-        assert {queues for _, queues in self.queues(gpus, synthetic)} == {0}
-
-    def test_the_usual_ones_again_once_it_came_out_otherwise(self, gpus: Plan, synthetic: Synthetic) -> None:
-        """Whatever one queue may have changed, no further answer rests on it."""
-        others = {**self.ONE_STREAM, **RIGHT}
-        fake = FakeRank({"repeat": lambda count: others if count == 2 else self.ONE_STREAM})
-        work(fake, gpus, [synthetic.record(gpus, 0, 1, **self.ONE_STREAM)])
-        first, second, *further = [queues for (_, _, queues), steps in fake.processes for _ in steps]
-        assert (first, second) == (0, 1) and set(further) == {0} and len(further) >= REPEATS - 2
-
-    def test_other_bits_than_before_are_no_reason_to_have_one(self, gpus: Plan, synthetic: Synthetic) -> None:
-        answers = dict.fromkeys(EXPERIMENTS, {**self.ONE_STREAM, "digests": {"y": "others"}})
-        fake = FakeRank(answers, same=True)
-        work(fake, gpus, [synthetic.record(gpus, 0, 1, **self.ONE_STREAM)])
-        assert {queues for (_, _, queues), _ in fake.processes} == {0}
-
-    @pytest.mark.parametrize(("before", "in_it", "further"), [(3, 0, {1}), (0, 0, {1}), (0, 1, {0})])
-    def test_what_is_begun_ahead_counts_if_the_first_process_made_no_stream(
-        self, gpus: Plan, synthetic: Synthetic, before: int, in_it: int, further: set[int]
-    ) -> None:
-        """Whatever cases that its process had run before had made."""
-        answers = dict.fromkeys(EXPERIMENTS, {**self.ONE_STREAM, "streams": in_it})
-        failed = [synthetic.record(gpus, 0, 1, **{**self.ONE_STREAM, "streams": before})]
-        one_by_one = FakeRank(answers)
-        work(one_by_one, gpus, failed)
-        fakes = TestAtOnce().work(gpus, failed, count=16, answers=answers)
-        assert _results(fakes[0]) == _results(one_by_one)
-        assert {*fakes[0].told[1:]} == further and fakes[0].told[0] == 0
-        wasted = len(fakes[0].ran) - len(fakes[0].told)
-        assert bool(wasted) == bool(in_it), "what was begun is what is asked for"
 
 
 class TestShared:
