@@ -286,9 +286,6 @@ class Rank:
     def result(self, record: Record) -> None:
         self.results.setdefault(record.experiment, []).append(record)
 
-    def post(self, word: str) -> None:
-        self.machine.posted.add((word, self.local_rank))
-
     def posted(self, word: str, rank: int) -> bool:
         return (word, rank) in self.machine.posted
 

@@ -209,11 +209,6 @@ def _seen_by_further_calls(failure: Record) -> bool:
     return failure.outcome is Outcome.VIOLATION and ViolationKind.REPEATS_DIFFER in kinds(failure) and not failure.calls
 
 
-def helped_word(record: Record) -> str:
-    """What a rank tells its node of wrong bits that a changed condition makes right."""
-    return f"{record.step}-{record.bits}-helped"
-
-
 def right_word(step: int) -> str:
     """What a rank tells its node of a step that it got right."""
     return f"{step}-right"

@@ -13,7 +13,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Record
 from gpucheck.model.vocabulary import ExperimentName
-from gpucheck.worker.supervisor.experiment_attempts import ExperimentAttempts, helped_word
+from gpucheck.worker.supervisor.experiment_attempts import ExperimentAttempts
 from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess
 
 MOST_CASES = 64  # of a rank
@@ -158,9 +158,6 @@ class Experiments(ExperimentAttempts):
             self._once_each([each for each in wanted for _ in range(self._sure(each, name, room))], name, turn)
         ours = [record for record in records if (record.step, name) in self._ours]
         self._once_each([record for record in ours if wants_control(name, self._seen(record))], REPEAT, 0)
-        for record in ours:
-            if record.bits and self._seen(record).separates(name):
-                self.runner.node.post(helped_word(record))
 
     def _sure(self, record: Record, name: ExperimentName, most: int, seen: Answers | None = None) -> int:
         """How many processes of an experiment are wanted whatever the first of them answers, if as all before did.
@@ -225,8 +222,7 @@ class Experiments(ExperimentAttempts):
 
         def left(record: Record) -> int:
             seen = self._seen(record)
-            helped = any(node.posted(helped_word(record), rank) for rank in range(node.local_ranks))
-            return 0 if helped or repeated_enough(seen) else enough[record.step] - len(seen.processes(REPEAT))
+            return 0 if repeated_enough(seen) else enough[record.step] - len(seen.processes(REPEAT))
 
         turn = 0
         while self._open() and (wanted := [record for record in alike if left(record) > 0]):

@@ -36,7 +36,6 @@ class FakeRank:
     same: bool = False  # whether all ranks gave the same bits
     clean: set[int] = field(default_factory=set)  # ranks that got every case right
     taken: set[str] = field(default_factory=set)  # tasks that a rank has claimed
-    posts: dict[int, set[str]] = field(default_factory=dict)  # rank -> words
     earlier: tuple[int, ...] = ()  # steps that the process of the failure ran before it
     spoilt: Callable[[tuple[int, ...]], bool] = lambda after: False  # by other steps before it
     stuck: str = ""
@@ -106,10 +105,7 @@ class FakeRank:
         self.events.append("retire")
 
     def posted(self, word: str, rank: int) -> bool:
-        return word.endswith("-right") and rank in self.clean or word in self.posts.get(rank, ())
-
-    def post(self, word: str) -> None:
-        self.posts.setdefault(self.local_rank, set()).add(word)
+        return word.endswith("-right") and rank in self.clean
 
     def all_posted(self, word: str) -> bool:
         return self.same
@@ -225,16 +221,6 @@ def test_what_fails_on_every_rank_alike_is_repeated_until_a_fault_of_most_proces
     tuned = {"violations": [Violation("tuning differs", "gave other bits")]}
     fake = FakeRank({"repeat": {**WRONG, **tuned}}, same=True)
     assert work(fake, plan, [wrong(**tuned)]).count("repeat") == REPEATS, "the call that was tuned shows the cause"
-
-
-def test_nobody_repeats_further_what_a_condition_makes_right_on_another_rank(plan: Plan, wrong: Any) -> None:
-    first, second = FakeRank({"other rank": RIGHT}, same=True), FakeRank(same=True, local_rank=0)
-    second.taken, second.posts = first.taken, first.posts
-    work(first, plan, [wrong()])
-    assert work(second, plan, [wrong()]).count("repeat") == REPEATS
-    by_luck = FakeRank({"other rank": lambda count: RIGHT if count < 3 else WRONG}, same=True)
-    work(by_luck, plan, [wrong()])
-    assert not by_luck.posts, "it helped by luck"
 
 
 def test_ranks_with_the_same_wrong_bits_make_each_experiment_once(plan: Plan, wrong: Any) -> None:
