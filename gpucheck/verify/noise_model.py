@@ -74,7 +74,7 @@ class RandomDraws(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.drawn: list[Any] = []  # results of the operations that draw, in their order
+        self.drawn: list[Any] = []  # of the operations that draw, in their order: for what shape, and the result
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -88,36 +88,44 @@ class RandomDraws(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded in func.tags:
-            self.drawn.append(tree_map_only(Tensor, torch.clone, result))
+            self.drawn.append((_shape(args), tree_map_only(Tensor, torch.clone, result)))
         return result
 
 
-def _drawn_before(func: Any, args: Any, drawn: Any) -> Any:
+def _shape(args: Arguments) -> tuple[int, ...]:
+    """The shape of the first tensor that an operation is given, or the one that it names."""
+    first = next((each for each in args if isinstance(each, (Tensor, list, tuple))), ())
+    return tuple(first.shape) if isinstance(first, Tensor) else tuple(first)
+
+
+def _drawn_before(func: Any, args: Any, drawn: tuple[tuple[int, ...], Any]) -> Any:
     """The result of an operation that draws at random, with the numbers that were drawn before.
 
-    Where it is asked for a multiple of them along an axis, for as many copies of the same inputs, each copy has them.
+    Where it is asked for so many times as much along an axis, for as many copies of the inputs, each copy has them.
 
     Raises:
         UnknownOperation: what it draws does not show in its result.
     """
+    shape, result = drawn
     name = func._schema.name.removeprefix("aten::")
     if name == "native_dropout":
-        mask = _of_copies(drawn[1], args[0].shape)
+        mask = _of_copies(result[1], shape, _shape(args))
         scale = 1 / (1 - args[1]) if args[2] is not False and args[1] < 1 else 1.0
         return args[0] * mask * scale, mask
-    if not isinstance(drawn, Tensor) or name.startswith(("rrelu", "_")):
+    if not isinstance(result, Tensor) or name.startswith(("rrelu", "_")):
         raise UnknownOperation(f"{name}, which draws at random")
-    asked = next((each for each in args if isinstance(each, (Tensor, list, tuple))), drawn)
-    wide = _of_copies(_widened(drawn), asked.shape if isinstance(asked, Tensor) else asked)
+    wide = _of_copies(_widened(result), shape, _shape(args))
     return args[0].copy_(wide) if func._schema.is_mutable else wide
 
 
-def _of_copies(drawn: Tensor, shape: Sequence[int]) -> Tensor:
-    """Numbers, again and again along each axis that is a multiple of theirs; as they are where the shape is no such."""
-    if len(shape) != drawn.ndim or any(not own or asked % own for own, asked in zip(drawn.shape, shape, strict=True)):
+def _of_copies(drawn: Tensor, shape: tuple[int, ...], asked: tuple[int, ...]) -> Tensor:
+    """Numbers drawn for a shape, again and again along the axis on which more is asked for."""
+    if len(asked) != len(shape):
         return drawn
-    times = [asked // own for own, asked in zip(drawn.shape, shape, strict=True)]
-    return drawn if set(times) <= {1} else drawn.repeat(times)
+    for axis, (own, now) in enumerate(zip(shape, asked, strict=True)):
+        if own and now > own and not now % own and axis < drawn.ndim and drawn.shape[axis] == own:
+            drawn = torch.cat([drawn] * (now // own), axis)
+    return drawn
 
 
 class Wide(TorchDispatchMode):

@@ -214,6 +214,7 @@ def _recurrent(self: Any, x: Any) -> Any:
         (lambda self, x: torch.softmax(x, 1), True),
         (lambda self, x: F.dropout(x @ self.weight, 0.3), True),
         (lambda self, x: x * torch.rand(EXTENT, x.shape[0]).T / 3, True),
+        (lambda self, x: x / 3 * torch.multinomial(x.abs(), 35).repeat(1, 2), True),
         (_recurrent, True),
         (lambda self, x: F.batch_norm(x @ self.weight, None, None, training=True), False),  # rows have a part in others
         (lambda self, x: x / 3 + x.mean() * 1e-9, False),
