@@ -187,7 +187,6 @@ def kinds(run: Finished, case: str) -> set[str]:
         ("exits_without_kernels", "violation", {"process"}, "right output with a violation"),
         ("forges_reply", "crash", set(), "crash"),
         ("swaps_inputs", "mismatch", set(), "undetermined: zero instead of the result"),
-        ("reads_reference", "mismatch", set(), "undetermined: zero instead of the result"),
         ("works_for_known", "violation", {"calls differ"}, "answer not from its inputs"),
         ("answers_when_read", "violation", {"calls differ"}, "answer not from its inputs"),
         ("by_content", "violation", {"cached", "launches"}, "answer not from its inputs"),
@@ -212,6 +211,13 @@ def test_candidate_that_cheats_is_caught(
     assert cheats.outcomes(f"{cheat}/") == [outcome, outcome], cheats.text
     assert kinds(cheats, cheat) == seen
     assert cheats.finding(f"{cheat}/")["title"] == title
+
+
+def test_candidate_that_looks_for_references_finds_none(cheats: Finished) -> None:
+    """It answers with zeros, or with what other runs on this machine leave open to it: how that is wrong is theirs."""
+    assert cheats.outcomes("reads_reference/") == ["mismatch", "mismatch"], cheats.text
+    assert kinds(cheats, "reads_reference") == set()
+    assert sorted(rank for finding in cheats.findings("reads_reference/") for rank in finding["ranks"]) == [0, 1]
 
 
 def test_candidate_that_knows_its_inputs_by_their_place_is_caught(cheats: Finished) -> None:
@@ -239,7 +245,7 @@ def test_candidate_whose_bits_differ_from_call_to_call_passes_while_all_are_righ
 
 def test_every_cheat_is_in_the_table(cheats: Finished) -> None:
     (mark,) = test_candidate_that_cheats_is_caught.pytestmark  # type: ignore[attr-defined]
-    assert {row[0] for row in mark.args[1]} | {"any_order", "by_place", "honest"} == {path.stem for path in CHEATS}
+    assert {row[0] for row in mark.args[1]} | {"any_order", "by_place", "honest", "reads_reference"} == {path.stem for path in CHEATS}
     assert len(cheats.report["results"]) == 2 * len(CHEATS)
 
 
