@@ -245,7 +245,9 @@ def test_candidate_whose_bits_differ_from_call_to_call_passes_while_all_are_righ
 
 def test_every_cheat_is_in_the_table(cheats: Finished) -> None:
     (mark,) = test_candidate_that_cheats_is_caught.pytestmark  # type: ignore[attr-defined]
-    assert {row[0] for row in mark.args[1]} | {"any_order", "by_place", "honest", "reads_reference"} == {path.stem for path in CHEATS}
+    assert {row[0] for row in mark.args[1]} | {"any_order", "by_place", "honest", "reads_reference"} == {
+        path.stem for path in CHEATS
+    }
     assert len(cheats.report["results"]) == 2 * len(CHEATS)
 
 
