@@ -36,6 +36,7 @@ from gpucheck.verify.normal_numbers import Normal
 
 MANY = {"cpu": 1 << 20, "cuda": 1 << 27}  # numbers in inputs and outputs from which calls are made in parts
 PART = {"cpu": 1 << 20, "cuda": 1 << 27}  # of these numbers in a call for a part
+COPIES = {"cpu": 1 << 24, "cuda": 1 << 27}  # of these numbers in a call for copies
 
 Tensors = dict[str, Tensor]
 Division = tuple[int, list[str]]  # an axis, and the inputs that are divided along it as the outputs are
@@ -330,7 +331,6 @@ class Reference:
         """Of the differences that errors drawn at random make, and the terms of the longest sum."""
         given, kind = tensors("input", self._inputs), self._device.type
         size = sum(value.numel() for value in (*given.values(), *values.values()))
-        stocked = kind == "cpu" and size > MANY[kind]
         made = None
 
         def parts(axis: int, names: Sequence[str]) -> tuple[Tensors, int]:
@@ -341,9 +341,9 @@ class Reference:
 
         if size > MANY[kind] and not self.draws_at_random:
             made = self._divided(_divisions(given, values), parts)
-        elif size * sampled_bounds.SAMPLES <= PART[kind]:
+        elif size * sampled_bounds.SAMPLES <= COPIES[kind]:
             made = self._divided(islice(_divisions(given, values), 1), copies)
-        return made or self._noisy(values, self._inputs, Normal(generator, stocked=stocked))
+        return made or self._noisy(values, self._inputs, Normal(generator, stocked=kind == "cpu"))
 
     def _in_parts(
         self, values: Tensors, generator: torch.Generator, axis: int, names: Collection[str], size: int
@@ -394,7 +394,7 @@ class Reference:
         Raises:
             Inseparable: they have not, or some noise is not drawn for each copy.
         """
-        noise, count = Normal(generator), sampled_bounds.SAMPLES
+        noise, count = Normal(generator, stocked=self._device.type == "cpu"), sampled_bounds.SAMPLES
         others = self._draw_others()
         if any(others[name].shape != self._inputs[name].shape for name in names):
             raise Inseparable

@@ -8,6 +8,7 @@ element over a few tensors, or over sums of their elements, is the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
@@ -22,13 +23,13 @@ class Normal:
     """A source of float64 numbers."""
 
     def __init__(self, generator: torch.Generator, *, stocked: bool = False) -> None:
-        """``stocked``: takes them from the stock, at places of the generator's choice."""
+        """``stocked``: takes more than a few from the stock, at places of the generator's choice."""
         self._generator = generator
         self._stocked = stocked
 
     def draw(self, shape: Sequence[int], mean: float, deviation: float) -> Tensor:
         """Numbers of a mean and a standard deviation."""
-        if not self._stocked:
+        if not self._stocked or math.prod(shape) < WINDOW:
             where = self._generator.device
             drawn = torch.empty(shape, dtype=torch.float64, device=where)
             return drawn.normal_(mean, deviation, generator=self._generator)

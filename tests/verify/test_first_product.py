@@ -17,14 +17,14 @@ WEIGHT, BIAS = (torch.randn(shape, generator=torch.Generator().manual_seed(1)).d
 
 
 def noise_of(compute: Any, x: Any, product: FirstProduct | None) -> Any:
-    """The mean square of what noise does to each element, over ten times SAMPLES runs."""
+    """The mean square of what noise does to each element, over forty times SAMPLES runs."""
     noise, squares = Normal(torch.Generator().manual_seed(0), stocked=True), 0.0
     with Wide(torch.float32):
         value = compute(x)
-    for _ in range(10 * sampled_bounds.SAMPLES):
+    for _ in range(40 * sampled_bounds.SAMPLES):
         with Wide(torch.float32, noise, product):
             squares += (compute(x.clone()) - value).square()
-    return squares / 10 / sampled_bounds.SAMPLES
+    return squares / 40 / sampled_bounds.SAMPLES
 
 
 def watched(compute: Any, x: Any) -> FirstProduct:
