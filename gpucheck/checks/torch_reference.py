@@ -405,7 +405,7 @@ class Reference:
             clean = self._wide({**self._inputs, **side_by_side})
         except (UsageError, torch.cuda.OutOfMemoryError) as error:
             raise Inseparable from error
-        if self._writes or mode.noised != [count * each for each in alone.noised]:
+        if self._writes or mode.noised != [(count * size, deviation) for size, deviation in alone.noised]:
             raise Inseparable
         squares = {name: torch.zeros_like(value) for name, value in values.items()}
         for name, value in values.items():

@@ -148,7 +148,7 @@ class Wide(TorchDispatchMode):
         """
         super().__init__()
         self.longest = 1  # terms of the longest sum so far
-        self.noised: list[int] = []  # how many numbers of noise were drawn, each time
+        self.noised: list[tuple[int, float]] = []  # how many numbers of noise were drawn each time, of what deviation
         self.written: set[int] = set()  # addresses of the memory that operations wrote to beside that of their results
         self._noise = noise
         self._product = product
@@ -196,7 +196,7 @@ class Wide(TorchDispatchMode):
         product, self._product = self._product, None  # none but the first operation that errs
         if product is not None and product.known:
             assert self._noise is not None
-            self.noised.append(0)
+            self.noised.append((0, operands))
             result: Any = product.draw(self._noise, operands)
         else:
             given = list(args)
@@ -225,7 +225,7 @@ class Wide(TorchDispatchMode):
 
     def _draw(self, like: Tensor, mean: float, deviation: float) -> Tensor:
         assert self._noise is not None
-        self.noised.append(like.numel())
+        self.noised.append((like.numel(), deviation))
         return self._noise.draw(like.shape, mean, deviation)
 
 
