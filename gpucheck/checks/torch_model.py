@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gpucheck.checks.arguments import call, pack, tensors, unpack
 from gpucheck.checks.base import Allowed
@@ -54,14 +54,14 @@ def sizes(module: ModuleType, device: str) -> int:
 
     Without numbers, on torch's device "meta", a call of small operations takes a hundred times as long.
     """
-    held: list[Tensor] = []
     with suppress(Exception), torch.no_grad(), seeded(0), redirected(device):
         model = call(module.Model, module.get_init_inputs()).to(device)
-        given = module.get_inputs()
+        given = tree_map_only(Tensor, lambda value: value.to(device), module.get_inputs())
         held = [*_tensors(given), *model.state_dict().values()]
         with suppress(torch.cuda.OutOfMemoryError):  # then it is large
             held += _tensors(call(model, given))
-    return sum(value.nbytes for value in held)
+        return sum(value.nbytes for value in held)
+    return 0
 
 
 def _tensors(value: Any) -> list[Tensor]:

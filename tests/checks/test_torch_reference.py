@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gpucheck.checks import torch_reference
-from gpucheck.checks.torch_model import draw
+from gpucheck.checks.torch_model import draw, sizes
 from gpucheck.checks.torch_reference import Inseparable, Reference
 from gpucheck.verify import bounds, judge, sampled_bounds
 from gpucheck.verify.expected import Expected
@@ -265,6 +265,19 @@ def test_copies_that_had_a_part_in_each_other_are_not_tried_again(monkeypatch: p
     monkeypatch.setattr(Reference, "_in_copies", noted)
     first, second = reference(module)["out"].estimate, reference(module)["out"].estimate
     assert tried == [True] and torch.equal(first.value, second.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "size"), [(None, 3 * 4 * EXTENT**2), (torch.cuda.OutOfMemoryError, 2 * 4 * EXTENT**2), (ValueError, 0)]
+)
+def test_a_pair_whose_outputs_found_no_memory_has_a_size_and_one_that_raises_has_none(error: Any, size: int) -> None:
+    def compute(self: Any, x: Any) -> Any:
+        if error:
+            raise error("x")
+        return x + 1
+
+    module, _ = module_of(compute)
+    assert sizes.__wrapped__(module, "cpu") == size
 
 
 def test_a_pair_is_sized_and_judged_without_what_torch_compiles_with(tmp_path: Path) -> None:
