@@ -52,7 +52,7 @@ def draw_inputs(module: ModuleType, seed: int, device: str = "cpu") -> dict[str,
 def sizes(module: ModuleType, device: str) -> int:
     """Bytes of inputs, weights and outputs, as a call on a device shows; 0 where the problem's code raises.
 
-    Without numbers, on torch's device "meta", a call of small operations takes a hundred times as long.
+    Without numbers, on torch's device "meta", a call of thousands of small operations takes seconds.
     """
     with suppress(Exception), torch.no_grad(), seeded(0), redirected(device):
         model = call(module.Model, module.get_init_inputs()).to(device)

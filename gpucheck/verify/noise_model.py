@@ -196,7 +196,6 @@ class Wide(TorchDispatchMode):
         product, self._product = self._product, None  # none but the first operation that errs
         if product is not None and product.known:
             assert self._noise is not None
-            self.noised.append((0, operands))
             result: Any = product.draw(self._noise, operands)
         else:
             given = list(args)

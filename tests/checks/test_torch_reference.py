@@ -122,6 +122,18 @@ def test_a_part_that_has_other_values_by_itself_is_never_taken(in_parts: list[st
     assert in_parts == []
 
 
+def test_a_wrong_division_into_blocks_shows_at_the_first_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, seen = module_of(lambda self, x: x / 3 + x.mean())
+    made = Reference(module, draw(module, 5), 5)
+    monkeypatch.setitem(torch_reference.PART, "cuda", 1400)  # ten rows of seventy, and as many of the outputs
+    with torch.no_grad():
+        own, _ = made._in_its_own_dtype(made._inputs)
+        seen.clear()
+        with pytest.raises(Inseparable):
+            made._made_in_blocks(own, 0, ["input0"], 2 * EXTENT * EXTENT, None)
+    assert seen == [10 * EXTENT] * (1 + sampled_bounds.SAMPLES)
+
+
 def test_an_input_that_parts_have_in_common_is_made_float64_once(
     in_parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +339,7 @@ def test_values_are_had_on_the_cpu_where_that_takes_seconds(
 def test_values_of_recurrent_layers_are_had_on_the_gpu() -> None:
     """Cell by cell a CPU takes seconds for what a GPU does in one operation."""
     model = type("Model", (nn.GRU,), {"__init__": lambda self: nn.GRU.__init__(self, 3, 3)})
-    module = SimpleNamespace(Model=model, get_inputs=lambda: [torch.randn(5, 2, 3)], get_init_inputs=list)
-    made = Reference(module, draw(module, 5), 5)  # type: ignore[arg-type]
+    module: Any = SimpleNamespace(Model=model, get_inputs=lambda: [torch.randn(5, 2, 3)], get_init_inputs=list)
+    made = Reference(module, draw(module, 5), 5)
     made._device = torch.device("cuda")
     assert made._cheapest(0) == "cuda"

@@ -405,6 +405,7 @@ class TestDisagreement:
             {"device": "NVIDIA A100"},
             {"launches": [Launch("_matmul_ogs", 1, 1, [], 0, "other hash", "sm_90", 0, 8, [1])]},
             {"outcome": Outcome.INAPPLICABLE, "device": "NVIDIA A100"},
+            {"distinct": 2},  # calls of one rank need not agree either
         ],
     )
     def test_ranks_that_did_not_do_the_same_need_not_agree(self, synthetic: Synthetic, changes: dict[str, Any]) -> None:

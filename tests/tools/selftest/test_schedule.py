@@ -149,4 +149,5 @@ def test_a_run_that_loses_a_rank_goes_beside_the_others(tmp_path: Path, monkeypa
         SimpleNamespace(session=session, size=1, name=session.name) for session in (Session.LOST, Session.SHARED)
     ]
     selftest.fault_runs, selftest.at_once = runs, 1
-    selftest.run(SimpleNamespace(inapplicable={}, done=[]), lambda run: None, lambda done: None)  # type: ignore[arg-type]
+    summary: Any = SimpleNamespace(inapplicable={}, done=[])
+    selftest.run(summary, lambda run: None, lambda done: None)

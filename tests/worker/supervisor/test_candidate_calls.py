@@ -315,6 +315,14 @@ def test_work_left_out_while_calls_are_timed_is_in_doubt(examine: Any) -> None:
     assert {doubt.wrong.kind for doubt in examined.doubts if not doubt.optional and doubt.wrong} == {"calls differ"}
 
 
+def test_where_calls_differ_further_ones_are_asked_for_and_each_is_held_against_the_reference(examine: Any) -> None:
+    examined, processes = examine(lambda attempt, x, number: twice(attempt, x, number) + number * 1e-5)
+    assert examined.unsteady and not examined.violations
+    own = [doubt for doubt in examined.doubts if doubt.wrong and not doubt.inputs]
+    assert [doubt.wrong.kind for doubt in own].count("repeats differ") == 1 + candidate_calls.FURTHER
+    assert not examine(twice)[0].unsteady
+
+
 def test_one_timed_call_is_always_held_against_its_reference(examine: Any) -> None:
     for behave in (twice, lambda attempt, x, number: twice(attempt, x, number) + (x.tolist() != [0, 1, 2, 3, 4])):
         examined, processes = examine(behave)

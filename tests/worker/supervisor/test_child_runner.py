@@ -18,6 +18,8 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
 from gpucheck.model.record import Outcome, Underway
 from gpucheck.model.vocabulary import ExperimentName
+from gpucheck.worker import collective_journal
+from gpucheck.worker.collective_journal import CollectiveJournal
 from gpucheck.worker.launch_journal import Journal
 from gpucheck.worker.protocol import (
     BENCH,
@@ -355,6 +357,26 @@ def test_a_stopped_child_is_told_from_one_that_waits_though_both_are_overdue(
     attempt, inputs = runner.prepared(runner._attempt(0, step(plan), "", 0))
     meeting: Any = SimpleNamespace(wait=lambda *_: Waited.OVERDUE, failed=lambda: None, group="")
     assert inputs is not None and runner.execute(attempt, inputs, ["out"], meeting)[0].state == told
+
+
+def test_calls_of_an_earlier_joint_case_are_gone_before_a_child_is_asked_for_the_next(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = make(plan, tmp_path / "s", Children())
+    attempt, inputs = runner.prepared(runner._attempt(0, step(plan), "", 0))
+    journal = runner.setups.path("collectives")
+    CollectiveJournal(journal).enter("send", "send bf16 x100", (0, 1), "pair")
+    known: list[Any] = []
+
+    def execute(asked: Any, *_: Any) -> Any:
+        known.append(collective_journal.read(journal))
+        return asked, []
+
+    monkeypatch.setattr(runner, "execute", execute)
+    meeting: Any = None
+    assert inputs is not None
+    runner.together._part(attempt, inputs, meeting)
+    assert known == [[]]
 
 
 @pytest.mark.parametrize("after", [4, 5])
