@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class DevicePasses:
         self.memory = GuardedMemory(device)
         self.last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self.returned: list[Place] = []  # by the calls of the last pass; alive, so that no later call gets its memory
+        self._stream_of, self._wait_for = torch.cuda.current_stream, torch.cuda.synchronize  # whatever calls replace
 
     def one_pass(
         self,
@@ -122,7 +123,7 @@ class DevicePasses:
             self.synchronize()
             if self.observer.journal is not None:
                 self.observer.journal.case(reply.expected_kernels)
-        begin, compiled = time.perf_counter(), self.observer.compile_seconds
+        begin, compiled = perf_counter(), self.observer.compile_seconds
         with self._stream(conditions), kernel_clock(self.device) as clock:
             reply.stream = self.current_stream()
             if before is not None:
@@ -134,7 +135,7 @@ class DevicePasses:
         self.synchronize()
         compiled = self.observer.compile_seconds - compiled
         add_seconds(reply, "compile", compiled)
-        add_seconds(reply, "launch", time.perf_counter() - begin - compiled)
+        add_seconds(reply, "launch", perf_counter() - begin - compiled)
         reply.seconds["kernel"] = clock[0]  # of the last pass, when nothing is compiled any more
         reply.guards += self.memory.broken_guards()
         reply.calls += watch.calls
@@ -233,7 +234,7 @@ class DevicePasses:
 
     def current_stream(self) -> int | None:
         """The stream of the device that work goes to now; None on the CPU."""
-        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else None
+        return self._stream_of(self.device).cuda_stream if self.device.type == "cuda" else None
 
     def warm_up(self, check: Check, case: Case, inputs: Any, conditions: Conditions) -> None:
         """Runs the case on device 0, where nobody looks at its outputs; kernels it left in caches may be used again."""
@@ -249,10 +250,10 @@ class DevicePasses:
         """Waits for the device, and for the current one where that is another and is in use."""
         if self.device.type != "cuda":
             return
-        torch.cuda.synchronize(self.device)
+        self._wait_for(self.device)
         current = torch.cuda.current_device()
         if current != self.device.index and cuda_driver.has_context(current):
-            torch.cuda.synchronize(current)
+            self._wait_for(current)
         self.observer.settled()
 
     def poisoned_context(self) -> bool:
@@ -294,9 +295,9 @@ class DeviceRuntime:
 @contextmanager
 def timed(reply: Reply, stage: str) -> Iterator[None]:
     """Adds the time spent inside to a stage of the reply."""
-    begin = time.perf_counter()
+    begin = perf_counter()
     yield
-    add_seconds(reply, stage, time.perf_counter() - begin)
+    add_seconds(reply, stage, perf_counter() - begin)
 
 
 def add_seconds(reply: Reply, stage: str, seconds: float) -> None:

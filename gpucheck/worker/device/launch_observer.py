@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
@@ -189,13 +189,13 @@ class Observer:
 
     def _timed(self, build: Callable[..., Any]) -> Callable[..., Any]:
         def compile_timed(source: Any, *args: Any, **kwargs: Any) -> Any:
-            begin, made = time.perf_counter(), list[bool]()
+            begin, made = perf_counter(), list[bool]()
             with suppress(AttributeError):  # of a Triton that compiles in another way: then nobody counts
                 note_making(source, made)
             try:
                 return build(source, *args, **kwargs)
             finally:
-                self.log.compile_seconds += time.perf_counter() - begin
+                self.log.compile_seconds += perf_counter() - begin
                 self.log.compiled += bool(made)
 
         return compile_timed
@@ -320,17 +320,23 @@ def _each_device(arguments: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def kernel_clock(device: torch.device) -> Iterator[list[float]]:
-    """Appends the seconds the device took for what is launched inside; wall time on the CPU."""
+def kernel_clock(
+    device: torch.device, stream_of: Callable[[torch.device], Any] = torch.cuda.current_stream
+) -> Iterator[list[float]]:
+    """Appends the seconds the device took for what is launched inside; wall time on the CPU.
+
+    Args:
+        stream_of: gives the current stream; bound here, since code under test may replace torch's.
+    """
     seconds: list[float] = []
     if device.type != "cuda":
-        begin = time.perf_counter()
+        begin = perf_counter()
         yield seconds
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(perf_counter() - begin)
         return
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record(torch.cuda.current_stream(device))
+    first.record(stream_of(device))
     yield seconds
-    last.record(torch.cuda.current_stream(device))
+    last.record(stream_of(device))
     last.synchronize()
     seconds.append(first.elapsed_time(last) / 1000)

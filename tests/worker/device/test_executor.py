@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -121,6 +122,28 @@ def test_a_case_runs_twice_in_memory_filled_otherwise(run: Any) -> None:
     assert len(set(reply.digests)) == 1 and torch.equal(y, RIGHT)
     assert reply.expected_kernels == ("copy",) and reply.guards == []
     assert {"load", "prepare", "launch", "side effects", "copy"} <= reply.seconds.keys() <= {*STAGES, KERNEL}
+
+
+def test_a_call_that_replaces_clocks_streams_and_waits_is_run_again_and_timed_all_the_same(
+    run: Any, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, waited = SimpleNamespace(cuda_stream=7), list[Any]()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    device = torch.device("cuda", 0)
+    on_gpu = CaseExecutor(BINDINGS["cpu"](), device, Library(Path("/lib"), "v3.5"), observer)
+
+    def patches(kernel: Kernel, x: torch.Tensor) -> Any:
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+        return copied(kernel, x)
+
+    reply, _ = run(Kernel(patches))
+    assert (reply.status, len(reply.digests)) == ("ran", 2) and min(reply.seconds.values()) >= 0
+    on_gpu.synchronize()
+    assert (on_gpu.current_stream(), waited) == (7, [device])
 
 
 def test_what_takes_much_memory_keeps_none_of_it_behind_its_case(run: Any, executor: CaseExecutor) -> None:
