@@ -33,6 +33,7 @@ from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.judge import accepted, judge
 from gpucheck.verify.noise_model import NARROW, RandomDraws, UnknownOperation, Wide
 from gpucheck.verify.normal_numbers import Normal
+from gpucheck.verify.recurrent_noise import draw_at_once
 
 MANY = {"cpu": 1 << 20, "cuda": 1 << 27}  # numbers in inputs and outputs from which calls are made in parts
 PART = {"cpu": 1 << 20, "cuda": 1 << 27}  # of these numbers in a call for a part
@@ -489,6 +490,7 @@ class Reference:
         else:
             model = copy.deepcopy(self._model)
             copies = {name: value.to(self._device, copy=True) for name, value in tensors("input", held).items()}
+        draw_at_once(model)
         values = unpack("input", {**held, **copies})
 
         def run() -> Any:

@@ -50,6 +50,15 @@ class Rule:
     offset: Callable[[Arguments], Tensor | None] = lambda args: None
 
 
+@dataclass(frozen=True)
+class ErrorsOfProduct:
+    """Deviations of what is multiplied in a product: of one operand, of its results, and of all of these alike."""
+
+    operand: float
+    result: float
+    leaning: float
+
+
 @cache
 def rule_of(func: Any) -> Rule | None:
     """The rule of an ATen operation; None where it makes no error.
@@ -155,7 +164,22 @@ class Wide(TorchDispatchMode):
         self._drawn = list(draws.drawn) if draws is not None else []
         self._operands = sampled_bounds.operand_deviation(precision)
         self._leaning = sampled_bounds.truncation_deviation(precision)
-        self._rounding = max(bounds.rounding_deviation(dtype), sampled_bounds.storage_deviation(precision))
+        self.rounding = max(bounds.rounding_deviation(dtype), sampled_bounds.storage_deviation(precision))
+
+    @property
+    def draws_noise(self) -> bool:
+        return self._noise is not None
+
+    @property
+    def watches(self) -> bool:
+        """Whether the first operation that errs is looked at, or another draws its errors."""
+        return self._product is not None
+
+    def errors_of_product(self, terms: int) -> ErrorsOfProduct:
+        """Those of a product of so many terms, which are taken note of."""
+        self.longest = max(self.longest, terms)
+        summing = sampled_bounds.summing_deviation(terms)
+        return ErrorsOfProduct(max(summing, self._operands), max(self.rounding, summing), self._leaning)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -180,7 +204,7 @@ class Wide(TorchDispatchMode):
         if rule is None:
             result = _wide_ones(func(*args, **kwargs))
             stored = max((bounds.rounding_deviation(dtype) for dtype in narrow), default=0.0)
-            if stored > self._rounding and func._schema.name == "aten::_to_copy":
+            if stored > self.rounding and func._schema.name == "aten::_to_copy":
                 self._disturb(result, stored)  # a value that the code itself stores with less precision
                 self._product = None
             return result
@@ -203,29 +227,27 @@ class Wide(TorchDispatchMode):
                 deviation = max(function, operands if number == rule.operand else 0.0)
                 own = number == 0 and func._schema.is_mutable
                 if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
-                    given[number] = self._draw(argument, 1, deviation).mul_(argument)
+                    given[number] = self.draw(argument.shape, 1, deviation).mul_(argument)
             result = func(*given, **kwargs)
         first = True
         for output in [result] if isinstance(result, Tensor) else result:
             if isinstance(output, Tensor) and output.is_floating_point():
-                self._disturb(output, max(self._rounding, function, summing))
+                self._disturb(output, max(self.rounding, function, summing))
                 if rule.product and self._leaning:  # operands that are cut off all shrink
-                    output.mul_(1 + self._leaning * self._noise_scalar(output))
+                    output.mul_(self.draw((), 1, self._leaning))
                 if first and offset is not None:
-                    output.add_(self._draw(output, 0, max(function, summing)).mul_(offset))
+                    output.add_(self.draw(output.shape, 0, max(function, summing)).mul_(offset))
                 first = False
         return result
 
-    def _noise_scalar(self, like: Tensor) -> Tensor:
-        return self._draw(like.new_empty(()), 0, 1)
-
     def _disturb(self, tensor: Tensor, deviation: float) -> None:
-        tensor.mul_(self._draw(tensor, 1, deviation))
+        tensor.mul_(self.draw(tensor.shape, 1, deviation))
 
-    def _draw(self, like: Tensor, mean: float, deviation: float) -> Tensor:
+    def draw(self, shape: Sequence[int], mean: float, deviation: float) -> Tensor:
+        """Errors of a mean and a deviation, which are taken note of."""
         assert self._noise is not None
-        self.noised.append((like.numel(), deviation))
-        return self._noise.draw(like.shape, mean, deviation)
+        self.noised.append((math.prod(shape), deviation))
+        return self._noise.draw(shape, mean, deviation)
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[int]:

@@ -17,7 +17,7 @@ from torch import nn
 from gpucheck.checks import torch_reference
 from gpucheck.checks.torch_model import draw, sizes
 from gpucheck.checks.torch_reference import Inseparable, Reference
-from gpucheck.verify import bounds, judge, sampled_bounds
+from gpucheck.verify import bounds, judge, recurrent_noise, sampled_bounds
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.views import PIECE
 
@@ -343,3 +343,23 @@ def test_values_of_recurrent_layers_are_had_on_the_gpu() -> None:
     made = Reference(module, draw(module, 5), 5)
     made._device = torch.device("cuda")
     assert made._cheapest(0) == "cuda"
+
+
+def test_recurrent_layers_draw_their_errors_at_once_in_all_runs_of_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.LSTM(3, 4, 2, batch_first=True)
+
+        def forward(self, x: Any) -> Any:
+            state = torch.randn(2, 2, len(x), 4)
+            return self.layers(x, (state[0], state[1]))[0][:, -1]
+
+    module: Any = SimpleNamespace(Model=Model, get_inputs=lambda: [torch.randn(5, 20, 3)], get_init_inputs=list)
+    batches, noisy = list[int](), recurrent_noise._noisy
+    monkeypatch.setattr(
+        recurrent_noise, "_noisy", lambda part, mode, x, hx: batches.append(len(x)) or noisy(part, mode, x, hx)
+    )
+    expected = reference(module)["out"]
+    assert batches == [5, 5 * sampled_bounds.SAMPLES], "a run, and all others side by side"
+    assert 0 < float(expected.estimate.error.max()) < 1e-5
