@@ -19,6 +19,7 @@ from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.record import Outcome, Record, Violation
 from gpucheck.model.vocabulary import ViolationKind
+from gpucheck.verify.judge import accepted
 from gpucheck.worker.protocol import (
     BASELINE,
     CANDIDATE,
@@ -34,9 +35,10 @@ from gpucheck.worker.protocol import (
     Draw,
     Sent,
     Taken,
+    outputs_file,
 )
 from gpucheck.worker.sealed_inputs import KEY_BITS
-from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined, NoOutputs, harness_failed
+from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined, NoOutputs, harness_failed, read_outputs
 from gpucheck.worker.supervisor.handed_over import ByFiles, BySharedMemory, HandOver
 
 if TYPE_CHECKING:
@@ -84,8 +86,8 @@ def taken(files: CaseFiles, attempt: Attempt) -> Attempt:
 
 
 def examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
-    """The attempt of a candidate, with what further calls of it show if it gave an answer at all."""
-    if attempt.reply is None or attempt.reply.status != "ran":
+    """The attempt of a candidate, with what further calls of it show if its answer is right: else they tell nothing."""
+    if attempt.reply is None or attempt.reply.status != "ran" or _wrong(runner.files, attempt):
         return attempt
     before = runner.child.left_behind
     try:
@@ -97,6 +99,19 @@ def examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
         return replace(attempt, examined=found)
     except Exception as error:
         return replace(harness_failed(attempt, error), reply=None)
+
+
+def _wrong(files: CaseFiles, attempt: Attempt) -> bool:
+    """Whether the first outputs are not within their bounds; what cannot be told is no."""
+    case = attempt.step.case
+    try:
+        if attempt.taken:
+            judged = files.judged(case, attempt.taken).judged
+            return bool(judged.mismatches or judged.violations)
+        outputs = read_outputs(outputs_file(attempt.outputs, 0), mapped=True)
+        return any(accepted(outputs[name], item) is None for name, item in files.reference(attempt.key, case).items())
+    except Exception:  # whoever judges meets it too
+        return False
 
 
 class Unanswered(Exception):

@@ -64,6 +64,7 @@ class CaseFiles:
         self._of_candidates: dict[str, dict[str, Expected]] = {}  # key -> references that no file may hold
         self.desk: ReferenceDesk | None = None  # where a GPU helps to make those
         self._drawn: dict[str, tuple[Path, Answer]] = {}  # key -> inputs of a large pair, in shared memory of the GPU
+        self._judged: dict[tuple[str, Draw, str], Answer] = {}  # by case, inputs and digest of outputs that were taken
         folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
@@ -111,7 +112,10 @@ class CaseFiles:
     def judged(self, case: Case, outputs: str, draw: Draw = OWN) -> Answer:
         """What outputs are that the process which makes references has taken, by their digest."""
         assert self.desk is not None
-        return self.desk.ask(Ask.JUDGE, case, outputs=(outputs,), draw=draw)
+        known = case.id, draw, outputs
+        if known not in self._judged:
+            self._judged[known] = self.desk.ask(Ask.JUDGE, case, outputs=(outputs,), draw=draw)
+        return self._judged[known]
 
     def memory(self) -> dict[str, int]:
         """Bytes that this process held at most, and the one that makes references of pairs with the GPU."""

@@ -59,8 +59,13 @@ class ExperimentAttempts:
         if record.step not in self._applicable:
             conditions = self.plan.steps[record.step].conditions
             found = applicable(record, conditions, self.plan.device, self.runner.node.local_ranks)
-            self._applicable[record.step] = dict(found)
+            self._applicable[record.step] = {} if self._takes_too_long(record) else dict(found)
         return self._applicable[record.step]
+
+    def _takes_too_long(self, record: Record) -> bool:
+        """Whether a process more of a candidate takes longer than all experiments may: its verdict is waited for."""
+        of_candidate = self.plan.steps[record.step].case.check in self.plan.candidates
+        return of_candidate and sum(record.seconds.values()) > self.plan.experiments
 
     def _seen(self, record: Record) -> Answers:
         node = self.runner.node

@@ -424,3 +424,35 @@ def test_doubtful_outputs_are_held_against_the_reference_of_their_own_inputs(mon
     assert shown(doubt(other["input0"] * 2, draw, wrong=timed)) == []
     assert shown(doubt(own["input0"] * 2, draw, wrong=timed)) == ["calls differ"]
     assert shown(doubt(torch.zeros(3), wrong=timed), violations=(idle,)) == ["idle", "calls differ"]
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("off", "looked_at"), [(0.0, True), (0.5, False)])
+def test_only_a_right_answer_is_followed_by_further_calls(
+    synthetic: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, large: bool, off: float, looked_at: bool
+) -> None:
+    right = torch.arange(4.0)
+    expected = {"out": Expected(Estimate(right.double(), torch.full((4,), 1e-3)), torch.float32)}
+    torch.save({"out": right + off}, tmp_path / "outputs")
+    files = SimpleNamespace(
+        reference=lambda key, case: expected,
+        judged=lambda case, digest: SimpleNamespace(judged=judge({"out": right + off}, expected, {})),
+    )
+    made = list[Any]()
+
+    def examination(runner: Any, attempt: Attempt) -> Any:
+        made.append(attempt)
+        return SimpleNamespace(examine=candidate_calls.Examined)
+
+    monkeypatch.setattr(candidate_calls, "Examination", examination)
+    runner: Any = SimpleNamespace(files=files, child=SimpleNamespace(left_behind=0))
+    plan = synthetic.plan()
+    attempt = Attempt(
+        plan.steps[0],
+        "0",
+        synthetic.record(plan, 0, 0, Outcome.PASS),
+        str(tmp_path / "outputs"),
+        Reply("ran"),
+        taken="digest" * large,
+    )
+    assert (candidate_calls.examined(runner, attempt).examined is not None) is looked_at is bool(made)

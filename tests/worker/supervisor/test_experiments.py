@@ -296,6 +296,17 @@ def test_the_time_granted_bounds_the_experiments(
     assert len(work(fake, replace(plan, experiments=seconds), failed)) == made
 
 
+@pytest.mark.parametrize(("seconds", "tried"), [(20.0, True), (40.0, False)])
+def test_a_candidate_that_takes_longer_than_experiments_may_is_not_tried_again(
+    plan: Plan, wrong: Any, monkeypatch: pytest.MonkeyPatch, *, seconds: float, tried: bool
+) -> None:
+    slow = wrong(seconds={"reference": seconds})
+    assert work(FakeRank(), plan, [slow]), "of the library it is"
+    monkeypatch.setattr(Plan, "candidates", frozenset({plan.steps[0].case.check}))
+    monkeypatch.setattr("gpucheck.worker.supervisor.candidate_calls.taken", lambda files, attempt: attempt)
+    assert bool(work(FakeRank(), plan, [slow])) is tried
+
+
 def test_one_case_stands_for_those_of_its_row_that_fail_alike(synthetic: Synthetic) -> None:
     plan = synthetic.plan(cases=4, ranks=2, one_row=True)
     failed = [
