@@ -79,6 +79,7 @@ class DevicePasses:
         self.last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self.returned: list[Place] = []  # by the calls of the last pass; alive, so that no later call gets its memory
         self._stream_of, self._wait_for = torch.cuda.current_stream, torch.cuda.synchronize  # whatever calls replace
+        self._empty_cache = torch.cuda.empty_cache
 
     def one_pass(
         self,
@@ -255,6 +256,12 @@ class DevicePasses:
         if current != self.device.index and cuda_driver.has_context(current):
             self._wait_for(current)
         self.observer.settled()
+
+    def let_go(self) -> None:
+        """Gives back the GPU memory that the allocator keeps: others beside this process may need it."""
+        self.memory.reset(self.memory.fill)
+        if self.device.type == "cuda":
+            self._empty_cache()
 
     def poisoned_context(self) -> bool:
         """Whether the CUDA context no longer works after an error."""

@@ -114,15 +114,9 @@ class CaseExecutor(DevicePasses):
             reply.memory = memory_of("candidate", self.device)
         reply.compiled = self.observer.log.compiled
         self.last, self._repeats, self.returned = None, None, []
-        if checks.load(request.case.check).needs_memory(request.case) and not reply.sticky:
-            self._let_go()
+        if (request.box or checks.load(request.case.check).needs_memory(request.case)) and not reply.sticky:
+            self.let_go()
         return reply
-
-    def _let_go(self) -> None:
-        """Gives back the GPU memory that the allocator keeps: others beside this process may need it."""
-        self.memory.reset(self.memory.fill)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _run(self, request: Request, reply: Reply) -> None:
         case, conditions = request.case, request.conditions

@@ -51,8 +51,9 @@ def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Ca
     call_of, copy_out = _calling(executor, launches, load, baseline), _reader()
     make, save, fields, words, stack = Reply, torch.save, asdict, first_line, traceback.format_exc
     open_box, put = partial(_box, boxes, executor.device), parcels.save
-    poisoned, start, taken, memory_ran_out = (
+    poisoned, let_go, start, taken, memory_ran_out = (
         executor.poisoned_context,
+        executor.let_go,
         executor.observer.start,
         executor.observer.take,
         out_of_memory,
@@ -71,6 +72,8 @@ def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Ca
                     save(copy_out(outputs), request.outputs[0])
                 else:
                     put(outputs, request.outputs[0], box)
+                    if not request.call.step:  # between timed calls fresh memory would take time
+                        let_go()
         except Exception as error:
             reply.status, reply.message, reply.traceback = "error", f"{type(error).__name__}: {words(error)}", stack()
             reply.sticky = poisoned()
@@ -116,16 +119,18 @@ def _calling(
         if check is None:
             check = checks.load(case.check)
             memory.reset(FILLS[0])
-            inputs = {name: memory.place(value) for name, value in load(given).items()}
+            own = {name: value for name, value in load(given).items() if name not in held}  # a call brings its inputs
+            inputs = {name: memory.place(value) for name, value in own.items()}
             prepared = (check.baseline if baseline else check.prepare)(case, inputs, DeviceRuntime(executor, reply))
         if asked.step == PLACE:
+            before = {}, {}
             steps.place(held)
             return {}
         if asked.step == FETCH:
             return steps.fetch()
         memory.reset(FILLS[0])  # the same in each call: what nobody writes is no other answer
         if asked.step == GO:
-            before, begun = ({}, {}), count()
+            begun = count()
             choose(asked.launches)
             done = steps.go(lambda given: plain(check.call(prepared, given)), asked.key, asked.held)
             reply.timings["call"], reply.bit_sum = done

@@ -24,6 +24,7 @@ from gpucheck.model.record import Launch, NeededLaunches
 from gpucheck.report.blocks import KERNEL, STAGES
 from gpucheck.triton_hooks.launch_hooks import kernel_cache
 from gpucheck.verify import digest
+from gpucheck.worker import parcels
 from gpucheck.worker.device import executor as executing
 from gpucheck.worker.device import stream_stress
 from gpucheck.worker.device.case_pass import Library
@@ -99,17 +100,24 @@ def run(executor: CaseExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Runs a check under conditions; gives the reply and the outputs that were saved, in order."""
 
     def run(
-        check: Any, known: Any = None, timed: Any = None, suspect: int | None = None, **conditions: Any
+        check: Any, known: Any = None, timed: Any = None, suspect: int | None = None, box: str = "", **conditions: Any
     ) -> tuple[Reply, list[Any]]:
         monkeypatch.setattr(checks, "load", lambda name: check)
         torch.save({"x": RIGHT}, tmp_path / "inputs")
         outputs = str(tmp_path / "outputs")
         inputs = str(tmp_path / "inputs")
         asked = Request(
-            CASE, Conditions("cpu", **conditions), inputs, (outputs,), timed, known=known or {}, suspect=suspect
+            CASE,
+            Conditions("cpu", **conditions),
+            inputs,
+            (outputs,),
+            timed,
+            box=box,
+            known=known or {},
+            suspect=suspect,
         )
         reply = executor.run(asked)
-        saved = [torch.load(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
+        saved = [parcels.on_host(outputs_file(outputs, number))["y"] for number in range(len(reply.saved))]
         return reply, saved
 
     return run
@@ -151,6 +159,14 @@ def test_what_takes_much_memory_keeps_none_of_it_behind_its_case(run: Any, execu
     assert run(check)[0].status == "ran" and len(executor.memory), "the next pass resets it"
     check.needs_memory = lambda case: 48 << 30
     assert run(check)[0].status == "ran" and not len(executor.memory)
+
+
+def test_a_pair_whose_outputs_are_taken_by_another_process_leaves_that_one_room(
+    run: Any, executor: CaseExecutor, tmp_path: Path
+) -> None:
+    box = parcels.make_box(str(tmp_path / "box"), 4096, torch.device("cpu"))
+    reply, (saved,) = run(Kernel(), box=box.path)
+    assert reply.status == "ran" and torch.equal(saved, RIGHT) and not len(executor.memory)
 
 
 def test_a_case_of_the_library_in_a_process_of_an_engine_runs_once_that_is_imported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 from gpucheck.model.case import Case
 from gpucheck.model.conditions import Conditions
+from gpucheck.worker import parcels
 from gpucheck.worker.device import single_calls
 from gpucheck.worker.device.guarded_memory import GuardedMemory
 from gpucheck.worker.device.launch_modes import Launches
 from gpucheck.worker.device.launch_observer import Observer
-from gpucheck.worker.protocol import AFTER, GO, IDLE, RUN, Call, Reply, Request
+from gpucheck.worker.protocol import AFTER, FETCH, GO, IDLE, PLACE, RUN, Call, Reply, Request
 
 pytest.importorskip("triton")
 
@@ -75,17 +77,19 @@ def ask(tmp_path: Path, log: list[str], made: Twice) -> Ask:
         synchronize=lambda: None,
         current_stream=lambda: None,
         poisoned_context=lambda: False,
+        let_go=lambda: log.append("let go"),
     )
     launches = Launches(lambda mode: log.append(mode), lambda: len(log))
     roles = {role: single_calls._answering(executor, launches, role) for role in (False, True)}
 
-    def ask(value: Any, *, baseline: bool = False, **how: Any) -> tuple[Reply, Any]:
+    def ask(value: Any, *, baseline: bool = False, box: str = "", **how: Any) -> tuple[Reply, Any]:
         given, inputs, outputs = (str(tmp_path / name) for name in ("given", "inputs", "outputs"))
         torch.save({"state.weight": torch.ones(3), "input0": torch.zeros(2, 5)}, given)
         torch.save({"input0": value}, inputs)
-        request = Request(CASE, Conditions(), given, (outputs,), call=Call(inputs, **how))
+        request = Request(CASE, Conditions(), given, (outputs,), call=Call(inputs, **how), box=box)
         (reply,) = roles[baseline](request)
-        return reply, torch.load(outputs, weights_only=True)["out"] if reply.status == "ran" else None
+        wrote = reply.status == "ran" and how.get("step") not in (PLACE, GO)
+        return reply, parcels.on_host(outputs)["out"] if wrote else None
 
     return ask
 
@@ -95,7 +99,7 @@ def test_launches_do_what_is_asked_for_at_the_call_and_the_candidate_is_made_onc
 ) -> None:
     x = torch.arange(10.0).view(2, 5)
     reply, out = ask(x)
-    assert torch.equal(out, (x * 2).t()) and out.is_contiguous() and made.names == {"state.weight", "input0"}
+    assert torch.equal(out, (x * 2).t()) and out.is_contiguous() and made.names == {"state.weight"}
     ask(x, launches=IDLE)
     assert log == ["prepared", RUN, "called candidate", IDLE, "called candidate"]
     assert reply.launched == 2, "what came between its two counts"
@@ -180,3 +184,19 @@ def test_what_the_inputs_hold_after_the_call_is_written_where_it_is_asked_for(as
     x = torch.rand(2, 5)
     ask(x, compared=True)
     assert torch.equal(torch.load(tmp_path / "outputs")[AFTER + "input0"], x)
+
+
+def test_memory_is_given_back_behind_a_call_with_large_outputs_and_not_between_timed_ones(
+    ask: Ask, log: list[str], made: Twice, tmp_path: Path
+) -> None:
+    box = parcels.make_box(str(tmp_path / "box"), 4096, CPU).path
+    x = torch.rand(2, 5)
+    assert torch.equal(ask(x, box=box)[1], (x * 2).t()) and log[-1] == "let go"
+    ask(x)
+    called = weakref.ref(made.given.pop())
+    made.given.clear()
+    assert called() is not None, "the next call may ask for its memory"
+    ask(x, box=box, step=PLACE)
+    assert called() is None, "no later call can ask for it"
+    ask(x, box=box, step=GO)
+    assert torch.equal(ask(x, box=box, step=FETCH)[1], (x * 2).t()) and log.count("let go") == 1
