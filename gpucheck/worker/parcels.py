@@ -19,6 +19,7 @@ from torch import Tensor
 from gpucheck.host import cuda_driver
 from gpucheck.verify.digest import integers
 from gpucheck.verify.views import extent
+from gpucheck.worker.sealed_inputs import mask_of, seal, sealable, xor
 
 ALIGNMENT = 512  # bytes
 Tensors = dict[str, Tensor]
@@ -103,27 +104,45 @@ def _room(tensor: Tensor) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def save(tensors: Mapping[str, Tensor], path: str, box: Box | None = None) -> None:
-    """Writes tensors into a file; those on the box's device into the box, as far as there is room."""
+def save(
+    tensors: Mapping[str, Tensor], path: str, box: Box | None = None, *, key: int | None = None, hashed: bool = True
+) -> str:
+    """Writes tensors into a file; those on the box's device into the box, as far as there is room.
+
+    Args:
+        key: seals them on their way, so that what is not sealed never lies where another process may look.
+        hashed: for who loads them from a box; :func:`take` asks for no hash.
+
+    Returns:
+        The hash of what was written to a box; "" without one.
+    """
     boxed: dict[str, Any] = {}
     held: Tensors = {}
     place = 0
     for name, value in tensors.items():
         value, room = value.detach(), _room(value)
         if box is None or value.device != box.memory.device or not room or place + room > len(box.memory):
-            held[name] = value.to("cpu").contiguous() if box else value
+            sealed = value if key is None else seal({name: value}, key)[name]
+            held[name] = sealed.to("cpu").contiguous() if box else sealed
             continue
         count = extent(value.shape, value.stride())
         target = box.memory[place : place + count * value.element_size()].view(value.dtype)
-        target.copy_(value.as_strided((count,), (1,)))
+        flat = value.as_strided((count,), (1,))
+        if key is not None and sealable(value):
+            xor(integers(flat), mask_of(value, key), out=integers(target))
+        else:
+            target.copy_(flat)
         boxed[name] = [str(value.dtype), list(value.shape), list(value.stride()), place]
         place += room
     if box is None:
         torch.save(held, path)
-        return
+        return ""
     _settle(box.memory.device)
-    told = {BOX: box.path, "held": held, "boxed": boxed, "order": list(tensors), "digest": digest(tensors)}
+    told: dict[str, Any] = {BOX: box.path, "held": held, "boxed": boxed, "order": list(tensors), "digest": ""}
+    if hashed:
+        told["digest"] = digest(tensors if key is None else _views(told, box.memory))
     torch.save(told, path)
+    return str(told["digest"])
 
 
 BOX = "gpucheck box"
@@ -156,11 +175,12 @@ def load(path: str, boxes: dict[str, Box], device: torch.device, *, mapped: bool
     return tensors
 
 
-def take(path: str, boxes: Mapping[str, Box]) -> Tensors:
+def take(path: str, boxes: Mapping[str, Box], *, in_place: str = "") -> Tensors:
     """Copies of the tensors of a file that another process wrote, which may hold anything.
 
     Args:
         boxes: that they may lie in, by path.
+        in_place: begins the names of those that are looked at once, where they lie: they are not copied.
 
     Raises:
         Exception: they do not, or the file holds something else.
@@ -175,7 +195,8 @@ def take(path: str, boxes: Mapping[str, Box]) -> Tensors:
     most = len(box.memory) + sum(_tensor(value).untyped_storage().nbytes() for value in told["held"].values())
     if sum(value.nbytes for value in views.values()) > most:
         raise ValueError("its tensors are larger than the memory that they lie in")
-    return {str(name): value.to(box.memory.device, copy=True) for name, value in views.items()}
+    copied = {name: not (in_place and str(name).startswith(in_place)) for name in views}
+    return {str(name): value.to(box.memory.device, copy=copied[name]) for name, value in views.items()}
 
 
 def on_host(path: str) -> Tensors:
@@ -222,12 +243,14 @@ def torch_hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-CHUNK = 1 << 27  # elements that are hashed at once
+CHUNK = 1 << 25  # elements that are hashed at once, which takes five times as many words of 8 bytes
+MIXES = ((6364136223846793005, 1442695040888963407), (-7046029254386353131, 1))
+"""What each of two sums multiplies with and adds."""
 
 
 def _sums(value: Tensor) -> list[int]:
     """Two sums of all elements' bits, each weighed by where it stands, modulo 2^64."""
-    flat, sums = integers(value).reshape(-1), []
+    flat, sums = integers(value).reshape(-1), torch.zeros(2, dtype=torch.int64, device=value.device)
     if flat.nbytes % 8 == 0 and flat.element_size() < 8:  # the wider, the fewer
         aligned = flat.storage_offset() * flat.element_size() % 8 == 0
         flat = (flat if aligned else flat.clone()).view(torch.int64)
@@ -235,8 +258,8 @@ def _sums(value: Tensor) -> list[int]:
         part = flat[begin : begin + CHUNK].to(torch.int64)
         place = torch.arange(begin, begin + len(part), device=part.device)
         odd = place * 2 + 1
-        for factor, shift in ((6364136223846793005, 1442695040888963407), (-7046029254386353131, 1)):
+        for number, (factor, shift) in enumerate(MIXES):
             mixed = (place * factor).add_(shift).bitwise_xor_(part).mul_(odd)
             mixed.bitwise_xor_(mixed >> 29)
-            sums.append(mixed.mul_(factor).sum())
-    return torch.stack(sums).tolist() if sums else []
+            sums[number] += mixed.mul_(factor).sum()
+    return list(sums.tolist())

@@ -29,8 +29,7 @@ from gpucheck.verify.views import is_dense, pieces_of
 from gpucheck.worker import further_inputs, parcels, taken_outputs
 from gpucheck.worker.device.memory_used import memory_of
 from gpucheck.worker.device.placements import BINDINGS
-from gpucheck.worker.protocol import OWN, Answer, Ask, Draw, Question, Setup
-from gpucheck.worker.sealed_inputs import seal
+from gpucheck.worker.protocol import AFTER, OWN, Answer, Ask, Draw, Question, Setup
 
 FREE = 0.25  # of a GPU's memory that outputs which are kept leave to others
 PINNED = 1 << 26  # bytes of a piece of what goes between GPU and host
@@ -47,7 +46,8 @@ class ReferenceProcess:
         self._device: torch.device = BINDINGS[placement]().enter(setup.local_rank)
         self._boxes: dict[str, parcels.Box] = {}  # by name
         self._made = 0  # boxes
-        self._kept: dict[str, Tensors] = {}  # outputs of the case at hand, by digest
+        self._own: dict[str, str] = {}  # digests of the inputs of the case at hand, each by its name
+        self._kept: dict[str, Tensors] = {}  # outputs of that case, by digest
         self._expected: tuple[tuple[str, Draw], dict[str, Expected], str] | None = None  # asked for last
         if self._device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -89,31 +89,36 @@ class ReferenceProcess:
         if not large:
             return {}
         self._kept.clear()
+        self._expected = None
         inputs = check.inputs_on(question.case, str(self._device))
         held = sum(value.nbytes for value in inputs.values())
-        after = parcels.bytes_in_box({name: value for name, value in inputs.items() if name.startswith("input")})
+        given = {name: value for name, value in inputs.items() if name.startswith("input")}
+        after = parcels.bytes_in_box(given)
         try:
             box = self._box("inputs", parcels.bytes_in_box(inputs), str(Path(question.path).parent))
             answers = self._box("outputs", max(large - held, 0) + after + (1 << 20), question.folder)
         except OSError as error:
             return {"failure": f"memory cannot be shared: {error}"}
-        parcels.save(inputs, question.path, box)
-        return {"large": True, "inputs": parcels.digest(inputs), "box": answers.path}
+        self._own = {name: parcels.digest({name: value}) for name, value in given.items()}
+        return {"large": True, "inputs": parcels.save(inputs, question.path, box), "box": answers.path}
 
     def _send(self, question: Question) -> dict[str, Any]:
         """Draws the inputs of a further call into a box of their own: those of the case stay where they are."""
         drawn = self._drawn(question)
-        inputs = drawn.inputs if question.key is None else seal(drawn.inputs, question.key)
         beside = Path(self._boxes["inputs"].path).parent
-        box = self._box("calls", parcels.bytes_in_box(inputs), str(beside))
-        parcels.save(inputs, question.path, box)
+        box = self._box("calls", parcels.bytes_in_box(drawn.inputs), str(beside))
+        parcels.save(drawn.inputs, question.path, box, key=question.key)
         return {"sent": further_inputs.sent(drawn)}
 
     def _drawn(self, question: Question) -> further_inputs.Drawn:
         return further_inputs.drawn(_check(question.case), question.case, question.draw, str(self._device))
 
     def _take(self, question: Question) -> dict[str, Any]:
-        """Copies outputs out of their box and looks at them; what is kept is known by its digest."""
+        """Copies outputs out of their box and looks at them; what is kept is known by its digest.
+
+        What inputs hold after the call is looked at where it lies. Own inputs are drawn anew where that differs from
+        them: a candidate may have changed what lies in the memory that it was given.
+        """
         check, case = _check(question.case), question.case
 
         def allowed() -> frozenset[str]:
@@ -121,16 +126,23 @@ class ReferenceProcess:
             return check.allowed(case, None, check.inputs_on(case, str(self._device)), runtime).writes
 
         try:
-            written = parcels.take(question.path, {box.path: box for box in self._boxes.values()})
+            boxes = {box.path: box for box in self._boxes.values()}
+            written = parcels.take(question.path, boxes, in_place=AFTER)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:
             return {"unreadable": error_line(error)}
+        written = {name: value for name, value in written.items() if not self._as_drawn(name, value)}
         own = Question(question.what, case)
         outputs, taken = taken_outputs.look(written, lambda: self._drawn(own).inputs, allowed, parcels.digest)
         if question.keep and taken.digest not in self._kept:
             self._kept[taken.digest] = self._where_there_is_room(outputs)
         return {"taken": taken}
+
+    def _as_drawn(self, name: str, value: Tensor) -> bool:
+        """Whether this is an input of the case that holds after a call what it was drawn with."""
+        own = name.removeprefix(AFTER)
+        return name.startswith(AFTER) and self._own.get(own) == parcels.digest({own: value})
 
     def _where_there_is_room(self, outputs: Tensors) -> Tensors:
         """On the GPU, as long as enough of it stays free for a candidate and a reference, else on the host."""
@@ -154,11 +166,14 @@ class ReferenceProcess:
         """A box of that many bytes at least, told of in a folder; another one is made under another name."""
         known = self._boxes.get(name)
         if known is None or len(known.memory) < size or Path(known.path).parent != Path(folder):
-            if known is not None:
-                self._boxes.pop(name).free()
+            self._free(name)
             self._made += 1
             self._boxes[name] = parcels.make_box(str(Path(folder, f"{name}{self._made}.box")), size, self._device)
         return self._boxes[name]
+
+    def _free(self, name: str) -> None:
+        if name in self._boxes:
+            self._boxes.pop(name).free()
 
     def _reference(self, question: Question) -> dict[str, Any]:
         """The reference of a case that is not large, in bytes."""
@@ -173,6 +188,7 @@ class ReferenceProcess:
 
     def _judge(self, question: Question) -> dict[str, Any]:
         """Holds large outputs that were taken against their reference, on this GPU; both stay there."""
+        self._free("calls")  # no process waits for inputs now, and the reference takes room
         outputs = self._of_digest(question.outputs[0])
         expected, where = self._reference_of(question)
         return {

@@ -50,7 +50,7 @@ def _answering(executor: CaseExecutor, launches: Launches, baseline: bool) -> Ca
     load = partial(parcels.load, boxes=boxes, device=executor.device, mapped=False)
     call_of, copy_out = _calling(executor, launches, load, baseline), _reader()
     make, save, fields, words, stack = Reply, torch.save, asdict, first_line, traceback.format_exc
-    open_box, put = partial(_box, boxes, executor.device), parcels.save
+    open_box, put = partial(_box, boxes, executor.device), partial(parcels.save, hashed=False)
     poisoned, let_go, start, taken, memory_ran_out = (
         executor.poisoned_context,
         executor.let_go,

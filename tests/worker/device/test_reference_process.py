@@ -17,12 +17,13 @@ from gpucheck.checks import CHECKS, problem, sources
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.bounds import Estimate
+from gpucheck.verify.digest import raw
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
 from gpucheck.worker import parcels
 from gpucheck.worker.device import reference_process
 from gpucheck.worker.device.reference_process import ReferenceProcess, judged_by_window
-from gpucheck.worker.protocol import REFERENCE, Answer, Ask, Draw, Question, Setup
+from gpucheck.worker.protocol import AFTER, REFERENCE, Answer, Ask, Draw, Question, Setup
 from gpucheck.worker.sealed_inputs import seal
 from gpucheck.worker.supervisor import reference_desk
 from gpucheck.worker.supervisor.attempt import NoOutputs
@@ -130,6 +131,39 @@ def test_inputs_of_a_timed_call_lie_in_shared_memory_under_their_seal(large: Any
             plain = {name: value.clone() for name, value in held.items()}
     assert not torch.equal(held["input0"], plain["input0"])
     assert torch.equal(seal(held, 12345)["input0"], plain["input0"])
+
+
+def test_inputs_that_a_call_leaves_alone_are_not_drawn_again_and_those_it_changes_are_told_whatever_else_it_changes(
+    large: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, desk, box = large
+    told, given = str(tmp_path / "own" / "outputs"), str(tmp_path / "shared" / "0.inputs")
+    x = parcels.load(given, {}, torch.device("cpu"))["input0"].clone()
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_process.further_inputs, "drawn", lambda *_: pytest.fail("drawn again"))
+        parcels.save({"out": x * 2, AFTER + "input0": x}, told, box, hashed=False)
+        assert desk.take(case, told, keep=True).changed == {}
+    (inputs,) = (tmp_path / "shared").glob("inputs*.box")
+    parcels.open_box(str(inputs), torch.device("cpu"), written=True).memory.zero_()
+    x[3] = 0
+    parcels.save({"out": x * 2, AFTER + "input0": x}, told, box, hashed=False)
+    assert desk.take(case, told, keep=True).changed == {"input0": (7, 210)}
+
+
+def test_what_is_not_judged_with_is_let_go_of_before_and_with_the_next_case(large: Any, tmp_path: Path) -> None:
+    case, desk, box = large
+    told, sent = str(tmp_path / "own" / "outputs"), str(tmp_path / "own" / "sent")
+    for _ in range(2):
+        desk.ask(Ask.SEND, case, sent)
+        parcels.save({"out": parcels.load(sent, {}, torch.device("cpu"))["input0"] * 2}, told, box, hashed=False)
+        taken = desk.take(case, told, keep=True)
+        assert list((tmp_path / "shared").glob("calls*.memory"))
+        assert not desk.ask(Ask.JUDGE, case, outputs=(taken.digest,)).judged.mismatches
+        assert not list((tmp_path / "shared").glob("calls*.memory"))
+    (process,) = desk.processes
+    assert process._expected
+    desk.ask(Ask.PLACE, case, str(tmp_path / "shared" / "0.inputs"), folder=str(tmp_path / "own"))
+    assert not process._expected and not process._kept
 
 
 @pytest.mark.parametrize("forged", ["other memory", "more than there is", "no tensors"])
@@ -271,6 +305,27 @@ def test_parcels_without_a_box_are_files_and_digests_tell_order_and_place(tmp_pa
     swapped[1], swapped[2] = x[2], x[1]
     told = {parcels.digest({"x": value}) for value in (x, other, swapped, x.double(), x.view(2, 100))}
     assert len(told) == 5 and parcels.digest({"x": x.clone()}) in told
+
+
+def test_what_is_sealed_on_its_way_to_a_box_is_what_is_sealed_before(tmp_path: Path) -> None:
+    box = parcels.Box(str(tmp_path / "box"), torch.zeros(4096, dtype=torch.uint8), 0)
+    tensors = {"a": torch.randn(5, 6).t(), "b": torch.rand(7) > 0.5, "c": torch.randn(3, 8)[:, ::2].half()}
+    tensors |= {"z": torch.randn(3, dtype=torch.complex64), "none": torch.ones(0), "much": torch.arange(1000)}
+    parcels.save(tensors, str(tmp_path / "p"), box, key=(1 << 60) + 12345)
+    got = parcels.load(str(tmp_path / "p"), {box.path: box}, torch.device("cpu"))
+    sealed = seal(tensors, (1 << 60) + 12345)
+    assert list(got) == list(sealed) and not torch.equal(got["a"], tensors["a"])
+    for name, value in sealed.items():
+        assert raw(got[name]) == raw(value) and got[name].dtype == value.dtype and got[name].shape == value.shape
+
+
+def test_a_digest_is_the_same_in_however_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = {"x": torch.randn(999), "half": torch.randn(64).half()}
+    whole = parcels.digest(x)
+    monkeypatch.setattr(parcels, "CHUNK", 16)
+    assert parcels.digest(x) == whole
+    x["x"][[3, 19]] = x["x"][[19, 3]]
+    assert parcels.digest(x) != whole, "what stands at another place of another chunk"
 
 
 def test_a_box_hands_over_strides_and_bits_and_one_that_holds_something_else_is_refused(tmp_path: Path) -> None:
