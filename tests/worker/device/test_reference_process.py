@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -359,6 +360,17 @@ def test_a_tensor_goes_whole_through_the_buffers_that_take_a_part_of_it(monkeypa
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(reference_process, "PINNED", 1000)
+    advised: list[int] = []
+
+    class Map(mmap.mmap):
+        def madvise(self, option: int, *part: int) -> None:
+            advised.append(option)
+            raise OSError("a kernel without large pages")
+
+    monkeypatch.setattr(reference_process.mmap, "mmap", Map)
     for value in (torch.randn(77, 33).t(), torch.randn(2500)[3:2003], torch.arange(5)):
         copy = reference_process._through_pinned_memory(value, torch.device("cpu"))
         assert torch.equal(copy, value) and copy.stride() == value.stride()
+    assert advised == [mmap.MADV_HUGEPAGE] * 3
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE")
+    assert torch.equal(reference_process._through_pinned_memory(value, torch.device("cpu")), value)
