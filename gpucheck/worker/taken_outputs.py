@@ -21,6 +21,8 @@ def look(
 ) -> tuple[Tensors, Taken]:
     """The outputs among what a call has written, and what there is to know of them.
 
+    Of an output that is one value everywhere, as kernels that did nothing leave it, that value alone is kept.
+
     Args:
         written: the outputs, and with :data:`AFTER` before their names what inputs of the case held after the call.
         own: those inputs.
@@ -29,13 +31,20 @@ def look(
     """
     after = {name.removeprefix(AFTER): value for name, value in written.items() if name.startswith(AFTER)}
     outputs = {name: written[name] for name in sorted(written) if not name.startswith(AFTER)}
-    return outputs, Taken(
+    everywhere = {name: _first(value) for name, value in outputs.items()}
+    constant = {name: value for name, value in everywhere.items() if not digest.differing(outputs[name], value)}
+    return {**outputs, **constant}, Taken(
         hashed(outputs),
         bit_sum(outputs),
-        any(digest.differing(flat, flat[:1].expand_as(flat)) for flat in map(Tensor.flatten, outputs.values())),
+        len(constant) < len(outputs),
         sum(value.nbytes for value in outputs.values()),
         _changed(after, own(), allowed) if after else {},
     )
+
+
+def _first(value: Tensor) -> Tensor:
+    """The first element of a tensor in place of all others, in memory of its own."""
+    return value[(slice(1),) * value.ndim].clone().expand(value.shape) if value.numel() else value
 
 
 def _changed(after: Tensors, own: Tensors, allowed: Callable[[], Collection[str]]) -> dict[str, tuple[int, int]]:

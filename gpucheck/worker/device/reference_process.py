@@ -27,7 +27,7 @@ from gpucheck.model.errors import UsageError, error_line
 from gpucheck.verify import bounds, published_rules
 from gpucheck.verify.expected import Expected, indifference
 from gpucheck.verify.judge import Judgement, accepted, compare, judge
-from gpucheck.verify.views import is_dense, pieces_of
+from gpucheck.verify.views import is_dense, pieces_of, to_device
 from gpucheck.worker import further_inputs, parcels, taken_outputs
 from gpucheck.worker.device.memory_used import memory_of
 from gpucheck.worker.device.placements import BINDINGS
@@ -137,6 +137,7 @@ class ReferenceProcess:
         written = {name: value for name, value in written.items() if not self._as_drawn(name, value)}
         own = Question(question.what, case)
         outputs, taken = taken_outputs.look(written, lambda: self._drawn(own).inputs, allowed, parcels.digest)
+        written.clear()  # it may hold more than is kept
         if question.keep and taken.digest not in self._kept:
             self._kept[taken.digest] = self._where_there_is_room(outputs)
         return {"taken": taken}
@@ -150,6 +151,7 @@ class ReferenceProcess:
         """On the GPU, as long as enough of it stays free for a candidate and a reference, else on the host."""
         if self._device.type != "cuda":
             return outputs
+        torch.cuda.empty_cache()  # what it took to look at them is not free before
         free, total = torch.cuda.mem_get_info(self._device)
         return outputs if free >= total * FREE else _moved(outputs, torch.device("cpu"))
 
@@ -220,7 +222,7 @@ def _moved(tensors: Tensors, device: torch.device) -> Tensors:
     return {
         name: _through_pinned_memory(value, device)
         if value.device.type != device.type and value.nbytes > 4 * PINNED and is_dense(value)
-        else value.to(device)
+        else to_device(value, device)
         for name, value in tensors.items()
     }
 

@@ -21,7 +21,7 @@ from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.digest import raw
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
-from gpucheck.worker import parcels
+from gpucheck.worker import parcels, taken_outputs
 from gpucheck.worker.device import reference_process
 from gpucheck.worker.device.reference_process import ReferenceProcess, judged_by_window
 from gpucheck.worker.protocol import AFTER, REFERENCE, Answer, Ask, Draw, Question, Setup
@@ -165,6 +165,52 @@ def test_what_is_not_judged_with_is_let_go_of_before_and_with_the_next_case(larg
     assert process._expected
     desk.ask(Ask.PLACE, case, str(tmp_path / "shared" / "0.inputs"), folder=str(tmp_path / "own"))
     assert not process._expected and not process._kept
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_an_output_that_is_one_value_everywhere_is_kept_as_that_value(large: Any, tmp_path: Path, value: float) -> None:
+    case, desk, box = large
+    told, given = str(tmp_path / "own" / "outputs"), str(tmp_path / "shared" / "0.inputs")
+    right = parcels.load(given, {}, torch.device("cpu"))["input0"] * 2
+    (process,) = desk.processes
+    for wrong in (torch.full((30, 7), value), torch.full((7, 30), value).t()):
+        parcels.save({"out": wrong}, told, box)
+        taken = desk.take(case, told, keep=True)
+        assert not taken.varies and taken.size == wrong.nbytes and taken.digest == parcels.digest({"out": wrong})
+        assert process._kept[taken.digest]["out"].untyped_storage().nbytes() == 4
+        answer = desk.ask(Ask.JUDGE, case, outputs=(taken.digest,))
+        usual = judge({"out": wrong}, process._expected[1], {})
+        assert repr(answer.judged) == repr(usual) and usual.mismatches[0].wrong == 210
+        assert answer.digests == {"out": taken.digest}
+        parcels.save({"out": right}, told, box)
+        asked = (taken.digest, desk.take(case, told, keep=True).digest)
+        assert desk.ask(Ask.COMPARE, case, outputs=asked).differing == (210, 210)
+
+
+def test_of_several_outputs_each_that_is_one_value_is_kept_as_such() -> None:
+    written = {
+        "a": torch.ones(3, 4),
+        "b": torch.randn(5),
+        "c": torch.ones(0, 3),
+        "d": torch.tensor(3),
+        "e": torch.ones(2),
+    }
+    written["e"][1] = -1
+    outputs, taken = taken_outputs.look(written, dict, set, parcels.digest)
+    assert taken.varies and all(torch.equal(outputs[name], value) for name, value in written.items())
+    assert [outputs[name].untyped_storage().nbytes() for name in "abcde"] == [4, 20, 0, 8, 8]
+
+
+def test_what_it_took_to_look_at_outputs_does_not_send_them_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, free = ReferenceProcess(SETUP), [1]
+    process._device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 100))
+    monkeypatch.setattr(reference_process, "_moved", lambda tensors, device: {})
+    outputs = {"out": torch.ones(3)}
+    assert process._where_there_is_room(outputs) is outputs
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(20))
+    assert process._where_there_is_room(outputs) == {}
 
 
 @pytest.mark.parametrize("forged", ["other memory", "more than there is", "no tensors"])
