@@ -95,7 +95,7 @@ def _used_of(output: Tensor, reference: Expected, estimate: Estimate) -> float |
     """As :func:`accepted`, of one accepted answer; ends at the first piece with a wrong element."""
     used = 0.0
     for piece in pieces_of(output):
-        if bool(_compared(output, reference, estimate, piece)[0].any()):
+        if bool(compared(output, reference, estimate, piece)[0].any()):
             return None
         used = max(used, _used(output[piece], _part(estimate, piece)))
     return used
@@ -107,7 +107,7 @@ def closest(output: Tensor, reference: Expected) -> tuple[Estimate, Tensor, Tens
     for estimate in (reference.estimate, *reference.alternatives):
         wrong, ratio = (output.new_empty(output.shape, dtype=dtype) for dtype in (torch.bool, torch.float64))
         for piece in pieces_of(output):
-            wrong[piece], ratio[piece] = _compared(output, reference, estimate, piece)
+            wrong[piece], ratio[piece] = compared(output, reference, estimate, piece)
         count = int(wrong.sum())
         if best is None or count < best[0]:
             best = (count, estimate, wrong, ratio)
@@ -125,7 +125,7 @@ def _part(estimate: Estimate, piece: Piece) -> Estimate:
     return Estimate(estimate.value[piece], error, estimate.unit).widened()
 
 
-def _compared(output: Tensor, reference: Expected, estimate: Estimate, piece: Piece) -> tuple[Tensor, Tensor]:
+def compared(output: Tensor, reference: Expected, estimate: Estimate, piece: Piece) -> tuple[Tensor, Tensor]:
     """:func:`compare` of a piece; what nothing can be said of is not wrong."""
     also = None if reference.also is None else reference.also[piece]
     wrong, ratio = compare(output[piece], _part(estimate, piece), also)

@@ -7,12 +7,13 @@ large pair it also draws the inputs of each call into shared memory, and copies 
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +25,10 @@ from gpucheck import checks
 from gpucheck.checks.base import CandidateCheck
 from gpucheck.model.case import Case
 from gpucheck.model.errors import UsageError, error_line
-from gpucheck.verify import bounds, published_rules
-from gpucheck.verify.expected import Expected, indifference
-from gpucheck.verify.judge import Judgement, accepted, compare, judge
+from gpucheck.model.record import Mismatch
+from gpucheck.verify import bounds, published_rules, regions
+from gpucheck.verify.expected import Axes, Expected, indifference, plain_axes
+from gpucheck.verify.judge import Judgement, Piece, accepted, compared, judge
 from gpucheck.verify.views import is_dense, pieces_of, to_device
 from gpucheck.worker import further_inputs, parcels, taken_outputs
 from gpucheck.worker.device.memory_used import memory_of
@@ -199,7 +201,9 @@ class ReferenceProcess:
             "judged": judged_by_window(outputs, expected),
             "bases": {name: item.basis for name, item in expected.items() if item.basis},
             "indifferent": indifference(expected),
-            "digests": {name: parcels.digest({name: value}) for name, value in outputs.items()},
+            "digests": dict.fromkeys(outputs, question.outputs[0])  # of a single output they are the same
+            if len(outputs) == 1
+            else {name: parcels.digest({name: value}) for name, value in outputs.items()},
             "where": where,
             "rule": published_rules.kernelbench(outputs, expected) if _check(question.case).rule else {},
         }
@@ -292,16 +296,13 @@ def judged_by_window(outputs: Mapping[str, Tensor], expected: Mapping[str, Expec
     if right and not others:
         return Judgement(tightness=max(share for share in used.values() if share is not None))
     cut = {name: _window(outputs[name], item) for name, item in others.items() if name in near}
-    shown = {name: outputs[name].cpu() for name in others if name in outputs and name not in cut}
     found = judge(
-        {**shown, **{name: part[0] for name, part in cut.items()}},
-        {**others, **{name: part[1] for name, part in cut.items()}},
-        {},
+        {**outputs, **{name: part.output for name, part in cut.items()}},  # of the others no element is looked at
+        {**others, **{name: part.item for name, part in cut.items()}},
+        {name: part.axes for name, part in cut.items()},
     )
     found.tightness = max([found.tightness, *(share for share in used.values() if share is not None)])
-    found.mismatches = [
-        part[2](mismatch) if (part := cut.get(mismatch.output)) else mismatch for mismatch in found.mismatches
-    ]
+    found.mismatches = [cut[mismatch.output].of_whole(mismatch) for mismatch in found.mismatches]
     return found
 
 
@@ -309,54 +310,79 @@ def _comparable(output: Tensor | None, item: Expected) -> bool:
     return output is not None and (output.shape, output.dtype) == (item.estimate.value.shape, item.dtype)
 
 
-def _window(output: Tensor, item: Expected) -> tuple[Tensor, Expected, Any]:
-    """Rows of an output from the first wrong one on, on the host, their reference, and what tells of the whole."""
-    wrong, total, first = 0, output.numel(), -1
-    rows = output.shape[0] if output.ndim else 1
-    below = max(1, total // max(rows, 1))
-    for piece in pieces_of(output):
-        error = None if item.estimate.error is None else item.estimate.error[piece]
-        bad, _ = compare(output[piece], bounds.Estimate(item.estimate.value[piece], error, item.estimate.unit))
-        if item.unknown is not None:
-            bad &= ~item.unknown[piece]
-        count = int(bad.sum())
-        if count and first < 0:
-            start = piece[0] if piece else 0
-            start = start.start if isinstance(start, slice) else start
-            inner = int(bad.reshape(-1).to(torch.uint8).argmax())
-            first = int(start) + (inner // below if isinstance(piece[0], slice) else 0) if piece else 0
-        wrong += count
-    if not output.ndim:
-        return output.cpu(), _host(item, None), lambda mismatch: mismatch
-    rows_shown = min(rows - first, max(1, WINDOW // below))
-    part = slice(first, first + rows_shown)
+@dataclass(frozen=True)
+class _Window:
+    """A part of an output with errors, on the host with its reference, and where it lies in the whole."""
 
-    def of_whole(mismatch: Any) -> Any:
-        def moved(place: Any) -> Any:
-            return None if place is None else [place[0] + first, *place[1:]]
+    output: Tensor
+    item: Expected
+    shape: tuple[int, ...]  # of the whole
+    wrong: int  # elements of the whole
+    first: tuple[int, ...]  # of the part: places on the axes that it has one place of, and on the next one
+    shown: int  # places on that axis
 
-        words = f"from place {first} of {rows} on axis 0 on, {rows_shown} looked at: {mismatch.region}"
-        box = [list(span) for span in mismatch.box]
-        box[0] = [box[0][0] + first, box[0][1] + first]
+    @property
+    def axes(self) -> Axes:
+        """The names of the part's axes."""
+        usual, gone = plain_axes(len(self.shape)), len(self.shape) - self.output.ndim
+        return Axes(usual.names[gone:], usual.tile[gone:])
+
+    def of_whole(self, mismatch: Mismatch) -> Mismatch:
+        """What was found in the part, told of the whole: places are counted there, patterns are those of the part."""
+        *fixed, start = self.first or (0,)
+
+        def moved(place: list[int]) -> list[int]:
+            return [*fixed, place[0] + start, *place[1:]] if place else place
+
+        ends = (moved([span[end] for span in mismatch.box]) for end in (0, 1))
         return replace(
             mismatch,
-            wrong=wrong,
-            total=total,
-            region=mismatch.region if rows_shown == rows else words,
+            wrong=self.wrong,
+            total=math.prod(self.shape),
+            region=self._words + mismatch.region,
             first=moved(mismatch.first),
             worst=moved(mismatch.worst),
-            first_nonfinite=moved(mismatch.first_nonfinite),
-            box=box,
+            first_nonfinite=mismatch.first_nonfinite and moved(mismatch.first_nonfinite),
+            box=[list(span) for span in zip(*ends, strict=True)],
         )
 
-    return output[part].cpu(), _host(item, part), of_whole
+    @property
+    def _words(self) -> str:
+        if self.shape == self.output.shape:
+            return ""
+        *fixed, start = self.first
+        words = f"from place {start} of {self.shape[len(fixed)]} on axis {len(fixed)} on, {self.shown} looked at"
+        return "".join([words, *(f", at place {place} of axis {axis}" for axis, place in enumerate(fixed)), ": "])
 
 
-def _host(item: Expected, part: slice | None) -> Expected:
+def _window(output: Tensor, item: Expected) -> _Window:
+    """The part of an output from its first wrong element on that is looked at on the host.
+
+    It is a slice of one axis; where a single place on that would be too much, of the next axis at this place.
+    """
+    wrong, first = 0, (0,) * output.ndim
+    for piece in pieces_of(output):
+        bad, _ = compared(output, item, item.estimate, piece)
+        count = int(bad.sum())
+        if count and not wrong:
+            within = regions.index_of(int(bad.reshape(-1).to(torch.uint8).argmax()), bad.shape)
+            *fixed, begin = (part.start if isinstance(part, slice) else part for part in piece or (0,))
+            first = (*fixed, begin + within[0], *within[1:]) if within else ()
+        wrong += count
+    shape, axis = tuple(output.shape), 0
+    while axis < len(shape) - 1 and math.prod(shape[axis + 1 :]) > WINDOW:
+        axis += 1
+    shown = min(shape[axis] - first[axis], max(1, WINDOW // math.prod(shape[axis + 1 :]))) if shape else 1
+    part: Piece = (*first[:axis], slice(first[axis], first[axis] + shown)) if shape else ()
+    return _Window(output[part].cpu(), _host(item, part), shape, wrong, first[: axis + 1], shown)
+
+
+def _host(item: Expected, part: Piece) -> Expected:
     def cut(value: Tensor | None) -> Tensor | None:
-        return None if value is None else (value if part is None else value[part]).cpu()
+        return None if value is None else value[part].cpu()
 
-    value = cut(item.estimate.value)
-    assert value is not None
-    estimate = bounds.Estimate(value, cut(item.estimate.error), item.estimate.unit)
-    return replace(item, estimate=estimate, unknown=cut(item.unknown))
+    estimate = item.estimate
+    value, error = estimate.value[part].cpu(), cut(estimate.error)
+    return replace(
+        item, estimate=bounds.Estimate(value, error, estimate.unit), unknown=cut(item.unknown), also=cut(item.also)
+    )

@@ -17,10 +17,12 @@ from gpucheck import checks
 from gpucheck.checks import CHECKS, problem, sources
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
+from gpucheck.verify import extremes
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.digest import raw
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
+from gpucheck.verify.views import pieces
 from gpucheck.worker import parcels, taken_outputs
 from gpucheck.worker.device import reference_process
 from gpucheck.worker.device.reference_process import ReferenceProcess, judged_by_window
@@ -323,6 +325,79 @@ def test_a_large_output_is_judged_as_a_whole_and_described_from_its_first_error_
     assert mismatch.box[0][0] == plain.box[0][0] and mismatch.expected == float(
         reference["out"].estimate.value[tuple(mismatch.worst)]
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "places", "box", "region"),
+    [
+        ((40,), 8, [(5,), (9,), (30,)], [[5, 9]], "from place 5 of 40 on axis 0 on, 8 looked at: "),
+        ((6, 50), 64, [(2, 7), (2, 9), (5, 1)], [[2, 2], [7, 9]], "from place 2 of 6 on axis 0 on, 1 looked at: "),
+        (
+            (3, 500),
+            64,
+            [(1, 100), (1, 150), (1, 164), (2, 0)],
+            [[1, 1], [100, 150]],
+            "from place 100 of 500 on axis 1 on, 64 looked at, at place 1 of axis 0: 2 of 64 columns (0, 50)",
+        ),
+        (
+            (4, 5, 6),
+            13,
+            [(1, 3, 4), (1, 4, 1), (2, 0, 0)],
+            [[1, 1], [3, 4], [1, 4]],
+            "from place 3 of 5 on axis 1 on, 2 looked at, at place 1 of axis 0: all 2 rows, 2 of 6 columns (1, 4)",
+        ),
+        (
+            (2, 3, 4, 5),
+            2,
+            [(1, 0, 2, 4), (1, 0, 3, 0)],
+            [[1, 1], [0, 0], [2, 2], [4, 4]],
+            "from place 4 of 5 on axis 3 on, 1 looked at, at place 1 of axis 0, at place 0 of axis 1, "
+            "at place 2 of axis 2: the only column",
+        ),
+        (
+            (16, 12, 10, 10),
+            200,
+            [(10, 3, 9, 9), (10, 4, 0, 1), (10, 5, 0, 0), (15, 0, 0, 0)],
+            [[10, 10], [3, 4], [0, 9], [1, 9]],
+            "from place 3 of 12 on axis 1 on, 2 looked at, at place 10 of axis 0: all 2 channels",
+        ),
+        ((2, 3, 4, 5), 120, [(0, 1, 2, 3), (1, 0, 0, 0)], [[0, 1], [0, 1], [0, 2], [0, 3]], "all 2 batches, "),
+        ((), 8, [()], [], ""),
+    ],
+)
+@pytest.mark.parametrize("piece", [7, 1 << 18])
+def test_the_part_of_a_large_output_that_is_looked_at_is_cut_on_the_axis_where_it_is_no_larger_than_a_window(
+    monkeypatch: pytest.MonkeyPatch, shape: Any, window: int, places: Any, box: Any, region: str, piece: int
+) -> None:
+    monkeypatch.setattr(reference_process, "WINDOW", window)
+    monkeypatch.setattr(reference_process, "pieces_of", lambda tensor: pieces(tensor.shape, piece))
+    value = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    reference = {"out": Expected(Estimate(value, torch.full_like(value, 1e-6)), torch.float32)}
+    wrong, worst = value.float(), [place for place in places if _inside(place, box)][-1]
+    for place in places:
+        wrong[place] += 8 if place == worst else 1
+    (found,) = judged_by_window({"out": wrong}, reference).mismatches
+    (usual,) = judge({"out": wrong}, reference, {}).mismatches
+    assert (found.wrong, found.total, found.first) == (usual.wrong, usual.total, usual.first)
+    assert (found.box, found.region[: len(region)]) == (box, region)
+    assert found.worst == usual.worst == list(worst) and (found.expected, found.got) == (usual.expected, usual.got)
+    wrong[places[0]] = torch.nan
+    (found,) = judged_by_window({"out": wrong}, reference).mismatches
+    assert found.first_nonfinite == list(places[0])
+
+
+def _inside(place: Any, box: Any) -> bool:
+    return all(low <= part <= high for part, (low, high) in zip(place, box, strict=True))
+
+
+def test_what_may_stand_beside_the_value_of_a_large_output_is_not_where_it_begins_to_be_wrong() -> None:
+    reference = expected(4, 5)
+    wrong = reference["out"].estimate.value.float()
+    wrong[0, 1], wrong[3, 2] = torch.nan, 9
+    also = torch.zeros(4, 5, dtype=torch.uint8)
+    also[0, 1] = extremes.NAN
+    (found,) = judged_by_window({"out": wrong}, {"out": replace(reference["out"], also=also)}).mismatches
+    assert (found.wrong, found.first) == (1, [3, 2])
 
 
 def test_outputs_that_are_missing_or_of_another_form_are_said_as_ever() -> None:
