@@ -108,6 +108,8 @@ class ReferenceProcess:
 
     def _send(self, question: Question) -> dict[str, Any]:
         """Draws the inputs of a further call into a box of their own: those of the case stay where they are."""
+        if not self._has_room():  # a reference can be made again
+            self._expected = None
         drawn = self._drawn(question)
         beside = Path(self._boxes["inputs"].path).parent
         box = self._box("calls", parcels.bytes_in_box(drawn.inputs), str(beside))
@@ -150,12 +152,16 @@ class ReferenceProcess:
         return name.startswith(AFTER) and self._own.get(own) == parcels.digest({own: value})
 
     def _where_there_is_room(self, outputs: Tensors) -> Tensors:
-        """On the GPU, as long as enough of it stays free for a candidate and a reference, else on the host."""
+        """On the GPU, as long as enough of it stays free, else on the host."""
+        return outputs if self._has_room() else _moved(outputs, torch.device("cpu"))
+
+    def _has_room(self) -> bool:
+        """Whether enough of the GPU is free for a candidate and a reference."""
         if self._device.type != "cuda":
-            return outputs
-        torch.cuda.empty_cache()  # what it took to look at them is not free before
+            return True
+        torch.cuda.empty_cache()  # what it took to look at outputs is not free before
         free, total = torch.cuda.mem_get_info(self._device)
-        return outputs if free >= total * FREE else _moved(outputs, torch.device("cpu"))
+        return free >= total * FREE
 
     def _compare(self, question: Question) -> dict[str, Any]:
         outputs, others = (self._of_digest(digest) for digest in question.outputs)

@@ -203,6 +203,21 @@ def test_of_several_outputs_each_that_is_one_value_is_kept_as_such() -> None:
     assert [outputs[name].untyped_storage().nbytes() for name in "abcde"] == [4, 20, 0, 8, 8]
 
 
+def test_a_reference_leaves_its_room_to_further_calls_that_lack_it(
+    large: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, desk, box = large
+    told, sent = str(tmp_path / "own" / "outputs"), str(tmp_path / "own" / "sent")
+    parcels.save({"out": torch.ones(30, 7)}, told, box)
+    taken, (process,) = desk.take(case, told, keep=True), desk.processes
+    for room in (True, False):
+        wrong = desk.ask(Ask.JUDGE, case, outputs=(taken.digest,)).judged.mismatches
+        assert wrong and process._expected
+        monkeypatch.setattr(process, "_has_room", lambda room=room: room)
+        desk.ask(Ask.SEND, case, sent, draw=Draw(5))
+        assert bool(process._expected) is room
+
+
 def test_what_it_took_to_look_at_outputs_does_not_send_them_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     process, free = ReferenceProcess(SETUP), [1]
     process._device = torch.device("cuda")
