@@ -27,7 +27,7 @@ from gpucheck.verify import digest
 from gpucheck.worker import parcels
 from gpucheck.worker.device import executor as executing
 from gpucheck.worker.device import stream_stress
-from gpucheck.worker.device.case_pass import Library
+from gpucheck.worker.device.case_pass import DevicePasses, Library
 from gpucheck.worker.device.executor import CaseExecutor
 from gpucheck.worker.device.guarded_memory import GuardedMemory
 from gpucheck.worker.device.launch_observer import Observer
@@ -140,7 +140,7 @@ def test_a_call_that_replaces_clocks_streams_and_waits_is_run_again_and_timed_al
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     device = torch.device("cuda", 0)
-    on_gpu = CaseExecutor(BINDINGS["cpu"](), device, Library(Path("/lib"), "v3.5"), observer)
+    on_gpu = DevicePasses(BINDINGS["cpu"](), device, Library(Path("/lib"), "v3.5"), observer)
 
     def patches(kernel: Kernel, x: torch.Tensor) -> Any:
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
