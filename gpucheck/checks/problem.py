@@ -9,7 +9,6 @@ only where kernels are launched, never where outputs are judged.
 from __future__ import annotations
 
 import ast
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,20 @@ from gpucheck.checks.declared_kernels import declared_kernels, short_name
 from gpucheck.checks.on_use import torch_model
 from gpucheck.checks.source_files import module_of, top_level
 from gpucheck.model.case import Case, CheckSpec, Param
-from gpucheck.model.check_source import KERNELBENCH, KERNELBENCH_TRIALS, LARGE_PAIR, PRECISIONS, CheckSource
+from gpucheck.model.check_source import (
+    KERNELBENCH,
+    KERNELBENCH_TRIALS,
+    LARGE,
+    PRECISIONS,
+    CheckSource,
+    large_pair,
+)
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.expected import Axes, Expected
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-LARGE = int(os.environ.get(LARGE_PAIR, 128 << 20))
-"""Bytes of inputs, weights and outputs from which a GPU's memory is their place: files of so much take seconds."""
 SHOWN = 5  # kernels that are named where none is the candidate's own
 TRIALS = (1, 2, 3)  # where no scenario says which
 
@@ -84,7 +88,8 @@ class Problem(CandidateCheck):
         if self.source.pair.reference == "cpu":
             return 0
         size = torch_model.sizes(module_of(self.source, 0), device)
-        return size if size > LARGE else 0
+        asked = large_pair()
+        return size if size > (LARGE if asked is None else asked) else 0
 
     def inputs_on(self, case: Case, device: str) -> dict[str, Tensor]:
         return torch_model.draw(module_of(self.source, 0), case.input_seed, device)

@@ -174,6 +174,10 @@ def check_sources(
     """The check sources that options name and those that packages offer; all are active from here on."""
     from gpucheck import checks
     from gpucheck.checks.sources import find
+    from gpucheck.model.check_source import large_pair
+
+    if problem:
+        large_pair()  # what it cannot read, it says before anything starts
 
     taken = [*checks.CHECKS, *checks.UNLISTED]
     given, offered = find(check_file or [], problem or [], candidate or [], taken, pair)

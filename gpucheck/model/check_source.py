@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+
+from gpucheck.model.errors import UsageError
 
 
 class SourceKind(str, Enum):
@@ -20,9 +23,22 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 REFERENCES = ("auto", "cpu", "gpu")
 LARGE_PAIR = "GPUCHECK_LARGE_PAIR"
 """Environment variable: bytes of inputs, weights and outputs from which a pair's tensors stay in shared memory."""
+LARGE = 128 << 20  # where it says nothing: files of so much take seconds
 KERNELBENCH = "kernelbench"
 KERNELBENCH_TRIALS = 5
 RULES = (KERNELBENCH,)
+
+
+def large_pair() -> int | None:
+    """The bytes that the environment names; None where it names none.
+
+    Raises:
+        UsageError: it names something else.
+    """
+    said = os.environ.get(LARGE_PAIR, "").strip()
+    if said and not (said.isascii() and said.isdigit()):
+        raise UsageError(f"{LARGE_PAIR} is {said!r}, expected a number of bytes, such as {LARGE}")
+    return int(said) if said else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Step
 from gpucheck.plan.scenario import CASE_TIMEOUT, EXPERIMENTS, TIMEOUT, Scenario
 
-OF_PAIRS = 3.0  # s of experiments: who hands in a candidate waits for its verdict
+OF_PAIRS = 1.0  # s of experiments: who hands in a candidate waits for its verdict
 
 
 def implied(sources: Sequence[CheckSource], seed: int | None) -> Scenario:

@@ -64,6 +64,15 @@ def test_bad_input_is_one_message(
     assert not (here / "runs").exists()
 
 
+def test_a_limit_of_large_pairs_that_is_no_number_is_told_and_none_at_all_is_the_usual_one(
+    gpucheck: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for said, code in (("lots", 2), ("-1", 2), ("", 0)):
+        monkeypatch.setenv("GPUCHECK_LARGE_PAIR", said)
+        answer = gpucheck("run", "--device", "cpu", *GELU, "--dry-run")
+        assert answer.code == code and ("expected a number of bytes" in answer.err) is bool(code)
+
+
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without the library, of which nothing is cached, and whose package index does not answer."""

@@ -24,7 +24,7 @@ from gpucheck.host.resources import usable_processors
 from gpucheck.launch.forking_torchrun import IMPORTED
 from gpucheck.launch.scratch import FIRST_RANK
 from gpucheck.model.case import Case
-from gpucheck.model.check_source import LARGE_PAIR
+from gpucheck.model.check_source import large_pair
 from gpucheck.model.plan import Plan
 from gpucheck.model.record import Outcome, Record
 from gpucheck.records.run_folder import read_plan
@@ -172,7 +172,7 @@ class Supervisor:
             plan, self.node, self.files, forkserver, self.rank, host, run, of_engines, several=count > 1
         )
         self._lanes = count
-        if plan.candidates and (plan.device == "cuda" or LARGE_PAIR in os.environ):
+        if plan.candidates and (plan.device == "cuda" or large_pair() is not None):
             from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
 
             self.files.desk = ReferenceDesk(plan, self.node, self.rank, forkserver, self.files.folder)

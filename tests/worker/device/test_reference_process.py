@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from gpucheck import checks
-from gpucheck.checks import CHECKS, problem, sources
+from gpucheck.checks import CHECKS, sources
+from gpucheck.model.check_source import LARGE_PAIR
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import extremes
@@ -95,7 +96,7 @@ def test_a_further_call_has_the_weights_of_the_case_and_inputs_of_its_own(pair: 
 @pytest.fixture
 def large(pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, FakeDesk, parcels.Box]:
     """The case of a pair that counts as large, the desk, and the memory for its outputs as a candidate has it."""
-    monkeypatch.setattr(problem, "LARGE", 1)
+    monkeypatch.setenv(LARGE_PAIR, "1")
     case, _ = pair("x * 2")
     desk, (shared, own) = FakeDesk(ReferenceProcess(SETUP)), (tmp_path / name for name in ("shared", "own"))
     for folder in (shared, own):
