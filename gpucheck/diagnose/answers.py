@@ -12,7 +12,7 @@ from gpucheck.diagnose.chance import LUCK, by_luck, one_rate, rate_words
 from gpucheck.diagnose.differing_calls import how_calls_differ
 from gpucheck.diagnose.error_pattern import error_pattern
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT
-from gpucheck.model.record import Outcome, Record
+from gpucheck.model.record import NO_MEMORY, Outcome, Record
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.run_folder import Run
 
@@ -41,6 +41,11 @@ def absent(failure: Record, attempt: Record) -> bool:
     )
 
 
+def lacked_memory(attempt: Record) -> bool:
+    """Whether an attempt came to nothing for want of memory, which says nothing of a case that fails otherwise."""
+    return attempt.outcome in BROKE and any(words in attempt.message.lower() for words in NO_MEMORY)
+
+
 def steady(attempt: Record) -> bool:
     """Whether all calls of a process gave the same bits, or differ with what memory held and with nothing else."""
     return not attempt.calls or attempt.by_fill
@@ -66,7 +71,18 @@ class Answers:
     others: frozenset[int] = frozenset()  # all of them
 
     def processes(self, name: ExperimentName) -> Sequence[Record]:
-        return self.tried.get(name, ())
+        """Those that tell something: one that lacked memory, which others held, tells of these."""
+        lacks = lacked_memory(self.failure)
+        return [each for each in self.tried.get(name, ()) if lacks or not lacked_memory(each)]
+
+    def made(self, name: ExperimentName) -> int:
+        """How many processes there were, whatever became of them."""
+        return len(self.tried.get(name, ()))
+
+    @property
+    def judged_alone(self) -> Sequence[Record]:
+        """The fresh processes that gave outputs: only these tell how calls differ."""
+        return [each for each in self.processes(REPEAT) if each.outcome in JUDGED]
 
     def right(self, name: ExperimentName) -> bool:
         """Whether what is looked for stayed away in each process."""
@@ -108,13 +124,13 @@ class Answers:
     @cached_property
     def by_number(self) -> bool:
         """Whether the number of the call in its process decides: every fresh process gave the same differing calls."""
-        alone = self.processes(REPEAT)
+        alone = self.judged_alone
         return len(alone) >= IN_ORDER and not any(map(steady, alone)) and _distinct(alone) == 1
 
     @cached_property
     def by_call(self) -> bool:
         """Whether calls of one process differ, and not alike in each process."""
-        alone = self.processes(REPEAT)
+        alone = self.judged_alone
         return len(alone) >= IN_ORDER and not all(map(steady, alone)) and not self.by_number
 
     @property
@@ -300,6 +316,15 @@ def kinds(record: Record) -> set[ViolationKind]:
 def repeated(failure: Record, alone: Sequence[Record]) -> str:
     """In how many fresh processes a case failed, and how its calls did."""
     seen = Answers(failure, {REPEAT: alone})
+    lacked = len(alone) - len(seen.processes(REPEAT))
+    if not lacked:
+        return _repeated(seen)
+    words = f"{lacked} fresh process" + "es" * (lacked != 1) + " lacked memory"
+    return f"no answer: {words}" if lacked == len(alone) else f"{_repeated(seen)}; {words}"
+
+
+def _repeated(seen: Answers) -> str:
+    failure, alone = seen.failure, seen.processes(REPEAT)
     wrong, count = seen.wrongs(), len(alone)
     fresh = f"{count} fresh process" + "es" * (count != 1)
     calls = sum(max(1, each.asked) for each in alone)
@@ -312,11 +337,12 @@ def repeated(failure: Record, alone: Sequence[Record]) -> str:
     if all(each.bad_calls == [0] and ViolationKind.TUNING_DIFFERS in kinds(each) for each in alone):
         return f"{words}, in the first call of each, the one that was tuned, and in no other"
     if seen.by_number:
-        return f"{words}, in the same calls of each: {call_words(alone[0])}"
+        return f"{words}, in the same calls of each: {call_words(seen.judged_alone[0])}"
     if not all(map(steady, alone)):
+        judged = seen.judged_alone or alone
         bad, made = (
-            sum(_bad_calls(each) for each in alone),
-            sum(max(1, len(each.calls) or each.asked) for each in alone),
+            sum(_bad_calls(each) for each in judged),
+            sum(max(1, len(each.calls) or each.asked) for each in judged),
         )
         return f"{words}, {bad} of {made} calls; {rate_words(bad, made)}: intermittent"
     if any(each.by_fill for each in alone):

@@ -24,7 +24,7 @@ def worth_a_process(name: ExperimentName, seen: Answers, possible: frozenset[Exp
         return _worth_repeating(seen, possible)
     if settled(seen, possible):
         return False
-    made, again = len(seen.processes(name)), REPEAT not in possible or seen.wrong(REPEAT)
+    made, again = seen.made(name), REPEAT not in possible or seen.wrong(REPEAT)
     if not again or seen.wrong(name) or (made and not seen.right(name) and not seen.by_call):
         return False
     if made:
@@ -79,7 +79,7 @@ def repeated_enough(seen: Answers) -> bool:
 
 
 def _worth_repeating(seen: Answers, possible: frozenset[ExperimentName]) -> bool:
-    made = len(seen.processes(REPEAT))
+    made = seen.made(REPEAT)
     if settled(seen, possible):
         return False
     if made >= REPEATS:

@@ -17,6 +17,7 @@ SCHEMA = 1  # of plan.json and of every record line
 OLD_NAMES = {"speed": "timings"}  # what fields were called in record lines of earlier versions
 DAMAGED_ENTRY = "damaged cache entry"  # in a message, before the cache file that explains the error
 OOM_KILLER = "kernel's out-of-memory killer"  # in the message of a process that it may have killed
+NO_MEMORY = ("out of memory", "memoryerror", OOM_KILLER)  # in what an attempt that lacked memory says, lower case
 
 
 class Outcome(str, Enum):

@@ -152,6 +152,7 @@ def test_calls_of_a_process_show_what_comes_and_goes() -> None:
 
 
 BAD, GOOD = Outcome.MISMATCH, Outcome.PASS
+LACKS: Any = (Outcome.ERROR, {"message": "RuntimeError: Triton Error [CUDA]: out of memory"})
 
 
 @pytest.mark.parametrize(
@@ -177,12 +178,35 @@ BAD, GOOD = Outcome.MISMATCH, Outcome.PASS
         ),
         ([(BAD, {"calls": list("abab")})] * 4, "in the same calls of each: every second of 4 calls gave other bits"),
         ([(GOOD, {"asked": 8})] * 5, "right in all of 5 fresh processes, 40 calls: not reproduced"),
+        (
+            [(BAD, {"calls": list("abab")})] * 4 + [LACKS],
+            "in the same calls of each: every second of 4 calls gave other bits, whatever memory held before; "
+            "1 fresh process lacked memory",
+        ),
+        ([LACKS, (BAD, {})], "wrong in 1 of 1 fresh process, the same bits in each call: deterministic; 1 fresh"),
+        ([LACKS] * 2, "no answer: 2 fresh processes lacked memory"),
+        (
+            [(BAD, {"calls": list("abab"), "bad_calls": [1, 3]})] * 4 + [(Outcome.CRASH, {"message": "it died"})],
+            "wrong in 4 of 5 fresh processes, in the same calls of each: every second of 4 calls gave other bits",
+        ),
     ],
 )
 def test_a_retest_is_classified(synthetic: Synthetic, processes: list[Any], words: str) -> None:
     plan = synthetic.plan()
     alone = [synthetic.record(plan, 0, 0, outcome, **changes) for outcome, changes in processes]
     assert words in repeated(synthetic.record(plan, 0, 0, BAD), alone)
+
+
+def test_a_process_that_lacked_memory_decides_nothing_but_where_that_is_the_failure(synthetic: Synthetic) -> None:
+    """One of them made calls that differ alike in each process look as if they came and went."""
+    plan = synthetic.plan()
+    lacks = synthetic.record(plan, 0, 0, LACKS[0], **LACKS[1])
+    wrong = synthetic.record(plan, 0, 0, BAD, calls=list("abab"), bad_calls=[1, 3])
+    seen = Answers(wrong, {REPEAT: [wrong, lacks, *[wrong] * 3], ExperimentName.SYNCHRONISED: [wrong, lacks]})
+    assert seen.by_number and seen.always and not seen.by_call
+    assert seen.wrong(ExperimentName.SYNCHRONISED) and not seen.right(ExperimentName.SYNCHRONISED)
+    assert (len(seen.processes(REPEAT)), seen.made(REPEAT)) == (4, 5)
+    assert Answers(lacks, {REPEAT: [lacks] * 2}).always
 
 
 @pytest.mark.parametrize("third", ["d", "other", "seldom"])

@@ -57,7 +57,7 @@ def findings(run: Run, evidence: dict[Key, Evidence]) -> list[Finding]:
 
 def _lines(run: Run, seen: Answers) -> list[str]:
     if seen.by_number:
-        return [f"in each fresh process: {call_words(seen.processes(REPEAT)[0])}"]
+        return [f"in each fresh process: {call_words(seen.judged_alone[0])}"]
     steps = seen.spoiled_by or ()
     attempts = seen.after.get(steps, [])
     if not attempts:

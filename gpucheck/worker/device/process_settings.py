@@ -170,14 +170,18 @@ def _put_numpy_state(value: tuple[Any, ...]) -> None:
 
 
 def _gpu_state(device: torch.device) -> tuple[Callable[[], bytes], Callable[[bytes], None]]:
+    state = torch.cuda.get_rng_state
+
     def put(value: bytes) -> None:
         torch.cuda.set_rng_state(torch.frombuffer(bytearray(value), dtype=torch.uint8), device)
 
-    return lambda: bytes(torch.cuda.get_rng_state(device).numpy()), put
+    return lambda: bytes(state(device).numpy()), put
 
 
 def _stream(device: torch.device) -> tuple[Callable[[], int], Callable[[int], None]]:
+    current = torch.cuda.current_stream  # a call may put something else in its place
+
     def put(value: int) -> None:
         torch.cuda.set_stream(torch.cuda.ExternalStream(value, device) if value else torch.cuda.default_stream(device))
 
-    return lambda: torch.cuda.current_stream(device).cuda_stream, put
+    return lambda: current(device).cuda_stream, put

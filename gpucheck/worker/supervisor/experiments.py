@@ -218,11 +218,11 @@ class Experiments(ExperimentAttempts):
             return []  # one GPU alone proves nothing
         alike = [record for record in chosen if record.bits and node.all_posted(f"{record.step}-{record.bits}")]
         further = {record.step: further_repeats(self._seen(record), node.local_ranks) for record in alike}
-        enough = {r.step: len(self._seen(r).processes(REPEAT)) + further[r.step] for r in alike}
+        enough = {r.step: self._seen(r).made(REPEAT) + further[r.step] for r in alike}
 
         def left(record: Record) -> int:
             seen = self._seen(record)
-            return 0 if repeated_enough(seen) else enough[record.step] - len(seen.processes(REPEAT))
+            return 0 if repeated_enough(seen) else enough[record.step] - seen.made(REPEAT)
 
         turn = 0
         while self._open() and (wanted := [record for record in alike if left(record) > 0]):

@@ -17,7 +17,7 @@ from gpucheck import checks
 from gpucheck.host.resources import available_memory
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan, Step
-from gpucheck.model.record import OOM_KILLER
+from gpucheck.model.record import NO_MEMORY
 from gpucheck.worker.compile_claims import kernels_of
 from gpucheck.worker.supervisor.attempt import Attempt, remove_outputs
 from gpucheck.worker.supervisor.child_runner import ChildRunner
@@ -26,7 +26,6 @@ from gpucheck.worker.supervisor.lane_queue import Queue, Task
 LANES = 4  # at most: processes of a rank that run cases at once
 EXPERIMENTS = 4  # at most, for each of them: processes that run experiments at once
 PROCESSORS = 4  # that each of them keeps busy, with those who make its inputs and judge its outputs
-NO_MEMORY = ("out of memory", "memoryerror", OOM_KILLER)  # in what an attempt that lacked memory says, lower case
 MEMORY = 6 << 30  # bytes of the host that must be free for each of them
 FEW = 16  # steps of one kind of process that are not worth starting several for
 MPS = Path("/tmp/nvidia-mps/control")  # where the control daemon listens that lets processes share one context

@@ -111,3 +111,5 @@ def test_a_gpu_has_a_device_a_stream_and_a_random_state_of_its_own(monkeypatch: 
         "random state of cuda:1 is another one than before the call",
     ]
     assert now["device"] == 1 and now["stream"] == 7 and not put["state"].any()
+    others = {"current_stream": lambda device: None, "get_rng_state": lambda device: None}
+    assert told(lambda: vars(stand_in).update(others), device=torch.device("cuda", 1)) == []
