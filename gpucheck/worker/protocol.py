@@ -16,6 +16,7 @@ from gpucheck.model.record import Ceilings, Cost, EnginePart, NeededLaunches
 from gpucheck.model.vocabulary import ViolationKind
 
 CANDIDATE, BASELINE, REFERENCE, BUILD = "candidate", "baseline", "reference", "build"
+TEMPORARY = "tmp"  # what a process that runs a candidate takes for temporary files, in ``Setup.own_folder``
 ARGUMENT = "argument-{}.pt"  # file with an argument of a recorded call, see ``Inspection.calls``
 
 

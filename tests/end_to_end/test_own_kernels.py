@@ -123,6 +123,39 @@ def test_answers_that_no_input_changes_are_not_taken_for_kept_ones(lab: Lab) -> 
     assert "note  right: ModelNew has no kernel of its own; Model gives the same outputs for other inputs" in done.text
 
 
+BIRTHS = """
+import os as _os, sys as _sys, tempfile as _tempfile, time as _time
+_tempfile.TemporaryFile().close()
+_born = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+_now = _time.clock_gettime(_time.CLOCK_BOOTTIME) * _os.sysconf("SC_CLK_TCK")
+_there = open(f"/proc/{_os.getppid()}/task/{_os.getppid()}/children").read().split()
+print("@", _os.getpid(), _born, _now, *_there, file=_sys.stderr, flush=True)
+"""
+"""Code of a candidate that prints its process, when that began and when it is loaded, and what its parent started."""
+
+
+@pytest.mark.parametrize("ends", ["well", "early"])
+def test_processes_of_further_calls_are_there_when_they_are_asked_and_none_stays_that_was_not(
+    lab: Lab, ends: str
+) -> None:
+    folder = lab.new_folder()
+    problem, right = right_candidate("gelu")
+    fault = "" if ends == "well" else "\n\n_there_is_no_such_name\n"
+    (folder / "tells.py").write_text(right.read_text() + BIRTHS + fault)
+    done = lab.forked(*pairs((problem, folder / "tells.py")), *QUICK, scenario=None, nproc=1)
+    assert done.outcomes("tells/trial3") == ["pass" if ends == "well" else "error"], done.text
+    told = [line.split()[1:] for line in done.text.splitlines() if line.startswith("@ ")]
+    pids = [int(pid) for pid, *_ in told]
+    born, loaded = ([float(each[place]) for each in told] for place in (1, 2))
+    if ends == "early":
+        assert [int(pid) for pid in told[-1][3:]] == pids[-1:], "those of further calls are gone"
+        return
+    _, calls, idle, fresh, after = range(5)
+    assert len(told) == 5 and len({*pids}) == 5, "each is asked for one thing"
+    assert max(born[idle], born[fresh], born[after]) <= loaded[calls], "all began before any of them was asked"
+    assert [int(pid) for pid in told[after][3:]] == [pids[after]], "none is left when the next trial runs"
+
+
 def test_records_say_which_bound_is_used(problems: Finished) -> None:
     for result in problems.report["results"]:
         (basis,) = result["bounds"].values()

@@ -19,7 +19,7 @@ from gpucheck.host.bytecode import Bytecode
 from gpucheck.library.cache_folder import cache_root
 from gpucheck.model.vocabulary import Wall
 from gpucheck.worker import hang_stacks
-from gpucheck.worker.protocol import BUILD, REFERENCE, Ahead
+from gpucheck.worker.protocol import BUILD, REFERENCE, TEMPORARY, Ahead
 
 if TYPE_CHECKING:
     from gpucheck.model.plan import PlannedEngine
@@ -63,6 +63,8 @@ def serve(connection: Connection) -> None:
         connection.send(walls)
         while True:
             request: Any = connection.recv()  # a Request; a Question where references are made
+            if setup.own_folder:
+                containment.show_memory()  # nothing else of the candidate is there any more
             connection.send(process.run(request))
     except (EOFError, ConnectionResetError):
         return
@@ -74,7 +76,7 @@ OWN_CACHES = ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH", "TI
 
 def _shut_in(setup: Setup) -> tuple[str, ...]:
     """Builds walls around a process that will run a candidate, not loaded yet; returns those that stand."""
-    temporary = Path(setup.own_folder, "tmp")
+    temporary = Path(setup.own_folder, TEMPORARY)
     temporary.mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
     for variable in OWN_CACHES:
@@ -82,7 +84,10 @@ def _shut_in(setup: Setup) -> tuple[str, ...]:
     if setup.extensions:
         os.environ["TORCH_EXTENSIONS_DIR"] = setup.extensions  # which belong to this content alone
     Path(setup.journal).touch()
-    return tuple(Wall[name].value for name in containment.contain(_writable(setup), files=setup.files_walled))
+    standing = containment.contain(_writable(setup), files=setup.files_walled)
+    if containment.FILES not in standing:  # else the walls of others keep them from it
+        containment.hide_memory()  # others of the candidate may be at work until this one is asked
+    return tuple(Wall[name].value for name in standing)
 
 
 def _writable(setup: Setup) -> Iterator[Path]:

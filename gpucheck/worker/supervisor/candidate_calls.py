@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -42,6 +43,7 @@ from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, Doubt, Examined,
 from gpucheck.worker.supervisor.handed_over import ByFiles, BySharedMemory, HandOver
 
 if TYPE_CHECKING:
+    from gpucheck.worker.protocol import Setup
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.child_runner import ChildRunner
 
@@ -54,6 +56,13 @@ FEW_SAMPLED = 3  # where their outputs take so much memory that no further call 
 UNSEEN = 5e-3  # s of a call that the supervisor's clock may see beyond the device's own time, and beyond plain torch's
 LARGE = 64 << 20  # bytes of a call's inputs and outputs, from which on one reference beside that of the case has to do
 MOVED = 1 << 30  # bytes of inputs and outputs of the timed calls, beyond which there are fewer of them
+PROCESSES = {
+    "calls": (CANDIDATE, RUN),
+    "idle calls": (CANDIDATE, IDLE),
+    "plain calls": (BASELINE, RUN),
+    "fresh calls": (CANDIDATE, RUN),
+}
+"""The processes that answer, in the order in which they are asked: what each runs, and what launches do there."""
 
 NOTHING = Taken("", 0, varies=False, values={})
 
@@ -85,8 +94,36 @@ def taken(files: CaseFiles, attempt: Attempt) -> Attempt:
         return replace(harness_failed(attempt, error), reply=None)
 
 
-def examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
-    """The attempt of a candidate, with what further calls of it show if its answer is right: else they tell nothing."""
+def want_processes(runner: ChildRunner, attempt: Attempt, then: Sequence[Setup] = ()) -> None:
+    """Has the processes that :func:`examined` will ask started while the case itself is run.
+
+    Args:
+        attempt: of the case, still to be made.
+        then: of the process that is needed when all have answered.
+    """
+    with suppress(Exception):  # the case meets that too
+        check = checks.load(attempt.step.case.check)
+        assert isinstance(check, CandidateCheck)
+        apart = _apart(runner, attempt)
+        needless = {"idle calls": not check.declares_triton, "plain calls": runner.plan.device == "cpu"}
+        names = [name for name in PROCESSES if not needless.get(name)]
+        runner.child.want([*(runner.setups.of(_of_process(apart, name)) for name in names), *then])
+
+
+def examined(runner: ChildRunner, attempt: Attempt, then: Sequence[Setup] = ()) -> Attempt:
+    """The attempt of a candidate, with what further calls of it show if its answer is right: else they tell nothing.
+
+    Args:
+        then: see :func:`want_processes`.
+    """
+    try:
+        return _examined(runner, attempt)
+    finally:
+        runner.child.want(then)
+        runner.child.start_wanted()
+
+
+def _examined(runner: ChildRunner, attempt: Attempt) -> Attempt:
     if attempt.reply is None or attempt.reply.status != "ran" or _wrong(runner.files, attempt):
         return attempt
     before = runner.child.left_behind
@@ -122,6 +159,17 @@ class Unanswered(Exception):
         self.record = record
 
 
+def _apart(runner: ChildRunner, attempt: Attempt) -> Attempt:
+    """The attempt as it is made in processes apart, each with one device."""
+    conditions = Conditions(attempt.step.conditions.placement if runner.plan.device == "cpu" else "pinned")
+    return replace(attempt, step=replace(attempt.step, conditions=conditions))
+
+
+def _of_process(attempt: Attempt, name: str) -> Attempt:
+    role, launches = PROCESSES[name]
+    return replace(attempt, process=name, role=role, launches=launches)
+
+
 class Examination:
     """The further calls of one candidate on one rank."""
 
@@ -131,7 +179,6 @@ class Examination:
         assert isinstance(check, CandidateCheck)
         self.runner, self.check, self.case = runner, check, attempt.step.case
         self.device = runner.plan.device
-        conditions = Conditions(attempt.step.conditions.placement if self.device == "cpu" else "pinned")
         self._file = Path(f"{attempt.outputs}.inputs")  # like the next, gone with the other files of the attempt
         self._hand: HandOver
         if attempt.taken:
@@ -139,8 +186,7 @@ class Examination:
             self._hand = BySharedMemory(runner.files.desk, self.case, self._file)
         else:
             self._hand = ByFiles(runner.files, attempt.key, self.case, self.check, self._file)
-        step = replace(attempt.step, conditions=conditions)
-        self._attempt = replace(attempt, step=step, outputs=f"{attempt.outputs}.answer", reply=None)
+        self._attempt = replace(_apart(runner, attempt), outputs=f"{attempt.outputs}.answer", reply=None)
 
     def examine(self) -> Examined:
         """Asks for all calls and concludes; ends the processes that answered them."""
@@ -154,7 +200,7 @@ class Examination:
 
     def _examined(self) -> Examined:
         other = _fresh()
-        live = self._process("calls", CANDIDATE, RUN)
+        live = self._process("calls")
         seen = Seen(before=live.ask(other), first=live.ask(compared=True), again=live.ask())
         seen.differing = self._hand.differing
         if seen.unsteady:
@@ -165,10 +211,11 @@ class Examination:
             seen.late = live.try_(late=True)
             seen.prompt = live.try_(launches=DELAYED, prompt=True)
         size = live.sent[OWN].size + seen.first.outputs.size
+        self.runner.child.settle()
         timed = self._timed(live, seen, size)
         unlike = self._unlike(live)
         seen.kept = live.try_(launches=IDLE)
-        idle = self._process("idle calls", CANDIDATE, IDLE)
+        idle = self._process("idle calls")
         if seen.first.launches or self.check.declares_triton:  # else there is nothing to hold back
             seen.idle, seen.changed = idle.try_(launches=IDLE), idle.try_(launches=CHANGED)
         violations = [*_changed(seen.first), *seen.violations(), *idle.broken_off()]
@@ -221,7 +268,7 @@ class Examination:
         """
         kept = [call for call in timed if call.read]
         suspects = [call for call in kept if call.repeated][:SAMPLED] + [call for call in kept if not call.repeated]
-        fresh = self._process("fresh calls", CANDIDATE, RUN)
+        fresh = self._process("fresh calls")
         found = []
         for call in suspects:
             answer = fresh.try_(call.draw)
@@ -237,7 +284,7 @@ class Examination:
         """
         if self.device != "cuda":
             return {}, ""
-        plain = self._process("plain calls", BASELINE, RUN)
+        plain = self._process("plain calls")
         key = plain.place(OWN)
         model = [(_answer(NOTHING, plain.go(key, held=call.held)[0]), call.held) for call in timed]
         told, beyond = _told_and_beyond([(call.answer, call.held) for call in timed])
@@ -248,9 +295,8 @@ class Examination:
             told, reference = told + beyond, reference + max(usual, 0.0)
         return {"call": told, "candidate": told, "reference": reference}, note
 
-    def _process(self, name: str, role: str, launches: str) -> _Calls:
-        attempt = replace(self._attempt, process=name, role=role, launches=launches)
-        return _Calls(self.runner, attempt, self._file, self._hand)
+    def _process(self, name: str) -> _Calls:
+        return _Calls(self.runner, _of_process(self._attempt, name), self._file, self._hand)
 
 
 class _Calls:

@@ -95,6 +95,7 @@ class ChildRunner:
         partner: int | None = None,
         own: bool = False,
         known: Mapping[str, str] | None = None,
+        process: str = "",
     ) -> Attempt:
         """Makes one attempt on this rank.
 
@@ -106,10 +107,12 @@ class ChildRunner:
             partner: the local rank whose environment or device the process gets; None: its own.
             own: the case's files, unless they are held, are not shared with other ranks; :meth:`forget` removes them.
             known: digests of outputs; if the first call gives these, no further one is made.
+            process: name of its process, if no other attempt has it and the usual one may already wait for those.
         """
         lent = -1 if partner is None else partner
         attempt = self._attempt(number, step, experiment, round)
         attempt = replace(attempt, deadline=deadline, inspection=inspection, partner=lent, known=dict(known or {}))
+        attempt = replace(attempt, process=process)
         if own and not self.files.holds(attempt.key):
             attempt = replace(attempt, key=f"{number}-own{self.node.local_rank}")
         if step.inapplicable:
@@ -143,7 +146,11 @@ class ChildRunner:
         """Starts the child of a step that comes next; what goes wrong, the step will meet again and report."""
         if not step.inapplicable:
             with suppress(Exception):
-                self.child.ready(self.setups.of(self._attempt(number, step, "", 0)))
+                self.child.ready(self.setups.of(self.first(number, step)))
+
+    def first(self, number: int, step: Step) -> Attempt:
+        """The attempt of a step in the first pass over the plan, before it is made."""
+        return self._attempt(number, step, "", 0)
 
     def _started(self, attempt: Attempt) -> Attempt:
         step, mine = attempt.step, self.node.local_rank

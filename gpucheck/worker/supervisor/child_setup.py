@@ -41,7 +41,10 @@ class ChildSetups:
         self._extensions: dict[str, Path | None] = {}  # candidate -> where its extensions lie
 
     def path(self, name: str) -> Path:
-        """A file that one child of this rank writes: ``stacks``, ``journal`` or ``collectives``."""
+        """A file that one child of this rank writes: ``stacks``, ``journal`` or ``collectives``.
+
+        Those that answer single calls have the first two each for itself: several of them may be there at a time.
+        """
         return self._folder / f"{name}{self._node.local_rank}{self._lane}"
 
     def outputs(self, step: Step, record: Record, local_rank: int) -> str:
@@ -67,7 +70,7 @@ class ChildSetups:
         library = self._plan.library
         conditions = attempt.step.conditions.lifelong
         candidate = attempt.step.case.check in self._plan.candidates
-        own_folder = ""
+        own_folder, apart = "", f"-{attempt.process}".replace(" ", "-") if attempt.process else ""
         if candidate:
             folder = folder_of_candidate(self._folder, attempt.step.case.check, self._node.local_rank)
             own_folder = str(folder.parent if conditions.whole_node else folder)
@@ -80,8 +83,8 @@ class ChildSetups:
             world_size=self._plan.world_size,
             library_root=library["root"],
             generation=library["generation"],
-            stacks=str(self.path("stacks")),
-            journal=str(self.path("journal")),
+            stacks=f"{self.path('stacks')}{apart}",
+            journal=f"{self.path('journal')}{apart}",
             attempt=attempt.process or attempt.record.experiment,
             extensions=str(self.extensions(attempt.step.case.check) or ""),
             precision=self._plan.precision(attempt.step.case.check),

@@ -33,7 +33,15 @@ MPS = Path("/tmp/nvidia-mps/control")  # where the control daemon listens that l
 
 def count(plan: Plan, processors: int) -> int:
     """How many processes of a rank run cases at once; one where each call is to be timed, repeated or replayed."""
-    single = (plan.duration, plan.replay, plan.candidates, plan.bench, plan.debug, plan.isolate != "rank", _shared())
+    single = (
+        plan.duration,
+        plan.replay,
+        plan.candidates,
+        plan.bench,
+        plan.debug,
+        plan.isolate != "rank",
+        shares_context(),
+    )
     memory = available_memory()
     room = LANES if memory is None else memory // plan.nproc // MEMORY
     return 1 if any(single) else max(1, min(LANES, processors // PROCESSORS, room))
@@ -50,7 +58,7 @@ def experiments_at_once(plan: Plan, lanes: int, processors: int) -> int:
     return 1 if lanes == 1 else max(lanes, min(EXPERIMENTS * lanes, most))
 
 
-def _shared() -> bool:
+def shares_context() -> bool:
     """Whether processes on a GPU share its context: there a fault of one ends the others too."""
     return bool(os.environ.get("CUDA_MPS_PIPE_DIRECTORY")) or MPS.exists()
 

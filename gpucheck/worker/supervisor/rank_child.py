@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from gpucheck.host.oom_killer import OomKills
 from gpucheck.host.processes import ending, state_of
 from gpucheck.model.record import OOM_KILLER, Outcome
 from gpucheck.worker import launch_journal
+from gpucheck.worker.protocol import TEMPORARY
 from gpucheck.worker.supervisor.attempt import Attempt, ended
 from gpucheck.worker.supervisor.deadline import Deadline
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 STARTUP_TIMEOUT = 60.0  # s for a child to create its CUDA context
 ENGINE_TIMEOUT = 120.0  # s for a forkserver to load what an engine imports; then its children import it themselves
 GLANCE = 1.0  # s between two checks whether a signal has stopped it
+RUNS = ("R", "S", "D")  # states of a process that was neither ended nor stopped
 LEFT = 3.0  # s that what a candidate left behind has to end by itself, until one has left something that does not
 
 
@@ -50,6 +54,9 @@ class RankChild:
         self._files_walled = True
         self.left_behind = 0  # processes that candidates left behind in other sessions
         self.stuck = ""  # why no further case can run: a process that cannot be killed holds the device
+        self._wanted: list[Setup] = []  # of processes to start ahead, see :meth:`want`
+        self._waiting: list[tuple[Setup, Child]] = []  # those that were started, told their setups and asked nothing
+        self._forking: threading.Thread | None = None
         self._oom = OomKills()
         self.mark()
 
@@ -68,10 +75,12 @@ class RankChild:
             raise RuntimeError(self.stuck)
         begin = time.perf_counter()
         self.mark()
-        child = self.process = self._spawn(setup)
+        waiting = self._taken(setup)
+        child = self.process = waiting or self._spawn(setup)
         self.setup = setup
         try:
-            child.connection.send(setup)
+            if not waiting:
+                child.connection.send(setup)
             if not self.answers(STARTUP_TIMEOUT):
                 stopped = self.stopped
                 self.retire()
@@ -79,9 +88,12 @@ class RankChild:
                 return f"the process on this GPU {words}"
             answer = child.connection.recv()
         except (EOFError, OSError):
-            return "while it was set up, " + self.death(child)
+            death = self.death(child)
+            return self.ready(setup) if waiting else f"while it was set up, {death}"
         if isinstance(answer, str) and answer:
             self.retire()
+            if waiting:  # a GPU may take one process after the other, and not both at once
+                return self.ready(setup)
             if setup.own_folder and setup.files_walled:  # a driver that writes where no other does
                 self._files_walled = False
                 return self.ready(setup)
@@ -91,7 +103,70 @@ class RankChild:
         self.ran = []
         self.seconds += time.perf_counter() - begin
         self.started += 1
+        if not setup.calls:
+            self.start_wanted()
         return child
+
+    def want(self, setups: Iterable[Setup] = ()) -> None:
+        """Says which processes will be asked for next; those that wait for anything else are ended.
+
+        They are started when the process of a case is ready, which is needed first, or by :meth:`start_wanted`. Each
+        has a context on the GPU, and holds nothing of a candidate before its first call.
+        """
+        self._all_forked()
+        wanted = [replace(setup, files_walled=self._files_walled) for setup in setups]
+        waiting, self._waiting = self._waiting, []
+        for setup, child in waiting:
+            if setup in wanted:
+                self._waiting.append((setup, child))
+                wanted.remove(setup)
+            else:
+                self._killed(child, self.forkserver)
+        self._wanted = wanted
+
+    def start_wanted(self) -> None:
+        """Starts what is wanted and not there yet, beside whatever is done here."""
+        wanted, self._wanted = self._wanted, []
+        if wanted:
+            self._all_forked()
+            self._forking = threading.Thread(target=self._fork, args=(wanted,))
+            self._forking.start()
+
+    def settle(self) -> None:
+        """Returns when those that wait are set up, which must not go on beside calls that are timed."""
+        self._all_forked()
+        deadline = time.monotonic() + STARTUP_TIMEOUT
+        for _, child in self._waiting:
+            with suppress(OSError):  # whoever asks for it meets that
+                child.connection.poll(max(0.0, deadline - time.monotonic()))
+
+    def _fork(self, wanted: Iterable[Setup]) -> None:
+        with suppress(OSError):  # whoever asks for a process meets that
+            for setup in wanted:
+                child = self.forkserver.spawn()
+                setup = replace(setup, files_walled=self._files_walled)
+                self._waiting.append((setup, child))
+                child.connection.send(setup)
+
+    def _all_forked(self) -> None:
+        if self._forking is not None:
+            self._forking.join()
+            self._forking = None
+
+    def _taken(self, setup: Setup) -> Child | None:
+        """The process that waits for a setup, if there is one that nobody has ended or stopped meanwhile."""
+        self._all_forked()
+        found = next((each for each in self._waiting if each[0] == setup), None)
+        if found is None:
+            return None
+        self._waiting.remove(found)
+        if state_of(found[1].pid) not in RUNS:
+            self._killed(found[1], self.forkserver)
+            return None
+        self._forked_by = self.forkserver
+        with suppress(OSError):  # as it was when this one started; what another left in it has been removed
+            Path(setup.own_folder, TEMPORARY).mkdir(exist_ok=True)
+        return found[1]
 
     @property
     def stopped(self) -> bool:
@@ -128,20 +203,26 @@ class RankChild:
     def retire(self) -> None:
         """Ends it."""
         child, self.process, self.group = self.process, None, ""
-        if child is not None:
-            try:
-                self._forked_by.kill(child)
+        if child is not None and self._killed(child, self._forked_by):
+            with suppress(OSError):
                 self._clear()
-            except Unkillable as unkillable:
-                self.stuck = str(unkillable)
-            except OSError:
-                pass  # the forkserver has died, and its children with it; the next case meets that itself
+
+    def _killed(self, child: Child, forkserver: Forkserver) -> bool:
+        """Ends a process; where that fails, says so later."""
+        try:
+            forkserver.kill(child)
+        except Unkillable as unkillable:
+            self.stuck = str(unkillable)
+            return False
+        except OSError:
+            return False  # the forkserver has died, and its children with it; the next case meets that itself
+        return True
 
     def _clear(self) -> None:
         """Ends and removes what a candidate left behind whose process has ended."""
         if self.setup and self.setup.own_folder:
             self.left_behind += self._forked_by.end_leftovers(0.0 if self.left_behind else LEFT)
-            shutil.rmtree(Path(self.setup.own_folder, "tmp"), ignore_errors=True)
+            shutil.rmtree(Path(self.setup.own_folder, TEMPORARY), ignore_errors=True)
 
     def death(self, child: Child) -> str:
         """How it ended, in words, where it did so by itself."""

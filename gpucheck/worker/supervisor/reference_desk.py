@@ -1,7 +1,7 @@
 """What a supervisor asks the process that makes references of pairs on its GPU, see :mod:`gpucheck.worker.protocol`.
 
-The process is started with the first question and has never loaded a candidate. What it answers comes over a
-connection: no file holds a reference.
+The process is started with the first question or ahead of it, and has never loaded a candidate. What it answers comes
+over a connection: no file holds a reference.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class ReferenceDesk:
         self._child: Child | None = None
         self._shares: bool | None = None  # whether memory of the GPU arrives in another process; None: not tried
         self._again = (plan, node, rank, forkserver, folder)
+        self._ahead: ReferenceDesk | None = None  # the other process, started before it is known to be needed
         self.local_rank = node.local_rank
         self.memory: dict[str, int] = {}  # bytes that it held at most, of host and GPU
         self.seconds = 0.0  # that it took to answer
@@ -118,6 +119,7 @@ class ReferenceDesk:
             return None
         try:
             if self._shares is None and not self.ask(Ask.SIZE, case).large:
+                self._dismiss()
                 return None
             with self._other() as other:
                 answer = self.ask(Ask.PLACE, case, path, folder=folder)
@@ -134,7 +136,7 @@ class ReferenceDesk:
         if self._shares is not None:
             yield None
             return
-        other = ReferenceDesk(*self._again)
+        other, self._ahead = self._ahead or ReferenceDesk(*self._again), None
         thread = threading.Thread(target=other.get_ready)
         thread.start()
         try:
@@ -143,6 +145,18 @@ class ReferenceDesk:
             thread.join()
             other.close()
 
+    def start(self) -> None:
+        """Starts the process, and the other one that a first large pair needs, beside whatever is done here."""
+        self._ahead = ReferenceDesk(*self._again)
+        for each in (self, self._ahead):
+            threading.Thread(target=each.get_ready).start()
+
+    def _dismiss(self) -> None:
+        """Ends the other process, which may still be starting; nobody waits for that."""
+        other, self._ahead = self._ahead, None
+        if other:
+            threading.Thread(target=other.close).start()
+
     def get_ready(self) -> None:
         """Starts the process; what goes wrong, the first question meets again."""
         with self._lock, suppress(NoAnswer, OSError):
@@ -150,6 +164,7 @@ class ReferenceDesk:
 
     def close(self) -> None:
         """Ends the process."""
+        self._dismiss()
         with self._lock:
             self._end()
 

@@ -35,6 +35,7 @@ from gpucheck.worker.supervisor.gpu_snapshot import Gpus, free_memory
 
 if TYPE_CHECKING:
     from gpucheck.host.forkserver import Forkserver
+    from gpucheck.worker.protocol import Setup
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.experiments import Way
     from gpucheck.worker.supervisor.judge_pool import JudgePool, JudgeProcesses
@@ -52,6 +53,7 @@ PENDING_BYTES = 256 << 20  # at most, of the outputs of these cases
 COMPILERS = 10  # at most: processes of a rank that compile ahead
 AHEAD = "ahead"  # folder in which those who compile divide the cases among themselves
 LAUNCHED = (Outcome.PASS, Outcome.MISMATCH, Outcome.VIOLATION)  # outcomes of cases that went to their end
+FREE_AHEAD = 16 << 30  # bytes of a GPU that are free, of which contexts may take two or three before they are used
 HEAD_START = 3  # first cases, not compiled ahead: the ranks reach them too soon for that
 
 
@@ -176,6 +178,8 @@ class Supervisor:
             from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
 
             self.files.desk = ReferenceDesk(plan, self.node, self.rank, forkserver, self.files.folder)
+            if self._starts_ahead():
+                self.files.desk.start()
         self._runners = [self.runner, *(self.runner.beside(number) for number in range(1, count))]
         self.writer = RecordWriter(run, self.rank, guarded=bool(plan.candidates))
         for runner in self._runners:
@@ -227,6 +231,7 @@ class Supervisor:
         if self.plan.compile_ahead and self.plan.device == "cuda":
             self._compile_ahead()
         self._run_plan()
+        self.runner.child.want()
         if self._makers:
             self._makers.close()
         if not self.runner.child.stuck:
@@ -241,12 +246,13 @@ class Supervisor:
             Experiments(self.plan, self._runners, self.writer, alone, self._judges).work()
             if self._replay_capture:
                 self._replay_capture.ask()
+        desk = threading.Thread(target=self.files.desk.close if self.files.desk else None)
+        desk.start()  # a GPU takes its time to let a process go
         for runner in self._runners:
             runner.child.retire()
         if self._judges:
             self._judges.close()
-        if self.files.desk:
-            self.files.desk.close()
+        desk.join()
         self.gpus.close()
         self.writer.end(**self._facts())
 
@@ -353,13 +359,38 @@ class Supervisor:
         if not round and number == self._order[len(self._order) // 2]:
             self.gpus.start()
         self.writer.begin(number, round=round)
-        attempt = runner.run(number, self.plan.steps[number], round=round)
-        if self.plan.steps[number].case.check not in self.plan.candidates:
-            return attempt
-        from gpucheck.worker.supervisor.candidate_calls import examined, taken
+        step, examine = self.plan.steps[number], not round and number in self._examined
+        if step.case.check not in self.plan.candidates:
+            return runner.run(number, step, round=round)
+        from gpucheck.worker.supervisor.candidate_calls import examined, taken, want_processes
 
-        attempt = taken(self.files, attempt)
-        return examined(runner, attempt) if not round and number in self._examined else attempt
+        if not examine:
+            return taken(self.files, runner.run(number, step, round=round))
+        then: list[Setup] = []
+        if self._starts_ahead():
+            then = self._next_of_candidate(number)
+            want_processes(runner, runner.first(number, step), then)
+        attempt = runner.run(number, step, process="examined" if then else "")
+        return examined(runner, taken(self.files, attempt), then)
+
+    def _starts_ahead(self) -> bool:
+        """Whether processes for candidates start before they are asked: each holds a context on the GPU meanwhile."""
+        from gpucheck.worker.supervisor import lanes
+
+        if self.plan.device == "cpu":
+            return True
+        return not lanes.shares_context() and self._shared_memory() >= FREE_AHEAD
+
+    def _next_of_candidate(self, number: int) -> list[Setup]:
+        """The process of the step that comes next, where that is one of the same candidate under usual conditions."""
+        place = self._order.index(number) + 1
+        if place == len(self._order):
+            return []
+        step = self.plan.steps[self._order[place]]
+        same = step.case.check == self.plan.steps[number].case.check
+        if not same or step.inapplicable or step.conditions.words:
+            return []
+        return [self.runner.setups.of(self.runner.first(self._order[place], step))]
 
     def _judge_threads(self) -> int:
         """How many threads judge; one where processors are few, or where a pass is held against the one before."""

@@ -251,7 +251,7 @@ class FakeDesk(ReferenceDesk):
     def __init__(self, *processes: Any) -> None:
         self.processes, self.asked, self.closed = list(processes), [], 0  # type: ignore[var-annotated]
         self._shares, self._again, self._lock = None, (self,), threading.Lock()  # type: ignore[assignment]
-        self.memory, self.seconds, self.started = {}, 0.0, threading.Event()
+        self.memory, self.seconds, self.started, self._ahead = {}, 0.0, threading.Event(), None
 
     def _ready(self) -> Any:
         self.started.set()
@@ -310,6 +310,27 @@ def test_no_other_process_is_started_for_a_pair_that_is_not_large(monkeypatch: p
     monkeypatch.setattr(reference_desk, "ReferenceDesk", lambda *_: pytest.fail("a process was started"))
     desk = FakeDesk(Constant(Answer()))
     assert desk.place(None, "p", "f") is None and desk.asked == [Ask.SIZE]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_desk_that_is_started_has_both_processes_of_a_large_pair_at_hand_and_ends_what_no_pair_needs(
+    monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    others: list[FakeDesk] = []
+    ended = threading.Event()
+
+    def other(*_: Any) -> FakeDesk:
+        others.append(FakeDesk(Constant(Answer(inputs="a"))))
+        others[-1].close = ended.set  # type: ignore[method-assign]
+        return others[-1]
+
+    monkeypatch.setattr(reference_desk, "ReferenceDesk", other)
+    desk = FakeDesk(Constant(Answer(large=large, inputs="a")))
+    desk.start()
+    assert all(each.started.wait(60) for each in (desk, *others)) and not desk.asked, "nothing was asked yet"
+    for _ in range(2):
+        assert (desk.place(None, "p", "f") is not None) is large  # type: ignore[arg-type]
+    assert ended.wait(60) and [each.asked for each in others] == [[Ask.OPEN] * large]
 
 
 def test_memory_that_cannot_be_shared_leaves_the_usual_way(pair: Any) -> None:

@@ -168,6 +168,7 @@ class Processes:
     waited: float = 0.0  # beyond the time that a process of a candidate tells
     desk: FakeDesk | None = None  # where outputs are taken that lie in shared memory
     box: parcels.Box | None = None  # which they are written to
+    settled: int = 0  # calls that were made before processes that start might disturb a time
 
     @property
     def files(self) -> Any:
@@ -182,6 +183,9 @@ class Processes:
 
     def retire(self) -> None:
         self.counts.clear()
+
+    def settle(self) -> None:
+        self.settled = len(self.asked)
 
     def ask(self, attempt: Attempt) -> Attempt:
         assert attempt.call is not None
@@ -287,9 +291,32 @@ def test_timed_calls_have_inputs_that_no_call_had_and_processes_hold_one_thing(e
         sum(not call.held for part, call in processes.asked if part == name) for name in ("calls", "plain calls")
     ] == [UNHELD] * 2
     assert [call.launches for name, call in processes.asked if name == "idle calls"] == [IDLE, CHANGED]
+    assert [call.step for name, call in processes.asked].index(GO) >= processes.settled > 0, "none starts meanwhile"
     stressed = [(call.late, call.prompt, call.launches) for call in calls if call.late or call.prompt]
     assert stressed == [(True, False, RUN), (False, True, DELAYED)], "one delay must not hide what the other shows"
     assert list(processes.folder.iterdir()) == [], "no answer lies where another process finds it"
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "started"),
+    [
+        ("cuda", True, [("calls", RUN), ("idle calls", IDLE), ("plain calls", RUN), ("fresh calls", RUN)]),
+        ("cuda", False, [("calls", RUN), ("plain calls", RUN), ("fresh calls", RUN)]),
+        ("cpu", True, [("calls", RUN), ("idle calls", IDLE), ("fresh calls", RUN)]),
+    ],
+)
+def test_processes_that_further_calls_need_are_wanted_ahead(
+    synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch, device: str, triton: bool, started: list[tuple[str, str]]
+) -> None:
+    monkeypatch.setattr(candidate_calls.checks, "load", lambda name: Twice())
+    monkeypatch.setattr(Twice, "declares_triton", triton)
+    plan, wanted = synthetic.plan(cases=1, device=device), list[Any]()
+    setups = SimpleNamespace(of=lambda attempt: (attempt.process, attempt.launches))
+    runner: Any = SimpleNamespace(plan=plan, setups=setups, child=SimpleNamespace(want=wanted.extend))
+    then: Any = "the next trial"
+    attempt = Attempt(plan.steps[0], "0", synthetic.record(plan, 0, 0), "0.outputs0")
+    candidate_calls.want_processes(runner, attempt, [then])
+    assert wanted == [*started, then]
 
 
 def test_an_answer_kept_while_calls_are_timed_is_in_doubt_whatever_call_it_begins_with(examine: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -23,6 +24,7 @@ from gpucheck.worker.collective_journal import CollectiveJournal
 from gpucheck.worker.launch_journal import Journal
 from gpucheck.worker.protocol import (
     BENCH,
+    TEMPORARY,
     Reply,
     Request,
     Setup,
@@ -446,6 +448,117 @@ def test_how_long_a_call_may_be_timed_is_part_of_the_request(plan: Plan, tmp_pat
     runner.run(0, step(plan, late=True))
     runner.run(0, step(plan), "repeat")
     assert [request.timed for request in children.requests] == [BENCH, None, None]
+
+
+class Waiting(Children):
+    """Children that are there, of which some answer their setup late, with a fault, or not at all."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__()
+        self.faults = list(faults)  # what each next one answers; "dies" closes its connection
+        self.set_up = threading.Event()
+        self.set_up.set()
+        self.spawned: list[Child] = []
+        self.killed: list[Child] = []
+
+    def spawn(self) -> Child:
+        self.spawned.append(replace(super().spawn(), pid=os.getpid()))
+        return self.spawned[-1]
+
+    def kill(self, child: Child) -> int:
+        self.killed.append(child)
+        return super().kill(child)
+
+    reap = kill
+
+    def end_leftovers(self, seconds: float) -> int:
+        return 0
+
+    def _serve(self, connection: Any) -> None:
+        fault = self.faults.pop(0) if self.faults else ""
+        self.set_up.wait()
+        if fault:
+            connection.recv()
+            if fault != "dies":
+                connection.send(fault)
+            connection.close()
+            return
+        super()._serve(connection)
+
+
+def setups(runner: ChildRunner, *processes: str) -> list[Setup]:
+    attempt = runner.first(0, step(runner.plan))
+    return [runner.setups.of(replace(attempt, process=name, role="candidate" * bool(name))) for name in processes]
+
+
+def test_processes_start_ahead_behind_that_of_the_case_and_what_nobody_asks_for_is_ended(
+    plan: Plan, tmp_path: Path
+) -> None:
+    children = Waiting()
+    runner = make(plan, tmp_path / "s", children)
+    case, calls, idle, after = setups(runner, "", "calls", "idle calls", "after")
+    runner.child.want([calls, idle, after])
+    assert children.spawned == [], "the case needs its own process first"
+    assert runner.child.ready(case) is children.spawned[0]
+    runner.child.settle()
+    assert children.setups[0] == case and {*children.setups[1:]} == {calls, idle, after} and children.killed == []
+    assert runner.child.ready(calls) is children.spawned[1] and children.killed == children.spawned[:1]
+    runner.child.want([after])
+    runner.child.start_wanted()
+    assert children.killed == [children.spawned[0], children.spawned[2]], "the one that is still wanted stays"
+    assert runner.child.ready(after) is children.spawned[3] and len(children.spawned) == 4
+    assert runner.child.started == 3, "those that were asked for something"
+    runner.child.want([calls])
+    runner.child.start_wanted()
+    runner.child.want()
+    assert children.killed == [children.spawned[number] for number in (0, 2, 1, 4)], "those that were just forked too"
+
+
+@pytest.mark.parametrize("fault", ["RuntimeError: CUDA-capable device(s) is/are busy", "dies", "stopped"])
+def test_a_process_that_could_not_start_beside_another_is_started_again_when_it_is_asked_for(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    children = Waiting("", fault if fault != "stopped" else "")
+    runner = make(plan, tmp_path / "s", children)
+    case, calls = setups(runner, "", "calls")
+    runner.child.want([calls])
+    runner.child.ready(case)
+    runner.child.settle()
+    if fault == "stopped":
+        monkeypatch.setattr(rank_child, "state_of", lambda pid: "T")
+    assert runner.child.ready(calls) is children.spawned[2] and children.killed == children.spawned[:2]
+
+
+def test_settled_are_processes_that_wait_when_each_is_set_up(plan: Plan, tmp_path: Path) -> None:
+    children, settled = Waiting(), threading.Event()
+    runner = make(plan, tmp_path / "s", children)
+    case, calls = setups(runner, "", "calls")
+    runner.child.ready(case)
+    children.set_up.clear()
+    runner.child.want([calls])
+    runner.child.start_wanted()
+    thread = threading.Thread(target=lambda: (runner.child.settle(), settled.set()))
+    thread.start()
+    assert not settled.wait(0.2)
+    children.set_up.set()
+    thread.join(60)
+    assert settled.is_set() and len(children.setups) == 2
+
+
+def test_processes_that_are_there_at_a_time_have_journals_and_stacks_and_one_folder_for_temporary_files(
+    plan: Plan, tmp_path: Path
+) -> None:
+    runner = make(plan, tmp_path / "s", Waiting())
+    names = ("", "examined", "calls", "idle calls", "plain calls", "fresh calls")
+    found = setups(runner, *names)
+    assert len({each.journal for each in found} | {each.stacks for each in found}) == 2 * len(names)
+    case, calls = (replace(each, own_folder=str(tmp_path)) for each in found[:2])
+    runner.child.want([calls])
+    runner.child.ready(case)
+    (tmp_path / TEMPORARY).mkdir()
+    (tmp_path / TEMPORARY / "left").touch()
+    runner.child.ready(calls)
+    assert list((tmp_path / TEMPORARY).iterdir()) == [], "it is there, and nothing of what another left in it"
 
 
 class Loading(Children):

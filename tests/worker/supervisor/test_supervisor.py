@@ -326,6 +326,24 @@ def test_dead_forkserver_is_no_failure_of_the_device(
     assert "the forkserver of this rank has died" in results[0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("device", "free", "shared", "ahead"),
+    [
+        ("cpu", 0, "", True),
+        ("cuda", supervisor.FREE_AHEAD, "", True),
+        ("cuda", supervisor.FREE_AHEAD - 1, "", False),
+        ("cuda", 0, "", False),  # it takes one process
+        ("cuda", supervisor.FREE_AHEAD, "/tmp/mps", False),  # a fault of one process ends the others
+    ],
+)
+def test_processes_start_ahead_where_a_gpu_has_room_for_them_and_keeps_them_apart(
+    monkeypatch: pytest.MonkeyPatch, device: str, free: int, shared: str, ahead: bool
+) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", shared)
+    own: Any = SimpleNamespace(plan=SimpleNamespace(device=device), _shared_memory=lambda: free)
+    assert Supervisor._starts_ahead(own) is ahead
+
+
 @pytest.fixture
 def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Behaviour]:
     """What never answers. All else is waited for, however slow it is: the deadline is over when this has begun."""
