@@ -228,6 +228,7 @@ class Answer:
     traceback: str = ""
     where: str = ""  # where values and noise were computed, in words
     large: bool = False  # the inputs lie in shared memory, and so may outputs
+    size: int = 0  # bytes of inputs, weights and outputs of a large pair, once they are placed
     box: str = ""  # file that tells of the shared memory for outputs
     inputs: str = ""  # digest of the inputs
     content: bytes = b""  # of the reference, as torch saves it

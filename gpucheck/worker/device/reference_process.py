@@ -104,7 +104,8 @@ class ReferenceProcess:
         except OSError as error:
             return {"failure": f"memory cannot be shared: {error}"}
         self._own = {name: parcels.digest({name: value}) for name, value in given.items()}
-        return {"large": True, "inputs": parcels.save(inputs, question.path, box), "box": answers.path}
+        placed = parcels.save(inputs, question.path, box)
+        return {"large": True, "size": large, "inputs": placed, "box": answers.path}
 
     def _send(self, question: Question) -> dict[str, Any]:
         """Draws the inputs of a further call into a box of their own: those of the case stay where they are."""

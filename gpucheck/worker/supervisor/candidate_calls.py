@@ -119,7 +119,7 @@ def examined(runner: ChildRunner, attempt: Attempt, then: Sequence[Setup] = ()) 
     try:
         return _examined(runner, attempt)
     finally:
-        runner.child.want(then)
+        runner.child.want(() if runner.needs_room(attempt.key) else then)
         runner.child.start_wanted()
 
 

@@ -97,6 +97,10 @@ class CaseFiles:
         """The file that tells of the shared memory for the outputs of a large pair; "" for any other case."""
         return self._drawn[key][1].box if key in self._drawn else ""
 
+    def bytes_on_gpu(self, key: str) -> int:
+        """Bytes of inputs, weights and outputs of a large pair; 0 for any other case."""
+        return self._drawn[key][1].size if key in self._drawn else 0
+
     def take(self, attempt: Attempt) -> Attempt:
         """The attempt, whose outputs are copied out of shared memory if they lie there, since the next call writes it.
 

@@ -18,6 +18,7 @@ from gpucheck.model.vocabulary import Attempted
 from gpucheck.worker.supervisor import blame, source_builds
 from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, ended, harness_failed, remove_outputs
 from gpucheck.worker.supervisor.child_setup import ChildSetups, of_round
+from gpucheck.worker.supervisor.gpu_snapshot import free_memory
 from gpucheck.worker.supervisor.meeting import Meeting, Waited
 from gpucheck.worker.supervisor.rank_child import RankChild
 from gpucheck.worker.supervisor.together import Together
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gpucheck.worker.supervisor.case_files import CaseFiles
     from gpucheck.worker.supervisor.node_sync import Node
 
+COPIES = 16  # of a large pair that a GPU must have room for where processes wait beside it: it is held about 8 times
 COMPARED = 4  # steps of each check, the largest, by whose times ranks are compared
 BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
@@ -221,6 +223,8 @@ class ChildRunner:
             with self._getting_ready(attempt) as started:
                 inputs = self.files.inputs(attempt.key, attempt.step.case)
                 waited = time.perf_counter() - begin
+            if self.needs_room(attempt.key):
+                self.child.want()
             said = self._built(attempt, inputs)
             if said:
                 return ended(attempt, Outcome.ERROR, said), None
@@ -283,6 +287,11 @@ class ChildRunner:
                 self.child.retire()
 
         return source_builds.ensure(folder, self.plan.id, build)
+
+    def needs_room(self, key: str) -> bool:
+        """Whether a pair takes so much of its GPU that contexts of processes that wait might be what it lacks."""
+        free = free_memory(self.files.folder, self.node.local_rank)
+        return 0 < free < self.files.bytes_on_gpu(key) * COPIES
 
     def deadline(self, attempt: Attempt) -> float:
         """Seconds that a case may take on one device."""

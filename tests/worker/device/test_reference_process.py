@@ -102,6 +102,7 @@ def large(pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[A
     for folder in (shared, own):
         folder.mkdir()
     placed = desk.ask(Ask.PLACE, case, str(shared / "0.inputs"), folder=str(own))
+    assert placed.size == 4 * (30 * 7 + (7 * 5 + 5) + 30 * 7), "inputs, weights and outputs"
     assert {path.parent for path in tmp_path.rglob("outputs*")} == {own}, "a candidate writes in its own folder alone"
     return case, desk, parcels.open_box(placed.box, torch.device("cpu"), written=True)
 

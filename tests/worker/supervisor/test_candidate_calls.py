@@ -472,7 +472,9 @@ def test_only_a_right_answer_is_followed_by_further_calls(
         return SimpleNamespace(examine=candidate_calls.Examined)
 
     monkeypatch.setattr(candidate_calls, "Examination", examination)
-    runner: Any = SimpleNamespace(files=files, child=SimpleNamespace(left_behind=0))
+    wanted = list[Any]()
+    child = SimpleNamespace(left_behind=0, want=wanted.append, start_wanted=lambda: wanted.append("started"))
+    runner: Any = SimpleNamespace(files=files, child=child, needs_room=lambda key: large)
     plan = synthetic.plan()
     attempt = Attempt(
         plan.steps[0],
@@ -482,4 +484,6 @@ def test_only_a_right_answer_is_followed_by_further_calls(
         Reply("ran"),
         taken="digest" * large,
     )
-    assert (candidate_calls.examined(runner, attempt).examined is not None) is looked_at is bool(made)
+    then: Any = "next"
+    assert (candidate_calls.examined(runner, attempt, [then]).examined is not None) is looked_at is bool(made)
+    assert wanted == [() if large else [then], "started"], "what the calls did not need is ended in any case"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gpucheck.host.forkserver import Child, Unkillable
+from gpucheck.launch.gpus import FREE_MEMORY
 from gpucheck.model.check_source import CheckSource, SourceKind
 from gpucheck.model.conditions import Conditions
 from gpucheck.model.plan import Plan, Step
@@ -527,6 +528,20 @@ def test_a_process_that_could_not_start_beside_another_is_started_again_when_it_
     if fault == "stopped":
         monkeypatch.setattr(rank_child, "state_of", lambda pid: "T")
     assert runner.child.ready(calls) is children.spawned[2] and children.killed == children.spawned[:2]
+
+
+@pytest.mark.parametrize(("free", "kept"), [(0, 1), (16, 1), (15, 0)])
+def test_none_waits_beside_a_pair_that_may_need_all_of_its_gpu(
+    plan: Plan, tmp_path: Path, free: int, kept: int
+) -> None:
+    children = Waiting()
+    runner = make(plan, tmp_path / "s", children)
+    (tmp_path / "s" / FREE_MEMORY).write_text(str(free << 30))
+    runner.files.bytes_on_gpu = lambda key: 1 << 30  # type: ignore[method-assign]
+    runner.child.want(setups(runner, "calls"))
+    assert runner.run(0, step(plan)).reply
+    runner.child.settle()
+    assert len(children.spawned) - len(children.killed) == 1 + kept
 
 
 def test_settled_are_processes_that_wait_when_each_is_set_up(plan: Plan, tmp_path: Path) -> None:
