@@ -18,7 +18,7 @@ from tests.processes import naming, wait_until
 
 FEW = "bit-7,killed"
 LIMIT = 280.0  # s for a self-test of a few faults on a busy machine
-SEES = "if bool(_compared(output, reference, estimate, piece)[0].any()):\n"
+SEES = "if bool(compared(output, reference, estimate, piece)[0].any()):\n"
 SCENARIO = """
 title = "one product"
 canary = true
