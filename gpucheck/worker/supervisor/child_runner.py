@@ -290,8 +290,8 @@ class ChildRunner:
 
     def needs_room(self, key: str) -> bool:
         """Whether a pair takes so much of its GPU that contexts of processes that wait might be what it lacks."""
-        free = free_memory(self.files.folder, self.node.local_rank)
-        return 0 < free < self.files.bytes_on_gpu(key) * COPIES
+        needed = self.files.bytes_on_gpu(key) * COPIES
+        return needed > 0 and 0 < free_memory(self.files.folder, self.node.local_rank) < needed
 
     def deadline(self, attempt: Attempt) -> float:
         """Seconds that a case may take on one device."""
