@@ -98,6 +98,7 @@ def make(
         inputs=lambda key, case: folder / f"{key}.inputs",
         holds=lambda key: key == "1",
         box=lambda key: "",
+        bytes_on_gpu=lambda key: 0,
         desk=None,
     )
     return ChildRunner(plan, Node(folder, local_rank, 2), files, children, local_rank, "host", run or folder, engines)
