@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("torch")
+
 WAITS = """
 import os, sys
 from pathlib import Path
