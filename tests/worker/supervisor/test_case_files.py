@@ -9,7 +9,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from gpucheck import checks
 from gpucheck.checks import sources
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
-from gpucheck.worker.protocol import Answer
+from gpucheck.worker.protocol import OWN, Answer, Draw
 from gpucheck.worker.supervisor import case_files as module
 from gpucheck.worker.supervisor.case_files import CaseFiles
 from tests.processes import wait_until
@@ -322,3 +324,15 @@ def test_references_have_the_bounds_of_the_device_that_is_named(tmp_path: Path) 
         assert not compare(right, estimate)[0].any()
         wrong[device] = float(compare(large, estimate)[0].double().mean())
     assert wrong["interpreter"] > 0.99 and wrong["sm_90"] == 0
+
+
+def test_outputs_of_a_large_pair_are_judged_once_for_their_case_their_inputs_and_their_bits(tmp_path: Path) -> None:
+    files, asked = CaseFiles(tmp_path / "store", 1), list[Any]()
+    files.desk = SimpleNamespace(  # type: ignore[assignment]
+        ask=lambda what, case, outputs, draw: asked.append((case.id, outputs, draw)) or Answer(where=str(len(asked)))
+    )
+    other = replace(CASE, id="another")
+    for case, outputs, draw in [(CASE, "a", OWN), (CASE, "b", OWN), (CASE, "a", Draw(7)), (other, "a", OWN)] * 2:
+        files.judged(case, outputs, draw)
+    assert len(asked) == len(set(asked)) == 4
+    assert files.judged(CASE, "b").where == "2"
