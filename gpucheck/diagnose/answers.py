@@ -12,7 +12,7 @@ from gpucheck.diagnose.chance import LUCK, by_luck, one_rate, rate_words
 from gpucheck.diagnose.differing_calls import how_calls_differ
 from gpucheck.diagnose.error_pattern import error_pattern
 from gpucheck.diagnose.experiment_list import EXPERIMENTS, HISTORY, REPEAT
-from gpucheck.model.record import NO_MEMORY, Outcome, Record
+from gpucheck.model.record import Outcome, Record, lacks_memory
 from gpucheck.model.vocabulary import ExperimentName, ViolationKind
 from gpucheck.records.run_folder import Run
 
@@ -43,7 +43,7 @@ def absent(failure: Record, attempt: Record) -> bool:
 
 def lacked_memory(attempt: Record) -> bool:
     """Whether an attempt came to nothing for want of memory, which says nothing of a case that fails otherwise."""
-    return attempt.outcome in BROKE and any(words in attempt.message.lower() for words in NO_MEMORY)
+    return attempt.outcome in BROKE and lacks_memory(attempt.message)
 
 
 def steady(attempt: Record) -> bool:
@@ -232,7 +232,7 @@ class Answers:
 
     def _unanswered(self, name: ExperimentName) -> str:
         """How processes of an experiment ended that neither were right nor showed what is looked for."""
-        made = [each for each in self.processes(name) if each.outcome not in (*JUDGED, self.failure.outcome)]
+        made = [each for each in self.tried[name] if each.outcome not in (*JUDGED, self.failure.outcome)]
         if self.right(name) or self.wrong(name):
             return ""
         return ", ".join(f"{count}x {end}" for end, count in Counter(each.outcome.value for each in made).items())

@@ -20,6 +20,11 @@ OOM_KILLER = "kernel's out-of-memory killer"  # in the message of a process that
 NO_MEMORY = ("out of memory", "memoryerror", OOM_KILLER)  # in what an attempt that lacked memory says, lower case
 
 
+def lacks_memory(message: str) -> bool:
+    """Whether an attempt says that it came to nothing for want of memory."""
+    return any(words in message.lower() for words in NO_MEMORY)
+
+
 class Outcome(str, Enum):
     """How a case ended on a rank."""
 

@@ -207,6 +207,8 @@ def test_a_process_that_lacked_memory_decides_nothing_but_where_that_is_the_fail
     assert seen.wrong(ExperimentName.SYNCHRONISED) and not seen.right(ExperimentName.SYNCHRONISED)
     assert (len(seen.processes(REPEAT)), seen.made(REPEAT)) == (4, 5)
     assert Answers(lacks, {REPEAT: [lacks] * 2}).always
+    silent = Answers(wrong, {REPEAT: [wrong], ExperimentName.SYNCHRONISED: [lacks] * 2}).lines()
+    assert silent[-1] == f"no answer {EXPERIMENTS[ExperimentName.SYNCHRONISED].words} (2x error)"
 
 
 @pytest.mark.parametrize("third", ["d", "other", "seldom"])

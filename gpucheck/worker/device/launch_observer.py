@@ -23,6 +23,7 @@ from gpucheck.triton_hooks.compiled_kernel import note_making
 from gpucheck.triton_hooks.launch_hooks import replace_compilation, replace_launch, watch_tuning
 from gpucheck.worker.launch_journal import Journal
 
+CURRENT_STREAM = torch.cuda.current_stream  # whatever code under test puts in its place
 LAUNCH_OPTIONS = ("num_warps", "num_stages")
 LARGEST = 2**31 - 1  # what a signed offset of 32 bits reaches, in elements or bytes
 
@@ -320,14 +321,8 @@ def _each_device(arguments: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def kernel_clock(
-    device: torch.device, stream_of: Callable[[torch.device], Any] = torch.cuda.current_stream
-) -> Iterator[list[float]]:
-    """Appends the seconds the device took for what is launched inside; wall time on the CPU.
-
-    Args:
-        stream_of: gives the current stream; bound here, since code under test may replace torch's.
-    """
+def kernel_clock(device: torch.device) -> Iterator[list[float]]:
+    """Appends the seconds the device took for what is launched inside; wall time on the CPU."""
     seconds: list[float] = []
     if device.type != "cuda":
         begin = perf_counter()
@@ -335,8 +330,8 @@ def kernel_clock(
         seconds.append(perf_counter() - begin)
         return
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record(stream_of(device))
+    first.record(CURRENT_STREAM(device))
     yield seconds
-    last.record(stream_of(device))
+    last.record(CURRENT_STREAM(device))
     last.synchronize()
     seconds.append(first.elapsed_time(last) / 1000)

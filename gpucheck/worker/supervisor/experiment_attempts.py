@@ -18,10 +18,12 @@ from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess, Follow, nothing
 from gpucheck.worker.supervisor.lane_queue import needed_memory
-from gpucheck.worker.supervisor.lanes import lacks_memory, runs_beside
+from gpucheck.worker.supervisor.lanes import may_lack_memory, runs_beside
 
 if TYPE_CHECKING:
     from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
+
+OF_THE_FIRST = ("inputs", "child", "compile")  # stages that take long where they come first
 
 
 class ExperimentAttempts:
@@ -65,7 +67,8 @@ class ExperimentAttempts:
     def _takes_too_long(self, record: Record) -> bool:
         """Whether a process more of a candidate takes longer than all experiments may: its verdict is waited for."""
         of_candidate = self.plan.steps[record.step].case.check in self.plan.candidates
-        return of_candidate and sum(record.seconds.values()) > self.plan.experiments
+        again = sum(seconds for stage, seconds in record.seconds.items() if stage not in OF_THE_FIRST)
+        return of_candidate and again > self.plan.experiments
 
     def _seen(self, record: Record) -> Answers:
         node = self.runner.node
@@ -166,7 +169,7 @@ class ExperimentAttempts:
         """What one process of several answered; None: there is no time left, or others took the memory it needed."""
         made = self._made(process, runner) if self._open() else None
         ended = made is not None and made.outcome in (*BROKE, Outcome.INAPPLICABLE)
-        return None if made and ended and lacks_memory(made.message, made.outcome is Outcome.INAPPLICABLE) else made
+        return None if made and ended and may_lack_memory(made.message, made.outcome is Outcome.INAPPLICABLE) else made
 
     def _made(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
         from gpucheck.worker.supervisor.judging import finished

@@ -17,7 +17,7 @@ from gpucheck import checks
 from gpucheck.host.resources import available_memory
 from gpucheck.model.case import Case
 from gpucheck.model.plan import Plan, Step
-from gpucheck.model.record import NO_MEMORY
+from gpucheck.model.record import lacks_memory
 from gpucheck.worker.compile_claims import kernels_of
 from gpucheck.worker.supervisor.attempt import Attempt, remove_outputs
 from gpucheck.worker.supervisor.child_runner import ChildRunner
@@ -158,9 +158,9 @@ def _lacked_memory(attempt: Attempt) -> bool:
     reply = attempt.reply
     if reply and reply.status in ("ran", "harness"):
         return False
-    return lacks_memory((reply or attempt.record).message, bool(reply and reply.status == "inapplicable"))
+    return may_lack_memory((reply or attempt.record).message, bool(reply and reply.status == "inapplicable"))
 
 
-def lacks_memory(message: str, inapplicable: bool) -> bool:
+def may_lack_memory(message: str, inapplicable: bool) -> bool:
     """Whether what came to nothing for a reason, or is inapplicable for it, may have the memory where it runs alone."""
-    return inapplicable or any(words in message.lower() for words in NO_MEMORY)
+    return inapplicable or lacks_memory(message)

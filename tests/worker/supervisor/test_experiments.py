@@ -300,7 +300,7 @@ def test_the_time_granted_bounds_the_experiments(
 def test_a_candidate_that_takes_longer_than_experiments_may_is_not_tried_again(
     plan: Plan, wrong: Any, monkeypatch: pytest.MonkeyPatch, *, seconds: float, tried: bool
 ) -> None:
-    slow = wrong(seconds={"reference": seconds})
+    slow = wrong(seconds={"reference": seconds, "inputs": 20.0})  # which are there when it is tried again
     assert work(FakeRank(), plan, [slow]), "of the library it is"
     monkeypatch.setattr(Plan, "candidates", frozenset({plan.steps[0].case.check}))
     monkeypatch.setattr("gpucheck.worker.supervisor.candidate_calls.taken", lambda files, attempt: attempt)
