@@ -43,7 +43,7 @@ def absent(failure: Record, attempt: Record) -> bool:
 
 def lacked_memory(attempt: Record) -> bool:
     """Whether an attempt came to nothing for want of memory, which says nothing of a case that fails otherwise."""
-    return attempt.outcome in BROKE and lacks_memory(attempt.message)
+    return attempt.outcome in (*BROKE, Outcome.HARNESS) and lacks_memory(attempt.message)
 
 
 def steady(attempt: Record) -> bool:

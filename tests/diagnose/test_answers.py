@@ -197,10 +197,13 @@ def test_a_retest_is_classified(synthetic: Synthetic, processes: list[Any], word
     assert words in repeated(synthetic.record(plan, 0, 0, BAD), alone)
 
 
-def test_a_process_that_lacked_memory_decides_nothing_but_where_that_is_the_failure(synthetic: Synthetic) -> None:
+@pytest.mark.parametrize("outcome", [LACKS[0], Outcome.HARNESS])
+def test_a_process_that_lacked_memory_decides_nothing_but_where_that_is_the_failure(
+    synthetic: Synthetic, outcome: Outcome
+) -> None:
     """One of them made calls that differ alike in each process look as if they came and went."""
     plan = synthetic.plan()
-    lacks = synthetic.record(plan, 0, 0, LACKS[0], **LACKS[1])
+    lacks = synthetic.record(plan, 0, 0, outcome, **LACKS[1])
     wrong = synthetic.record(plan, 0, 0, BAD, calls=list("abab"), bad_calls=[1, 3])
     seen = Answers(wrong, {REPEAT: [wrong, lacks, *[wrong] * 3], ExperimentName.SYNCHRONISED: [wrong, lacks]})
     assert seen.by_number and seen.always and not seen.by_call
@@ -208,7 +211,7 @@ def test_a_process_that_lacked_memory_decides_nothing_but_where_that_is_the_fail
     assert (len(seen.processes(REPEAT)), seen.made(REPEAT)) == (4, 5)
     assert Answers(lacks, {REPEAT: [lacks] * 2}).always
     silent = Answers(wrong, {REPEAT: [wrong], ExperimentName.SYNCHRONISED: [lacks] * 2}).lines()
-    assert silent[-1] == f"no answer {EXPERIMENTS[ExperimentName.SYNCHRONISED].words} (2x error)"
+    assert silent[-1] == f"no answer {EXPERIMENTS[ExperimentName.SYNCHRONISED].words} (2x {outcome.value})"
 
 
 @pytest.mark.parametrize("third", ["d", "other", "seldom"])

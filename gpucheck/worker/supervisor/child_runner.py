@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gpucheck.model.errors import UnusableGpu
 from gpucheck.model.plan import Plan, Step
-from gpucheck.model.record import Outcome, Record
+from gpucheck.model.record import Outcome, Record, lacks_memory
 from gpucheck.model.vocabulary import Attempted
 from gpucheck.worker.supervisor import blame, source_builds
 from gpucheck.worker.supervisor.attempt import ANSWER, Attempt, ended, harness_failed, remove_outputs
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 COPIES = 16  # of a large pair that a GPU must have room for where processes wait beside it: it is held about 8 times
 COMPARED = 4  # steps of each check, the largest, by whose times ranks are compared
+CROWDED = (0.5, 1.0, 2.0, 4.0, 8.0)  # s between attempts to start on a GPU whose memory others hold, maybe not for long
 BARRIER_TIMEOUT = 20.0  # s that ranks wait for each other before they fill a cold cache
 
 
@@ -67,6 +68,7 @@ class ChildRunner:
         self._before: dict[int, Sequence[int]] = {}  # failed step -> those that its process had run before
         self._compared = frozenset(plan.largest(range(len(plan.steps)), COMPARED))  # steps
         self._suspects: dict[int, int] = {}  # step -> the tensor whose fill changed its outputs
+        self._pauses = () if lane else CROWDED  # a lane hands its work back instead
 
     def beside(self, number: int) -> ChildRunner:
         """A runner for one more child of this rank, on the same GPU; what ran before a case is known to all of them."""
@@ -228,7 +230,7 @@ class ChildRunner:
             said = self._built(attempt, inputs)
             if said:
                 return ended(attempt, Outcome.ERROR, said), None
-            child = started[0] if started else self.child.ready(self.setups.of(attempt))
+            child = self._with_memory(attempt, *started)
         except Exception as error:
             return harness_failed(attempt, error), None
         seconds = {"inputs": waited, "child": time.perf_counter() - begin - waited}
@@ -238,6 +240,23 @@ class ChildRunner:
         if UnusableGpu.__name__ in child:
             return ended(attempt, Outcome.HARNESS, child), None
         return self.child.with_output(ended(attempt, Outcome.CRASH, child)), None
+
+    def _with_memory(self, attempt: Attempt, child: Child | str | None = None) -> Child | str:
+        """The process of an attempt, started again for a while as long as its GPU lacks memory.
+
+        Args:
+            child: what came of starting it before, if it was.
+        """
+        setup, pauses = self.setups.of(attempt), iter(self._pauses)
+        child = child or self.child.ready(setup)
+        while isinstance(child, str) and UnusableGpu.__name__ in child and lacks_memory(child):
+            pause = next(pauses, None)
+            if pause is None:
+                self._pauses = ()  # it is full for good: cases to come need not find that out again
+                return child
+            time.sleep(pause)
+            child = self.child.ready(setup)
+        return child
 
     @contextmanager
     def _getting_ready(self, attempt: Attempt) -> Iterator[list[Child | str]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gpucheck.diagnose.answers import BROKE, Answers, kinds, steady
+from gpucheck.diagnose.answers import Answers, kinds, lacked_memory, steady
 from gpucheck.diagnose.experiment_list import HISTORY, REPEAT, applicable, calls_asked
 from gpucheck.diagnose.strategy import worth_a_process
 from gpucheck.model.conditions import Conditions
@@ -18,11 +18,12 @@ from gpucheck.records.writer import RecordWriter
 from gpucheck.worker.supervisor.child_runner import ChildRunner
 from gpucheck.worker.supervisor.experiment_pool import ExperimentPool, ExperimentProcess, Follow, nothing
 from gpucheck.worker.supervisor.lane_queue import needed_memory
-from gpucheck.worker.supervisor.lanes import may_lack_memory, runs_beside
+from gpucheck.worker.supervisor.lanes import runs_beside
 
 if TYPE_CHECKING:
     from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
 
+LACKING = 3  # attempts at a process that lacks the memory which others hold on its GPU
 OF_THE_FIRST = ("inputs", "child", "compile")  # stages that take long where they come first
 
 
@@ -157,9 +158,18 @@ class ExperimentAttempts:
         if fresh:
             self.runner.child.retire()
         record = self._made(process, self.runner)
+        for _ in range(LACKING - 1):
+            if record is None or not (self._lacked_memory(record) and self._open()):
+                break
+            self.runner.child.retire()
+            record = self._made(process, self.runner)
         if record is not None:
             self._take(process, record)
         return record
+
+    def _lacked_memory(self, made: Record) -> bool:
+        """Whether a process lacked memory that the case itself had."""
+        return lacked_memory(made) and not lacked_memory(self._failures[made.step])
 
     def _take(self, process: ExperimentProcess, record: Record) -> None:
         self.writer.result(record)
@@ -168,8 +178,7 @@ class ExperimentAttempts:
     def _made_beside(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
         """What one process of several answered; None: there is no time left, or others took the memory it needed."""
         made = self._made(process, runner) if self._open() else None
-        ended = made is not None and made.outcome in (*BROKE, Outcome.INAPPLICABLE)
-        return None if made and ended and may_lack_memory(made.message, made.outcome is Outcome.INAPPLICABLE) else made
+        return None if made and (made.outcome is Outcome.INAPPLICABLE or lacked_memory(made)) else made
 
     def _made(self, process: ExperimentProcess, runner: ChildRunner) -> Record | None:
         from gpucheck.worker.supervisor.judging import finished

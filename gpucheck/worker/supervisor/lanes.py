@@ -158,9 +158,5 @@ def _lacked_memory(attempt: Attempt) -> bool:
     reply = attempt.reply
     if reply and reply.status in ("ran", "harness"):
         return False
-    return may_lack_memory((reply or attempt.record).message, bool(reply and reply.status == "inapplicable"))
-
-
-def may_lack_memory(message: str, inapplicable: bool) -> bool:
-    """Whether what came to nothing for a reason, or is inapplicable for it, may have the memory where it runs alone."""
-    return inapplicable or lacks_memory(message)
+    inapplicable = bool(reply and reply.status == "inapplicable")
+    return inapplicable or lacks_memory((reply or attempt.record).message)

@@ -32,7 +32,7 @@ from gpucheck.worker.protocol import (
 )
 from gpucheck.worker.supervisor import blame, deadline, rank_child
 from gpucheck.worker.supervisor import child_runner as runner_module
-from gpucheck.worker.supervisor.child_runner import ChildRunner
+from gpucheck.worker.supervisor.child_runner import CROWDED, ChildRunner
 from gpucheck.worker.supervisor.meeting import Waited
 from gpucheck.worker.supervisor.node_sync import Node
 from tests.conftest import Synthetic
@@ -185,6 +185,58 @@ def test_a_child_of_a_candidate_that_cannot_start_is_told_of_and_not_tried_again
     assert attempt.record.message.endswith(str(answer)) and attempt.reply is None
     assert len(tried) == 1 or isinstance(answer, OSError)
     assert attempt.record.outcome is (Outcome.HARNESS if isinstance(answer, OSError) else Outcome.CRASH)
+
+
+class Crowded(Children):
+    """Children on a GPU whose memory others hold while the first ones start."""
+
+    def __init__(self, full: int, says: str) -> None:
+        super().__init__()
+        self.full, self.says = full, says
+
+    def _serve(self, connection: Any) -> None:
+        if not self.full:
+            super()._serve(connection)
+            return
+        self.full -= 1
+        self.setups.append(connection.recv())
+        connection.send(self.says)
+
+
+NO_ROOM = "UnusableGpu: torch cannot use GPU 0 of the visible ones: AcceleratorError: CUDA error: out of memory"
+
+
+@pytest.mark.parametrize(
+    ("says", "full", "lane", "paused", "answered"),
+    [
+        (NO_ROOM, 3, False, CROWDED[:3], True),
+        (NO_ROOM, 99, False, CROWDED, False),
+        (NO_ROOM, 1, True, (), False),
+        (NO_ROOM.replace("out of memory", "invalid device ordinal"), 1, False, (), False),
+    ],
+    ids=["for a moment", "for good, which is found out once", "beside others of the rank", "unusable otherwise"],
+)
+def test_a_gpu_whose_memory_others_hold_is_waited_for(
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    says: str,
+    full: int,
+    lane: bool,
+    paused: tuple[float, ...],
+    answered: bool,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(runner_module, "time", SimpleNamespace(sleep=slept.append, perf_counter=time.perf_counter))
+    children = Crowded(full, says)
+    runner = make(plan, tmp_path, children)
+    runner = runner.beside(1) if lane else runner
+    attempt = runner.run(0, plan.steps[0])
+    if full > len(CROWDED):
+        runner.run(0, plan.steps[0])
+    assert (tuple(slept), attempt.reply is not None) == (tuple(paused), answered)
+    if not answered:
+        assert attempt.record.outcome is Outcome.HARNESS and says in attempt.record.message
 
 
 def test_every_experiment_has_a_fresh_child(plan: Plan, tmp_path: Path) -> None:

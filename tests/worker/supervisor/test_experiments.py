@@ -20,6 +20,7 @@ from gpucheck.model.plan import ExpectedFailure, Plan
 from gpucheck.model.record import Launch, Outcome, Record, Underway, Violation
 from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.worker.supervisor import judging
+from gpucheck.worker.supervisor.experiment_attempts import LACKING
 from gpucheck.worker.supervisor.experiments import MOST_CASES, PIN_SECONDS, SPOILING, Experiments, representatives
 from tests.conftest import Synthetic, make_mismatch
 
@@ -345,6 +346,27 @@ def test_what_did_not_come_again_is_tried_no_further(plan: Plan, wrong: Any) -> 
     assert work(FakeRank({"repeat": RIGHT}), plan, [wrong()]) == ALONE
 
 
+@pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.HARNESS])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_process_that_lacked_the_memory_of_others_is_made_again(
+    plan: Plan, wrong: Any, outcome: Outcome, times: int
+) -> None:
+    """A few times: then it counts as one that said nothing."""
+    lacking = {"outcome": outcome, "mismatches": [], "digests": {}, "message": "CUDA error: out of memory"}
+    fake = FakeRank(answers={"other device": lambda count: lacking if count <= times else WRONG})
+    work(fake, plan, [wrong()])
+    steady = FakeRank()
+    work(steady, plan, [wrong()])
+    assert _results(fake) == _results(steady) and fake.names.count("other device") == min(times + 1, LACKING)
+
+
+def test_a_case_that_lacks_memory_is_not_made_again_for_that(plan: Plan, wrong: Any) -> None:
+    lacking: Any = {"outcome": Outcome.ERROR, "mismatches": [], "digests": {}, "message": "CUDA error: out of memory"}
+    fake = FakeRank(answers=dict.fromkeys([*EXPERIMENTS], lacking))
+    work(fake, plan, [replace(wrong(), **lacking)])
+    assert fake.names.count("other device") == 1
+
+
 def test_what_is_explained_is_tried_no_further(plan: Plan, wrong: Any) -> None:
     fake = FakeRank()
     step = replace(plan.steps[0], conditions=replace(plan.steps[0].conditions, process_group="initialised"))
@@ -558,7 +580,7 @@ class TestAtOnce:
         fakes = self.work(plan, [wrong()], meet, same=True)
         assert _results(fakes[0]) == _results(one_by_one)
 
-    @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.INAPPLICABLE])
+    @pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.HARNESS, Outcome.INAPPLICABLE])
     @pytest.mark.parametrize("at", [(1,), (2, 4), (1, 2, 3, 4, 5)], ids=str)
     def test_what_lacks_memory_beside_others_is_asked_again_by_itself(
         self, gpu: Plan, alike: list[Record], outcome: Outcome, at: tuple[int, ...]
