@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from gpucheck.checks.arguments import call, tensors, unpack
+from gpucheck.checks.arguments import LITERAL, call, tensors, unpack
 from gpucheck.checks.drawn_device import redirected
 from gpucheck.checks.torch_model import ON_GPU, build, draw_inputs, named, problems_own, process_lock, seeded, weights
 from gpucheck.model.errors import UsageError
@@ -107,7 +107,7 @@ class Reference:
         self._device = torch.device(device)
         self._module, self._values_on = module, values_on or self._device.type
         self._tells = bool(values_on)
-        self._inputs = {name: value.to(self._device) for name, value in inputs.items()}
+        self._inputs = {k: v if k.endswith(LITERAL) else v.to(self._device) for k, v in inputs.items()}
         self._drawn_on = str(next((value.device for value in tensors("input", inputs).values()), "cpu"))
         made_on = device if ON_GPU in inputs else "cpu"
         self._model = build(module, inputs, seed, device=made_on).to(self._device)
@@ -414,9 +414,9 @@ class Reference:
             shape = [count * extent if number == axis else each for number, each in enumerate(value.shape)]
             if any(list(made[name].shape) != shape for made in (runs, clean) if name in made):
                 raise Inseparable
-            each_run = [run[name], *runs[name].split(extent, axis)[:-1]]
+            each_run, finite = [run[name], *runs[name].split(extent, axis)[:-1]], sampled_bounds.is_finite(value)
             for other in each_run:
-                sampled_bounds.add_square(squares[name], value, other)
+                sampled_bounds.add_square(squares[name], value, other, finite=finite)
             copies = clean[name].split(extent, axis)[:-1]
             if any(sampled_bounds.differs(value, copy, squares[name]) for copy in copies):
                 raise Inseparable
@@ -452,12 +452,12 @@ class Reference:
         noise: Normal,
         product: FirstProduct | None = None,
     ) -> int:
-        longest = 1
+        longest, finite = 1, {name: sampled_bounds.is_finite(value) for name, value in values.items()}
         for _ in range(sampled_bounds.SAMPLES):
             mode, result = self._call(inputs, noise, product)
             longest = max(longest, mode.longest)
             for name, value in result.items():
-                sampled_bounds.add_square(squares[name], values[name], value)
+                sampled_bounds.add_square(squares[name], values[name], value, finite=finite[name])
         return longest
 
     def _wide(self, inputs: Mapping[str, Tensor], product: FirstProduct | None = None) -> Tensors:

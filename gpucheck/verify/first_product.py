@@ -66,7 +66,7 @@ class FirstProduct:
     def draw(self, noise: Normal, deviation: float) -> Tensor:
         """The product with noise in one operand, of a standard deviation relative to its elements."""
         assert self._value is not None and self._roots is not None
-        return noise.draw(self._value.shape, 0, deviation).mul_(self._roots).add_(self._value)
+        return noise.disturbed(self._value, self._roots, deviation)
 
 
 def _roots(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:

@@ -205,7 +205,9 @@ class Wide(TorchDispatchMode):
             result = _wide_ones(func(*args, **kwargs))
             stored = max((bounds.rounding_deviation(dtype) for dtype in narrow), default=0.0)
             if stored > self.rounding and func._schema.name == "aten::_to_copy":
-                self._disturb(result, stored)  # a value that the code itself stores with less precision
+                self._disturbed(
+                    result, result, stored, in_place=True
+                )  # a value that the code itself stores with less precision
                 self._product = None
             return result
         return self._noisy(func, args, kwargs, rule)
@@ -227,21 +229,24 @@ class Wide(TorchDispatchMode):
                 deviation = max(function, operands if number == rule.operand else 0.0)
                 own = number == 0 and func._schema.is_mutable
                 if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
-                    given[number] = self.draw(argument.shape, 1, deviation).mul_(argument)
+                    given[number] = self._disturbed(argument, argument, deviation)
             result = func(*given, **kwargs)
         first = True
         for output in [result] if isinstance(result, Tensor) else result:
             if isinstance(output, Tensor) and output.is_floating_point():
-                self._disturb(output, max(self.rounding, function, summing))
+                self._disturbed(output, output, max(self.rounding, function, summing), in_place=True)
                 if rule.product and self._leaning:  # operands that are cut off all shrink
                     output.mul_(self.draw((), 1, self._leaning))
                 if first and offset is not None:
-                    output.add_(self.draw(output.shape, 0, max(function, summing)).mul_(offset))
+                    self._disturbed(output, offset, max(function, summing), in_place=True)
                 first = False
         return result
 
-    def _disturb(self, tensor: Tensor, deviation: float) -> None:
-        tensor.mul_(self.draw(tensor.shape, 1, deviation))
+    def _disturbed(self, tensor: Tensor, scale: Tensor, deviation: float, *, in_place: bool = False) -> Tensor:
+        """A tensor with errors of a deviation relative to a scale, which are taken note of."""
+        assert self._noise is not None
+        self.noised.append((tensor.numel(), deviation))
+        return self._noise.disturbed(tensor, scale, deviation, in_place=in_place)
 
     def draw(self, shape: Sequence[int], mean: float, deviation: float) -> Tensor:
         """Errors of a mean and a deviation, which are taken note of."""

@@ -84,11 +84,20 @@ def sampled(value: Tensor, squares: Tensor) -> Estimate:
     return Estimate(value, squares.div_(SAMPLES).sqrt_().mul_(WIDTH).add_(SMALLEST_NORMAL))
 
 
-def add_square(squares: Tensor, value: Tensor, run: Tensor) -> None:
-    """Adds the squared difference of a run, to which equal infinities add nothing."""
+def add_square(squares: Tensor, value: Tensor, run: Tensor, *, finite: bool) -> None:
+    """Adds the squared difference of a run, to which equal infinities add nothing.
+
+    Args:
+        finite: what :func:`is_finite` says of the value.
+    """
     for piece in pieces_of(value):
-        difference = _difference(run[piece].double(), value[piece])
+        difference = _difference(run[piece].double(), value[piece], finite=finite)
         squares[piece].addcmul_(difference, difference)
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether no element is infinite or NaN, as far as a sum tells: one that overflows says no."""
+    return math.isfinite(float(value.sum()))
 
 
 ALIKE = 2.0**-20  # of the squares of SAMPLES runs: a thousandth of a deviation and less, float64 rounds far finer
@@ -96,13 +105,13 @@ ALIKE = 2.0**-20  # of the squares of SAMPLES runs: a thousandth of a deviation 
 
 def differs(value: Tensor, other: Tensor, squares: Tensor) -> bool:
     """Whether two values of one computation differ by more than float64 may round, seen from the noise of its runs."""
+    finite = is_finite(value)
     return not all(
-        bool((_difference(other[piece], value[piece]).square_() <= ALIKE * squares[piece]).all())
+        bool((_difference(other[piece], value[piece], finite=finite).square_() <= ALIKE * squares[piece]).all())
         for piece in pieces_of(value)
     )
 
 
-def _difference(run: Tensor, value: Tensor) -> Tensor:
+def _difference(run: Tensor, value: Tensor, *, finite: bool) -> Tensor:
     difference = run - value
-    finite = math.isfinite(float(difference.sum()))
     return difference if finite else torch.where(run == value, 0.0, difference)

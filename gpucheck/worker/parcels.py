@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -243,17 +244,39 @@ def torch_hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-CHUNK = 1 << 25  # elements that are hashed at once, which takes five times as many words of 8 bytes
+WIDTH = 1 << 16  # words of 4 bytes in a row, which is taken as one number of 8 bytes in each of two sums
+CHUNK = 1 << 25  # words that are hashed at once, which takes as many numbers of 8 bytes, or five times as many if few
 MIXES = ((6364136223846793005, 1442695040888963407), (-7046029254386353131, 1))
 """What each of two sums multiplies with and adds."""
 
 
 def _sums(value: Tensor) -> list[int]:
-    """Two sums of all elements' bits, each weighed by where it stands, modulo 2^64."""
-    flat, sums = integers(value).reshape(-1), torch.zeros(2, dtype=torch.int64, device=value.device)
-    if flat.nbytes % 8 == 0 and flat.element_size() < 8:  # the wider, the fewer
-        aligned = flat.storage_offset() * flat.element_size() % 8 == 0
-        flat = (flat if aligned else flat.clone()).view(torch.int64)
+    """Two sums of all elements' bits, each weighed by where it stands, modulo 2^64.
+
+    A row adds up its words times odd numbers drawn once: two contents are alike in both sums of it once in 2^64.
+    """
+    flat = integers(value).reshape(-1)
+    whole = flat.nbytes // 4 // WIDTH * WIDTH * 4 // flat.element_size()
+    if not whole:
+        return _mixed(flat)
+    if flat.storage_offset() * flat.element_size() % 4:
+        flat = flat.clone()
+    rows = flat[:whole].view(torch.int32).view(-1, WIDTH)
+    weights, step = _weights(flat.device), CHUNK // WIDTH
+    each = [(part * weight).sum(1) for weight in weights for part in rows.split(step)]
+    return _mixed(torch.cat([*each, flat[whole:].to(torch.int64)]))
+
+
+@cache
+def _weights(device: torch.device) -> Tensor:
+    """What words of a row are multiplied with, for each of two sums."""
+    drawn = torch.randint(-(1 << 62), 1 << 62, (2, WIDTH), generator=torch.Generator().manual_seed(1))
+    return (drawn * 2 + 1).to(device)
+
+
+def _mixed(flat: Tensor) -> list[int]:
+    """Two sums of numbers, each mixed with where it stands."""
+    sums = torch.zeros(2, dtype=torch.int64, device=flat.device)
     for begin in range(0, flat.numel(), CHUNK):
         part = flat[begin : begin + CHUNK].to(torch.int64)
         place = torch.arange(begin, begin + len(part), device=part.device)

@@ -165,6 +165,27 @@ def test_numbers_from_the_stock_are_as_normal_and_independent_as_drawn_ones() ->
     assert float(sums.square().mean().sqrt()) == pytest.approx(2, rel=0.25)
 
 
+@pytest.mark.parametrize("narrow", [False, True], ids=["float64", "float32, as on a GPU"])
+@pytest.mark.parametrize("scale", ["itself", "another", "each column", "one"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_errors_have_the_deviation_and_the_scale_that_are_asked_for(narrow: bool, scale: str, in_place: bool) -> None:
+    from gpucheck.verify.normal_numbers import Normal
+
+    source = Normal(torch.Generator().manual_seed(3))
+    source._narrow = narrow
+    value = torch.randn(40000, 3, dtype=torch.float64)
+    scales = {"itself": value, "another": value.exp(), "each column": torch.tensor([1.0, 50.0, 0.02]).double()}
+    given = scales.get(scale, torch.ones((), dtype=torch.float64))
+    before, by = value.clone(), given.clone()
+    got = source.disturbed(value, given, 2.0**-20, in_place=in_place)
+    assert got.dtype == torch.float64 and (got is value) is in_place
+    assert in_place or torch.equal(value, before)
+    errors = (got - before) / by * 2.0**20
+    for column in errors.T:
+        assert float(column.std()) == pytest.approx(1, rel=0.02) and float(column.mean()) == pytest.approx(0, abs=0.02)
+        assert float(column.abs().gt(3).double().mean()) == pytest.approx(0.0027, rel=0.4)
+
+
 def test_a_large_reference_takes_twenty_passes_over_the_data_and_draws_no_number_for_an_element(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -24,7 +24,7 @@ def estimate_of(compute: Compute, x: Any) -> tuple[bounds.Estimate, int]:
     for _ in range(sampled_bounds.SAMPLES):
         with Wide(x.dtype, noise) as mode:
             run = compute(x.double())
-        sampled_bounds.add_square(squares, value, run)
+        sampled_bounds.add_square(squares, value, run, finite=False)
     return sampled_bounds.sampled(value, squares), mode.longest
 
 

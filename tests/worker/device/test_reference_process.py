@@ -20,7 +20,7 @@ from gpucheck.model.conditions import Conditions
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import extremes
 from gpucheck.verify.bounds import Estimate
-from gpucheck.verify.digest import raw
+from gpucheck.verify.digest import integers, raw
 from gpucheck.verify.expected import Expected
 from gpucheck.verify.judge import judge
 from gpucheck.verify.views import pieces
@@ -479,13 +479,40 @@ def test_what_is_sealed_on_its_way_to_a_box_is_what_is_sealed_before(tmp_path: P
         assert raw(got[name]) == raw(value) and got[name].dtype == value.dtype and got[name].shape == value.shape
 
 
-def test_a_digest_is_the_same_in_however_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [8, 1 << 16], ids=["rows", "no row"])
+def test_a_digest_is_the_same_in_however_many_chunks(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(parcels, "WIDTH", width)
+    parcels._weights.cache_clear()
     x = {"x": torch.randn(999), "half": torch.randn(64).half()}
     whole = parcels.digest(x)
     monkeypatch.setattr(parcels, "CHUNK", 16)
     assert parcels.digest(x) == whole
     x["x"][[3, 19]] = x["x"][[19, 3]]
     assert parcels.digest(x) != whole, "what stands at another place of another chunk"
+    parcels._weights.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.bool])
+def test_digests_of_much_tell_every_bit_and_its_place_and_not_where_it_lies(dtype: torch.dtype) -> None:
+    row = parcels.WIDTH * 4 // dtype.itemsize
+    value = (torch.randn(3 * row + 5) * 100).to(dtype)
+    shifted = torch.empty(len(value) + 1, dtype=dtype)
+    shifted[1:] = value
+    told = [parcels.digest({"x": value})]
+    assert parcels.digest({"x": shifted[1:]}) == told[0]
+    for place in (0, 5, row - 1, row, 3 * row - 1, 3 * row, 3 * row + 4):
+        other = value.clone()
+        integers(other)[place] ^= 1
+        told.append(parcels.digest({"x": other}))
+    for one, two in ((0, 1), (0, row), (7, 2 * row + 7)):  # pairs of sign bits; equal words at other places
+        other = value.float()
+        told += [parcels.digest({"x": other})]
+        other[[one, two]] *= -1
+        told += [parcels.digest({"x": other})]
+    rows = value.clone()
+    rows[:row], rows[row : 2 * row] = value[row : 2 * row], value[:row]
+    told += [parcels.digest({"x": rows}), parcels.digest({"x": value.view(1, -1)})]
+    assert len(set(told)) == len(told) - 2 - (dtype == torch.float32)
 
 
 def test_a_box_hands_over_strides_and_bits_and_one_that_holds_something_else_is_refused(tmp_path: Path) -> None:
