@@ -29,10 +29,10 @@ from gpucheck.checks.torch_model import ON_GPU, build, draw_inputs, named, probl
 from gpucheck.model.errors import UsageError
 from gpucheck.verify import bounds, sampled_bounds
 from gpucheck.verify.expected import FIXED, Expected
-from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.judge import accepted, judge
 from gpucheck.verify.noise_model import NARROW, RandomDraws, UnknownOperation, Wide
 from gpucheck.verify.normal_numbers import Normal
+from gpucheck.verify.own_errors import OwnErrors
 from gpucheck.verify.recurrent_noise import draw_at_once
 
 MANY = {"cpu": 1 << 20, "cuda": 1 << 27}  # numbers in inputs and outputs from which calls are made in parts
@@ -134,9 +134,8 @@ class Reference:
 
     def _cheapest(self, flops: int) -> str:
         """The device on which values are had within seconds."""
-        recurrent = any(isinstance(part, torch.nn.RNNBase) for part in self._model.modules())
         numbers = sum(value.numel() for value in self._inputs.values())
-        return "cpu" if numbers <= FEW and flops <= CHEAP and not recurrent else self._device.type
+        return "cpu" if numbers <= FEW and flops <= CHEAP and not _is_recurrent(self._model) else self._device.type
 
     def expected(self, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected]:
         """The right outputs, on the device of the model.
@@ -242,9 +241,9 @@ class Reference:
 
     def _block(self, values: Tensors, squares: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> int:
         """Fills in the values and squares of a block; gives the terms of the longest sum."""
-        product = FirstProduct() if squares else None
+        watcher = OwnErrors() if squares else None
         try:
-            alone = self._wide(inputs, product)
+            alone = self._wide(inputs, watcher)
         except (UsageError, UnknownOperation) as error:
             raise Inseparable from error
         if self._writes or any(name not in alone or alone[name].shape != v.shape for name, v in values.items()):
@@ -256,7 +255,7 @@ class Reference:
         if not squares:
             return 1
         try:
-            return self._add_squares(squares, alone, inputs, noise, product)
+            return self._add_squares(squares, alone, inputs, noise, watcher)
         except UnknownOperation as error:
             raise Inseparable from error
 
@@ -426,14 +425,14 @@ class Reference:
         """Adds to the squares of a part, which has these values in the whole; gives the terms of the longest sum."""
         if self._writes:
             raise Inseparable  # which parts share
-        product = FirstProduct()
+        watcher = OwnErrors()
         try:
-            alone = self._wide(inputs, product)
+            alone = self._wide(inputs, watcher)
         except UsageError as error:
             raise Inseparable from error
         if any(name not in alone or alone[name].shape != value.shape for name, value in values.items()):
             raise Inseparable
-        longest = self._add_squares(squares, values, inputs, noise, product)
+        longest = self._add_squares(squares, values, inputs, noise, watcher)
         if self._writes or any(
             sampled_bounds.differs(value, alone[name], squares[name]) for name, value in values.items()
         ):
@@ -442,7 +441,10 @@ class Reference:
 
     def _noisy(self, values: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> tuple[Tensors, int]:
         squares = {name: torch.zeros_like(value) for name, value in values.items()}
-        return squares, self._add_squares(squares, values, inputs, noise)
+        watcher = None if self.draws_at_random or _is_recurrent(self._model) else OwnErrors()
+        if watcher is not None:
+            self._wide(inputs, watcher)
+        return squares, self._add_squares(squares, values, inputs, noise, watcher)
 
     def _add_squares(
         self,
@@ -450,26 +452,28 @@ class Reference:
         values: Tensors,
         inputs: Mapping[str, Tensor],
         noise: Normal,
-        product: FirstProduct | None = None,
+        watcher: OwnErrors | None = None,
     ) -> int:
         longest, finite = 1, {name: sampled_bounds.is_finite(value) for name, value in values.items()}
-        for _ in range(sampled_bounds.SAMPLES):
-            mode, result = self._call(inputs, noise, product)
+        runs = range(sampled_bounds.SAMPLES) if watcher is None else iter(watcher.begins, False)
+        weight = 1.0 if watcher is None else watcher.weight
+        for _ in runs:
+            mode, result = self._call(inputs, noise, watcher)
             longest = max(longest, mode.longest)
             for name, value in result.items():
-                sampled_bounds.add_square(squares[name], values[name], value, finite=finite[name])
+                sampled_bounds.add_square(squares[name], values[name], value, finite=finite[name], weight=weight)
         return longest
 
-    def _wide(self, inputs: Mapping[str, Tensor], product: FirstProduct | None = None) -> Tensors:
-        return {name: value.double() for name, value in self._call(inputs, None, product)[1].items()}
+    def _wide(self, inputs: Mapping[str, Tensor], watcher: OwnErrors | None = None) -> Tensors:
+        return {name: value.double() for name, value in self._call(inputs, None, watcher)[1].items()}
 
     def _call(
-        self, inputs: Mapping[str, Tensor], noise: Normal | None, product: FirstProduct | None
+        self, inputs: Mapping[str, Tensor], noise: Normal | None, watcher: OwnErrors | None
     ) -> tuple[Wide, Tensors]:
         model = self._fresh(inputs, wide=True)
         shared = [(each, each.data_ptr()) for each in (*self._wide_weights.values(), *self._shared.values())]
-        cells = _open_cells(self._model, self._device) if noise or product else nullcontext()
-        with cells, Wide(self._dtype, noise, product, self._draws, self._precision) as mode:
+        cells = _open_cells(self._model, self._device) if noise or watcher else nullcontext()
+        with cells, Wide(self._dtype, noise, watcher, self._draws, self._precision) as mode:
             result = {name: value.to(self._device) for name, value in named(model()).items()}
         if any(place in mode.written or place != each.data_ptr() for each, place in shared):
             self._writes = True
@@ -500,11 +504,14 @@ class Reference:
         return run
 
 
+def _is_recurrent(model: torch.nn.Module) -> bool:
+    return any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
+
+
 @contextmanager
 def _open_cells(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     """Inside, recurrent layers compute cell by cell: cuDNN makes one operation of all, whose errors are not known."""
-    recurrent = any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
-    if device.type != "cuda" or not recurrent:
+    if device.type != "cuda" or not _is_recurrent(model):
         yield
         return
     with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):

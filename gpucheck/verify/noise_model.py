@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from gpucheck.verify import bounds, sampled_bounds
-from gpucheck.verify.first_product import FirstProduct
 from gpucheck.verify.normal_numbers import Normal
+from gpucheck.verify.own_errors import OwnErrors
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 Arguments = Sequence[Any]
@@ -144,14 +144,14 @@ class Wide(TorchDispatchMode):
         self,
         dtype: torch.dtype,
         noise: Normal | None = None,
-        product: FirstProduct | None = None,
+        own: OwnErrors | None = None,
         draws: RandomDraws | None = None,
         precision: str = "fp32",
     ) -> None:
         """Args:
         dtype: that the code would compute in by itself; each operation may round its result to it.
         noise: where its numbers come from; None for none.
-        product: watches without noise, and stands in for a product with noise.
+        own: watches without noise, and says with noise what errs by how much.
         draws: what an earlier call drew at random; without them no call may draw.
         precision: the least that hardware may take operands of products in, see ``operand_deviation``.
         """
@@ -160,7 +160,9 @@ class Wide(TorchDispatchMode):
         self.noised: list[tuple[int, float]] = []  # how many numbers of noise were drawn each time, of what deviation
         self.written: set[int] = set()  # addresses of the memory that operations wrote to beside that of their results
         self._noise = noise
-        self._product = product
+        self._own = own
+        self._first = own is not None and own.known  # a product that errs is still to come
+        self._finite = noise is not None and own is not None and not own.by_element and own.finite
         self._drawn = list(draws.drawn) if draws is not None else []
         self._operands = sampled_bounds.operand_deviation(precision)
         self._leaning = sampled_bounds.truncation_deviation(precision)
@@ -172,8 +174,9 @@ class Wide(TorchDispatchMode):
 
     @property
     def watches(self) -> bool:
-        """Whether the first operation that errs is looked at, or another draws its errors."""
-        return self._product is not None
+        """Whether single operations are looked at, or not all of them draw their errors."""
+        own = self._own
+        return own is not None and (self._noise is None or self._first or own.by_element)
 
     def errors_of_product(self, terms: int) -> ErrorsOfProduct:
         """Those of a product of so many terms, which are taken note of."""
@@ -193,24 +196,25 @@ class Wide(TorchDispatchMode):
         if func._schema.is_mutable:
             self.written |= _written(func, args, kwargs)
         args = _wide_ones(args)
+        stored = 0.0
+        if func._schema.name == "aten::_to_copy":  # a value that the code itself stores with less precision
+            stored = max((bounds.rounding_deviation(dtype) for dtype in narrow), default=0.0)
+        stored = stored if stored > self.rounding else 0.0
         if self._drawn and torch.Tag.nondeterministic_seeded in func.tags:
             return _drawn_before(func, args, self._drawn.pop(0))
-        if self._noise is None:
-            result = _wide_ones(func(*args, **kwargs))
-            if self._product is not None:
-                self._product.watch(func, args, kwargs, result, errs=rule_of(func) is not None)
-            return result
+        if self._noise is None and self._own is None:
+            return _wide_ones(func(*args, **kwargs))
         rule = rule_of(func)
-        if rule is None:
+        if rule is not None:
+            result = self._noisy(func, args, kwargs, rule)
+        else:
             result = _wide_ones(func(*args, **kwargs))
-            stored = max((bounds.rounding_deviation(dtype) for dtype in narrow), default=0.0)
-            if stored > self.rounding and func._schema.name == "aten::_to_copy":
-                self._disturbed(
-                    result, result, stored, in_place=True
-                )  # a value that the code itself stores with less precision
-                self._product = None
-            return result
-        return self._noisy(func, args, kwargs, rule)
+            if stored:
+                self._first = False
+                self._disturbed(result, result, stored, in_place=True)
+        if self._noise is None and self._own is not None:
+            self._own.watch(func, args, kwargs, result, errs=bool(stored) or rule is not None)
+        return result
 
     def _noisy(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], rule: Rule) -> Any:
         function = sampled_bounds.ELEMENTARY_DEVIATION if rule.elementary else 0.0
@@ -219,34 +223,44 @@ class Wide(TorchDispatchMode):
         operands = max(summing, self._operands) if rule.product else summing
         self.longest = max(self.longest, terms)
         offset = rule.offset(args)
-        product, self._product = self._product, None  # none but the first operation that errs
-        if product is not None and product.known:
-            assert self._noise is not None
-            result: Any = product.draw(self._noise, operands)
+        first, self._first = self._first, False
+        if first and self._own is not None and self._noise is not None:
+            result: Any = self._own.product(self._noise, operands)
         else:
             given = list(args)
             for number, argument in enumerate(args):
                 deviation = max(function, operands if number == rule.operand else 0.0)
-                own = number == 0 and func._schema.is_mutable
-                if deviation and not own and isinstance(argument, Tensor) and argument.is_floating_point():
+                written = number == 0 and func._schema.is_mutable
+                if deviation and not written and isinstance(argument, Tensor) and argument.is_floating_point():
                     given[number] = self._disturbed(argument, argument, deviation)
             result = func(*given, **kwargs)
-        first = True
+        offsets = [] if offset is None else [offset]  # of the first output
         for output in [result] if isinstance(result, Tensor) else result:
             if isinstance(output, Tensor) and output.is_floating_point():
                 self._disturbed(output, output, max(self.rounding, function, summing), in_place=True)
                 if rule.product and self._leaning:  # operands that are cut off all shrink
-                    output.mul_(self.draw((), 1, self._leaning))
-                if first and offset is not None:
-                    self._disturbed(output, offset, max(function, summing), in_place=True)
-                first = False
+                    self._lean(output)
+                if offsets:
+                    self._disturbed(output, offsets.pop(), max(function, summing), in_place=True)
         return result
 
     def _disturbed(self, tensor: Tensor, scale: Tensor, deviation: float, *, in_place: bool = False) -> Tensor:
         """A tensor with errors of a deviation relative to a scale, which are taken note of."""
-        assert self._noise is not None
         self.noised.append((tensor.numel(), deviation))
-        return self._noise.disturbed(tensor, scale, deviation, in_place=in_place)
+        own = self._own.deviations() if self._own is not None else None
+        if own is None:
+            assert self._noise is not None, "who only watches is given a number"
+            return self._noise.disturbed(tensor, scale, deviation, in_place=in_place, finite=self._finite)
+        if not own:
+            return tensor
+        if tensor is scale:
+            return tensor.mul_(1 + deviation * own) if in_place else tensor * (1 + deviation * own)
+        return tensor.add_(scale, alpha=deviation * own) if in_place else tensor.add(scale, alpha=deviation * own)
+
+    def _lean(self, product: Tensor) -> None:
+        """Multiplies all elements alike, with an error."""
+        own = self._own.deviations() if self._own is not None else None
+        product.mul_(self.draw((), 1, self._leaning) if own is None else 1 + self._leaning * own)
 
     def draw(self, shape: Sequence[int], mean: float, deviation: float) -> Tensor:
         """Errors of a mean and a deviation, which are taken note of."""

@@ -29,13 +29,16 @@ class Normal:
         self._stocked = stocked
         self._narrow = generator.device.type == "cuda"
 
-    def disturbed(self, value: Tensor, scale: Tensor, deviation: float, *, in_place: bool = False) -> Tensor:
+    def disturbed(
+        self, value: Tensor, scale: Tensor, deviation: float, *, in_place: bool = False, finite: bool = False
+    ) -> Tensor:
         """Float64 values with errors of a standard deviation that is relative to a scale, maybe the values themselves.
 
         Args:
             scale: of a shape that broadcasts to that of the values.
+            finite: all of them are known to be.
         """
-        if self._narrow:
+        if self._narrow and finite:  # the sum of an infinity and its error may be none
             errors = torch.empty_like(value, dtype=torch.float32).normal_(generator=self._generator)
             scale, out = scale.to(value.device), value if in_place else None
             return torch.addcmul(value, scale, errors, value=deviation, out=out)

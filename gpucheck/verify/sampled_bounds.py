@@ -77,22 +77,24 @@ def sampled(value: Tensor, squares: Tensor) -> Estimate:
 
     Args:
         value: float64, or whole numbers in it.
-        squares: float64, of the same shape: :func:`add_square` over SAMPLES runs. The error takes its memory.
+        squares: float64, of the same shape: :func:`add_square` over SAMPLES runs, or over those of
+            :mod:`gpucheck.verify.own_errors`, which count as much. The error takes its memory.
     """
     if not bool(squares.any()):
         return Estimate(value, None)
     return Estimate(value, squares.div_(SAMPLES).sqrt_().mul_(WIDTH).add_(SMALLEST_NORMAL))
 
 
-def add_square(squares: Tensor, value: Tensor, run: Tensor, *, finite: bool) -> None:
+def add_square(squares: Tensor, value: Tensor, run: Tensor, *, finite: bool, weight: float = 1.0) -> None:
     """Adds the squared difference of a run, to which equal infinities add nothing.
 
     Args:
         finite: what :func:`is_finite` says of the value.
+        weight: what it counts.
     """
     for piece in pieces_of(value):
         difference = _difference(run[piece].double(), value[piece], finite=finite)
-        squares[piece].addcmul_(difference, difference)
+        squares[piece].addcmul_(difference, difference, value=weight)
 
 
 def is_finite(value: Tensor) -> bool:

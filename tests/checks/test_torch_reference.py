@@ -186,12 +186,17 @@ def test_errors_have_the_deviation_and_the_scale_that_are_asked_for(narrow: bool
         assert float(column.abs().gt(3).double().mean()) == pytest.approx(0.0027, rel=0.4)
 
 
-def test_a_large_reference_takes_twenty_passes_over_the_data_and_draws_no_number_for_an_element(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("forward", "runs"),
+    [(lambda self, x: 2.0 * x + 1.0, 4), (lambda self, x: torch.softmax(x, -1), sampled_bounds.SAMPLES)],
+    ids=["two operations that err, each up and down", "elements that meet"],
+)
+def test_a_large_reference_takes_few_passes_over_the_data_and_draws_no_number_for_an_element(
+    monkeypatch: pytest.MonkeyPatch, forward: Any, runs: int
 ) -> None:
     """One as it is, two in float64 for two inputs, one part by part to see that parts do, and one a run with noise."""
     extent = 1100
-    module, seen = module_of(lambda self, x: 2.0 * x + 1.0, extent=extent)
+    module, seen = module_of(forward, extent=extent)
     inputs, drawn, original = draw(module, 5), [0], torch.randn
 
     def counted(*size: Any, **options: Any) -> Any:
@@ -205,7 +210,7 @@ def test_a_large_reference_takes_twenty_passes_over_the_data_and_draws_no_number
     seen.clear()
     made.expected(None, "derived")
     size = extent * extent
-    assert sum(seen) == size * (4 + sampled_bounds.SAMPLES) and drawn == [0]
+    assert sum(seen) == size * (4 + runs) and drawn == [0]
     assert seen[:3] == [size] * 3 and max(seen[3:]) <= torch_reference.PART["cpu"] // 2
 
 

@@ -1,0 +1,155 @@
+"""Errors that stay with their element: as large as those that are drawn, and only where nothing mixes elements."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gpucheck.verify import sampled_bounds
+from gpucheck.verify.noise_model import Wide
+from gpucheck.verify.normal_numbers import Normal
+from gpucheck.verify.own_errors import OwnErrors
+
+WEIGHT, BIAS = (torch.randn(shape, generator=torch.Generator().manual_seed(1)).double() for shape in ((30, 20), (20,)))
+
+
+def noise_of(compute: Any, x: Any, watcher: OwnErrors | None, times: int = 40, precision: str = "fp32") -> Any:
+    """The mean square of what noise does to each element, over so many times SAMPLES runs."""
+    noise, squares = Normal(torch.Generator().manual_seed(0), stocked=True), 0.0
+    with Wide(torch.float32):
+        value = compute(x)
+    for _ in range(times):
+        own = copy(watcher)
+        for _ in iter(own.begins, False) if own else range(sampled_bounds.SAMPLES):
+            with Wide(torch.float32, noise, own, precision=precision):
+                squares += (compute(x.clone()) - value).square() * (own.weight if own else 1)
+    return squares / times / sampled_bounds.SAMPLES
+
+
+def watched(compute: Any, x: Any, precision: str = "fp32") -> OwnErrors:
+    watcher = OwnErrors()
+    with Wide(torch.float32, None, watcher, precision=precision):
+        compute(x.clone())
+    return watcher
+
+
+def gelu_by_hand(x: Any) -> Any:
+    return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.0447 * torch.pow(x, 3))))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: F.gelu(x),
+        lambda x: x * 2 + x,
+        lambda x: x @ WEIGHT,
+        lambda x: F.linear(x, WEIGHT.T, BIAS) * 0.5 + BIAS,
+        lambda x: F.linear(x, WEIGHT.T, BIAS).mul_(2).tanh(),
+        lambda x: F.conv2d(x[:, None, None], WEIGHT[:4, None, None, :5], BIAS[:4]).mul_(3),
+        lambda x: torch.tanh(x.to(torch.bfloat16)),
+        lambda x: x.to(torch.bfloat16) * 3,
+        lambda x: gelu_by_hand(x),
+        lambda x: gelu_by_hand(x @ WEIGHT),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_where_elements_do_not_meet_the_mean_square_is_that_of_ever_so_many_runs(compute: Any, precision: str) -> None:
+    """Of one set of runs, and for each element by itself: drawn runs miss it by a fifth and more."""
+    x = torch.randn(25, 30, generator=torch.Generator().manual_seed(2)).double()
+    watcher = watched(compute, x, precision)
+    assert watcher.by_element
+    many, exact = noise_of(compute, x, None, 120, precision), noise_of(compute, x, watcher, 1, precision)
+    ratio = (exact / many).sqrt()[many > 0]
+    assert float(ratio.min()) > 0.85 and float(ratio.max()) < 1.15 and torch.equal(many > 0, exact > 0)
+    drawn = (noise_of(compute, x, None, 1, precision) / many).sqrt()[many > 0]
+    assert float(drawn.min()) < 0.6 and float(drawn.max()) > 1.4
+
+
+def test_what_errors_may_take_past_a_bend_has_a_bound() -> None:
+    """A right result may lie on its other side: drawn runs do not reach it at each element."""
+    x = torch.randn(400, 30, generator=torch.Generator().manual_seed(2)).double()
+    deviation = noise_of(lambda x: x @ WEIGHT, x, watched(lambda x: x @ WEIGHT, x), 1).sqrt()
+    before = x @ WEIGHT + 4 * deviation
+
+    def compute(x: Any) -> Any:
+        return (x @ WEIGHT - before).relu()
+
+    assert bool((noise_of(compute, x, watched(compute, x), 1) > 0).all())
+    assert not bool((noise_of(compute, x, None, 1) > 0).all())
+
+
+def test_runs_that_tell_nothing_are_not_made() -> None:
+    x = torch.randn(25, 30).double()
+    for compute, runs in (
+        (lambda x: x.relu(), 0),
+        (lambda x: x * 3, 2),
+        (lambda x: F.gelu(x), 6),
+        (lambda x: F.linear(x, WEIGHT.T, BIAS).relu(), 6),
+        (lambda x: gelu_by_hand(x), 22),
+        (
+            lambda x: gelu_by_hand(gelu_by_hand(x)),
+            sampled_bounds.SAMPLES,
+        ),  # more places err than have runs of their own
+        (lambda x: torch.softmax(x, -1), sampled_bounds.SAMPLES),
+    ):
+        watcher, made = watched(compute, x), 0
+        while watcher.begins():
+            with Wide(torch.float32, Normal(torch.Generator()), watcher):
+                compute(x.clone())
+            made += 1
+        assert made == runs
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x @ WEIGHT,
+        lambda x: F.gelu(F.linear(x, WEIGHT.T, BIAS)) * 2 + BIAS,
+        lambda x: F.silu((x.relu() @ WEIGHT).relu_()),
+        lambda x: torch.bmm(x[None], WEIGHT[None]).view(-1, 20).to(torch.bfloat16),
+        lambda x: F.conv1d(x[:, None], WEIGHT[:4, None, :5], BIAS[:4], stride=2),
+        lambda x: torch.mv(x, WEIGHT[:, 0]),
+        lambda x: (x @ WEIGHT) * (x @ WEIGHT).sigmoid(),
+    ],
+)
+def test_drawn_by_itself_the_noise_of_a_product_is_as_large(compute: Any) -> None:
+    x = torch.randn(25, 30, generator=torch.Generator().manual_seed(2)).double()
+    watcher = watched(compute, x)
+    assert watcher.known
+    ratio = noise_of(compute, x, watcher).mean() / noise_of(compute, x, None).mean()
+    assert float(ratio.sqrt()) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: torch.softmax(x @ WEIGHT, -1),
+        lambda x: (x @ WEIGHT).sum(),
+        lambda x: x @ WEIGHT @ WEIGHT.T,
+        lambda x: F.layer_norm(x @ WEIGHT, (20,)),
+        lambda x: (x @ WEIGHT)[:, :10] * (x @ WEIGHT)[:, 10:],
+        lambda x: (x @ WEIGHT).view(1, -1) + (x @ WEIGHT).view(-1, 1),
+        lambda x: (x @ WEIGHT).flip(0) + x @ WEIGHT,
+        lambda x: (x * 3) @ WEIGHT,  # an operand that errs
+        lambda x: torch.cat([x @ WEIGHT, x @ WEIGHT]),
+        lambda x: torch.empty(25, 20).copy_(x @ WEIGHT).cumsum(0),
+    ],
+)
+def test_what_mixes_elements_of_a_product_has_the_noise_of_its_operands(compute: Any) -> None:
+    watcher = watched(compute, torch.randn(25, 30).double())
+    assert not watcher.known and not watcher.by_element
+
+
+def test_an_operand_stored_with_less_precision_errs() -> None:
+    """Each run rounds it anew, so that the product is not the same in all runs."""
+
+    def compute(x: Any) -> Any:
+        return x.to(torch.bfloat16).double() @ WEIGHT
+
+    x = torch.randn(25, 30, generator=torch.Generator().manual_seed(2)).double()
+    ratio = noise_of(compute, x, watched(compute, x)).mean() / noise_of(compute, x, None).mean()
+    assert float(ratio.sqrt()) == pytest.approx(1, rel=0.05)
