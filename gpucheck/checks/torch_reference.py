@@ -443,7 +443,10 @@ class Reference:
         squares = {name: torch.zeros_like(value) for name, value in values.items()}
         watcher = None if self.draws_at_random or _is_recurrent(self._model) else OwnErrors()
         if watcher is not None:
-            self._wide(inputs, watcher)
+            try:
+                self._wide(inputs, watcher)
+            except UsageError:
+                watcher = None  # what cannot be watched has its errors drawn
         return squares, self._add_squares(squares, values, inputs, noise, watcher)
 
     def _add_squares(

@@ -148,7 +148,7 @@ def _roots(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor 
         given[place] = given[place].to(kept).square()
     bias = given[BIAS[name]] if name in BIAS else None
     if bias is not None:
-        given[BIAS[name]] = torch.zeros((), dtype=kept).expand(bias.shape)
+        given[BIAS[name]] = bias.new_zeros((), dtype=kept).expand(bias.shape)
     roots: Tensor = func(*given)
     return roots.double().sqrt_()
 

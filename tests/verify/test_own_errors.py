@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpucheck.verify import sampled_bounds
+from gpucheck.verify import bounds, sampled_bounds
 from gpucheck.verify.noise_model import Wide
 from gpucheck.verify.normal_numbers import Normal
-from gpucheck.verify.own_errors import OwnErrors
+from gpucheck.verify.own_errors import OwnErrors, _roots
 
 WEIGHT, BIAS = (torch.randn(shape, generator=torch.Generator().manual_seed(1)).double() for shape in ((30, 20), (20,)))
 
@@ -153,3 +153,26 @@ def test_an_operand_stored_with_less_precision_errs() -> None:
     x = torch.randn(25, 30, generator=torch.Generator().manual_seed(2)).double()
     ratio = noise_of(compute, x, watched(compute, x)).mean() / noise_of(compute, x, None).mean()
     assert float(ratio.sqrt()) == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("operation", "shapes", "further"),
+    [
+        (torch.ops.aten.addmm.default, ((20,), (25, 30), (30, 20)), ()),
+        (torch.ops.aten.baddbmm.default, ((2, 25, 20), (2, 25, 30), (2, 30, 20)), ()),
+        (
+            torch.ops.aten.convolution.default,
+            ((2, 3, 8, 8), (4, 3, 3, 3), (4,)),
+            ([1, 1], [0, 0], [1, 1], False, [0, 0], 1),
+        ),
+    ],
+    ids=["addmm", "baddbmm", "convolution"],
+)
+def test_the_roots_of_a_product_are_made_where_its_operands_are(
+    monkeypatch: pytest.MonkeyPatch, operation: Any, shapes: Any, further: Any
+) -> None:
+    """On a GPU a zero of the CPU in place of the bias raised, and every product with a bias was drawn anew each run."""
+    monkeypatch.setattr(bounds, "holds_squares", lambda *operands: torch.float32)
+    given = [torch.zeros(shape, dtype=torch.float64, device="meta") for shape in shapes]
+    roots = _roots(operation, [*given, *further], {})
+    assert roots is not None and roots.device.type == "meta"
