@@ -63,7 +63,7 @@ class Problem(CandidateCheck):
         """Where the bound comes from, in words."""
         if self.tolerance is None:
             narrow = "" if self.precision == "fp32" else f", products in {self.precision} allowed"
-            return f"derived from Model, its rounding errors drawn at random{narrow}"
+            return f"derived from Model and the rounding errors of its operations{narrow}"
         parts = ", ".join(f"{key} {value:g}" for key, value in self.tolerance.items())
         return f"stated in {Path(self.source.files[0]).name}, {parts}"
 

@@ -48,6 +48,7 @@ INSEPARABLE = "divisions that change its values"
 
 CHEAP = 2e11  # floating-point operations that a CPU makes in float64 within a second or so
 FEW = 1 << 24  # numbers in inputs and weights that it goes through within a second or so
+EXACT, DRAWN = "each error up and down", f"{sampled_bounds.SAMPLES} runs with errors drawn at random"
 AUTO = "auto"
 """Values in float64 are had where that takes seconds: on the CPU, which is trusted more, or else on the GPU."""
 WHERE = {
@@ -120,6 +121,7 @@ class Reference:
         self._wide_weights: dict[int, Tensor] = {}  # by id of a parameter
         self._shared: Tensors = {}  # float64 inputs that calls for parts have as they are
         self._writes = False  # to its weights or to these inputs
+        self._runs = EXACT  # that bounds are derived from
         self._others_differ = False  # whether the problem draws other inputs at another time
 
     @property
@@ -162,7 +164,7 @@ class Reference:
                 raise UsageError("Model gives NaN: such outputs cannot be judged")
             squares, longest = self._derived(values) if tolerance is None else ({}, 1)
             self._wide_weights.clear()
-        expected = _bounded(values, squares, own, tolerance, bound, longest)
+        expected = _bounded(values, squares, own, tolerance, bound, longest, self._runs)
         return _told_apart(expected, own, others, refuse=tolerance is not None or not self._others_differ)
 
     def _in_blocks(self, own: Tensors, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected] | None:
@@ -177,7 +179,7 @@ class Reference:
 
         def blocks(axis: int, names: Sequence[str]) -> dict[str, Expected]:
             made = self._made_in_blocks(own, axis, names, size, tolerance)
-            expected = _bounded(*made[:2], own, tolerance, bound, made[2])
+            expected = _bounded(*made[:2], own, tolerance, bound, made[2], self._runs)
             if any(accepted(own[name], item) is None for name, item in expected.items()):
                 raise Inseparable
             return self._told_apart_in_block(expected, own, axis, names, made[3], stated=tolerance is not None)
@@ -241,7 +243,7 @@ class Reference:
 
     def _block(self, values: Tensors, squares: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> int:
         """Fills in the values and squares of a block; gives the terms of the longest sum."""
-        watcher = OwnErrors() if squares else None
+        watcher = self._watcher() if squares else None
         try:
             alone = self._wide(inputs, watcher)
         except (UsageError, UnknownOperation) as error:
@@ -419,13 +421,14 @@ class Reference:
             copies = clean[name].split(extent, axis)[:-1]
             if any(sampled_bounds.differs(value, copy, squares[name]) for copy in copies):
                 raise Inseparable
+        self._runs = DRAWN
         return squares, max(alone.longest, mode.longest)
 
     def _part(self, values: Tensors, inputs: Mapping[str, Tensor], squares: Tensors, noise: Normal) -> int:
         """Adds to the squares of a part, which has these values in the whole; gives the terms of the longest sum."""
         if self._writes:
             raise Inseparable  # which parts share
-        watcher = OwnErrors()
+        watcher = self._watcher()
         try:
             alone = self._wide(inputs, watcher)
         except UsageError as error:
@@ -441,13 +444,16 @@ class Reference:
 
     def _noisy(self, values: Tensors, inputs: Mapping[str, Tensor], noise: Normal) -> tuple[Tensors, int]:
         squares = {name: torch.zeros_like(value) for name, value in values.items()}
-        watcher = None if self.draws_at_random or _is_recurrent(self._model) else OwnErrors()
+        watcher = None if self.draws_at_random or _is_recurrent(self._model) else self._watcher()
         if watcher is not None:
             try:
                 self._wide(inputs, watcher)
             except UsageError:
                 watcher = None  # what cannot be watched has its errors drawn
         return squares, self._add_squares(squares, values, inputs, noise, watcher)
+
+    def _watcher(self) -> OwnErrors:
+        return OwnErrors(sums=self._device.type == "cuda")
 
     def _add_squares(
         self,
@@ -459,6 +465,7 @@ class Reference:
     ) -> int:
         longest, finite = 1, {name: sampled_bounds.is_finite(value) for name, value in values.items()}
         runs = range(sampled_bounds.SAMPLES) if watcher is None else iter(watcher.begins, False)
+        self._runs = self._runs if watcher is not None and watcher.by_element else DRAWN
         weight = 1.0 if watcher is None else watcher.weight
         for _ in runs:
             mode, result = self._call(inputs, noise, watcher)
@@ -552,11 +559,17 @@ def _divisions(inputs: Mapping[str, Tensor], outputs: Tensors) -> Iterator[Divis
 
 
 def _bounded(
-    values: Tensors, squares: Tensors, own: Tensors, tolerance: Mapping[str, float] | None, bound: str, longest: int
+    values: Tensors,
+    squares: Tensors,
+    own: Tensors,
+    tolerance: Mapping[str, float] | None,
+    bound: str,
+    longest: int,
+    runs: str = "",
 ) -> dict[str, Expected]:
     """The references of outputs that have the dtypes of ``own``."""
     if tolerance is None:
-        bound += f" ({sampled_bounds.SAMPLES} runs, {sampled_bounds.WIDTH} deviations, longest sum {longest})"
+        bound += f" ({runs}, {sampled_bounds.WIDTH} deviations, longest sum {longest})"
         estimates = {name: sampled_bounds.sampled(value, squares[name]) for name, value in values.items()}
     else:
         stated = {"absolute": tolerance.get("absolute", 0.0), "relative": tolerance.get("relative", 0.0)}

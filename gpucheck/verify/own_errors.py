@@ -41,7 +41,9 @@ STEP = 8.0  # deviations, up and down: further than right results err
 class OwnErrors:
     """Watches a call without noise, then says what errs by how much in calls with noise."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sums: bool = False) -> None:
+        """``sums``: of all that errs are kept, for :attr:`finite`."""
+        self._keeps_sums = sums
         self._seen = False  # an operation that errs
         self._value: Tensor | None = None
         self._roots: Tensor | None = None
@@ -49,7 +51,7 @@ class OwnErrors:
         self._from_product: set[int] = set()  # addresses of what is computed from the product, and maybe of more
         self._erring: set[int] = set()  # of what is computed from anything that errs
         self._mixes = False  # elements, or errs in another way than element by element
-        self._sums: list[Tensor] = []  # of all that errs on a GPU
+        self._sums: list[Tensor] = []
         self._places = 0  # that err
         self._run, self._place = WATCHED, 0  # the next place of a run
 
@@ -65,18 +67,16 @@ class OwnErrors:
 
     @property
     def finite(self) -> bool:
-        """Whether nothing that errs on a GPU is infinite or NaN, as far as its sum tells."""
-        sums, self._sums = self._sums, []
-        if sums:
-            self._sums = [torch.stack(sums).sum()]
-        return all(math.isfinite(float(each)) for each in self._sums)
+        """Whether nothing that errs is infinite or NaN, as far as sums tell."""
+        self._sums = [torch.stack(self._sums).sum()] if self._sums else []
+        return self._keeps_sums and all(math.isfinite(float(each)) for each in self._sums)
 
     def watch(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, *, errs: bool) -> None:
         """Takes note of an operation of a call without noise."""
         places = _places([args, kwargs])
         own = self._stays(func, result)
-        if errs:
-            self._sums += [each.sum() for each in _tensors([args, result]) if each.is_cuda and each.is_floating_point()]
+        if errs and self._keeps_sums:
+            self._sums += [each.sum() for each in _tensors([args, result]) if each.is_floating_point()]
         if errs and not self._seen:
             self._begin(func, args, kwargs, result)
         elif errs or self._erring & places:

@@ -208,8 +208,9 @@ def test_a_large_reference_takes_few_passes_over_the_data_and_draws_no_number_fo
     monkeypatch.setattr(torch, "randn", counted)
     made = Reference(module, inputs, 5)
     seen.clear()
-    made.expected(None, "derived")
+    (expected,) = made.expected(None, "derived").values()
     size = extent * extent
+    assert ("each error up and down" in expected.basis) is (runs < sampled_bounds.SAMPLES)
     assert sum(seen) == size * (4 + runs) and drawn == [0]
     assert seen[:3] == [size] * 3 and max(seen[3:]) <= torch_reference.PART["cpu"] // 2
 

@@ -160,7 +160,9 @@ def test_records_say_which_bound_is_used(problems: Finished) -> None:
     for result in problems.report["results"]:
         (basis,) = result["bounds"].values()
         exact = result["case"].startswith("maxpool")
-        assert ("makes no rounding error" if exact else "16 runs, 12 deviations, longest sum") in basis
+        assert (
+            "makes no rounding error" if exact else "16 runs with errors drawn at random, 12 deviations, longest sum"
+        ) in basis
     assert "bound of out: derived from Model" in problems.lines("matmul_wrong/trial1")
     used = [result["tightness"] for result in problems.report["results"] if result["outcome"] == "pass"]
     assert max(used) > 0.05

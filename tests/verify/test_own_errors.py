@@ -155,6 +155,23 @@ def test_an_operand_stored_with_less_precision_errs() -> None:
     assert float(ratio.sqrt()) == pytest.approx(1, rel=0.05)
 
 
+def test_an_infinity_is_not_lost_in_errors_of_float32() -> None:
+    """As a GPU draws them, where sums say that all is finite."""
+    noise = Normal(torch.Generator().manual_seed(0))
+    noise._narrow = True
+    x = torch.randn(25, 30, generator=torch.Generator().manual_seed(2)).double()
+    masked = x.masked_fill(x < -1, float("-inf"))
+    for given in (x, masked):
+        watcher = OwnErrors(sums=True)
+        with Wide(torch.float32, None, watcher):
+            value = torch.softmax(given, -1)
+        assert not watcher.by_element and watcher.finite is (given is x)
+        for _ in iter(watcher.begins, False):
+            with Wide(torch.float32, noise, watcher):
+                run = torch.softmax(given, -1)
+            assert torch.allclose(run, value) and not torch.equal(run, value)
+
+
 @pytest.mark.parametrize(
     ("operation", "shapes", "further"),
     [
