@@ -43,7 +43,7 @@ class OwnErrors:
 
     def __init__(self, *, sums: bool = False) -> None:
         """``sums``: of all that errs are kept, for :attr:`finite`."""
-        self._keeps_sums = sums
+        self._keeps_sums = self._finite = sums
         self._seen = False  # an operation that errs
         self._value: Tensor | None = None
         self._roots: Tensor | None = None
@@ -52,7 +52,7 @@ class OwnErrors:
         self._erring: set[int] = set()  # of what is computed from anything that errs
         self._mixes = False  # elements, or errs in another way than element by element
         self._sums: list[Tensor] = []
-        self._places = 0  # that err
+        self._count = 0  # of places that err
         self._run, self._place = WATCHED, 0  # the next place of a run
 
     @property
@@ -63,13 +63,14 @@ class OwnErrors:
     @property
     def by_element(self) -> bool:
         """Whether all errors stay with their element, and come from a few places."""
-        return self._seen and not self._mixes and self._places <= PLACES
+        return self._seen and not self._mixes and self._count <= PLACES
 
     @property
     def finite(self) -> bool:
         """Whether nothing that errs is infinite or NaN, as far as sums tell."""
-        self._sums = [torch.stack(self._sums).sum()] if self._sums else []
-        return self._keeps_sums and all(math.isfinite(float(each)) for each in self._sums)
+        sums, self._sums = self._sums, []
+        self._finite = self._finite and all(math.isfinite(float(each)) for each in sums)
+        return self._finite
 
     def watch(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, *, errs: bool) -> None:
         """Takes note of an operation of a call without noise."""
@@ -108,7 +109,7 @@ class OwnErrors:
     def begins(self) -> bool:
         """Says that the next run with noise begins; False: it would tell nothing that those before it do not."""
         self._run, self._place = self._run + 1, 0
-        return self._run < (2 * self._places if self.by_element else SAMPLES * self._seen)
+        return self._run < (2 * self._count if self.by_element else SAMPLES * self._seen)
 
     @property
     def weight(self) -> float:
@@ -118,7 +119,7 @@ class OwnErrors:
     def deviations(self) -> float | None:
         """By how many the next place errs in this run, all elements alike; None where errors are to be drawn."""
         if self._run == WATCHED:
-            self._places += 1
+            self._count += 1
             return 0.0
         if not self.by_element:
             return None
