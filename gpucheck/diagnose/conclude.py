@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from gpucheck.diagnose import canary_verdict, causes
 from gpucheck.diagnose.acceptance import accept
-from gpucheck.diagnose.causes.out_of_memory import OUT_OF_MEMORY
+from gpucheck.diagnose.driver_messages import DriverMessages
 from gpucheck.diagnose.engine_parts import engine_parts
 from gpucheck.diagnose.excused_victims import excuse_victims
 from gpucheck.diagnose.expectations import settle
@@ -65,8 +64,9 @@ def conclude(run: Run) -> Conclusion:
         verdict = Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.PASS
-    explained = _with_known(run, [_with_driver(run, finding) for finding in findings])
-    notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *_other_messages(run, findings)]
+    told = DriverMessages(run)
+    explained = _with_known(run, [told.beside(finding) for finding in findings])
+    notes = [*canary_verdict.notes(run.canary, caught), *_notes(run, expected), *told.others(findings)]
     return Conclusion(verdict, explained, [*accepted.notes, *notes], expected, accepted.keys, judged.keys | victims)
 
 
@@ -229,12 +229,6 @@ def _not_screened(run: Run) -> list[Finding]:
     return [Finding("the GPUs were not screened", False, list(run.ranks), [], [shown], fix)]
 
 
-def _with_driver(run: Run, finding: Finding) -> Finding:
-    """A failure with the driver messages about the GPUs of its ranks, or about memory that ran out."""
-    lines = [item["text"] for item in run.driver if finding.fails and _about(item, finding)]
-    return replace(finding, driver=lines) if lines else finding
-
-
 def _with_known(run: Run, findings: list[Finding]) -> list[Finding]:
     """The findings, with the known faults that they are; a run without findings does not read the table of these."""
     if not findings:
@@ -242,21 +236,6 @@ def _with_known(run: Run, findings: list[Finding]) -> list[Finding]:
     from gpucheck.diagnose.known_match import with_known
 
     return with_known(run, findings)
-
-
-def _about(item: dict[str, Any], finding: Finding) -> bool:
-    if item.get("rank") is None:
-        return finding.cause == OUT_OF_MEMORY.title and "emory" in item["text"]
-    return item["rank"] in finding.ranks
-
-
-def _other_messages(run: Run, findings: list[Finding]) -> list[str]:
-    """The driver messages that belong to no failure."""
-    return [
-        f"{'this machine' if item.get('rank') is None else 'GPU of rank {}'.format(item['rank'])}: {item['text']}"
-        for item in run.driver
-        if not any(finding.fails and _about(item, finding) for finding in findings)
-    ]
 
 
 def _published_rules(run: Run) -> list[str]:

@@ -34,6 +34,7 @@ STAGES = (
     "judge",
 )
 NO_GPU_CHECKED = "no GPU was checked"
+MESSAGES = 4  # of the driver that stand beside a finding
 KERNEL = "kernel"  # the time of the kernel itself, which is part of the launch
 
 
@@ -191,7 +192,9 @@ def heading(finding: Finding) -> str:
 
 def finding_lines(finding: Finding, case: FailedCase | None = None) -> list[Piece]:
     """What is said of a finding beside its cases, or beside one of them; each line with its label."""
-    lines = [(line, "tried") for line in finding.evidence] + [(line, "driver") for line in finding.driver]
+    lines = [(line, "tried") for line in finding.evidence] + [(line, "driver") for line in finding.driver[:MESSAGES]]
+    if len(finding.driver) > MESSAGES:
+        lines.append((f"{len(finding.driver) - MESSAGES} more messages, in the JSON report", "driver"))
     return lines + _known_lines(finding, case) + ([(finding.fix, "fix")] if finding.fix else [])
 
 

@@ -19,6 +19,7 @@ from gpucheck.model.conditions import TOGETHER, Conditions
 from gpucheck.model.finding import Finding
 from gpucheck.model.plan import Step
 from gpucheck.model.record import Launch, Outcome, Verdict, Violation
+from gpucheck.model.vocabulary import ExperimentName
 from gpucheck.records.run_folder import Run, Tally, read_run
 from tests.conftest import Synthetic
 
@@ -324,6 +325,27 @@ class TestDriver:
         (finding,) = conclusion.findings
         assert finding.driver == ["NVRM: Xid of 1"]
         assert conclusion.notes == ["GPU of rank 0: NVRM: Xid of 0"]
+
+    @pytest.mark.parametrize(
+        ("pids", "beside"),
+        [([70, 99], ([0], [])), ([71, 70], ([1], [0])), ([72, 99], ([], [0])), ([98, 99], ([0, 1], [0, 1]))],
+        ids=["another program", "each its own", "an experiment", "in a container, which hides them"],
+    )
+    def test_that_name_a_process_of_the_run_are_about_what_it_ran(
+        self, synthetic: Synthetic, pids: list[int], beside: tuple[list[int], list[int]]
+    ) -> None:
+        plan = synthetic.plan(cases=2, ranks=1)
+        crashes = {(step, 0): {"outcome": Outcome.CRASH, "pid": 70 + step} for step in range(2)}
+        run = synthetic.run(plan, crashes)
+        again = synthetic.record(plan, 1, 0, Outcome.CRASH, pid=72, experiment=ExperimentName.REPEAT)
+        run.experiments = {(1, 0): {ExperimentName.REPEAT: [again]}}
+        texts = [f"NVRM: Xid 43, pid={pid}, name=python3" for pid in pids]
+        run.driver = [{"rank": 0, "text": text} for text in texts]
+        conclusion = conclude(run)
+        by_case = {finding.cases[0].case: finding.driver for finding in conclusion.findings}
+        assert [by_case[step.label] for step in plan.steps] == [[texts[n] for n in each] for each in beside]
+        left = [text for n, text in enumerate(texts) if n not in {*beside[0], *beside[1]}]
+        assert conclusion.notes == [f"GPU of rank 0: {text}" for text in left]
 
     def test_alone_are_notes_and_change_no_verdict(self, synthetic: Synthetic) -> None:
         conclusion = self.conclude(synthetic, {}, {"rank": None, "text": "NVRM: Xid"}, {"rank": 1, "text": "ECC"})
