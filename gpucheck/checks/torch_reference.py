@@ -569,8 +569,10 @@ def _bounded(
 ) -> dict[str, Expected]:
     """The references of outputs that have the dtypes of ``own``."""
     if tolerance is None:
-        bound += f" ({runs}, {sampled_bounds.WIDTH} deviations, longest sum {longest})"
-        estimates = {name: sampled_bounds.sampled(value, squares[name]) for name, value in values.items()}
+        most = max(value.numel() for value in values.values())
+        width = sampled_bounds.WIDTH if runs == EXACT else sampled_bounds.width(most)
+        bound += f" ({runs}, {width:.3g} deviations, longest sum {longest})"
+        estimates = {name: sampled_bounds.sampled(value, squares[name], width) for name, value in values.items()}
     else:
         stated = {"absolute": tolerance.get("absolute", 0.0), "relative": tolerance.get("relative", 0.0)}
         estimates = {name: bounds.stated(value, **stated) for name, value in values.items()}

@@ -15,7 +15,8 @@ from gpucheck.verify.bounds import ELEMENTARY, HALF_ULP, SMALLEST_NORMAL, Estima
 from gpucheck.verify.views import pieces_of
 
 SAMPLES = 16  # runs of a computation with errors drawn at random
-WIDTH = 12  # of a bound in deviations that are estimated from SAMPLES runs
+WIDTH = 12  # of a bound in deviations
+FEW = 1 << 17  # elements of an output from which on bounds of drawn errors are wider, see :func:`width`
 SUM_DEVIATION = 1 / 3  # of a sum, in 2^-24 sqrt(K) and relative to its terms and to itself
 ELEMENTARY_DEVIATION = ELEMENTARY / 3  # the most that such a function errs, taken as three deviations
 
@@ -25,6 +26,7 @@ def summing_deviation(terms: int) -> float:
 
     Twice that of a sum made one term after the other, whose errors have a longer tail than those that are drawn (see
     :func:`gpucheck.verify.bounds.product`): an estimate from SAMPLES runs then passes WIDTH less than once in 1e9.
+    Terms with a common part may err twice as much, see :func:`width`.
     """
     return SUM_DEVIATION * HALF_ULP * math.sqrt(terms)
 
@@ -68,21 +70,33 @@ def in_float64(estimate: Estimate) -> Estimate:
     return Estimate(estimate.value, estimate.error * (2.0 * 2.0**-29), estimate.unit)
 
 
-def sampled(value: Tensor, squares: Tensor) -> Estimate:
-    """The error of a computation from runs with errors drawn at random, see :mod:`gpucheck.verify.noise_model`.
+def width(elements: int) -> float:
+    """The width of a bound of drawn errors, in deviations that are estimated from SAMPLES runs.
 
-    The error of a right result over the root mean square of n such differences follows Student's t with n degrees of
-    freedom. With 16 it passes WIDTH once in 500 million elements, if the result errs as much as the runs do, which take
-    sums one term after the other. A computation that never differs makes no error.
+    The error of a right result over the root mean square of n differences follows Student's t with n degrees of
+    freedom. With 16 it passes WIDTH once in 500 million elements, if the result errs as much as the runs do. A product
+    of inputs that are all positive, its sums made one term after the other, errs up to twice as much in some columns:
+    one of 8 million elements passes WIDTH in 6 of 100 such products of 4096 terms. How often that happens falls with
+    the n-th power of the width, so a bound grows with the n-th root of the elements: then an output of any size passes
+    as seldom as one of FEW elements.
+    """
+    return float(WIDTH * max(1.0, elements / FEW) ** (1 / SAMPLES))
+
+
+def sampled(value: Tensor, squares: Tensor, deviations: float) -> Estimate:
+    """The error of a computation from runs with errors, see :mod:`gpucheck.verify.noise_model`.
+
+    A computation that never differs makes no error.
 
     Args:
         value: float64, or whole numbers in it.
+        deviations: WIDTH of those that are exact, else what :func:`width` says.
         squares: float64, of the same shape: :func:`add_square` over SAMPLES runs, or over those of
             :mod:`gpucheck.verify.own_errors`, which count as much. The error takes its memory.
     """
     if not bool(squares.any()):
         return Estimate(value, None)
-    return Estimate(value, squares.div_(SAMPLES).sqrt_().mul_(WIDTH).add_(SMALLEST_NORMAL))
+    return Estimate(value, squares.div_(SAMPLES).sqrt_().mul_(deviations).add_(SMALLEST_NORMAL))
 
 
 def add_square(squares: Tensor, value: Tensor, run: Tensor, *, finite: bool, weight: float = 1.0) -> None:

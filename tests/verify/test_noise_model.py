@@ -25,7 +25,7 @@ def estimate_of(compute: Compute, x: Any) -> tuple[bounds.Estimate, int]:
         with Wide(x.dtype, noise) as mode:
             run = compute(x.double())
         sampled_bounds.add_square(squares, value, run, finite=False)
-    return sampled_bounds.sampled(value, squares), mode.longest
+    return sampled_bounds.sampled(value, squares, sampled_bounds.WIDTH), mode.longest
 
 
 def used(result: Any, estimate: bounds.Estimate) -> float:

@@ -190,3 +190,17 @@ def test_the_roots_of_a_product_are_made_where_its_operands_are(
     given = [torch.zeros(shape, dtype=torch.float64, device="meta") for shape in shapes]
     roots = _roots(operation, [*given, *further], {})
     assert roots is not None and roots.device.type == "meta"
+
+
+@pytest.mark.parametrize("error", [3.0, 5.0, 6.7])
+def test_an_output_of_many_elements_passes_drawn_bounds_by_chance_about_as_seldom_as_one_of_few(error: float) -> None:
+    """For an error of so many deviations: a mean square of drawn numbers follows a chi-squared distribution."""
+    few, half = sampled_bounds.FEW, sampled_bounds.SAMPLES / 2
+
+    def passed(elements: int) -> float:
+        """How many elements pass, of so many."""
+        share = (error / sampled_bounds.width(elements)) ** 2
+        return elements * float(torch.special.gammainc(*map(torch.tensor, (half, half * share))))
+
+    assert sampled_bounds.width(few // 2) == sampled_bounds.width(few) == sampled_bounds.WIDTH
+    assert passed(few) < passed(1000 * few) < 4 * passed(few)
