@@ -101,10 +101,7 @@ class OwnErrors:
     def _stays(self, func: Any, result: Any) -> bool:
         """Whether each element of a result is computed from the same element of what errs."""
         by_element = torch.Tag.pointwise in func.tags or _name(func) in IN_ORDER
-        return by_element and all(
-            each.numel() == self._elements and each.is_contiguous() and each.dtype == torch.float64
-            for each in _tensors(result)
-        )
+        return by_element and all(each.numel() == self._elements and each.is_contiguous() for each in _tensors(result))
 
     def begins(self) -> bool:
         """Says that the next run with noise begins; False: it would tell nothing that those before it do not."""

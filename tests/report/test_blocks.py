@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from gpucheck.diagnose.conclude import conclude
 from gpucheck.model.conditions import Conditions
+from gpucheck.model.finding import Finding
 from gpucheck.model.plan import ExpectedFailure
 from gpucheck.model.record import Outcome
 from gpucheck.report import blocks
@@ -119,3 +122,13 @@ def test_fresh_processes_have_their_price(synthetic: Synthetic) -> None:
     assert "5 processes started for the ranks, 0.40 s each" in blocks.build(run, conclude(run)).timing
     run.ends[1]["children"] = 1
     assert not [line for line in blocks.build(run, conclude(run)).timing if "processes" in line]
+
+
+@pytest.mark.parametrize("count", [0, blocks.MESSAGES, blocks.MESSAGES + 7])
+def test_a_few_messages_of_the_driver_stand_beside_a_finding_and_the_others_are_counted(count: int) -> None:
+    said = [f"NVRM: Xid {number}" for number in range(count)]
+    lines = [
+        text for text, label in blocks.finding_lines(Finding("t", True, [0], [], [], driver=said)) if label == "driver"
+    ]
+    more = ["7 more messages, in the JSON report"] if count > blocks.MESSAGES else []
+    assert lines == said[: blocks.MESSAGES] + more

@@ -37,6 +37,10 @@ def watched(compute: Any, x: Any, precision: str = "fp32") -> OwnErrors:
     return watcher
 
 
+def leaky_by_hand(y: Any) -> Any:
+    return torch.where(y > 0, y, y * 0.1)
+
+
 def gelu_by_hand(x: Any) -> Any:
     return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.0447 * torch.pow(x, 3))))
 
@@ -50,6 +54,7 @@ def gelu_by_hand(x: Any) -> Any:
         (lambda x: F.linear(x, WEIGHT.T, BIAS).mul_(2).tanh(), "tf32"),
         (lambda x: F.conv2d(x[:, None, None], WEIGHT[:4, None, None, :5], BIAS[:4]).mul_(3), "tf32"),
         (lambda x: x.to(torch.bfloat16) * 3, "fp32"),
+        (lambda x: leaky_by_hand(x @ WEIGHT), "fp32"),
         (lambda x: gelu_by_hand(x @ WEIGHT), "fp32"),
     ],
 )
