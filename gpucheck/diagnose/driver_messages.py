@@ -19,8 +19,9 @@ _PID = re.compile(r"\bpid=(\d+)")
 class DriverMessages:
     """What the driver and the kernel said during a run.
 
-    A message that names a process is about the cases which that ran. Where some of these processes are known, ids mean
-    here what they mean to the driver, and others are no processes of the run; where none is, a container hides them.
+    A message that names a process of the run belongs to the cases which that process ran, and one that names another
+    process belongs to no failure. Where no message names a process of the run, a container may hide the ids that the
+    driver uses: then messages belong to all failures on their GPU.
     """
 
     def __init__(self, run: Run) -> None:
