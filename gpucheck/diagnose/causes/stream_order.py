@@ -41,6 +41,7 @@ def recognise(run: Run, record: Record) -> Evidence | None:
         return None
     conditions = run.plan.steps[record.step].conditions
     stressed = conditions.late or conditions.consumer == "prompt" or conditions.stream != "default"
+    stressed = stressed and conditions.concurrency == 1  # threads have streams of their own
     seen = answers(run, record)
     ordered = seen.separates(ExperimentName.SYNCHRONISED) or seen.separates(ExperimentName.WAITS)
     if ordered or (stressed and launched_on_other_stream(record)):

@@ -33,6 +33,7 @@ SIDE_BY_SIDE = 4  # runs that lose a rank at a time, beside all others: they nee
 MOST_ON_GPUS = 12  # runs with GPUs at a time; as many as there are processors for, one a rank
 FEW = 3  # processors of each rank on GPUs, at most: a rank then runs one case at a time, since runs share the GPUs
 POLL = 0.1  # s
+QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"  # environment variable: queues of the GPU that all streams of a process share
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ class SelfTest:
         environment = _environment(startup, self.folder / "kernel-cache")
         if run.device == "cuda":
             environment[SHARE] = str(max(1, min(usable_processors() // self.at_once, FEW * run.ranks)))
+            if run.one_queue:
+                environment.setdefault(QUEUES, "1")
         if run.session is Session.CACHE:
             environment["TRITON_CACHE_DIR"] = str(folder / "kernel-cache")
             self._command(folder / "first", run, scenario, library, environment)

@@ -69,6 +69,15 @@ class FaultRun:
         return max(codes, key=lambda code: code is ExitCode.FAIL) if codes else ExitCode.PASS
 
     @property
+    def one_queue(self) -> bool:
+        """Whether the streams of its processes may share one queue of the GPU: nothing planted in it is about streams.
+
+        A node makes its contexts one after the other, and those with one queue in half the time.
+        """
+        about_streams = any("stream order" in item.fault.expected.title for item in self.planted)
+        return self.session in (Session.SHARED, Session.CACHE, Session.RACE) and not about_streams
+
+    @property
     def case_timeout(self) -> float:
         return HANG_TIMEOUT[self.device] if self.session is Session.HANG else CASE_TIMEOUT
 

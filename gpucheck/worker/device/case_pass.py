@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,7 @@ class DevicePasses:
         self.memory = GuardedMemory(device)
         self.last: tuple[_Pass, Any] | None = None  # with what it launched last, for the stopwatch
         self.returned: list[Place] = []  # by the calls of the last pass; alive, so that no later call gets its memory
+        self._side: torch.cuda.Stream | None = None  # made when first asked for; the same one in all passes
         self._stream_of, self._wait_for = torch.cuda.current_stream, torch.cuda.synchronize  # whatever calls replace
         self._empty_cache = torch.cuda.empty_cache
 
@@ -220,7 +221,7 @@ class DevicePasses:
         def call(number: int) -> tuple[Outputs, Any]:
             self.binding.settle(self.device)
             self.observer.start()
-            with self._stream(work.conditions):
+            with self._stream(work.conditions, own=True):
                 outputs = self._call(work, prepared[number])
             self.synchronize()
             return outputs, self.observer.log
@@ -230,8 +231,14 @@ class DevicePasses:
         self.observer.log.add([log for _, log in answers])
         return [outputs for outputs, _ in answers[::2]]
 
-    def _stream(self, conditions: Conditions) -> AbstractContextManager[None]:
-        return stream_stress.side_stream(self.device) if conditions.stream == "side" else ExitStack()  # type: ignore[return-value]
+    def _stream(self, conditions: Conditions, *, own: bool = False) -> AbstractContextManager[None]:
+        """The stream that the conditions ask for is the current one inside; ``own``: it is nobody else's."""
+        if conditions.stream != "side":
+            return nullcontext()
+        if own:
+            return stream_stress.side_stream(torch.cuda.Stream(self.device))
+        self._side = self._side or torch.cuda.Stream(self.device)
+        return stream_stress.side_stream(self._side)
 
     def current_stream(self) -> int | None:
         """The stream of the device that work goes to now; None on the CPU."""

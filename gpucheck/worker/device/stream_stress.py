@@ -76,9 +76,9 @@ def poison(tensor: Tensor) -> None:
 
 
 @contextmanager
-def side_stream(device: torch.device) -> Iterator[None]:
-    """A stream of its own is the current one of the device, behind all that the usual one holds."""
-    usual, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+def side_stream(side: torch.cuda.Stream) -> Iterator[None]:
+    """Another stream is the current one of its device, behind all that the usual one holds."""
+    usual = torch.cuda.current_stream(side.device)
     side.wait_stream(usual)
     with torch.cuda.stream(side):
         yield

@@ -392,6 +392,8 @@ def test_a_launch_on_another_stream_under_stress_of_order(synthetic: Synthetic) 
     line = "_matmul_ogs launched on stream 7, its inputs come on stream 0 (matmul_ogs.py:467)"
     assert line in finding.cases[0].lines
     assert Matrix(synthetic).fails(1, **on_other_stream).finding().cause == "undetermined", "no stress, no proof"
+    threads = Matrix(synthetic, late=True, stream="side", concurrency=4)
+    assert threads.fails(1, **on_other_stream).finding().cause == "undetermined", "each has a stream of its own"
     home = {"launches": [launch(0)], "stream": 0}
     assert Matrix(synthetic, late=True).fails(1, **home).finding().cause == "undetermined"
 

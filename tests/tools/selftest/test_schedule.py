@@ -71,6 +71,14 @@ def test_faults_that_take_many_processes_to_be_told_share_them_and_nothing_else_
     assert sorted(proven, key=len) == proven and proven.count({True}) == 1 and proven.count({False}) == 2
 
 
+def test_processes_have_the_usual_queues_of_the_gpu_where_streams_are_what_a_fault_is_about() -> None:
+    made = fault_runs(FAULTS, "cuda", 2, split=True)
+    usual = {item.fault.name for run in made if not run.one_queue for item in run.planted}
+    few = {item.fault.name for run in made if run.one_queue for item in run.planted}
+    assert {"side-stream", "unwaited-stream", "idle-for-clocks", "endless-kernel"} <= usual and "tf32" in few
+    assert not {"side-stream", "unwaited-stream", "idle-for-clocks", "endless-kernel"} & few
+
+
 def test_runs_that_last_longest_are_begun_first() -> None:
     made = sorted(fault_runs(FAULTS, "cuda", 2, split=True), key=lambda run: run.size, reverse=True)
     names = [run.name.partition(", ")[0] for run in made]

@@ -411,6 +411,33 @@ def test_calls_are_counted_with_their_rehearsals_and_needs(run: Any, monkeypatch
         assert reply.calls == check.launches == calls and reply.needed == (NeededLaunches(("copy",)),)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "elsewhere", "wrong", "passes"),
+    [
+        ({"late": True}, True, 99, 8),  # as often as makes a queue that all of them shared by chance unlikely
+        ({"late": True}, True, 5, 5),  # until outputs differ, and then as often as any case
+        ({"consumer": "prompt"}, True, 99, 8),
+        ({"late": True}, False, 99, 2),
+        ({}, True, 99, 2),
+    ],
+)
+def test_a_kernel_on_another_stream_is_called_until_chance_cannot_hide_that_nobody_waits(
+    run: Any, observer: Observer, monkeypatch: pytest.MonkeyPatch, conditions: Any, elsewhere: bool, wrong: int,
+    passes: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(stream_stress, "hold_back", lambda inputs, device: lambda: None)
+    monkeypatch.setattr(stream_stress, "delay_launches", lambda: None)
+
+    def launched(kernel: Kernel, x: torch.Tensor) -> Any:
+        stream = 7 if elsewhere else None
+        observer.add((stream,), lambda: Launch("copy", 1, None, ["cpu"], stream, "", "", 0, 0, []))
+        return x + (kernel.launches >= 2 * wrong)
+
+    reply, _ = run(Kernel(launched), **conditions)
+    assert len(reply.digests) >= passes if wrong < 99 else len(reply.digests) == passes
+    assert len(set(reply.digests)) == 1 + (wrong < 99)
+
+
 class Damaging(Kernel):
     """Right numbers, and more than that."""
 
