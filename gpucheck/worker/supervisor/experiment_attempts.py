@@ -23,7 +23,7 @@ from gpucheck.worker.supervisor.lanes import runs_beside
 if TYPE_CHECKING:
     from gpucheck.worker.supervisor.judge_pool import JudgeProcesses
 
-LACKING = 3  # attempts at a process that lacks the memory which others hold on its GPU
+LACKING = 3  # attempts at a process that lacks the memory which others hold on its GPU, or that a case before it ended
 OF_THE_FIRST = ("inputs", "child", "compile")  # stages that take long where they come first
 
 
@@ -154,12 +154,13 @@ class ExperimentAttempts:
         return self._undisturbed(self._process_for(record, name))
 
     def _try(self, process: ExperimentProcess, *, fresh: bool = True) -> Record | None:
-        """Runs one process, fresh or the present one; None: a case that had to run before ended it."""
+        """Runs one process, fresh or the present one; None: a case that had to run before ended it, each time."""
         if fresh:
             self.runner.child.retire()
         record = self._made(process, self.runner)
         for _ in range(LACKING - 1):
-            if record is None or not (self._lacked_memory(record) and self._open()):
+            again = self._lacked_memory(record) if record is not None else bool(process.after)
+            if not (again and self._open()):
                 break
             self.runner.child.retire()
             record = self._made(process, self.runner)
@@ -210,6 +211,8 @@ class ExperimentAttempts:
         record = replace(judged, after=list(process.after), partner=partner)
         if process.own:
             runner.forget(attempt)
+        if process.after and record.before not in (-1, len(process.after)):
+            return None  # a case before it ended that process: this one is another
         return record
 
     def _partner(self, process: ExperimentProcess) -> int | None:

@@ -39,6 +39,7 @@ class FakeRank:
     taken: set[str] = field(default_factory=set)  # tasks that a rank has claimed
     earlier: tuple[int, ...] = ()  # steps that the process of the failure ran before it
     spoilt: Callable[[tuple[int, ...]], bool] = lambda after: False  # by other steps before it
+    replaced: tuple[int, ...] = ()  # processes of a history, by number, that a case before ended: another runs the case
     stuck: str = ""
     seconds: float = 0.0  # that each attempt takes
     local_rank: int = 1
@@ -87,8 +88,10 @@ class FakeRank:
         known = {"outcome": Outcome.MISMATCH, **WRONG}
         answer = self.answers.get(name, {})
         changes = answer(self.names.count(name)) if callable(answer) else answer
-        if name == "history" and not self.spoilt(tuple(self._before)):
-            changes = RIGHT
+        if name == "history":
+            replaced = self.names.count(name) in self.replaced
+            spoilt = self.spoilt(tuple(self._before)) and not replaced
+            changes = {**({} if spoilt else RIGHT), "before": 0 if replaced else len(self._before)}
         return Record(number, "c", 1, experiment=name, asked=step.conditions.repeat, **{**known, **changes})
 
     @property
@@ -271,6 +274,14 @@ class TestHistory:
         made = self.history(fake, plan, wrong())
         assert made[0] == self.EARLIER and made[-1] == (4,)
         assert made.count((4,)) == SPOILING and len(made) == SPOILING + 3
+
+    @pytest.mark.parametrize("replaced", [(1,), (2, 3), (7,)])
+    def test_a_process_that_a_case_before_ended_says_nothing(
+        self, plan: Plan, wrong: Any, replaced: tuple[int, ...]
+    ) -> None:
+        fake = FakeRank(spoilt=lambda after: 4 in after, replaced=replaced)
+        made = self.history(fake, plan, wrong())
+        assert fake.events.count("result history") == len(made) - len(replaced) == SPOILING + 3
 
     def test_calls_that_add_up_are_told_from_one_case(self, plan: Plan, wrong: Any) -> None:
         fake = FakeRank(spoilt=lambda after: len(after) >= 3)
