@@ -117,8 +117,10 @@ class Matmul(Check):
         if params["swiglu"]:
             if data != "normal":
                 return "swiglu rounds, so it takes normal data only; check swiglu has wide data"
-            if params["n"] % 2 or params["scatter"] or params["gammas"]:
-                return "swiglu needs an even n, and neither scatter nor gammas"
+            if params["n"] % 2 or params["scatter"]:
+                return "swiglu needs an even n and no scatter"
+            if params["gammas"] and params["split_k"] != 1:
+                return "gammas of a swiglu need split_k = 1: parts of a split sum are multiplied before it"
         if data == "exact" and params["k"] > EXACT_TERMS[weight]:
             return f"exact {weight} data takes k up to {EXACT_TERMS[weight]}, not {params['k']}"
         return None

@@ -203,7 +203,8 @@ def test_empty_products(params: dict[str, Any], data: str) -> None:
         ({"bare": True, "weight": "fp32"}, "bf16 or fp16"),
         ({"bare": True, "out": "fp32"}, "out must be the same"),
         ({"swiglu": True, "n": 7}, "even n"),
-        ({"mode": "routed", "experts": 2, "top_k": 1, "swiglu": True, "scatter": True}, "neither scatter"),
+        ({"mode": "routed", "experts": 2, "top_k": 1, "swiglu": True, "scatter": True}, "no scatter"),
+        ({"mode": "routed", "experts": 2, "top_k": 1, "swiglu": True, "gammas": True}, "need split_k = 1"),
     ],
 )
 def test_impossible_parameters_have_a_reason(params: dict[str, Any], words: str) -> None:

@@ -160,8 +160,8 @@ class MatmulAdapter(Adapter):
         self, x: torch.Tensor, weight: Weight, config: KernelConfig, routed: bool, gammas: bool, swiglu: bool
     ) -> None:
         require(
-            not (gammas and swiglu),
-            "whether gammas apply before or after a fused activation depends on the kernel the library chooses",
+            config.split_k == 1 or not (gammas and swiglu),
+            "gammas apply after a fused activation where sums are not split, and before it where they are",
         )
         if routed and config.block_m is not None:
             sizes = self.block_rows()
