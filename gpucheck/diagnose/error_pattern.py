@@ -7,10 +7,12 @@ from gpucheck.model.record import Mismatch, Record
 
 MOST = 0.8  # share that counts as nearly all
 FEW = 4  # elements of which each may have one bit flipped, whatever their values
-SMALL = 2.0**-5  # rms error, relative to the reference, below which digits were lost and nothing else
+SMALL = 2.0**-5  # share of a factor up to which it counts as one
 ALIKE = 0.99  # correlation of an output that is the right one but for a small error
 UNRELATED = 0.3  # correlation up to which an output has nothing to do with its reference
-ROUNDING = 2.0**-6  # rms error, relative to the reference, up to which an error can be the final rounding
+DIGITS = 2.0**-6  # rms error, relative to the reference, up to which it can be lost digits, of bf16 at the least
+ENOUGH = 100  # wrong elements from which an error can be told to be terms of each sum
+UNRELATED_TERMS = 0.1  # correlation up to which an error has nothing to do with the terms beside it
 
 NOT_WRITTEN = "output not written"
 BIT = "one bit flipped"
@@ -64,11 +66,33 @@ def _of(mismatch: Mismatch) -> str:
         return OFF
     if related is None or mismatch.relative is None:
         return WRONG
-    if related >= ALIKE and mismatch.relative <= SMALL:
-        return INWARD if mismatch.inward <= -0.9 and mismatch.relative <= ROUNDING else PRECISION
+    one_way = abs(mismatch.bias) >= MOST > abs(mismatch.inward)  # something was added, to numbers of either sign
+    if related >= ALIKE and mismatch.relative <= DIGITS and not one_way:
+        return INWARD if mismatch.inward <= -0.9 else PRECISION
     if mismatch.wrong < MOST * mismatch.total:
         return WRONG
-    return OPERAND if related <= UNRELATED else PARTIAL
+    if related <= UNRELATED:
+        return OPERAND
+    return PARTIAL if _of_terms(mismatch, related, mismatch.relative) else WRONG
+
+
+def _of_terms(mismatch: Mismatch, correlation: float, relative: float) -> bool:
+    """Whether an error can be terms that each sum lacks or has twice.
+
+    Terms know nothing of each other. So the error has no correlation with what is left of a sum without it: with the
+    output where terms are missing, with the reference less the error where they count twice. A wrong slope, limit or
+    gate has: its error grows with the output. Both correlations follow from the two measured ones, in units of the
+    reference's size, where the mean of the output is small.
+    """
+    if mismatch.wrong < ENOUGH:
+        return False
+    beyond = correlation**2 + relative**2 - 1
+    missing = abs(beyond) ** 0.5 / relative
+    along = correlation * (correlation + max(beyond, 0.0) ** 0.5) - 1  # the error times the reference
+    rest = 1 + relative**2 - 2 * along
+    grown = mismatch.inward >= 0 and rest > 0
+    twice = abs(along - relative**2) / (relative * rest**0.5) if grown else 1.0
+    return min(missing, twice) <= max(UNRELATED_TERMS, 2.5 / mismatch.wrong**0.5)
 
 
 def flipped(mismatch: Mismatch) -> bool:
@@ -218,7 +242,8 @@ _PAGES = (
     ),
     Page(
         "wrong expert",
-        means="Whole experts are wrong and all others right: their rows met another expert's weights, or none.",
+        means="Whole experts are wrong and all others right: their rows met another expert's weights, scales or "
+        "bias, or none.",
         shows="The region says 'exactly experts ...'.",
         confirm="Swapped experts come in pairs; missing ones lie at one end.",
         fix="Look at the expert id the kernel loads, at the histogram and at how weights were loaded or sharded.",

@@ -72,6 +72,11 @@ def experts_swapped(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
     return y
 
 
+def gated(y: Tensor) -> Tensor:
+    """Each row multiplied by a factor of its own."""
+    return y * torch.linspace(0.3, 1.7, M)[:, None]
+
+
 def truncated(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
     return (y.view(torch.int32) & -4096).view(torch.float32)
 
@@ -108,6 +113,12 @@ def to_bf16(y: Tensor, x: Tensor, w: Tensor) -> Tensor:
         (lambda y, x, w: x @ w.roll(11, 0).flip(1), "normal", "wrong operand"),
         (lambda y, x, w: x[:, :64] @ w[:64], "normal", "part of each sum missing or counted twice"),
         (lambda y, x, w: x[:, :64] @ w[:64], "exact", "part of each sum missing or counted twice"),
+        (lambda y, x, w: x @ w + x[:, 64:] @ w[64:], "normal", "part of each sum missing or counted twice"),
+        (lambda y, x, w: x @ w + x[:, 64:] @ w[64:], "exact", "part of each sum missing or counted twice"),
+        (lambda y, x, w: gated(y), "normal", "wrong output"),  # resembles the right one, and lacks no terms
+        (lambda y, x, w: gated(y), "exact", "wrong output"),
+        (lambda y, x, w: y * torch.sigmoid(0.2 * y) * 2, "normal", "wrong output"),
+        (lambda y, x, w: y + 0.01 + 0.1 * torch.rand(y.shape), "normal", "wrong output"),  # no digits lost: added
         (truncated, "normal", "rounded toward zero"),
         (to_bf16, "normal", "lower precision than asked"),
         (lambda y, x, w: (x.half() @ w.half()).float(), "normal", "lower precision than asked"),

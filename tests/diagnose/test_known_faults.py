@@ -295,10 +295,11 @@ UPDATED = Planted(
 )
 ELSEWHERE = Planted("vllm_moe", OUTSIDE, {**MANY, "ep": 2}, versions={"vllm": "0.16.0"})
 BUG = "kernel bug"
-LESS = {"correlation": 0.999, "relative": 5e-3, "wrong": 4}
+LESS = {"correlation": 0.999, "relative": 5e-3, "wrong": 4, "bias": 0.0}
 DEVICE = "wrong device context"
 SPREAD = Planted("matmul", BUG, {"k": 96}, data="wide", mismatch={"nan": 1})
-TAIL = Planted("matmul", BUG, {"k": 100}, mismatch={"wrong": 4, "correlation": 0.9, "relative": 0.2})
+SHORT = {"wrong": 900, "total": 1000, "correlation": 0.9, "relative": 0.436}
+TAIL = Planted("matmul", BUG, {"k": 100}, mismatch=SHORT)
 SWAPPED = Planted("moe", BUG, MANY, mismatch={"exactly": {"expert": [2, 5]}, "correlation": 0.0})
 LIMIT = Planted(
     "attention",
@@ -470,7 +471,8 @@ PLANTED: dict[str, tuple[Planted, tuple[Planted, ...]]] = {
         TAIL,
         (
             replace(TAIL, params={"k": 128}),
-            replace(TAIL, mismatch={**TAIL.mismatch, "relative": 1.0, "correlation": 0.0}),
+            replace(TAIL, mismatch={**SHORT, "relative": 1.0, "correlation": 0.0}),
+            replace(TAIL, mismatch={**SHORT, "relative": 0.126, "correlation": 0.998}),  # a slope that is not heeded
         ),
     ),
     "experts-swapped": (

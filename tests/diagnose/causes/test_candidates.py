@@ -108,7 +108,7 @@ def test_a_published_rule_is_told_beside_our_verdict(synthetic: Synthetic) -> No
 
 
 def test_a_title_says_which_precision_was_allowed(synthetic: Synthetic) -> None:
-    lost = synthetic.mismatch(correlation=1.0, relative=1e-4, wrong=900, total=1000, nan=0, method="bound")
+    lost = synthetic.mismatch(correlation=1.0, relative=1e-4, wrong=900, total=1000, bias=0.0, method="bound")
     record = {"mismatches": [lost], "outcome": Outcome.MISMATCH}
     for precision, title in (
         ("tf32", "lower precision than asked: tf32 is allowed"),

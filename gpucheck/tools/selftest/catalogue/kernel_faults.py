@@ -189,6 +189,18 @@ FAULTS = (
         _wrong(".*", r"y: .*rows.*, all 137 columns.*experts"),
     ),
     Fault(
+        "slope-not-heeded",
+        "a fused activation takes another slope than asked: outputs resemble the right ones, and lack no terms",
+        Edit(
+            "swiglu_details/_swiglu.py",
+            "    return compute_swiglu(gelu, linear, 1.0, alpha, limit)\n",
+            "    return compute_swiglu(gelu, linear, 1.0, alpha * tl.where(alpha == 1.25, 0.5, 1.0), limit)\n",
+        ),
+        dense(188, data="normal", swiglu=True, alpha=1.25),
+        _wrong("wrong output", r"all 20 rows, all 94 columns"),
+        BOTH,
+    ),
+    Fault(
         "one-gate",
         "one row's gate is off by a 256th",
         Edit(
