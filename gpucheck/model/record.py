@@ -95,6 +95,7 @@ class Mismatch:
     span: list[float] = field(default_factory=list)  # smallest and largest value of a reference of integers
     outside: int = 0  # wrong integers beyond that span
     reordered: bool = False  # each wrong row of integers holds the values of its reference in another order
+    follows: int = 0  # elements that change with what memory held before, the unwritten ones too; 0: none known
     wraps: str = ""  # that an offset of 32 bits explains it, in words
     heat: Heat | None = None  # None in records of versions that drew no map
 

@@ -82,7 +82,8 @@ def _judge_one(name: str, output: Tensor, reference: Expected, axes: Axes, besid
     reference = reference.widened()
     estimate, wrong, ratio = closest(output, reference)
     mismatch = _mismatch(name, output, wrong, ratio, estimate, axes)
-    result.mismatches.append(replace(mismatch, poison=_poisoned(output, wrong, beside)))
+    poison, follows = _poisoned(output, wrong, beside), _following(output, beside)
+    result.mismatches.append(replace(mismatch, poison=poison, follows=follows))
 
 
 def accepted(output: Tensor, reference: Expected) -> float | None:
@@ -246,6 +247,13 @@ def _poisoned(output: Tensor, wrong: Tensor, beside: Beside) -> int:
             return 0
         held &= _filled_with(integers(other)[wrong], fill)
     return int(held.sum())
+
+
+def _following(output: Tensor, beside: Beside) -> int:
+    """Number of elements that are otherwise in an output made in memory filled otherwise."""
+    others = [other for other in beside.values() if other is not None and other.shape == output.shape]
+    others = [other for other in others if other.dtype == output.dtype]
+    return max((int((integers(output) != integers(other)).sum()) for other in others), default=0)
 
 
 def _filled_with(elements: Tensor, fill: int) -> Tensor:

@@ -45,18 +45,20 @@ def with_hints(
         if output is not None and (whole or large or output.nbytes > LIMIT):
             estimate, wrong, _ = closest(output, references[mismatch.output])
             names = axes.get(mismatch.output) or plain_axes(output.ndim)
-            words = _overflowed(output[wrong], estimate.value[wrong]) if whole else ""
+            words = _overflowed(output, estimate.value, wrong) if whole else ""
             words = words or hint(wrong, output.element_size(), names, inputs, large)
             mismatch = replace(mismatch, wraps=words)
         found.append(mismatch)
     return found
 
 
-def _overflowed(got: Tensor, expected: Tensor) -> str:
-    """That integers are the right ones but for what fewer bits cannot hold."""
-    values, right = got.long(), expected.long()
+def _overflowed(got: Tensor, expected: Tensor, wrong: Tensor) -> str:
+    """That the wrong integers are the right ones but for what fewer bits cannot hold; no right one needs more."""
+    values, right, kept = got[wrong].long(), expected[wrong].long(), expected[~wrong].long()
     for bits in (8, 16, 32):
         span = 1 << bits
+        if bool(((kept < -span // 2) | (kept >= span)).any()):
+            continue
         held = ((values >= -span // 2) & (values < span // 2)) | ((values >= 0) & (values < span))
         if len(values) >= FEWEST and bool((held & ((values - right) % span == 0)).all()):
             return f"every wrong element is the right one modulo 2^{bits}: a number of {bits} bits has overflowed"

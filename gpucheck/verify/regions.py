@@ -97,14 +97,17 @@ def shares(wrong: Tensor, axes: Axes) -> list[Share]:
 
 
 def owners(wrong: Tensor, axes: Axes) -> list[str]:
-    """Groupings in words: ``every expert``, ``exactly experts 2, 5``, ``touching expert 3``."""
-    return [
-        f"every {share.word}"
-        if share.every
-        else f"{'exactly' if share.exact else 'touching'} "
-        f"{share.word if len(share.groups) == 1 else plural(share.word)} {listed(share.groups)}"
-        for share in shares(wrong, axes)
-    ]
+    """Groupings in words: ``every expert``, ``exactly experts 2, 5``, ``touching expert 3``, ``touching no expert``."""
+    return [_in_words(share) for share in shares(wrong, axes)]
+
+
+def _in_words(share: Share) -> str:
+    if share.every:
+        return f"every {share.word}"
+    if not share.groups:  # their experts are those of another rank
+        return f"touching no {share.word}"
+    word = share.word if len(share.groups) == 1 else plural(share.word)
+    return f"{'exactly' if share.exact else 'touching'} {word} {listed(share.groups)}"
 
 
 def exactly(wrong: Tensor, axes: Axes) -> dict[str, list[int]]:

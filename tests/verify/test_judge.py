@@ -251,6 +251,7 @@ def test_poison_must_show_through_in_every_fill(cleared: int, further: int, unwr
     filled = {0xFF: held(-1), 0x00: held(cleared), 0x3F: held(further)}
     (found,) = judge(held(-1), expected, {}, filled).mismatches
     assert (found.wrong, found.poison) == (2, unwritten)
+    assert found.follows == (0 if cleared == further == -1 else 2)
     (known,) = judge(held(-1), expected, {}, {0xFF: {}, 0x00: {}}).mismatches
     assert known.poison == 0, "what is known to be a read of other memory was written"
 

@@ -127,6 +127,8 @@ def test_mismatches_carry_the_hint() -> None:
         (torch.arange(30_000, 40_000, 999), torch.arange(30_000, 40_000, 999).to(torch.int16).long(), 16),
         (torch.arange(8), torch.arange(8) + 256, None),
         (torch.arange(8) + 1, torch.arange(8) * 0, None),
+        (torch.arange(300), torch.arange(300) % 256, 8),
+        (torch.arange(600), torch.arange(600) - 512 * (torch.arange(600) >= 512), None),  # 256 to 511 are right
     ],
 )
 def test_integers_that_fewer_bits_could_not_hold_are_told(right: Tensor, got: Tensor, bits: int | None) -> None:

@@ -104,6 +104,9 @@ def test_rows_without_an_owner_are_nobodys() -> None:
     some = torch.tensor([[0], [0], [1], [-1]])
     mask = wrong((4, 2), (0, 0), (1, 1), (3, 0))
     assert regions.owners(mask, Axes(("row", "column"), (0, 0), {"expert": some})) == ["touching expert 0"]
+    assert regions.owners(wrong((4, 2), (3, 0)), Axes(("row", "column"), (0, 0), {"expert": some})) == [
+        "touching no expert"
+    ]
 
 
 def test_many_experts_are_cut() -> None:

@@ -56,8 +56,17 @@ def shown(record: Record) -> ViolationKind | None:
 
     An output that nobody wrote changes with what lay there before: that is no read.
     """
-    seen = kinds(record) - ({ViolationKind.PASSES_DIFFER} if error_pattern(record) == NOT_WRITTEN else set())
+    seen = kinds(record) - ({ViolationKind.PASSES_DIFFER} if _unwritten(record) else set())
     return next((kind for kind in SHOWN if kind in seen), None)
+
+
+def _unwritten(record: Record) -> bool:
+    """Whether what nobody wrote is all that changes with what memory held: the first output, or parts of later ones."""
+    if error_pattern(record) == NOT_WRITTEN:
+        return True
+    return any(each.poison for each in record.mismatches) and all(
+        each.follows == each.poison for each in record.mismatches
+    )
 
 
 def by_luck(seen: Answers) -> bool:

@@ -398,6 +398,19 @@ def test_a_launch_on_another_stream_under_stress_of_order(synthetic: Synthetic) 
     assert Matrix(synthetic, late=True).fails(1, **home).finding().cause == "undetermined"
 
 
+def test_parts_of_outputs_that_nobody_wrote_change_with_memory_and_are_no_read(synthetic: Synthetic) -> None:
+    """A histogram that counts too few leaves later outputs unwritten, and reads nothing outside."""
+
+    def cause(counts: int, gates: int) -> str:
+        few = synthetic.mismatch(output="histogram", wrong=2, follows=counts)
+        holes = synthetic.mismatch(output="gates", wrong=11, poison=4, follows=gates)
+        differ = Violation("passes differ", "it is read within y")
+        return Matrix(synthetic).fails(1, violations=[differ], mismatches=[few, holes]).finding().cause
+
+    assert cause(0, 4) == "undetermined"
+    assert cause(0, 5) == cause(2, 4) == OUTSIDE
+
+
 def test_a_kernel_that_did_not_wait_finds_what_memory_held_before(synthetic: Synthetic) -> None:
     """Its outputs change with the fill, and the stream says why; on the right stream the fill says enough."""
     read = {"violations": [Violation("passes differ", "it is read outside of x")]}
