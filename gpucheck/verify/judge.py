@@ -252,8 +252,12 @@ def _poisoned(output: Tensor, wrong: Tensor, beside: Beside) -> int:
 def _following(output: Tensor, beside: Beside) -> int:
     """Number of elements that are otherwise in an output made in memory filled otherwise."""
     others = [other for other in beside.values() if other is not None and other.shape == output.shape]
-    others = [other for other in others if other.dtype == output.dtype]
-    return max((int((integers(output) != integers(other)).sum()) for other in others), default=0)
+    counts = (
+        sum(int((integers(output[piece]) != integers(other[piece])).sum()) for piece in pieces_of(output))
+        for other in others
+        if other.dtype == output.dtype
+    )
+    return max(counts, default=0)
 
 
 def _filled_with(elements: Tensor, fill: int) -> Tensor:
