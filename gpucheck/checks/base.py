@@ -318,6 +318,16 @@ class CandidateCheck(Check):
         With the seed of the case's own inputs they are these.
         """
 
+    def must_answer(self, case: Case, inputs: dict[str, Tensor]) -> None:
+        """Calls the plain code once where that takes no time: a candidate that raised is not to blame if it does too.
+
+        Args:
+            inputs: of :meth:`inputs`; {} where they are not on the host.
+
+        Raises:
+            UsageError: it raises, or what it returns cannot be judged.
+        """
+
     def build(self, case: Case, inputs: dict[str, Tensor]) -> None:
         """Loads the candidate and makes its model on the CPU, so that what it has built is there."""
 

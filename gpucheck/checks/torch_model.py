@@ -6,12 +6,14 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gpucheck.checks.arguments import call, pack, tensors, unpack
@@ -38,6 +40,12 @@ def draw(module: ModuleType, seed: int, device: str = "cpu") -> dict[str, Tensor
     inputs = draw_inputs(module, seed, device)
     with problems_own("Model"):
         state = build(module, init, seed, device=device).state_dict()
+    unmade = [name for name, value in state.items() if is_lazy(value)]
+    if unmade:
+        raise UsageError(
+            f"{unmade[0]} of Model gets its shape in the first call, expected weights that Model makes in __init__; "
+            "give the layer all its sizes"
+        )
     drawn = {ON_GPU: torch.ones(1, dtype=torch.uint8)} if torch.device(device).type == "cuda" else {}
     return {**init, **inputs, **{f"state.{name}": value.detach() for name, value in state.items()}, **drawn}
 
@@ -87,9 +95,15 @@ def problems_own(what: str) -> Iterator[None]:
 def build(
     module: ModuleType, inputs: Mapping[str, Tensor], seed: int, name: str = "Model", device: str = "cpu"
 ) -> torch.nn.Module:
-    """The model called ``name``, made under the seed from the arguments of :func:`draw` on a device."""
+    """The model called ``name``, made under the seed from the arguments of :func:`draw` on a device.
+
+    Raises:
+        TypeError: it is no module of torch.
+    """
     with seeded(seed), redirected(device):
-        model: torch.nn.Module = call(getattr(module, name), unpack("init", inputs))
+        model = call(getattr(module, name), unpack("init", inputs))
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{name} makes a {type(model).__name__}, expected a torch.nn.Module")
     return model
 
 
@@ -114,7 +128,10 @@ def named(result: Any) -> dict[str, Tensor]:
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield name, value
+        if value.layout is not torch.strided:
+            layout = str(value.layout).removeprefix("torch.")
+            raise TypeError(f"a model returned a {layout} tensor, expected a dense one")
+        yield name, value.resolve_neg()
     elif isinstance(value, (bool, int, float)):
         yield name, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     elif isinstance(value, Mapping):
@@ -123,6 +140,9 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, (tuple, list)):
         for number, part in enumerate(value):
             yield from _leaves(f"{name}{number}" if name == "out" else f"{name}.{number}", part)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _leaves(f"{name}.{field.name}", getattr(value, field.name))
     elif value is not None:
         raise TypeError(f"a model returned {type(value).__name__}, expected tensors or numbers")
 

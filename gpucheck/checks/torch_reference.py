@@ -139,6 +139,15 @@ class Reference:
         numbers = sum(value.numel() for value in self._inputs.values())
         return "cpu" if numbers <= FEW and flops <= CHEAP and not _is_recurrent(self._model) else self._device.type
 
+    def answer(self) -> Tensors:
+        """The outputs of the model as it is.
+
+        Raises:
+            UsageError: it raises, or they cannot be judged.
+        """
+        with process_lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            return self._in_its_own_dtype(self._inputs)[0]
+
     def expected(self, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected]:
         """The right outputs, on the device of the model.
 

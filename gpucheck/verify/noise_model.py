@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gpucheck.verify import bounds, sampled_bounds
 from gpucheck.verify.normal_numbers import Normal
@@ -204,6 +204,10 @@ class Wide(TorchDispatchMode):
             return _drawn_before(func, args, self._drawn.pop(0))
         if self._noise is None and self._own is None:
             return _wide_ones(func(*args, **kwargs))
+        if not _floating([args, kwargs]):
+            result = _wide_ones(func(*args, **kwargs))
+            if not _floating(result):
+                return result  # whole numbers make no error
         rule = rule_of(func)
         if rule is not None:
             result = self._noisy(func, args, kwargs, rule)
@@ -276,6 +280,11 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[i
     written = [value for name, value in given.items() if (alias := named[name].alias_info) and alias.is_write]
     flat = (part for value in written for part in (value if isinstance(value, (list, tuple)) else [value]))
     return {part.untyped_storage().data_ptr() for part in flat if isinstance(part, Tensor)}
+
+
+def _floating(values: Any) -> bool:
+    """Whether a tensor among these, in whatever form, is floating."""
+    return any(isinstance(each, Tensor) and each.is_floating_point() for each in tree_leaves(values))
 
 
 def _widened(tensor: Tensor) -> Tensor:
@@ -374,8 +383,8 @@ def _table() -> dict[str, Rule]:
         "_batch_norm_with_update _batch_norm_no_update": channels,
         "_softmax _safe_softmax logsumexp logcumsumexp": weighed,
         "_log_softmax": Rule(_axes(1), elementary=True, offset=_one),
-        "add add_ sub sub_ rsub mul mul_ div div_ addcmul addcdiv lerp sqrt reciprocal square hardswish hardsigmoid "
-        "leaky_relu _prelu_kernel": Rule(),
+        "add add_ sub sub_ rsub mul mul_ div div_ floor_divide addcmul addcdiv lerp sqrt reciprocal square hardswish "
+        "hardsigmoid leaky_relu _prelu_kernel": Rule(),
         "glu _thnn_fused_lstm_cell _thnn_fused_gru_cell": Rule(elementary=True),
         "gelu mish": Rule(elementary=True, offset=_size),
         "elu selu celu softplus log_sigmoid_forward tanh expm1 log1p": Rule(elementary=True, offset=_one),

@@ -16,6 +16,9 @@ MOST_TILES = 16
 
 def plural(word: str) -> str:
     """The plural of an axis name."""
+    if " on " in word:  # a place on an axis without a name
+        first, _, rest = word.partition(" ")
+        return f"{plural(first)} {rest}"
     if word.endswith("y") and word[-2:-1] not in "aeiou":
         return word[:-1] + "ies"
     return word + ("es" if word.endswith(("ch", "sh", "s", "x")) else "s")

@@ -66,8 +66,8 @@ def _shown(value: Tensor) -> Tensor:
 
 def _numbers(shown: Tensor) -> bool:
     """Whether these are finite numbers of many values."""
-    if not shown.is_floating_point() or not bool(shown.isfinite().all()):
-        return False
+    if not shown.is_floating_point() or shown.element_size() == 1 or not bool(shown.isfinite().all()):
+        return False  # torch computes nothing in formats of 8 bits
     return len(shown.double().unique()) > MOST_VALUES
 
 

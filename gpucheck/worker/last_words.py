@@ -13,9 +13,9 @@ MOST_CAUSES = 3
 
 
 def raised_from(error: BaseException) -> str:
-    """The exceptions that led to this one, as in Python's own traceback; "" if there are none."""
+    """The exceptions that led to this one, as in Python's own traceback, but for those whose words it has itself."""
     lines = [f"{type(cause).__name__}: {str(cause).strip() or 'no message'}" for cause in _causes(error)]
-    return "".join(f"; raised from {line.splitlines()[0]}" for line in lines)
+    return "".join(f"; raised from {line.splitlines()[0]}" for line in lines if line not in str(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -8,6 +8,8 @@ Without a GPU it is memory of the host, in a file that both map.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -176,6 +178,20 @@ def load(path: str, boxes: dict[str, Box], device: torch.device, *, mapped: bool
     return tensors
 
 
+def written(path: str) -> Any:
+    """What another process wrote with torch.save, which may have put anything in the place of the file.
+
+    No link is followed, no pipe waited for, and nothing mapped: a mapped file that is cut short ends its reader.
+
+    Raises:
+        Exception: there is no plain file, or it holds something else.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no plain file")
+        return torch.load(file, weights_only=True)
+
+
 def take(path: str, boxes: Mapping[str, Box], *, in_place: str = "") -> Tensors:
     """Copies of the tensors of a file that another process wrote, which may hold anything.
 
@@ -186,7 +202,7 @@ def take(path: str, boxes: Mapping[str, Box], *, in_place: str = "") -> Tensors:
     Raises:
         Exception: they do not, or the file holds something else.
     """
-    told = torch.load(path, weights_only=True)
+    told = written(path)
     if not isinstance(told, dict):
         raise TypeError(f"the file holds a {type(told).__name__}")
     box = boxes.get(str(told.get(BOX)))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from gpucheck.checks import CHECKS, sources
 from gpucheck.checks.arguments import call, pack, tensors, unpack
 from gpucheck.checks.problem import stated_tolerance
 from gpucheck.checks.source_files import module_of
-from gpucheck.checks.torch_model import draw, named, seeded
+from gpucheck.checks.torch_model import build, draw, named, seeded
 from gpucheck.checks.torch_reference import HARDLY, Reference
 from gpucheck.model.errors import UsageError
 from gpucheck.verify.digest import whole
@@ -210,11 +214,47 @@ def test_arguments_are_handed_over_as_their_form_says(values: Any, called: Any) 
     assert call(function, values) == function(*positions, **keywords)
 
 
+@dataclass
+class Output:
+    logits: Any
+    loss: Any
+
+
 def test_outputs_of_any_form_have_names_of_their_own() -> None:
     x = torch.ones(2)
     found = named({"logits": x, "state": (x, None, [x]), "loss": 0.5})
     assert list(found) == ["out.logits", "out.state.0", "out.state.2.0", "out.loss"]
     assert found["out.loss"].dtype == torch.float64 and named((x, 3))["out1"].dtype == torch.int64
+    assert list(named(Output(x, (x, 0.5)))) == ["out.logits", "out.loss.0", "out.loss.1"]
+    assert not named(torch._neg_view(x))["out"].is_neg(), "its bytes are its numbers"
+    with pytest.raises(TypeError, match="a model returned a sparse_coo tensor, expected a dense one"):
+        named(x.to_sparse())
+
+
+def test_whole_numbers_make_no_error_and_no_other_one_is_right(problem: Make) -> None:
+    inputs, expected = reference(problem("(x * 3, x // 2)", "torch.randint(0, 255, (64,), dtype=torch.uint8)"))
+    right = {"out0": inputs["input0"] * 3, "out1": inputs["input0"] // 2}
+    assert not judge(right, expected, {}).mismatches
+    assert judge({**right, "out0": inputs["input0"] * 4}, expected, {}).mismatches
+
+
+def test_what_is_no_model_with_all_its_weights_is_refused() -> None:
+    module: Any = SimpleNamespace(Model=lambda: nn.LazyLinear(3), get_inputs=list, get_init_inputs=list)
+    with pytest.raises(UsageError, match="weight of Model gets its shape in the first call, expected weights that"):
+        draw(module, 0)
+    module.ModelNew = lambda: max
+    with pytest.raises(TypeError, match=r"ModelNew makes a builtin_function_or_method, expected a torch\.nn\.Module"):
+        build(module, {}, 0, "ModelNew")
+
+
+def test_plain_code_that_raises_is_told_before_a_candidate_is_blamed(problem: Make) -> None:
+    for body, raises in (("x", False), ("x.nothing()", True), ("[x, 'word']", True)):
+        check = problem(body)
+        case = check.spec.case({"trial": 1}, "normal", 0)
+        inputs = check.inputs(case, torch.Generator())
+        with pytest.raises(UsageError, match="Model of the problem raised") if raises else nullcontext():
+            check.must_answer(case, inputs)
+        check.must_answer(case, {})
 
 
 def test_random_numbers_are_the_same_in_the_reference_and_in_the_candidate(problem: Make) -> None:

@@ -108,6 +108,18 @@ def test_right_and_wrong_candidates_get_their_verdict_on_every_rank(
         assert problems.outcomes(f"{name}_wrong/trial{trial}/") == ["mismatch", "mismatch"]
 
 
+def test_candidate_that_raises_as_the_plain_code_does_is_not_to_blame(lab: Lab) -> None:
+    folder = lab.new_folder()
+    plain, fast = folder / "plain.py", folder / "fast.py"
+    body = "    def forward(self, x):\n        return x.nothing()\n"
+    tail = "def get_inputs():\n    return [torch.ones(4)]\ndef get_init_inputs():\n    return []\n"
+    plain.write_text(f"import torch\nclass Model(torch.nn.Module):\n{body}{tail}")
+    fast.write_text(f"import torch\nclass ModelNew(torch.nn.Module):\n{body}")
+    run = lab.forked(*pairs((plain, fast)), *QUICK, scenario=None, nproc=1)
+    assert run.code == 3 and run.outcomes("fast/trial1/") == ["harness"], run.text
+    assert "Model of the problem raised AttributeError" in run.text
+
+
 def test_answers_that_no_input_changes_are_not_taken_for_kept_ones(lab: Lab) -> None:
     folder = lab.new_folder()
     text = "import torch\nclass {}(torch.nn.Module):\n def forward(self, x): return 0 * x + torch.arange({}.0, {}.0)\n"

@@ -39,6 +39,7 @@ def test_spans_of_one_place_and_odd_plurals() -> None:
     assert regions.spans(torch.tensor([True]), "row") == "the only row"
     assert regions.spans(torch.ones(3, dtype=torch.bool), "batch") == "all 3 batches"
     assert regions.spans(torch.tensor([False, True, True]), "query") == "queries 1-2 of 3"
+    assert regions.spans(torch.ones(8, dtype=torch.bool), "place on axis 0") == "all 8 places on axis 0"
 
 
 def test_box_is_tight_in_every_axis() -> None:

@@ -25,6 +25,7 @@ def test_the_exceptions_behind_one_are_told() -> None:
     assert raised_from(caught(KeyError("expert 17"), RuntimeError("failed"))) == "; raised from KeyError: 'expert 17'"
     assert raised_from(caught(KeyError("x"), RuntimeError("failed"), suppress=True)) == ""
     assert raised_from(ValueError("alone")) == ""
+    assert raised_from(caught(KeyError("x"), RuntimeError("Model raised KeyError: 'x'"))) == "", "it was said already"
     assert raised_from(caught(KeyError(), RuntimeError("failed"))) == "; raised from KeyError: no message"
 
 

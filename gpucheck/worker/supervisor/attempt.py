@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -90,13 +91,18 @@ class NoOutputs(Exception):
 def read_outputs(path: str, *, mapped: bool = False) -> dict[str, Tensor]:
     """The outputs in a file that a process wrote, which may hold anything.
 
+    Args:
+        mapped: the process runs no candidate, so that nobody changes the file meanwhile.
+
     Raises:
         NoOutputs: there is none, or it holds something else.
     """
     import torch
 
+    from gpucheck.worker import parcels
+
     try:
-        held = torch.load(path, mmap=mapped, weights_only=True)
+        held = torch.load(path, mmap=True, weights_only=True) if mapped else parcels.written(path)
         if isinstance(held, dict) and all(isinstance(part, torch.Tensor) for part in held.values()):
             return {str(name): value for name, value in held.items()}
         problem = f"the file holds a {type(held).__name__}"
@@ -105,14 +111,22 @@ def read_outputs(path: str, *, mapped: bool = False) -> dict[str, Tensor]:
     raise NoOutputs(f"{UNREADABLE}: {problem}")
 
 
+def discard(path: Path) -> None:
+    """Removes what lies at a path that another process may write to, and may have put anything at."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_outputs(attempt: Attempt) -> None:
     """Removes the files that the outputs of an attempt were written to."""
     outputs = Path(attempt.outputs)
-    outputs.unlink(missing_ok=True)
+    discard(outputs)
     with suppress(FileNotFoundError):  # no folder, no files
         for name in os.listdir(outputs.parent):  # a glob takes several times as long, and there are thousands
             if name.startswith(f"{outputs.name}."):
-                outputs.with_name(name).unlink(missing_ok=True)
+                discard(outputs.with_name(name))
 
 
 def ended(attempt: Attempt, outcome: Outcome, message: str, traceback: str = "") -> Attempt:

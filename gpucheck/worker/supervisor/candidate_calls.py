@@ -145,7 +145,7 @@ def _wrong(files: CaseFiles, attempt: Attempt) -> bool:
         if attempt.taken:
             judged = files.judged(case, attempt.taken).judged
             return bool(judged.mismatches or judged.violations)
-        outputs = read_outputs(outputs_file(attempt.outputs, 0), mapped=True)
+        outputs = read_outputs(outputs_file(attempt.outputs, 0))
         return any(accepted(outputs[name], item) is None for name, item in files.reference(attempt.key, case).items())
     except Exception:  # whoever judges meets it too
         return False
@@ -179,7 +179,7 @@ class Examination:
         assert isinstance(check, CandidateCheck)
         self.runner, self.check, self.case = runner, check, attempt.step.case
         self.device = runner.plan.device
-        self._file = Path(f"{attempt.outputs}.inputs")  # like the next, gone with the other files of the attempt
+        self._file = runner.files.folder / f"{Path(attempt.outputs).name}.inputs"  # where no candidate may write
         self._hand: HandOver
         if attempt.taken:
             assert runner.files.desk is not None

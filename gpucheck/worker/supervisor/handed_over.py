@@ -20,7 +20,7 @@ from gpucheck.verify import digest
 from gpucheck.worker import further_inputs, taken_outputs
 from gpucheck.worker.protocol import OWN, Ask, Draw, Sent, Taken
 from gpucheck.worker.sealed_inputs import seal
-from gpucheck.worker.supervisor.attempt import read_outputs
+from gpucheck.worker.supervisor.attempt import discard, read_outputs
 from gpucheck.worker.supervisor.case_files import CaseFiles
 from gpucheck.worker.supervisor.reference_desk import ReferenceDesk
 
@@ -62,7 +62,7 @@ class ByFiles:
         try:
             written = read_outputs(path)
         finally:
-            Path(path).unlink(missing_ok=True)  # no other process is to find an answer there
+            discard(Path(path))  # no other process is to find an answer there
         outputs, taken = taken_outputs.look(written, lambda: self._own, self._allowed, _hashed)
         return replace(taken, values=outputs)
 
@@ -95,7 +95,7 @@ class BySharedMemory:
         try:
             return self._desk.take(self._case, path, keep=keep)
         finally:
-            Path(path).unlink(missing_ok=True)
+            discard(Path(path))
 
     def differing(self, outputs: Taken, others: Taken) -> tuple[int, int]:
         return self._desk.ask(Ask.COMPARE, self._case, outputs=(outputs.digest, others.digest)).differing

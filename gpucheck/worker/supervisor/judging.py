@@ -129,6 +129,8 @@ def _judged(files: CaseFiles, attempt: Attempt, reply: Reply, known: Known | Non
     if reply.status == "inapplicable":
         return replace(record, outcome=Outcome.INAPPLICABLE, message=reply.message)
     if reply.status in _RAISED:
+        if isinstance(check, CandidateCheck):
+            check.must_answer(attempt.step.case, files.given(attempt.key, attempt.step.case))
         return replace(
             record,
             outcome=Outcome.CRASH if reply.sticky else _RAISED[reply.status],
@@ -312,7 +314,7 @@ def _judge_launches(
 
     @functools.cache  # a file holds what several fills gave
     def read(number: int) -> dict[str, Tensor]:
-        return read_outputs(outputs_file(attempt.outputs, number), mapped=True)
+        return read_outputs(outputs_file(attempt.outputs, number), mapped=not isinstance(check, CandidateCheck))
 
     judged, filled = _Launches(), _filled(reply, read)
     for number, whole in enumerate(reply.saved or [""]):

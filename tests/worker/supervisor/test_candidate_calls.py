@@ -172,7 +172,7 @@ class Processes:
 
     @property
     def files(self) -> Any:
-        return SimpleNamespace(given=lambda key, case: Twice().inputs(case, None), desk=self.desk)
+        return SimpleNamespace(folder=self.folder, given=lambda key, case: Twice().inputs(case, None), desk=self.desk)
 
     def save(self, outputs: dict[str, Any], attempt: Attempt) -> None:
         parcels.save(outputs, attempt.outputs, self.box)

@@ -21,8 +21,10 @@ from gpucheck import checks
 from gpucheck.checks import sources
 from gpucheck.verify.bounds import Estimate
 from gpucheck.verify.expected import Expected
+from gpucheck.worker import further_inputs
 from gpucheck.worker.protocol import OWN, Answer, Draw
 from gpucheck.worker.supervisor import case_files as module
+from gpucheck.worker.supervisor.attempt import NoOutputs, discard, read_outputs
 from gpucheck.worker.supervisor.case_files import CaseFiles
 from tests.processes import wait_until
 
@@ -336,3 +338,27 @@ def test_outputs_of_a_large_pair_are_judged_once_for_their_case_their_inputs_and
         files.judged(case, outputs, draw)
     assert len(asked) == len(set(asked)) == 4
     assert files.judged(CASE, "b").where == "2"
+
+
+@pytest.mark.parametrize("put", ["pipe", "link", "folder", "text", "nothing"])
+def test_what_a_process_puts_where_its_outputs_belong_is_refused_at_once_and_removed(tmp_path: Path, put: str) -> None:
+    path, other = tmp_path / "0.outputs0", tmp_path / "others"
+    torch.save({"y": torch.ones(2)}, other)
+    made: dict[str, Callable[[], Any]] = {
+        "pipe": lambda: os.mkfifo(path),
+        "link": lambda: path.symlink_to(other),
+        "folder": lambda: (path / "in" / "it").mkdir(parents=True),
+        "text": lambda: path.write_text("no tensors"),
+        "nothing": lambda: None,
+    }
+    made[put]()
+    with pytest.raises(NoOutputs, match="cannot be read"):
+        read_outputs(str(path))
+    discard(path)
+    assert not os.path.lexists(path) and read_outputs(str(other)).keys() == {"y"}
+
+
+def test_numbers_of_8_bits_are_left_as_their_problem_draws_them() -> None:
+    narrow, wide = torch.linspace(1, 8, 64).to(torch.float8_e4m3fn), torch.linspace(1, 8, 64)
+    changed = further_inputs.unlike({"x": narrow, "y": wide}, 1).inputs
+    assert changed["x"] is narrow and not torch.equal(changed["y"], wide)
