@@ -32,7 +32,6 @@ from gpucheck.verify.expected import Axes, Expected
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-SMALL = 1 << 24  # numbers in inputs and weights that a CPU goes through within a second or so
 SHOWN = 5  # kernels that are named where none is the candidate's own
 TRIALS = (1, 2, 3)  # where no scenario says which
 
@@ -79,6 +78,7 @@ class Problem(CandidateCheck):
 
         module = module_of(self.source, 0)
         found = torch_reference.Reference(module, inputs, case.input_seed, precision=self.precision)
+        found.must_repeat()
         return found.expected(self.tolerance, self.bound)
 
     @property
@@ -105,12 +105,13 @@ class Problem(CandidateCheck):
         found = torch_reference.Reference(
             module, inputs, seed, precision=self.precision, device=device, values_on=values_on
         )
+        found.must_repeat()
         return found.expected(self.tolerance, self.bound), found.where
 
     def must_answer(self, case: Case, inputs: dict[str, Tensor]) -> None:
-        if inputs and sum(value.numel() for value in inputs.values()) <= SMALL:
-            from gpucheck.checks import torch_reference
+        from gpucheck.checks import torch_reference
 
+        if inputs and sum(value.numel() for value in inputs.values()) <= torch_reference.FEW:
             torch_reference.Reference(module_of(self.source, 0), inputs, case.input_seed).answer()
 
     def build(self, case: Case, inputs: dict[str, Tensor]) -> None:

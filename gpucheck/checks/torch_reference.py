@@ -47,6 +47,7 @@ INSEPARABLE = "divisions that change its values"
 
 
 CHEAP = 2e11  # floating-point operations that a CPU makes in float64 within a second or so
+KEPT = 2.0**-6  # difference of two calls, relative to their outputs, that a model makes by what it keeps
 FEW = 1 << 24  # numbers in inputs and weights that it goes through within a second or so
 EXACT, DRAWN = "each error up and down", f"{sampled_bounds.SAMPLES} runs with errors drawn at random"
 AUTO = "auto"
@@ -147,6 +148,30 @@ class Reference:
         """
         with process_lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             return self._in_its_own_dtype(self._inputs)[0]
+
+    def must_repeat(self) -> None:
+        """Calls a copy of the model twice, unless the problem is large.
+
+        A candidate with the code of one that keeps numbers between its calls would be said to keep answers.
+
+        Raises:
+            UsageError: its second answer to equal inputs is another one.
+        """
+        if sum(value.numel() for value in self._inputs.values()) > MANY[self._device.type]:
+            return
+        model, answers = copy.deepcopy(self._model), list[Tensors]()
+        with process_lock, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            for _ in range(2):
+                with problems_own("Model"), seeded(self._seed), redirected(self._device):
+                    copies = {name: value.clone() for name, value in tensors("input", self._inputs).items()}
+                    given = call(model, unpack("input", {**self._inputs, **copies}))
+                    answers.append({name: value.clone() for name, value in named(given).items()})
+            changed = [name for name, value in answers[0].items() if _is_another(value, answers[1].get(name))]
+        if changed:
+            raise UsageError(
+                f"{changed[0]} of Model is another one in a second call with equal inputs, expected outputs that "
+                "depend on inputs and weights alone; make what it keeps between calls an input"
+            )
 
     def expected(self, tolerance: Mapping[str, float] | None, bound: str) -> dict[str, Expected]:
         """The right outputs, on the device of the model.
@@ -521,6 +546,16 @@ class Reference:
                 return call(model, values)
 
         return run
+
+
+def _is_another(first: Tensor, second: Tensor | None) -> bool:
+    """Whether two outputs have more between them than the order of sums makes; integers may be places of equals."""
+    if second is None or second.shape != first.shape:
+        return True
+    if not first.is_floating_point():
+        return False
+    before, after = (value.to(first.device).double().nan_to_num() for value in (first, second))
+    return bool((after - before).norm() > KEPT * before.norm())
 
 
 def _is_recurrent(model: torch.nn.Module) -> bool:

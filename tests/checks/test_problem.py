@@ -29,7 +29,7 @@ from gpucheck.verify.judge import judge
 HEAD = "import torch, random\nfrom torch import nn\nimport torch.nn.functional as F\n"
 MODEL = """
 class Model(nn.Module):
-    def forward(self, x):
+    def forward(self, x):{within}
         return {body}
 def get_inputs():
     return [{inputs}]
@@ -44,8 +44,8 @@ Make = Callable[..., Any]
 def problem(tmp_path: Path) -> Make:
     """The check of a problem whose Model computes ``body``."""
 
-    def make(body: str, inputs: str = "torch.randn(20, 30)", more: str = "") -> Any:
-        (tmp_path / "hard.py").write_text(HEAD + more + MODEL.format(body=body, inputs=inputs))
+    def make(body: str, inputs: str = "torch.randn(20, 30)", more: str = "", within: str = "") -> Any:
+        (tmp_path / "hard.py").write_text(HEAD + more + MODEL.format(body=body, inputs=inputs, within=within))
         (tmp_path / "fast.py").write_text(CANDIDATE)
         (source,), _ = sources.find([], [str(tmp_path / "hard.py")], [str(tmp_path / "fast.py")], CHECKS)
         return sources.make(source, "fast")
@@ -245,6 +245,31 @@ def test_what_is_no_model_with_all_its_weights_is_refused() -> None:
     module.ModelNew = lambda: max
     with pytest.raises(TypeError, match=r"ModelNew makes a builtin_function_or_method, expected a torch\.nn\.Module"):
         build(module, {}, 0, "ModelNew")
+
+
+COUNTED = """
+        if not hasattr(self, "seen"):
+            self.calls, self.norm = 0, nn.BatchNorm1d(30)
+            self.register_buffer("seen", torch.zeros(1))
+        self.calls += 1
+        self.seen += 1"""
+
+
+@pytest.mark.parametrize(
+    ("body", "refused"),
+    [
+        ("x * self.seen", True),
+        ("x + self.calls", True),
+        ("x if self.calls == 1 else (x, x)", True),
+        ("self.norm(x)", False),  # whose buffers change, and no output with them
+        ("F.dropout(x, 0.5)", False),
+        ("x.mul_(3)", False),
+    ],
+)
+def test_a_model_that_answers_equal_inputs_otherwise_is_refused(problem: Make, body: str, refused: bool) -> None:
+    words = "of Model is another one in a second call with equal inputs"
+    with pytest.raises(UsageError, match=words) if refused else nullcontext():
+        reference(problem(body, within=COUNTED))
 
 
 def test_plain_code_that_raises_is_told_before_a_candidate_is_blamed(problem: Make) -> None:
