@@ -534,6 +534,7 @@ class Reference:
             if self._writes or not self._wide_weights:
                 self._wide_weights = {id(weight): _wide_weight(weight) for weight in self._model.parameters()}
             model = copy.deepcopy(self._model, dict(self._wide_weights)).double()
+            _widen_attributes(model)
             copies = {name: v if id(v) in kept else _widened(v) for name, v in tensors("input", held).items()}
         else:
             model = copy.deepcopy(self._model)
@@ -546,6 +547,14 @@ class Reference:
                 return call(model, values)
 
         return run
+
+
+def _widen_attributes(model: torch.nn.Module) -> None:
+    """Makes tensors float64 that modules hold beside parameters and buffers: a call may write to them."""
+    for part in model.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor):
+                vars(part)[name] = _widened(value)
 
 
 def _is_another(first: Tensor, second: Tensor | None) -> bool:

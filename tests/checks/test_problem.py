@@ -28,7 +28,7 @@ from gpucheck.verify.judge import judge
 
 HEAD = "import torch, random\nfrom torch import nn\nimport torch.nn.functional as F\n"
 MODEL = """
-class Model(nn.Module):
+class Model({base}):
     def forward(self, x):{within}
         return {body}
 def get_inputs():
@@ -44,8 +44,11 @@ Make = Callable[..., Any]
 def problem(tmp_path: Path) -> Make:
     """The check of a problem whose Model computes ``body``."""
 
-    def make(body: str, inputs: str = "torch.randn(20, 30)", more: str = "", within: str = "") -> Any:
-        (tmp_path / "hard.py").write_text(HEAD + more + MODEL.format(body=body, inputs=inputs, within=within))
+    def make(
+        body: str, inputs: str = "torch.randn(20, 30)", more: str = "", within: str = "", base: str = "nn.Module"
+    ) -> Any:
+        model = MODEL.format(body=body, inputs=inputs, within=within, base=base)
+        (tmp_path / "hard.py").write_text(HEAD + more + model)
         (tmp_path / "fast.py").write_text(CANDIDATE)
         (source,), _ = sources.find([], [str(tmp_path / "hard.py")], [str(tmp_path / "fast.py")], CHECKS)
         return sources.make(source, "fast")
@@ -253,6 +256,20 @@ COUNTED = """
             self.register_buffer("seen", torch.zeros(1))
         self.calls += 1
         self.seen += 1"""
+
+
+def test_a_tensor_that_is_no_buffer_is_written_as_in_the_plain_code(problem: Make) -> None:
+    within = """
+        self.hidden.copy_(x[:, :4])
+        self.hidden = torch.tanh(torch.cat((x, self.hidden), 1) @ self.weight)"""
+    more = "class Keeps(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    more += "        self.hidden, self.weight = torch.randn(20, 4), nn.Parameter(torch.randn(34, 4))\n"
+    check = problem("self.hidden * 3", more=more, within=within, base="Keeps")
+    inputs, expected = reference(check)
+    x, weight = inputs["input0"], inputs["state.weight"]
+    right = torch.tanh(torch.cat((x, x[:, :4]), 1) @ weight) * 3
+    assert not judge({"out": right}, expected, {}).mismatches
+    assert judge({"out": right * 1.001}, expected, {}).mismatches
 
 
 @pytest.mark.parametrize(
