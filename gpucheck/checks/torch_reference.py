@@ -152,7 +152,7 @@ class Reference:
     def must_repeat(self) -> None:
         """Calls a copy of the model twice, unless the problem is large.
 
-        A candidate with the code of one that keeps numbers between its calls would be said to keep answers.
+        A model may keep numbers between its calls. A candidate with the same code would then be said to keep answers.
 
         Raises:
             UsageError: its second answer to equal inputs is another one.

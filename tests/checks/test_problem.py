@@ -250,14 +250,6 @@ def test_what_is_no_model_with_all_its_weights_is_refused() -> None:
         build(module, {}, 0, "ModelNew")
 
 
-COUNTED = """
-        if not hasattr(self, "seen"):
-            self.calls, self.norm = 0, nn.BatchNorm1d(30)
-            self.register_buffer("seen", torch.zeros(1))
-        self.calls += 1
-        self.seen += 1"""
-
-
 def test_a_tensor_that_is_no_buffer_is_written_as_in_the_plain_code(problem: Make) -> None:
     within = """
         self.hidden.copy_(x[:, :4])
@@ -270,6 +262,14 @@ def test_a_tensor_that_is_no_buffer_is_written_as_in_the_plain_code(problem: Mak
     right = torch.tanh(torch.cat((x, x[:, :4]), 1) @ weight) * 3
     assert not judge({"out": right}, expected, {}).mismatches
     assert judge({"out": right * 1.001}, expected, {}).mismatches
+
+
+COUNTED = """
+        if not hasattr(self, "seen"):
+            self.calls, self.norm = 0, nn.BatchNorm1d(30)
+            self.register_buffer("seen", torch.zeros(1))
+        self.calls += 1
+        self.seen += 1"""
 
 
 @pytest.mark.parametrize(

@@ -159,8 +159,10 @@ class CaseExecutor(DevicePasses):
             self._time(held, request.timed, reply)
 
     def _may_hide_order(self, conditions: Conditions, reply: Reply, passes: int) -> bool:
-        """Whether chance may hide that nobody waits: with inputs that come late or outputs read at once all are equal,
-        and a kernel went to another stream. Streams share few queues of a GPU, and what is in one queue runs in order.
+        """Whether chance may still hide a missing wait.
+
+        A kernel ran on another stream while inputs came late or outputs were read at once, and all outputs are equal so
+        far. Streams share the few queues of a GPU, and what is in one queue runs in order.
         """
         stressed = conditions.late or conditions.consumer == "prompt"
         if not stressed or passes >= OTHER_STREAM or len(set(reply.digests)) > 1:

@@ -179,7 +179,7 @@ class Examination:
         assert isinstance(check, CandidateCheck)
         self.runner, self.check, self.case = runner, check, attempt.step.case
         self.device = runner.plan.device
-        self._file = runner.files.folder / f"{Path(attempt.outputs).name}.inputs"  # where no candidate may write
+        self._file = runner.files.folder / f"{Path(attempt.outputs).name}.inputs"  # not in the folder of the candidate
         self._hand: HandOver
         if attempt.taken:
             assert runner.files.desk is not None

@@ -438,6 +438,16 @@ def test_a_kernel_on_another_stream_is_called_until_chance_cannot_hide_that_nobo
     assert len(set(reply.digests)) == 1 + (wrong < 99)
 
 
+def test_a_side_stream_is_the_same_in_all_passes_and_each_thread_has_its_own(
+    executor: CaseExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr(stream_stress, "side_stream", lambda side: side)
+    side = Conditions("cpu", stream="side")
+    first, second = executor._stream(side), executor._stream(side)
+    assert first is second and executor._stream(side, own=True) is not executor._stream(side, own=True)
+
+
 class Damaging(Kernel):
     """Right numbers, and more than that."""
 
